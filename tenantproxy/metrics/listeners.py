@@ -1,0 +1,100 @@
+"""Which Prometheus series does the process around a router have? Its listeners, its event loop, its way out.
+
+Stateful: each listener counts its own requests (`Requests`); the composition root sets `draining` and the lag.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from prometheus_client.core import Metric
+
+from tenantproxy.events import Histogram
+from tenantproxy.metrics.families import Labels, counter, gauge, histogram
+from tenantproxy.pools.base import HistogramSnapshot
+
+__all__ = ["ListenerStats", "ProcessCollector", "ProcessStats", "Requests"]
+
+_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+
+class Requests:
+    """Counts HTTP requests by route, method and status code.
+
+    `route` is a pattern of the router (`/v1/pools/{tenant}`), never a path: a stranger chooses paths. So it is with
+    methods: those that are not well known are `other`.
+    """
+
+    def __init__(self) -> None:
+        self._codes: Counter[tuple[str, str, int]] = Counter()
+        self._seconds: dict[tuple[str, str], Histogram] = {}
+
+    def observe(self, *, route: str, method: str, code: int, seconds: float) -> None:
+        """Count one finished request."""
+        known = method if method in _METHODS else "other"
+        self._codes[route, known, code] += 1
+        if (kept := self._seconds.get((route, known))) is None:
+            kept = self._seconds[route, known] = Histogram()
+        kept.observe(seconds)
+
+    @property
+    def codes(self) -> dict[Labels, float]:
+        """Requests by (route, method, code)."""
+        return {(route, method, str(code)): n for (route, method, code), n in self._codes.items()}
+
+    @property
+    def seconds(self) -> dict[Labels, HistogramSnapshot]:
+        """Durations by (route, method)."""
+        return {
+            key: HistogramSnapshot(bounds=kept.bounds, counts=tuple(kept.counts), total=kept.total)
+            for key, kept in self._seconds.items()
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListenerStats:
+    """One listener, now: how many clients are connected, and how many may be."""
+
+    protocol: str
+    clients: int
+    limit: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessStats:
+    """The process, now. `lag_seconds`: how late the event loop lately ran what was due, at worst."""
+
+    listeners: Sequence[ListenerStats]
+    draining: bool
+    lag_seconds: float
+
+
+class ProcessCollector:
+    """A collector for prometheus-client over the sidecar's own state."""
+
+    def __init__(self, stats: Callable[[], ProcessStats], requests: Requests) -> None:
+        self._stats = stats
+        self._requests = requests
+
+    def collect(self) -> Iterator[Metric]:
+        """All families, of this moment."""
+        now = self._stats()
+        connected: dict[Labels, float] = {(each.protocol,): each.clients for each in now.listeners}
+        limits: dict[Labels, float] = {(each.protocol,): each.limit for each in now.listeners}
+        yield gauge("client_connections", "Connected clients.", ("protocol",), connected)
+        yield gauge("clients_limit", "Clients that may be connected.", ("protocol",), limits)
+        route = ("route", "method")
+        yield counter("http_requests", "HTTP requests answered.", (*route, "code"), self._requests.codes)
+        yield histogram("http_request_seconds", "From a request's head to its answer.", route, self._requests.seconds)
+        yield gauge(
+            "draining", "1 while the process finishes what it has and takes nothing new.", (), {(): int(now.draining)}
+        )
+        yield gauge(
+            "eventloop_lag_seconds",
+            "How late the event loop was at worst in the last ten seconds.",
+            (),
+            {(): now.lag_seconds},
+        )

@@ -1,0 +1,94 @@
+"""How does an event reach the log? As one record of the logger `tenantproxy`, its fields beside the message.
+
+The message reads by itself (`pool_evicted pool=acme reason=lru`); the same fields are attributes of the record
+(`record.pool`), `record.kind` is the event's name: structlog's ExtraAdder and JSON formatters pick them up. Events hold
+no secrets, so neither do records.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Final
+
+from tenantproxy.events import (
+    AdminAccess,
+    BudgetOverrun,
+    ConnectFailure,
+    Event,
+    Exhausted,
+    IsolationViolation,
+    Observer,
+    PoolEvicted,
+    PoolOpened,
+    RegistryDegraded,
+    RegistryRecovered,
+    ResetFailed,
+    ServerDown,
+    ServerUp,
+    ignore,
+)
+
+__all__ = ["LEVELS", "LogObserver", "combine"]
+
+LEVELS: Final[Mapping[type[Event], int]] = {
+    IsolationViolation: logging.ERROR,
+    ServerDown: logging.ERROR,
+    BudgetOverrun: logging.WARNING,
+    ConnectFailure: logging.WARNING,
+    Exhausted: logging.WARNING,
+    RegistryDegraded: logging.WARNING,
+    ResetFailed: logging.WARNING,
+    AdminAccess: logging.INFO,
+    PoolEvicted: logging.INFO,
+    PoolOpened: logging.INFO,
+    RegistryRecovered: logging.INFO,
+    ServerUp: logging.INFO,
+}
+"""Whatever is not here is DEBUG."""
+
+_BARE: Final = re.compile(r"[A-Za-z0-9_.:/@%+\-]+")
+_WORD: Final = re.compile(r"(?<!^)(?=[A-Z])")
+
+
+class LogObserver:
+    """An observer that writes each event to `logger`."""
+
+    def __init__(self, logger: logging.Logger | None = None) -> None:
+        self._logger = logger if logger is not None else logging.getLogger("tenantproxy")
+
+    def __call__(self, event: Event) -> None:
+        """Write `event`; costs one comparison when its level is off."""
+        level = LEVELS.get(type(event), logging.DEBUG)
+        if not self._logger.isEnabledFor(level):
+            return
+        kind = _WORD.sub("_", type(event).__name__).lower()
+        values = {field.name: getattr(event, field.name) for field in fields(event)}
+        shown = " ".join([kind, *(f"{name}={_shown(value)}" for name, value in values.items() if value != "")])
+        self._logger.log(level, "%s", shown, extra={"kind": kind, **values})
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    text = str(value)
+    # Quoted and escaped: a reason that somebody typed must not be able to write a second line.
+    return text if _BARE.fullmatch(text) else json.dumps(text)
+
+
+def combine(*observers: Observer) -> Observer:
+    """One observer that calls all of `observers`; one that raises is logged, and the others still hear."""
+    if not observers:
+        return ignore
+
+    def tell_all(event: Event) -> None:
+        for observer in observers:
+            try:
+                observer(event)
+            except Exception:
+                logging.getLogger("tenantproxy").exception("an observer failed on %s", type(event).__name__)
+
+    return tell_all

@@ -1,0 +1,200 @@
+"""Which Prometheus series does a router have? Read from one snapshot at each scrape; nothing is counted here.
+
+An evicted pool's gauges vanish with it. The tenant label stands only on gauges of live pools and on counters that the
+router already bounds (`metrics.max_tenants`, the rest under `_other`); histograms have none.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Final, TypeVar, get_args
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import Metric
+from prometheus_client.exposition import generate_latest
+from prometheus_client.openmetrics import exposition as openmetrics
+from prometheus_client.registry import Collector
+
+from tenantproxy.events import CloseReason, EvictReason, ExhaustCause
+from tenantproxy.metrics.families import Labels, counter, gauge, histogram
+from tenantproxy.model import Isolation, TenantStatus
+from tenantproxy.pools.base import PoolStats, ServerStats, Stats
+
+__all__ = ["RouterCollector", "TenantCounts", "exposition", "registry_of"]
+
+TenantCounts = Mapping[tuple[Isolation, TenantStatus], int]
+"""How many registered tenants there are of each kind and status."""
+
+_STATES: Final = ("idle", "used", "opening", "resetting", "retiring")
+_OPENMETRICS: Final = "application/openmetrics-text"
+_TEXT: Final = "text/plain; version=0.0.4; charset=utf-8"
+
+Reason = TypeVar("Reason", bound=str)
+
+
+class RouterCollector:
+    """A collector for prometheus-client over a function that gives snapshots (`router.stats`).
+
+    `tenants` gives the counts of registered tenants, or None where the registry cannot count them cheaply: then the
+    family is left out.
+    """
+
+    def __init__(
+        self,
+        stats: Callable[[], Stats],
+        *,
+        version: str,
+        tenants: Callable[[], TenantCounts | None] = lambda: None,
+    ) -> None:
+        self._stats = stats
+        self._version = version
+        self._tenants = tenants
+
+    def collect(self) -> Iterator[Metric]:
+        """All families of one snapshot. Synchronous, so the snapshot is one moment of the event loop."""
+        stats = self._stats()
+        yield gauge("build_info", "The version that runs.", ("version",), {(self._version,): 1})
+        yield from _tenants(self._tenants())
+        yield from _pools(stats)
+        yield from _acquires(stats)
+        yield from _connections(stats)
+        yield from _servers(stats.servers)
+        yield from _isolation(stats)
+        yield from _lookups(stats)
+
+
+def registry_of(*collectors: Collector) -> CollectorRegistry:
+    """A registry of its own: what other libraries register globally is not ours to show."""
+    registry = CollectorRegistry(auto_describe=False)
+    for collector in collectors:
+        registry.register(collector)
+    return registry
+
+
+def exposition(registry: CollectorRegistry, accept: str) -> tuple[bytes, str]:
+    """The body and its content type: OpenMetrics when `accept`, the request's header, asks for it, else plain text."""
+    # Not prometheus_client's choose_encoder: it raises on versions that it cannot parse, and anybody may send those.
+    if any(each.split(";")[0].strip().lower() == _OPENMETRICS for each in accept.split(",")):
+        body: bytes = openmetrics.generate_latest(registry)  # type: ignore[no-untyped-call]
+        return body, openmetrics.CONTENT_TYPE_LATEST
+    return generate_latest(registry), _TEXT
+
+
+def _tenants(counts: TenantCounts | None) -> Iterator[Metric]:
+    if counts is None:
+        return
+    values: dict[Labels, float] = {(isolation.value, status.value): n for (isolation, status), n in counts.items()}
+    yield gauge("tenants", "Registered tenants.", ("isolation", "status"), values)
+
+
+def _pools(stats: Stats) -> Iterator[Metric]:
+    pools = stats.pools
+    yield gauge("pools", "Open pools.", (), {(): len(pools)})
+    yield gauge("pools_limit", "Pools that may stay open while idle.", (), {(): stats.pools_limit})
+    yield gauge("pool_connections", "Connections of a pool by state.", ("pool", "state"), _by_state(pools))
+    yield gauge(
+        "pool_connections_limit",
+        "Connections that a pool may have.",
+        ("pool",),
+        _sum((p.label, p.limit) for p in pools),
+    )
+    tenants = [tenant for pool in pools for tenant in pool.tenants]
+    yield gauge(
+        "pool_waiting_requests",
+        "Callers of a tenant that wait for a connection.",
+        ("tenant",),
+        _sum((t.tenant, t.waiting) for t in tenants),
+    )
+    longest: dict[Labels, float] = {}
+    for tenant in tenants:
+        longest[tenant.tenant,] = max(longest.get((tenant.tenant,), 0.0), tenant.oldest_wait_seconds)
+    yield gauge(
+        "pool_oldest_wait_seconds", "How long the first of a tenant's callers has waited.", ("tenant",), longest
+    )
+
+
+def _by_state(pools: Sequence[PoolStats]) -> dict[Labels, float]:
+    # A tenant with several schemas has several pools under one label.
+    values: Counter[Labels] = Counter()
+    for pool in pools:
+        for state in _STATES:
+            values[pool.label, state] += getattr(pool, state)
+    return dict(values)
+
+
+def _sum(pairs: Iterator[tuple[str, int]]) -> dict[Labels, float]:
+    values: Counter[Labels] = Counter()
+    for label, value in pairs:
+        values[label,] += value
+    return dict(values)
+
+
+def _acquires(stats: Stats) -> Iterator[Metric]:
+    results: dict[Labels, float] = {
+        (tenant, result): n for tenant, by_result in stats.acquires.items() for result, n in by_result.items()
+    }
+    yield counter("pool_acquires", "Leases asked for, by how that ended.", ("tenant", "result"), results)
+    yield _reasons(
+        "exhaustions", "Callers that got no connection, by the limit met.", "cause", stats.exhaustions, ExhaustCause
+    )
+    waits = {(isolation.value,): snapshot for isolation, snapshot in stats.acquire_wait.items()}
+    yield histogram("pool_acquire_wait_seconds", "From asking for a connection to having it.", ("isolation",), waits)
+    holds = {(isolation.value,): snapshot for isolation, snapshot in stats.hold.items()}
+    yield histogram("pool_hold_seconds", "How long a connection was lent.", ("isolation",), holds)
+
+
+def _connections(stats: Stats) -> Iterator[Metric]:
+    yield histogram(
+        "connection_open_seconds",
+        "From connecting to ready, checks included.",
+        ("server",),
+        {(server.server,): server.open_seconds for server in stats.servers},
+    )
+    yield _reasons("connections_closed", "Connections closed or found dead.", "reason", stats.closed, CloseReason)
+    yield counter("pool_opens", "Pools opened.", ("reason",), _single(stats.opened), known=("cold", "reopen"))
+    yield _reasons("pool_evictions", "Pools closed, with their connections.", "reason", stats.evicted, EvictReason)
+
+
+def _reasons(name: str, text: str, label: str, counts: Mapping[Reason, int], kinds: object) -> Metric:
+    return counter(name, text, (label,), _single(counts), known=get_args(kinds))
+
+
+def _single(counts: Mapping[Reason, int]) -> dict[Labels, float]:
+    return {(key,): value for key, value in counts.items()}
+
+
+def _servers(servers: Sequence[ServerStats]) -> Iterator[Metric]:
+    of = partial(_of_server, servers)
+    yield of("server_connections", "Permits of a server's budget that are taken.", lambda s: s.connections)
+    yield of(
+        "server_connections_limit", "The budget of a server: connections of all pools together.", lambda s: s.limit
+    )
+    yield of("server_max_connections", "max_connections as the server reports it.", lambda s: s.max_connections)
+    yield of("server_up", "0 while callers of this server fail at once.", lambda s: int(s.up))
+
+
+def _of_server(
+    servers: Sequence[ServerStats], name: str, text: str, value: Callable[[ServerStats], int | None]
+) -> Metric:
+    values: dict[Labels, float] = {(s.server,): v for s in servers if (v := value(s)) is not None}
+    return gauge(name, text, ("server",), values)
+
+
+def _isolation(stats: Stats) -> Iterator[Metric]:
+    yield counter("session_resets", "Sessions reset before they were lent again.", ("result",), _single(stats.resets))
+    yield counter("isolation_violations", "Checks of isolation that failed.", ("check",), _single(stats.violations))
+
+
+def _lookups(stats: Stats) -> Iterator[Metric]:
+    yield counter("tenant_lookups", "Tenants looked up.", ("source", "result"), stats.lookups)
+    seconds = {(source,): snapshot for source, snapshot in stats.lookup_seconds.items()}
+    yield histogram("tenant_lookup_seconds", "How long the source of the registry took.", ("source",), seconds)
+    if stats.registry_last_success is not None:
+        yield gauge(
+            "registry_last_success_timestamp_seconds",
+            "When the registry last answered, unix time.",
+            (),
+            {(): stats.registry_last_success},
+        )
