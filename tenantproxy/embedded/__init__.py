@@ -1,0 +1,6 @@
+"""Where does a PostgreSQL come from when nobody runs one? For the demo, the tests, and scripts that want a real one."""
+
+from tenantproxy.embedded.binaries import Binaries, all_binaries, find_binaries
+from tenantproxy.embedded.server import EmbeddedPostgres
+
+__all__ = ["Binaries", "EmbeddedPostgres", "all_binaries", "find_binaries"]
