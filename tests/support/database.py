@@ -1,0 +1,49 @@
+"""Where does a test get a database of its own? A copy of a template, in an embedded cluster, dropped afterwards."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import asyncpg
+
+from tenantproxy.embedded import EmbeddedPostgres
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Database:
+    """One database of a running server."""
+
+    server: EmbeddedPostgres
+    name: str
+
+    async def open(self, user: str | None = None, password: str | None = None) -> asyncpg.Connection:
+        """A plain asyncpg connection, as the superuser unless `user` is given; whoever opens it closes it."""
+        return await asyncpg.connect(**self.server.connect_args(self.name, user, password))
+
+    @asynccontextmanager
+    async def connect(self, user: str | None = None, password: str | None = None) -> AsyncIterator[asyncpg.Connection]:
+        """As `open`, closed at the end of the block; `terminate` on it inside the block is fine."""
+        conn = await self.open(user, password)
+        try:
+            yield conn
+        finally:
+            if not conn.is_closed():
+                await conn.close(timeout=5)
+
+
+@asynccontextmanager
+async def fresh_database(server: EmbeddedPostgres, *, template: str = "template1") -> AsyncIterator[Database]:
+    """A new database made from `template`, with a name that nobody else has; dropped with whoever is still in it."""
+    database = Database(server=server, name=f"t_{secrets.token_hex(6)}")
+    maintenance = Database(server=server, name="postgres")
+    async with maintenance.connect() as admin:
+        await admin.execute(f'CREATE DATABASE "{database.name}" TEMPLATE "{template}"')
+    try:
+        yield database
+    finally:
+        if server.is_running:
+            async with maintenance.connect() as admin:
+                await admin.execute(f'DROP DATABASE IF EXISTS "{database.name}" WITH (FORCE)')
