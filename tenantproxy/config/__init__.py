@@ -1,0 +1,53 @@
+"""What is configured, and is it right? TOML, environment and flags in; frozen settings, or every problem at once, out."""
+
+from tenantproxy.config.load import load
+from tenantproxy.config.secret import MASK, MIN_KEY_BYTES, Secret, role_password
+from tenantproxy.config.sections import (
+    Admin,
+    Auth,
+    Http,
+    Login,
+    Main,
+    Metrics,
+    Pg,
+    PgUser,
+    Pools,
+    Registry,
+    Resolve,
+    Row,
+    Server,
+    ServerAdmin,
+    TenantEntry,
+    TenantRoles,
+)
+from tenantproxy.config.settings import Settings
+from tenantproxy.config.show import describe, json_schema
+from tenantproxy.config.values import listen_address
+
+__all__ = [
+    "MASK",
+    "MIN_KEY_BYTES",
+    "Admin",
+    "Auth",
+    "Http",
+    "Login",
+    "Main",
+    "Metrics",
+    "Pg",
+    "PgUser",
+    "Pools",
+    "Registry",
+    "Resolve",
+    "Row",
+    "Secret",
+    "Server",
+    "ServerAdmin",
+    "Settings",
+    "TenantEntry",
+    "TenantRoles",
+    "describe",
+    "json_schema",
+    "listen_address",
+    "load",
+    "role_password",
+]

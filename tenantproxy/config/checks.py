@@ -1,0 +1,238 @@
+"""Do the sections agree with each other? Pure: reads no file and no variable."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from tenantproxy.config.problems import nearest
+from tenantproxy.config.sections import Admin, Http, Main, Pg, Pools, Registry, Row, Server, TenantEntry
+from tenantproxy.config.tenants import tenant_problems
+from tenantproxy.config.values import listen_address
+from tenantproxy.errors import Problem
+
+__all__ = ["MAIN_RESERVE", "Parts", "check"]
+
+MAIN_RESERVE: Final = 2
+"""Connections of its server's budget that are always the main database's own."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """The sections that are well formed; None stands for one that is not, and is somebody else's problem."""
+
+    main: Main | None
+    servers: Mapping[str, Server | None]
+    pools: Pools | None
+    registry: Registry | None
+    tenants: Mapping[str, TenantEntry | None]
+    row: Row | None
+    context: Mapping[str, str] | None
+    http: Http | None
+    admin: Admin | None
+    pg: Pg | None
+
+
+def check(parts: Parts) -> list[Problem]:
+    """Every disagreement between `parts`."""
+    checks: tuple[Callable[[Parts], Iterator[Problem]], ...] = (
+        _main, _passwords, _replicas, _sizes, _registry, _tenants, _row_key, _context, _listeners, _pg_users
+    )
+    return [problem for one in checks for problem in one(parts)]
+
+
+def _unknown_server(key: str, name: str, parts: Parts) -> Iterator[Problem]:
+    if name in parts.servers:
+        return
+    close = nearest(name, parts.servers)
+    known = ", ".join(sorted(parts.servers)) or "there are none"
+    yield Problem(
+        key=key,
+        problem=f"names the server {name!r}, which is not in [servers]",
+        fix=f"did you mean {close}?" if close else f"add [servers.{name}] or name one of: {known}",
+    )
+
+
+def _main(parts: Parts) -> Iterator[Problem]:
+    if parts.main is None:
+        return
+    yield from _unknown_server("main.server", parts.main.server, parts)
+    server = parts.servers.get(parts.main.server)
+    if server is not None and server.max_connections < MAIN_RESERVE + 1:
+        yield Problem(
+            key=f"servers.{parts.main.server}.max_connections",
+            problem=f"is {server.max_connections}, but {MAIN_RESERVE} connections are always the main database's own",
+            fix=f"write at least {MAIN_RESERVE + 1}",
+        )
+
+
+def _passwords(parts: Parts) -> Iterator[Problem]:
+    for name, server in parts.servers.items():
+        if server is None:
+            continue
+        if server.password is None and not server.ssl_cert_file:
+            yield _no_password(f"servers.{name}.password_file")
+        if server.admin is not None and server.admin.password is None and not server.ssl_cert_file:
+            yield _no_password(f"servers.{name}.admin.password_file")
+        if bool(server.ssl_cert_file) != bool(server.ssl_key_file):
+            yield Problem(
+                key=f"servers.{name}.ssl_cert_file",
+                problem="ssl_cert_file and ssl_key_file belong together",
+                fix="give both or neither",
+            )
+
+
+def _no_password(key: str) -> Problem:
+    return Problem(
+        key=key,
+        problem="the server's user has no password",
+        fix='add password_file, password_env or password (password = "" for a server that asks for none)',
+    )
+
+
+def _replicas(parts: Parts) -> Iterator[Problem]:
+    for name, server in parts.servers.items():
+        for replica in server.replicas if server is not None else ():
+            key = f"servers.{name}.replicas"
+            if replica == name:
+                yield Problem(key=key, problem=f"the server {name!r} names itself as its replica", fix="remove it from the list")
+            yield from _unknown_server(key, replica, parts)
+
+
+def _sizes(parts: Parts) -> Iterator[Problem]:
+    # Only what the operator wrote is held against the budgets: a default that is too large is cut by the budget anyway.
+    servers = [(name, server) for name, server in parts.servers.items() if server is not None]
+    smallest = min(servers, key=lambda item: item[1].max_connections, default=None)
+    if parts.main is not None and "max_size" in parts.main.model_fields_set:
+        server = parts.servers.get(parts.main.server)
+        if server is not None:
+            yield from _too_large("main.max_size", parts.main.max_size, parts.main.server, server)
+    if parts.pools is None:
+        return
+    for key in ("max_size", "shared_size"):
+        if key in parts.pools.model_fields_set and smallest is not None:
+            yield from _too_large(f"pools.{key}", getattr(parts.pools, key), *smallest)
+    if parts.pools.guaranteed > parts.pools.max_size:
+        yield Problem(
+            key="pools.guaranteed",
+            problem=f"is {parts.pools.guaranteed}, more than pools.max_size = {parts.pools.max_size}",
+            fix="lower guaranteed or raise max_size",
+        )
+    for id, entry in parts.tenants.items():
+        name = (entry.server if entry else None) or (parts.main.server if parts.main else "")
+        server = parts.servers.get(name)
+        if entry is not None and entry.max_size is not None and server is not None:
+            yield from _too_large(f"tenants.{id}.max_size", entry.max_size, name, server)
+
+
+def _too_large(key: str, size: int, name: str, server: Server) -> Iterator[Problem]:
+    if size > server.max_connections:
+        yield Problem(
+            key=key,
+            problem=f"is {size}, more than servers.{name}.max_connections = {server.max_connections}",
+            fix=f"lower it to at most {server.max_connections}, or raise max_connections",
+        )
+
+
+def _registry(parts: Parts) -> Iterator[Problem]:
+    registry = parts.registry
+    if registry is None:
+        return
+    if registry.source == "mongodb":
+        yield Problem(
+            key="registry.source",
+            problem='"mongodb" is not available in this release',
+            fix='use "file", "postgres" or a class of your own as "pkg.mod:Class"',
+        )
+    elif registry.source not in ("file", "postgres") and not _names_a_class(registry.source):
+        close = nearest(registry.source, ("file", "postgres"))
+        yield Problem(
+            key="registry.source",
+            problem='must be "file", "postgres" or "pkg.mod:Class"',
+            fix=f"did you mean {close}?" if close else "write one of them",
+        )
+    if registry.source != "postgres":
+        for key in ("query", "list_query"):
+            if getattr(registry, key) is not None:
+                yield Problem(key=f"registry.{key}", problem='is only read with source = "postgres"', fix="remove it")
+    elif registry.list_query is not None and registry.query is None:
+        yield Problem(key="registry.query", problem="is missing beside list_query", fix="add the query that finds one tenant, $1")
+    if registry.source != "file" and parts.tenants:
+        yield Problem(key="tenants", problem='is only read with registry.source = "file"', fix='set source = "file" in [registry]')
+
+
+def _names_a_class(source: str) -> bool:
+    module, colon, name = source.partition(":")
+    return bool(colon) and name.isidentifier() and all(part.isidentifier() for part in module.split("."))
+
+
+def _tenants(parts: Parts) -> Iterator[Problem]:
+    for id, entry in parts.tenants.items():
+        if entry is not None and entry.server is not None:
+            yield from _unknown_server(f"tenants.{id}.server", entry.server, parts)
+    if parts.main is not None:
+        yield from tenant_problems(parts.tenants, parts.main)
+
+
+def _row_key(parts: Parts) -> Iterator[Problem]:
+    if parts.row is None or not parts.row.signed or parts.row.keys():
+        return
+    written = bool(parts.row.model_fields_set) and parts.registry is not None and parts.registry.source != "file"
+    rows = [id for id, entry in parts.tenants.items() if entry is not None and entry.isolation == "row"]
+    if rows or written:
+        why = f"the row tenant {rows[0]!r} needs a signed context" if rows else "[row] is signed"
+        yield Problem(
+            key="row.key_file",
+            problem=f"is missing: {why}",
+            fix="write a key with: openssl rand -hex 32, and name its file (signed = false gives up what the signature protects)",
+        )
+
+
+_CONTEXT_SOURCES: Final = ("claim", "header", "client")
+
+
+def _context(parts: Parts) -> Iterator[Problem]:
+    own = {"app.current_tenant_id", "app.tenant_proof"} | ({parts.row.setting} if parts.row else set())
+    for setting, source in (parts.context or {}).items():
+        if setting in own:
+            yield Problem(
+                key=f"context.{setting}",
+                problem="is set by the isolation itself; a request must not choose it",
+                fix="remove it",
+            )
+        kind, colon, rest = source.partition(":")
+        if kind not in _CONTEXT_SOURCES or not colon or not rest or (kind == "client" and rest != "ip"):
+            yield Problem(
+                key=f"context.{setting}",
+                problem="must say where the value comes from",
+                fix='write "claim:NAME", "header:NAME" or "client:ip"',
+            )
+
+
+def _listeners(parts: Parts) -> Iterator[Problem]:
+    seen: dict[tuple[str, int], str] = {}
+    for name, section in (("http", parts.http), ("admin", parts.admin), ("pg", parts.pg)):
+        if section is None or not section.listen:
+            continue
+        address = listen_address(section.listen)
+        first = seen.setdefault(address, name)
+        if first != name and address[1]:
+            yield Problem(
+                key=f"{name}.listen",
+                problem=f"is the same address as {first}.listen",
+                fix="give it another port (port 0 takes a free one)",
+            )
+
+
+def _pg_users(parts: Parts) -> Iterator[Problem]:
+    if parts.pg is None:
+        return
+    if bool(parts.pg.ssl_cert_file) != bool(parts.pg.ssl_key_file):
+        yield Problem(
+            key="pg.ssl_cert_file", problem="ssl_cert_file and ssl_key_file belong together", fix="give both or neither"
+        )
+    for name, user in parts.pg.users.items():
+        if (user.password is None) == (user.verifier is None):
+            problem = "has neither a verifier nor a password" if user.password is None else "has a verifier and a password"
+            yield Problem(key=f"pg.users.{name}", problem=problem, fix="give one of verifier, password_file, password_env, password")

@@ -1,0 +1,121 @@
+"""Where do settings come from? A flag wins over the environment, that over the file, that over the default."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic_settings import EnvSettingsSource
+
+from tenantproxy.config.sections import SECRETS
+from tenantproxy.config.settings import DELIMITER, PREFIX, Settings, examine
+from tenantproxy.config.values import GivenText
+from tenantproxy.errors import ConfigurationError, Problem
+
+__all__ = ["load"]
+
+
+def load(
+    path: str | os.PathLike[str] | None = None, *, overrides: Mapping[str, Any] | None = None, secrets: bool = True
+) -> Settings:
+    """The settings from the TOML file `path` (None: no file), the environment and `overrides`.
+
+    `TENANTPROXY_POOLS__MAX_SIZE=10` is `pools.max_size`; a variable without `__` is not ours to read. `overrides` are the
+    flags of a command line: `{"http.listen": "..."}` or nested as in the file. A relative `*_file` in the TOML starts
+    at the TOML's own folder. `secrets=False` does not look whether secrets can be read. Raises ConfigurationError with
+    every problem at once.
+    """
+    file = {} if path is None else _read(Path(path))
+    values = _merge(file, Environment(Settings)())
+    values = _merge(values, _flags(overrides or {}))
+    settings, problems = examine(values, secrets=secrets)
+    if settings is None or problems:
+        raise ConfigurationError(problems, source=None if path is None else os.fspath(path))
+    return settings
+
+
+class Environment(EnvSettingsSource):
+    """The variables `TENANTPROXY_SECTION__KEY` as nested tables; a key of the TOML is found whatever the variable's case."""
+
+    def __call__(self) -> dict[str, Any]:
+        """The nested tables; leaves remember their variable."""
+        tables: dict[str, Any] = {}
+        for variable, text in sorted(os.environ.items()):
+            if not variable.upper().startswith(PREFIX) or DELIMITER not in variable[len(PREFIX) :]:
+                continue
+            parts = variable[len(PREFIX) :].lower().split(DELIMITER)
+            if all(parts):
+                _put(tables, parts, GivenText(text, origin=variable))
+        return tables
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_bytes().decode()
+        return _anchor(tomllib.loads(text), path.absolute().parent)
+    except OSError as exc:
+        problem, fix = f"cannot be read ({exc.strerror or type(exc).__name__})", "name a file that exists and that this user can read"
+    except UnicodeDecodeError as exc:
+        line = exc.object[: exc.start].count(b"\n") + 1
+        problem, fix = f"is not UTF-8 (at line {line})", "save it as UTF-8"
+    except tomllib.TOMLDecodeError as exc:
+        problem, fix = f"is not valid TOML: {exc}", "correct that line"
+    raise ConfigurationError([Problem(key=str(path), problem=problem, fix=fix)], source=str(path)) from None
+
+
+def _anchor(table: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """`table` with relative paths made absolute: a service does not start in the folder of its configuration."""
+    anchored: dict[str, Any] = {}
+    for key, value in table.items():
+        if isinstance(value, dict):
+            paths = {kid: str(folder / path) if isinstance(path, str) and path else path for kid, path in value.items()}
+            anchored[key] = paths if key == "key_files" else _anchor(value, folder)
+        elif key.endswith("_file") and isinstance(value, str) and value:
+            anchored[key] = str(folder / value)
+        else:
+            anchored[key] = value
+    return anchored
+
+
+def _flags(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    tables: dict[str, Any] = {}
+    for key, value in overrides.items():
+        if value is not None:
+            _put(tables, key.split("."), _given(value, f"the flag for {key}"))
+    return tables
+
+
+def _given(value: Any, origin: str) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _given(item, origin) for key, item in value.items()}
+    return GivenText(value, origin=origin) if isinstance(value, str) else value
+
+
+def _put(tables: dict[str, Any], parts: Iterable[str], value: Any) -> None:
+    *path, last = parts
+    for part in path:
+        inner = tables.setdefault(part, {})
+        if not isinstance(inner, dict):
+            inner = tables[part] = {}
+        tables = inner
+    tables[last] = value
+
+
+def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with `over` on top, table by table. A secret that comes from above replaces the other forms below."""
+    merged = dict(base)
+    for key, value in over.items():
+        key = key if key in merged else next((known for known in merged if known.lower() == key.lower()), key)
+        inner = merged.get(key)
+        if isinstance(value, Mapping) and isinstance(inner, Mapping):
+            merged[key] = _merge(inner, value)
+            continue
+        for name in SECRETS:
+            forms = {name, f"{name}_file", f"{name}_env", f"{name}_files"}
+            if key in forms:
+                merged = {other: kept for other, kept in merged.items() if other not in forms}
+        merged[key] = value
+    return merged

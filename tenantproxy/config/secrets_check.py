@@ -1,0 +1,50 @@
+"""Can every configured secret be read now, and are the keys long enough? The only check that opens other files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tenantproxy.config.secret import MIN_KEY_BYTES, Secret
+from tenantproxy.config.settings import Settings
+from tenantproxy.errors import ConfigurationError, Problem
+
+__all__ = ["secret_problems"]
+
+
+def secret_problems(settings: Settings) -> list[Problem]:
+    """Secrets that cannot be read, and keys that are shorter than 32 bytes."""
+    return [problem for key, secret, least in _secrets(settings) for problem in _look(key, secret, least)]
+
+
+def _secrets(settings: Settings) -> Iterator[tuple[str, Secret | None, int]]:
+    """The key, the secret, and how many bytes it must have at least."""
+    for name, server in settings.servers.items():
+        yield f"servers.{name}.password", server.password, 0
+        if server.admin is not None:
+            yield f"servers.{name}.admin.password", server.admin.password, 0
+    single = settings.row.key is not None
+    for kid, secret in settings.row.keys().items():
+        yield "row.key" if single else f"row.key_files.{kid}", secret, MIN_KEY_BYTES
+    if settings.tenant_roles is not None:
+        yield "tenant_roles.key", settings.tenant_roles.key, MIN_KEY_BYTES
+    yield "auth.key", settings.auth.key, MIN_KEY_BYTES
+    yield "login.pepper", settings.login.pepper, MIN_KEY_BYTES
+    yield "admin.token", settings.admin.token, 16
+    for name, user in settings.pg.users.items():
+        yield f"pg.users.{name}.password", user.password, 1
+
+
+def _look(key: str, secret: Secret | None, least: int) -> Iterator[Problem]:
+    if secret is None:
+        return
+    if secret.kind != "inline" and "." in key and not key.startswith("row.key_files"):
+        key = f"{key}_{secret.kind}"
+    try:
+        size = len(secret.read_bytes())
+    except ConfigurationError as exc:
+        what = exc.problems[0]
+        yield Problem(key=key, problem=f"{what.key} {what.problem}", fix=what.fix)
+        return
+    if size < max(least, 0 if secret.kind == "inline" else 1):
+        problem = "is empty" if size == 0 else f"is {size} bytes long, at least {least} are needed"
+        yield Problem(key=key, problem=problem, fix="write a new one with: openssl rand -hex 32" if least else "write the password")

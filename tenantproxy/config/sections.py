@@ -1,0 +1,307 @@
+"""Which sections and keys does the configuration have, and what are their defaults?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from tenantproxy.config.secret import Secret
+from tenantproxy.config.values import (
+    Count,
+    Flag,
+    GivenText,
+    Listen,
+    Name,
+    NoTimeout,
+    Port,
+    Seconds,
+    SettingName,
+    Size,
+    Text,
+    Texts,
+)
+from tenantproxy.model import Isolation, Limits, Placement, Tenant, TenantStatus, tenant_id
+
+__all__ = [
+    "SECRETS",
+    "Admin",
+    "Auth",
+    "Http",
+    "Login",
+    "Main",
+    "Metrics",
+    "Pg",
+    "PgUser",
+    "Pools",
+    "Registry",
+    "Resolve",
+    "Row",
+    "Server",
+    "ServerAdmin",
+    "TenantEntry",
+    "TenantRoles",
+]
+
+SECRETS = ("password", "key", "token", "pepper")
+"""Keys that may be given inline, as `X_file` or as `X_env`."""
+
+
+class Section(BaseModel):
+    """Frozen, and strict about its keys. Turns `X_file` and `X_env` into the Secret `X`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, protected_namespaces=())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather_secrets(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping):
+            raise PydanticCustomError("wrong_kind", "must be {wanted}", {"wanted": "a table"})
+        data = dict(data)
+        for name in SECRETS:
+            if name not in cls.model_fields:
+                continue
+            given = [key for key in (name, f"{name}_file", f"{name}_env") if data.get(key) not in (None, "")]
+            if len(given) > 1:
+                raise PydanticCustomError("two_secrets", "{given} exclude each other", {"given": " and ".join(given)})
+            for key, make in ((f"{name}_file", Secret.file), (f"{name}_env", Secret.env)):
+                if key in given and isinstance(data[key], str):
+                    data[name] = make(str(data[key]))
+        return data
+
+
+class Main(Section):
+    """The shared main database: registry, login directory, shared data."""
+
+    server: Name = Field(examples=["primary"])
+    database: Name = Field(examples=["main"])
+    max_size: Size = 20
+
+
+class ServerAdmin(Section):
+    """The user that installs, provisions, migrates and inspects; no request is served with it."""
+
+    user: Name = Field(examples=["tenantproxy_admin"])
+    password: Secret | None = None
+    password_file: Text | None = None
+    password_env: Text | None = None
+
+
+SslMode = Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-full"]
+
+
+class Server(Section):
+    """One PostgreSQL server. Timeouts in seconds, 0 = none."""
+
+    host: Name = "127.0.0.1"
+    port: Port = 5432
+    user: Name = Field(examples=["tenantproxy_app"])
+    password: Secret | None = None
+    password_file: Text | None = None
+    password_env: Text | None = None
+    ssl: SslMode = "prefer"
+    ssl_root_cert_file: Text = ""
+    ssl_cert_file: Text = ""
+    ssl_key_file: Text = ""
+    max_connections: Size = 200
+    connect_timeout: Seconds = 5.0
+    statement_timeout: NoTimeout = 30.0
+    idle_in_transaction_timeout: NoTimeout = 60.0
+    lock_timeout: NoTimeout = 0.0
+    search_path: Texts = ("public",)
+    replicas: Texts = ()
+    admin: ServerAdmin | None = None
+
+
+class Pools(Section):
+    """What one tenant, and all of them together, may hold."""
+
+    max_pools: Size = 100
+    max_size: Size = 10
+    shared_size: Size = 20
+    guaranteed: Count = 1
+    acquire_timeout: Seconds = 5.0
+    max_waiting: Count = 100
+    idle_timeout: Seconds = 300.0
+    max_lifetime: Seconds = 3600.0
+    reset: Literal["always", "on_tenant_change"] = "always"
+
+
+class Registry(Section):
+    """Where tenants are looked up, and for how long an answer is good."""
+
+    source: Name = "postgres"
+    query: Name | None = None
+    list_query: Name | None = None
+    cache_ttl: Seconds = 30.0
+    negative_ttl: Seconds = 5.0
+    max_entries: Size = 20_000
+    stale_for: NoTimeout = 3600.0
+    lookup_timeout: Seconds = 5.0
+
+
+def _tenant_settings(value: object) -> object:
+    if isinstance(value, Mapping) and all(isinstance(item, str | int | float | bool) for item in value.values()):
+        return {key: item if isinstance(item, str) else str(item).lower() for key, item in value.items()}
+    raise PydanticCustomError("wrong_kind", "must be {wanted}", {"wanted": "a table of text, numbers and booleans"})
+
+
+class TenantEntry(Section):
+    """One tenant of the file registry."""
+
+    isolation: Isolation = Field(examples=["row"])
+    database: Name = Field(examples=["shared"])
+    server: Name | None = None
+    schema_: Name | None = Field(default=None, alias="schema")
+    role: Name | None = None
+    status: TenantStatus = TenantStatus.ACTIVE
+    tier: Name = "standard"
+    region: Name | None = None
+    epoch: Count = 0
+    max_size: Size | None = None
+    max_waiting: Count | None = None
+    acquire_timeout: Seconds | None = None
+    settings: Annotated[Mapping[str, str], BeforeValidator(_tenant_settings)] = Field(default_factory=dict)
+    systems: Mapping[str, Name] = Field(default_factory=dict)
+
+    def to_tenant(self, id: str, default_server: str) -> Tenant:
+        """The tenant `id`, on `default_server` unless the entry names another. Raises TenantNotFound or ValueError for bad names."""
+        return Tenant(
+            id=tenant_id(id),
+            placement=Placement(
+                isolation=self.isolation,
+                server=self.server or default_server,
+                database=self.database,
+                schema=self.schema_,
+                role=self.role,
+            ),
+            status=self.status,
+            tier=self.tier,
+            region=self.region,
+            limits=Limits(max_size=self.max_size, max_waiting=self.max_waiting, acquire_timeout=self.acquire_timeout),
+            epoch=self.epoch,
+            settings=self.settings,
+            systems=self.systems,
+        )
+
+
+class Row(Section):
+    """Row isolation: the setting that policies read, and the key that signs it."""
+
+    setting: SettingName = "app.current_tenant_id"
+    signed: Flag = True
+    key: Secret | None = None
+    key_file: Text | None = None
+    key_env: Text | None = None
+    key_files: Mapping[str, Text] = Field(default_factory=dict)
+    proof_window: Annotated[Seconds, Field(ge=5, le=3600)] = 60.0
+
+    @model_validator(mode="after")
+    def _check_key_ids(self) -> Self:
+        if self.key is not None and self.key_files:
+            raise PydanticCustomError("two_secrets", "{given} exclude each other", {"given": "key and key_files"})
+        if any(len(kid) != 1 or kid not in "0123456789" for kid in self.key_files):
+            raise PydanticCustomError("key_id", "key_files has a key id that is not one digit")
+        return self
+
+    def keys(self) -> dict[int, Secret]:
+        """The signing keys by their id; a single key has the id 1. Empty: none is configured."""
+        if self.key is not None:
+            return {1: self.key}
+        return {int(kid): Secret.file(path) for kid, path in self.key_files.items()}
+
+
+class TenantRoles(Section):
+    """A login role per tenant: its password follows from this key (`role_password`)."""
+
+    key: Secret | None = None
+    key_file: Text | None = None
+    key_env: Text | None = None
+
+
+class Resolve(Section):
+    """Where a request names its tenant; all sources that are present must agree."""
+
+    agree: Texts = ("claim:agencyDatabase", "header:X-Agency-Database")
+
+
+class Auth(Section):
+    """Access tokens: our own (HS256, EdDSA) or those of another issuer."""
+
+    algorithm: Literal["HS256", "EdDSA", "RS256", "ES256"] = "HS256"
+    key: Secret | None = None
+    key_file: Text | None = None
+    key_env: Text | None = None
+    public_key_file: Text = ""
+    jwks_url: Text = ""
+    issuer: Name = "tenantproxy"
+    audience: Name = "tenantproxy"
+    access_ttl: Seconds = 900.0
+
+
+class Login(Section):
+    """Finding the account behind an e-mail address."""
+
+    account_query: Name | None = None
+    fan_out: Flag = True
+    fan_out_concurrency: Size = 8
+    fan_out_timeout: Seconds = 2.0
+    pad_to: NoTimeout = 0.25
+    pepper: Secret | None = None
+    pepper_file: Text | None = None
+    pepper_env: Text | None = None
+
+
+class Http(Section):
+    """The public listener."""
+
+    listen: Listen = "127.0.0.1:8080"
+    max_clients: Size = 1000
+    trusted_proxies: Texts = ()
+
+
+class Admin(Section):
+    """The listener for metrics, health, the operator page and the admin API."""
+
+    listen: Listen = "127.0.0.1:8081"
+    token: Secret | None = None
+    token_file: Text | None = None
+    token_env: Text | None = None
+
+
+def _tenants(value: object) -> object:
+    if isinstance(value, GivenText):
+        return "*" if value == "*" else tuple(part.strip() for part in value.split(",") if part.strip())
+    if value == "*" or isinstance(value, list | tuple):
+        return value
+    raise PydanticCustomError("wrong_kind", "must be {wanted}", {"wanted": 'a list of tenants, or "*"'})
+
+
+class PgUser(Section):
+    """Somebody who may connect to the PostgreSQL port, and to which tenants."""
+
+    verifier: Secret | None = None
+    password: Secret | None = None
+    password_file: Text | None = None
+    password_env: Text | None = None
+    tenants: Annotated[Literal["*"] | tuple[Text, ...], BeforeValidator(_tenants)] = ()
+    pool_mode: Literal["transaction", "session"] = "transaction"
+    console: Flag = False
+
+
+class Pg(Section):
+    """The PostgreSQL listener."""
+
+    listen: Listen = "127.0.0.1:6432"
+    max_clients: Size = 10_000
+    ssl_cert_file: Text = ""
+    ssl_key_file: Text = ""
+    users: Mapping[str, PgUser] = Field(default_factory=dict)
+
+
+class Metrics(Section):
+    """How much is told of single tenants."""
+
+    max_tenants: Count = 100

@@ -1,0 +1,121 @@
+"""What is the whole configuration? All sections, checked together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Self
+
+from pydantic import Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from tenantproxy.config import sections
+from tenantproxy.config.checks import Parts, check
+from tenantproxy.config.problems import INCONSISTENT, translate
+from tenantproxy.config.sections import Section
+from tenantproxy.config.values import SettingName, Text
+from tenantproxy.errors import ConfigurationError, Problem
+
+__all__ = ["Settings", "examine"]
+
+PREFIX = "TENANTPROXY_"
+DELIMITER = "__"
+
+
+class Settings(BaseSettings):
+    """Every section of the configuration, frozen. Made by `load` (file, environment, flags) or `from_mapping`."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        hide_input_in_errors=True,
+        env_prefix=PREFIX,
+        env_nested_delimiter=DELIMITER,
+        validate_default=False,
+    )
+
+    main: sections.Main
+    servers: Mapping[str, sections.Server] = Field(default_factory=dict)
+    pools: sections.Pools = sections.Pools()
+    registry: sections.Registry = sections.Registry()
+    tenants: Mapping[str, sections.TenantEntry] = Field(default_factory=dict)
+    row: sections.Row = sections.Row()
+    tenant_roles: sections.TenantRoles | None = None
+    context: Mapping[SettingName, Text] = Field(default_factory=dict)
+    resolve: sections.Resolve = sections.Resolve()
+    auth: sections.Auth = sections.Auth()
+    login: sections.Login = sections.Login()
+    http: sections.Http = sections.Http()
+    admin: sections.Admin = sections.Admin()
+    pg: sections.Pg = sections.Pg()
+    metrics: sections.Metrics = sections.Metrics()
+
+    @classmethod
+    def from_mapping(cls, mapping: Mapping[str, Any], *, secrets: bool = True) -> Settings:
+        """Settings from what a TOML file would hold. Raises ConfigurationError with every problem at once.
+
+        `secrets=False` does not look whether the files and variables of secrets can be read.
+        """
+        settings, problems = examine(mapping, secrets=secrets)
+        if settings is None or problems:
+            raise ConfigurationError(problems)
+        return settings
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments only: settings made in code do not change with the environment; `load` is what reads it."""
+        return (init_settings,)
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Self:
+        problems = check(Parts(**{name: getattr(self, name) for name in Parts.__dataclass_fields__}))
+        if problems:
+            raise PydanticCustomError(INCONSISTENT, "{text}", {"text": "; ".join(map(str, problems)), "problems": problems})
+        return self
+
+
+def examine(mapping: Mapping[str, Any], *, secrets: bool) -> tuple[Settings | None, list[Problem]]:
+    """The settings in `mapping`, or None, and every problem: of form, between sections, and with secrets."""
+    from tenantproxy.config.secrets_check import secret_problems
+
+    plain = {str(key): value for key, value in mapping.items()}
+    try:
+        settings = Settings(**plain)
+    except ValidationError as exc:
+        problems = translate(exc, Settings)
+        if all(entry["type"] != INCONSISTENT for entry in exc.errors(include_url=False)):
+            problems += check(_well_formed(plain))
+        return None, problems
+    return settings, secret_problems(settings) if secrets else []
+
+
+def _well_formed(mapping: Mapping[str, Any]) -> Parts:
+    """Each section by itself, so that one malformed key does not hide what is wrong elsewhere."""
+    parts: dict[str, Any] = {}
+    for name in Parts.__dataclass_fields__:
+        given = mapping.get(name, {})
+        model: type[Section] | None = {"servers": sections.Server, "tenants": sections.TenantEntry}.get(name)
+        if model is not None:
+            entries = given if isinstance(given, Mapping) else {}
+            parts[name] = {str(key): _try(model, entry) for key, entry in entries.items()}
+        elif name == "context":
+            parts[name] = given if isinstance(given, Mapping) and all(isinstance(one, str) for one in given.values()) else None
+        else:
+            section = Settings.model_fields[name].annotation
+            assert isinstance(section, type) and issubclass(section, Section)
+            parts[name] = _try(section, given)
+    return Parts(**parts)
+
+
+def _try(model: type[Section], given: object) -> Section | None:
+    try:
+        return model.model_validate(given)
+    except ValidationError:
+        return None

@@ -1,0 +1,144 @@
+"""Which values may stand in the configuration? The scalar types of its keys; text from the environment is read as they need."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Annotated, Any, Final
+
+from pydantic import BeforeValidator, Field, StringConstraints
+from pydantic_core import PydanticCustomError
+
+__all__ = [
+    "Count",
+    "Flag",
+    "GivenText",
+    "Listen",
+    "Name",
+    "NoTimeout",
+    "Number",
+    "Port",
+    "Seconds",
+    "SettingName",
+    "Size",
+    "Text",
+    "Texts",
+    "kind_of",
+    "listen_address",
+]
+
+
+class GivenText(str):
+    """Text from the environment or a flag: it has no type of its own and is read as the key needs. `origin` names where from."""
+
+    __slots__ = ("origin",)
+    origin: str
+
+    def __new__(cls, text: str, *, origin: str) -> GivenText:
+        """`text`, remembered to come from `origin`."""
+        self = super().__new__(cls, text)
+        self.origin = origin
+        return self
+
+
+_KINDS: Final = {bool: "a boolean", int: "a number", float: "a number", str: "text", dict: "a table", list: "a list", tuple: "a list"}
+
+
+def kind_of(value: object) -> str:
+    """What sort of value this is, in a reader's words; never the value itself."""
+    if value is None:
+        return "nothing"
+    return next((word for kind, word in _KINDS.items() if isinstance(value, kind)), type(value).__name__)
+
+
+def _only(value: object, kinds: tuple[type, ...], wanted: str) -> Any:
+    """`value` if it is one of `kinds`; pydantic alone would take "10" for 10 and true for 1 from a file."""
+    if isinstance(value, GivenText):
+        return str(value)
+    if isinstance(value, bool) and bool not in kinds:
+        value_ok = False
+    else:
+        value_ok = isinstance(value, kinds)
+    if not value_ok:
+        raise PydanticCustomError("wrong_kind", "must be {wanted}", {"wanted": wanted})
+    return value
+
+
+def _whole(value: object) -> Any:
+    return _only(value, (int,), "a whole number")
+
+
+def _number(value: object) -> Any:
+    return _only(value, (int, float), "a number")
+
+
+def _flag(value: object) -> Any:
+    return _only(value, (bool,), "true or false")
+
+
+def _text(value: object) -> Any:
+    return _only(value, (str,), "text")
+
+
+def _texts(value: object) -> Any:
+    """A list of text; from the environment as JSON or separated by commas."""
+    if isinstance(value, GivenText):
+        if value.lstrip().startswith("["):
+            try:
+                return json.loads(value)
+            except ValueError:
+                raise PydanticCustomError("wrong_kind", "must be {wanted}", {"wanted": "a list in JSON"}) from None
+        return [part.strip() for part in value.split(",") if part.strip()]
+    return _only(value, (list, tuple), "a list of text")
+
+
+def listen_address(text: str) -> tuple[str, int]:
+    """`host:port` or `[v6]:port` as (host, port); port 0 asks for a free one. Raises ValueError that says what is wrong."""
+    host, colon, port = text.rpartition(":")
+    if not colon:
+        raise ValueError("must be host:port")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise ValueError("must have its IPv6 address in brackets")
+    if not host:
+        raise ValueError("must name a host; 0.0.0.0 is every IPv4 address of this machine")
+    if not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise ValueError("must end in a port from 0 to 65535")
+    return host, int(port)
+
+
+def _listen(value: object) -> Any:
+    text = _text(value)
+    if text:  # empty: no such listener
+        try:
+            listen_address(text)
+        except ValueError as exc:
+            raise PydanticCustomError("listen", "{why}", {"why": str(exc)}) from None
+    return text
+
+
+_SETTING_NAME = re.compile(r"[a-z_][a-z0-9_]*(\.[a-z_][a-z0-9_]*)+")
+
+
+def _setting_name(value: object) -> Any:
+    text = _text(value)
+    if not _SETTING_NAME.fullmatch(text) or len(text) > 63:
+        raise PydanticCustomError("setting_name", "must be the name of a custom setting, in lower case and with a dot")
+    return text
+
+
+Text = Annotated[str, BeforeValidator(_text)]
+Name = Annotated[str, StringConstraints(min_length=1), BeforeValidator(_text)]
+Texts = Annotated[tuple[Text, ...], BeforeValidator(_texts)]
+Flag = Annotated[bool, BeforeValidator(_flag)]
+Size = Annotated[int, Field(ge=1, le=1_000_000), BeforeValidator(_whole)]
+Count = Annotated[int, Field(ge=0, le=1_000_000_000), BeforeValidator(_whole)]
+Port = Annotated[int, Field(ge=1, le=65535), BeforeValidator(_whole)]
+Number = Annotated[float, Field(ge=0, allow_inf_nan=False), BeforeValidator(_number)]
+# PostgreSQL keeps a timeout in a 32-bit count of milliseconds: 2,147,483 s is the longest.
+Seconds = Annotated[float, Field(gt=0, le=2_147_483, allow_inf_nan=False), BeforeValidator(_number)]
+NoTimeout = Annotated[float, Field(ge=0, le=2_147_483, allow_inf_nan=False), BeforeValidator(_number)]
+"""Seconds where 0 means none."""
+Listen = Annotated[str, BeforeValidator(_listen)]
+SettingName = Annotated[str, BeforeValidator(_setting_name)]
