@@ -1,4 +1,4 @@
-"""What is configured, and is it right? TOML, environment and flags in; frozen settings, or every problem at once, out."""
+"""What is configured, and is it right? TOML, environment and flags in; frozen settings or all problems out."""
 
 from tenantproxy.config.load import load
 from tenantproxy.config.secret import MASK, MIN_KEY_BYTES, Secret, role_password

@@ -37,7 +37,16 @@ class Parts:
 def check(parts: Parts) -> list[Problem]:
     """Every disagreement between `parts`."""
     checks: tuple[Callable[[Parts], Iterator[Problem]], ...] = (
-        _main, _passwords, _replicas, _sizes, _registry, _tenants, _row_key, _context, _listeners, _pg_users
+        _main,
+        _passwords,
+        _replicas,
+        _sizes,
+        _registry,
+        _tenants,
+        _row_key,
+        _context,
+        _listeners,
+        _pg_users,
     )
     return [problem for one in checks for problem in one(parts)]
 
@@ -96,7 +105,7 @@ def _replicas(parts: Parts) -> Iterator[Problem]:
         for replica in server.replicas if server is not None else ():
             key = f"servers.{name}.replicas"
             if replica == name:
-                yield Problem(key=key, problem=f"the server {name!r} names itself as its replica", fix="remove it from the list")
+                yield Problem(key=key, problem="names the server itself", fix="remove it from the list")
             yield from _unknown_server(key, replica, parts)
 
 
@@ -119,11 +128,11 @@ def _sizes(parts: Parts) -> Iterator[Problem]:
             problem=f"is {parts.pools.guaranteed}, more than pools.max_size = {parts.pools.max_size}",
             fix="lower guaranteed or raise max_size",
         )
-    for id, entry in parts.tenants.items():
+    for tenant, entry in parts.tenants.items():
         name = (entry.server if entry else None) or (parts.main.server if parts.main else "")
         server = parts.servers.get(name)
         if entry is not None and entry.max_size is not None and server is not None:
-            yield from _too_large(f"tenants.{id}.max_size", entry.max_size, name, server)
+            yield from _too_large(f"tenants.{tenant}.max_size", entry.max_size, name, server)
 
 
 def _too_large(key: str, size: int, name: str, server: Server) -> Iterator[Problem]:
@@ -157,9 +166,13 @@ def _registry(parts: Parts) -> Iterator[Problem]:
             if getattr(registry, key) is not None:
                 yield Problem(key=f"registry.{key}", problem='is only read with source = "postgres"', fix="remove it")
     elif registry.list_query is not None and registry.query is None:
-        yield Problem(key="registry.query", problem="is missing beside list_query", fix="add the query that finds one tenant, $1")
+        yield Problem(
+            key="registry.query", problem="is missing beside list_query", fix="add the query that finds the tenant $1"
+        )
     if registry.source != "file" and parts.tenants:
-        yield Problem(key="tenants", problem='is only read with registry.source = "file"', fix='set source = "file" in [registry]')
+        yield Problem(
+            key="tenants", problem='is only read with registry.source = "file"', fix='set source = "file" in [registry]'
+        )
 
 
 def _names_a_class(source: str) -> bool:
@@ -168,9 +181,9 @@ def _names_a_class(source: str) -> bool:
 
 
 def _tenants(parts: Parts) -> Iterator[Problem]:
-    for id, entry in parts.tenants.items():
+    for tenant, entry in parts.tenants.items():
         if entry is not None and entry.server is not None:
-            yield from _unknown_server(f"tenants.{id}.server", entry.server, parts)
+            yield from _unknown_server(f"tenants.{tenant}.server", entry.server, parts)
     if parts.main is not None:
         yield from tenant_problems(parts.tenants, parts.main)
 
@@ -179,13 +192,13 @@ def _row_key(parts: Parts) -> Iterator[Problem]:
     if parts.row is None or not parts.row.signed or parts.row.keys():
         return
     written = bool(parts.row.model_fields_set) and parts.registry is not None and parts.registry.source != "file"
-    rows = [id for id, entry in parts.tenants.items() if entry is not None and entry.isolation == "row"]
+    rows = [tenant for tenant, entry in parts.tenants.items() if entry is not None and entry.isolation == "row"]
     if rows or written:
         why = f"the row tenant {rows[0]!r} needs a signed context" if rows else "[row] is signed"
         yield Problem(
             key="row.key_file",
             problem=f"is missing: {why}",
-            fix="write a key with: openssl rand -hex 32, and name its file (signed = false gives up what the signature protects)",
+            fix="write a key with: openssl rand -hex 32, and name its file (or give the signature up: signed = false)",
         )
 
 
@@ -234,5 +247,7 @@ def _pg_users(parts: Parts) -> Iterator[Problem]:
         )
     for name, user in parts.pg.users.items():
         if (user.password is None) == (user.verifier is None):
-            problem = "has neither a verifier nor a password" if user.password is None else "has a verifier and a password"
-            yield Problem(key=f"pg.users.{name}", problem=problem, fix="give one of verifier, password_file, password_env, password")
+            problem = "has neither a verifier nor" if user.password is None else "has both a verifier and"
+            yield Problem(
+                key=f"pg.users.{name}", problem=f"{problem} a password", fix="give a verifier or a password_file"
+            )

@@ -23,10 +23,10 @@ def load(
 ) -> Settings:
     """The settings from the TOML file `path` (None: no file), the environment and `overrides`.
 
-    `TENANTPROXY_POOLS__MAX_SIZE=10` is `pools.max_size`; a variable without `__` is not ours to read. `overrides` are the
-    flags of a command line: `{"http.listen": "..."}` or nested as in the file. A relative `*_file` in the TOML starts
-    at the TOML's own folder. `secrets=False` does not look whether secrets can be read. Raises ConfigurationError with
-    every problem at once.
+    `TENANTPROXY_POOLS__MAX_SIZE=10` is `pools.max_size`; a variable without `__` is not ours to read. `overrides` are
+    the flags of a command line: `{"http.listen": "..."}` or nested as in the file. A relative `*_file` in the TOML
+    starts at the TOML's own folder. `secrets=False` does not look whether secrets can be read. Raises
+    ConfigurationError with every problem at once.
     """
     file = {} if path is None else _read(Path(path))
     values = _merge(file, Environment(Settings)())
@@ -38,7 +38,7 @@ def load(
 
 
 class Environment(EnvSettingsSource):
-    """The variables `TENANTPROXY_SECTION__KEY` as nested tables; a key of the TOML is found whatever the variable's case."""
+    """The variables `TENANTPROXY_SECTION__KEY` as nested tables; a variable's case does not matter."""
 
     def __call__(self) -> dict[str, Any]:
         """The nested tables; leaves remember their variable."""
@@ -57,7 +57,8 @@ def _read(path: Path) -> dict[str, Any]:
         text = path.read_bytes().decode()
         return _anchor(tomllib.loads(text), path.absolute().parent)
     except OSError as exc:
-        problem, fix = f"cannot be read ({exc.strerror or type(exc).__name__})", "name a file that exists and that this user can read"
+        problem = f"cannot be read ({exc.strerror or type(exc).__name__})"
+        fix = "name a file that exists and that this user can read"
     except UnicodeDecodeError as exc:
         line = exc.object[: exc.start].count(b"\n") + 1
         problem, fix = f"is not UTF-8 (at line {line})", "save it as UTF-8"

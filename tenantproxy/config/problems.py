@@ -6,12 +6,11 @@ import difflib
 import types
 import typing
 from collections.abc import Iterable, Mapping
-from enum import EnumType
+from enum import StrEnum
 from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ValidationError
 
-from tenantproxy.config.secret import Secret
 from tenantproxy.config.values import GivenText, kind_of
 from tenantproxy.errors import Problem
 
@@ -40,7 +39,9 @@ def nearest(word: str, words: Iterable[str]) -> str | None:
     return known[found[0]] if found else None
 
 
-def _problem(kind: str, loc: tuple[str, ...], value: object, context: Mapping[str, Any], model: type[BaseModel]) -> Problem:
+def _problem(
+    kind: str, loc: tuple[str, ...], value: object, context: Mapping[str, Any], model: type[BaseModel]
+) -> Problem:
     loc, owner, target = _walk(loc, model)
     key = ".".join(loc)
     name = loc[-1] if loc else "the configuration"
@@ -71,14 +72,8 @@ def _explain(
             return "must be a finite number", "write a number of seconds"
         case "string_too_short":
             return "is empty", f"give {name} a value, or leave it out where it has a default"
-        case "two_secrets":
-            return f"{context['given']} exclude each other", "keep one of them"
-        case "key_id":
-            return "key_files has a key id that is not one digit", 'write for example key_files = { 1 = "/run/secrets/row_key" }'
-        case "listen":
-            return str(context["why"]), 'write for example "127.0.0.1:8080"'
-        case "setting_name":
-            return "must be the name of a custom setting, in lower case and with a dot", 'write for example "app.current_tenant_id"'
+        case "told":
+            return str(context["problem"]), str(context["fix"])
         case _:
             return f"is not valid ({kind.replace('_', ' ')})", f"correct {name}"
 
@@ -165,8 +160,7 @@ def _origin(annotation: object) -> object:
 
 
 def _model(annotation: object) -> type[BaseModel] | None:
-    found = [one for one in _plain(annotation) if isinstance(one, type) and issubclass(one, BaseModel)]
-    return found[0] if found and not issubclass(found[0], Secret) else None
+    return next((one for one in _plain(annotation) if isinstance(one, type) and issubclass(one, BaseModel)), None)
 
 
 def _choices(annotation: object) -> list[str]:
@@ -174,6 +168,6 @@ def _choices(annotation: object) -> list[str]:
     for one in _plain(annotation):
         if _origin(one) is Literal:
             choices += map(str, typing.get_args(one))
-        elif isinstance(one, EnumType):
-            choices += [str(member.value) for member in one]  # type: ignore[attr-defined]
+        elif isinstance(one, type) and issubclass(one, StrEnum):
+            choices += [str(value) for value in one]
     return choices

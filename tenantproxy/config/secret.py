@@ -1,10 +1,11 @@
-"""Where does a secret come from? A file, an environment variable or the configuration itself; its value is never shown."""
+"""Where does a secret come from? A file, a variable or the configuration itself; it is never shown."""
 
 from __future__ import annotations
 
 import hmac
 import os
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Final, Literal, NoReturn
 
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
@@ -21,11 +22,17 @@ MAX_SECRET_BYTES: Final = 64 * 1024  # a path to something endless must not fill
 MIN_KEY_BYTES: Final = 32
 
 
+class Conflict(tuple[str, ...]):
+    """The keys that were all given although one secret has one source."""
+
+    __slots__ = ()
+
+
 class Secret:
     """A frozen reference to a secret. Each `read` gets the value anew, so that a rotated file needs no restart.
 
-    Build one with `Secret.inline`, `Secret.file` or `Secret.env`. Equal when they refer to the same thing; an inline one
-    refuses to be pickled, since its value would be written out.
+    Build one with `Secret.inline`, `Secret.file` or `Secret.env`. Equal when they refer to the same thing; an
+    inline one refuses to be pickled, since its value would be written out.
     """
 
     __slots__ = ("_value", "kind", "where")
@@ -82,7 +89,7 @@ class Secret:
                 raise self._unreadable("is not set", "set the environment variable")
             return value
         try:
-            with open(self.where, "rb") as file:
+            with Path(self.where).open("rb") as file:
                 raw = file.read(MAX_SECRET_BYTES + 1)
         except OSError as exc:
             why = exc.strerror or type(exc).__name__
@@ -126,7 +133,7 @@ class Secret:
 
     def __reduce__(self) -> tuple[Callable[..., Secret], tuple[str, str]]:
         if self.kind == "inline":
-            raise TypeError("an inline secret cannot be pickled: its value would be written out; use a file or a variable")
+            raise TypeError("an inline secret cannot be pickled, since its value would be written out")
         return Secret, (self.kind, self.where)
 
     @classmethod
@@ -150,9 +157,15 @@ def _validate(value: object) -> Secret:
         return value
     if isinstance(value, str):
         return Secret.inline(str(value))
+    if isinstance(value, Conflict):
+        raise PydanticCustomError(
+            "told",
+            "{problem}; {fix}",
+            {"problem": f"{' and '.join(value)} exclude each other", "fix": "keep one of them"},
+        )
     raise PydanticCustomError("secret_type", "must be text")
 
 
 def role_password(secret: bytes, server: str, role: str) -> str:
-    """The password of `role` on `server`: HMAC-SHA256(secret, `server/role`), 64 hex digits. Nothing to store, nothing to lose."""
+    """The password of `role` on `server`: HMAC-SHA256(secret, `server/role`), 64 hex digits; nothing to store."""
     return hmac.digest(secret, f"{server}/{role}".encode(), "sha256").hex()

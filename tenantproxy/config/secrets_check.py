@@ -47,4 +47,5 @@ def _look(key: str, secret: Secret | None, least: int) -> Iterator[Problem]:
         return
     if size < max(least, 0 if secret.kind == "inline" else 1):
         problem = "is empty" if size == 0 else f"is {size} bytes long, at least {least} are needed"
-        yield Problem(key=key, problem=problem, fix="write a new one with: openssl rand -hex 32" if least else "write the password")
+        fix = "write a new one with: openssl rand -hex 32" if least else "write the password"
+        yield Problem(key=key, problem=problem, fix=fix)

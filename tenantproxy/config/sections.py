@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from tenantproxy.config.secret import Secret
+from tenantproxy.config.secret import Conflict, Secret
 from tenantproxy.config.values import (
     Count,
     Flag,
@@ -22,6 +22,7 @@ from tenantproxy.config.values import (
     Size,
     Text,
     Texts,
+    told,
 )
 from tenantproxy.model import Isolation, Limits, Placement, Tenant, TenantStatus, tenant_id
 
@@ -65,7 +66,8 @@ class Section(BaseModel):
                 continue
             given = [key for key in (name, f"{name}_file", f"{name}_env") if data.get(key) not in (None, "")]
             if len(given) > 1:
-                raise PydanticCustomError("two_secrets", "{given} exclude each other", {"given": " and ".join(given)})
+                data[name] = Conflict(given)  # refused where it is validated, beside what else is wrong in this section
+                continue
             for key, make in ((f"{name}_file", Secret.file), (f"{name}_env", Secret.env)):
                 if key in given and isinstance(data[key], str):
                     data[name] = make(str(data[key]))
@@ -166,10 +168,10 @@ class TenantEntry(Section):
     settings: Annotated[Mapping[str, str], BeforeValidator(_tenant_settings)] = Field(default_factory=dict)
     systems: Mapping[str, Name] = Field(default_factory=dict)
 
-    def to_tenant(self, id: str, default_server: str) -> Tenant:
-        """The tenant `id`, on `default_server` unless the entry names another. Raises TenantNotFound or ValueError for bad names."""
+    def to_tenant(self, tenant: str, default_server: str) -> Tenant:
+        """On `default_server` unless it names another. Raises TenantNotFound or ValueError for bad names."""
         return Tenant(
-            id=tenant_id(id),
+            id=tenant_id(tenant),
             placement=Placement(
                 isolation=self.isolation,
                 server=self.server or default_server,
@@ -201,9 +203,9 @@ class Row(Section):
     @model_validator(mode="after")
     def _check_key_ids(self) -> Self:
         if self.key is not None and self.key_files:
-            raise PydanticCustomError("two_secrets", "{given} exclude each other", {"given": "key and key_files"})
+            raise told("key and key_files exclude each other", "keep one of them")
         if any(len(kid) != 1 or kid not in "0123456789" for kid in self.key_files):
-            raise PydanticCustomError("key_id", "key_files has a key id that is not one digit")
+            raise told("a key id is one digit", 'write for example key_files = { 1 = "/run/secrets/row_key" }')
         return self
 
     def keys(self) -> dict[int, Secret]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from pydantic import Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
@@ -77,7 +77,9 @@ class Settings(BaseSettings):
     def _check_together(self) -> Self:
         problems = check(Parts(**{name: getattr(self, name) for name in Parts.__dataclass_fields__}))
         if problems:
-            raise PydanticCustomError(INCONSISTENT, "{text}", {"text": "; ".join(map(str, problems)), "problems": problems})
+            raise PydanticCustomError(
+                INCONSISTENT, "{text}", {"text": "; ".join(map(str, problems)), "problems": problems}
+            )
         return self
 
 
@@ -96,20 +98,25 @@ def examine(mapping: Mapping[str, Any], *, secrets: bool) -> tuple[Settings | No
     return settings, secret_problems(settings) if secrets else []
 
 
+_ENTRIES: Final[Mapping[str, type[Section]]] = {"servers": sections.Server, "tenants": sections.TenantEntry}
+
+
 def _well_formed(mapping: Mapping[str, Any]) -> Parts:
     """Each section by itself, so that one malformed key does not hide what is wrong elsewhere."""
     parts: dict[str, Any] = {}
     for name in Parts.__dataclass_fields__:
         given = mapping.get(name, {})
-        model: type[Section] | None = {"servers": sections.Server, "tenants": sections.TenantEntry}.get(name)
+        model = _ENTRIES.get(name)
         if model is not None:
             entries = given if isinstance(given, Mapping) else {}
             parts[name] = {str(key): _try(model, entry) for key, entry in entries.items()}
         elif name == "context":
-            parts[name] = given if isinstance(given, Mapping) and all(isinstance(one, str) for one in given.values()) else None
+            well_formed = isinstance(given, Mapping) and all(isinstance(one, str) for one in given.values())
+            parts[name] = given if well_formed else None
         else:
             section = Settings.model_fields[name].annotation
-            assert isinstance(section, type) and issubclass(section, Section)
+            assert isinstance(section, type)
+            assert issubclass(section, Section)
             parts[name] = _try(section, given)
     return Parts(**parts)
 

@@ -1,4 +1,4 @@
-"""What does `config show` and `config schema` print? The settings in effect with their secrets masked, and their JSON schema."""
+"""What does `config show` and `config schema` print? The settings without their secrets, and their schema."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["describe", "json_schema"]
 
 
 def describe(settings: Settings) -> dict[str, Any]:
-    """`settings` as nested tables of plain values, in the form of the TOML. Inline secrets are masked, unset keys left out."""
+    """`settings` as nested tables of plain values, as in the TOML. Inline secrets are masked, unset keys left out."""
     return _table(settings)
 
 

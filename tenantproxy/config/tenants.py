@@ -1,4 +1,4 @@
-"""Are the tenants of the file registry apart from each other? Names that PostgreSQL, or a person, could mistake are refused."""
+"""Are the tenants of the file registry apart from each other? Names that could be mistaken are refused."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from tenantproxy.config.sections import Main, TenantEntry
 from tenantproxy.errors import Problem, TenantNotFound
-from tenantproxy.model import Isolation, Tenant
+from tenantproxy.model import Isolation, Tenant, tenant_id
 
 __all__ = ["tenant_problems"]
 
@@ -17,25 +17,26 @@ def tenant_problems(entries: Mapping[str, TenantEntry | None], main: Main) -> It
     """What is wrong with `entries`; one that is None was malformed and is only compared by its id."""
     yield from _look_alike_ids(entries)
     tenants: list[Tenant] = []
-    for id, entry in entries.items():
-        if entry is None:
-            continue
+    for name, entry in entries.items():
         try:
-            tenants.append(entry.to_tenant(id, main.server))
+            tenant_id(name)
+            if entry is not None:
+                tenants.append(entry.to_tenant(name, main.server))
         except TenantNotFound as exc:
-            yield Problem(key=f"tenants.{id[:80]!a}", problem=f"{exc.message}: {exc.detail}", fix=str(exc.hint))
+            yield Problem(key=f"tenants.{name[:80]!a}", problem=f"{exc.message}: {exc.detail}", fix=str(exc.hint))
         except ValueError as exc:
             key = "schema" if "schema" in str(exc) else "role" if "role" in str(exc) else "database"
-            yield Problem(key=f"tenants.{id}.{key}", problem=str(exc), fix=f"correct {key}")
+            yield Problem(key=f"tenants.{name}.{key}", problem=str(exc), fix=f"correct {key}")
     yield from _shared_places(tenants, main)
 
 
 def _look_alike_ids(ids: Mapping[str, object]) -> Iterator[Problem]:
     seen: dict[str, str] = {}
-    for id in ids:
-        first = seen.setdefault(id.lower(), id)
-        if first != id:
-            yield Problem(key=f"tenants.{id}", problem=f"differs from the tenant {first!r} only by case", fix="rename one of them")
+    for name in ids:
+        first = seen.setdefault(name.lower(), name)
+        if first != name:
+            problem = f"differs from the tenant {first!r} only by case"
+            yield Problem(key=f"tenants.{name}", problem=problem, fix="rename one of them")
 
 
 def _places(tenant: Tenant) -> list[_Place]:
@@ -68,7 +69,9 @@ def _shared_places(tenants: list[Tenant], main: Main) -> Iterator[Problem]:
             continue
         other = residents.get((place.server, place.database.lower()))
         if other is not None:
-            yield _collision(tenant, other, (place.server, place.database, None), exact=place.database == other.placement.database)
+            yield _collision(
+                tenant, other, (place.server, place.database, None), exact=place.database == other.placement.database
+            )
         if (place.server, place.database) == (main.server, main.database):
             yield Problem(
                 key=f"tenants.{tenant.id}.database",
@@ -79,6 +82,9 @@ def _shared_places(tenants: list[Tenant], main: Main) -> Iterator[Problem]:
 
 def _collision(tenant: Tenant, other: Tenant, place: _Place, *, exact: bool) -> Problem:
     what = "database" if place[2] is None else "schema"
-    how = f"is also the {what} of the tenant {other.id!r}" if exact else f"differs from the {what} of the tenant {other.id!r} only by case"
-    fix = f"give each its own {what}" if place[2] is not None else "give each its own database, or use schema or row isolation"
-    return Problem(key=f"tenants.{tenant.id}.{what}", problem=how, fix=fix)
+    whose = f"the {what} of the tenant {other.id!r}"
+    problem = f"is also {whose}" if exact else f"differs from {whose} only by case"
+    fix = f"give each its own {what}"
+    if place[2] is None:
+        fix += ", or use schema or row isolation"
+    return Problem(key=f"tenants.{tenant.id}.{what}", problem=problem, fix=fix)

@@ -1,4 +1,4 @@
-"""Which values may stand in the configuration? The scalar types of its keys; text from the environment is read as they need."""
+"""Which values may stand in the configuration? The types of its keys; text from the environment fits any."""
 
 from __future__ import annotations
 
@@ -25,11 +25,12 @@ __all__ = [
     "Texts",
     "kind_of",
     "listen_address",
+    "told",
 ]
 
 
 class GivenText(str):
-    """Text from the environment or a flag: it has no type of its own and is read as the key needs. `origin` names where from."""
+    """Text from the environment or a flag: it is read as the key needs. `origin` names where from."""
 
     __slots__ = ("origin",)
     origin: str
@@ -41,7 +42,15 @@ class GivenText(str):
         return self
 
 
-_KINDS: Final = {bool: "a boolean", int: "a number", float: "a number", str: "text", dict: "a table", list: "a list", tuple: "a list"}
+_KINDS: Final = {
+    bool: "a boolean",
+    int: "a number",
+    float: "a number",
+    str: "text",
+    dict: "a table",
+    list: "a list",
+    tuple: "a list",
+}
 
 
 def kind_of(value: object) -> str:
@@ -51,15 +60,16 @@ def kind_of(value: object) -> str:
     return next((word for kind, word in _KINDS.items() if isinstance(value, kind)), type(value).__name__)
 
 
+def told(problem: str, fix: str) -> PydanticCustomError:
+    """A validation error that brings its own words."""
+    return PydanticCustomError("told", "{problem}; {fix}", {"problem": problem, "fix": fix})
+
+
 def _only(value: object, kinds: tuple[type, ...], wanted: str) -> Any:
     """`value` if it is one of `kinds`; pydantic alone would take "10" for 10 and true for 1 from a file."""
     if isinstance(value, GivenText):
         return str(value)
-    if isinstance(value, bool) and bool not in kinds:
-        value_ok = False
-    else:
-        value_ok = isinstance(value, kinds)
-    if not value_ok:
+    if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
         raise PydanticCustomError("wrong_kind", "must be {wanted}", {"wanted": wanted})
     return value
 
@@ -93,7 +103,7 @@ def _texts(value: object) -> Any:
 
 
 def listen_address(text: str) -> tuple[str, int]:
-    """`host:port` or `[v6]:port` as (host, port); port 0 asks for a free one. Raises ValueError that says what is wrong."""
+    """`host:port` or `[v6]:port` as (host, port); port 0 takes a free one. Raises ValueError that says why not."""
     host, colon, port = text.rpartition(":")
     if not colon:
         raise ValueError("must be host:port")
@@ -114,7 +124,7 @@ def _listen(value: object) -> Any:
         try:
             listen_address(text)
         except ValueError as exc:
-            raise PydanticCustomError("listen", "{why}", {"why": str(exc)}) from None
+            raise told(str(exc), 'write for example "127.0.0.1:8080"') from None
     return text
 
 
@@ -124,7 +134,9 @@ _SETTING_NAME = re.compile(r"[a-z_][a-z0-9_]*(\.[a-z_][a-z0-9_]*)+")
 def _setting_name(value: object) -> Any:
     text = _text(value)
     if not _SETTING_NAME.fullmatch(text) or len(text) > 63:
-        raise PydanticCustomError("setting_name", "must be the name of a custom setting, in lower case and with a dot")
+        raise told(
+            "must name a custom setting, in lower case and with a dot", 'write for example "app.current_tenant_id"'
+        )
     return text
 
 
