@@ -1,0 +1,1 @@
+"""The process: a router with listeners around it, for services in any language."""

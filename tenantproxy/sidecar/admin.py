@@ -1,0 +1,72 @@
+"""What may an operator ask? Alive, ready, metrics, pools, servers. Nothing here changes anything."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry
+
+from tenantproxy.metrics.listeners import Requests
+from tenantproxy.metrics.prometheus import exposition
+from tenantproxy.pools.base import PoolStats, ServerStats, Stats
+from tenantproxy.sidecar.answers import answering
+
+__all__ = ["Readiness", "admin_app"]
+
+Readiness = Mapping[str, bool]
+"""Each thing that must hold before traffic may come, in words, and whether it does."""
+
+
+def admin_app(
+    requests: Requests,
+    *,
+    readiness: Callable[[], Readiness],
+    metrics: Callable[[], Awaitable[CollectorRegistry]],
+    stats: Callable[[], Stats],
+) -> web.Application:
+    """The application of the admin listener."""
+
+    async def livez(request: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    async def readyz(request: web.Request) -> web.Response:
+        return _ready(readiness(), verbose="verbose" in request.query)
+
+    async def scrape(request: web.Request) -> web.Response:
+        body, content_type = exposition(await metrics(), request.headers.get("Accept", ""))
+        return web.Response(body=body, headers={"Content-Type": content_type})
+
+    async def pools(request: web.Request) -> web.Response:
+        return web.json_response({"pools": [_pool(pool) for pool in stats().pools], "limit": stats().pools_limit})
+
+    async def servers(request: web.Request) -> web.Response:
+        return web.json_response({"servers": [_server(server) for server in stats().servers]})
+
+    app = web.Application(middlewares=[answering(requests)], client_max_size=0)
+    app.router.add_get("/livez", livez)
+    app.router.add_get("/readyz", readyz)
+    app.router.add_get("/metrics", scrape)
+    app.router.add_get("/v1/pools", pools)
+    app.router.add_get("/v1/servers", servers)
+    return app
+
+
+def _ready(checks: Readiness, *, verbose: bool) -> web.Response:
+    failed = [name for name, holds in checks.items() if not holds]
+    lines = [f"not ready: {', '.join(failed)}" if failed else "ok"]
+    if verbose:
+        lines[:0] = [f"[{'+' if holds else '-'}] {name}" for name, holds in checks.items()]
+    return web.Response(text="\n".join(lines) + "\n", status=503 if failed else 200)
+
+
+def _pool(pool: PoolStats) -> dict[str, Any]:
+    return asdict(pool)
+
+
+def _server(server: ServerStats) -> dict[str, Any]:
+    shown = asdict(server)
+    del shown["open_seconds"]  # a histogram: /metrics has it
+    return shown

@@ -1,0 +1,196 @@
+"""What is in the process, in which order does it start and end? The composition root: only here every class is known.
+
+Start: admin listener (alive, not ready), router, public listener (ready).
+End: not ready, public listener drained, router closed, admin listener closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterable
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as installed_version
+from types import TracebackType
+from typing import Any, Final, Self, TypeVar
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry
+
+from tenantproxy.config import listen_address
+from tenantproxy.errors import ConfigurationError, Problem
+from tenantproxy.metrics.listeners import ProcessCollector, ProcessStats, Requests
+from tenantproxy.metrics.prometheus import RouterCollector, TenantCounts, registry_of
+from tenantproxy.router import Router
+from tenantproxy.sidecar.admin import Readiness, admin_app
+from tenantproxy.sidecar.http import public_app
+from tenantproxy.sidecar.lag import LoopLag
+from tenantproxy.sidecar.listener import HttpListener
+
+__all__ = ["DRAIN_TIMEOUT", "Sidecar", "run", "serve_until_signalled", "version"]
+
+DRAIN_TIMEOUT: Final = 30.0
+_ADMIN_CLIENTS: Final = 100
+_COUNTED_SOURCES: Final = frozenset({"memory", "file"})  # all tenants are in our memory: counting them asks nobody
+
+T = TypeVar("T")
+logger = logging.getLogger("tenantproxy")
+
+
+class Sidecar:
+    """A router and the listeners around it. `routes`: what the public listener serves besides its own.
+
+    Owns `router` while it is open: opens it unless it is, and closes it.
+    """
+
+    def __init__(
+        self,
+        router: Router,
+        *,
+        routes: Iterable[web.AbstractRouteDef] = (),
+        drain_timeout: float = DRAIN_TIMEOUT,
+    ) -> None:
+        self.router = router
+        self._draining = False  # True from the first moment of `close` on, for good
+        self._lag = LoopLag()
+        self._requests = Requests()
+        self._tenants: TenantCounts | None = None  # as of the last scrape
+        settings = router.settings
+        self._public = _listener(
+            settings.http.listen, public_app(self._requests, routes), "http", settings.http.max_clients, drain_timeout
+        )
+        admin = admin_app(self._requests, readiness=self.readiness, metrics=self._scraped, stats=router.stats)
+        self._admin = _listener(settings.admin.listen, admin, "admin", _ADMIN_CLIENTS, drain_timeout)
+        self._series = registry_of(
+            RouterCollector(router.stats, version=version(), tenants=lambda: self._tenants),
+            ProcessCollector(self._process, self._requests),
+        )
+
+    @property
+    def public_url(self) -> str | None:
+        """Where the public listener is; None when the configuration has none."""
+        return None if self._public is None else self._public.url
+
+    @property
+    def admin_url(self) -> str | None:
+        """Where the admin listener is; None when the configuration has none."""
+        return None if self._admin is None else self._admin.url
+
+    async def open(self) -> None:
+        """Start everything; when one part cannot start, what did is closed again and the error raised."""
+        try:
+            self._lag.open()
+            await _bind(self._admin, "admin.listen")
+            if not self.router.is_open:
+                await self.router.open()
+            await _bind(self._public, "http.listen")
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """Drain and stop; returns when the last connection is gone. Safe to call again."""
+        self._draining = True
+        if self._public is not None:
+            await self._public.close()
+        await self.router.close()
+        if self._admin is not None:
+            await self._admin.close()
+        await self._lag.close()
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def readiness(self) -> Readiness:
+        """What must hold before traffic may come. One server down does not count: the others' tenants are served."""
+        is_open = self.router.is_open
+        servers = self.router.stats().servers if is_open else ()
+        return {
+            "router open": is_open,
+            "registry loaded": is_open and self._registry_loaded(),
+            "a server up": any(server.up for server in servers),
+            "listening": self._public is None or self._public.is_open,
+            "not draining": not self._draining,
+        }
+
+    def _registry_loaded(self) -> bool:
+        counted = self.router.registry.source in _COUNTED_SOURCES
+        return counted or self.router.stats().registry_last_success is not None
+
+    async def _scraped(self) -> CollectorRegistry:
+        if self.router.is_open and self.router.registry.source in _COUNTED_SOURCES:
+            self._tenants = Counter(
+                [(tenant.placement.isolation, tenant.status) async for tenant in self.router.registry.tenants()]
+            )
+        return self._series
+
+    def _process(self) -> ProcessStats:
+        listeners = tuple(each.stats() for each in (self._public, self._admin) if each is not None)
+        return ProcessStats(listeners=listeners, draining=self._draining, lag_seconds=self._lag.worst)
+
+
+async def serve_until_signalled(sidecar: Sidecar, ready: Callable[[Sidecar], None]) -> None:
+    """Open `sidecar`, call `ready`, serve until SIGTERM or SIGINT, drain. A second signal ends the process at once."""
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+
+    def signalled(name: str) -> None:
+        logger.info("%s: draining", name)
+        for each in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(each)
+            signal.signal(each, signal.SIG_DFL)
+        stop.set()
+
+    async with sidecar:
+        for each in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(each, signalled, each.name)
+        ready(sidecar)
+        await stop.wait()
+
+
+def run(main: Coroutine[Any, Any, T]) -> T:
+    """Run `main` in a new event loop, uvloop's where there is one."""
+    if sys.platform == "win32":
+        return asyncio.run(main)
+    import uvloop
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(main)
+
+
+def version() -> str:
+    """The installed version."""
+    try:
+        return installed_version("tenantproxy")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def _listener(
+    listen: str, app: web.Application, protocol: str, max_clients: int, drain_timeout: float
+) -> HttpListener | None:
+    if not listen:
+        return None
+    host, port = listen_address(listen)
+    return HttpListener(
+        app, protocol=protocol, host=host, port=port, max_clients=max_clients, drain_timeout=drain_timeout
+    )
+
+
+async def _bind(listener: HttpListener | None, key: str) -> None:
+    if listener is None:
+        return
+    try:
+        await listener.open()
+    except OSError as exc:
+        problem = Problem(key=key, problem=f"cannot be bound ({exc.strerror})", fix="choose a free address or port")
+        raise ConfigurationError([problem]) from exc

@@ -1,0 +1,19 @@
+"""What does the public listener serve? In this release what the embedding program mounts; nothing by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from aiohttp import web
+
+from tenantproxy.metrics.listeners import Requests
+from tenantproxy.sidecar.answers import MAX_BODY_BYTES, answering
+
+__all__ = ["public_app"]
+
+
+def public_app(requests: Requests, routes: Iterable[web.AbstractRouteDef] = ()) -> web.Application:
+    """The application of the public listener with `routes`; whoever mounts a route also says who may call it."""
+    app = web.Application(middlewares=[answering(requests)], client_max_size=MAX_BODY_BYTES)
+    app.add_routes(list(routes))
+    return app

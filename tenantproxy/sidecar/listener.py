@@ -1,0 +1,139 @@
+"""How many clients may an HTTP listener have, and how does it stop? Only the composition root opens and closes one."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Final
+
+from aiohttp import web
+
+from tenantproxy.metrics.listeners import ListenerStats
+
+__all__ = ["HttpListener"]
+
+_LINE_BYTES: Final = 8190  # of the request line, and of each header
+_HEADERS: Final = 64
+_KEEPALIVE_SECONDS: Final = 75.0
+_REFUSED_SECONDS: Final = 1.0
+
+_BODY: Final = json.dumps(
+    {"type": "about:blank", "title": "too many clients", "status": 503, "code": "too_many_clients"}
+).encode()
+_REFUSAL: Final = (
+    b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/problem+json\r\nRetry-After: 1\r\n"
+    b"Connection: close\r\nContent-Length: %d\r\n\r\n%s" % (len(_BODY), _BODY)
+)
+
+
+class HttpListener:
+    """Serves `app` on `host:port` (0: a free one) to `max_clients` connections; one more is answered 503 and closed."""
+
+    def __init__(
+        self, app: web.Application, *, protocol: str, host: str, port: int, max_clients: int, drain_timeout: float
+    ) -> None:
+        self._runner = web.AppRunner(
+            app,
+            access_log=None,
+            keepalive_timeout=_KEEPALIVE_SECONDS,
+            shutdown_timeout=drain_timeout,
+            max_line_size=_LINE_BYTES,
+            max_field_size=_LINE_BYTES,
+            max_headers=_HEADERS,
+        )
+        self._protocol = protocol
+        self._host = host
+        self._port = port
+        self._max_clients = max_clients
+        self._clients = 0  # protocols made and not yet lost; counted here, since aiohttp counts one loop step later
+        self._server: asyncio.Server | None = None
+
+    async def open(self) -> None:
+        """Bind and accept. Raises OSError when the address cannot be had; nothing is left open then."""
+        await self._runner.setup()
+        try:
+            loop = asyncio.get_running_loop()
+            self._server = await loop.create_server(self._welcome, self._host, self._port, backlog=1024)
+        except BaseException:
+            await self._runner.cleanup()
+            raise
+
+    @property
+    def url(self) -> str:
+        """Where it listens, with the real port. RuntimeError while it does not."""
+        if self._server is None or not self._server.sockets:
+            raise RuntimeError("the listener is not open")
+        host, port = self._server.sockets[0].getsockname()[:2]
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it accepts."""
+        return self._server is not None and self._server.is_serving()
+
+    def stats(self) -> ListenerStats:
+        """The clients of this moment."""
+        return ListenerStats(protocol=self._protocol, clients=self._clients, limit=self._max_clients)
+
+    async def close(self) -> None:
+        """Stop accepting; what runs may finish within `drain_timeout`, idle connections end at once; cut the rest."""
+        if self._server is not None:
+            self._server.close()
+        await self._runner.cleanup()
+
+    def _welcome(self) -> asyncio.Protocol:
+        server = self._runner.server
+        if server is None or self._clients >= self._max_clients:
+            return _Refused()
+        self._clients += 1
+        return _Counted(server(), self)
+
+    def lost(self) -> None:
+        """A client is gone; called by its protocol, once."""
+        self._clients -= 1
+
+
+class _Counted(asyncio.Protocol):
+    """Passes everything on to aiohttp's protocol and tells the listener when the client is gone."""
+
+    __slots__ = ("_inner", "_listener")
+
+    def __init__(self, inner: web.RequestHandler, listener: HttpListener) -> None:
+        self._inner = inner
+        self._listener = listener
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._inner.connection_made(transport)
+
+    def data_received(self, data: bytes) -> None:
+        self._inner.data_received(data)
+
+    def eof_received(self) -> bool | None:
+        self._inner.eof_received()
+        return None
+
+    def pause_writing(self) -> None:
+        self._inner.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._inner.resume_writing()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._listener.lost()
+        self._inner.connection_lost(exc)
+
+
+class _Refused(asyncio.Protocol):
+    """Says 503 and closes, once the client has said something: closing on unread bytes would reset our answer away."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        transport.write(_REFUSAL)
+        self._patience = asyncio.get_running_loop().call_later(_REFUSED_SECONDS, transport.abort)
+
+    def data_received(self, data: bytes) -> None:
+        self._transport.close()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._patience.cancel()

@@ -1,0 +1,218 @@
+"""Does an HTTP listener keep its limits, its manners and its promises to those it has already let in? Real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from urllib.parse import urlsplit
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from tenantproxy.errors import InvalidCredentials, PoolTimeout, TenantNotFound
+from tenantproxy.metrics.listeners import Requests
+from tenantproxy.sidecar.http import public_app
+from tenantproxy.sidecar.listener import HttpListener
+from tests.e2e.waiting import until
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@asynccontextmanager
+async def listening(
+    *routes: web.AbstractRouteDef, max_clients: int = 50, requests: Requests | None = None, drain_timeout: float = 5.0
+) -> AsyncIterator[HttpListener]:
+    app = public_app(requests or Requests(), routes)
+    listener = HttpListener(
+        app, protocol="http", host="127.0.0.1", port=0, max_clients=max_clients, drain_timeout=drain_timeout
+    )
+    await listener.open()
+    try:
+        yield listener
+    finally:
+        await listener.close()
+
+
+async def ok(request: web.Request) -> web.Response:
+    return web.Response(text="fine")
+
+
+def raising(error: Exception) -> Handler:
+    async def handler(request: web.Request) -> web.StreamResponse:
+        raise error
+
+    return handler
+
+
+@pytest.fixture
+async def client() -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession() as session:
+        yield session
+
+
+async def raw(url: str, sent: bytes) -> bytes:
+    host, port = urlsplit(url).hostname, urlsplit(url).port
+    reader, writer = await asyncio.open_connection(host, port)
+    try:
+        writer.write(sent)
+        return await asyncio.wait_for(reader.read(), 5)
+    finally:
+        writer.close()
+
+
+async def test_every_answer_has_a_request_id_and_a_sensible_one_is_kept(client: aiohttp.ClientSession) -> None:
+    async with listening(web.get("/", ok)) as listener:
+        async with client.get(listener.url) as answer:
+            assert len(answer.headers["X-Request-Id"]) == 32
+        async with client.get(listener.url, headers={"X-Request-Id": "abc-1"}) as answer:
+            assert answer.headers["X-Request-Id"] == "abc-1"
+        async with client.get(listener.url, headers={"X-Request-Id": 'x"y z'}) as answer:
+            assert len(answer.headers["X-Request-Id"]) == 32
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code"),
+    [
+        (InvalidCredentials("no"), 401, "invalid_credentials"),
+        (TenantNotFound("no such tenant zeta"), 403, "access_denied"),
+        (PoolTimeout("no connection", retry_after=0.2), 503, "pool_timeout"),
+        (RuntimeError("password=hunter2"), 500, "internal_error"),
+        (web.HTTPNotFound(), 404, "not_found"),
+    ],
+    ids=lambda value: str(value)[:12],
+)
+async def test_errors_are_problems(error: Exception, status: int, code: str, client: aiohttp.ClientSession) -> None:
+    async with listening(web.get("/", raising(error))) as listener, client.get(listener.url) as answer:
+        assert answer.status == status
+        assert answer.content_type == "application/problem+json"
+        text = await answer.text()
+        problem = json.loads(text)
+        assert (problem["code"], problem["status"]) == (code, status)
+        assert problem["request_id"] == answer.headers["X-Request-Id"]
+        assert "hunter2" not in text
+        assert "zeta" not in text
+        assert answer.headers.get("Retry-After") == ("1" if status == 503 else None)
+        assert answer.headers.get("WWW-Authenticate") == ("Bearer" if status == 401 else None)
+
+
+async def test_a_wrong_method_says_which_are_allowed(client: aiohttp.ClientSession) -> None:
+    async with listening(web.get("/", ok)) as listener, client.delete(listener.url) as answer:
+        assert answer.status == 405
+        assert "GET" in answer.headers["Allow"]
+
+
+async def test_a_head_beyond_16_kib_is_refused(client: aiohttp.ClientSession) -> None:
+    big = {f"X-{number}": "v" * 6000 for number in range(3)}
+    async with listening(web.get("/", ok)) as listener, client.get(listener.url, headers=big) as answer:
+        assert answer.status == 431
+
+
+async def test_a_body_beyond_1_mib_is_refused_with_and_without_a_length(client: aiohttp.ClientSession) -> None:
+    async def read(request: web.Request) -> web.Response:
+        return web.Response(text=str(len(await request.read())))
+
+    async def chunks() -> AsyncIterator[bytes]:
+        for _ in range(20):
+            yield b"x" * 65536
+
+    async with listening(web.post("/", read)) as listener:
+        async with client.post(listener.url, data=io.BytesIO(b"x" * (1024 * 1024))) as answer:
+            assert await answer.text() == str(1024 * 1024)
+        async with client.post(listener.url, data=io.BytesIO(b"x" * (1024 * 1024 + 1))) as answer:
+            assert answer.status == 413
+        async with client.post(listener.url, data=chunks()) as answer:
+            assert answer.status == 413
+
+
+async def test_one_client_too_many_is_told_so_and_the_next_after_a_leave_is_served(
+    client: aiohttp.ClientSession,
+) -> None:
+    async with listening(web.get("/", ok), max_clients=2) as listener:
+        parts = urlsplit(listener.url)
+        held = [await asyncio.open_connection(parts.hostname, parts.port) for _ in range(2)]
+        refused = await raw(listener.url, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert refused.startswith(b"HTTP/1.1 503")
+        assert b"Retry-After" in refused
+        assert json.loads(refused.partition(b"\r\n\r\n")[2])["code"] == "too_many_clients"
+        assert listener.stats().clients == 2
+        for _, writer in held:
+            writer.close()
+        await until(lambda: not listener.stats().clients)
+        async with client.get(listener.url) as answer:
+            assert answer.status == 200
+
+
+async def test_a_burst_never_gets_more_than_the_limit_in() -> None:
+    release = asyncio.Event()
+    inside = 0
+    most = 0
+
+    async def wait(request: web.Request) -> web.Response:
+        nonlocal inside, most
+        inside += 1
+        most = max(most, inside)
+        await release.wait()
+        inside -= 1
+        return web.Response(text="done")
+
+    async with listening(web.get("/", wait), max_clients=5) as listener:
+        asked = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+        calls = [asyncio.ensure_future(raw(listener.url, asked)) for _ in range(40)]
+        await until(lambda: sum(call.done() for call in calls) == 35)
+        release.set()
+        answers = await asyncio.gather(*calls)
+    assert most == 5
+    assert sorted(answer[9:12] for answer in answers) == [b"200"] * 5 + [b"503"] * 35
+
+
+async def test_closing_lets_a_running_request_finish_and_takes_no_new_one(client: aiohttp.ClientSession) -> None:
+    started, release = asyncio.Event(), asyncio.Event()
+
+    async def slow(request: web.Request) -> web.Response:
+        started.set()
+        await release.wait()
+        return web.Response(text="finished")
+
+    async with listening(web.get("/", slow)) as listener:
+        url = listener.url
+        running = asyncio.ensure_future(client.get(url))
+        await started.wait()
+        closing = asyncio.ensure_future(listener.close())
+        await until(lambda: not listener.is_open)
+        with pytest.raises(OSError, match=r"."):
+            await asyncio.open_connection(urlsplit(url).hostname, urlsplit(url).port)
+        assert not closing.done()
+        release.set()
+        async with await running as answer:
+            assert await answer.text() == "finished"
+        await closing
+
+
+async def test_closing_cuts_what_does_not_finish_in_time(client: aiohttp.ClientSession) -> None:
+    started = asyncio.Event()
+
+    async def stuck(request: web.Request) -> web.Response:
+        started.set()
+        await asyncio.Event().wait()
+        return web.Response()
+
+    async with listening(web.get("/", stuck), drain_timeout=0.05) as listener:
+        running = asyncio.ensure_future(client.get(listener.url))
+        await started.wait()
+        async with asyncio.timeout(5):
+            await listener.close()
+        with pytest.raises(aiohttp.ClientError):
+            await running
+
+
+async def test_requests_are_counted_by_pattern_and_never_by_path(client: aiohttp.ClientSession) -> None:
+    requests = Requests()
+    async with listening(web.get("/t/{tenant}", ok), requests=requests) as listener:
+        for path in ("/t/acme", "/t/globex", "/nowhere", "/else/where"):
+            async with client.get(listener.url + path):
+                pass
+    assert requests.codes == {("/t/{tenant}", "GET", "200"): 2, ("unmatched", "GET", "404"): 2}
