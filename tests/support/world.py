@@ -1,0 +1,145 @@
+"""What do the tests' tenants look like? One shared database, schemas in it, and databases: each tenant with `projects`.
+
+Made through lifecycle/, as an operator would. Benchmarks and the demo can build the same shape on their own server.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Final
+
+import asyncpg
+
+from tenantproxy.embedded import EmbeddedPostgres
+from tenantproxy.isolation.proof import Signer, derive_key
+from tenantproxy.lifecycle.provisioner import (
+    ensure_database,
+    ensure_role,
+    provision_database,
+    provision_schema,
+    provision_shared,
+)
+from tenantproxy.model import Isolation, Placement, Tenant, TenantStatus, tenant_id
+from tests.support.database import Database
+
+APP_ROLE: Final = "app"
+APP_PASSWORD: Final = "app-password-of-the-tests"
+ROW_SECRET: Final = b"the secret all row keys of the tests come from"
+SERVER: Final = "primary"
+
+SHARED_PROJECTS: Final = (
+    "CREATE TABLE projects (id bigint GENERATED ALWAYS AS IDENTITY, tenant_id text NOT NULL, name text NOT NULL,"
+    " PRIMARY KEY (tenant_id, id))"
+)
+OWN_PROJECTS: Final = "CREATE TABLE projects (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, name text NOT NULL)"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class World:
+    """A server with tenants of all three kinds; every row of `projects` is named `<tenant> 1`, `<tenant> 2`, ..."""
+
+    server: EmbeddedPostgres
+    main: Database
+    shared: Database
+    tenants: tuple[Tenant, ...]
+
+    def of(self, isolation: Isolation) -> tuple[Tenant, ...]:
+        """The tenants of one kind."""
+        return tuple(tenant for tenant in self.tenants if tenant.placement.isolation is isolation)
+
+    def database(self, tenant: Tenant) -> Database:
+        """Where the tenant's rows are."""
+        return Database(server=self.server, name=tenant.placement.database)
+
+    @asynccontextmanager
+    async def app(self, database: Database) -> AsyncIterator[asyncpg.Connection]:
+        """A plain connection as the role that runs tenant SQL."""
+        async with database.connect(APP_ROLE, APP_PASSWORD) as conn:
+            yield conn
+
+    def signer(self, kid: int = 1) -> Signer:
+        """Signs for the shared database."""
+        return signer(self.shared.name, kid)
+
+
+def row_key(database: str, kid: int = 1) -> bytes:
+    """The key of `database`, derived as the router derives it."""
+    return derive_key(ROW_SECRET, server=SERVER, database=database, kid=kid)
+
+
+def signer(database: str, kid: int = 1) -> Signer:
+    """Signs for `database` with the tests' secret."""
+    return Signer(row_key(database, kid), database=database, kid=kid)
+
+
+@asynccontextmanager
+async def a_world(
+    server: EmbeddedPostgres, *, rows: int = 2, schemas: int = 2, databases: int = 2, projects: int = 3
+) -> AsyncIterator[World]:
+    """Build it with that many tenants of each kind and `projects` rows for each; everything is dropped afterwards.
+
+    Tenants are called row1.., schema1.., database1..; databases get names that no other world has.
+    """
+    mark = secrets.token_hex(4)
+    shared = Database(server=server, name=f"shared_{mark}")
+    tenants = (
+        *(_tenant(f"row{n}", Isolation.ROW, shared.name) for n in range(1, rows + 1)),
+        *(_tenant(f"schema{n}", Isolation.SCHEMA, shared.name, f"schema{n}") for n in range(1, schemas + 1)),
+        *(_tenant(f"database{n}", Isolation.DATABASE, f"database{n}_{mark}") for n in range(1, databases + 1)),
+    )
+    world = World(server=server, main=Database(server=server, name=f"main_{mark}"), shared=shared, tenants=tenants)
+    try:
+        await _build(world, projects)
+        yield world
+    finally:
+        if server.is_running:
+            await _drop(world)
+
+
+def _tenant(name: str, isolation: Isolation, database: str, schema: str | None = None) -> Tenant:
+    place = Placement(isolation=isolation, server=SERVER, database=database, schema=schema)
+    return Tenant(id=tenant_id(name), placement=place, status=TenantStatus.ACTIVE)
+
+
+async def _build(world: World, projects: int) -> None:
+    def connect(name: str) -> Awaitable[asyncpg.Connection]:
+        return Database(server=world.server, name=name).open()
+
+    async with Database(server=world.server, name="postgres").connect() as admin:
+        await ensure_role(admin, APP_ROLE, password=APP_PASSWORD)
+        await ensure_database(admin, world.main.name)
+    rows = [f"('{tenant.id}', '{tenant.id} {n}')" for tenant in world.of(Isolation.ROW) for n in _count(projects)]
+    filling = [f"INSERT INTO projects (tenant_id, name) VALUES {', '.join(rows)}"] if rows else []
+    await provision_shared(
+        connect, database=world.shared.name, role=APP_ROLE, keys={1: row_key(world.shared.name)},
+        tables=["projects"], statements=[SHARED_PROJECTS, *filling],
+    )  # fmt: skip
+    for tenant in world.of(Isolation.SCHEMA):
+        assert tenant.placement.schema is not None
+        await provision_schema(
+            connect, database=world.shared.name, schema=tenant.placement.schema, role=APP_ROLE,
+            statements=_own(tenant, projects),
+        )  # fmt: skip
+    for tenant in world.of(Isolation.DATABASE):
+        await provision_database(
+            connect, database=tenant.placement.database, role=APP_ROLE, statements=_own(tenant, projects)
+        )
+
+
+def _own(tenant: Tenant, projects: int) -> Sequence[str]:
+    rows = ", ".join(f"('{tenant.id} {n}')" for n in _count(projects))
+    return [OWN_PROJECTS, f"INSERT INTO projects (name) VALUES {rows}"]
+
+
+def _count(projects: int) -> range:
+    return range(1, projects + 1)
+
+
+async def _drop(world: World) -> None:
+    names = {world.main.name, *(tenant.placement.database for tenant in world.tenants), world.shared.name}
+    async with Database(server=world.server, name="postgres").connect() as admin:
+        for name in sorted(names):
+            await admin.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
