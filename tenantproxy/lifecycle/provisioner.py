@@ -89,7 +89,7 @@ async def ensure_database(conn: asyncpg.Connection, database: str, *, owner: str
 
 
 async def close_database(conn: asyncpg.Connection, database: str, *, roles: Sequence[str]) -> None:
-    """Only `roles`, the owner and superusers connect to `database`; `roles` create no schema and no temp table in it."""
+    """Only `roles`, the owner and superusers connect to `database`; `roles` make no schema and no temp table in it."""
     name, grantees = quote_identifier(database), ", ".join(map(quote_identifier, roles))
     async with conn.transaction():
         await conn.execute(f"REVOKE ALL ON DATABASE {name} FROM PUBLIC")
