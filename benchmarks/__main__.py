@@ -1,0 +1,26 @@
+"""Which benchmark was asked for? `python -m benchmarks NAME [options]`."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Final
+
+PROGRAMS: Final = {
+    "library": "embedded in a service: ours beside asyncpg, its pool, psycopg_pool and pools by hand",
+    "statemachine": "a million random steps of the pools, their invariants checked after each",
+}
+
+
+def main(arguments: list[str]) -> int:
+    """Run one program; its exit status, 2 for a name that does not exist."""
+    name, *rest = arguments or [""]
+    if name not in PROGRAMS:
+        lines = [f"  {known:14}{what}" for known, what in PROGRAMS.items()]
+        print("\n".join(["usage: scripts/bench NAME [--json FILE] [--help]", *lines]), file=sys.stderr)
+        return 2
+    return int(importlib.import_module(f"benchmarks.{name}").main(rest))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

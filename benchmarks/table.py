@@ -1,0 +1,79 @@
+"""How do figures become something to read? Aligned Markdown tables, and verdicts that cannot be overlooked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from benchmarks.measure import Spread
+
+__all__ = ["Verdict", "at_least", "at_most", "figure", "loud", "ratio", "render", "verdicts"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """One target and what was measured."""
+
+    target: str
+    wanted: str
+    measured: str
+    met: bool
+
+
+def figure(value: float, unit: str = "") -> str:
+    """`value` with as many digits as it deserves."""
+    text = f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+    return f"{text} {unit}" if unit else text
+
+
+def spread(value: Spread) -> str:
+    """`median [p25-p75]`."""
+    return f"{figure(value.median)} [{figure(value.p25)}-{figure(value.p75)}]"
+
+
+def ratio(value: Spread) -> str:
+    """`median x [p25-p75]`."""
+    return f"{value.median:.2f}x [{value.p25:.2f}-{value.p75:.2f}]"
+
+
+def at_least(target: str, wanted: float, value: Spread) -> Verdict:
+    """Met when the median ratio reaches `wanted`."""
+    return Verdict(target=target, wanted=f">= {wanted:g}x", measured=ratio(value), met=value.median >= wanted)
+
+
+def at_most(
+    target: str, wanted: float, value: float | Spread, unit: str, *, kind: Literal["ratio", "figure"] = "figure"
+) -> Verdict:
+    """Met when the figure, or the median, does not exceed `wanted`."""
+    middle = value.median if isinstance(value, Spread) else value
+    if isinstance(value, Spread):
+        told = ratio(value) if kind == "ratio" else f"{spread(value)} {unit}"
+    else:
+        told = figure(value, unit)
+    return Verdict(target=target, wanted=f"<= {wanted:g} {unit}".strip(), measured=told, met=middle <= wanted)
+
+
+def render(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table: the first column to the left, the others to the right."""
+    table = [list(head), *map(list, rows)]
+    widths = [max(len(row[column]) for row in table) for column in range(len(head))]
+    lines = ["| " + " | ".join(_cells(row, widths)) + " |" for row in table]
+    rule = "|" + "|".join("-" * (widths[0] + 2) if at == 0 else "-" * (width + 1) + ":" for at, width in enumerate(widths))
+    return "\n".join([lines[0], rule + "|", *lines[1:]])
+
+
+def _cells(row: Sequence[str], widths: Sequence[int]) -> list[str]:
+    return [text.ljust(width) if at == 0 else text.rjust(width) for at, (text, width) in enumerate(zip(row, widths, strict=True))]
+
+
+def verdicts(found: Iterable[Verdict]) -> str:
+    """The table of targets."""
+    rows = [(one.target, one.wanted, one.measured, "met" if one.met else "MISSED") for one in found]
+    return render(("target", "wanted", "measured", "verdict"), rows)
+
+
+def loud(found: Iterable[Verdict]) -> str:
+    """One line for each missed target, or that there is none."""
+    missed = [f"!!! MISSED: {one.target}: wanted {one.wanted}, measured {one.measured}" for one in found if not one.met]
+    return "\n".join(missed) or "every target is met"
