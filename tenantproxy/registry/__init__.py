@@ -1,0 +1,26 @@
+"""Where does a tenant live?"""
+
+from tenantproxy.registry.base import Announces, Database, Registry, TenantMisconfigured
+from tenantproxy.registry.cached import CachedRegistry
+from tenantproxy.registry.factory import build, cache
+from tenantproxy.registry.file import FileRegistry
+from tenantproxy.registry.listen import InvalidationListener
+from tenantproxy.registry.memory import MemoryRegistry
+from tenantproxy.registry.postgres import SCHEMA_SQL, PostgresRegistry
+from tenantproxy.registry.rows import RowReader
+
+__all__ = [
+    "SCHEMA_SQL",
+    "Announces",
+    "CachedRegistry",
+    "Database",
+    "FileRegistry",
+    "InvalidationListener",
+    "MemoryRegistry",
+    "PostgresRegistry",
+    "Registry",
+    "RowReader",
+    "TenantMisconfigured",
+    "build",
+    "cache",
+]

@@ -1,0 +1,270 @@
+"""Is an earlier answer still good? Keeps what a registry said, asks once for many, and remembers the last known good.
+
+State: `_entries` (found), `_refused` (not found, unusable) and `_flights` (being asked), changed by lookups and
+`invalidate` alone, all in the event loop's thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any
+
+from cachetools import TTLCache
+
+from tenantproxy.errors import RegistryUnavailable, TenantNotFound, TenantProxyError
+from tenantproxy.events import Event, Histogram, Observer, RegistryDegraded, RegistryRecovered, ignore
+from tenantproxy.model import Tenant, TenantId, TenantStatus
+from tenantproxy.registry.base import Announces, Registry, TenantMisconfigured
+
+__all__ = ["CachedRegistry"]
+
+_log = logging.getLogger(__name__)
+
+
+class _Entry:
+    """A tenant that was found: to be given out unasked until `fresh_until`, and while `round` is the cache's own."""
+
+    __slots__ = ("fresh_until", "round", "tenant")
+
+    def __init__(self, tenant: Tenant, fresh_until: float, round: int) -> None:  # noqa: A002
+        self.tenant = tenant
+        self.fresh_until = fresh_until
+        self.round = round
+
+
+class CachedRegistry:
+    """`inner` behind a cache of `ttl` seconds (`negative_ttl` for unknown tenants) and `max_entries` entries.
+
+    While the source cannot be asked, a tenant is served as last known for up to `stale_for` seconds beyond its `ttl`.
+    A lookup belongs to nobody: a caller who leaves does not cancel it for the others.
+    """
+
+    def __init__(
+        self,
+        inner: Registry,
+        *,
+        ttl: float = 30.0,
+        negative_ttl: float = 5.0,
+        max_entries: int = 20_000,
+        stale_for: float = 3600.0,
+        lookup_timeout: float = 5.0,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+        observer: Observer = ignore,
+    ) -> None:
+        self.inner = inner
+        self._ttl = ttl
+        self._negative_ttl = negative_ttl
+        self._stale_for = stale_for
+        self._lookup_timeout = lookup_timeout
+        self._clock = clock
+        self._wall = wall
+        self._observer = observer
+        # One store serves both: an entry stays for ttl + stale_for, and is given out unasked while it is fresh.
+        self._entries: TTLCache[str, _Entry] = TTLCache(max_entries, ttl + stale_for, timer=clock)
+        self._refused: TTLCache[str, TenantProxyError] = TTLCache(max_entries, negative_ttl, timer=clock)
+        self._round = 0  # counts the times when everything was invalidated
+        # The lookup that newcomers may join and that may write to the cache; an invalidation takes it out.
+        self._flights: dict[str, asyncio.Task[Tenant | TenantProxyError]] = {}
+        self._tasks: set[asyncio.Task[Tenant | TenantProxyError]] = set()  # every lookup under way, joinable or not
+        self._unsubscribe: Callable[[], None] | None = None
+        self._closed = False
+        self._down_since: float | None = None  # when the source stopped answering
+        self._hits = 0
+        self._lookups: dict[tuple[str, str], int] = {}
+        self.lookup_seconds: dict[str, Histogram] = {inner.source: Histogram()}
+        self.last_success: float | None = None
+        """When the source last answered, as a unix timestamp."""
+
+    @property
+    def source(self) -> str:
+        """That of the registry behind."""
+        return self.inner.source
+
+    @property
+    def lookups(self) -> Mapping[tuple[str, str], int]:
+        """By (source, result): `cache` hit, negative, stale; the source's found, not_found, invalid, error."""
+        return {("cache", "hit"): self._hits, **self._lookups}
+
+    @property
+    def degraded(self) -> bool:
+        """Whether the source failed to answer when it was last asked."""
+        return self._down_since is not None
+
+    def peek(self, tenant: str) -> Tenant | None:
+        """The tenant if a fresh answer is at hand; None says nothing about whether it exists."""
+        try:
+            entry = self._entries[tenant]
+        except KeyError:
+            return None
+        if self._clock() < entry.fresh_until and entry.round == self._round:
+            self._hits += 1
+            return entry.tenant
+        return None
+
+    async def get(self, tenant: TenantId) -> Tenant:
+        """See `base.Registry`."""
+        found = self.peek(tenant)
+        if found is not None:
+            return found
+        refusal = self._refused.get(tenant)
+        if refusal is not None:
+            self._count("cache", "negative")
+            raise _again(refusal)
+        if self._closed:
+            raise _closed()
+        # The shield keeps the lookup from the cancellation of any one of those who wait for it.
+        flight = self._flights.get(tenant) or self._depart(tenant)
+        try:
+            answer = await asyncio.shield(flight)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if flight.cancelled() and task is not None and not task.cancelling():
+                raise _closed() from None  # cancelled by `close` before its first step
+            raise
+        if isinstance(answer, Tenant):
+            return answer
+        raise _again(answer)
+
+    def _depart(self, tenant: TenantId) -> asyncio.Task[Tenant | TenantProxyError]:
+        # An empty context: the connection that a lookup may open would keep the context of whoever asked first.
+        task = asyncio.get_running_loop().create_task(
+            self._look_up(tenant), name="tenantproxy registry lookup", context=contextvars.Context()
+        )
+        self._flights[tenant] = task
+        self._tasks.add(task)
+        task.add_done_callback(lambda done: self._arrived(tenant, done))
+        return task
+
+    def _arrived(self, tenant: str, task: asyncio.Task[Tenant | TenantProxyError]) -> None:
+        self._tasks.discard(task)
+        if self._flights.get(tenant) is task:
+            del self._flights[tenant]
+
+    async def _look_up(self, tenant: TenantId) -> Tenant | TenantProxyError:
+        """Ask the source. Returns errors, so that one that nobody waits for any more is not reported as lost."""
+        task = asyncio.current_task()
+        start = self._clock()
+        try:
+            answer: Tenant | TenantProxyError = await self._ask(tenant)
+        except asyncio.CancelledError:
+            return _closed()  # only `close` cancels a lookup; to those who wait it is a failure, not their cancellation
+        self.lookup_seconds[self.source].observe(self._clock() - start)
+        # Once invalidated, the answer is good for those who asked before; whoever comes later asks again.
+        current = self._flights.get(tenant) is task
+        if isinstance(answer, RegistryUnavailable) and not isinstance(answer, TenantMisconfigured):
+            return self._source_failed(tenant, answer, current=current)
+        self._source_answered()
+        if isinstance(answer, Tenant):
+            self._count(self.source, "found")
+            if current:
+                self._entries[tenant] = _Entry(answer, self._clock() + self._ttl, self._round)
+                _drop(self._refused, tenant)
+            return answer
+        self._count(self.source, "not_found" if isinstance(answer, TenantNotFound) else "invalid")
+        if current:
+            _drop(self._entries, tenant)
+            self._refused[tenant] = _again(answer)  # a copy: this one will carry the tracebacks of its waiters
+        return answer
+
+    async def _ask(self, tenant: TenantId) -> Tenant | TenantProxyError:
+        try:
+            async with asyncio.timeout(self._lookup_timeout):
+                return await self.inner.get(tenant)
+        except (TenantNotFound, RegistryUnavailable) as exc:
+            return exc
+        except TimeoutError:
+            error: str = f"no answer within {self._lookup_timeout:g} s"
+        except Exception as exc:  # noqa: BLE001  # a rim: a registry of the user's own may raise anything
+            error = f"{self.source}: {type(exc).__name__}"
+        return RegistryUnavailable("the tenant could not be looked up", detail=error, retry_after=1.0)
+
+    def _source_answered(self) -> None:
+        self.last_success = self._wall()
+        if self._down_since is not None:
+            seconds, self._down_since = self._clock() - self._down_since, None
+            self._tell(RegistryRecovered(source=self.source, seconds=seconds))
+
+    def _source_failed(self, tenant: str, error: RegistryUnavailable, *, current: bool) -> Tenant | TenantProxyError:
+        self._count(self.source, "error")
+        now = self._clock()
+        if self._down_since is None:
+            self._down_since = now
+            reason = error.detail or type(error).__name__
+            self._tell(RegistryDegraded(source=self.source, error=reason, seconds_left=self._stale_for))
+        entry = self._entries.get(tenant) if current else None
+        if entry is None:
+            return error
+        self._count("cache", "stale")
+        # A source that is down is not asked for every request.
+        entry.fresh_until, entry.round = now + self._negative_ttl, self._round
+        return entry.tenant
+
+    def invalidate(self, tenant: str | None) -> None:
+        """What is known of `tenant` may be wrong now: ask again. None: of any tenant.
+
+        A tenant that is named has changed, and is not served as last known either. After None everything is asked
+        again, and stays the last known good in case the source is down.
+        """
+        if tenant is not None:
+            _drop(self._entries, tenant)
+            _drop(self._refused, tenant)
+            self._flights.pop(tenant, None)
+            return
+        self._round += 1
+        self._refused.clear()
+        self._flights.clear()
+
+    def tenants(self, *, status: TenantStatus | None = None) -> AsyncIterator[Tenant]:
+        """See `base.Registry`. Always asks the source."""
+        return self.inner.tenants(status=status)
+
+    async def open(self) -> None:
+        """Open the registry behind, and listen to it if it announces changes."""
+        await self.inner.open()
+        if isinstance(self.inner, Announces) and self._unsubscribe is None:
+            self._unsubscribe = self.inner.subscribe(self.invalidate)
+
+    async def close(self) -> None:
+        """End the lookups under way: those who wait get RegistryUnavailable. Then close the registry behind."""
+        self._closed = True
+        if self._unsubscribe is not None:
+            self._unsubscribe()
+            self._unsubscribe = None
+        tasks = tuple(self._tasks)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        await self.inner.close()
+
+    def _count(self, source: str, result: str) -> None:
+        self._lookups[source, result] = self._lookups.get((source, result), 0) + 1
+
+    def _tell(self, event: Event) -> None:
+        try:
+            self._observer(event)
+        except Exception:  # noqa: BLE001  # a rim: whoever looks on must not break a lookup
+            _log.exception("an observer failed")
+
+
+def _drop(cache: TTLCache[str, Any], key: str) -> None:
+    """Take `key` out; `pop` alone raises when the entry expires between its own look and its deletion."""
+    with contextlib.suppress(KeyError):
+        del cache[key]
+
+
+def _again(error: TenantProxyError) -> TenantProxyError:
+    """A copy to raise: one exception raised for many callers would collect the tracebacks of them all."""
+    copy = type(error)(error.message, detail=error.detail, hint=error.hint, retry_after=error.retry_after)
+    copy.__cause__ = error.__cause__
+    return copy
+
+
+def _closed() -> RegistryUnavailable:
+    return RegistryUnavailable("the registry is closed")

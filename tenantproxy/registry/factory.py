@@ -1,0 +1,87 @@
+"""Which registry does the configuration ask for?"""
+
+from __future__ import annotations
+
+import importlib
+import time
+from collections.abc import Callable
+
+from tenantproxy.config import Settings
+from tenantproxy.errors import ConfigurationError, Problem
+from tenantproxy.events import Observer, ignore
+from tenantproxy.registry.base import Database, Registry
+from tenantproxy.registry.cached import CachedRegistry
+from tenantproxy.registry.file import FileRegistry
+from tenantproxy.registry.postgres import PostgresRegistry
+from tenantproxy.registry.rows import RowReader
+
+__all__ = ["build", "cache"]
+
+
+def build(settings: Settings, database: Database) -> Registry:
+    """The registry of `[registry] source`, without a cache. `database` is the main one. Raises ConfigurationError."""
+    registry = settings.registry
+    match registry.source:
+        case "file":
+            return FileRegistry(settings)
+        case "postgres":
+            reader = RowReader(
+                default_server=settings.main.server,
+                servers=frozenset(settings.servers),
+                rows=not settings.row.signed or bool(settings.row.keys()),
+            )
+            return PostgresRegistry(
+                database,
+                reader=reader,
+                query=registry.query,
+                list_query=registry.list_query,
+                timeout=registry.lookup_timeout,
+            )
+        case "mongodb":
+            raise _refused('"mongodb" is not available in this release', 'use "file", "postgres" or "pkg.mod:Class"')
+        case _:
+            return _own(registry.source, settings)
+
+
+def cache(
+    inner: Registry,
+    settings: Settings,
+    *,
+    clock: Callable[[], float] = time.monotonic,
+    observer: Observer = ignore,
+) -> CachedRegistry:
+    """`inner` behind the cache that `[registry]` describes."""
+    registry = settings.registry
+    return CachedRegistry(
+        inner,
+        ttl=registry.cache_ttl,
+        negative_ttl=registry.negative_ttl,
+        max_entries=registry.max_entries,
+        stale_for=registry.stale_for,
+        lookup_timeout=registry.lookup_timeout,
+        clock=clock,
+        observer=observer,
+    )
+
+
+def _own(source: str, settings: Settings) -> Registry:
+    """An instance of the class that `source` names as `pkg.mod:Class`, called with the settings."""
+    module, colon, name = source.partition(":")
+    if not colon:
+        raise _refused("is not a registry that is known", 'use "file", "postgres" or "pkg.mod:Class"')
+    try:
+        made = getattr(importlib.import_module(module), name)
+    except ImportError as exc:
+        raise _refused(f"the module {module} cannot be imported ({type(exc).__name__})", "install it") from exc
+    except AttributeError:
+        raise _refused(f"the module {module} has no {name}", "correct the name") from None
+    registry = made(settings)
+    missing = [one for one in ("source", "get", "tenants", "open", "close") if not hasattr(registry, one)]
+    if missing:
+        raise _refused(f"{name} has no {', '.join(missing)}", "satisfy tenantproxy.registry.base.Registry")
+    instance: Registry = registry
+    return instance
+
+
+def _refused(problem: str, fix: str) -> ConfigurationError:
+    return ConfigurationError([Problem(key="registry.source", problem=problem, fix=fix)])

@@ -1,0 +1,49 @@
+"""Where does a tenant live? The configuration file says: [tenants.*]."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+
+from tenantproxy.config import Settings
+from tenantproxy.model import Tenant, TenantId, TenantStatus
+from tenantproxy.registry.memory import MemoryRegistry
+
+__all__ = ["FileRegistry"]
+
+
+class FileRegistry:
+    """The tenants of `settings`, until `reload` brings others."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._inner = MemoryRegistry(_tenants(settings))
+
+    @property
+    def source(self) -> str:
+        """See `base.Registry`."""
+        return "file"
+
+    def reload(self, settings: Settings) -> frozenset[str]:
+        """Take over the tenants of `settings`; returns, and announces, the ids that changed, came or went."""
+        return self._inner.replace(_tenants(settings))
+
+    def subscribe(self, listener: Callable[[str | None], None]) -> Callable[[], None]:
+        """See `base.Announces`."""
+        return self._inner.subscribe(listener)
+
+    async def get(self, tenant: TenantId) -> Tenant:
+        """See `base.Registry`."""
+        return await self._inner.get(tenant)
+
+    def tenants(self, *, status: TenantStatus | None = None) -> AsyncIterator[Tenant]:
+        """See `base.Registry`."""
+        return self._inner.tenants(status=status)
+
+    async def open(self) -> None:
+        """See `base.Registry`."""
+
+    async def close(self) -> None:
+        """See `base.Registry`."""
+
+
+def _tenants(settings: Settings) -> list[Tenant]:
+    return [entry.to_tenant(name, settings.main.server) for name, entry in settings.tenants.items()]

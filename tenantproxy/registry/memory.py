@@ -1,0 +1,87 @@
+"""Where does a tenant live? In this process: a registry that code fills. Changed by `add` and `remove` alone."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterable
+
+from tenantproxy.errors import TenantNotFound
+from tenantproxy.model import Tenant, TenantId, TenantStatus, tenant_id
+
+__all__ = ["MemoryRegistry", "not_found"]
+
+
+class MemoryRegistry:
+    """Tenants in a dict. Every change is announced to the subscribers in the same call."""
+
+    def __init__(self, tenants: Iterable[Tenant] = ()) -> None:
+        self._tenants: dict[str, Tenant] = {}  # by id; no two ids differ only by case
+        self._folded: dict[str, str] = {}  # lower-case id -> id, for exactly those
+        self._listeners: list[Callable[[str | None], None]] = []
+        for tenant in tenants:
+            self.add(tenant)
+
+    @property
+    def source(self) -> str:
+        """See `base.Registry`."""
+        return "memory"
+
+    def add(self, tenant: Tenant) -> None:
+        """Register or replace. Raises ValueError when another tenant's id differs only by case."""
+        name = tenant_id(tenant.id)
+        first = self._folded.setdefault(name.lower(), name)
+        if first != name:
+            raise ValueError(f"the tenant id {name!r} differs from {first!r} only by case")
+        self._tenants[name] = tenant
+        self._announce(name)
+
+    def remove(self, tenant: str) -> None:
+        """Forget a tenant. Raises TenantNotFound."""
+        if tenant not in self._tenants:
+            raise not_found()
+        del self._tenants[tenant], self._folded[tenant.lower()]
+        self._announce(tenant)
+
+    def replace(self, tenants: Iterable[Tenant]) -> frozenset[str]:
+        """Become `tenants`, all or nothing; returns, and announces, the ids that differ. Raises ValueError as `add`."""
+        fresh = MemoryRegistry(tenants)
+        old, self._tenants, self._folded = self._tenants, fresh._tenants, fresh._folded
+        changed = frozenset(name for name in old.keys() | fresh._tenants if old.get(name) != fresh._tenants.get(name))
+        for name in sorted(changed):
+            self._announce(name)
+        return changed
+
+    def subscribe(self, listener: Callable[[str | None], None]) -> Callable[[], None]:
+        """See `base.Announces`."""
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
+
+    def _announce(self, tenant: str) -> None:
+        for listener in tuple(self._listeners):
+            listener(tenant)
+
+    async def get(self, tenant: TenantId) -> Tenant:
+        """See `base.Registry`."""
+        try:
+            return self._tenants[tenant]
+        except KeyError:
+            raise not_found() from None
+
+    async def tenants(self, *, status: TenantStatus | None = None) -> AsyncIterator[Tenant]:
+        """See `base.Registry`. Those registered when it is first asked."""
+        for tenant in sorted(self._tenants.values(), key=lambda one: one.id):
+            if status is None or tenant.status is status:
+                yield tenant
+
+    async def open(self) -> None:
+        """See `base.Registry`."""
+
+    async def close(self) -> None:
+        """See `base.Registry`."""
+
+    def __len__(self) -> int:
+        return len(self._tenants)
+
+
+def not_found() -> TenantNotFound:
+    """The error for an unknown tenant. It does not repeat the identifier, which came from a stranger."""
+    return TenantNotFound("there is no such tenant", hint="tenantproxy tenants list shows those that are registered")

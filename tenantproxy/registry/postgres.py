@@ -1,0 +1,159 @@
+"""Where does a tenant live? A table of the main database says: our own, or any other through configured queries."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Final
+
+import asyncpg
+
+from tenantproxy.errors import PoolError, RegistryUnavailable, TenantNotFound
+from tenantproxy.model import Tenant, TenantId, TenantStatus
+from tenantproxy.registry.base import Database, TenantMisconfigured
+from tenantproxy.registry.memory import not_found
+from tenantproxy.registry.rows import RowReader
+
+__all__ = ["CHANNEL", "LIST_QUERY", "QUERY", "SCHEMA_SQL", "PostgresRegistry"]
+
+CHANNEL: Final = "tenantproxy_tenants"
+"""Where a change is announced; the payload is the tenant's id, empty when any may have changed."""
+
+SCHEMA_SQL: Final = Path(__file__).with_name("schema.sql").read_text(encoding="utf-8")
+"""Our own table. Running it again is the upgrade; one transaction, for a superuser or the database's owner."""
+
+_COLUMNS = (
+    "id, isolation, server, database, schema, role, status, tier, region, epoch, max_size, max_waiting,"
+    " acquire_timeout, settings, systems"
+)
+QUERY: Final = f"select {_COLUMNS} from tenantproxy.tenants where id = $1"
+LIST_QUERY: Final = f"select {_COLUMNS} from tenantproxy.tenants where id > $1 order by id limit $2"
+
+_PAGE: Final = 500
+_MAX_UNUSABLE: Final = 1000
+
+
+class PostgresRegistry:
+    """Asks `database` with `query` ($1: the id) and pages with `list_query` ($1: the last id, $2: how many).
+
+    Without queries: our own table (`SCHEMA_SQL`). `unusable` holds, by id, why the last listing left tenants out.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        reader: RowReader,
+        query: str | None = None,
+        list_query: str | None = None,
+        timeout: float | None = None,
+        page: int = _PAGE,
+    ) -> None:
+        self._database = database
+        self._reader = reader
+        self._query = query or QUERY
+        self._list_query = list_query or (LIST_QUERY if query is None else None)
+        self._timeout = timeout
+        self._page = page
+        self.unusable: dict[str, str] = {}
+
+    @property
+    def source(self) -> str:
+        """See `base.Registry`."""
+        return "postgres"
+
+    async def get(self, tenant: TenantId) -> Tenant:
+        """See `base.Registry`. The row's id must be the asked one byte for byte: a collation may fold case."""
+        try:
+            rows = await self._fetch(self._query, tenant)
+        except asyncpg.DataError as exc:
+            # An id that is not of the column's type (a uuid, say) cannot be there; the driver finds out before asking.
+            if exc.sqlstate == asyncpg.DataError.sqlstate and isinstance(exc.__cause__, ValueError):
+                raise not_found() from None
+            raise _query_failed(exc) from exc
+        if not rows:
+            raise not_found()
+        if len(rows) > 1:
+            raise TenantMisconfigured(
+                "the registry has several entries for one tenant",
+                detail=f"registry.query returned {len(rows)} rows",
+                hint="make the query find one: its column should be unique",
+            )
+        found = self._reader.read(rows[0])
+        if found.id != tenant:
+            raise not_found()
+        return found
+
+    async def tenants(self, *, status: TenantStatus | None = None) -> AsyncIterator[Tenant]:
+        """See `base.Registry`. A tenant whose row cannot be used is left out and told in `unusable`."""
+        if self._list_query is None:
+            raise RegistryUnavailable("tenants cannot be listed", hint="configure registry.list_query")
+        self.unusable.clear()
+        last = ""
+        while True:
+            try:
+                rows = await self._fetch(self._list_query, last, self._page)
+            except asyncpg.DataError as exc:
+                raise _query_failed(exc) from exc
+            for row in rows:
+                tenant = self._read_listed(row)
+                if tenant is not None and status in (None, tenant.status):
+                    yield tenant
+            if len(rows) < self._page:
+                return
+            previous, last = last, str(rows[-1].get("id"))
+            if last == previous:
+                raise RegistryUnavailable(
+                    "tenants cannot be listed", detail="registry.list_query returns the same page again",
+                    hint="it must return the ids after $1 in order",
+                )  # fmt: skip
+
+    def _read_listed(self, row: asyncpg.Record) -> Tenant | None:
+        try:
+            return self._reader.read(row)
+        except TenantMisconfigured as exc:
+            if len(self.unusable) < _MAX_UNUSABLE:
+                self.unusable[str(row.get("id"))] = str(exc)
+            return None
+
+    async def _fetch(self, sql: str, *args: object) -> list[asyncpg.Record]:
+        """The rows; a failure that says something of the source, not of the arguments, becomes RegistryUnavailable."""
+        try:
+            return await self._database.fetch(sql, *args, timeout=self._timeout)
+        except asyncpg.DataError:
+            raise
+        except asyncpg.PostgresError as exc:
+            raise _unavailable(f"{type(exc).__name__} {exc.sqlstate}", _HINTS.get(exc.sqlstate or "")) from exc
+        except (PoolError, TenantNotFound) as exc:
+            raise _unavailable(exc.code, None) from exc
+        except (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError) as exc:
+            raise _unavailable(type(exc).__name__, None) from exc
+
+    async def open(self) -> None:
+        """See `base.Registry`. Asks nothing: the main database may come up later."""
+
+    async def close(self) -> None:
+        """See `base.Registry`."""
+
+
+_HINTS: Final = {
+    "42P01": "create the table (tenantproxy install makes our own), or correct registry.query",
+    "42703": "a column in registry.query does not exist",
+    "42501": "grant the main database's user SELECT on the registry",
+    "3F000": "run tenantproxy install on the main database, or configure registry.query",
+    "42601": "correct registry.query",
+}
+
+
+def _unavailable(error: str, hint: str | None) -> RegistryUnavailable:
+    return RegistryUnavailable(
+        "the tenant could not be looked up", detail=f"the registry: {error}", hint=hint, retry_after=1.0
+    )
+
+
+def _query_failed(exc: asyncpg.DataError) -> TenantMisconfigured:
+    return TenantMisconfigured(
+        "the tenant's entry in the registry cannot be used",
+        detail=f"registry.query: {type(exc).__name__} {exc.sqlstate}",
+        hint="cast in the query so that $1 is text and every column is of a plain type",
+    )
