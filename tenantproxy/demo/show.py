@@ -1,0 +1,121 @@
+"""How is the demo run and shown? Starts everything in a temporary folder, prints what to try or the tour, cleans up."""
+
+from __future__ import annotations
+
+import shlex
+import socket
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from tenantproxy.router import Router
+
+from tenantproxy.config import load
+from tenantproxy.demo.routes import PROJECTS, Tokens, demo_routes
+from tenantproxy.demo.stage import Seen, Stage
+from tenantproxy.demo.tour import psql_command, take_tour
+from tenantproxy.demo.world import APP_ROLE, World, build_world
+from tenantproxy.embedded import EmbeddedPostgres
+from tenantproxy.metrics.logging import LogObserver
+from tenantproxy.sidecar.app import Sidecar, serve_until_signalled
+
+__all__ = ["run_demo"]
+
+_DRAIN_SECONDS = 5.0
+
+
+async def run_demo(console: Console, *, once: bool) -> int:
+    """Run the demo until Ctrl-C, or (`once`) its tour; the exit code: 0, or 1 when the tour saw something else."""
+    started = time.monotonic()
+    listen, admin_listen = ("127.0.0.1:0", "127.0.0.1:0") if once else (_address(8080), _address(8081))
+    async with _world(listen, admin_listen) as world:
+        router = Router(load(world.config), observer=LogObserver())
+        tokens = Tokens(tenant.id for tenant in world.tenants)
+        sidecar = Sidecar(router, routes=demo_routes(router, tokens), drain_timeout=_DRAIN_SECONDS)
+        if once:
+            async with sidecar:
+                good = await _tour(console, world, sidecar, tokens)
+        else:
+            await serve_until_signalled(sidecar, lambda up: _invite(console, world, up, tokens))
+            good = True
+    if once:
+        console.print(f"{'all as expected' if good else 'NOT as expected'}, {time.monotonic() - started:.1f} s")
+    return 0 if good else 1
+
+
+@asynccontextmanager
+async def _world(listen: str, admin_listen: str) -> AsyncIterator[World]:
+    with tempfile.TemporaryDirectory(prefix="tenantproxy-demo-") as folder:
+        async with EmbeddedPostgres(durable=False) as server:
+            yield await build_world(server, Path(folder), listen=listen, admin_listen=admin_listen)
+
+
+def _address(wanted: int) -> str:
+    """`wanted` on loopback, or a free port when somebody has it."""
+    for port in (wanted, 0):
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return f"127.0.0.1:{probe.getsockname()[1]}"
+    raise OSError("no free port on 127.0.0.1")
+
+
+async def _tour(console: Console, world: World, sidecar: Sidecar, tokens: Tokens) -> bool:
+    lines: list[Seen] = []
+    watch = await world.connect()
+    try:
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as http:
+            stage = Stage(
+                world=world, router=sidecar.router, tokens=tokens, http=http, watch=watch,
+                public_url=str(sidecar.public_url), admin_url=str(sidecar.admin_url),
+            )  # fmt: skip
+            good = await take_tour(stage, lines.append)
+    finally:
+        await watch.close()
+    console.print(_table(lines))
+    for line in lines:
+        if not line.ok:
+            console.print(f"[red]failed[/]: {escape(line.what)}: {escape(line.expected)}; saw {escape(line.saw)}")
+    return good
+
+
+def _table(lines: list[Seen]) -> Table:
+    table = Table("", "what", "expected", "saw", title="tenantproxy: the tour", title_justify="left")
+    for line in lines:
+        mark = "[green]ok[/]" if line.ok else "[red]NO[/]"
+        table.add_row(mark, escape(line.what), escape(line.expected), escape(line.saw))
+    return table
+
+
+def _invite(console: Console, world: World, sidecar: Sidecar, tokens: Tokens) -> None:
+    """What to try, ready to be copied: no wrapping, no colours inside a command."""
+    console.print(f"tenantproxy serves at {sidecar.public_url}, admin at {sidecar.admin_url}; Ctrl-C ends it all.\n")
+    console.print("[bold]Each tenant lists its own projects[/]")
+    for tenant in world.tenants:
+        _line(console, f"curl -s -H 'Authorization: Bearer {tokens.of(tenant.id)}' {sidecar.public_url}{PROJECTS}"
+              f"  # {tenant.id}, {tenant.isolation.value}")  # fmt: skip
+    console.print("\n[bold]Without a token: 401. Health, metrics, pools[/]")
+    _line(console, f"curl -si {sidecar.public_url}{PROJECTS}")
+    _line(console, f"curl -s '{sidecar.admin_url}/readyz?verbose'")
+    _line(console, f"curl -s {sidecar.admin_url}/metrics")
+    _line(console, f"curl -s {sidecar.admin_url}/v1/pools")
+    console.print("\n[bold]Straight to PostgreSQL as the app role: without a proof nothing can be read[/]")
+    psql = psql_command(str(world.server.bin_dir / "psql"), world.server.port)
+    _line(console, f"PGPASSWORD={world.password(APP_ROLE)} {shlex.join(psql)}")
+    console.print("\n[bold]From the command line[/]")
+    config = shlex.quote(str(world.config))
+    _line(console, f"tenantproxy tenants list --config {config}")
+    _line(console, f"tenantproxy sql acme 'select * from projects' --config {config}")
+    _line(console, f"tenantproxy pools --config {config}")
+
+
+def _line(console: Console, command: str) -> None:
+    console.print(f"  {command}", soft_wrap=True, markup=False, highlight=False)

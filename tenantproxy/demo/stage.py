@@ -1,0 +1,110 @@
+"""What can a step of the tour use and see? The sidecar over HTTP, its metrics, the router, and PostgreSQL itself."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+import asyncpg
+from prometheus_client.parser import text_string_to_metric_families
+from tenantproxy.router import Router
+
+from tenantproxy.demo.routes import PROJECTS, Tokens
+from tenantproxy.demo.world import DemoTenant, World
+
+__all__ = ["Answer", "Scrape", "Seen", "Stage", "eventually"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """One line of the tour: what was done, what had to come, what came."""
+
+    what: str
+    expected: str
+    saw: str
+    ok: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """An HTTP answer."""
+
+    status: int
+    body: dict[str, Any]
+
+    @property
+    def projects(self) -> tuple[str, ...]:
+        """The names in an answer of the demo's route; empty in an error."""
+        return tuple(project["name"] for project in self.body.get("projects", ()))
+
+
+class Scrape:
+    """One reading of `/metrics`."""
+
+    def __init__(self, text: str) -> None:
+        self._samples = {
+            (sample.name, frozenset(sample.labels.items())): sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+        }
+
+    def get(self, name: str, **labels: str) -> float | None:
+        """The value of this very series (`tenantproxy_` is added), None when there is none."""
+        return self._samples.get((f"tenantproxy_{name}", frozenset(labels.items())))
+
+    def count(self, name: str, **labels: str) -> int:
+        """A counter's value; one that has not appeared yet is 0."""
+        return int(self.get(name, **labels) or 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """Everything a step may use. `watch` is a superuser's connection that looks at pg_stat_activity."""
+
+    world: World
+    router: Router
+    tokens: Tokens
+    public_url: str
+    admin_url: str
+    http: aiohttp.ClientSession
+    watch: asyncpg.Connection
+
+    async def ask(self, tenant: DemoTenant | None = None, **headers: str) -> Answer:
+        """`GET /demo/projects` with the tenant's token."""
+        if tenant is not None:
+            headers["Authorization"] = f"Bearer {self.tokens.of(tenant.id)}"
+        async with self.http.get(self.public_url + PROJECTS, headers=headers) as response:
+            return Answer(status=response.status, body=await response.json(content_type=None))
+
+    async def ready(self) -> int:
+        """The status of `/readyz`."""
+        async with self.http.get(f"{self.admin_url}/readyz") as response:
+            return response.status
+
+    async def scrape(self) -> Scrape:
+        """`/metrics`, now."""
+        async with self.http.get(f"{self.admin_url}/metrics") as response:
+            return Scrape(await response.text())
+
+    async def backends(self, role: str | None = None) -> int:
+        """How many sessions of ours (of `role`) PostgreSQL has, by pg_stat_activity."""
+        count = await self.watch.fetchval(
+            "SELECT count(*) FROM pg_stat_activity"
+            " WHERE application_name = 'tenantproxy' AND usename = coalesce($1, usename)",
+            role,
+        )
+        return int(count)
+
+
+async def eventually(condition: Callable[[], Awaitable[bool]], *, within: float = 5.0) -> bool:
+    """Whether `condition` comes true; looked at again until it does or `within` seconds are over."""
+    deadline = time.monotonic() + within
+    while not await condition():
+        if time.monotonic() > deadline:
+            return False
+        await asyncio.sleep(0.005)
+    return True

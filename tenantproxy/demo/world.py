@@ -1,0 +1,222 @@
+"""Which tenants does the demo have, and where do they live? Two of each kind, provisioned as an operator would.
+
+Row tenants share tables, each session proven by a signature. Schema tenants share a database, each with a login role of
+its own. Database tenants have a database that only their role may enter. Secrets are made anew at each start and are
+files that only this user can read.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import asyncpg
+
+from tenantproxy.config import role_password
+from tenantproxy.embedded import EmbeddedPostgres
+from tenantproxy.isolation.proof import derive_key
+from tenantproxy.lifecycle.provisioner import (
+    close_database,
+    close_functions,
+    close_maintenance,
+    close_public,
+    ensure_database,
+    ensure_role,
+    provision_database,
+    provision_schema,
+    provision_shared,
+)
+from tenantproxy.model import Isolation
+
+__all__ = ["APP_ROLE", "SERVER", "SHARED", "DemoTenant", "World", "build_world"]
+
+SERVER: Final = "primary"
+APP_ROLE: Final = "tenantproxy_app"
+MAIN: Final = "demo_main"
+SHARED: Final = "demo_shared"
+SCHEMAS: Final = "demo_schemas"
+
+_COLUMNS: Final = "name text NOT NULL, budget numeric NOT NULL DEFAULT 0"
+_OWN_TABLE: Final = f"CREATE TABLE projects (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, {_COLUMNS})"
+_SHARED_TABLE: Final = (
+    "CREATE TABLE projects (tenant_id text NOT NULL, id bigint GENERATED ALWAYS AS IDENTITY,"
+    f" {_COLUMNS}, PRIMARY KEY (tenant_id, id))"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DemoTenant:
+    """One tenant and what it owns."""
+
+    id: str
+    isolation: Isolation
+    database: str
+    schema: str | None = None
+    role: str | None = None
+    projects: tuple[str, ...]
+
+    def entry(self) -> dict[str, Any]:
+        """Its table in the TOML."""
+        values = {
+            "isolation": self.isolation.value,
+            "database": self.database,
+            "schema": self.schema,
+            "role": self.role,
+        }
+        return {key: value for key, value in values.items() if value is not None}
+
+
+TENANTS: Final = (
+    DemoTenant(id="acme", isolation=Isolation.ROW, database=SHARED, projects=("Anvils", "Rocket skates")),
+    DemoTenant(id="globex", isolation=Isolation.ROW, database=SHARED, projects=("Hammock district", "Weather dome")),
+    DemoTenant(
+        id="initech", isolation=Isolation.SCHEMA, database=SCHEMAS, schema="tenant_initech", role="demo_initech",
+        projects=("Cover sheets", "Year 2000 switch"),
+    ),
+    DemoTenant(
+        id="hooli", isolation=Isolation.SCHEMA, database=SCHEMAS, schema="tenant_hooli", role="demo_hooli",
+        projects=("Box", "Nucleus"),
+    ),
+    DemoTenant(
+        id="umbrella", isolation=Isolation.DATABASE, database="demo_umbrella", role="demo_umbrella",
+        projects=("Hive", "Red queen"),
+    ),
+    DemoTenant(
+        id="wayne", isolation=Isolation.DATABASE, database="demo_wayne", role="demo_wayne",
+        projects=("Applied sciences", "Monorail"),
+    ),
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class World:
+    """A running server with the tenants in it, and the configuration of a sidecar for them. Its repr has no secrets."""
+
+    server: EmbeddedPostgres
+    config: Path
+    tenants: tuple[DemoTenant, ...] = TENANTS
+
+    def one(self, isolation: Isolation, index: int = 0) -> DemoTenant:
+        """The first, or another, tenant of a kind."""
+        return [tenant for tenant in self.tenants if tenant.isolation is isolation][index]
+
+    def password(self, role: str) -> str:
+        """The password of a role of the demo."""
+        if role == APP_ROLE:
+            return self._secret("app_password")
+        return role_password(self._secret("role_key").encode(), SERVER, role)
+
+    async def connect(self, database: str = "postgres", role: str | None = None) -> asyncpg.Connection:
+        """A plain connection past tenantproxy: as the superuser, or as `role`."""
+        password = None if role is None else self.password(role)
+        return await asyncpg.connect(**self.server.connect_args(database, role, password), timeout=10)
+
+    def _secret(self, name: str) -> str:
+        return (self.config.parent / name).read_text()
+
+
+async def build_world(server: EmbeddedPostgres, folder: Path, *, listen: str, admin_listen: str) -> World:
+    """Provision everything on the running `server`; write the TOML and its secrets into `folder`. About two seconds."""
+    for name in ("app_password", "role_key", "row_key"):
+        _write_secret(folder / name, secrets.token_hex(32))
+    _write_secret(folder / "admin_password", server.password)
+    world = World(server=server, config=folder / "tenantproxy.toml")
+    world.config.write_text(_toml(server, listen=listen, admin_listen=admin_listen))
+    await _roles(world)
+    await _row_tenants(world, (folder / "row_key").read_bytes())
+    await _schema_tenants(world)
+    await _database_tenants(world)
+    return world
+
+
+async def _roles(world: World) -> None:
+    conn = await world.connect()
+    try:
+        for role in [APP_ROLE, *(tenant.role for tenant in world.tenants if tenant.role)]:
+            await ensure_role(conn, role, password=world.password(role))
+        for database, roles in ((MAIN, [APP_ROLE]), (SCHEMAS, [t.role for t in TENANTS if t.schema and t.role])):
+            await ensure_database(conn, database)
+            await close_database(conn, database, roles=roles)
+        await close_maintenance(conn)
+    finally:
+        await conn.close()
+
+
+async def _row_tenants(world: World, secret: bytes) -> None:
+    rows = [
+        (tenant.id, name) for tenant in world.tenants if tenant.isolation is Isolation.ROW for name in tenant.projects
+    ]
+    values = ", ".join(f"('{tenant}', '{name}')" for tenant, name in rows)  # our own constants, without quotes
+    await provision_shared(
+        world.connect,
+        database=SHARED,
+        role=APP_ROLE,
+        keys={1: derive_key(secret, server=SERVER, database=SHARED, kid=1)},
+        tables=["projects"],
+        statements=[_SHARED_TABLE, f"INSERT INTO projects (tenant_id, name) VALUES {values}"],
+    )
+
+
+async def _schema_tenants(world: World) -> None:
+    conn = await world.connect(SCHEMAS)
+    try:
+        await close_functions(conn)
+        await close_public(conn, role=APP_ROLE)
+    finally:
+        await conn.close()
+    for tenant in world.tenants:
+        if tenant.schema is not None and tenant.role is not None:
+            await provision_schema(
+                world.connect, database=SCHEMAS, schema=tenant.schema, role=tenant.role, statements=_own_rows(tenant)
+            )
+
+
+async def _database_tenants(world: World) -> None:
+    for tenant in world.tenants:
+        if tenant.isolation is Isolation.DATABASE and tenant.role is not None:
+            await provision_database(
+                world.connect, database=tenant.database, role=tenant.role, statements=_own_rows(tenant)
+            )
+
+
+def _own_rows(tenant: DemoTenant) -> Sequence[str]:
+    values = ", ".join(f"('{name}')" for name in tenant.projects)
+    return [_OWN_TABLE, f"INSERT INTO projects (name) VALUES {values}"]
+
+
+def _write_secret(path: Path, value: str) -> None:
+    path.touch(mode=0o600)
+    path.write_text(value)
+
+
+def _toml(server: EmbeddedPostgres, *, listen: str, admin_listen: str) -> str:
+    tables: dict[str, Mapping[str, Any]] = {
+        "main": {"server": SERVER, "database": MAIN},
+        f"servers.{SERVER}": {
+            "host": server.host,
+            "port": server.port,
+            "user": APP_ROLE,
+            "password_file": "app_password",
+            "ssl": "disable",
+            "max_connections": 40,
+        },
+        f"servers.{SERVER}.admin": {"user": server.superuser, "password_file": "admin_password"},
+        # Small on purpose: the tour meets both limits.
+        "pools": {"max_pools": 4, "max_size": 2, "shared_size": 10, "acquire_timeout": 0.3},
+        "registry": {"source": "file"},
+        "row": {"key_file": "row_key"},
+        "tenant_roles": {"key_file": "role_key"},
+        "http": {"listen": listen},
+        "admin": {"listen": admin_listen},
+        **{f"tenants.{tenant.id}": tenant.entry() for tenant in TENANTS},
+    }
+    return "\n".join(_table(name, values) for name, values in tables.items())
+
+
+def _table(name: str, values: Mapping[str, Any]) -> str:
+    # JSON's strings and numbers are TOML's, as long as nothing is beyond ASCII.
+    return "\n".join([f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in values.items()), ""])
