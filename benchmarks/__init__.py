@@ -1,1 +1,1 @@
-"""How fast is it, beside what others use? Off by default; each program runs its peers in the same run and prints ratios."""
+"""How fast is it, beside what others use? Off by default; peers run in the same run, and ratios are what counts."""

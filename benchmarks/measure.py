@@ -1,4 +1,4 @@
-"""How is a subject measured? Throughput, CPU and latency of one kind of call, in short turns, alternating with its peers."""
+"""How is a subject measured? Throughput, CPU and latency of one kind of call, in short turns with its peers."""
 
 from __future__ import annotations
 
@@ -103,9 +103,7 @@ async def throughput(subject: Subject, *, seconds: float) -> Pace:
     return Pace(per_second=calls / spent, cpu_us=(time.process_time() - cpu) / calls * 1e6)
 
 
-async def latency(
-    subject: Subject, *, seconds: float, clock: Callable[[], float] = time.perf_counter
-) -> Latency:
+async def latency(subject: Subject, *, seconds: float, clock: Callable[[], float] = time.perf_counter) -> Latency:
     """One task calls the subject again and again for `seconds`; each call is timed."""
     numbers = itertools.count()
     await _calm(subject, numbers)

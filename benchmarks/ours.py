@@ -11,7 +11,7 @@ from benchmarks.world import ROW_TENANTS, SELECT, TASKS, World, item, row_tenant
 from tenantproxy import Router
 from tenantproxy.config import Settings
 
-__all__ = ["Ours", "row_entries", "database_subject", "row_subject", "schema_subject"]
+__all__ = ["Ours", "database_subject", "row_entries", "row_subject", "schema_subject"]
 
 Reset = Literal["always", "on_tenant_change"]
 Order = Literal["one tenant", "20 in turns", "20 at random"]

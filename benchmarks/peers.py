@@ -11,7 +11,7 @@ import psycopg_pool
 
 from benchmarks.world import SELECT, TASKS, World, item, row_tenant
 
-__all__ = ["ByHand", "PsycopgPool", "RawConnections", "PlainPool", "TransactionPool"]
+__all__ = ["ByHand", "PlainPool", "PsycopgPool", "RawConnections", "TransactionPool"]
 
 _PSYCOPG_SELECT: Final = SELECT.replace("$1", "%s")
 

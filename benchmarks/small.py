@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import asyncpg
@@ -15,6 +15,7 @@ from benchmarks.part import Options, Part
 from benchmarks.table import at_most, figure, render, spread
 from benchmarks.world import SELECT, World
 from tenantproxy import Router
+from tenantproxy.isolation.base import Plan
 from tenantproxy.isolation.database import DatabasePlan
 from tenantproxy.isolation.row import RowPlan
 from tenantproxy.isolation.schema import SchemaPlan
@@ -27,7 +28,15 @@ COLD: Final = 40
 KEPT_POOLS: Final = 4
 LOOKUP_LIMIT_US: Final = 15.0
 
-_PLANS: Final = {Isolation.DATABASE: DatabasePlan(), Isolation.SCHEMA: SchemaPlan(), Isolation.ROW: RowPlan()}
+_PLANS: Final[Mapping[Isolation, Plan]] = {
+    Isolation.DATABASE: DatabasePlan(),
+    Isolation.SCHEMA: SchemaPlan(),
+    Isolation.ROW: RowPlan(),
+}
+    Isolation.DATABASE: DatabasePlan(),
+    Isolation.SCHEMA: SchemaPlan(),
+    Isolation.ROW: RowPlan(),
+}
 
 
 async def run(world: World, options: Options) -> Part:

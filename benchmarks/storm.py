@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -21,6 +22,7 @@ __all__ = ["Outcome", "run", "storm"]
 
 DATABASES, SCHEMAS, ROWS, REQUESTS_EACH = 60, 220, 220, 4
 BUDGET: Final = 40
+_ERROR: Final = re.compile(r"\b(ERROR|FATAL|PANIC):")
 
 # Looks from inside the server, without pause to speak of, until it gets the lock that we hold meanwhile.
 _WATCH: Final = """
@@ -168,7 +170,7 @@ async def watched(world: World) -> AsyncIterator[Watch]:
         watch.most, watch.looks = seen["most"], seen["looks"]
         with world.server.log_file.open(errors="replace") as log:
             log.seek(written)
-            watch.server_errors = [line.strip() for line in log if any(word in line for word in ("ERROR:", "FATAL:", "PANIC:"))]
+            watch.server_errors = [line.strip() for line in log if _ERROR.search(line)]
     finally:
         await holder.close()
         await watcher.close()

@@ -58,13 +58,15 @@ def render(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table: the first column to the left, the others to the right."""
     table = [list(head), *map(list, rows)]
     widths = [max(len(row[column]) for row in table) for column in range(len(head))]
-    lines = ["| " + " | ".join(_cells(row, widths)) + " |" for row in table]
-    rule = "|" + "|".join("-" * (widths[0] + 2) if at == 0 else "-" * (width + 1) + ":" for at, width in enumerate(widths))
-    return "\n".join([lines[0], rule + "|", *lines[1:]])
+    lines = [_line(row, widths) for row in table]
+    rule = ["-" * (widths[0] + 2), *("-" * (width + 1) + ":" for width in widths[1:])]
+    return "\n".join([lines[0], f"|{'|'.join(rule)}|", *lines[1:]])
 
 
-def _cells(row: Sequence[str], widths: Sequence[int]) -> list[str]:
-    return [text.ljust(width) if at == 0 else text.rjust(width) for at, (text, width) in enumerate(zip(row, widths, strict=True))]
+def _line(row: Sequence[str], widths: Sequence[int]) -> str:
+    first, *others = row
+    cells = [first.ljust(widths[0]), *(text.rjust(width) for text, width in zip(others, widths[1:], strict=True))]
+    return f"| {' | '.join(cells)} |"
 
 
 def verdicts(found: Iterable[Verdict]) -> str:

@@ -1,4 +1,4 @@
-"""On what is it measured? An embedded PostgreSQL with the same thousand items as a database, a schema and row tenants."""
+"""On what is it measured? An embedded PostgreSQL with the same items for a database, a schema and row tenants."""
 
 from __future__ import annotations
 
@@ -126,7 +126,8 @@ class World:
         conn = await self.admin("bench_signed")
         try:
             await conn.execute(
-                "insert into items select tenant, id, 'item ' || id from unnest($1::text[]) tenant, generate_series(1, 10) id",
+                "insert into items select tenant, id, 'item ' || id"
+                " from unnest($1::text[]) tenant, generate_series(1, 10) id",
                 list(tenants),
             )
             await conn.execute("analyze items")
