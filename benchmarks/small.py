@@ -33,10 +33,6 @@ _PLANS: Final[Mapping[Isolation, Plan]] = {
     Isolation.SCHEMA: SchemaPlan(),
     Isolation.ROW: RowPlan(),
 }
-    Isolation.DATABASE: DatabasePlan(),
-    Isolation.SCHEMA: SchemaPlan(),
-    Isolation.ROW: RowPlan(),
-}
 
 
 async def run(world: World, options: Options) -> Part:

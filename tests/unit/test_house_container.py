@@ -44,9 +44,7 @@ def test_every_base_image_names_its_version(instructions: list[tuple[str, str]])
 def test_it_runs_as_a_user_that_is_not_root(final: list[tuple[str, str]]) -> None:
     users = [rest for name, rest in final if name == "USER"]
     assert users, "no USER"
-    assert re.fullmatch(r"[1-9]\d{3,}:[1-9]\d{3,}", users[-1]), (
-        "numbers, so that an orchestrator can tell it is not root"
-    )
+    assert re.fullmatch(r"[1-9]\d{3,}:[1-9]\d{3,}", users[-1]), "not numbers, or root"
     assert not any(name == "RUN" for name, _ in final[final.index(("USER", users[-1])) :])
 
 

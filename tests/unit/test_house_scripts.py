@@ -66,10 +66,9 @@ def test_the_lock_pins_and_hashes_everything_that_is_asked_for(project: dict[str
     entries = re.split(r"\n(?=[a-z0-9])", lock)[1:]
     pinned = {_name(entry): entry for entry in entries}
     extras = project["project"]["optional-dependencies"]
-    asked = [
-        *project["project"]["dependencies"],
-        *(one for name, needs in extras.items() if name != "mongo" for one in needs),
-    ]
+    asked = [*project["project"]["dependencies"]]
+    for name, needs in extras.items():
+        asked += needs if name != "mongo" else []
     missing = {_name(one) for one in asked} - pinned.keys() - {"tenantproxy"}
     assert not missing
     assert all("==" in entry and "--hash=sha256:" in entry for entry in entries)
@@ -80,8 +79,6 @@ def test_every_folder_that_must_be_pure_is_held_to_it(project: dict[str, Any]) -
     pure = set(contracts["pure"]["source_modules"])
     wanted = {f"tenantproxy.{name}" for name in ("isolation", "model", "events", "wire")}
     existing = {
-        name
-        for name in wanted
-        if (ROOT / name.replace(".", "/")).exists() or (ROOT / (name.replace(".", "/") + ".py")).exists()
+        name for name in wanted if any((ROOT / f"{name.replace('.', '/')}{end}").exists() for end in ("", ".py"))
     }
     assert existing <= pure
