@@ -62,6 +62,8 @@ def _explain(
         case "wrong_kind" | "int_parsing" | "float_parsing" | "bool_parsing" | "int_from_float":
             wanted = context.get("wanted") or {"i": "a whole number", "f": "a number", "b": "true or false"}[kind[0]]
             return f"must be {wanted}, not {_kind(kind, value)}", f"write {wanted}"
+        case "dict_type" | "mapping_type":
+            return f"must be a table, not {kind_of(value)}", f"write [{name}.NAME] for each"
         case "secret_type":
             return f"must be text, not {kind_of(value)}", f"write {name} in quotes, or better {name}_file"
         case "literal_error" | "enum":

@@ -22,6 +22,7 @@ from tenantproxy.config.values import (
     Size,
     Text,
     Texts,
+    Window,
     told,
 )
 from tenantproxy.model import Isolation, Limits, Placement, Tenant, TenantStatus, tenant_id
@@ -113,6 +114,7 @@ class Server(Section):
     idle_in_transaction_timeout: NoTimeout = 60.0
     lock_timeout: NoTimeout = 0.0
     search_path: Texts = ("public",)
+    role_settings: Mapping[Text, Text] = Field(default_factory=dict)  # ALTER ROLE ... SET that are the operator's own
     replicas: Texts = ()
     admin: ServerAdmin | None = None
 
@@ -142,6 +144,7 @@ class Registry(Section):
     max_entries: Size = 20_000
     stale_for: NoTimeout = 3600.0
     lookup_timeout: Seconds = 5.0
+    listen: Flag = True
 
 
 def _tenant_settings(value: object) -> object:
@@ -198,7 +201,7 @@ class Row(Section):
     key_file: Text | None = None
     key_env: Text | None = None
     key_files: Mapping[str, Text] = Field(default_factory=dict)
-    proof_window: Annotated[Seconds, Field(ge=5, le=3600)] = 60.0
+    proof_window: Window = 60.0
 
     @model_validator(mode="after")
     def _check_key_ids(self) -> Self:

@@ -16,13 +16,13 @@ __all__ = [
     "Listen",
     "Name",
     "NoTimeout",
-    "Number",
     "Port",
     "Seconds",
     "SettingName",
     "Size",
     "Text",
     "Texts",
+    "Window",
     "kind_of",
     "listen_address",
     "told",
@@ -68,7 +68,7 @@ def told(problem: str, fix: str) -> PydanticCustomError:
 def _only(value: object, kinds: tuple[type, ...], wanted: str) -> Any:
     """`value` if it is one of `kinds`; pydantic alone would take "10" for 10 and true for 1 from a file."""
     if isinstance(value, GivenText):
-        return str(value)
+        return value  # as it is: an error about it shall know where it came from
     if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
         raise PydanticCustomError("wrong_kind", "must be {wanted}", {"wanted": wanted})
     return value
@@ -87,7 +87,7 @@ def _flag(value: object) -> Any:
 
 
 def _text(value: object) -> Any:
-    return _only(value, (str,), "text")
+    return str(_only(value, (str,), "text"))
 
 
 def _texts(value: object) -> Any:
@@ -147,10 +147,10 @@ Flag = Annotated[bool, BeforeValidator(_flag)]
 Size = Annotated[int, Field(ge=1, le=1_000_000), BeforeValidator(_whole)]
 Count = Annotated[int, Field(ge=0, le=1_000_000_000), BeforeValidator(_whole)]
 Port = Annotated[int, Field(ge=1, le=65535), BeforeValidator(_whole)]
-Number = Annotated[float, Field(ge=0, allow_inf_nan=False), BeforeValidator(_number)]
 # PostgreSQL keeps a timeout in a 32-bit count of milliseconds: 2,147,483 s is the longest.
 Seconds = Annotated[float, Field(gt=0, le=2_147_483, allow_inf_nan=False), BeforeValidator(_number)]
 NoTimeout = Annotated[float, Field(ge=0, le=2_147_483, allow_inf_nan=False), BeforeValidator(_number)]
 """Seconds where 0 means none."""
+Window = Annotated[float, Field(ge=1, le=3600, allow_inf_nan=False), BeforeValidator(_number)]
 Listen = Annotated[str, BeforeValidator(_listen)]
 SettingName = Annotated[str, BeforeValidator(_setting_name)]

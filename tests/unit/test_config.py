@@ -1,0 +1,291 @@
+"""Does the configuration accept what is right, and say of all else which key is wrong, how, and how to mend it?"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from tenantproxy.config import Settings, describe, json_schema, listen_address, load
+from tenantproxy.errors import ConfigurationError, Problem
+from tenantproxy.model import Isolation, Limits
+
+EXAMPLE = Path(__file__).parents[2] / "config" / "tenantproxy.toml"
+CONTRACT_SECTIONS = {
+    "main", "servers", "pools", "registry", "tenants", "row", "tenant_roles", "context", "resolve", "auth", "login",
+    "http", "admin", "pg", "metrics",
+}  # fmt: skip
+
+GOOD: Mapping[str, Any] = {
+    "main": {"server": "primary", "database": "main"},
+    "servers": {"primary": {"user": "app", "password": "sesame-open"}},
+    "registry": {"source": "file"},
+    "row": {"key": "k" * 32},
+}
+
+
+def changed(**sections: object) -> dict[str, Any]:
+    """GOOD with some sections replaced; None takes one out."""
+    return {key: value for key, value in {**GOOD, **sections}.items() if value is not None}
+
+
+def server(**keys: object) -> dict[str, Any]:
+    return {"primary": {"user": "app", "password": "sesame-open", **keys}}
+
+
+def tenants(**entries: Mapping[str, object]) -> dict[str, Any]:
+    return changed(tenants=entries)
+
+
+def row(database: str = "shared", **keys: object) -> dict[str, object]:
+    return {"isolation": "row", "database": database, **keys}
+
+
+def own(database: str, **keys: object) -> dict[str, object]:
+    return {"isolation": "database", "database": database, **keys}
+
+
+def schema(name: str, **keys: object) -> dict[str, object]:
+    return {"isolation": "schema", "database": "shared", "schema": name, **keys}
+
+
+def problems_of(mapping: Mapping[str, Any]) -> tuple[Problem, ...]:
+    with pytest.raises(ConfigurationError) as caught:
+        Settings.from_mapping(mapping)
+    assert caught.value.code == "configuration_error"
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__ or caught.value.__context__ is None
+    return caught.value.problems
+
+
+# input, key of the problem, words that must appear in it
+BAD = [
+    ({}, "main", ["missing", "[main]"]),
+    ({"servers": {}}, "main", ["missing", "server"]),
+    (changed(mian={}), "mian", ["unknown", "did you mean main?"]),
+    (changed(pols={"max_size": 3}), "pols", ["unknown", "did you mean pools?"]),
+    (changed(pools={"max_sise": 3}), "pools.max_sise", ["unknown", "did you mean max_size?"]),
+    (changed(pools={"zzz": 3}), "pools.zzz", ["unknown", "remove it", "acquire_timeout"]),
+    (changed(pools=3), "pools", ["must be a table", "a number"]),
+    (changed(servers=[]), "servers", ["must be a table", "a list"]),
+    (changed(pools={"max_size": "10"}), "pools.max_size", ["whole number", "text"]),
+    (changed(pools={"max_size": 2.5}), "pools.max_size", ["whole number"]),
+    (changed(pools={"max_size": True}), "pools.max_size", ["whole number", "boolean"]),
+    (changed(pools={"max_size": 0}), "pools.max_size", ["is 0", "at least 1"]),
+    (changed(pools={"acquire_timeout": -1}), "pools.acquire_timeout", ["is -1", "more than 0"]),
+    (changed(pools={"acquire_timeout": float("inf")}), "pools.acquire_timeout", ["must be"]),
+    (changed(pools={"reset": "alwayz"}), "pools.reset", ["always, on_tenant_change", "did you mean always?"]),
+    (changed(pools={"max_size": 3, "guaranteed": 4}), "pools.guaranteed", ["is 4", "max_size = 3"]),
+    (changed(pools={"max_size": 201}), "pools.max_size", ["201", "servers.primary.max_connections = 200"]),
+    (changed(pools={"shared_size": 201}), "pools.shared_size", ["201", "max_connections = 200"]),
+    (changed(main={**GOOD["main"], "max_size": 201}), "main.max_size", ["201", "max_connections = 200"]),
+    (changed(main={**GOOD["main"], "server": "primry"}), "main.server", ["'primry'", "did you mean primary?"]),
+    (changed(main={**GOOD["main"], "server": "zz"}), "main.server", ["'zz'", "[servers.zz]"]),
+    (changed(servers={"primary": {"password": "x"}}), "servers.primary.user", ["missing", "user ="]),
+    (changed(servers={"primary": {"user": "x"}}), "servers.primary.password_file", ["no password", "password_env"]),
+    (changed(servers=server(admin={"user": "a"})), "servers.primary.admin.password_file", ["no password"]),
+    (changed(servers=server(password=17)), "servers.primary.password", ["must be text", "a number"]),
+    (changed(servers=server(password_env="X")), "servers.primary.password", ["password and password_env", "keep one"]),
+    (changed(servers=server(ssl="verify-ful")), "servers.primary.ssl", ["did you mean verify-full?"]),
+    (changed(servers=server(ssl_cert_file="x")), "servers.primary.ssl_cert_file", ["belong together"]),
+    (changed(servers=server(port=70000)), "servers.primary.port", ["70000", "65535"]),
+    (changed(servers=server(host="")), "servers.primary.host", ["empty"]),
+    (changed(servers=server(max_connections=2)), "servers.primary.max_connections", ["is 2", "at least 3"]),
+    (changed(servers=server(replicas=["primary"])), "servers.primary.replicas", ["itself"]),
+    (changed(servers=server(replicas=["second"])), "servers.primary.replicas", ["'second'", "[servers.second]"]),
+    (changed(servers=server(replicas="second")), "servers.primary.replicas", ["a list of text", "text"]),
+    (changed(servers=server(replicas=[3])), "servers.primary.replicas.0", ["must be text", "a number"]),
+    (changed(registry={"source": "mongodb"}), "registry.source", ["mongodb", "not available in this release"]),
+    (changed(registry={"source": "postgress"}), "registry.source", ["did you mean postgres?"]),
+    (changed(registry={"list_query": "select 1"}), "registry.query", ["missing"]),
+    (changed(registry={"source": "file", "query": "select 1"}), "registry.query", ["only read", "postgres"]),
+    (changed(registry=None, tenants={"a": row()}), "tenants", ["only read", 'source = "file"']),
+    (changed(row=None, tenants={"acme": row()}), "row.key_file", ["missing", "'acme'", "openssl"]),
+    (changed(registry=None, row={"setting": "app.t"}), "row.key_file", ["missing", "openssl"]),
+    (changed(row={"key": "short"}), "row.key", ["5 bytes", "at least 32"]),
+    (changed(row={"key": "k" * 31}), "row.key", ["31 bytes", "at least 32"]),
+    (changed(row={"key_file": "/nowhere/key"}), "row.key_file", ["/nowhere/key", "cannot be read"]),
+    (changed(row={"key_env": "TP_UNSET"}), "row.key_env", ["TP_UNSET", "not set"]),
+    (changed(row={"key": "k" * 32, "key_files": {"2": "x"}}), "row", ["exclude each other"]),
+    (changed(row={"key_files": {"10": "x"}}), "row", ["one digit"]),
+    (changed(row={"key": "k" * 32, "setting": "tenant"}), "row.setting", ["with a dot"]),
+    (changed(row={"key": "k" * 32, "setting": "app.x; drop"}), "row.setting", ["custom setting"]),
+    (changed(row={"key": "k" * 32, "proof_window": 0.5}), "row.proof_window", ["at least 1"]),
+    (changed(tenant_roles={"key": "short"}), "tenant_roles.key", ["5 bytes", "32"]),
+    (changed(auth={"key": "short"}), "auth.key", ["5 bytes", "32"]),
+    (changed(context={"app.current_tenant_id": "header:X"}), "context.app.current_tenant_id", ["remove it"]),
+    (changed(context={"app.tenant_proof": "header:X"}), "context.app.tenant_proof", ["remove it"]),
+    (changed(context={"app.user_id": "sub"}), "context.app.user_id", ["claim:NAME"]),
+    (changed(context={"user_id": "claim:sub"}), "context.user_id", ["with a dot"]),
+    (changed(http={"listen": "8080"}), "http.listen", ["host:port", "127.0.0.1:8080"]),
+    (changed(http={"listen": "::1:8080"}), "http.listen", ["brackets"]),
+    (changed(http={"listen": "localhost:http"}), "http.listen", ["port"]),
+    (changed(admin={"listen": "127.0.0.1:8080"}), "admin.listen", ["same address", "http.listen"]),
+    (changed(pg={"users": {"bi": {}}}), "pg.users.bi", ["neither", "password"]),
+    (changed(pg={"users": {"bi": {"password": "x", "pool_mod": 1}}}), "pg.users.bi.pool_mod", ["pool_mode?"]),
+    (tenants(a={"database": "x"}), "tenants.a.isolation", ["missing"]),
+    (tenants(a={"isolation": "row"}), "tenants.a.database", ["missing"]),
+    (tenants(a=row(isolation="rows")), "tenants.a.isolation", ["database, schema, row", "did you mean row?"]),
+    (tenants(a=row(status="activ")), "tenants.a.status", ["did you mean active?"]),
+    (tenants(a=row(colour="red")), "tenants.a.colour", ["unknown"]),
+    (tenants(a=row(server="second")), "tenants.a.server", ["'second'"]),
+    (tenants(a=row(max_size=500)), "tenants.a.max_size", ["500", "max_connections = 200"]),
+    (tenants(a={"isolation": "schema", "database": "x"}), "tenants.a.schema", ["needs a schema"]),
+    (tenants(a=schema("pg_x")), "tenants.a.schema", ["PostgreSQL's own"]),
+    (tenants(a=schema("s" * 64)), "tenants.a.schema", ["64 bytes"]),
+    (tenants(a=own("d" * 64)), "tenants.a.database", ["64 bytes"]),
+    (tenants(a=own("d", schema="s")), "tenants.a.schema", ["no schema of its own"]),
+    (changed(tenants={"o'brien": row()}), "tenants.\"o'brien\"", ["identifier", "not allowed"]),
+    (tenants(**{"x" * 64: row()}), "tenants.'" + "x" * 64 + "'", ["64 bytes"]),
+    (tenants(аcme=row()), "tenants.'\\u0430cme'", ["not ASCII"]),
+    (tenants(acme=row(), Acme=row()), "tenants.Acme", ["'acme'", "only by case"]),
+    (tenants(a=own("one"), b=own("one")), "tenants.b.database", ["'a'", "its own database"]),
+    (tenants(a=own("one"), b=own("One")), "tenants.b.database", ["'a'", "only by case"]),
+    (tenants(a=own("shared"), b=row()), "tenants.a.database", ["'b'", "its own database"]),
+    (tenants(a=own("main")), "tenants.a.database", ["main database"]),
+    (tenants(a=schema("s"), b=schema("s")), "tenants.b.schema", ["'a'", "its own schema"]),
+    (tenants(a=schema("s"), b=schema("S")), "tenants.b.schema", ["'a'", "only by case"]),
+    (tenants(a=schema("s"), b=schema("t", systems={"crm": "s"})), "tenants.b.schema", ["'a'"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("mapping", "key", "words"), BAD, ids=[f"{i}-{case[1]}" for i, case in enumerate(BAD)])
+def test_a_mistake_is_told_with_its_key_the_problem_and_the_fix(
+    mapping: Mapping[str, Any], key: str, words: list[str]
+) -> None:
+    problems = problems_of(mapping)
+    found = [problem for problem in problems if problem.key == key]
+    assert found, problems
+    text = f"{found[0].problem}; {found[0].fix}"
+    assert [word for word in words if word not in text] == [], text
+    assert found[0].fix
+    assert len(problems) == 1 or key in ("main", "servers"), "one mistake, one problem"
+
+
+def test_all_mistakes_are_told_at_once_and_one_does_not_hide_another() -> None:
+    problems = problems_of(
+        {
+            "main": {"server": "nope", "database": "main"},
+            "servers": {"primary": {"user": "app"}, "second": {"usr": 1, "replicas": ["second"]}},
+            "pools": {"max_size": "ten"},
+            "registry": {"source": "file"},
+            "tenants": {"a": row(), "b": {"isolation": "rows"}, "A": row()},
+            "http": {"listen": "8080"},
+        }
+    )
+    keys = {problem.key for problem in problems}
+    assert keys >= {
+        "main.server", "servers.primary.password_file", "servers.second.user", "servers.second.usr", "pools.max_size",
+        "tenants.b.isolation", "tenants.b.database", "tenants.A", "http.listen", "row.key_file",
+    }  # fmt: skip
+
+
+def test_a_secret_is_in_no_error_repr_description_or_serialised_form() -> None:
+    mapping = changed(pools={"max_size": "x"}, servers=server(port="y"))
+    with pytest.raises(ConfigurationError) as caught:
+        Settings.from_mapping(mapping)
+    with pytest.raises(ValidationError) as raw:
+        Settings(**mapping)
+    settings = Settings.from_mapping(GOOD)
+    for shown in (
+        str(caught.value), repr(caught.value), str(raw.value), repr(settings), str(settings.servers["primary"]),
+        json.dumps(describe(settings)), settings.model_dump_json(), str(settings.model_dump()),
+    ):  # fmt: skip
+        assert "sesame-open" not in shown
+        assert "kkkk" not in shown
+
+
+def test_settings_made_in_code_are_checked_the_same_and_do_not_read_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TENANTPROXY_POOLS__MAX_SIZE", "7")
+    assert Settings(**GOOD).pools.max_size == 10
+    with pytest.raises(ValidationError, match="names the server 'nope'"):
+        Settings(**changed(main={"server": "nope", "database": "x"}))
+
+
+def test_settings_are_frozen() -> None:
+    settings = Settings.from_mapping(GOOD)
+    with pytest.raises(ValidationError):
+        settings.pools.max_size = 3  # type: ignore[misc]
+
+
+def test_every_section_and_default_of_the_contract_is_there() -> None:
+    settings = Settings.from_mapping(GOOD)
+    assert set(Settings.model_fields) == CONTRACT_SECTIONS
+    primary, pools, registry = settings.servers["primary"], settings.pools, settings.registry
+    assert (primary.host, primary.port, primary.ssl, primary.max_connections) == ("127.0.0.1", 5432, "prefer", 200)
+    assert (primary.connect_timeout, primary.statement_timeout, primary.idle_in_transaction_timeout) == (5, 30, 60)
+    assert (primary.lock_timeout, primary.search_path, primary.replicas) == (0, ("public",), ())
+    assert (settings.main.max_size, pools.max_pools, pools.max_size, pools.shared_size) == (20, 100, 10, 20)
+    assert (pools.acquire_timeout, pools.max_waiting, pools.guaranteed, pools.reset) == (5, 100, 1, "always")
+    assert (pools.idle_timeout, pools.max_lifetime) == (300, 3600)
+    assert (registry.cache_ttl, registry.negative_ttl) == (30, 5)
+    assert (settings.row.setting, settings.row.signed, settings.row.proof_window) == ("app.current_tenant_id", True, 60)
+    assert settings.resolve.agree == ("claim:agencyDatabase", "header:X-Agency-Database")
+    assert (settings.http.listen, settings.admin.listen, settings.pg.listen) == (
+        "127.0.0.1:8080", "127.0.0.1:8081", "127.0.0.1:6432",
+    )  # fmt: skip
+    assert (settings.auth.algorithm, settings.auth.access_ttl, settings.login.pad_to) == ("HS256", 900, 0.25)
+    assert (settings.metrics.max_tenants, settings.tenant_roles) == (100, None)
+
+
+def test_a_tenant_entry_becomes_a_tenant_on_the_default_server() -> None:
+    settings = Settings.from_mapping(tenants(acme=row(max_size=3, epoch=2, settings={"plan": "gold", "beta": True})))
+    tenant = settings.tenants["acme"].to_tenant("acme", "primary")
+    assert (tenant.id, tenant.placement.server, tenant.placement.isolation) == ("acme", "primary", Isolation.ROW)
+    assert (tenant.limits, tenant.epoch) == (Limits(max_size=3), 2)
+    assert tenant.settings == {"plan": "gold", "beta": "true"}
+
+
+def test_row_keys_come_from_one_key_or_from_numbered_files(tmp_path: Path) -> None:
+    for kid in "13":
+        (tmp_path / kid).write_text(kid * 32 + "\n")
+    one = Settings.from_mapping(GOOD)
+    assert {kid: key.read() for kid, key in one.row.keys().items()} == {1: "k" * 32}
+    several = Settings.from_mapping(changed(row={"key_files": {"1": str(tmp_path / "1"), "3": str(tmp_path / "3")}}))
+    assert {kid: key.read() for kid, key in several.row.keys().items()} == {1: "1" * 32, 3: "3" * 32}
+
+
+def test_the_description_reads_back_as_the_same_settings_where_secrets_come_from_files(tmp_path: Path) -> None:
+    (tmp_path / "pg").write_text("x")
+    mapping = changed(servers={"primary": {"user": "app", "password_file": str(tmp_path / "pg")}}, tenants={"a": row()})
+    settings = Settings.from_mapping({**mapping, "row": {"key_file": str(_key(tmp_path))}})
+    assert Settings.from_mapping(describe(settings)) == settings
+
+
+def _key(folder: Path) -> Path:
+    path = folder / "key"
+    path.write_text("0" * 64 + "\n")
+    return path
+
+
+def test_the_json_schema_names_every_section_and_marks_secrets() -> None:
+    schema = json_schema()
+    assert set(schema["properties"]) == CONTRACT_SECTIONS
+    assert schema["additionalProperties"] is False
+    assert '"writeOnly": true' in json.dumps(schema["$defs"]["Server"]["properties"]["password"])
+    assert "schema" in schema["$defs"]["TenantEntry"]["properties"]
+
+
+@pytest.mark.parametrize(
+    ("text", "address"), [("127.0.0.1:80", ("127.0.0.1", 80)), ("[::1]:0", ("::1", 0)), ("db.local:1", ("db.local", 1))]
+)
+def test_a_listen_address_is_a_host_and_a_port(text: str, address: tuple[str, int]) -> None:
+    assert listen_address(text) == address
+
+
+def test_the_shipped_example_is_accepted_once_its_secrets_exist(tmp_path: Path) -> None:
+    for name in ("pg", "pg_admin", "row_key", "admin"):
+        (tmp_path / name).write_text("0123456789abcdef" * 4 + "\n")
+    copy = tmp_path / "tenantproxy.toml"
+    copy.write_text(EXAMPLE.read_text().replace("/run/secrets/", f"{tmp_path}/"))
+    settings = load(copy)
+    assert settings.servers["primary"].replicas == ("replica",)
+    assert settings.servers["primary"].admin is not None
+    assert load(EXAMPLE, secrets=False).pools == settings.pools == Settings(**GOOD).pools
+    assert load(EXAMPLE, secrets=False).registry == Settings(**changed(registry=None)).registry
