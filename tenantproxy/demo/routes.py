@@ -9,9 +9,9 @@ from collections.abc import Iterable
 
 import asyncpg
 from aiohttp import web
-from tenantproxy.router import Router
 
 from tenantproxy.errors import InvalidCredentials
+from tenantproxy.router import Router
 
 __all__ = ["Tokens", "demo_routes"]
 

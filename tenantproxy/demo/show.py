@@ -14,7 +14,6 @@ import aiohttp
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-from tenantproxy.router import Router
 
 from tenantproxy.config import load
 from tenantproxy.demo.routes import PROJECTS, Tokens, demo_routes
@@ -23,6 +22,7 @@ from tenantproxy.demo.tour import psql_command, take_tour
 from tenantproxy.demo.world import APP_ROLE, World, build_world
 from tenantproxy.embedded import EmbeddedPostgres
 from tenantproxy.metrics.logging import LogObserver
+from tenantproxy.router import Router
 from tenantproxy.sidecar.app import Sidecar, serve_until_signalled
 
 __all__ = ["run_demo"]

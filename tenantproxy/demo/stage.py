@@ -11,10 +11,10 @@ from typing import Any
 import aiohttp
 import asyncpg
 from prometheus_client.parser import text_string_to_metric_families
-from tenantproxy.router import Router
 
 from tenantproxy.demo.routes import PROJECTS, Tokens
 from tenantproxy.demo.world import DemoTenant, World
+from tenantproxy.router import Router
 
 __all__ = ["Answer", "Scrape", "Seen", "Stage", "eventually"]
 

@@ -1,0 +1,152 @@
+"""What does `install` put where? The signed context where row tenants live, the registry's table into the main database.
+
+Connects with each server's admin credentials; everything may be run again, which is the upgrade.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, NamedTuple
+
+import asyncpg
+
+from tenantproxy.config import Settings
+from tenantproxy.errors import ConfigurationError, Problem
+from tenantproxy.isolation.proof import derive_key
+from tenantproxy.lifecycle.install import install
+from tenantproxy.model import Isolation, Tenant, quote_identifier
+from tenantproxy.pools.asyncpg import _ssl
+from tenantproxy.registry import FileRegistry, PostgresRegistry
+from tenantproxy.registry.postgres import SCHEMA_SQL
+from tenantproxy.registry.rows import RowReader
+
+__all__ = ["install_all"]
+
+
+class Target(NamedTuple):
+    """A database, and the role that tenants' SQL runs as there."""
+
+    server: str
+    database: str
+    role: str
+
+
+async def install_all(settings: Settings, databases: Sequence[str]) -> list[dict[str, Any]]:
+    """Install everything that `settings` need, in `databases` (`server/database` or `database`) or where row tenants are.
+
+    A row for each thing done. Raises ConfigurationError where admin credentials or a key are missing.
+    """
+    done: list[dict[str, Any]] = []
+    if settings.registry.source == "postgres" and settings.registry.query is None:
+        done.append(await _install_registry(settings))
+    targets = [_named(settings, name) for name in databases] or await _row_targets(settings)
+    if targets and not settings.row.signed:
+        problem = Problem(
+            key="row.signed", problem="is false", fix="set it to true: unsigned rows need nothing installed"
+        )
+        raise ConfigurationError([problem])
+    secrets = {kid: secret.read_bytes() for kid, secret in settings.row.keys().items()}
+    if targets and not secrets:
+        raise ConfigurationError(
+            [Problem(key="row.key_file", problem="is missing", fix="name a file with 32 bytes or more")]
+        )
+    done.extend([await _install_context(settings, target, secrets) for target in targets])
+    return done
+
+
+async def _install_context(settings: Settings, target: Target, secrets: Mapping[int, bytes]) -> dict[str, Any]:
+    keys = {
+        kid: derive_key(secret, server=target.server, database=target.database, kid=kid)
+        for kid, secret in secrets.items()
+    }
+    async with _admin(settings, target.server, target.database) as conn:
+        await install(conn, app_role=target.role, keys=keys, setting=settings.row.setting)
+    return {"installed": "signed context", **target._asdict()}
+
+
+async def _install_registry(settings: Settings) -> dict[str, Any]:
+    server, database = settings.main.server, settings.main.database
+    role = settings.servers[server].user
+    async with _admin(settings, server, database) as conn:
+        await conn.execute(SCHEMA_SQL)
+        reader = quote_identifier(role)
+        await conn.execute(
+            f"GRANT USAGE ON SCHEMA tenantproxy TO {reader}; GRANT SELECT ON tenantproxy.tenants TO {reader}"
+        )
+    return {"installed": "registry", "server": server, "database": database, "role": role}
+
+
+def _named(settings: Settings, name: str) -> Target:
+    server, slash, database = name.partition("/")
+    if not slash:
+        server, database = settings.main.server, name
+    return Target(server, database, _server_user(settings, server))
+
+
+async def _row_targets(settings: Settings) -> list[Target]:
+    found: dict[Target, None] = {}
+    async for tenant in _tenants(settings):
+        place = tenant.placement
+        if place.isolation is Isolation.ROW:
+            found[Target(place.server, place.database, place.role or _server_user(settings, place.server))] = None
+    return list(found)
+
+
+async def _tenants(settings: Settings) -> AsyncIterator[Tenant]:
+    if settings.registry.source == "file":
+        async for tenant in FileRegistry(settings).tenants():
+            yield tenant
+    elif settings.registry.source == "postgres":
+        reader = RowReader(default_server=settings.main.server, servers=frozenset(settings.servers), rows=True)
+        async with _admin(settings, settings.main.server, settings.main.database) as conn:
+            registry = PostgresRegistry(
+                _One(conn), reader=reader, query=settings.registry.query, list_query=settings.registry.list_query
+            )
+            async for tenant in registry.tenants():
+                yield tenant
+
+
+class _One:
+    """One connection as the registry's database."""
+
+    def __init__(self, conn: asyncpg.Connection) -> None:
+        self._conn = conn
+
+    async def fetch(self, sql: str, *args: object, timeout: float | None = None) -> list[asyncpg.Record]:
+        return await self._conn.fetch(sql, *args, timeout=timeout)
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[asyncpg.Connection]:
+        yield self._conn
+
+
+def _server_user(settings: Settings, server: str) -> str:
+    if server not in settings.servers:
+        problem = f"there is no [servers.{server}]"
+        raise ConfigurationError(
+            [Problem(key="--database", problem=problem, fix="say SERVER/DATABASE, or configure it")]
+        )
+    return settings.servers[server].user
+
+
+@asynccontextmanager
+async def _admin(settings: Settings, name: str, database: str) -> AsyncIterator[asyncpg.Connection]:
+    server = settings.servers[name]
+    if server.admin is None:
+        key = f"servers.{name}.admin"
+        fix = "name a user that may create functions and policies, and its password"
+        raise ConfigurationError([Problem(key=key, problem="is missing, and installing needs it", fix=fix)])
+    conn: asyncpg.Connection = await asyncpg.connect(
+        host=server.host,
+        port=server.port,
+        user=server.admin.user,
+        password=server.admin.password.read() if server.admin.password is not None else None,
+        database=database,
+        ssl=_ssl(server),
+        timeout=server.connect_timeout,
+    )
+    try:
+        yield conn
+    finally:
+        await conn.close()

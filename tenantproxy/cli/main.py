@@ -1,0 +1,205 @@
+"""Which commands are there, and how do they end? 0: done; 1: failed, with one clear message; 2: wrong usage."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, ParamSpec
+
+import asyncpg
+import typer
+from rich.console import Console
+
+from tenantproxy.cli import deploy, read
+from tenantproxy.cli.output import Output
+from tenantproxy.config import describe, json_schema, load
+from tenantproxy.demo import run_demo
+from tenantproxy.errors import TenantProxyError
+from tenantproxy.metrics.logging import LogObserver
+from tenantproxy.model import TenantStatus
+from tenantproxy.router import Router
+from tenantproxy.sidecar.app import DRAIN_TIMEOUT, Sidecar, run, serve_until_signalled, version
+from tenantproxy.sidecar.logs import configure_logging
+
+__all__ = ["main"]
+
+P = ParamSpec("P")
+
+app = typer.Typer(
+    name="tenantproxy",
+    help="Give it a tenant identifier; it lends you a PostgreSQL connection that is proven to be that tenant's.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+tenants_app = typer.Typer(help="Look at the registered tenants.", no_args_is_help=True)
+config_app = typer.Typer(help="Look at the configuration.", no_args_is_help=True)
+app.add_typer(tenants_app, name="tenants")
+app.add_typer(config_app, name="config")
+
+ConfigFile = Annotated[
+    Path, typer.Option("--config", "-c", envvar="TENANTPROXY_CONFIG", help="The TOML file.", show_default=True)
+]
+AsJson = Annotated[bool, typer.Option("--json", help="JSON on standard output, for programs.")]
+DEFAULT_CONFIG = Path("tenantproxy.toml")
+
+
+def main() -> None:
+    """The entry point of the command `tenantproxy`."""
+    app()
+
+
+def command(parent: typer.Typer, name: str) -> Callable[[Callable[P, None]], Callable[P, None]]:
+    """Register a command whose expected failures become one message on stderr and the exit code 1."""
+
+    def register(function: Callable[P, None]) -> Callable[P, None]:
+        @wraps(function)
+        def told(*args: P.args, **kwargs: P.kwargs) -> None:
+            try:
+                function(*args, **kwargs)
+            except TenantProxyError as exc:
+                _fail(str(exc))
+            except asyncpg.PostgresError as exc:
+                _fail(f"PostgreSQL says {exc.sqlstate}: {exc.args[0] if exc.args else type(exc).__name__}")
+            except (asyncpg.InterfaceError, OSError, TimeoutError) as exc:
+                _fail(f"{exc}" if str(exc) else type(exc).__name__)
+
+        parent.command(name)(told)
+        return told
+
+    return register
+
+
+def _fail(message: str) -> None:
+    Console(stderr=True, soft_wrap=True).print(f"error: {message}", markup=False, highlight=False, style="red")
+    raise typer.Exit(1)
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    show_version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
+) -> None:
+    """Options before any command."""
+    if show_version:
+        sys.stdout.write(version() + "\n")
+        raise typer.Exit
+
+
+@command(app, "serve")
+def serve(
+    config: ConfigFile = DEFAULT_CONFIG,
+    listen: Annotated[str | None, typer.Option(help="host:port of the public listener.")] = None,
+    admin_listen: Annotated[str | None, typer.Option(help="host:port of the admin listener.")] = None,
+    drain_timeout: Annotated[
+        float, typer.Option(help="Seconds that running requests may take to finish.")
+    ] = DRAIN_TIMEOUT,
+    log_level: Annotated[str, typer.Option(help="DEBUG, INFO, WARNING or ERROR.")] = "INFO",
+) -> None:
+    """Run the sidecar until SIGTERM or SIGINT, then drain."""
+    settings = load(config, overrides={"http.listen": listen, "admin.listen": admin_listen})
+    if log_level.upper() not in ("DEBUG", "INFO", "WARNING", "ERROR"):
+        raise typer.BadParameter("must be DEBUG, INFO, WARNING or ERROR", param_hint="--log-level")
+    configure_logging(level=log_level.upper())
+
+    async def serve_it() -> None:
+        router = Router(settings, observer=LogObserver())
+        await serve_until_signalled(Sidecar(router, drain_timeout=drain_timeout), _say_where)
+
+    run(serve_it())
+
+
+def _say_where(sidecar: Sidecar) -> None:
+    where = {"public": sidecar.public_url, "admin": sidecar.admin_url, "pid": os.getpid()}
+    sys.stdout.write(json.dumps(where) + "\n")
+    sys.stdout.flush()
+
+
+@command(app, "demo")
+def demo(
+    once: Annotated[bool, typer.Option("--once", help="Take the tour, check every step, and leave.")] = False,
+) -> None:
+    """Start a PostgreSQL of its own with six tenants, and show what tenantproxy does."""
+    configure_logging(level="ERROR" if once else "WARNING")
+    if (code := run(run_demo(Console(), once=once))) != 0:
+        raise typer.Exit(code)
+
+
+@command(app, "install")
+def install(
+    config: ConfigFile = DEFAULT_CONFIG,
+    database: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="SERVER/DATABASE or DATABASE of the main server; again for more. Default: those of all row tenants."
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Put the signed context, and our registry table, into the servers' databases; again: upgrade."""
+    done = asyncio.run(deploy.install_all(load(config), database or []))
+    Output(as_json).rows(done, empty="nothing to install: no row tenants are registered; name one with --database")
+
+
+@command(tenants_app, "list")
+def tenants_list(
+    config: ConfigFile = DEFAULT_CONFIG,
+    status: Annotated[TenantStatus | None, typer.Option(help="Only those in this status.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the registered tenants, in order of their identifiers."""
+    Output(as_json).rows(asyncio.run(read.tenants(load(config), status)), empty="no tenants")
+
+
+@command(tenants_app, "show")
+def tenants_show(tenant: str, config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
+    """Show one tenant and where it lives."""
+    Output(as_json).table(asyncio.run(read.tenant(load(config), tenant)))
+
+
+@command(app, "pools")
+def pools(
+    config: ConfigFile = DEFAULT_CONFIG,
+    url: Annotated[str | None, typer.Option(help="The admin listener; default: the configured one.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the open pools of a running sidecar."""
+    address = url if url is not None else read.admin_url(load(config, secrets=False))
+    Output(as_json).rows(read.pools(address), empty="no pool is open")
+
+
+@command(app, "sql")
+def sql(
+    tenant: str,
+    statement: str,
+    config: ConfigFile = DEFAULT_CONFIG,
+    limit: Annotated[int, typer.Option(min=1, help="Rows to show at most.")] = 1000,
+    as_json: AsJson = False,
+) -> None:
+    """Run one SQL statement as TENANT, bound by the same isolation as every request, and show its rows."""
+    rows, more = asyncio.run(read.sql(load(config), tenant, statement, limit))
+    Output(as_json).rows(rows, empty="no rows")
+    if more:
+        Console(stderr=True).print(f"only the first {limit} rows are shown (--limit)")
+
+
+@command(config_app, "check")
+def config_check(config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
+    """Check the configuration, its secrets too; every problem at once."""
+    load(config)
+    Output(as_json).table({"ok": True, "config": str(config)})
+
+
+@command(config_app, "show")
+def config_show(config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
+    """Show the configuration in force, defaults and environment included, without secrets."""
+    Output(as_json).tree(describe(load(config, secrets=False)))
+
+
+@command(config_app, "schema")
+def config_schema() -> None:
+    """Print the JSON schema of the TOML file."""
+    Output(True).tree(json_schema())

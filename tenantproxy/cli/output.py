@@ -1,0 +1,72 @@
+"""How does a command show what it read? A table for people, JSON for programs; the same values."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+__all__ = ["Output"]
+
+
+class Output:
+    """Writes to standard output, as JSON or for a reader."""
+
+    def __init__(self, as_json: bool) -> None:
+        self._as_json = as_json
+
+    def rows(self, rows: Sequence[Mapping[str, Any]], *, empty: str) -> None:
+        """Rows with the same keys; `empty` is said instead of an empty table."""
+        if self._as_json:
+            self._json(list(rows))
+        elif not rows:
+            Console(stderr=True).print(empty, markup=False)
+        else:
+            table = Table(*(escape(name) for name in rows[0]))
+            for row in rows:
+                table.add_row(*(escape(_shown(value)) for value in row.values()))
+            Console().print(table)
+
+    def table(self, values: Mapping[str, Any]) -> None:
+        """One thing: a name and its value on each line."""
+        if self._as_json:
+            self._json(values)
+            return
+        table = Table(show_header=False)
+        for name, value in values.items():
+            table.add_row(escape(name), escape(_shown(value)))
+        Console().print(table)
+
+    def tree(self, values: Mapping[str, Any]) -> None:
+        """Nested tables; for a reader `section.key = value` lines."""
+        if self._as_json:
+            self._json(values)
+            return
+        for name, value in _flat(values):
+            Console(soft_wrap=True).print(f"{name} = {json.dumps(value, default=str)}", markup=False, highlight=False)
+
+    def _json(self, value: object) -> None:
+        sys.stdout.write(json.dumps(value, indent=2, default=str, ensure_ascii=False) + "\n")
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name}={_shown(item)}" for name, item in value.items())
+    return str(value)
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    lines: list[tuple[str, Any]] = []
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            lines += _flat(value, f"{prefix}{name}.")
+        else:
+            lines.append((f"{prefix}{name}", value))
+    return lines

@@ -1,0 +1,126 @@
+"""What do the reading commands read? The registry, a tenant's rows, a running sidecar; each returns plain values."""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+from tenantproxy.config import Settings, listen_address
+from tenantproxy.errors import ConfigurationError, Problem, TenantProxyError
+from tenantproxy.model import Tenant, TenantStatus, tenant_id
+from tenantproxy.registry import FileRegistry, Registry
+from tenantproxy.router import Router
+
+__all__ = ["admin_url", "pools", "sql", "tenant", "tenants"]
+
+_TIMEOUT: Final = 5.0
+
+
+async def tenants(settings: Settings, status: TenantStatus | None) -> list[dict[str, Any]]:
+    """All registered tenants (in `status`), a row each."""
+    async with _registry(settings) as registry:
+        return [_row(each) async for each in registry.tenants(status=status)]
+
+
+async def tenant(settings: Settings, name: str) -> dict[str, Any]:
+    """Everything about one tenant."""
+    async with _registry(settings) as registry:
+        found = await registry.get(tenant_id(name))
+    limits = {
+        "max_size": found.limits.max_size,
+        "max_waiting": found.limits.max_waiting,
+        "acquire_timeout": found.limits.acquire_timeout,
+    }
+    return {
+        **_row(found),
+        "region": found.region,
+        "limits": {key: value for key, value in limits.items() if value is not None},
+        "epoch": found.epoch,
+        "settings": dict(found.settings),
+        "systems": dict(found.systems),
+    }
+
+
+@asynccontextmanager
+async def _registry(settings: Settings) -> AsyncIterator[Registry]:
+    """The configured registry; when it is the file itself, no server is needed to read it."""
+    if settings.registry.source == "file":
+        registry = FileRegistry(settings)
+        await registry.open()
+        try:
+            yield registry
+        finally:
+            await registry.close()
+    else:
+        async with Router(settings) as router:
+            yield router.registry
+
+
+def _row(tenant: Tenant) -> dict[str, Any]:
+    place = tenant.placement
+    return {
+        "id": tenant.id,
+        "isolation": place.isolation.value,
+        "status": tenant.status.value,
+        "server": place.server,
+        "database": place.database,
+        "schema": place.schema,
+        "role": place.role,
+        "tier": tenant.tier,
+    }
+
+
+async def sql(settings: Settings, name: str, statement: str, limit: int) -> tuple[list[dict[str, Any]], bool]:
+    """The first `limit` rows of `statement`, run as the tenant in a transaction, and whether there are more."""
+    async with Router(settings) as router, router.tenant(name).transaction() as conn:
+        prepared = await conn.prepare(statement)
+        columns = _distinct([attribute.name for attribute in prepared.get_attributes()])
+        if not columns:
+            await prepared.fetch()
+            return [{"status": prepared.get_statusmsg()}], False
+        rows = await (await prepared.cursor()).fetch(limit + 1)
+    return [dict(zip(columns, row.values(), strict=True)) for row in rows[:limit]], len(rows) > limit
+
+
+def _distinct(names: list[str]) -> list[str]:
+    """`names` with a number behind those that came before: `select 1, 2` has two columns of one name."""
+    return [f"{name}_{names[:i].count(name) + 1}" if name in names[:i] else name for i, name in enumerate(names)]
+
+
+def pools(url: str) -> list[dict[str, Any]]:
+    """The open pools of the sidecar whose admin listener is at `url`."""
+    rows: list[dict[str, Any]] = []
+    for pool in _get(f"{url.rstrip('/')}/v1/pools")["pools"]:
+        counts = {name: pool[name] for name in ("limit", "idle", "used", "opening", "resetting", "retiring", "waiting")}
+        rows.append(
+            {"pool": pool["label"], "server": pool["key"]["server"], "database": pool["key"]["database"], **counts}
+        )
+    return rows
+
+
+def admin_url(settings: Settings) -> str:
+    """Where the configured admin listener is. Raises ConfigurationError when that does not say."""
+    host, port = listen_address(settings.admin.listen) if settings.admin.listen else ("", 0)
+    if not port:
+        problem = Problem(
+            key="admin.listen", problem="names no fixed port", fix="name one, or say --url http://host:port"
+        )
+        raise ConfigurationError([problem])
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _get(url: str) -> Any:
+    if not url.startswith(("http://", "https://")):
+        raise TenantProxyError(f"{url} is not an http address", hint="say --url http://host:port")
+    try:
+        with urllib.request.urlopen(url, timeout=_TIMEOUT) as answer:
+            return json.load(answer)
+    except urllib.error.URLError as exc:
+        raise TenantProxyError(f"no sidecar answers at {url}", detail=str(exc.reason), hint="is it running?") from exc
+    except ValueError as exc:
+        raise TenantProxyError(f"what answers at {url} is not tenantproxy's admin listener") from exc
