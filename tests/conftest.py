@@ -59,6 +59,13 @@ def own_postgres() -> Iterator[EmbeddedPostgres]:
         yield server
 
 
+@pytest.fixture(params=EVERY_VERSION, ids=lambda version: f"pg{version}")
+def each_own_postgres(request: pytest.FixtureRequest) -> Iterator[EmbeddedPostgres]:
+    """As `own_postgres`, on every version: for roles and settings of the whole server."""
+    with EmbeddedPostgres(version=request.param, durable=False) as server:
+        yield server
+
+
 @pytest.fixture
 async def database(postgres: EmbeddedPostgres) -> AsyncIterator[Database]:
     """An empty database for this test alone."""

@@ -16,12 +16,13 @@ import asyncpg
 from tenantproxy.errors import ConfigurationError, Problem
 from tenantproxy.isolation.proof import MIN_KEY_BYTES, key_pads
 from tenantproxy.model import quote_identifier
+from tenantproxy.registry.postgres import SCHEMA_SQL
 
-__all__ = ["DEFAULT_SETTING", "check_setting", "forget_keys", "install", "isolate_table"]
+__all__ = ["DEFAULT_SETTING", "check_setting", "forget_keys", "install", "install_registry", "isolate_table"]
 
 DEFAULT_SETTING: Final = "app.current_tenant_id"
 _SETTING: Final = re.compile(r"[a-z_][a-z0-9_]*\.[a-z_][a-z0-9_]*")
-_FILES: Final = ("signed_context.sql", "bound_lease.sql")
+_FILES: Final = ("keeper.sql", "signed_context.sql", "bound_lease.sql")
 
 
 async def install(
@@ -57,6 +58,27 @@ async def forget_keys(conn: asyncpg.Connection, kids: Iterable[int], *, lock_tim
         await conn.execute("DELETE FROM tenantproxy.context_key WHERE kid = ANY($1::smallint[])", list(kids))
 
 
+async def install_registry(conn: asyncpg.Connection, *, app_role: str, lock_timeout: float = 5.0) -> None:
+    """Put our own registry table into the main database, or upgrade it; `app_role`, the router's, may read it.
+
+    `conn` is as for `install`, and not in a transaction: the migration commits by itself.
+    """
+    reader = quote_identifier(app_role)
+    async with _alone(conn, lock_timeout):
+        await conn.execute(_script("keeper.sql"))
+        async with _as_keeper(conn):  # whoever installs owns the tables, not the keeper: what is in them is no secret
+            user = quote_identifier(await conn.fetchval("SELECT session_user"))
+            await conn.execute(f"GRANT USAGE, CREATE ON SCHEMA tenantproxy TO {user}")
+    try:
+        await conn.execute(SCHEMA_SQL)
+    except asyncpg.PostgresError:
+        await conn.execute("ROLLBACK")
+        raise
+    async with _alone(conn, lock_timeout), _as_keeper(conn):
+        await conn.execute(f"GRANT USAGE ON SCHEMA tenantproxy TO {reader}")
+    await conn.execute(f"GRANT SELECT ON tenantproxy.tenants TO {reader}")
+
+
 def check_setting(setting: str) -> str:
     """`setting` when it can be what policies read: two lower-case names with a dot. Raises ConfigurationError."""
     if not _SETTING.fullmatch(setting):
@@ -77,7 +99,7 @@ def _pads(keys: Mapping[int, bytes]) -> list[tuple[int, bytes, bytes]]:
     return [(kid, *key_pads(key)) for kid, key in keys.items()]
 
 
-def _script(name: str, *, app: str, setting: str) -> str:
+def _script(name: str, *, app: str = "", setting: str = DEFAULT_SETTING) -> str:
     text = resources.files("tenantproxy.lifecycle").joinpath("sql", name).read_text()
     return text.replace("'app.current_tenant_id'", f"'{setting}'").replace(':"app"', app)
 

@@ -6,16 +6,19 @@ Made through lifecycle/, as an operator would. Benchmarks and the demo can build
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final, Literal
 
 import asyncpg
 
+from tenantproxy.config import Settings
 from tenantproxy.embedded import EmbeddedPostgres
 from tenantproxy.isolation.proof import Signer, derive_key
+from tenantproxy.lifecycle import install_registry
 from tenantproxy.lifecycle.provisioner import (
+    close_database,
     ensure_database,
     ensure_role,
     provision_database,
@@ -59,6 +62,31 @@ class World:
         """A plain connection as the role that runs tenant SQL."""
         async with database.connect(APP_ROLE, APP_PASSWORD) as conn:
             yield conn
+
+    def settings(self, *, registry: Literal["file", "postgres"] = "file", **changes: Mapping[str, Any]) -> Settings:
+        """A configuration for this world, with the keys of sections changed: `settings(pools={"max_size": 1})`.
+
+        `registry="file"` lists the tenants in the configuration, `"postgres"` reads them from our table in main.
+        """
+        host, port = self.server.host, self.server.port
+        primary: dict[str, Any] = {"host": host, "port": port, "user": APP_ROLE, "password": APP_PASSWORD}
+        primary |= {"ssl": "disable", "max_connections": 50}
+        primary["admin"] = {"user": self.server.superuser, "password": self.server.password}
+        mapping: dict[str, dict[str, Any]] = {
+            "main": {"server": SERVER, "database": self.main.name},
+            "servers": {SERVER: primary},
+            "registry": {"source": registry},
+            "row": {"key": ROW_SECRET.decode()},
+        }
+        if registry == "file":
+            mapping["tenants"] = {tenant.id: _entry(tenant) for tenant in self.tenants}
+        for section, keys in changes.items():
+            if section == "servers":  # by server, so that one of its keys can be changed too
+                servers = mapping["servers"]
+                mapping["servers"] = servers | {name: servers.get(name, {}) | given for name, given in keys.items()}
+            else:
+                mapping[section] = mapping.get(section, {}) | dict(keys)
+        return Settings.from_mapping(mapping)
 
     def signer(self, kid: int = 1) -> Signer:
         """Signs for the shared database."""
@@ -104,6 +132,30 @@ def _tenant(name: str, isolation: Isolation, database: str, schema: str | None =
     return Tenant(id=tenant_id(name), placement=place, status=TenantStatus.ACTIVE)
 
 
+def _entry(tenant: Tenant) -> dict[str, Any]:
+    place = tenant.placement
+    entry = {"isolation": place.isolation.value, "database": place.database, "schema": place.schema, "role": place.role}
+    return {key: value for key, value in entry.items() if value is not None}
+
+
+async def _register(world: World) -> None:
+    async with world.main.connect() as admin:
+        await install_registry(admin, app_role=APP_ROLE)
+        await admin.executemany(
+            "INSERT INTO tenantproxy.tenants (id, isolation, server, database, schema) VALUES ($1, $2, $3, $4, $5)",
+            [
+                (
+                    tenant.id,
+                    tenant.placement.isolation.value,
+                    SERVER,
+                    tenant.placement.database,
+                    tenant.placement.schema,
+                )
+                for tenant in world.tenants
+            ],
+        )
+
+
 async def _build(world: World, projects: int) -> None:
     def connect(name: str) -> Awaitable[asyncpg.Connection]:
         return Database(server=world.server, name=name).open()
@@ -111,6 +163,8 @@ async def _build(world: World, projects: int) -> None:
     async with Database(server=world.server, name="postgres").connect() as admin:
         await ensure_role(admin, APP_ROLE, password=APP_PASSWORD)
         await ensure_database(admin, world.main.name)
+        await close_database(admin, world.main.name, roles=[APP_ROLE])
+    await _register(world)
     rows = [f"('{tenant.id}', '{tenant.id} {n}')" for tenant in world.of(Isolation.ROW) for n in _count(projects)]
     filling = [f"INSERT INTO projects (tenant_id, name) VALUES {', '.join(rows)}"] if rows else []
     await provision_shared(

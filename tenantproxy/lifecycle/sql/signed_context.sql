@@ -1,17 +1,10 @@
 -- tenantproxy signed tenant context. Running it again is the upgrade, and the install in the next database of a server.
--- Run by lifecycle/install.py in one transaction with bound_lease.sql: a failure must not leave the installer in the keeper role.
--- It fills in the role that runs tenant SQL (here a variable of psql: --single-transaction -v app=...) and the setting of [row].
+-- Comes after keeper.sql and before bound_lease.sql; lifecycle/install.py runs the three in one transaction, since a failure must not
+-- leave the installer in the keeper role. It fills in the role that runs tenant SQL (here a variable of psql: --single-transaction
+-- -v app=...) and the setting of [row].
 -- Install as superuser, or as a database owner with CREATEROLE (16+: the one who created the keeper).
-DO $$ BEGIN
-  IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'tenantproxy_keeper') THEN
-    CREATE ROLE tenantproxy_keeper NOLOGIN NOINHERIT;
-  END IF;
-END $$;
 GRANT tenantproxy_keeper TO CURRENT_USER;              -- only needed when not superuser; revoked below
-CREATE SCHEMA IF NOT EXISTS tenantproxy AUTHORIZATION tenantproxy_keeper;
 SET LOCAL ROLE tenantproxy_keeper;                     -- from here on anything that the keeper does not own is an error
-REVOKE ALL ON SCHEMA tenantproxy FROM PUBLIC;
-GRANT USAGE ON SCHEMA tenantproxy TO PUBLIC;           -- migrations must be able to name the function in policies
 
 CREATE TABLE IF NOT EXISTS tenantproxy.context_key (   -- HMAC key, stored as key XOR 0x36.. and key XOR 0x5c..
   kid       smallint PRIMARY KEY CHECK (kid BETWEEN 0 AND 9),
