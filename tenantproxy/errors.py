@@ -1,0 +1,249 @@
+"""What can go wrong, and how does it look from outside?
+
+    TenantProxyError 500 XX000
+      ConfigurationError                 at start only: names the key, the problem and the fix
+      AuthError 401 28000
+        TenantUnresolved 400 08P01  InvalidCredentials 401 28P01  TokenExpired 401 28000
+        AccessDenied 403 42501      TooManyAttempts 429 53400
+      TenantError
+        TenantNotFound 404 3D000    TenantPaused 503 57P03 retry  TenantSuspended 403 28000
+      RegistryUnavailable 503 08006 retry
+      PoolError 503 53300 retry
+        PoolTimeout  PoolFull  BudgetExhausted  PoolClosed 57P01  ConnectFailed 08001
+      IsolationError 500 XX000           the session could not be proven the tenant's: destroyed
+      ProtocolError 400 08P01            the wire peer's fault
+
+PostgreSQL's own errors are not in this tree: they pass through untouched. No message here ever holds a DSN, a password,
+a token, a proof or the value of a bind parameter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+__all__ = [
+    "AccessDenied",
+    "AuthError",
+    "BudgetExhausted",
+    "ConfigurationError",
+    "ConnectFailed",
+    "InvalidCredentials",
+    "IsolationError",
+    "PoolClosed",
+    "PoolError",
+    "PoolFull",
+    "PoolTimeout",
+    "Problem",
+    "ProtocolError",
+    "RegistryUnavailable",
+    "TenantError",
+    "TenantNotFound",
+    "TenantPaused",
+    "TenantProxyError",
+    "TenantSuspended",
+    "TenantUnresolved",
+    "TokenExpired",
+    "TooManyAttempts",
+    "error_response",
+    "problem_json",
+]
+
+
+class TenantProxyError(Exception):
+    """Root of every error that tenantproxy raises itself.
+
+    `detail` says which limit or rule and its value, `hint` what to do, `retry_after` (seconds) when trying again may help.
+    """
+
+    http_status: ClassVar[int] = 500
+    sqlstate: ClassVar[str] = "XX000"
+    code: ClassVar[str] = "internal_error"
+    retryable: ClassVar[bool] = False
+
+    def __init__(
+        self, message: str, *, detail: str | None = None, hint: str | None = None, retry_after: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.detail = detail
+        self.hint = hint
+        self.retry_after = retry_after
+
+    def again(self) -> Self:
+        """The same error for somebody else: an exception that is raised twice collects both tracebacks."""
+        return type(self)(self.message, detail=self.detail, hint=self.hint, retry_after=self.retry_after)
+
+    def __str__(self) -> str:
+        parts = [self.message, self.detail, self.hint]
+        return " ".join(part if part.endswith((".", "!", "?")) else part + "." for part in parts if part).rstrip(".")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """One thing that is wrong with the configuration: which key, what is wrong, how to mend it."""
+
+    key: str
+    problem: str
+    fix: str
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.problem}; {self.fix}"
+
+
+class ConfigurationError(TenantProxyError):
+    """The configuration cannot be used; raised at start, with every problem at once. Values of secrets are never in it."""
+
+    code = "configuration_error"
+
+    def __init__(self, problems: Iterable[Problem], *, source: str | None = None) -> None:
+        self.problems = tuple(problems)
+        self.source = source
+        head = f"{len(self.problems)} problem{'s' if len(self.problems) != 1 else ''} in the configuration"
+        super().__init__("\n  ".join([f"{head} ({source}):" if source else f"{head}:", *map(str, self.problems)]))
+
+    def again(self) -> Self:
+        """See TenantProxyError.again."""
+        return type(self)(self.problems, source=self.source)
+
+
+class AuthError(TenantProxyError):
+    """Who is asking, or for which tenant, could not be established."""
+
+    http_status, sqlstate, code = 401, "28000", "unauthorized"
+
+
+class TenantUnresolved(AuthError):
+    """No tenant was named where one is needed; there is never a default."""
+
+    http_status, sqlstate, code = 400, "08P01", "tenant_unresolved"
+
+
+class InvalidCredentials(AuthError):
+    """Unknown account or wrong password; the two cannot be told apart."""
+
+    http_status, sqlstate, code = 401, "28P01", "invalid_credentials"
+
+
+class TokenExpired(AuthError):
+    """The access token was good once."""
+
+    http_status, sqlstate, code = 401, "28000", "token_expired"
+
+
+class AccessDenied(AuthError):
+    """The caller is known and may not do this."""
+
+    http_status, sqlstate, code = 403, "42501", "access_denied"
+
+
+class TooManyAttempts(AuthError):
+    """Throttled: try again after `retry_after` seconds."""
+
+    http_status, sqlstate, code, retryable = 429, "53400", "too_many_attempts", True
+
+
+class TenantError(TenantProxyError):
+    """The tenant exists or does not, and cannot be served now."""
+
+    http_status, sqlstate, code = 404, "3D000", "tenant_error"
+
+
+class TenantNotFound(TenantError):
+    """No such tenant: unknown identifier, or one that cannot name a tenant."""
+
+    http_status, sqlstate, code = 404, "3D000", "tenant_not_found"
+
+
+class TenantPaused(TenantError):
+    """The tenant is being set up or is paused; it comes back."""
+
+    http_status, sqlstate, code, retryable = 503, "57P03", "tenant_paused", True
+
+
+class TenantSuspended(TenantError):
+    """The tenant is suspended, inactive or being deleted."""
+
+    http_status, sqlstate, code = 403, "28000", "tenant_suspended"
+
+
+class RegistryUnavailable(TenantProxyError):
+    """Where the tenant lives could not be looked up, and nothing known for it is recent enough."""
+
+    http_status, sqlstate, code, retryable = 503, "08006", "registry_unavailable", True
+
+
+class PoolError(TenantProxyError):
+    """No connection could be lent. `http_status` 503, `Retry-After` where waiting helps."""
+
+    http_status, sqlstate, code, retryable = 503, "53300", "pool_error", True
+
+
+class PoolTimeout(PoolError):
+    """No connection of the tenant became free within the acquire timeout."""
+
+    code = "pool_timeout"
+
+
+class PoolFull(PoolError):
+    """As many callers of this tenant wait already as may wait (`max_waiting`)."""
+
+    code = "pool_full"
+
+
+class BudgetExhausted(PoolError):
+    """The server's `max_connections` budget had no connection to spare within the acquire timeout."""
+
+    code = "budget_exhausted"
+
+
+class PoolClosed(PoolError):
+    """The router, or the tenant's pool, is closed."""
+
+    sqlstate, code = "57P01", "pool_closed"
+
+
+class ConnectFailed(PoolError):
+    """The PostgreSQL server could not be reached, or refused us."""
+
+    sqlstate, code = "08001", "connect_failed"
+
+
+class IsolationError(TenantProxyError):
+    """The session could not be proven the tenant's. The connection is destroyed and nothing of the caller ran on it."""
+
+    code = "isolation_error"
+
+
+class ProtocolError(TenantProxyError):
+    """The peer on the wire broke the protocol."""
+
+    http_status, sqlstate, code = 400, "08P01", "protocol_error"
+
+
+def problem_json(error: TenantProxyError, *, request_id: str | None = None) -> dict[str, object]:
+    """`error` as an RFC 9457 `application/problem+json` object."""
+    body: dict[str, object] = {
+        "type": "about:blank",
+        "title": error.message,
+        "status": error.http_status,
+        "code": error.code,
+    }
+    detail = " ".join(part for part in (error.detail, error.hint) if part)
+    if detail:
+        body["detail"] = detail
+    if request_id is not None:
+        body["request_id"] = request_id
+    return body
+
+
+def error_response(error: TenantProxyError, *, fatal: bool = False) -> Mapping[str, str]:
+    """`error` as the fields of a PostgreSQL ErrorResponse, by field code (protocol-error-fields in PostgreSQL's docs)."""
+    severity = "FATAL" if fatal else "ERROR"
+    fields = {"S": severity, "V": severity, "C": error.sqlstate, "M": error.message}
+    if error.detail:
+        fields["D"] = error.detail
+    if error.hint:
+        fields["H"] = error.hint
+    return fields

@@ -1,0 +1,194 @@
+"""What happened? Rare things are events; frequent things are counters, kept where they happen and read at scrape."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Literal
+
+__all__ = [
+    "LATENCY_BUCKETS",
+    "AdminAccess",
+    "BudgetOverrun",
+    "CloseReason",
+    "ConnectFailure",
+    "ConnectionClosed",
+    "ConnectionOpened",
+    "Event",
+    "EvictReason",
+    "ExhaustCause",
+    "Exhausted",
+    "Histogram",
+    "IsolationViolation",
+    "Observer",
+    "OpenReason",
+    "PoolEvicted",
+    "PoolOpened",
+    "RegistryDegraded",
+    "RegistryRecovered",
+    "ResetFailed",
+    "ServerDown",
+    "ServerUp",
+    "ignore",
+]
+
+CloseReason = Literal["idle", "lifetime", "evicted", "reset_failed", "error", "shutdown"]
+OpenReason = Literal["cold", "reopen"]
+EvictReason = Literal["lru", "idle", "removed", "failed"]
+ExhaustCause = Literal["tenant_limit", "server_budget", "queue_full", "connect", "registry"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Root of all events."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectionOpened(Event):
+    """A connection is open, checked and ready; `seconds` is how long that took."""
+
+    server: str
+    pool: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectionClosed(Event):
+    """A connection was closed by us or found dead."""
+
+    server: str
+    pool: str
+    reason: CloseReason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectFailure(Event):
+    """A connection could not be opened; `error` is its class and SQLSTATE, never its text."""
+
+    server: str
+    pool: str
+    error: str
+    retry_in: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerDown(Event):
+    """The breaker of a server opened: until it answers again, callers fail at once."""
+
+    server: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerUp(Event):
+    """The server answers again."""
+
+    server: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolOpened(Event):
+    """A pool came to be: `cold` for the first time, `reopen` after an eviction."""
+
+    pool: str
+    reason: OpenReason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolEvicted(Event):
+    """A pool is gone, with its connections."""
+
+    pool: str
+    reason: EvictReason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exhausted(Event):
+    """A caller got no connection. `limit` is the value of the limit that was met, `waiting` who else waits behind it."""
+
+    cause: ExhaustCause
+    tenant: str
+    pool: str
+    limit: int
+    waiting: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResetFailed(Event):
+    """A session could not be reset, so its connection was destroyed; `error` is a class and SQLSTATE."""
+
+    server: str
+    pool: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IsolationViolation(Event):
+    """A check of isolation failed: `check` names it. Something tried, or something is misconfigured."""
+
+    check: str
+    server: str
+    database: str
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BudgetOverrun(Event):
+    """Permits of silent peers were given back before their server sides were seen to end."""
+
+    server: str
+    permits: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegistryDegraded(Event):
+    """The registry cannot be asked; known tenants are served from what was last known, for `seconds_left` more."""
+
+    source: str
+    error: str
+    seconds_left: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegistryRecovered(Event):
+    """The registry answers again after `seconds`."""
+
+    source: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdminAccess(Event):
+    """Somebody took the audited way into a tenant."""
+
+    tenant: str
+    reason: str
+
+
+Observer = Callable[[Event], None]
+"""Called in the event loop, at once; must not block. What it raises is logged and swallowed by the emitter."""
+
+
+def ignore(event: Event) -> None:
+    """The observer of those who do not want to know."""
+
+
+LATENCY_BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
+class Histogram:
+    """Counts in fixed buckets of seconds: `counts[i]` values <= `bounds[i]`, the last one beyond all. Not cumulative."""
+
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, bounds: tuple[float, ...] = LATENCY_BUCKETS) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def observe(self, seconds: float) -> None:
+        """Count one value."""
+        self.counts[bisect_left(self.bounds, seconds)] += 1
+        self.total += seconds

@@ -1,0 +1,96 @@
+"""How is a session made one tenant's in shared tables? A setting that policies read, and a proof that it was us who set it.
+
+Facts, attacks and figures: docs/isolation.md; the other half is lifecycle/sql/.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from tenantproxy.errors import TenantNotFound
+from tenantproxy.isolation.base import KEEP_RESET, PREPARED_CHECK, SOFT_RESET
+from tenantproxy.isolation.proof import Signer
+from tenantproxy.model import Binding, Isolation, PoolKey, Proof, Route, Session, Tenant
+
+__all__ = ["BIND", "CHANGE_RESET", "RowPlan", "Statement", "enter", "keep_reset", "window_us"]
+
+BIND: Final = "SELECT tenantproxy.bind($1, $2)"
+_CARRY: Final = "SELECT pg_catalog.set_config($1, $2, false), pg_catalog.set_config('app.tenant_proof', $3, false)"
+_PLAIN: Final = "SELECT pg_catalog.set_config($1, $2, false)"
+
+CHANGE_RESET: Final = SOFT_RESET + PREPARED_CHECK
+"""Before a backend goes to another tenant. Fails, and so destroys the connection, when somebody prepared in SQL."""
+
+_EARLY_US: Final = 2_000_000  # a proof is good from two seconds ago: the clocks agree to one
+
+
+class RowPlan:
+    """Row tenants of one database share a pool; each session is bound to its tenant before a caller has it."""
+
+    def __init__(self, *, signed: bool = True, setting: str = "app.current_tenant_id") -> None:
+        self._signed = signed
+        self._setting = setting
+
+    def plan(self, tenant: Tenant, *, system: str | None = None, replica: str | None = None) -> Route:
+        """See `base.Plan`. On a replica the proof is carried: a standby cannot bind."""
+        if system is not None:
+            raise TenantNotFound("a tenant in shared tables has no systems to choose from")
+        place = tenant.placement
+        if not self._signed:
+            proof = Proof.PLAIN
+        else:
+            proof = Proof.BOUND if replica is None else Proof.CARRIED
+        return Route(
+            tenant=tenant.id,
+            isolation=Isolation.ROW,
+            pool=PoolKey(
+                server=replica or place.server,
+                database=place.database,
+                user=place.role,
+                schema=place.schema,
+                shared=True,
+            ),
+            session=Session(binding=Binding(tenant=tenant.id, proof=proof, setting=self._setting)),
+            limits=tenant.limits,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """One statement with its bind parameters; its first column must come back as `answer`."""
+
+    sql: str
+    args: tuple[str, ...]
+    answer: str
+
+    def __repr__(self) -> str:
+        return f"Statement({self.sql!r})"  # the parameters hold a proof
+
+
+def window_us(server_now: float, window: float) -> tuple[int, int]:
+    """From and to, in microseconds of server time, of a proof made at `server_now` (unix seconds) for `window` seconds."""
+    now = round(server_now * 1_000_000)
+    return now - _EARLY_US, now + round(window * 1_000_000)
+
+
+def enter(binding: Binding, signer: Signer | None, *, pid: int, server_now: float, window: float) -> Statement:
+    """The statement that makes a fresh or reset session the tenant's. Raises ValueError when a proof is wanted and no signer given."""
+    if binding.proof is Proof.PLAIN:
+        return Statement(_PLAIN, (binding.setting, binding.tenant), binding.tenant)
+    if signer is None:
+        raise ValueError("a signed session needs a signer")
+    start, end = window_us(server_now, window)
+    proof = signer.sign(binding.tenant, pid=pid, from_us=start, to_us=end)
+    if binding.proof is Proof.BOUND:
+        return Statement(BIND, (binding.tenant, proof), binding.tenant)
+    return Statement(_CARRY, (binding.setting, binding.tenant, proof), binding.tenant)
+
+
+def keep_reset(binding: Binding) -> str:
+    """The reset of a bound session that stays with its tenant: its binding lives on, the two settings are put back.
+
+    A tenant identifier holds no quote and no backslash (`model.tenant_id`), so it may stand here as a literal whatever
+    standard_conforming_strings the session was left with.
+    """
+    return f"{KEEP_RESET}; SET {binding.setting} = '{binding.tenant}'; SET app.tenant_proof = 'bound'"

@@ -1,0 +1,225 @@
+"""What is a tenant, and what is the plan of one request? Values only: no I/O, nothing here can change."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Final, NewType
+
+from tenantproxy.errors import TenantNotFound
+
+__all__ = [
+    "MAX_IDENTIFIER_BYTES",
+    "NOTHING",
+    "Binding",
+    "Isolation",
+    "Limits",
+    "Placement",
+    "PoolKey",
+    "Proof",
+    "Route",
+    "Session",
+    "Tenant",
+    "TenantId",
+    "TenantStatus",
+    "check_identifier",
+    "quote_identifier",
+    "tenant_id",
+]
+
+MAX_IDENTIFIER_BYTES: Final = (
+    63  # NAMEDATALEN - 1: PostgreSQL cuts longer names without an error, so two could become one
+)
+NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
+
+TenantId = NewType("TenantId", str)
+"""A tenant identifier that `tenant_id()` has checked."""
+
+# No quote, backslash, NUL, blank or non-ASCII letter: an identifier is written into `SET app.current_tenant_id = '...'`
+# (under an unknown standard_conforming_strings), into application_name and into labels, and must not have look-alikes.
+_TENANT_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,62}")
+
+
+def tenant_id(value: object) -> TenantId:
+    """`value` as a checked tenant identifier: 1 to 63 of `A-Z a-z 0-9 _ . -`, not starting with `.` or `-`.
+
+    Raises TenantNotFound: an identifier of another form cannot name a tenant. The error does not repeat the value.
+    """
+    if isinstance(value, str) and _TENANT_ID.fullmatch(value):
+        return TenantId(value)
+    raise TenantNotFound(
+        "this cannot be a tenant identifier",
+        detail=_why_not(value),
+        hint="a tenant identifier is 1 to 63 of the characters A-Z a-z 0-9 _ . - and does not begin with . or -",
+    )
+
+
+def _why_not(value: object) -> str:
+    if not isinstance(value, str):
+        return f"it is a {type(value).__name__}, not a str"
+    if not value:
+        return "it is empty"
+    if "\0" in value:
+        return "it contains a NUL byte"
+    if not value.isascii():
+        return "it contains a character that is not ASCII"
+    if len(value) > MAX_IDENTIFIER_BYTES:
+        return f"it is {len(value)} bytes long"
+    return "it contains or begins with a character that is not allowed"
+
+
+def check_identifier(name: str, what: str) -> str:
+    """`name` if PostgreSQL keeps it as it is when quoted; ValueError that names `what` otherwise."""
+    if not name:
+        raise ValueError(f"{what} is empty")
+    if "\0" in name:
+        raise ValueError(f"{what} contains a NUL byte")
+    if not name.isprintable():
+        raise ValueError(f"{what} contains a character that cannot be printed")
+    size = len(name.encode("utf-8", "surrogatepass"))
+    if size > MAX_IDENTIFIER_BYTES:
+        raise ValueError(f"{what} is {size} bytes long, PostgreSQL would cut it to {MAX_IDENTIFIER_BYTES}")
+    return name
+
+
+def quote_identifier(name: str) -> str:
+    """`name` as a quoted SQL identifier: the only function that writes one. Raises ValueError as `check_identifier`."""
+    return '"' + check_identifier(name, "an identifier").replace('"', '""') + '"'
+
+
+class Isolation(StrEnum):
+    """What keeps a tenant apart from the others: a database, a schema, or row-level security in shared tables."""
+
+    DATABASE = "database"
+    SCHEMA = "schema"
+    ROW = "row"
+
+
+class TenantStatus(StrEnum):
+    """Where a tenant is in its life; only ACTIVE ones are served."""
+
+    PROVISIONING = "provisioning"
+    ACTIVE = "active"
+    PAUSED = "paused"
+    SUSPENDED = "suspended"
+    INACTIVE = "inactive"
+    DELETING = "deleting"
+
+
+class Proof(StrEnum):
+    """How a session of a row tenant proves whose it is (docs/isolation.md).
+
+    PLAIN: only the setting, nothing proven. BOUND: verified once, kept in the backend's memory (a primary).
+    CARRIED: a signature checked in each statement (a read replica, which cannot bind).
+    """
+
+    PLAIN = "plain"
+    BOUND = "bound"
+    CARRIED = "carried"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """A tenant's own limits; None: the configured default."""
+
+    max_size: int | None = None
+    max_waiting: int | None = None
+    acquire_timeout: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """Where a tenant's data lives. `server` names one of the operator's servers, never a host."""
+
+    isolation: Isolation
+    server: str
+    database: str
+    schema: str | None = None
+    role: str | None = None
+
+    def __post_init__(self) -> None:
+        check_identifier(self.database, "the database name")
+        if self.schema is not None:
+            check_identifier(self.schema, "the schema name")
+            if self.schema.startswith("pg_") or self.schema == "information_schema":
+                raise ValueError(f"the schema {self.schema!r} is PostgreSQL's own")
+        if self.role is not None:
+            check_identifier(self.role, "the role name")
+        if self.isolation is Isolation.SCHEMA and self.schema is None:
+            raise ValueError("a schema tenant needs a schema")
+        if self.isolation is Isolation.DATABASE and self.schema is not None:
+            raise ValueError("a database tenant has no schema of its own; its search_path is the server's")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tenant:
+    """One registered tenant. `epoch` rises when it moves, is suspended or deleted; `systems` maps a system's name to its schema."""
+
+    id: TenantId
+    placement: Placement
+    status: TenantStatus = TenantStatus.ACTIVE
+    tier: str = "standard"
+    region: str | None = None
+    limits: Limits = field(default=Limits())
+    epoch: int = 0
+    settings: Mapping[str, str] = field(default_factory=lambda: NOTHING)
+    systems: Mapping[str, str] = field(default_factory=lambda: NOTHING)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolKey:
+    """Connections opened for equal keys are interchangeable.
+
+    `user` and `schema` are None for the server's own user and for no pinned schema; `profile` keeps apart
+    connections with other client-side habits (codecs, statement caches). `shared`: row tenants share the pool.
+    """
+
+    server: str
+    database: str
+    user: str | None = None
+    schema: str | None = None
+    profile: str = ""
+    shared: bool = False
+
+    @property
+    def name(self) -> str:
+        """For people and labels: `server/database`, with the schema or user where they tell pools apart."""
+        return "/".join(part for part in (self.server, self.database, self.schema, self.user, self.profile) if part)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Binding:
+    """Which tenant a shared session must be bound to, and how it proves it. `setting` is what policies read."""
+
+    tenant: TenantId
+    proof: Proof
+    setting: str = "app.current_tenant_id"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """What a connection must be set to before a caller may have it, as data: every connector applies the same thing.
+
+    What is pinned in the startup packet follows from the PoolKey and is not here. `context` are further settings of
+    the request, not signed, set at each lease.
+    """
+
+    binding: Binding | None = None
+    context: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """The plan of one request: whose, from which pool, in which session. Equal requests have equal routes.
+
+    `limits` are already the tenant's own where it has some.
+    """
+
+    tenant: TenantId
+    isolation: Isolation
+    pool: PoolKey
+    session: Session
+    limits: Limits = field(default=Limits())

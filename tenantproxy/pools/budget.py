@@ -1,0 +1,230 @@
+"""How many connections may one PostgreSQL server have, and who gets the next one?
+
+A synchronous state machine. Only pools change it: they take a permit before they connect and give it back when the
+server side of a connection is gone. Invariant: `idle + used + opening + resetting + retiring + held <= limit`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from typing import Final, Protocol
+
+from tenantproxy.events import BudgetOverrun, Histogram, Observer, ServerDown, ServerUp
+from tenantproxy.pools.base import Clock, ServerStats
+from tenantproxy.pools.snapshot import snapshot
+
+__all__ = ["Claimant", "ServerBudget"]
+
+MAIN_RESERVE: Final = 2  # permits that only the main database's pool may take
+TURN_SECONDS: Final = 0.1  # how long a connection may go on serving its own pool while a tenant elsewhere has none
+HOLD_SECONDS: Final = 30.0  # how long the permit of a peer that fell silent is kept
+BREAKER_SECONDS: Final = 0.5  # a server that refuses for so long is down
+
+
+class Claimant(Protocol):
+    """What the budget needs of a pool."""
+
+    is_main: bool
+    last_used: float
+
+    @property
+    def need(self) -> int:
+        """How many more connections it would open now."""
+        ...
+
+    @property
+    def starving(self) -> bool:
+        """Whether a tenant waits in it that holds fewer than the guaranteed number."""
+        ...
+
+    @property
+    def idle_count(self) -> int:
+        """How many connections it could give up."""
+        ...
+
+    def refill(self) -> None:
+        """Take what it needs."""
+        ...
+
+    def give_up_idle(self) -> bool:
+        """Close its least recently used idle connection; False when there is none."""
+        ...
+
+    def server_down(self) -> None:
+        """Fail whoever waits: the breaker is open."""
+        ...
+
+
+class ServerBudget:
+    """The permits of one server, and its breaker."""
+
+    def __init__(self, server: str, *, limit: int, clock: Clock, observer: Observer, guaranteed: int = 1) -> None:
+        self.server = server
+        self.limit = limit
+        self.guaranteed = guaranteed
+        self.max_connections: int | None = None  # as the server reports it
+        self.open_seconds = Histogram()
+        self.in_use = 0  # permits taken; 0 <= in_use <= limit
+        self.tenants_in_use = 0  # of them by pools other than main; <= limit - MAIN_RESERVE
+        self.closing = 0  # of them on their way back: connections in retirement
+        self._claimants: dict[Claimant, None] = {}  # every open pool of the server
+        self._wanting: dict[Claimant, float] = {}  # in the order in which they began to want
+        self._held: deque[tuple[float, bool]] = deque()  # (until, of main) of silent peers, part of in_use
+        self._clock = clock
+        self._observer = observer
+        self._failing_since: float | None = None  # the first of an unbroken row of refused connects
+        self.is_down = False
+
+    # --- pools come and go -------------------------------------------------------------------------------------------
+    def join(self, pool: Claimant) -> None:
+        """A pool on this server opened."""
+        self._claimants[pool] = None
+
+    def leave(self, pool: Claimant) -> None:
+        """A pool is closed; the permits of its last connections still come back through `give_back`."""
+        self._claimants.pop(pool, None)
+        self._wanting.pop(pool, None)
+
+    # --- permits -----------------------------------------------------------------------------------------------------
+    def take(self, pool: Claimant) -> bool:
+        """Take a permit for a connect; False when there is none for this pool now (then `want` one)."""
+        if self.in_use >= self.limit or self._must_stand_back(pool):
+            return False
+        if not pool.is_main:
+            if self.tenants_in_use >= self.limit - MAIN_RESERVE:
+                return False
+            self.tenants_in_use += 1
+        self.in_use += 1
+        return True
+
+    def _must_stand_back(self, pool: Claimant) -> bool:
+        """Whether somebody who has nothing waits while this pool only wants more."""
+        if pool.is_main or not self._wanting or pool.starving:
+            return False
+        return any(other is not pool and other.starving for other in self._wanting)
+
+    def give_back(self, pool: Claimant) -> None:
+        """The server side of a connection is gone, or its connect failed."""
+        self._return_permit(of_main=pool.is_main)
+        self.grant()
+
+    def hold(self, pool: Claimant) -> None:
+        """A peer fell silent and was aborted: its server side may live on, so its permit comes back later.
+
+        At most a tenth of the budget is held: beyond that the oldest comes back at once, and an event says so.
+        """
+        self._held.append((self._clock() + HOLD_SECONDS, pool.is_main))
+        overrun = len(self._held) - max(1, self.limit // 10)
+        if overrun > 0:
+            for _ in range(overrun):
+                self._return_permit(of_main=self._held.popleft()[1])
+            self._observer(BudgetOverrun(server=self.server, permits=overrun))
+            self.grant()
+
+    def _return_permit(self, *, of_main: bool) -> None:
+        self.in_use -= 1
+        if not of_main:
+            self.tenants_in_use -= 1
+
+    def want(self, pool: Claimant) -> None:
+        """Remember that `pool` would open more, and close what nobody uses to make room."""
+        if pool not in self._wanting:
+            self._wanting[pool] = self._clock()
+        self.reclaim()
+
+    def unwant(self, pool: Claimant) -> None:
+        """`pool` has what it needs."""
+        self._wanting.pop(pool, None)
+
+    def grant(self) -> None:
+        """Hand out free permits: the starving first, in the order in which they began to want."""
+        if not self._wanting:
+            return
+        for pool in sorted(self._wanting, key=lambda pool: not pool.starving):  # stable: keeps the order of wanting
+            if self.in_use >= self.limit:
+                break
+            if pool in self._wanting:
+                pool.refill()
+        self.reclaim()
+
+    def reclaim(self) -> None:
+        """Close idle connections of the least recently used pools until enough are on their way back."""
+        if not self._wanting:
+            return
+        wanted = sum(pool.need for pool in self._wanting)
+        while self.closing < wanted:
+            victim = min(self._victims(), key=lambda pool: pool.last_used, default=None)
+            if victim is None or not victim.give_up_idle():
+                return
+
+    def _victims(self) -> Iterator[Claimant]:
+        """Pools with idle connections whose permits would be of use to those who want one."""
+        main_helps = self.tenants_in_use < self.limit - MAIN_RESERVE or any(pool.is_main for pool in self._wanting)
+        return (pool for pool in self._claimants if pool.idle_count and (main_helps or not pool.is_main))
+
+    def should_yield(self, pool: Claimant, opened_at: float, *, next_holds: int) -> bool:
+        """Whether a connection of `pool`, just released, should be closed for a tenant elsewhere that has none.
+
+        `next_holds`: what the tenant that would get it holds already. A connection serves its own pool for a short turn
+        first: to close and open one for every single request would serve nobody.
+        """
+        if pool.is_main:
+            return False
+        for other, since in self._wanting.items():
+            if other is not pool and other.starving:
+                return next_holds >= self.guaranteed or self._clock() - max(since, opened_at) > TURN_SECONDS
+        return False
+
+    # --- the breaker -------------------------------------------------------------------------------------------------
+    def refused(self, error: str) -> None:
+        """A connect did not reach the server. After half a second without a success it counts as down."""
+        now = self._clock()
+        if self._failing_since is None:
+            self._failing_since = now
+        elif not self.is_down and now - self._failing_since >= BREAKER_SECONDS:
+            self.is_down = True
+            self._observer(ServerDown(server=self.server, error=error))
+        if self.is_down:
+            for pool in list(self._claimants):
+                pool.server_down()
+
+    def reached(self) -> None:
+        """The server answered, whatever it said."""
+        failing_since, self._failing_since = self._failing_since, None
+        if self.is_down:
+            self.is_down = False
+            self._observer(ServerUp(server=self.server, seconds=self._clock() - (failing_since or self._clock())))
+
+    # --- time, and what is ------------------------------------------------------------------------------------------
+    def sweep(self, now: float) -> None:
+        """Give back the permits of silent peers whose time is over."""
+        returned = False
+        while self._held and self._held[0][0] <= now:
+            self._return_permit(of_main=self._held.popleft()[1])
+            returned = True
+        if returned:
+            self.grant()
+
+    @property
+    def held(self) -> int:
+        """Permits of peers that fell silent."""
+        return len(self._held)
+
+    @property
+    def contended(self) -> bool:
+        """Whether some pool wants a permit and there is none."""
+        return bool(self._wanting)
+
+    def stats(self) -> ServerStats:
+        """A snapshot."""
+        return ServerStats(
+            server=self.server,
+            connections=self.in_use,
+            limit=self.limit,
+            held=len(self._held),
+            waiting_pools=len(self._wanting),
+            up=not self.is_down,
+            max_connections=self.max_connections,
+            open_seconds=snapshot(self.open_seconds),
+        )

@@ -1,0 +1,82 @@
+"""What does it mean that a connect failed? Sorts the errors of asyncpg and the system into ours. Pure.
+
+A restart shows as a mix of refused, reset and 57P03; 53300 has three texts: only types and SQLSTATEs are looked at.
+"""
+
+from __future__ import annotations
+
+import asyncpg
+
+from tenantproxy.errors import BudgetExhausted, ConnectFailed, TenantProxyError
+from tenantproxy.model import PoolKey
+from tenantproxy.pools.pool import Failure
+
+__all__ = ["classify", "describe"]
+
+_BUSY = {
+    "57P03": ("the PostgreSQL server is starting up, shutting down or recovering", "it is retried until then"),
+    "57P01": ("the PostgreSQL server is shutting down", "it is retried until then"),
+    "53200": ("the PostgreSQL server is out of memory", "see the server's log"),
+    "58000": ("the PostgreSQL server failed", "see the server's log"),
+}
+_DENIED = {
+    "28P01": (
+        "the PostgreSQL server refused our password",
+        "see user and password of this server in the configuration",
+    ),
+    "28000": (
+        "the PostgreSQL server refused our role",
+        "see whether the role may log in, and the server's pg_hba.conf",
+    ),
+    "3D000": ("the database does not exist", "see where the tenant is registered, or provision it"),
+    "42501": ("our role may not connect to the database", "GRANT CONNECT ON DATABASE ... TO the tenant's role"),
+}
+
+
+def classify(error: BaseException, key: PoolKey) -> tuple[TenantProxyError, Failure]:
+    """The error for those who wait, and whether the server is gone, busy, or will not. Texts of drivers are not passed on."""
+    where = f"server {key.server!r}, database {key.database!r}"
+    if isinstance(error, TenantProxyError):
+        return error, "denied"
+    if isinstance(error, asyncpg.PostgresError):
+        state = error.sqlstate or ""
+        if state == "53300":
+            return _too_many(where), "busy"
+        if state.startswith("08"):
+            return _unreachable(where), "refused"
+        if state in _BUSY:
+            message, hint = _BUSY[state]
+            return ConnectFailed(message, detail=f"{where}, SQLSTATE {state}", hint=hint, retry_after=1.0), "busy"
+        message, hint = _DENIED.get(state, ("the PostgreSQL server refused the connection", "see the server's log"))
+        return ConnectFailed(message, detail=f"{where}, SQLSTATE {state}", hint=hint, retry_after=5.0), "denied"
+    if isinstance(error, TimeoutError):
+        message, hint = "the PostgreSQL server did not answer in time", "see whether it is reachable and not overloaded"
+        return ConnectFailed(message, detail=where, hint=hint, retry_after=1.0), "busy"
+    if isinstance(error, OSError | asyncpg.InterfaceError | asyncpg.InternalClientError):
+        return _unreachable(where), "refused"
+    message, hint = "opening a connection failed", "see the log for its class"
+    return ConnectFailed(message, detail=f"{where}, {describe(error)}", hint=hint, retry_after=5.0), "denied"
+
+
+def _too_many(where: str) -> BudgetExhausted:
+    return BudgetExhausted(
+        "the PostgreSQL server, database or role has no connection left",
+        detail=f"{where}, SQLSTATE 53300",
+        hint="lower the server's max_connections here below what the server, the database and the role allow",
+        retry_after=1.0,
+    )
+
+
+def _unreachable(where: str) -> ConnectFailed:
+    return ConnectFailed(
+        "the PostgreSQL server cannot be reached",
+        detail=where,
+        hint="see whether it runs, and its host and port in the configuration",
+        retry_after=1.0,
+    )
+
+
+def describe(error: BaseException) -> str:
+    """The class and SQLSTATE of `error`: what may be logged. Texts may hold values or addresses."""
+    state = getattr(error, "sqlstate", None)
+    return f"{type(error).__name__} {state}" if state else type(error).__name__

@@ -1,0 +1,293 @@
+"""What may a lent asyncpg connection do, and what is left of it afterwards? The only file that touches asyncpg's private names.
+
+Tried with the minors that pyproject.toml pins; `PRIVATE_NAMES` is what a test checks, so that a new one fails loudly.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import socket
+from collections.abc import Awaitable, Callable
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import asyncpg
+from asyncpg.pool import PoolConnectionProxy
+from asyncpg.prepared_stmt import PreparedStatement
+
+from tenantproxy.errors import IsolationError
+
+__all__ = ["PRIVATE_NAMES", "Guard", "Lent", "RenewingConnection", "TenantConnection"]
+
+PRIVATE_NAMES: Final = {
+    "connection": (
+        "_protocol _transport _top_xact _pool_release_ctr _stmt_cache _listeners _log_listeners _termination_listeners"
+        " _query_loggers _proxy _execute _executemany _prepare _copy_in _copy_out _drop_local_statement_cache"
+        " _drop_local_type_cache _set_proxy _addr _params _cancel_current_command"
+    ).split(),
+    "protocol": "_wait_for_cancellation _is_cancelling query is_in_transaction".split(),
+    "statement": ["_PreparedStatement__do_execute"],
+    "cache": ["put", "clear", "_entries"],
+}
+
+# SQL that may take the driver's prepared statements from under it. Looked for once per new text, not per call.
+_TOUCHES_STATEMENTS: Final = re.compile(r"\b(?:prepare|deallocate|discard)\b", re.IGNORECASE)
+
+
+if TYPE_CHECKING:
+    # The stubs of asyncpg leave its private names out; this is what we use of them, checked by a test against PRIVATE_NAMES.
+    class _Connection(asyncpg.Connection[Any]):
+        _protocol: Any
+        _transport: asyncio.Transport
+        _loop: asyncio.AbstractEventLoop
+        _top_xact: Any
+        _pool_release_ctr: int
+        _stmt_cache: Any
+        _stmts_to_close: set[Any]
+        _listeners: dict[str, Any]
+        _log_listeners: set[Any]
+        _termination_listeners: set[Any]
+        _query_loggers: set[Any]
+
+        async def _execute(self, *args: Any, **kwargs: Any) -> Any: ...
+        async def _executemany(self, *args: Any, **kwargs: Any) -> Any: ...
+        async def _copy_out(self, *args: Any, **kwargs: Any) -> Any: ...
+        async def _copy_in(self, *args: Any, **kwargs: Any) -> Any: ...
+        async def _prepare(self, query: str, **kwargs: Any) -> Any: ...
+        def _drop_local_statement_cache(self) -> None: ...
+        def _drop_local_type_cache(self) -> None: ...
+        def _cancel_current_command(self, waiter: asyncio.Future[None]) -> None: ...
+
+    class _Proxy(PoolConnectionProxy[Any]):
+        _con: TenantConnection | None
+
+        def __init__(self, holder: Any, con: Any) -> None: ...
+        def _detach(self) -> Any: ...
+
+    class _Statement(PreparedStatement[Any]):
+        _connection: Any
+
+        async def _PreparedStatement__do_execute(self, executor: Any) -> Any: ...  # noqa: N802
+
+    class _Cache:
+        __slots__: tuple[str, ...]
+        _connection_tainted: Callable[[], None]
+
+        def put(self, query: Any, statement: Any) -> None: ...
+
+else:
+    _Connection = asyncpg.Connection
+    _Proxy = PoolConnectionProxy
+    _Statement = PreparedStatement
+    _Cache = asyncpg.connection._StatementCache
+
+
+class Lent(Protocol):
+    """What a guard needs of the pool that lends: asyncpg asks its `_pool` to drop caches of all its connections."""
+
+    def _drop_statement_cache(self) -> None: ...
+    def _drop_type_cache(self) -> None: ...
+
+
+class _ScreenedCache(_Cache):
+    """asyncpg's statement cache, which notes a text that may change what is prepared on the server."""
+
+    __slots__ = ("_connection_tainted",)
+
+    def put(self, query: Any, statement: Any) -> None:
+        if _TOUCHES_STATEMENTS.search(query[0]):
+            self._connection_tainted()
+        super().put(query, statement)
+
+
+class TenantConnection(_Connection):
+    """An asyncpg connection that can be taken back completely: `take_back` ends what its last user left in our process."""
+
+    __slots__ = ("has_foreign_codecs", "is_tainted")
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.is_tainted = False  # a prepared statement of the driver may be gone or replaced
+        self.has_foreign_codecs = False  # a user changed how values are read and written
+        # asyncpg's cache with our `put`, not a second one: only its class changes, so that nothing of it is repeated here.
+        self._stmt_cache = _screened(self._stmt_cache, self._taint)
+
+    def _taint(self) -> None:
+        self.is_tainted = True
+
+    async def execute(self, query: str, *args: Any, timeout: float | None = None) -> str:
+        if not args and _TOUCHES_STATEMENTS.search(query):
+            self.is_tainted = True
+        return await super().execute(query, *args, timeout=timeout)
+
+    async def _prepare(self, query: str, **kwargs: Any) -> Any:
+        if _TOUCHES_STATEMENTS.search(query):
+            self.is_tainted = True
+        return await super()._prepare(query, **kwargs)
+
+    # --- taking it back ----------------------------------------------------------------------------------------------
+    def take_back(self) -> None:
+        """End what the last user can still reach: statements, cursors, transactions, listeners and loggers. No I/O."""
+        self._pool_release_ctr += 1
+        self._top_xact = None
+        if self._listeners:
+            self._listeners.clear()
+        if self._log_listeners:
+            self._log_listeners.clear()
+        if self._query_loggers:
+            self._query_loggers.clear()
+        if self._termination_listeners:
+            self._termination_listeners.clear()
+
+    async def settle(self, timeout: float) -> None:
+        """Wait for a cancelled command to end, then roll back an open transaction. Raises on any doubt."""
+        protocol = self._protocol
+        if protocol._is_cancelling():
+            await protocol._wait_for_cancellation(timeout)
+        if protocol.is_in_transaction():
+            await protocol.query("ROLLBACK", timeout)
+            if protocol.is_in_transaction():
+                raise IsolationError("a transaction could not be rolled back")
+
+    async def simple(self, sql: str, timeout: float) -> str:
+        """Run `sql` in one simple query that no logger sees; the tag of its last command."""
+        answer: str = await self._protocol.query(sql, timeout)
+        if self._protocol.is_in_transaction():
+            raise IsolationError("a transaction was left open by a reset")
+        return answer
+
+    def forget_statements(self) -> None:
+        """Drop the driver's idea of what is prepared."""
+        self._drop_local_statement_cache()
+
+    def discarded_all(self) -> None:
+        """The session went through DISCARD ALL: nothing is prepared any more, so nothing is left to close either."""
+        self._drop_local_statement_cache()
+        self._stmts_to_close.clear()
+        self.is_tainted = False
+
+    def forget_types(self) -> None:
+        """Drop the driver's idea of the server's types."""
+        self._drop_local_type_cache()
+
+    @property
+    def needs_round_trip(self) -> bool:
+        """Whether something must be undone on the server before anybody else, even the same tenant, may use it."""
+        protocol = self._protocol
+        return bool(protocol._is_cancelling() or protocol.is_in_transaction() or self._listeners or self.is_tainted)
+
+    def set_user_timeout(self, seconds: float) -> None:
+        """Let the kernel give up on a peer that acknowledges nothing for so long (TCP_USER_TIMEOUT; Linux only)."""
+        sock = self._transport.get_extra_info("socket")
+        if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
+            return
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(seconds * 1000))
+
+    def request_cancel(self) -> Awaitable[None]:
+        """Ask the server to cancel what runs; the answer is when the request was sent."""
+        waiter: asyncio.Future[None] = self._loop.create_future()
+        self._cancel_current_command(waiter)
+        return waiter
+
+
+def _screened(cache: Any, taint: Callable[[], None]) -> _ScreenedCache:
+    screened = _ScreenedCache.__new__(_ScreenedCache)
+    for name in _Cache.__slots__:
+        setattr(screened, name, getattr(cache, name))
+    screened._connection_tainted = taint
+    return screened
+
+
+class RenewingConnection(TenantConnection):
+    """A connection whose binding to a tenant has an end: it is renewed before a statement, never within a transaction.
+
+    `renew_at` is a moment of `time.monotonic()`, `renew` what to await then. A transaction is not cut: PostgreSQL counts
+    the window at its start.
+    """
+
+    __slots__ = ("renew", "renew_at")
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.renew_at = float("inf")
+        self.renew: Callable[[], Awaitable[None]] | None = None
+
+    async def renew_if_due(self) -> None:
+        """Renew the binding when its time has come. Raises IsolationError, and the connection is then closed."""
+        if monotonic() >= self.renew_at and self.renew is not None and not self.is_in_transaction():
+            self.renew_at = float("inf")  # the renewal itself runs statements
+            await self.renew()
+
+    async def execute(self, query: str, *args: Any, timeout: float | None = None) -> str:
+        if monotonic() >= self.renew_at:
+            await self.renew_if_due()
+        return await super().execute(query, *args, timeout=timeout)
+
+    async def _execute(self, *args: Any, **kwargs: Any) -> Any:
+        if monotonic() >= self.renew_at:
+            await self.renew_if_due()
+        return await super()._execute(*args, **kwargs)
+
+    async def _executemany(self, *args: Any, **kwargs: Any) -> Any:
+        if monotonic() >= self.renew_at:
+            await self.renew_if_due()
+        return await super()._executemany(*args, **kwargs)
+
+    async def _copy_out(self, *args: Any, **kwargs: Any) -> Any:
+        await self.renew_if_due()
+        return await super()._copy_out(*args, **kwargs)
+
+    async def _copy_in(self, *args: Any, **kwargs: Any) -> Any:
+        await self.renew_if_due()
+        return await super()._copy_in(*args, **kwargs)
+
+    async def _prepare(self, query: str, **kwargs: Any) -> Any:
+        await self.renew_if_due()
+        return _RenewingStatement(self, query, (await super()._prepare(query, **kwargs))._state)
+
+
+class _RenewingStatement(_Statement):
+    """A prepared statement that renews the binding of its connection as the connection itself does."""
+
+    __slots__ = ()
+
+    async def _PreparedStatement__do_execute(self, executor: Any) -> Any:  # noqa: N802 - overrides asyncpg's private method
+        await self._connection.renew_if_due()
+        return await super()._PreparedStatement__do_execute(executor)
+
+
+class Guard(_Proxy):
+    """One lease of an asyncpg connection: everything that `asyncpg.Connection` can do, until the block ends.
+
+    Afterwards each call raises asyncpg's InterfaceError, and so do statements, cursors and transactions kept from it.
+    `isinstance(guard, asyncpg.Connection)` holds.
+    """
+
+    __slots__ = ()
+
+    async def set_type_codec(self, *args: Any, **kwargs: Any) -> None:
+        """As asyncpg's; the connection is not reused afterwards. Codecs for every connection: `Router(init=...)`."""
+        self._foreign_codecs()
+        await super().set_type_codec(*args, **kwargs)
+
+    async def reset_type_codec(self, *args: Any, **kwargs: Any) -> None:
+        """As asyncpg's; the connection is not reused afterwards."""
+        self._foreign_codecs()
+        await super().reset_type_codec(*args, **kwargs)
+
+    async def set_builtin_type_codec(self, *args: Any, **kwargs: Any) -> None:
+        """As asyncpg's; the connection is not reused afterwards."""
+        self._foreign_codecs()
+        await super().set_builtin_type_codec(*args, **kwargs)
+
+    def _foreign_codecs(self) -> None:
+        if self._con is not None:
+            self._con.has_foreign_codecs = True
+
+    def detach(self) -> TenantConnection | None:
+        """End the lease on this side; the connection, or None when it ended before."""
+        con: TenantConnection | None = self._detach()
+        return con

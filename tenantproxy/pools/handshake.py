@@ -1,0 +1,119 @@
+"""Is a fresh connection what it must be? What is asked of the server at connect, and what each answer means. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from tenantproxy.errors import IsolationError
+from tenantproxy.model import PoolKey, Proof, quote_identifier
+
+__all__ = ["CHECK", "Answer", "clean_role_sql", "foreign_settings", "refusal"]
+
+MAX_CLOCK_OFFSET: Final = 1.0  # seconds between the server's clock and ours; beyond it a proof's window means nothing
+
+CHECK: Final = """
+SELECT r.rolname::text AS role, r.rolsuper, r.rolbypassrls, pg_catalog.pg_is_in_recovery() AS standby,
+  pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()) AS server_now,
+  pg_catalog.current_setting('max_connections')::int AS max_connections,
+  pg_catalog.current_setting('server_version_num')::int AS version,
+  ARRAY(SELECT (s.setdatabase <> 0)::int || c FROM pg_catalog.pg_db_role_setting s, pg_catalog.unnest(s.setconfig) c
+        WHERE s.setrole = r.oid AND s.setdatabase IN (0, d.oid)) AS role_settings,
+  pg_catalog.to_regprocedure('tenantproxy.bind(text,text)') IS NOT NULL AS installed,
+  CASE WHEN $1 THEN EXISTS (SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    WHERE c.relkind IN ('r', 'p') AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
+      AND pg_catalog.pg_has_role(c.relowner, 'MEMBER')) ELSE false END AS owns_tables,
+  CASE WHEN $2 = '' THEN true ELSE EXISTS (SELECT FROM pg_catalog.pg_namespace n
+    WHERE n.nspname = $2 AND pg_catalog.has_schema_privilege(n.oid, 'USAGE')) END AS has_schema
+FROM pg_catalog.pg_roles r, pg_catalog.pg_database d
+WHERE r.rolname = current_user AND d.datname = pg_catalog.current_database()
+"""
+"""$1: shared tables, so look for owned ones; $2: the schema that must be there, or ''."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """The one row of CHECK. `role_settings`: `name=value`, after a digit that is 1 when it holds for this database only."""
+
+    role: str
+    rolsuper: bool
+    rolbypassrls: bool
+    standby: bool
+    server_now: float
+    max_connections: int
+    version: int
+    role_settings: list[str]
+    installed: bool
+    owns_tables: bool
+    has_schema: bool
+
+
+def refusal(answer: Answer, key: PoolKey, *, offset: float, proof: Proof | None) -> IsolationError | None:
+    """Why this connection must not serve a tenant; None: it may. `offset`: the server's clock minus ours, in seconds."""
+    where = f"server {key.server!r}, database {key.database!r}"
+    if answer.rolsuper or answer.rolbypassrls:
+        what = "is a superuser" if answer.rolsuper else "has BYPASSRLS"
+        return IsolationError(
+            f"the role {answer.role!r} {what}: no policy and no grant would hold it back",
+            detail=where,
+            hint="let tenants' SQL run as a role with NOSUPERUSER NOBYPASSRLS that owns nothing",
+        )
+    if answer.owns_tables:
+        return IsolationError(
+            f"the role {answer.role!r} owns tables: an owner can switch row-level security off",
+            detail=where,
+            hint="give the tables to another role: ALTER TABLE ... OWNER TO ...",
+        )
+    if not answer.has_schema:
+        return IsolationError(
+            f"the schema {key.schema!r} does not exist, or the role {answer.role!r} has no USAGE on it",
+            detail=where,
+            hint="create the schema, or grant USAGE on it to this role alone",
+        )
+    if proof is None or proof is Proof.PLAIN:
+        return None
+    if not answer.installed:
+        return IsolationError(
+            "the signed context is not installed in this database",
+            detail=where,
+            hint="run `tenantproxy install --config FILE`",
+        )
+    if answer.standby and proof is Proof.BOUND:
+        return IsolationError(
+            "the server is a standby, and a standby cannot bind a tenant",
+            detail=where,
+            hint="name the primary here, and this server in its `replicas`",
+        )
+    if abs(offset) > MAX_CLOCK_OFFSET:
+        return IsolationError(
+            f"the clock of the server is {offset:+.1f} s from ours, more than {MAX_CLOCK_OFFSET:g} s",
+            detail=where,
+            hint="synchronise the clocks (NTP)",
+        )
+    return None
+
+
+def foreign_settings(answer: Answer, *, pinned: Iterable[str], allowed: Mapping[str, str]) -> tuple[str, ...]:
+    """Settings that somebody laid on our role for every later session and that the operator did not name.
+
+    Pinned ones have no effect and do not count. As in `Answer.role_settings`, without the values.
+    """
+    harmless = {name.lower() for name in pinned}
+    foreign = []
+    for entry in answer.role_settings:
+        name, _, value = entry[1:].partition("=")
+        if name.lower() not in harmless and allowed.get(name) != value:
+            foreign.append(entry[0] + name)
+    return tuple(foreign)
+
+
+def clean_role_sql(answer: Answer, foreign: Iterable[str], *, database: str, allowed: Mapping[str, str]) -> list[str]:
+    """Statements that take foreign settings off our role again; a role may do that to itself."""
+    role = quote_identifier(answer.role)
+    statements = []
+    for entry in foreign:
+        where = f" IN DATABASE {quote_identifier(database)}" if entry[0] == "1" else ""
+        name = ".".join(quote_identifier(part) for part in entry[1:].split("."))
+        statements.append(f"ALTER ROLE {role}{where} RESET {name}")
+    return statements

@@ -1,0 +1,309 @@
+"""How does a caller get a connection that is its tenant's, and how does it come back? Acquire, enter, guard, reset.
+
+A session is entered before its caller has it and reset after its caller left; any doubt in between ends the connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextvars import Context
+from functools import partial
+from time import monotonic
+from typing import Final, Literal
+
+import asyncpg
+
+from tenantproxy.errors import ConnectFailed, IsolationError, TenantProxyError
+from tenantproxy.events import IsolationViolation, Observer, ResetFailed
+from tenantproxy.isolation.base import FULL_RESET, SOFT_RESET
+from tenantproxy.isolation.row import CHANGE_RESET, enter, keep_reset
+from tenantproxy.model import Binding, Proof, Route, TenantId
+from tenantproxy.pools.asyncpg import Backend
+from tenantproxy.pools.failures import describe
+from tenantproxy.pools.guard import RenewingConnection, TenantConnection
+from tenantproxy.pools.manager import Counters
+from tenantproxy.pools.pool import Pool
+from tenantproxy.pools.turns import Ticket
+
+__all__ = ["Lender"]
+
+RESET_TIMEOUT: Final = 5.0
+ENTER_ATTEMPTS: Final = 3  # connections tried before a session that cannot be entered is the caller's error
+_CONTEXT_SQL: Final = (
+    "SELECT pg_catalog.set_config(n, v, false) FROM pg_catalog.unnest($1::text[], $2::text[]) AS s(n, v)"
+)
+
+
+class _Unconfirmed(Exception):
+    """The server did not answer a reset as it must."""
+
+
+class _Waiting:
+    """A caller in the queue of a pool."""
+
+    __slots__ = ("future",)
+
+    def __init__(self, future: asyncio.Future[Backend]) -> None:
+        self.future = future
+
+    def offer(self, conn: Backend, /) -> bool:
+        if self.future.done():
+            return False
+        self.future.set_result(conn)
+        return True
+
+    def fail(self, error: TenantProxyError, /) -> None:
+        if not self.future.done():
+            self.future.set_exception(error)
+
+
+class Lender:
+    """Lends asyncpg connections from pools. Holds no connection itself."""
+
+    def __init__(
+        self,
+        *,
+        counters: Counters,
+        observer: Observer,
+        reset: Literal["always", "on_tenant_change"],
+        acquire_timeout: float,
+        proof_window: float,
+    ) -> None:
+        self._counters = counters
+        self._observer = observer
+        self._always_reset = reset == "always"
+        self._acquire_timeout = acquire_timeout
+        self._window = proof_window
+
+    # --- out ---------------------------------------------------------------------------------------------------------
+    async def acquire(self, pool: Pool[Backend], route: Route, timeout: float | None = None) -> Backend:
+        """A connection whose session is that of `route`, for nobody else until `release`.
+
+        Waits `timeout` seconds at most (None: the tenant's or the configured acquire timeout), entering included.
+        Raises PoolError or IsolationError. Cancellation leaves nothing behind: a connection that was handed over goes
+        back, one that was being entered is destroyed.
+        """
+        binding = route.session.binding
+        backend = pool.lease_nowait(route.tenant, route.limits)
+        if (
+            backend is not None and binding is None and not route.session.context
+        ):  # nothing to enter, nothing to wait for
+            self._counters.acquire_wait[route.isolation].counts[0] += 1
+            backend.is_settled = False
+            backend.leased_at = monotonic()
+            return backend
+        return await self._acquire(backend, pool, route, timeout)
+
+    async def _acquire(
+        self, backend: Backend | None, pool: Pool[Backend], route: Route, timeout: float | None
+    ) -> Backend:
+        if timeout is None:
+            timeout = route.limits.acquire_timeout or self._acquire_timeout
+        deadline = monotonic() + timeout
+        attempt = 0
+        while True:
+            attempt += 1
+            if backend is None:
+                backend = await self._wait(pool, route, deadline - monotonic(), timeout)
+            else:
+                self._counters.acquire_wait[route.isolation].counts[0] += 1
+            backend.is_settled = False
+            try:
+                await self._enter(backend, route, deadline)
+            except (
+                asyncpg.PostgresError,
+                asyncpg.InterfaceError,
+                asyncpg.InternalClientError,
+                OSError,
+                _Unconfirmed,
+            ) as exc:
+                # Nothing of the caller has run: another connection may do, unless the database refuses the tenant itself.
+                if attempt == ENTER_ATTEMPTS or isinstance(exc, asyncpg.InsufficientPrivilegeError):
+                    raise self._not_entered(pool, exc) from None
+                backend = pool.lease_nowait(route.tenant, route.limits)
+                continue
+            backend.leased_at = monotonic()
+            return backend
+
+    async def _wait(self, pool: Pool[Backend], route: Route, left: float, timeout: float) -> Backend:
+        loop = asyncio.get_running_loop()
+        started = monotonic()
+        future: asyncio.Future[Backend] = loop.create_future()
+        ticket = pool.wait(route.tenant, route.limits, _Waiting(future))
+        timer = loop.call_later(max(0.0, left), _expire, pool, ticket, future, timeout)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if future.done() and not future.cancelled() and future.exception() is None:
+                backend = future.result()  # handed over in the same step in which its caller left
+                pool.ready(backend, backend.bound)
+            else:
+                pool.cancel(ticket, "cancelled")
+            raise
+        finally:
+            timer.cancel()
+            self._counters.acquire_wait[route.isolation].observe(monotonic() - started)
+
+    # --- entering ----------------------------------------------------------------------------------------------------
+    async def _enter(self, backend: Backend, route: Route, deadline: float) -> None:
+        """Make the session the tenant's. Whatever goes wrong, the connection is retired before this raises."""
+        binding, context = route.session.binding, route.session.context
+        try:
+            if binding is not None and not self._is_bound(backend, binding):
+                if backend.bound is not None and backend.bound != binding.tenant:
+                    await self._clear(backend, deadline - monotonic())
+                await self._bind(backend, binding, max(0.001, deadline - monotonic()))
+            if binding is not None:
+                self._renew_in_time(backend)
+            if context:
+                names, values = zip(*context, strict=True)
+                left = max(0.001, deadline - monotonic())
+                await backend.con.fetch(_CONTEXT_SQL, list(names), list(values), timeout=left)
+        except BaseException as exc:
+            self._counters.resets["failed"] += 1
+            backend.pool.retire(backend, "error")
+            if isinstance(exc, TimeoutError):
+                raise self._not_entered(backend.pool, exc) from None
+            raise
+
+    def _is_bound(self, backend: Backend, binding: Binding) -> bool:
+        """Whether the session is this tenant's already, for long enough that it need not be renewed at once."""
+        return backend.bound == binding.tenant and monotonic() < backend.bound_until - self._window / 3
+
+    async def _clear(self, backend: Backend, left: float) -> None:
+        """The full check between two tenants: a reset in a message of its own, confirmed, before anything is bound."""
+        answer = await backend.con.simple(CHANGE_RESET, max(0.001, left))
+        if answer != "SELECT 0":
+            raise _Unconfirmed
+        backend.bound = None
+
+    async def _bind(self, backend: Backend, binding: Binding, timeout: float) -> None:
+        backend.bound = None
+        if isinstance(backend.con, RenewingConnection):
+            backend.con.renew_at = float("inf")  # or it would renew what it was bound to before
+        started = monotonic()
+        statement = enter(
+            binding, backend.signer, pid=backend.pid, server_now=backend.server_now(), window=self._window
+        )
+        answer = await backend.con.fetchval(statement.sql, *statement.args, timeout=timeout)
+        if answer != statement.answer:
+            self._violated("bind", backend)
+            raise IsolationError("the database bound another tenant than the one asked for")
+        backend.binding = binding
+        backend.bound = binding.tenant
+        backend.bound_until = started + self._window if binding.proof is not Proof.PLAIN else float("inf")
+
+    def _renew_in_time(self, backend: Backend) -> None:
+        """Let the lent connection renew its proof at two thirds of the window, between transactions."""
+        con = backend.con
+        if isinstance(con, RenewingConnection):
+            con.renew_at = backend.bound_until - self._window / 3
+            if con.renew is None:
+                con.renew = partial(self._renew, backend)
+
+    async def _renew(self, backend: Backend) -> None:
+        binding = backend.binding
+        assert binding is not None
+        try:
+            await self._bind(backend, binding, RESET_TIMEOUT)
+        except BaseException as exc:
+            backend.con.terminate()  # its user holds it: nothing may run on it any more
+            if isinstance(exc, asyncpg.PostgresError | asyncpg.InterfaceError | OSError | TimeoutError):
+                raise self._not_entered(backend.pool, exc) from None
+            raise
+        self._renew_in_time(backend)
+
+    def _not_entered(self, pool: Pool[Backend], exc: BaseException) -> TenantProxyError:
+        """The caller's error when its session could not be entered. Texts of the server are not passed on."""
+        where = f"server {pool.key.server!r}, database {pool.key.database!r}, {describe(exc)}"
+        if isinstance(exc, asyncpg.InsufficientPrivilegeError):
+            self._violated_in(pool, "bind")
+            return IsolationError(
+                "the database refuses the proof of this tenant",
+                detail=where,
+                hint="it is fenced (suspended or being moved), or the key in [row] is not the one installed there",
+            )
+        is_answer = isinstance(exc, asyncpg.PostgresError) and (exc.sqlstate or "")[:2] not in ("57", "08")
+        if is_answer or isinstance(exc, _Unconfirmed):
+            self._violated_in(pool, "bind")
+            return IsolationError(
+                "the session could not be made the tenant's", detail=where, hint="see the server's log"
+            )
+        return ConnectFailed(
+            "the connection was lost before it could be lent",
+            detail=where,
+            hint="see whether the PostgreSQL server runs",
+            retry_after=1.0,
+        )
+
+    # --- back --------------------------------------------------------------------------------------------------------
+    def release(self, backend: Backend, route: Route) -> None:
+        """Take a connection back. Returns at once; what has to be undone on the server is done off the caller's path."""
+        pool, con = backend.pool, backend.con
+        self._counters.hold[route.isolation].observe(monotonic() - backend.leased_at)
+        if con.is_closed():
+            pool.retire(backend, "error")
+            return
+        must_wait = con.needs_round_trip
+        con.take_back()
+        if con.has_foreign_codecs:
+            pool.retire(backend, "error")
+        elif self._always_reset or must_wait or route.session.context:
+            pool.resetting(backend)
+            backend.task = asyncio.get_running_loop().create_task(self._reset(backend), context=Context())
+        else:
+            backend.is_settled = True
+            pool.ready(backend, backend.bound)
+
+    async def _reset(self, backend: Backend) -> None:
+        pool, con = backend.pool, backend.con
+        try:
+            await con.settle(RESET_TIMEOUT)
+            bound = await self._undo(backend, pool.next_tenant())
+        except BaseException as exc:
+            self._counters.resets["failed"] += 1
+            self._observer(ResetFailed(server=pool.key.server, pool=pool.label, error=describe(exc)))
+            backend.bound = None
+            pool.retire(backend, "reset_failed")
+            if not isinstance(exc, Exception):
+                raise
+            return
+        self._counters.resets["ok"] += 1
+        backend.bound = bound
+        backend.is_settled = True
+        pool.ready(backend, bound)
+
+    async def _undo(self, backend: Backend, next_tenant: TenantId | None) -> TenantId | None:
+        """Reset the session and confirm it; who it still belongs to afterwards."""
+        con, binding = backend.con, backend.binding
+        if con.is_tainted:
+            await _confirmed(con, "DISCARD ALL", FULL_RESET)
+            con.discarded_all()
+            return None
+        if not backend.pool.key.shared:
+            await _confirmed(con, "DISCARD SEQUENCES", SOFT_RESET)
+            return None
+        stays = binding is not None and binding.tenant == backend.bound and next_tenant in (None, binding.tenant)
+        if stays and binding is not None and binding.proof is not Proof.CARRIED:
+            await _confirmed(con, "SET", keep_reset(binding))
+            return binding.tenant
+        await _confirmed(con, "SELECT 0", CHANGE_RESET)
+        return None
+
+    def _violated(self, check: str, backend: Backend) -> None:
+        self._violated_in(backend.pool, check)
+
+    def _violated_in(self, pool: Pool[Backend], check: str) -> None:
+        self._counters.violations[check] = self._counters.violations.get(check, 0) + 1
+        self._observer(IsolationViolation(check=check, server=pool.key.server, database=pool.key.database))
+
+
+async def _confirmed(con: TenantConnection, tag: str, sql: str) -> None:
+    answer = await con.simple(sql, RESET_TIMEOUT)
+    if answer != tag:
+        raise _Unconfirmed
+
+
+def _expire(pool: Pool[Backend], ticket: Ticket[Backend], future: asyncio.Future[Backend], timeout: float) -> None:
+    if not future.done() and pool.cancel(ticket, "timeout"):
+        future.set_exception(pool.timed_out(ticket, timeout))

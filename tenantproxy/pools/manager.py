@@ -1,0 +1,206 @@
+"""Which pools are open? An LRU-bounded set of them under one budget per server.
+
+Synchronous as `Pool` is. Pools come by `pool`, and go by LRU, by idleness, by `remove` and by `close`; a pool that is
+gone never comes back, its key gets a new one.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Final, Generic, Protocol, TypeVar
+
+from tenantproxy.errors import PoolClosed
+from tenantproxy.events import (
+    CloseReason,
+    EvictReason,
+    ExhaustCause,
+    Histogram,
+    Observer,
+    OpenReason,
+    PoolEvicted,
+    PoolOpened,
+)
+from tenantproxy.model import Isolation, PoolKey, Route, TenantId
+from tenantproxy.pools.base import Clock
+from tenantproxy.pools.budget import ServerBudget
+from tenantproxy.pools.pool import Connector, Pool, PoolSettings
+from tenantproxy.pools.turns import AcquireCounts
+
+__all__ = ["Counters", "ManagerSettings", "PoolManager"]
+
+C = TypeVar("C")
+
+_REOPENED_MEMORY: Final = 10_000  # keys of evicted pools that are remembered, to tell `reopen` from `cold`
+
+
+class ManagerSettings(PoolSettings, Protocol):
+    """What the manager is told."""
+
+    @property
+    def max_pools(self) -> int: ...
+
+
+class Counters:
+    """What outlives pools: monotonic counters and histograms. Written by pools and lenders, read at scrape."""
+
+    def __init__(self, *, max_tenants: int) -> None:
+        self._max_tenants = max_tenants
+        self.acquires: dict[str, AcquireCounts] = {}
+        self.exhaustions: dict[ExhaustCause, int] = dict.fromkeys(
+            ("tenant_limit", "server_budget", "queue_full", "connect", "registry"), 0
+        )
+        self.closed: dict[CloseReason, int] = dict.fromkeys(
+            ("idle", "lifetime", "evicted", "reset_failed", "error", "shutdown"), 0
+        )
+        self.opened: dict[OpenReason, int] = {"cold": 0, "reopen": 0}
+        self.evicted: dict[EvictReason, int] = {"lru": 0, "idle": 0, "removed": 0, "failed": 0}
+        self.resets: dict[str, int] = {"ok": 0, "failed": 0}
+        self.violations: dict[str, int] = {}
+        self.acquire_wait: dict[Isolation, Histogram] = {isolation: Histogram() for isolation in Isolation}
+        self.hold: dict[Isolation, Histogram] = {isolation: Histogram() for isolation in Isolation}
+
+    def acquires_of(self, tenant: TenantId) -> AcquireCounts:
+        """The counts of `tenant`; those beyond the first `max_tenants` share `_other`."""
+        name = tenant if tenant in self.acquires or len(self.acquires) < self._max_tenants else "_other"
+        counts = self.acquires.get(name)
+        if counts is None:
+            counts = self.acquires[name] = {"ok": 0, "timeout": 0, "rejected": 0, "cancelled": 0, "error": 0}
+        return counts
+
+
+class PoolManager(Generic[C]):
+    """All pools of a router."""
+
+    def __init__(
+        self,
+        *,
+        budgets: Mapping[str, ServerBudget],
+        settings: ManagerSettings,
+        connector: Connector[C],
+        clock: Clock,
+        observer: Observer,
+        counters: Counters,
+    ) -> None:
+        self.budgets = budgets
+        self.counters = counters
+        self._settings = settings
+        self._connector = connector
+        self._clock = clock
+        self._observer = observer
+        self._pools: dict[PoolKey, Pool[C]] = {}
+        self._gone: list[Pool[C]] = []  # closed pools whose last connections are still ending
+        self._seen: OrderedDict[PoolKey, None] = OrderedDict()  # keys of pools that were evicted
+        self._main: Pool[C] | None = None
+        self.is_closed = False
+
+    def main(self, key: PoolKey, *, size: int) -> Pool[C]:
+        """The pool of the main database: not counted, never evicted."""
+        if self._main is None or self._main.is_closed:
+            self._main = self._new(key, label=f"{key.server}/{key.database}", limit=size, is_main=True)
+        return self._main
+
+    def pool(self, route: Route) -> Pool[C]:
+        """The open pool of `route`, made if there is none. Raises PoolClosed after `close`."""
+        pool = self._pools.get(route.pool)
+        return pool if pool is not None else self._open(route)
+
+    def _open(self, route: Route) -> Pool[C]:
+        key = route.pool
+        if key.shared:
+            label, limit = key.name, self._settings.shared_size
+        else:
+            label, limit = route.tenant, route.limits.max_size or self._settings.max_size
+        pool = self._new(key, label=label, limit=limit)
+        self._make_room(1)
+        self._pools[key] = pool
+        reason: OpenReason = "reopen" if key in self._seen else "cold"
+        self.counters.opened[reason] += 1
+        self._observer(PoolOpened(pool=label, reason=reason))
+        return pool
+
+    def _new(self, key: PoolKey, *, label: str, limit: int, is_main: bool = False) -> Pool[C]:
+        if self.is_closed:
+            raise PoolClosed("the router is closed", hint="open it with `async with router:` or `await router.open()`")
+        budget = self.budgets[key.server]
+        return Pool(
+            key,
+            label=label,
+            limit=min(limit, budget.limit),
+            budget=budget,
+            connector=self._connector,
+            settings=self._settings,
+            clock=self._clock,
+            observer=self._observer,
+            counts_of=self.counters.acquires_of,
+            closed_counts=self.counters.closed,
+            exhausted_counts=self.counters.exhaustions,
+            is_main=is_main,
+        )
+
+    def _make_room(self, wanted: int) -> None:
+        """Evict least recently used quiet pools until `wanted` more fit in; while all are busy, more are allowed."""
+        while len(self._pools) + wanted > self._settings.max_pools:
+            quiet = (pool for pool in self._pools.values() if pool.is_quiet)
+            victim = min(quiet, key=lambda pool: pool.last_used, default=None)
+            if victim is None:
+                return
+            self._evict(victim, "lru")
+
+    def _evict(self, pool: Pool[C], reason: EvictReason) -> None:
+        del self._pools[pool.key]
+        self._seen[pool.key] = None
+        if len(self._seen) > _REOPENED_MEMORY:
+            self._seen.popitem(last=False)
+        self.counters.evicted[reason] += 1
+        pool.close(
+            PoolClosed("the pool was removed while waiting for it", hint="try again", retry_after=0.1), reason="evicted"
+        )
+        if not pool.is_empty:
+            self._gone.append(pool)
+        self._observer(PoolEvicted(pool=pool.label, reason=reason))
+
+    def remove(self, tenant: TenantId, keys: Iterable[PoolKey]) -> None:
+        """Close the pools of `keys` that are the tenant's alone; in shared ones nothing is its own."""
+        for key in keys:
+            pool = self._pools.get(key)
+            if pool is not None and not key.shared and pool.label == tenant:
+                self._evict(pool, "removed")
+
+    def sweep(self) -> None:
+        """What time demands; called by the one sweeper about every second."""
+        now = self._clock()
+        for budget in self.budgets.values():
+            budget.sweep(now)
+        for pool in self:
+            pool.sweep(now)
+        idle_limit = now - self._settings.idle_timeout
+        for pool in [
+            pool for pool in self._pools.values() if pool.is_empty and pool.is_quiet and pool.last_used <= idle_limit
+        ]:
+            self._evict(pool, "idle")
+        self._make_room(0)  # the overshoot of a busy time
+        self._gone = [pool for pool in self._gone if not pool.is_empty]
+
+    def close(self) -> None:
+        """Close every pool; connections that are lent close when they come back."""
+        self.is_closed = True
+        for pool in self:
+            pool.close(PoolClosed("the router is closing"))
+            if not pool.is_empty:
+                self._gone.append(pool)
+        self._pools.clear()
+        self._main = None
+
+    def __iter__(self) -> Iterator[Pool[C]]:
+        """All open pools, main first."""
+        if self._main is not None:
+            yield self._main
+        yield from list(self._pools.values())
+
+    def closing(self) -> Iterator[Pool[C]]:
+        """Closed pools that still have connections."""
+        return (pool for pool in self._gone if not pool.is_empty)
+
+    def __len__(self) -> int:
+        return len(self._pools)

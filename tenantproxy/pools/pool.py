@@ -1,0 +1,594 @@
+"""Which connection, for whom, next? A pool that knows nothing of PostgreSQL and never awaits.
+
+It is changed by the lender (`lease_nowait`, `wait`, `resetting`, `ready`, `retire`), by the connector (`opened`,
+`open_failed`, `retired`), by the budget (`refill`, `give_up_idle`, `server_down`) and by the sweeper (`sweep`).
+Each connection is in exactly one state: idle, used, resetting or retiring; those being opened are only counted.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from enum import Enum, auto
+from typing import Final, Generic, Literal, Protocol, TypeVar
+
+from tenantproxy.errors import (
+    BudgetExhausted,
+    ConnectFailed,
+    PoolClosed,
+    PoolError,
+    PoolFull,
+    PoolTimeout,
+    TenantProxyError,
+)
+from tenantproxy.events import CloseReason, ConnectFailure, ExhaustCause, Exhausted, Observer
+from tenantproxy.model import Limits, PoolKey, TenantId
+from tenantproxy.pools.base import AcquireResult, Clock, PoolStats, TenantPoolStats, Waiter
+from tenantproxy.pools.budget import ServerBudget
+from tenantproxy.pools.turns import AcquireCounts, Ticket, Turn, Turns
+
+__all__ = ["Connector", "Failure", "Pool", "PoolSettings"]
+
+C = TypeVar("C")
+
+Failure = Literal["refused", "busy", "denied"]
+"""Why a connect failed: the server is not there (`refused`), is there and cannot take us now (`busy`), will not (`denied`)."""
+
+_BACKOFF_FIRST: Final = 0.05
+_BACKOFF_MOST: Final = 2.0
+_TIMER_SLACK: Final = 0.002  # a timer may fire that much early, and must not be the last one
+_LIFETIME_JITTER: Final = 0.1  # connections opened together must not end together
+
+
+class Connector(Protocol[C]):
+    """Who opens and ends connections. All calls return at once; the answers come to the pool later."""
+
+    def open(self, pool: Pool[C]) -> None:
+        """Begin a connect; answer with `pool.opened(conn)` or `pool.open_failed(...)`. Never cancelled by a waiter."""
+        ...
+
+    def retire(self, pool: Pool[C], conn: C) -> None:
+        """End `conn`, a busy one by cancelling first; answer with `pool.retired(conn)` when its server side is gone."""
+        ...
+
+    def is_usable(self, conn: C) -> bool:
+        """Whether `conn` is not known to be dead. No I/O."""
+        ...
+
+    def later(self, delay: float, call: Callable[[], None]) -> None:
+        """Call `call` after `delay` seconds."""
+        ...
+
+
+class PoolSettings(Protocol):
+    """What a pool is told; the same object for all pools."""
+
+    @property
+    def max_size(self) -> int: ...
+    @property
+    def shared_size(self) -> int: ...
+    @property
+    def max_waiting(self) -> int: ...
+    @property
+    def idle_timeout(self) -> float: ...
+    @property
+    def max_lifetime(self) -> float: ...
+
+
+class _State(Enum):
+    IDLE = auto()
+    USED = auto()
+    RESETTING = auto()
+    RETIRING = auto()
+
+
+class _Slot(Generic[C]):
+    """What the pool knows of one connection."""
+
+    __slots__ = ("bound_to", "conn", "expires_at", "idle_since", "opened_at", "retire_on_release", "state", "turn")
+
+    def __init__(self, conn: C, *, now: float, lifetime: float) -> None:
+        self.conn = conn
+        self.opened_at = now
+        self.expires_at = now + lifetime
+        self.idle_since = now
+        self.bound_to: TenantId | None = None
+        self.turn: Turn[C] | None = None  # of the tenant that uses it
+        self.state = _State.IDLE
+        self.retire_on_release = False
+
+
+class Pool(Generic[C]):
+    """The connections of one PoolKey.
+
+    `limit` bounds all its connections (`shared_size`, or the one tenant's `max_size`); each tenant has a limit of its own.
+    """
+
+    def __init__(
+        self,
+        key: PoolKey,
+        *,
+        label: str,
+        limit: int,
+        budget: ServerBudget,
+        connector: Connector[C],
+        settings: PoolSettings,
+        clock: Clock,
+        observer: Observer,
+        counts_of: Callable[[TenantId], AcquireCounts],
+        closed_counts: dict[CloseReason, int],
+        exhausted_counts: dict[ExhaustCause, int],
+        is_main: bool = False,
+    ) -> None:
+        self.key = key
+        self.label = label
+        self.limit = limit
+        self.budget = budget
+        self.is_main = is_main
+        self.is_closed = False
+        self.last_used = clock()
+        self._connector = connector
+        self._settings = settings
+        self._clock = clock
+        self._observer = observer
+        self._counts_of = counts_of
+        self._closed_counts = closed_counts
+        self._exhausted_counts = exhausted_counts
+        self._slots: dict[C, _Slot[C]] = {}  # all but those being opened
+        self._idle: OrderedDict[C, _Slot[C]] = OrderedDict()  # longest idle first
+        self._idle_of: dict[TenantId | None, list[_Slot[C]]] = {}  # the same, by what they are bound to, latest last
+        self._turns: Turns[C] = Turns()
+        self._used = 0
+        self._resetting = 0
+        self._retiring = 0
+        self._opening = 0
+        self._failures = 0  # connects failed in a row
+        self._retry_at = 0.0  # no connect before
+        self._last_error: TenantProxyError | None = None  # of the last connect, None after a success
+        self._denied = False  # the last connect failed for a reason that waiting does not mend
+        budget.join(self)
+
+    # --- lending -----------------------------------------------------------------------------------------------------
+    def lease_nowait(self, tenant: TenantId, limits: Limits) -> C | None:
+        """A connection for `tenant` now, or None when it has to `wait`.
+
+        First an idle one that is bound to this tenant, then an unbound one, then the least recently used. `bound_to`
+        tells what the lender has to do before anybody may use it. Raises PoolClosed.
+        """
+        if self.is_closed:
+            raise PoolClosed("the pool is closed", hint="the tenant was removed or the router is closing")
+        turn = self._turns.get(tenant) or self._admit(tenant, limits)
+        if not self._idle or turn.leased >= turn.max_size or turn.waiting:
+            return None
+        now = self._clock()
+        while self._idle:
+            slot = self._pick(tenant)
+            if now < slot.expires_at and self._connector.is_usable(slot.conn):
+                self.last_used = now
+                turn.leased += 1
+                turn.counts["ok"] += 1
+                slot.turn = turn
+                slot.state = _State.USED
+                self._used += 1
+                return slot.conn
+            if now >= slot.expires_at:
+                self._retire(slot, "lifetime")
+            else:
+                self._found_dead(slot)
+        return None
+
+    def _admit(self, tenant: TenantId, limits: Limits) -> Turn[C]:
+        turn: Turn[C] = Turn(
+            tenant,
+            max_size=min(limits.max_size or self._settings.max_size, self.limit),
+            max_waiting=limits.max_waiting or self._settings.max_waiting,
+            counts=self._counts_of(tenant),
+        )
+        self._turns.add(turn)
+        return turn
+
+    def _pick(self, tenant: TenantId) -> _Slot[C]:
+        stack = self._idle_of.get(tenant) or self._idle_of.get(None)
+        if stack:
+            slot = stack.pop()
+            del self._idle[slot.conn]
+            return slot
+        _, slot = self._idle.popitem(last=False)
+        self._idle_of[slot.bound_to].remove(slot)
+        return slot
+
+    def _found_dead(self, slot: _Slot[C]) -> None:
+        """One idle connection is dead: so, most likely, is every one that was there before it."""
+        self._retire(slot, "error")
+        for other in [other for other in self._idle.values() if other.opened_at <= slot.opened_at]:
+            self._unidle(other)
+            self._retire(other, "error")
+
+    def _unidle(self, slot: _Slot[C]) -> None:
+        del self._idle[slot.conn]
+        self._idle_of[slot.bound_to].remove(slot)
+
+    def bound_to(self, conn: C) -> TenantId | None:
+        """Which tenant's session `conn` still is; None: nobody's."""
+        return self._slots[conn].bound_to
+
+    def wait(self, tenant: TenantId, limits: Limits, waiter: Waiter[C]) -> Ticket[C]:
+        """Queue `waiter`; it is offered a connection in its tenant's turn. `cancel` the ticket to leave.
+
+        Raises PoolFull when `max_waiting` of this tenant wait, PoolClosed, ConnectFailed when the server is down, or
+        what the last connect failed with while a new try is not due.
+        """
+        if self.is_closed:
+            raise PoolClosed("the pool is closed", hint="the tenant was removed or the router is closing")
+        turn = self._turns.get(tenant) or self._admit(tenant, limits)
+        now = self._clock()
+        self.last_used = now
+        if self.budget.is_down and not self._slots:
+            turn.counts["error"] += 1
+            raise self._connect_failed(turn)
+        if self._denied and now < self._retry_at and self._last_error is not None:
+            turn.counts["error"] += 1
+            raise self._last_error.again()
+        if len(turn.waiting) >= turn.max_waiting:
+            turn.counts["rejected"] += 1
+            self._note("queue_full", turn, turn.max_waiting)
+            raise PoolFull(
+                "too many wait for a connection of this tenant",
+                detail=f"max_waiting = {turn.max_waiting} wait already, {turn.leased} of max_size = {turn.max_size} are lent",
+                hint="raise max_size or max_waiting, or send fewer requests at once",
+                retry_after=1.0,
+            )
+        ticket = Ticket(turn, waiter, now)
+        self._turns.enqueue(ticket)
+        self.refill()
+        return ticket
+
+    def cancel(self, ticket: Ticket[C], result: AcquireResult) -> bool:
+        """Leave the queue; False when the ticket was served or failed already."""
+        if not self._turns.cancel(ticket):
+            return False
+        ticket.turn.counts[result] += 1
+        if not self.need:
+            self.budget.unwant(self)
+        return True
+
+    # --- what comes back ---------------------------------------------------------------------------------------------
+    def next_tenant(self) -> TenantId | None:
+        """Who would be served if a connection became ready now; None: nobody waits."""
+        turn = self._turns.peek() if self._turns.waiting else None
+        return turn.tenant if turn is not None else None
+
+    def resetting(self, conn: C) -> None:
+        """The lessee gave `conn` back and it is being reset; its tenant may take another one meanwhile."""
+        slot = self._slots[conn]
+        assert slot.state is _State.USED, slot.state
+        slot.state = _State.RESETTING
+        self._resetting += 1
+        self._leave_used(slot)
+
+    def _leave_used(self, slot: _Slot[C]) -> None:
+        self._used -= 1
+        turn = slot.turn
+        assert turn is not None
+        slot.turn = None
+        turn.leased -= 1
+        if turn.waiting:
+            self._turns.refresh(turn)
+
+    def ready(self, conn: C, bound_to: TenantId | None) -> None:
+        """`conn` may be lent again: its session is clean, and still that of `bound_to`."""
+        slot = self._slots[conn]
+        if slot.state is _State.RESETTING:
+            self._resetting -= 1
+        elif slot.state is _State.USED:
+            self._leave_used(slot)
+        else:
+            raise AssertionError(slot.state)
+        slot.bound_to = bound_to
+        self._place(slot)
+
+    def _place(self, slot: _Slot[C]) -> None:
+        """Hand a connection that nobody has to the next waiter, or lay it down."""
+        now = self._clock()
+        if self.is_closed or slot.retire_on_release:
+            self._retire(slot, "shutdown" if self.is_closed else "evicted")
+        elif now >= slot.expires_at:
+            self._retire(slot, "lifetime")
+        elif self.budget.contended and self._must_yield(slot):
+            self._retire(slot, "evicted")
+        elif not (self._turns.waiting and self._hand_over(slot, now)):
+            slot.state = _State.IDLE
+            slot.idle_since = now
+            self._idle[slot.conn] = slot
+            self._idle_of.setdefault(slot.bound_to, []).append(slot)
+            if self.budget.contended:
+                self.budget.reclaim()
+
+    def _must_yield(self, slot: _Slot[C]) -> bool:
+        turn = self._turns.peek()
+        return turn is not None and self.budget.should_yield(self, slot.opened_at, next_holds=turn.leased)
+
+    def _hand_over(self, slot: _Slot[C], now: float) -> bool:
+        while (ticket := self._turns.next()) is not None:
+            turn = ticket.turn
+            turn.leased += 1
+            slot.turn = turn
+            slot.state = _State.USED
+            self._used += 1
+            if ticket.waiter.offer(slot.conn):
+                turn.counts["ok"] += 1
+                self.last_used = now
+                self._turns.refresh(turn)
+                if not self.need:
+                    self.budget.unwant(self)
+                return True
+            turn.counts["cancelled"] += 1
+            self._leave_used(slot)
+            self._turns.refresh(turn)
+        return False
+
+    # --- the end of a connection -------------------------------------------------------------------------------------
+    def retire(self, conn: C, reason: CloseReason) -> None:
+        """`conn` must not be used again: close it. Safe in any state; a second call does nothing."""
+        slot = self._slots.get(conn)
+        if slot is None or slot.state is _State.RETIRING:
+            return
+        if slot.state is _State.USED:
+            self._leave_used(slot)
+        elif slot.state is _State.RESETTING:
+            self._resetting -= 1
+        else:
+            self._unidle(slot)
+        self._retire(slot, reason)
+
+    def _retire(self, slot: _Slot[C], reason: CloseReason) -> None:
+        slot.state = _State.RETIRING
+        self._retiring += 1
+        self.budget.closing += 1
+        self._closed_counts[reason] += 1
+        self._connector.retire(self, slot.conn)
+
+    def retired(self, conn: C, *, silent: bool = False) -> None:
+        """The server side of `conn` is gone; `silent`: its peer did not answer, so it may live on for a while."""
+        slot = self._slots.pop(conn)
+        assert slot.state is _State.RETIRING, slot.state
+        self._retiring -= 1
+        self.budget.closing -= 1
+        if silent:
+            self.budget.hold(self)
+        else:
+            self.budget.give_back(self)
+        self.refill()
+
+    def give_up_idle(self) -> bool:
+        """See `budget.Claimant`."""
+        if not self._idle:
+            return False
+        _, slot = self._idle.popitem(last=False)
+        self._idle_of[slot.bound_to].remove(slot)
+        self._retire(slot, "evicted")
+        return True
+
+    def expire(self) -> None:
+        """Close every connection that exists now: the idle ones at once, the others when they come back."""
+        for slot in list(self._slots.values()):
+            if slot.state is _State.IDLE:
+                self._unidle(slot)
+                self._retire(slot, "evicted")
+            else:
+                slot.retire_on_release = True
+
+    def close(self, error: TenantProxyError, reason: CloseReason = "shutdown") -> None:
+        """No more leases: waiters fail with `error`, idle connections close, the others when they come back."""
+        if self.is_closed:
+            return
+        self.is_closed = True
+        self._fail_waiters(error)
+        for slot in list(self._idle.values()):
+            self._unidle(slot)
+            self._retire(slot, reason)
+        self.budget.leave(self)
+
+    # --- opening -----------------------------------------------------------------------------------------------------
+    @property
+    def need(self) -> int:
+        """How many more connections it would open now: for those who wait and may be served, within its own limit."""
+        if not self._turns.waiting or self.is_closed:
+            return 0
+        waiting = self._turns.eligible() - self._opening - self._resetting
+        room = self.limit - len(self._slots) - self._opening
+        return max(0, min(waiting, room))
+
+    def refill(self) -> None:
+        """Begin as many connects as are needed and permitted; called whenever either may have changed."""
+        need = self.need
+        if not need:
+            self.budget.unwant(self)
+            return
+        if self._failures and (self._opening or self._clock() < self._retry_at - _TIMER_SLACK):
+            return  # after a failure one connect at a time tries, when its time has come
+        if self._failures:
+            need = 1
+        for _ in range(need):
+            if not self.budget.take(self):
+                self.budget.want(self)
+                return
+            self._opening += 1
+            self._connector.open(self)
+        self.budget.unwant(self)
+
+    def opened(self, conn: C) -> None:
+        """A connect succeeded: the connection goes to the next waiter, whoever it was opened for."""
+        self._opening -= 1
+        self._failures = 0
+        self._last_error = None
+        self._denied = False
+        lifetime = self._settings.max_lifetime * (1 - _LIFETIME_JITTER * random.random())  # noqa: S311 - jitter, not a secret
+        slot = _Slot(conn, now=self._clock(), lifetime=lifetime)
+        self._slots[conn] = slot
+        self.budget.reached()
+        self._place(slot)
+        self.refill()
+
+    def open_failed(self, error: TenantProxyError, failure: Failure, what: str, *, silent: bool = False) -> None:
+        """A connect failed; retried later, whoever cannot be helped fails now.
+
+        `what` is the class and SQLSTATE for events; `silent`: its server side may live on for a while.
+        """
+        self._opening -= 1
+        self._failures += 1
+        self._last_error = error
+        self._denied = failure == "denied"
+        backoff = min(_BACKOFF_MOST, _BACKOFF_FIRST * 2.0 ** min(self._failures - 1, 10))
+        delay = backoff * (0.5 + random.random() / 2)  # noqa: S311 - jitter, not a secret
+        self._retry_at = self._clock() + delay
+        self._observer(ConnectFailure(server=self.key.server, pool=self.label, error=what, retry_in=delay))
+        if failure == "denied":
+            self._fail_waiters(error)
+        self._connector.later(delay, self.refill)
+        if silent:
+            self.budget.hold(self)
+        else:
+            self.budget.give_back(self)
+        if failure == "refused":
+            self.budget.refused(what)
+        else:
+            self.budget.reached()
+
+    def server_down(self) -> None:
+        """See `budget.Claimant`. With a connection left, those who wait may still be served by it."""
+        if not self._turns.waiting or self._used or self._resetting:
+            return
+        self._exhausted_counts["connect"] += self._turns.waiting
+        self._fail_waiters(self._connect_failed(None))
+
+    def _fail_waiters(self, error: TenantProxyError) -> None:
+        for ticket in self._turns.drain():
+            ticket.turn.counts["error"] += 1
+            ticket.waiter.fail(error.again())
+        self.budget.unwant(self)
+
+    # --- why there was none ------------------------------------------------------------------------------------------
+    def timed_out(self, ticket: Ticket[C], timeout: float) -> PoolError:
+        """The error for a waiter whose time is over: which limit, its value, how many wait, what to do."""
+        turn = ticket.turn
+        waiting = f"{len(turn.waiting)} more of this tenant wait"
+        retry = max(1.0, timeout)
+        if self._last_error is not None and not self._used:
+            self._note("connect", turn, 0)
+            return self._connect_failed(turn)
+        if turn.leased >= turn.max_size:
+            self._note("tenant_limit", turn, turn.max_size)
+            return PoolTimeout(
+                f"no connection became free within {timeout:g} s",
+                detail=f"all max_size = {turn.max_size} connections of this tenant are lent, {waiting}",
+                hint="hold connections for less time, or raise max_size",
+                retry_after=retry,
+            )
+        if len(self._slots) + self._opening < self.limit:
+            self._note("server_budget", turn, self.budget.limit)
+            return BudgetExhausted(
+                f"no connection became free within {timeout:g} s",
+                detail=f"the server's max_connections = {self.budget.limit} are all taken, {waiting}",
+                hint="raise the server's max_connections, or lower max_size of the tenants",
+                retry_after=retry,
+            )
+        self._note("tenant_limit", turn, self.limit)
+        return PoolTimeout(
+            f"no connection became free within {timeout:g} s",
+            detail=f"all {self.limit} connections of this pool are lent, {waiting}",
+            hint="hold connections for less time, or raise shared_size",
+            retry_after=retry,
+        )
+
+    def _connect_failed(self, turn: Turn[C] | None) -> PoolError:
+        last = self._last_error
+        if isinstance(last, PoolError):
+            return last.again()
+        return ConnectFailed(
+            "the PostgreSQL server cannot be reached",
+            detail=f"server {self.key.server!r}",
+            hint="see whether it runs and whether host and port in its configuration are right",
+            retry_after=1.0,
+        )
+
+    def _note(self, cause: ExhaustCause, turn: Turn[C], limit: int) -> None:
+        self._exhausted_counts[cause] += 1
+        self._observer(
+            Exhausted(cause=cause, tenant=turn.tenant, pool=self.label, limit=limit, waiting=len(turn.waiting))
+        )
+
+    # --- time, and what is -------------------------------------------------------------------------------------------
+    def sweep(self, now: float) -> None:
+        """Close idle connections that are dead, too old or idle for too long; forget tenants that left."""
+        idle_limit = now - self._settings.idle_timeout
+        for slot in list(self._idle.values()):
+            if slot.conn not in self._idle:
+                continue  # an older one was found dead, and this one went with it
+            if slot.idle_since <= idle_limit:
+                self._unidle(slot)
+                self._retire(slot, "idle")
+            elif now >= slot.expires_at:
+                self._unidle(slot)
+                self._retire(slot, "lifetime")
+            elif not self._connector.is_usable(slot.conn):
+                self._unidle(slot)
+                self._found_dead(slot)
+        self._turns.purge()
+        self._idle_of = {bound: slots for bound, slots in self._idle_of.items() if slots}
+        self.refill()
+
+    @property
+    def starving(self) -> bool:
+        """See `budget.Claimant`."""
+        return self._turns.anyone_below(self.budget.guaranteed)
+
+    @property
+    def idle_count(self) -> int:
+        """Connections that nobody uses."""
+        return len(self._idle)
+
+    @property
+    def is_quiet(self) -> bool:
+        """Nobody holds, waits for, or gives back a connection, and none is being opened."""
+        return not (self._used or self._turns.waiting or self._opening or self._resetting)
+
+    @property
+    def is_empty(self) -> bool:
+        """It has no connection at all."""
+        return not (self._slots or self._opening)
+
+    @property
+    def permits(self) -> int:
+        """How many permits of the budget it holds."""
+        return len(self._slots) + self._opening
+
+    def connections(self) -> Iterator[C]:
+        """All open connections, whatever their state."""
+        return iter(self._slots)
+
+    def stats(self) -> PoolStats:
+        """A snapshot."""
+        now = self._clock()
+        return PoolStats(
+            key=self.key,
+            label=self.label,
+            limit=self.limit,
+            idle=len(self._idle),
+            used=self._used,
+            opening=self._opening,
+            resetting=self._resetting,
+            retiring=self._retiring,
+            waiting=self._turns.waiting,
+            tenants=tuple(
+                TenantPoolStats(
+                    tenant=turn.tenant,
+                    leased=turn.leased,
+                    waiting=len(turn.waiting),
+                    oldest_wait_seconds=now - since if (since := turn.oldest_since) is not None else 0.0,
+                    max_size=turn.max_size,
+                )
+                for turn in self._turns
+            ),
+        )

@@ -1,0 +1,415 @@
+"""Tenant identifier in, connection out: the waist that everything above passes through.
+
+State: the route cache and whether it is open. All else lives in the registry, the pools and the budgets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from contextvars import Context
+from time import monotonic
+from typing import Final, Self
+
+from tenantproxy.config import Settings, load
+from tenantproxy.errors import (
+    AccessDenied,
+    PoolClosed,
+    PoolError,
+    RegistryUnavailable,
+    TenantError,
+    TenantPaused,
+    TenantSuspended,
+)
+from tenantproxy.events import AdminAccess, Observer, ignore
+from tenantproxy.isolation import DatabasePlan, Plan, RowPlan, SchemaPlan
+from tenantproxy.model import (
+    Isolation,
+    Limits,
+    PoolKey,
+    Route,
+    Session,
+    Tenant,
+    TenantId,
+    TenantStatus,
+    tenant_id,
+)
+from tenantproxy.pools.asyncpg import ADMIN_PROFILE, AsyncpgConnector, Backend, Init
+from tenantproxy.pools.base import Clock, Stats
+from tenantproxy.pools.budget import ServerBudget
+from tenantproxy.pools.guard import Guard
+from tenantproxy.pools.lender import Lender
+from tenantproxy.pools.manager import Counters, PoolManager
+from tenantproxy.pools.pool import Pool
+from tenantproxy.pools.snapshot import snapshot
+from tenantproxy.registry import CachedRegistry, InvalidationListener, PostgresRegistry, Registry, build, cache
+from tenantproxy.scope import Scope, TenantScope
+
+__all__ = ["Router", "open_router"]
+
+MAIN: Final = TenantId("main")
+_SWEEP_SECONDS: Final = 1.0
+_ROUTES: Final = 10_000  # plans kept; a plan costs 5 microseconds to make again
+_STARTUP_TENANTS: Final = 1_000  # tenants looked at when it opens, to refuse a role that no policy holds
+
+
+class Router:
+    """Lends connections that are proven to be a tenant's. Bound to the event loop in which it was opened.
+
+    `init` runs on each new connection (codecs, ...), as asyncpg's. `observer` is called with rare events and must not
+    block. `registry` replaces the one that `settings` name. Constructing it does no I/O and needs no loop.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        registry: Registry | None = None,
+        init: Init | None = None,
+        observer: Observer = ignore,
+        clock: Clock = monotonic,
+    ) -> None:
+        self.settings = settings
+        self.is_open = False
+        self._observer = observer
+        self._counters = Counters(max_tenants=settings.metrics.max_tenants)
+        self._connector = AsyncpgConnector(settings, observer=observer, init=init, violations=self._counters.violations)
+        self._budgets = {
+            name: ServerBudget(
+                name,
+                limit=server.max_connections,
+                clock=clock,
+                observer=observer,
+                guaranteed=settings.pools.guaranteed,
+            )
+            for name, server in settings.servers.items()
+        }
+        self._clock = clock
+        self._manager = self._new_manager()
+        self._lender = Lender(
+            counters=self._counters,
+            observer=observer,
+            reset=settings.pools.reset,
+            acquire_timeout=settings.pools.acquire_timeout,
+            proof_window=settings.row.proof_window,
+        )
+        self._plans: dict[Isolation, Plan] = {
+            Isolation.DATABASE: DatabasePlan(),
+            Isolation.SCHEMA: SchemaPlan(),
+            Isolation.ROW: RowPlan(signed=settings.row.signed, setting=settings.row.setting),
+        }
+        self._main_scope = Scope(self)
+        self._main_key = PoolKey(server=settings.main.server, database=settings.main.database)
+        self._main_route = Route(
+            tenant=MAIN,
+            isolation=Isolation.DATABASE,
+            pool=self._main_key,
+            session=Session(),
+            limits=Limits(max_size=settings.main.max_size),
+        )
+        self._own_registry = registry
+        self._registry = self._new_registry()
+        self._routes: dict[tuple[TenantId, str | None, bool], tuple[Tenant, Route]] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._sweeper: asyncio.Task[None] | None = None
+        self._listener: InvalidationListener | None = None
+
+    @classmethod
+    def from_file(
+        cls,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        registry: Registry | None = None,
+        init: Init | None = None,
+        observer: Observer = ignore,
+    ) -> Self:
+        """A router configured by a TOML file and the environment. Raises ConfigurationError with every problem at once."""
+        return cls(load(path), registry=registry, init=init, observer=observer)
+
+    def _new_manager(self) -> PoolManager[Backend]:
+        return PoolManager(
+            budgets=self._budgets,
+            settings=self.settings.pools,
+            connector=self._connector,
+            clock=self._clock,
+            observer=self._observer,
+            counters=self._counters,
+        )
+
+    def _new_registry(self) -> CachedRegistry:
+        inner = self._own_registry if self._own_registry is not None else build(self.settings, self._main_scope)
+        return cache(inner, self.settings, clock=self._clock, observer=self._observer)
+
+    # --- life --------------------------------------------------------------------------------------------------------
+    async def open(self) -> None:
+        """Connect, check the roles of tenants' sessions, load the registry. Again after `close` it may be opened anew.
+
+        Raises ConnectFailed when the main database cannot be reached, IsolationError when a role could pass the wall
+        (superuser, BYPASSRLS, owner of tenants' tables), RegistryUnavailable. Cancellation closes what was opened.
+        """
+        if self.is_open:
+            return
+        self._loop = asyncio.get_running_loop()
+        if self._manager.is_closed:
+            self._manager = self._new_manager()
+            self._registry = self._new_registry()
+        self.is_open = True
+        try:
+            self._sweeper = self._loop.create_task(self._sweep(), name="tenantproxy sweeper", context=Context())
+            await self._main_scope.execute("SELECT 1")
+            await self._registry.open()
+            await self._check_roles()
+            if isinstance(self._registry.inner, PostgresRegistry):
+                self._listener = InvalidationListener(self._main_scope, self._registry.invalidate)
+                self._listener.start()
+        except BaseException:
+            await self.close(timeout=0.0)
+            raise
+
+    async def _check_roles(self) -> None:
+        """Open one connection to each shared database, where a wrong role would show every tenant's rows."""
+        seen: set[PoolKey] = set()
+        looked_at = 0
+        async for tenant in self._registry.tenants(status=TenantStatus.ACTIVE):
+            looked_at += 1
+            if looked_at > _STARTUP_TENANTS:
+                return
+            if tenant.placement.isolation is not Isolation.ROW:
+                continue
+            route = self._plan(tenant, None, replica=False)
+            if route.pool not in seen:
+                seen.add(route.pool)
+                with suppress(PoolError):  # unreachable now is for its own callers to hear; a wrong role is not
+                    backend = await self._lender.acquire(self._manager.pool(route), route)
+                    self._lender.release(backend, route)
+
+    async def close(self, *, timeout: float = 5.0) -> None:
+        """Lend nothing more, wait up to `timeout` seconds for what is lent, then end it too. Safe to call twice."""
+        if not self.is_open:
+            return
+        self.is_open = False
+        if self._listener is not None:
+            await self._listener.stop()
+            self._listener = None
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._sweeper
+            self._sweeper = None
+        await self._registry.close()
+        pools = list(self._manager)
+        self._manager.close()
+        deadline = monotonic() + timeout
+        while any(not pool.is_quiet for pool in pools) and monotonic() < deadline:
+            await asyncio.sleep(0.01)
+        for pool in pools:
+            for backend in list(pool.connections()):
+                pool.retire(backend, "shutdown")
+        await self._connector.settle(max(1.0, timeout))
+        await self._connector.close()
+        self._routes.clear()
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(_SWEEP_SECONDS)
+            self._manager.sweep()
+
+    # --- scopes ------------------------------------------------------------------------------------------------------
+    @property
+    def registry(self) -> CachedRegistry:
+        """Where tenants are looked up, behind its cache."""
+        return self._registry
+
+    def tenant(self, tenant: str, *, system: str | None = None, replica: bool = False) -> TenantScope:
+        """The scope of one tenant: cheap, holds no connection; an unknown tenant fails at first use.
+
+        `system` chooses where a tenant has several schemas; `replica` reads from one of the server's replicas, when it
+        has any. Raises TenantNotFound for what cannot be a tenant identifier.
+        """
+        return TenantScope(self, tenant_id(tenant), system=system, replica=replica)
+
+    def main(self) -> Scope:
+        """The scope of the shared main database."""
+        return self._main_scope
+
+    async def tenants(self, *, status: TenantStatus | str | None = None) -> AsyncIterator[Tenant]:
+        """All tenants, in order of their identifiers; asks the registry itself, not its cache."""
+        self._check_open()
+        async for tenant in self._registry.tenants(status=TenantStatus(status) if status is not None else None):
+            yield tenant
+
+    @asynccontextmanager
+    async def admin(self, tenant: str, *, reason: str) -> AsyncIterator[Guard]:
+        """A connection to the tenant's database as the server's `admin` user: a different, audited way in.
+
+        It is not bound to the tenant: in a shared database that user may see every tenant's rows. `reason` goes into
+        the AdminAccess event. The connection is closed at the end of the block. Raises AccessDenied without a reason
+        or without `[servers.X.admin]`.
+        """
+        if not reason.strip():
+            raise AccessDenied("a reason is needed for this way in", hint='say why: router.admin(id, reason="...")')
+        found = await self._look_up(tenant_id(tenant))
+        place = found.placement
+        server = self.settings.servers[place.server]
+        if server.admin is None:
+            raise AccessDenied(
+                "this server has no admin user",
+                detail=f"server {place.server!r}",
+                hint=f"configure [servers.{place.server}.admin] with a user and its password",
+            )
+        self._observer(AdminAccess(tenant=found.id, reason=reason))
+        key = PoolKey(
+            server=place.server,
+            database=place.database,
+            user=server.admin.user,
+            schema=place.schema,
+            profile=ADMIN_PROFILE,
+        )
+        route = Route(tenant=found.id, isolation=place.isolation, pool=key, session=Session())
+        pool = self._manager.pool(route)
+        backend = await self._lender.acquire(pool, route)
+        guard = Guard(backend, backend.con)
+        try:
+            yield guard
+        finally:
+            guard.detach()
+            backend.con.take_back()
+            pool.retire(backend, "shutdown")
+
+    async def expire_connections(self, tenant: str) -> None:
+        """Close the connections that serve this tenant: idle ones now, lent ones when they come back."""
+        found = await self._look_up(tenant_id(tenant))
+        keys = {self._plan(found, None, replica=False).pool}
+        keys |= {route.pool for (name, _, _), (_, route) in self._routes.items() if name == found.id}
+        for pool in self._manager:
+            if pool.key in keys:
+                pool.expire()
+
+    # --- Source: what scopes ask ---------------------------------------------------------------------------------------
+    def ready(self, scope: Scope) -> tuple[Pool[Backend], Route] | None:
+        """See `scope.Source`."""
+        if not isinstance(scope, TenantScope):
+            if not self.is_open:
+                self._check_open()
+            return self._manager.main(self._main_key, size=self.settings.main.max_size), self._main_route
+        tenant = self._registry.peek(scope.id)
+        if tenant is None or not self.is_open:
+            return None
+        known = self._routes.get((scope.id, scope.system, scope.replica))
+        if known is None or known[0] is not tenant:
+            return None
+        return self._manager.pool(known[1]), known[1]
+
+    async def find(self, scope: Scope) -> tuple[Pool[Backend], Route]:
+        """See `scope.Source`."""
+        self._check_open()
+        assert isinstance(scope, TenantScope)  # main is always ready
+        tenant = await self._look_up(scope.id)
+        route = self._route(tenant, scope)
+        return self._manager.pool(route), route
+
+    async def acquire(self, pool: Pool[Backend], route: Route, timeout: float | None) -> Backend:
+        """See `scope.Source`."""
+        return await self._lender.acquire(pool, route, timeout)
+
+    def release(self, backend: Backend, route: Route) -> None:
+        """See `scope.Source`."""
+        self._lender.release(backend, route)
+
+    async def _look_up(self, tenant: TenantId) -> Tenant:
+        self._check_open()
+        try:
+            return await self._registry.get(tenant)
+        except RegistryUnavailable:
+            self._counters.exhaustions["registry"] += 1
+            raise
+
+    def _route(self, tenant: Tenant, scope: TenantScope) -> Route:
+        """The plan for an active tenant, remembered until the registry says something else of it."""
+        if tenant.status is not TenantStatus.ACTIVE:
+            self._forget(tenant.id)
+            raise _not_served(tenant.status)
+        key = (tenant.id, scope.system, scope.replica)
+        known = self._routes.get(key)
+        if known is not None and known[0] is tenant:
+            return known[1]
+        route = self._plan(tenant, scope.system, replica=scope.replica)
+        if known is not None and known[1].pool != route.pool:
+            self._forget(tenant.id)  # it moved: nothing may be served from where it was
+        if len(self._routes) >= _ROUTES:
+            self._routes.clear()
+        self._routes[key] = (tenant, route)
+        return route
+
+    def _plan(self, tenant: Tenant, system: str | None, *, replica: bool) -> Route:
+        server = self.settings.servers.get(tenant.placement.server)
+        if server is None:
+            raise TenantError(
+                "the tenant is registered on a server that is not configured",
+                detail=f"server {tenant.placement.server!r}",
+                hint=f"configure [servers.{tenant.placement.server}], or correct the registry",
+            )
+        name = server.replicas[hash(tenant.id) % len(server.replicas)] if replica and server.replicas else None
+        return self._plans[tenant.placement.isolation].plan(tenant, system=system, replica=name)
+
+    def _forget(self, tenant: TenantId) -> None:
+        """Drop the plans of a tenant that moved or is not served any more, and the pools that were its alone."""
+        stale = [key for key in self._routes if key[0] == tenant]
+        pools = [self._routes.pop(key)[1].pool for key in stale]
+        self._manager.remove(tenant, pools)
+
+    def _check_open(self) -> None:
+        if not self.is_open:
+            raise PoolClosed(
+                "the router is not open",
+                hint="use `async with router:`, or `await router.open()` before the first query",
+            )
+        if self._loop is not asyncio.get_running_loop():
+            raise PoolClosed(
+                "the router was opened in another event loop",
+                hint="open one router per event loop, and use it there alone",
+            )
+
+    # --- what is -------------------------------------------------------------------------------------------------------
+    def stats(self) -> Stats:
+        """An immutable snapshot of pools, budgets, waiters and counters."""
+        counters = self._counters
+        return Stats(
+            pools=tuple(pool.stats() for pool in self._manager),
+            servers=tuple(budget.stats() for budget in self._budgets.values()),
+            pools_limit=self.settings.pools.max_pools,
+            acquires={tenant: dict(counts) for tenant, counts in counters.acquires.items()},
+            exhaustions=dict(counters.exhaustions),
+            acquire_wait={isolation: snapshot(histogram) for isolation, histogram in counters.acquire_wait.items()},
+            hold={isolation: snapshot(histogram) for isolation, histogram in counters.hold.items()},
+            closed=dict(counters.closed),
+            opened=dict(counters.opened),
+            evicted=dict(counters.evicted),
+            resets=dict(counters.resets),
+            violations=dict(counters.violations),
+            lookups=dict(self._registry.lookups),
+            lookup_seconds={source: snapshot(seconds) for source, seconds in self._registry.lookup_seconds.items()},
+            registry_last_success=self._registry.last_success,
+        )
+
+
+def _not_served(status: TenantStatus) -> TenantError:
+    if status in (TenantStatus.PAUSED, TenantStatus.PROVISIONING):
+        return TenantPaused(f"the tenant is {status.value}", hint="it comes back: try again later", retry_after=5.0)
+    return TenantSuspended(f"the tenant is {status.value}", hint="ask the operator of this service")
+
+
+@asynccontextmanager
+async def open_router(path: str | os.PathLike[str] | None = None) -> AsyncIterator[Router]:
+    """An open router for a script: `async with open_router("tenantproxy.toml") as router:`."""
+    async with Router.from_file(path) as router:
+        yield router

@@ -1,0 +1,285 @@
+"""What may be done for one tenant? A scope: cheap, holds no connection, borrows one for each call or block."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from time import monotonic
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from tenantproxy.errors import AccessDenied, TenantUnresolved
+from tenantproxy.model import Route, TenantId
+from tenantproxy.pools.asyncpg import Backend
+from tenantproxy.pools.guard import Guard
+from tenantproxy.pools.pool import Pool
+
+if TYPE_CHECKING:
+    from asyncpg import Record
+    from asyncpg.transaction import Transaction
+
+__all__ = ["IsolationLevel", "Scope", "Source", "TenantScope", "current", "use"]
+
+IsolationLevel = Literal["read_uncommitted", "read_committed", "repeatable_read", "serializable"]
+
+
+class Source(Protocol):
+    """Where a scope gets connections: the router."""
+
+    def ready(self, scope: Scope) -> tuple[Pool[Backend], Route] | None:
+        """Pool and route when they are known already."""
+        ...
+
+    async def find(self, scope: Scope) -> tuple[Pool[Backend], Route]:
+        """Pool and route; looks the tenant up."""
+        ...
+
+    async def acquire(self, pool: Pool[Backend], route: Route, timeout: float | None) -> Backend:
+        """A connection in the session of `route`."""
+        ...
+
+    def release(self, backend: Backend, route: Route) -> None:
+        """Give it back."""
+        ...
+
+
+class Scope:
+    """Queries in one tenant's (or the main database's) session.
+
+    The methods are asyncpg's; `timeout` (seconds) bounds the wait for a connection and the statement together. All of
+    them raise PoolError, IsolationError, TenantError and RegistryUnavailable besides PostgreSQL's own errors. A call
+    that is cancelled has its statement cancelled on the server, and leaves no connection behind.
+    """
+
+    __slots__ = ("_source",)
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+
+    async def _take(self, timeout: float | None) -> tuple[Backend, Route, float | None]:
+        """A connection, its route, and what is left of `timeout`."""
+        started = monotonic() if timeout is not None else 0.0
+        found = self._source.ready(self) or await self._source.find(self)
+        backend = await self._source.acquire(*found, timeout)
+        return backend, found[1], None if timeout is None else max(0.001, timeout - (monotonic() - started))
+
+    async def fetch(
+        self, query: str, *args: object, timeout: float | None = None, record_class: type[Record] | None = None
+    ) -> list[Record]:
+        """All rows of `query`."""
+        backend, route, left = await self._take(timeout)
+        try:
+            return await backend.con.fetch(query, *args, timeout=left, record_class=record_class)
+        finally:
+            self._source.release(backend, route)
+
+    async def fetchrow(
+        self, query: str, *args: object, timeout: float | None = None, record_class: type[Record] | None = None
+    ) -> Record | None:
+        """The first row of `query`, or None."""
+        backend, route, left = await self._take(timeout)
+        try:
+            return await backend.con.fetchrow(query, *args, timeout=left, record_class=record_class)
+        finally:
+            self._source.release(backend, route)
+
+    async def fetchval(self, query: str, *args: object, column: int = 0, timeout: float | None = None) -> Any:
+        """One column of the first row of `query`, or None."""
+        backend, route, left = await self._take(timeout)
+        try:
+            return await backend.con.fetchval(query, *args, column=column, timeout=left)
+        finally:
+            self._source.release(backend, route)
+
+    async def fetchmany(
+        self,
+        query: str,
+        args: Iterable[Sequence[object]],
+        *,
+        timeout: float | None = None,
+        record_class: type[Record] | None = None,
+    ) -> list[Record]:
+        """The rows of `query` for each of `args`, in one transaction."""
+        backend, route, left = await self._take(timeout)
+        try:
+            return await backend.con.fetchmany(query, args, timeout=left, record_class=record_class)
+        finally:
+            self._source.release(backend, route)
+
+    async def execute(self, query: str, *args: object, timeout: float | None = None) -> str:
+        """Run `query` (several commands when there are no `args`); the tag of the last command."""
+        backend, route, left = await self._take(timeout)
+        try:
+            return await backend.con.execute(query, *args, timeout=left)
+        finally:
+            self._source.release(backend, route)
+
+    async def executemany(
+        self, command: str, args: Iterable[Sequence[object]], *, timeout: float | None = None
+    ) -> None:
+        """Run `command` for each of `args`: all of them or none."""
+        backend, route, left = await self._take(timeout)
+        try:
+            await backend.con.executemany(command, args, timeout=left)
+        finally:
+            self._source.release(backend, route)
+
+    async def copy_records_to_table(
+        self,
+        table_name: str,
+        *,
+        records: Iterable[Sequence[object]] | AsyncIterable[Sequence[object]],
+        timeout: float | None = None,
+        **options: Any,
+    ) -> str:
+        """COPY `records` into a table; `options` as asyncpg's. Refused by PostgreSQL for tables under row-level security."""
+        backend, route, left = await self._take(timeout)
+        try:
+            return await backend.con.copy_records_to_table(table_name, records=records, timeout=left, **options)
+        finally:
+            self._source.release(backend, route)
+
+    async def copy_to_table(self, table_name: str, *, source: Any, timeout: float | None = None, **options: Any) -> str:
+        """COPY `source` (path, file object, async iterable of bytes) into a table; `options` as asyncpg's."""
+        backend, route, left = await self._take(timeout)
+        try:
+            return await backend.con.copy_to_table(table_name, source=source, timeout=left, **options)
+        finally:
+            self._source.release(backend, route)
+
+    async def copy_from_query(
+        self, query: str, *args: object, output: Any, timeout: float | None = None, **options: Any
+    ) -> str:
+        """COPY the rows of `query` to `output` (path, file object, async callable); `options` as asyncpg's."""
+        backend, route, left = await self._take(timeout)
+        try:
+            return await backend.con.copy_from_query(query, *args, output=output, timeout=left, **options)
+        finally:
+            self._source.release(backend, route)
+
+    def connection(self, *, timeout: float | None = None) -> _Connection:
+        """One connection for the block: `async with scope.connection() as conn`. Unusable after it.
+
+        `timeout` bounds the wait only. Whatever the block leaves on the session (settings, temporary tables, locks, an
+        open transaction, listeners) is gone for the next one.
+        """
+        return _Connection(self, timeout)
+
+    def transaction(
+        self,
+        *,
+        readonly: bool = False,
+        isolation: IsolationLevel | None = None,
+        deferrable: bool = False,
+        timeout: float | None = None,
+    ) -> _Transaction:
+        """One connection in one transaction for the block: committed at its end, rolled back when it raises."""
+        return _Transaction(self, timeout, isolation=isolation, readonly=readonly, deferrable=deferrable)
+
+
+class TenantScope(Scope):
+    """The scope of one tenant. `system` and `replica` as given to `Router.tenant`."""
+
+    __slots__ = ("id", "replica", "system")
+
+    def __init__(self, source: Source, tenant: TenantId, *, system: str | None = None, replica: bool = False) -> None:
+        super().__init__(source)
+        self.id = tenant
+        self.system = system
+        self.replica = replica
+
+    def __repr__(self) -> str:
+        return f"<TenantScope {self.id}{'/' + self.system if self.system else ''}>"
+
+
+class _Connection:
+    """The block of `Scope.connection`."""
+
+    __slots__ = ("_backend", "_guard", "_route", "_scope", "_timeout")
+
+    def __init__(self, scope: Scope, timeout: float | None) -> None:
+        self._scope = scope
+        self._timeout = timeout
+        self._guard: Guard | None = None
+
+    async def __aenter__(self) -> Guard:
+        if self._guard is not None:
+            raise RuntimeError("this connection() was entered already; call connection() for each block")
+        self._backend, self._route, _ = await self._scope._take(self._timeout)
+        self._guard = Guard(self._backend, self._backend.con)
+        return self._guard
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._end()
+
+    def _end(self) -> None:
+        if self._guard is not None:
+            self._guard.detach()
+            self._scope._source.release(self._backend, self._route)
+
+
+class _Transaction(_Connection):
+    """The block of `Scope.transaction`."""
+
+    __slots__ = ("_options", "_transaction")
+
+    def __init__(self, scope: Scope, timeout: float | None, **options: Any) -> None:
+        super().__init__(scope, timeout)
+        self._options = options
+        self._transaction: Transaction | None = None
+
+    async def __aenter__(self) -> Guard:
+        guard = await super().__aenter__()
+        try:
+            self._transaction = guard.transaction(**self._options)
+            await self._transaction.__aenter__()
+        except BaseException:
+            self._end()
+            raise
+        return guard
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            if self._transaction is not None:
+                await self._transaction.__aexit__(kind, error, traceback)
+        finally:
+            self._end()
+
+
+_CURRENT: ContextVar[TenantScope] = ContextVar("tenantproxy_current")
+
+
+def current() -> TenantScope:
+    """The scope of this request or job. Raises TenantUnresolved when there is none: there is never a default."""
+    scope = _CURRENT.get(None)
+    if scope is None:
+        raise TenantUnresolved(
+            "no tenant is set for this request or job",
+            hint="use the middleware, or `with tenantproxy.use(router.tenant(...)):`",
+        )
+    return scope
+
+
+@contextmanager
+def use(scope: TenantScope) -> Iterator[TenantScope]:
+    """Make `scope` the current one for the block, and for the tasks started in it.
+
+    Raises AccessDenied inside the block of another tenant: code that runs for one must leave it before it serves another.
+    """
+    held = _CURRENT.get(None)
+    if held is not None and held.id != scope.id:
+        raise AccessDenied(
+            "this block runs for another tenant already",
+            detail=f"it is {held.id}'s, and {scope.id}'s was asked for",
+            hint="leave the outer `use(...)` block first",
+        )
+    token = _CURRENT.set(scope)
+    try:
+        yield scope
+    finally:
+        _CURRENT.reset(token)
