@@ -94,7 +94,7 @@ async def close_database(conn: asyncpg.Connection, database: str, *, roles: Sequ
     async with conn.transaction():
         await conn.execute(f"REVOKE ALL ON DATABASE {name} FROM PUBLIC")
         if grantees:
-            await conn.execute(f"REVOKE ALL ON DATABASE {name} FROM {grantees}")
+            await conn.execute(f"REVOKE CREATE, TEMPORARY ON DATABASE {name} FROM {grantees}")
             await conn.execute(f"GRANT CONNECT ON DATABASE {name} TO {grantees}")
 
 
@@ -111,7 +111,7 @@ async def close_public(conn: asyncpg.Connection, *, role: str) -> None:
     """The schema public of this database: nobody creates in it but its owner; `role` sees it."""
     async with conn.transaction():
         await conn.execute("REVOKE ALL ON SCHEMA public FROM PUBLIC")
-        await conn.execute(f"REVOKE ALL ON SCHEMA public FROM {quote_identifier(role)}")
+        await conn.execute(f"REVOKE CREATE ON SCHEMA public FROM {quote_identifier(role)}")
         await conn.execute(f"GRANT USAGE ON SCHEMA public TO {quote_identifier(role)}")
 
 
