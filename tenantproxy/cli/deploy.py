@@ -1,4 +1,4 @@
-"""What does `install` put where? The signed context where row tenants live, the registry's table into the main database.
+"""What does `install` put where? The signed context where row tenants live, the registry's table beside.
 
 Connects with each server's admin credentials; everything may be run again, which is the upgrade.
 """
@@ -33,7 +33,7 @@ class Target(NamedTuple):
 
 
 async def install_all(settings: Settings, databases: Sequence[str]) -> list[dict[str, Any]]:
-    """Install everything that `settings` need, in `databases` (`server/database` or `database`) or where row tenants are.
+    """Install what `settings` need, in `databases` (`server/database` or `database`) or wherever row tenants are.
 
     A row for each thing done. Raises ConfigurationError where admin credentials or a key are missing.
     """

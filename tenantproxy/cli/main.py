@@ -124,8 +124,13 @@ def demo(
 ) -> None:
     """Start a PostgreSQL of its own with six tenants, and show what tenantproxy does."""
     configure_logging(level="ERROR" if once else "WARNING")
-    if (code := run(run_demo(Console(), once=once))) != 0:
+    if (code := run(run_demo(_wide_console(), once=once))) != 0:
         raise typer.Exit(code)
+
+
+def _wide_console() -> Console:
+    """For a pipe or a file: a table that is folded to 80 columns is hard to read there."""
+    return Console() if sys.stdout.isatty() else Console(width=150)
 
 
 @command(app, "install")

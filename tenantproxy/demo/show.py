@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import socket
 import tempfile
 import time
@@ -16,10 +15,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from tenantproxy.config import load
-from tenantproxy.demo.routes import PROJECTS, Tokens, demo_routes
+from tenantproxy.demo.routes import Tokens, demo_routes
 from tenantproxy.demo.stage import Seen, Stage
-from tenantproxy.demo.tour import psql_command, take_tour
-from tenantproxy.demo.world import APP_ROLE, World, build_world
+from tenantproxy.demo.tour import take_tour
+from tenantproxy.demo.tryouts import tryouts
+from tenantproxy.demo.world import World, build_world
 from tenantproxy.embedded import EmbeddedPostgres
 from tenantproxy.metrics.logging import LogObserver
 from tenantproxy.router import Router
@@ -88,7 +88,9 @@ async def _tour(console: Console, world: World, sidecar: Sidecar, tokens: Tokens
 
 
 def _table(lines: list[Seen]) -> Table:
-    table = Table("", "what", "expected", "saw", title="tenantproxy: the tour", title_justify="left")
+    table = Table("", title="tenantproxy: the tour", title_justify="left")
+    for name in ("what", "expected", "saw"):
+        table.add_column(name, overflow="fold")
     for line in lines:
         mark = "[green]ok[/]" if line.ok else "[red]NO[/]"
         table.add_row(mark, escape(line.what), escape(line.expected), escape(line.saw))
@@ -96,26 +98,9 @@ def _table(lines: list[Seen]) -> Table:
 
 
 def _invite(console: Console, world: World, sidecar: Sidecar, tokens: Tokens) -> None:
-    """What to try, ready to be copied: no wrapping, no colours inside a command."""
-    console.print(f"tenantproxy serves at {sidecar.public_url}, admin at {sidecar.admin_url}; Ctrl-C ends it all.\n")
-    console.print("[bold]Each tenant lists its own projects[/]")
-    for tenant in world.tenants:
-        _line(console, f"curl -s -H 'Authorization: Bearer {tokens.of(tenant.id)}' {sidecar.public_url}{PROJECTS}"
-              f"  # {tenant.id}, {tenant.isolation.value}")  # fmt: skip
-    console.print("\n[bold]Without a token: 401. Health, metrics, pools[/]")
-    _line(console, f"curl -si {sidecar.public_url}{PROJECTS}")
-    _line(console, f"curl -s '{sidecar.admin_url}/readyz?verbose'")
-    _line(console, f"curl -s {sidecar.admin_url}/metrics")
-    _line(console, f"curl -s {sidecar.admin_url}/v1/pools")
-    console.print("\n[bold]Straight to PostgreSQL as the app role: without a proof nothing can be read[/]")
-    psql = psql_command(str(world.server.bin_dir / "psql"), world.server.port)
-    _line(console, f"PGPASSWORD={world.password(APP_ROLE)} {shlex.join(psql)}")
-    console.print("\n[bold]From the command line[/]")
-    config = shlex.quote(str(world.config))
-    _line(console, f"tenantproxy tenants list --config {config}")
-    _line(console, f"tenantproxy sql acme 'select * from projects' --config {config}")
-    _line(console, f"tenantproxy pools --config {config}")
-
-
-def _line(console: Console, command: str) -> None:
-    console.print(f"  {command}", soft_wrap=True, markup=False, highlight=False)
+    """What to try, ready to be copied: one line each, no colour inside a command."""
+    public, admin = str(sidecar.public_url), str(sidecar.admin_url)
+    console.print(f"tenantproxy serves at {public}, admin at {admin}; Ctrl-C ends it all.\n", highlight=False)
+    for tryout in tryouts(world, tokens, public_url=public, admin_url=admin):
+        console.print(f"[dim]# {escape(tryout.about)}[/]", highlight=False)
+        console.print(tryout.line(), soft_wrap=True, markup=False, highlight=False)

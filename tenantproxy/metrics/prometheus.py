@@ -91,8 +91,8 @@ def _tenants(counts: TenantCounts | None) -> Iterator[Metric]:
 
 def _pools(stats: Stats) -> Iterator[Metric]:
     pools = stats.pools
-    yield gauge("pools", "Open pools.", (), {(): len(pools)})
-    yield gauge("pools_limit", "Pools that may stay open while idle.", (), {(): stats.pools_limit})
+    yield gauge("pools", "Open pools, the main one included.", (), {(): len(pools)})
+    yield gauge("pools_limit", "Pools beside the main one that may stay open while idle.", (), {(): stats.pools_limit})
     yield gauge("pool_connections", "Connections of a pool by state.", ("pool", "state"), _by_state(pools))
     yield gauge(
         "pool_connections_limit",

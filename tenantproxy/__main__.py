@@ -1,0 +1,5 @@
+"""What does `python -m tenantproxy` do? The same as the command `tenantproxy`."""
+
+from tenantproxy.cli import main
+
+main()

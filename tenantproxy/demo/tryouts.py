@@ -1,0 +1,139 @@
+"""What may somebody type while the demo runs? Commands with working credentials; the tour runs the very same ones."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import aiohttp
+
+from tenantproxy.demo.routes import PROJECTS, Tokens
+from tenantproxy.demo.stage import Seen, Stage
+from tenantproxy.demo.world import APP_ROLE, SHARED, World
+from tenantproxy.model import Isolation
+
+__all__ = ["Tryout", "everything_printed", "tryouts"]
+
+_SECONDS: Final = 20.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tryout:
+    """One command. `shows`: what its output must have in it; `fails`: whether it must end with an error."""
+
+    about: str
+    command: tuple[str, ...] = field(repr=False)  # with a token or a password in it
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    shows: str
+    fails: bool = False
+
+    def line(self) -> str:
+        """As one types it in a shell."""
+        return " ".join(
+            [*(f"{name}={shlex.quote(value)}" for name, value in self.environment.items()), shlex.join(self.command)]
+        )
+
+
+def tryouts(world: World, tokens: Tokens, *, public_url: str, admin_url: str) -> list[Tryout]:
+    """Everything the demo prints, in this order."""
+    own = ourselves()
+    config = ("--config", str(world.config))
+    acme = world.one(Isolation.ROW)
+    projects = f"{public_url}{PROJECTS}"
+    found = [
+        Tryout(
+            about=f"{tenant.id} ({tenant.isolation.value}) lists its projects",
+            command=("curl", "-s", "-H", f"Authorization: Bearer {tokens.of(tenant.id)}", projects),
+            shows=tenant.projects[0],
+        )
+        for tenant in world.tenants
+    ]
+    found += [
+        Tryout(about="nobody lists anything", command=("curl", "-s", projects), shows="invalid_credentials"),
+        Tryout(about="is it ready?", command=("curl", "-s", f"{admin_url}/readyz?verbose"), shows="[+] router open"),
+        Tryout(
+            about="its metrics", command=("curl", "-s", f"{admin_url}/metrics"), shows="tenantproxy_pool_connections"
+        ),
+        Tryout(about="its pools", command=("curl", "-s", f"{admin_url}/v1/pools"), shows='"pools"'),
+    ]
+    psql = world.server.bin_dir / "psql"
+    if psql.exists():
+        where = ("-h", world.server.host, "-p", str(world.server.port), "-U", APP_ROLE, "-d", SHARED)
+        found.append(
+            Tryout(
+                about="straight to PostgreSQL as the app role: without a proof nothing can be read",
+                command=(str(psql), "-X", *where, "-c", "select * from projects"),
+                environment={"PGPASSWORD": world.password(APP_ROLE)},
+                shows="ERROR:  tenantproxy:",
+                fails=True,
+            )
+        )
+    found += [
+        Tryout(about="the tenants", command=(*own, "tenants", "list", *config), shows="umbrella"),
+        Tryout(
+            about=f"SQL as {acme.id}",
+            command=(*own, "sql", acme.id, "select * from projects", *config),
+            shows=acme.projects[0],
+        ),
+        Tryout(about="the pools, as a table", command=(*own, "pools", "--url", admin_url), shows="server"),
+    ]
+    return found
+
+
+def ourselves() -> tuple[str, ...]:
+    """The command line of this installation; its folder need not be on anybody's PATH."""
+    script = Path(sys.executable).with_name("tenantproxy")
+    return (str(script),) if script.exists() else (sys.executable, "-m", "tenantproxy")
+
+
+async def everything_printed(stage: Stage) -> AsyncIterator[Seen]:
+    """Each command that the demo prints does what it is printed for."""
+    printed = tryouts(stage.world, stage.tokens, public_url=stage.public_url, admin_url=stage.admin_url)
+    at_once = asyncio.Semaphore(os.cpu_count() or 2)
+
+    async def tried(tryout: Tryout) -> Seen:
+        async with at_once:
+            code, output = await _run(tryout, stage.http)
+        right = tryout.shows in output and (code != 0) == tryout.fails
+        what = f"{Path(tryout.command[0]).name}: {tryout.about}"
+        saw = tryout.shows if right else f"exit {code}: {output.strip()[-300:]}"
+        return Seen(
+            what=what, expected=f"{'an error' if tryout.fails else 'exit 0'}, shows {tryout.shows}", saw=saw, ok=right
+        )
+
+    for seen in await asyncio.gather(*map(tried, printed)):
+        yield seen
+
+
+async def _run(tryout: Tryout, http: aiohttp.ClientSession) -> tuple[int, str]:
+    if tryout.command[0] == "curl" and shutil.which("curl") is None:
+        return await _curl(tryout.command, http)
+    process = await asyncio.create_subprocess_exec(
+        *tryout.command,
+        env={**os.environ, **tryout.environment, "LC_ALL": "C", "COLUMNS": "200"},
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    try:
+        async with asyncio.timeout(_SECONDS):
+            output, _ = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    return process.returncode or 0, output.decode(errors="replace")
+
+
+async def _curl(command: tuple[str, ...], http: aiohttp.ClientSession) -> tuple[int, str]:
+    """What curl would do, on a machine without it."""
+    headers = dict(each.split(": ", 1) for flag, each in zip(command, command[1:], strict=False) if flag == "-H")
+    async with http.get(command[-1], headers=headers) as response:
+        return 0, await response.text()
