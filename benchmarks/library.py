@@ -54,7 +54,8 @@ def main(arguments: Sequence[str]) -> int:
             "options": {"rounds": options.rounds, "seconds": options.seconds, "scale": options.scale},
             "parts": {name: part.data for name, part in parts.items()},
             "verdicts": [
-                {"target": one.target, "wanted": one.wanted, "measured": one.measured, "met": one.met} for one in found
+                {"target": one.target, "wanted": one.wanted, "measured": one.measured, "verdict": one.word}
+                for one in found
             ],
         }
         asked.json.write_text(json.dumps(stored, indent=1) + "\n")
@@ -65,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="scripts/bench library", description=__doc__)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure there")
     parser.add_argument("--rounds", type=int, default=9, help="rounds in which all take their turn (default 9)")
-    parser.add_argument("--seconds", type=float, default=0.5, help="of each measurement (default 0.5)")
+    parser.add_argument("--seconds", type=float, default=0.3, help="of each measurement (default 0.3)")
     parser.add_argument("--scale", type=float, default=1.0, help="of the number of tenants, for a quick look")
     parser.add_argument("--only", metavar="PART,...", help=f"of {', '.join(PARTS)}")
     parser.add_argument("--postgres", type=int, default=18, metavar="MAJOR", help="version of the server (default 18)")
@@ -92,6 +93,7 @@ def _environment(world: World) -> dict[str, object]:
         **{name: version(name) for name in _PACKAGES},
         "processors": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "system": f"{platform.system()} {platform.machine()}",
+        "load at start": round(os.getloadavg()[0], 1),
     }
 
 

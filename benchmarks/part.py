@@ -15,7 +15,7 @@ class Options:
     """How long and how large; the targets are judged on the defaults."""
 
     rounds: int = 9
-    seconds: float = 0.5
+    seconds: float = 0.3
     scale: float = 1.0  # of the number of tenants and requests, for a quick look
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass, field
 from typing import Final
@@ -11,7 +11,8 @@ from benchmarks.measure import Latency, Pace, Spread, Subject, latency, throughp
 from benchmarks.ours import database_subject, row_subject, schema_subject
 from benchmarks.part import Options, Part
 from benchmarks.peers import ByHand, PlainPool, PsycopgPool, RawConnections, TransactionPool
-from benchmarks.table import Verdict, at_least, at_most, figure, ratio, render, spread
+from benchmarks.placement import placed, placements
+from benchmarks.table import Verdict, at_least, at_most, figure, ratio, render, spread, trust
 from benchmarks.world import SIZE, World
 
 __all__ = ["run"]
@@ -20,6 +21,8 @@ Maker = Callable[[World], Subject]
 
 _POOL: Final = "pool"
 _TRANSACTION: Final = "transaction"
+_SHORT: Final = {_POOL: "asyncpg.Pool", _TRANSACTION: "transaction"}
+_PLACES: Final = {"apart": "on a processor each", "one core": "on one processor", "free": "where the scheduler likes"}
 _OWN: Final[dict[str, Maker]] = {
     "raw": RawConnections,
     _POOL: PlainPool,
@@ -43,61 +46,83 @@ _SHARED: Final[dict[str, Maker]] = {
 
 
 @dataclass(slots=True)
-class Series:
-    """One subject's rounds: with SIZE connections, and with a single one."""
+class Rounds:
+    """What was measured of one subject in one placement."""
+
+    pace: list[Pace] = field(default_factory=list)
+    spare: list[Latency] = field(default_factory=list)  # with SIZE connections
+    alone: list[Latency] = field(default_factory=list)  # with a single one
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One subject, opened with SIZE connections and with a single one."""
 
     name: str
     many: Subject
     single: Subject
-    pace: list[Pace] = field(default_factory=list)
-    spare: list[Latency] = field(default_factory=list)
-    alone: list[Latency] = field(default_factory=list)
+
+
+Series = dict[str, Rounds]  # by the subject's key, of one placement
 
 
 async def run(world: World, options: Options) -> Part:
-    """Open all, measure all in each round, forwards and backwards by turns, judge the medians."""
-    series: dict[str, Series] = {}
+    """Open all, measure all in each round and placement, forwards and backwards by turns, judge the medians."""
+    where = placements()
+    measured: dict[str, Series] = {place.name: {key: Rounds() for key in (*_OWN, *_SHARED)} for place in where}
     async with AsyncExitStack() as stack:
-        for key, make in {**_OWN, **_SHARED}.items():
-            one = Series(name=make(world).name, many=make(world), single=make(world))
-            series[key] = one
-            for subject, size in ((one.many, SIZE), (one.single, 1)):
-                stack.push_async_callback(subject.close)
-                await subject.open(size)
+        entries = await _open(world, stack)
         for number in range(options.rounds):
-            order = list(series.values())
-            for one in order if number % 2 == 0 else reversed(order):
-                await _round(one, options.seconds)
+            order = list(entries) if number % 2 == 0 else list(reversed(entries))
+            for place in where:
+                with placed(world, place):
+                    for key in order:
+                        await _round(entries[key], measured[place.name][key], options.seconds)
+    names = {key: entry.name for key, entry in entries.items()}
     return Part(
         title=f"Warm: {SIZE} connections, 16 tasks for throughput, one task for latency",
-        text=_report(series),
-        data={key: _stored(one) for key, one in series.items()},
-        verdicts=_verdicts(series),
+        text="\n\n".join(_report(names, place, series) for place, series in measured.items()),
+        data={
+            place: {key: {"name": names[key], **asdict(rounds)} for key, rounds in series.items()}
+            for place, series in measured.items()
+        },
+        verdicts=tuple(one for place, series in measured.items() for one in trust(_verdicts(place, series))),
     )
 
 
-async def _round(one: Series, seconds: float) -> None:
-    one.pace.append(await throughput(one.many, seconds=seconds))
-    one.spare.append(await latency(one.many, seconds=seconds / 2))
-    one.alone.append(await latency(one.single, seconds=seconds / 2))
+async def _open(world: World, stack: AsyncExitStack) -> dict[str, Entry]:
+    entries = {}
+    for key, make in {**_OWN, **_SHARED}.items():
+        entry = Entry(name=make(world).name, many=make(world), single=make(world))
+        for subject, size in ((entry.many, SIZE), (entry.single, 1)):
+            stack.push_async_callback(subject.close)
+            await subject.open(size)
+        entries[key] = entry
+    return entries
 
 
-def _report(series: dict[str, Series]) -> str:
-    own = _table(series, list(_OWN), _POOL)
-    shared = _table(series, list(_SHARED), _TRANSACTION)
-    return f"A database or a schema of the tenant's own:\n\n{own}\n\nShared tables, row-level security:\n\n{shared}"
+async def _round(entry: Entry, rounds: Rounds, seconds: float) -> None:
+    rounds.pace.append(await throughput(entry.many, seconds=seconds))
+    rounds.spare.append(await latency(entry.many, seconds=seconds / 2))
+    rounds.alone.append(await latency(entry.single, seconds=seconds / 2))
 
 
-def _table(series: dict[str, Series], keys: Sequence[str], base: str) -> str:
-    head = (
-        "subject", "calls/s", f"x {_short(series[base])}", "p50 us", "p99 us", "p50 us, one connection", "CPU us/call"
-    )  # fmt: skip
+def _report(names: dict[str, str], place: str, series: Series) -> str:
+    own = _table(names, series, list(_OWN), _POOL)
+    shared = _table(names, series, list(_SHARED), _TRANSACTION)
+    head = f"### Client and server {_PLACES[place]}"
+    return f"{head}\n\nA database or schema of the tenant's own:\n\n{own}\n\nShared tables:\n\n{shared}"
+
+
+def _table(names: dict[str, str], series: Series, keys: Sequence[str], base: str) -> str:
+    ours = f"x {_SHORT[base]}"
+    head = ("subject", "calls/s", ours, "p50 us", "p99 us", "p50 us, one connection", "CPU us/call")
     rows = []
     for key in keys:
         one = series[key]
         rows.append(
             (
-                one.name,
+                names[key],
                 spread(Spread.of(pace.per_second for pace in one.pace)),
                 ratio(_faster(one, series[base])),
                 figure(Spread.of(each.p50_us for each in one.spare).median),
@@ -109,11 +134,7 @@ def _table(series: dict[str, Series], keys: Sequence[str], base: str) -> str:
     return render(head, rows)
 
 
-def _short(one: Series) -> str:
-    return one.name.removeprefix("asyncpg.").split(",")[0]
-
-
-def _faster(one: Series, base: Series) -> Spread:
+def _faster(one: Rounds, base: Rounds) -> Spread:
     """Each round's own ratio: what slows the machine for a while slows both."""
     return Spread.of(a.per_second / b.per_second for a, b in zip(one.pace, base.pace, strict=True))
 
@@ -122,41 +143,48 @@ def _slower(one: Sequence[Latency], base: Sequence[Latency]) -> Spread:
     return Spread.of(a.p50_us / b.p50_us for a, b in zip(one, base, strict=True))
 
 
-def _stored(one: Series) -> dict[str, object]:
-    return {
-        "name": one.name,
-        "throughput": [asdict(pace) for pace in one.pace],
-        "latency": [asdict(each) for each in one.spare],
-        "latency_one_connection": [asdict(each) for each in one.alone],
-    }
-
-
-def _verdicts(series: dict[str, Series]) -> tuple[Verdict, ...]:
+def _verdicts(place: str, series: Series) -> Iterator[Verdict]:
     pool, transaction = series[_POOL], series[_TRANSACTION]
-    found = []
     for kind in ("database", "schema"):
         always, kept = series[kind], series[f"{kind}, kept"]
-        found += [
-            at_least(f"{kind}, reset always: throughput of asyncpg.Pool", 1.0, _faster(always, pool)),
-            at_least(f"{kind}, reset on_tenant_change: throughput of asyncpg.Pool", 1.6, _faster(kept, pool)),
-            at_most(
-                f"{kind}, reset always: p50 of asyncpg.Pool, one task, a spare connection",
-                0.65,
-                _slower(always.spare, pool.spare),
-                "x",
-                kind="ratio",
-            ),
-        ]
+        yield at_least(f"{place}: {kind}, reset always: throughput of asyncpg.Pool", 1.0, _faster(always, pool))
+        yield at_least(f"{place}: {kind}, reset on_tenant_change: throughput", 1.6, _faster(kept, pool))
+        slower = _slower(always.spare, pool.spare)
+        yield at_most(
+            f"{place}: {kind}, reset always: p50, one task, spare connection", 0.65, slower, "x", kind="ratio"
+        )
     sticky, turns, at_random = (_faster(series[key], transaction) for key in ("sticky", "turns", "random"))
-    found += [
-        at_least("row signed, reset always, one tenant: throughput of transaction + set_config", 1.7, sticky),
-        at_least("row signed, reset always, 20 in turns: throughput of transaction + set_config", 0.9, turns),
-        Verdict(
-            target="row signed, 20 at random: between turns and one tenant",
-            wanted=f"{turns.median:.2f}x..{sticky.median:.2f}x",
-            measured=ratio(at_random),
-            # 3 %: what two runs of one and the same subject differ by.
-            met=turns.median * 0.97 <= at_random.median <= sticky.median * 1.03,
-        ),
-    ]
-    return tuple(found)
+    yield at_least(f"{place}: row signed, one tenant: throughput of transaction + set_config", 1.7, sticky)
+    yield at_least(f"{place}: row signed, 20 in turns: throughput", 0.9, turns)
+    yield Verdict(
+        target=f"{place}: row signed, 20 at random: between turns and one tenant",
+        wanted=f"{turns.median:.2f}x..{sticky.median:.2f}x",
+        measured=ratio(at_random),
+        # 3 %: what two runs of one and the same subject differ by.
+        met=turns.median * 0.97 <= at_random.median <= sticky.median * 1.03,
+    )
+    yield from _controls(place, series)
+
+
+def _controls(place: str, series: Series) -> Iterator[Verdict]:
+    """What must come out whatever the code is worth; when it does not, the other figures of the run mean nothing."""
+    pool, by_hand, floor = series[_POOL], series["by hand"], series["raw"]
+    for what, value in (
+        ("throughput", _faster(by_hand, pool)),
+        ("p50", _slower(by_hand.spare, pool.spare)),
+    ):
+        yield Verdict(
+            target=f"{place}: control: a dict of asyncpg pools is asyncpg.Pool, {what}",
+            wanted="0.9x..1.1x",
+            measured=ratio(value),
+            met=0.9 <= value.median <= 1.1,
+            control=True,
+        )
+    fastest = min(_slower(one.spare, floor.spare).median for key, one in series.items() if key != "raw")
+    yield Verdict(
+        target=f"{place}: control: no p50 below that of a bare connection",
+        wanted=">= 0.95x",
+        measured=f"{fastest:.2f}x",
+        met=fastest >= 0.95,
+        control=True,
+    )

@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from benchmarks.measure import Spread
 
-__all__ = ["Verdict", "at_least", "at_most", "figure", "loud", "ratio", "render", "verdicts"]
+__all__ = ["Verdict", "at_least", "at_most", "figure", "loud", "ratio", "render", "trust", "verdicts"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """One target and what was measured."""
+    """One target and what was measured. A `control` must hold whatever the code is worth; `trusted`: its controls held."""
 
     target: str
     wanted: str
     measured: str
     met: bool
+    control: bool = False
+    trusted: bool = True
+
+    @property
+    def word(self) -> str:
+        """For the table: a target is only met in a run whose controls held."""
+        if self.control:
+            return "holds" if self.met else "BROKEN"
+        if not self.trusted:
+            return "unproven" if self.met else "MISSED, unproven"
+        return "met" if self.met else "MISSED"
 
 
 def figure(value: float, unit: str = "") -> str:
@@ -69,13 +80,27 @@ def _line(row: Sequence[str], widths: Sequence[int]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
+def trust(found: Iterable[Verdict]) -> tuple[Verdict, ...]:
+    """`found`, measured together: a broken control among them takes the trust from the others."""
+    together = tuple(found)
+    sound = all(one.met for one in together if one.control)
+    return tuple(replace(one, trusted=sound) for one in together)
+
+
 def verdicts(found: Iterable[Verdict]) -> str:
     """The table of targets."""
-    rows = [(one.target, one.wanted, one.measured, "met" if one.met else "MISSED") for one in found]
+    rows = [(one.target, one.wanted, one.measured, one.word) for one in found]
     return render(("target", "wanted", "measured", "verdict"), rows)
 
 
 def loud(found: Iterable[Verdict]) -> str:
-    """One line for each missed target, or that there is none."""
-    missed = [f"!!! MISSED: {one.target}: wanted {one.wanted}, measured {one.measured}" for one in found if not one.met]
-    return "\n".join(missed) or "every target is met"
+    """One line for each target that was not shown to be met, broken controls first; or that there is none."""
+    bad = sorted((one for one in found if not (one.met and one.trusted)), key=lambda one: not one.control)
+    lines = [
+        f"!!! {one.word}: {one.target}: wanted {one.wanted}, measured {one.measured}"
+        for one in bad
+        if not (one.control and one.met)
+    ]
+    if any(one.control and not one.met for one in bad):
+        lines.insert(0, "!!! A CONTROL IS BROKEN: something else used the machine; run again when it is quiet")
+    return "\n".join(lines) or "every target is met"

@@ -12,8 +12,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 
-# Runs in a fresh interpreter: what is installed and is neither a core dependency nor one of theirs is refused; then every
-# module of the wheel is imported that is not the process itself or named after an extra.
+# Runs in a fresh interpreter: what is installed and is neither a core dependency nor one of theirs is refused; then
+# each module of the wheel is imported that is not the process itself or named after an extra.
 _IMPORT_ALL = """
 import importlib, importlib.abc, importlib.metadata, pkgutil, re, sys
 
@@ -45,7 +45,7 @@ sys.meta_path.insert(0, Refuse())
 sys.path.insert(0, sys.argv[1])
 process = tuple("tenantproxy." + name for name in (
     "sidecar", "cli", "demo", "__main__",
-    "metrics.prometheus", "metrics.families", "middleware.aiohttp", "sqlalchemy", "registry.mongo",
+    "metrics.prometheus", "metrics.families", "metrics.listeners", "middleware.aiohttp", "sqlalchemy", "registry.mongo",
 ))
 import tenantproxy
 assert tenantproxy.__file__.startswith(sys.argv[1]), tenantproxy.__file__
