@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import shlex
 import shutil
@@ -58,9 +59,7 @@ def tryouts(world: World, tokens: Tokens, *, public_url: str, admin_url: str) ->
     found += [
         Tryout(about="nobody lists anything", command=("curl", "-s", projects), shows="invalid_credentials"),
         Tryout(about="is it ready?", command=("curl", "-s", f"{admin_url}/readyz?verbose"), shows="[+] router open"),
-        Tryout(
-            about="its metrics", command=("curl", "-s", f"{admin_url}/metrics"), shows="tenantproxy_pool_connections"
-        ),
+        Tryout(about="its metrics", command=("curl", "-s", f"{admin_url}/metrics"), shows="tenantproxy_pools "),
         Tryout(about="its pools", command=("curl", "-s", f"{admin_url}/v1/pools"), shows='"pools"'),
     ]
     psql = world.server.bin_dir / "psql"
@@ -134,6 +133,6 @@ async def _run(tryout: Tryout, http: aiohttp.ClientSession) -> tuple[int, str]:
 
 async def _curl(command: tuple[str, ...], http: aiohttp.ClientSession) -> tuple[int, str]:
     """What curl would do, on a machine without it."""
-    headers = dict(each.split(": ", 1) for flag, each in zip(command, command[1:], strict=False) if flag == "-H")
+    headers = dict(each.split(": ", 1) for flag, each in itertools.pairwise(command) if flag == "-H")
     async with http.get(command[-1], headers=headers) as response:
         return 0, await response.text()

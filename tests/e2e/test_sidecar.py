@@ -1,0 +1,111 @@
+"""Does the sidecar, as a process, say how it is, serve its metrics, and leave in order?"""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from tenantproxy.demo.world import World
+from tests.e2e.conftest import Command, Served, get
+
+Serve = Callable[..., Served]
+
+
+async def test_it_is_alive_ready_and_tells_why(demo_world: World, serve: Serve) -> None:
+    served = serve(demo_world.config)
+    assert get(f"{served.admin}/livez")[0] == 200
+    status, _, text = get(f"{served.admin}/readyz?verbose")
+    assert status == 200
+    assert text.splitlines() == [
+        "[+] router open",
+        "[+] registry loaded",
+        "[+] a server up",
+        "[+] listening",
+        "[+] not draining",
+        "ok",
+    ]
+
+
+async def test_metrics_come_in_both_formats_and_agree_with_postgresql(demo_world: World, serve: Serve) -> None:
+    served = serve(demo_world.config)
+    watch = await demo_world.connect()
+    try:
+        query = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'tenantproxy'"
+        backends = await watch.fetchval(query)
+    finally:
+        await watch.close()
+    status, content_type, text = get(f"{served.admin}/metrics")
+    assert (status, content_type.partition(";")[0]) == (200, "text/plain")
+    samples = {
+        (sample.name, *sorted(sample.labels.values())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+    assert samples["tenantproxy_server_connections", "primary"] == backends > 0
+    assert samples["tenantproxy_server_up", "primary"] == 1
+    assert samples["tenantproxy_tenants", "active", "row"] == 2
+    assert samples["tenantproxy_draining",] == 0
+    assert "tenantproxy_build_info{" in text
+    assert "_created" not in text
+    status, content_type, text = get(f"{served.admin}/metrics", Accept="application/openmetrics-text; version=1.0.0")
+    assert content_type.startswith("application/openmetrics-text")
+    assert text.endswith("# EOF\n")
+
+
+async def test_the_public_listener_serves_nothing_by_itself(demo_world: World, serve: Serve) -> None:
+    served = serve(demo_world.config)
+    status, content_type, text = get(f"{served.public}/demo/projects", Authorization="Bearer demo_anything")
+    assert (status, content_type.partition(";")[0]) == (404, "application/problem+json")
+    assert json.loads(text)["code"] == "not_found"
+    assert get(f"{served.public}/metrics")[0] == 404
+
+
+@pytest.mark.parametrize("signalled", [signal.SIGTERM, signal.SIGINT], ids=lambda each: each.name)
+async def test_a_signal_ends_it_in_order_and_leaves_no_backend(
+    signalled: signal.Signals, demo_world: World, serve: Serve, tmp_path: Path
+) -> None:
+    served = serve(demo_world.config)
+    served.process.send_signal(signalled)
+    assert served.process.wait(timeout=15) == 0
+    assert "Traceback" not in (tmp_path / "sidecar.log").read_text()
+    watch = await demo_world.connect()
+    try:
+        query = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'tenantproxy'"
+        assert await watch.fetchval(query) == 0
+    finally:
+        await watch.close()
+
+
+async def test_its_log_is_one_json_object_a_line(demo_world: World, serve: Serve, tmp_path: Path) -> None:
+    served = serve(demo_world.config)
+    served.process.send_signal(signal.SIGTERM)
+    served.process.wait(timeout=15)
+    lines = [json.loads(line) for line in (tmp_path / "sidecar.log").read_text().splitlines()]
+    assert any(line.get("kind") == "pool_opened" and line.get("pool") for line in lines)
+    text = (tmp_path / "sidecar.log").read_text()
+    assert demo_world.password("tenantproxy_app") not in text
+    assert demo_world.password("demo_wayne") not in text
+
+
+async def test_a_server_that_is_down_at_start_is_said_in_one_line(own_world: World, command: Command) -> None:
+    own_world.server.stop()
+    ended = command("serve", "--config", str(own_world.config))
+    assert ended.returncode == 1
+    assert ended.stdout == ""
+    assert "error: " in ended.stderr
+    assert "primary" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+async def test_a_taken_port_names_its_key(demo_world: World, serve: Serve, command: Command) -> None:
+    served = serve(demo_world.config)
+    taken = served.public.removeprefix("http://")
+    ended = command("serve", "--config", str(demo_world.config), "--listen", taken)
+    assert ended.returncode == 1
+    assert "http.listen" in ended.stderr
+    assert "Traceback" not in ended.stderr
