@@ -6,12 +6,14 @@ import asyncio
 import contextvars
 import random
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final, TypeAlias
 
 from tenantproxy.registry.base import AnyConnection, Database
 from tenantproxy.registry.postgres import CHANNEL
 
 __all__ = ["InvalidationListener"]
+
+_Heard: TypeAlias = Callable[[Any, int, str, Any], None]
 
 _FIRST_WAIT: Final = 0.1
 _LONGEST_WAIT: Final = 15.0
@@ -96,8 +98,18 @@ class InvalidationListener:
                         await lost.wait()
                 except TimeoutError:
                     await conn.execute("SELECT 1", timeout=self._heartbeat_timeout)
+        except Exception:
+            conn.terminate()  # it did not answer: asking it to stop, or to close, would wait just as long
+            raise
         finally:
             self.listening.clear()
             if not conn.is_closed():
                 conn.remove_termination_listener(ended)
+                await self._unlisten(conn, heard)
+
+    async def _unlisten(self, conn: AnyConnection, heard: _Heard) -> None:
+        try:
+            async with asyncio.timeout(self._heartbeat_timeout):
                 await conn.remove_listener(self._channel, heard)
+        except Exception:  # noqa: BLE001  # a rim: what cannot be undone is destroyed
+            conn.terminate()
