@@ -1,0 +1,212 @@
+"""Did a fault leave anything behind? A router that is watched while it works and audited when its work is over.
+
+`async with checked(settings, world) as router:` samples the budget's sum all the time; at the end of the block nothing may
+be used or waiting, each idle session must be whose it is said to be, `pg_stat_activity` must agree, and after `close`
+there must be no connection and no task of ours.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from time import monotonic
+from typing import Any, Final
+
+import asyncpg
+
+import tenantproxy
+from tenantproxy import Router
+from tenantproxy.config import Settings
+from tenantproxy.embedded import EmbeddedPostgres
+from tenantproxy.events import Event, Observer, ignore
+from tenantproxy.model import Route
+from tenantproxy.pools.asyncpg import Backend, Init
+from tenantproxy.pools.pool import Pool
+from tenantproxy.registry import Registry
+from tests.support.database import Database
+from tests.support.waiting import until
+from tests.support.world import APP_ROLE, SERVER, World
+
+_OURS: Final = tuple(str(Path(str(module.__file__)).parent) for module in (tenantproxy, asyncpg))
+_SESSION: Final = (
+    "SELECT current_setting('app.current_tenant_id', true), current_setting('search_path'), current_user::text,"
+    " (SELECT count(*) FROM pg_locks WHERE pid = pg_backend_pid() AND locktype = 'advisory'),"
+    " (SELECT count(*) FROM pg_class WHERE relpersistence = 't'), (SELECT count(*) FROM pg_listening_channels())"
+)
+
+OPENED: list[CheckedRouter] = []
+"""Routers of the running test, so that its fixture can see that each was audited."""
+
+
+class CheckedRouter(Router):
+    """A router that knows what it has lent to whom, and hears every event."""
+
+    def __init__(self, settings: Settings, *, observer: Observer = ignore, **options: Any) -> None:
+        self.lent: dict[Backend, Route] = {}
+        self.acquired = 0
+        self.released = 0
+        self.events: list[Event] = []
+        self.was_audited = False
+        self._hear = observer
+        super().__init__(settings, observer=self._heard, **options)
+        OPENED.append(self)
+
+    def _heard(self, event: Event) -> None:
+        self.events.append(event)
+        self._hear(event)
+
+    async def acquire(self, pool: Pool[Backend], route: Route, timeout: float | None) -> Backend:
+        backend = await super().acquire(pool, route, timeout)
+        assert backend not in self.lent, "a backend has two owners"
+        self.lent[backend] = route
+        self.acquired += 1
+        return backend
+
+    def release(self, backend: Backend, route: Route) -> None:
+        assert self.lent.pop(backend) == route
+        self.released += 1
+        super().release(backend, route)
+
+    def count(self, kind: type[Event]) -> int:
+        """How many events of that kind were heard."""
+        return sum(isinstance(event, kind) for event in self.events)
+
+    @property
+    def all_pools(self) -> list[Pool[Backend]]:
+        """Open ones and those whose last connections are still ending."""
+        return list(dict.fromkeys([*self._manager, *self._manager.closing()]))
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Nothing is lent, waited for, opened, reset or ended."""
+        return not self.lent and all(pool.is_quiet and not pool.stats().retiring for pool in self.all_pools)
+
+    def audit_sums(self) -> None:
+        """`idle + used + opening + resetting + retiring + held = in_use <= limit`, for every server. Holds at any time."""
+        for name, budget in self._budgets.items():
+            pools = [pool.stats() for pool in self.all_pools if pool.key.server == name]
+            total = sum(one.idle + one.used + one.opening + one.resetting + one.retiring for one in pools)
+            assert total + budget.held == budget.in_use, (
+                f"{name}: {total} + {budget.held} held != {budget.in_use}: {pools}"
+            )
+            assert budget.in_use <= budget.limit, f"{name}: {budget.in_use} of {budget.limit}"
+
+    async def audit_sessions(self) -> None:
+        """Every idle session is reset, and bound to whom we think it is."""
+        for pool in self.all_pools:
+            for backend in list(pool.connections()):
+                if not backend.con.is_closed():
+                    await _audit_session(pool, backend)
+
+
+async def _audit_session(pool: Pool[Backend], backend: Backend) -> None:
+    bound, con = pool.bound_to(backend), backend.con
+    assert backend.bound == bound
+    assert not con.is_in_transaction()
+    found = await con.fetchrow(_SESSION, timeout=5.0)
+    assert found is not None
+    setting, path, user, *left_behind = found
+    assert (setting or None) == bound, f"the session says {setting!r}, we say {bound!r}"
+    assert path == f'"{pool.key.schema or "public"}"'
+    assert user == (pool.key.user or APP_ROLE)
+    if not con._listeners and not pool.is_main:
+        assert left_behind == [0, 0, 0], "locks, temporary tables or channels are left"
+    if pool.key.shared and backend.signer is not None:
+        try:
+            verified = await con.fetchval("SELECT tenantproxy.bound_tenant()", timeout=5.0)
+        except asyncpg.PostgresError:
+            verified = None
+        assert verified in (bound, None)  # None: nobody is bound, or the proof's time is over
+        if bound is None:
+            assert verified is None, f"a session that should be nobody's is {verified!r}'s"
+
+
+async def activity(server: EmbeddedPostgres, databases: Iterable[str] | None = None) -> int:
+    """How many backends of the application's role the server has, by its own count."""
+    async with Database(server=server, name="postgres").connect() as admin:
+        wanted = list(databases) if databases is not None else None
+        count: int = await admin.fetchval(
+            "SELECT count(*) FROM pg_stat_activity WHERE usename = $1 AND ($2::text[] IS NULL OR datname = ANY ($2))",
+            APP_ROLE, wanted,
+        )  # fmt: skip
+        return count
+
+
+def tasks_of_ours() -> list[asyncio.Task[Any]]:
+    """Tasks of this loop that run our code or the driver's."""
+    return [task for task in asyncio.all_tasks() if _file_of(task).startswith(_OURS)]
+
+
+def _file_of(task: asyncio.Task[Any]) -> str:
+    code = getattr(task.get_coro(), "cr_code", None)
+    return code.co_filename if code is not None else ""
+
+
+@asynccontextmanager
+async def checked(
+    settings: Settings,
+    world: World,
+    *,
+    servers: Mapping[str, EmbeddedPostgres] | None = None,
+    registry: Registry | None = None,
+    init: Init | None = None,
+    clock: Callable[[], float] = monotonic,
+    close_timeout: float = 5.0,
+) -> AsyncIterator[CheckedRouter]:
+    """An open router, watched in the block and audited at its end. `servers`: which real server each name is."""
+    router = CheckedRouter(settings, registry=registry, init=init, clock=clock)
+    real = dict(servers) if servers is not None else {SERVER: world.server}
+    await router.open()
+    watcher = asyncio.create_task(_watch(router))
+    try:
+        yield router
+        if router.is_open:
+            await until(lambda: router.is_at_rest, "nothing is lent, waited for, opened, reset or ended", timeout=12.0)
+            router.audit_sums()
+            assert router.acquired == router.released
+            await router.audit_sessions()
+            await _agrees(router, real)
+    finally:
+        watcher.cancel()
+        await asyncio.wait([watcher])
+        await router.close(timeout=close_timeout)
+    if not watcher.cancelled():
+        watcher.result()
+    await audit_closed(router, real.values())
+
+
+async def audit_closed(router: CheckedRouter, servers: Iterable[EmbeddedPostgres]) -> None:
+    """After `close`: every lease came back, no permit but those of silent peers, no task, no backend."""
+    assert not tasks_of_ours()
+    assert not router.lent
+    assert router.acquired == router.released
+    router.audit_sums()
+    assert all(budget.in_use == budget.held for budget in router._budgets.values())
+    for server in dict.fromkeys(servers):
+        if server.is_running:
+            await until(lambda server=server: _none(server), "the server has no backend of ours", timeout=5.0)  # type: ignore[misc]
+    router.was_audited = True
+
+
+async def _none(server: EmbeddedPostgres) -> bool:
+    return await activity(server) == 0
+
+
+async def _agrees(router: CheckedRouter, servers: Mapping[str, EmbeddedPostgres]) -> None:
+    async def same() -> bool:
+        for server in set(servers.values()):
+            names = [name for name, one in servers.items() if one is server]
+            ours = sum(router._budgets[name].in_use - router._budgets[name].held for name in names)
+            if await activity(server) != ours:
+                return False
+        return True
+
+    await until(same, "pg_stat_activity agrees with our own count")
+
+
+async def _watch(router: CheckedRouter) -> None:
+    while True:
+        router.audit_sums()
+        await asyncio.sleep(0.002)

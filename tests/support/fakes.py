@@ -1,0 +1,328 @@
+"""What stands in for connections, their openers, waiters and time? Fakes that keep books of their own.
+
+Nothing here answers by itself: a test says when a connect succeeds, when a connection has ended and what time it is.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Final, Literal, TypeVar
+
+from tenantproxy.config import Pools
+from tenantproxy.errors import ConnectFailed, TenantProxyError
+from tenantproxy.events import Event, Observer
+from tenantproxy.model import Isolation, Limits, Placement, PoolKey, Route, Tenant, TenantId, tenant_id
+from tenantproxy.pools.budget import ServerBudget
+from tenantproxy.pools.manager import Counters, PoolManager
+from tenantproxy.pools.pool import Failure, Pool
+from tenantproxy.pools.turns import Ticket
+
+State = Literal["new", "idle", "used", "resetting", "retiring", "gone"]
+E = TypeVar("E", bound=Event)
+
+MAIN: Final = tenant_id("main")
+
+
+class FakeClock:
+    """Monotonic seconds that pass when told to."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Events(list[Event]):
+    """An observer that remembers."""
+
+    def __call__(self, event: Event) -> None:
+        self.append(event)
+
+    def of(self, kind: type[E]) -> list[E]:
+        """Those of one kind, in order."""
+        return [event for event in self if isinstance(event, kind)]
+
+
+@dataclass(eq=False, slots=True)
+class Link:
+    """A connection in name only. `state`, `user` and `bound` are what the books say, not what the pool believes."""
+
+    number: int
+    pool: Pool[Link]
+    opened_at: float
+    state: State = "new"
+    user: TenantId | None = None  # who uses it
+    bound: TenantId | None = None  # whose session it still is
+    alive: bool = True
+    ends: int = 0  # how often it was told to end
+
+    def __repr__(self) -> str:
+        return f"<Link {self.number} {self.state}>"
+
+
+@dataclass(eq=False, slots=True)
+class Caller:
+    """Somebody who waits. `gone`: it left without a word, and takes nothing any more."""
+
+    tenant: TenantId
+    gone: bool = False
+    link: Link | None = None
+    error: TenantProxyError | None = None
+    refused: int = 0  # offers it did not take
+    ticket: Ticket[Link] | None = None
+
+    def offer(self, conn: Link, /) -> bool:
+        """See `base.Waiter`."""
+        assert self.link is None, "a caller was offered two connections"
+        assert self.error is None, "a caller that was told an error was offered a connection"
+        assert conn.state in ("new", "idle", "used", "resetting"), f"{conn} was offered"
+        assert conn.user is None, f"{conn} has two owners"
+        assert not conn.pool.is_closed, "a closed pool lends"
+        if self.gone:
+            self.refused += 1
+            return False
+        self.link = conn
+        conn.user, conn.state = self.tenant, "used"
+        return True
+
+    def fail(self, error: TenantProxyError, /) -> None:
+        """See `base.Waiter`."""
+        assert self.link is None, "a caller that has a connection was told an error"
+        assert self.error is None, "a caller was told two errors"
+        self.error = error
+
+    @property
+    def waits(self) -> bool:
+        """Whether it has heard nothing yet."""
+        return self.link is None and self.error is None
+
+
+@dataclass(eq=False, slots=True)
+class FakeConnector:
+    """Opens and ends links when told to."""
+
+    clock: FakeClock
+    opening: list[Pool[Link]] = field(default_factory=list)  # connects under way, oldest first
+    links: dict[Link, None] = field(default_factory=dict)  # all that exist on a server, in order of opening
+    ended: int = 0
+    timers: list[tuple[float, int, Callable[[], None]]] = field(default_factory=list)
+    _numbers: count[int] = field(default_factory=count)
+
+    # --- Connector -----------------------------------------------------------------------------------------------------
+    def open(self, pool: Pool[Link]) -> None:
+        """See `pool.Connector`."""
+        assert not pool.is_closed, "a closed pool opens a connection"
+        self.opening.append(pool)
+
+    def retire(self, pool: Pool[Link], conn: Link) -> None:
+        """See `pool.Connector`."""
+        assert conn.pool is pool
+        assert conn.state not in ("retiring", "gone"), f"{conn} ends twice"
+        conn.state, conn.user = "retiring", None
+        conn.ends += 1
+
+    def is_usable(self, conn: Link) -> bool:
+        """See `pool.Connector`."""
+        return conn.alive
+
+    def later(self, delay: float, call: Callable[[], None]) -> None:
+        """See `pool.Connector`."""
+        assert delay >= 0
+        heapq.heappush(self.timers, (self.clock.now + delay, next(self._numbers), call))
+
+    # --- what a test lets happen ---------------------------------------------------------------------------------------
+    def succeed(self, pool: Pool[Link] | None = None) -> Link:
+        """The oldest connect (of `pool`) succeeds."""
+        pool = self._next(pool)
+        link = Link(next(self._numbers), pool, self.clock.now)
+        self.links[link] = None
+        pool.opened(link)
+        settle(link)
+        return link
+
+    def fail(
+        self,
+        pool: Pool[Link] | None = None,
+        failure: Failure = "refused",
+        *,
+        error: TenantProxyError | None = None,
+        silent: bool = False,
+    ) -> None:
+        """The oldest connect (of `pool`) fails."""
+        pool = self._next(pool)
+        pool.open_failed(error or ConnectFailed(f"it is {failure}"), failure, "FakeError", silent=silent)
+
+    def _next(self, pool: Pool[Link] | None) -> Pool[Link]:
+        pool = pool or self.opening[0]
+        self.opening.remove(pool)
+        return pool
+
+    def end(self, link: Link, *, silent: bool = False) -> None:
+        """The server side of `link`, which is being ended, is gone, or silent."""
+        assert link.state == "retiring", link
+        link.state = "gone"
+        self.ended += 1
+        del self.links[link]
+        link.pool.retired(link, silent=silent)
+
+    def pass_time(self, seconds: float) -> None:
+        """Time passes; timers that come due are called at their moments."""
+        until = self.clock.now + seconds
+        while self.timers and self.timers[0][0] <= until:
+            due, _, call = heapq.heappop(self.timers)
+            self.clock.now = max(self.clock.now, due)
+            call()
+        self.clock.now = until
+
+    def of(self, pool: Pool[Link], state: State) -> list[Link]:
+        """The links of `pool` in one state."""
+        return [link for link in self.links if link.pool is pool and link.state == state]
+
+
+def settle(link: Link) -> None:
+    """After a link was given to its pool: nobody took it and nobody ended it, so it lies idle."""
+    if link.state in ("new", "resetting") or (link.state == "used" and link.user is None):
+        link.state = "idle"
+
+
+def lease(pool: Pool[Link], tenant: str, limits: Limits = Limits()) -> Link | None:
+    """`lease_nowait`, noted in the books."""
+    link = pool.lease_nowait(tenant_id(tenant), limits)
+    if link is not None:
+        assert link.state == "idle", f"{link} was lent"
+        assert link.user is None
+        link.user, link.state = tenant_id(tenant), "used"
+    return link
+
+
+def ask(pool: Pool[Link], tenant: str, limits: Limits = Limits()) -> Caller:
+    """As the lender asks: a connection now, or a place in the queue. Raises PoolError."""
+    caller = Caller(tenant_id(tenant))
+    caller.link = lease(pool, tenant, limits)
+    if caller.link is None:
+        caller.ticket = pool.wait(caller.tenant, limits, caller)
+    return caller
+
+
+def reset(link: Link) -> None:
+    """Its user gave it back, its reset begins."""
+    link.user, link.state = None, "resetting"
+    link.pool.resetting(link)
+
+
+def ready(link: Link, bound: str | None = None) -> None:
+    """Its reset is over, or its user gave it back clean."""
+    link.user = None
+    link.bound = tenant_id(bound) if bound is not None else None
+    link.pool.ready(link, link.bound)
+    settle(link)
+
+
+def held(caller: Caller) -> Link:
+    """The link it got."""
+    assert caller.link is not None, f"the caller of {caller.tenant} got {caller.error or 'nothing yet'}"
+    return caller.link
+
+
+def retire(link: Link, reason: Literal["error", "reset_failed"] = "error") -> None:
+    """It must not be used again."""
+    link.user = None
+    link.pool.retire(link, reason)
+
+
+class House:
+    """Pools of everything that a router has, on fakes: budgets, a manager, its counters."""
+
+    def __init__(
+        self,
+        *,
+        servers: Mapping[str, int] | None = None,
+        settings: Pools | None = None,
+        max_tenants: int = 100,
+        observer: Observer | None = None,
+    ) -> None:
+        self.clock = FakeClock()
+        self.events = Events()
+        self.connector = FakeConnector(self.clock)
+        self.counters = Counters(max_tenants=max_tenants)
+        self.settings = settings or Pools()
+        self.observer = observer or self.events
+        self.budgets = {
+            name: ServerBudget(
+                name,
+                limit=limit,
+                clock=self.clock,
+                observer=self.observer,
+                guaranteed=self.settings.guaranteed,
+            )
+            for name, limit in (servers or {"one": 20}).items()
+        }
+        self.manager: PoolManager[Link] = PoolManager(
+            budgets=self.budgets,
+            settings=self.settings,
+            connector=self.connector,
+            clock=self.clock,
+            observer=self.observer,
+            counters=self.counters,
+        )
+
+    @property
+    def budget(self) -> ServerBudget:
+        """The first server's."""
+        return next(iter(self.budgets.values()))
+
+    def main(self, size: int = 20) -> Pool[Link]:
+        """The main pool, on the first server."""
+        return self.manager.main(PoolKey(server=self.budget.server, database="main"), size=size)
+
+    def pool(self, route: Route) -> Pool[Link]:
+        """The open pool of `route`."""
+        return self.manager.pool(route)
+
+    def alone(self, tenant: str, **limits: int) -> Pool[Link]:
+        """The pool of a tenant with a database of its own, on the first server."""
+        return self.pool(route(tenant, limits=Limits(max_size=limits.get("max_size"))))
+
+    def shared(self, database: str = "shared") -> Pool[Link]:
+        """The pool of the row tenants of `database`, on the first server."""
+        return self.pool(route("anybody", "row", database=database))
+
+    def filled(self, pool: Pool[Link], tenant: str, size: int) -> list[Link]:
+        """`size` links of `pool`, opened for and lent to `tenant`."""
+        callers = [ask(pool, tenant) for _ in range(size)]
+        while any(caller.waits for caller in callers):
+            self.connector.succeed(pool)
+        return [held(caller) for caller in callers]
+
+    def idle(self, pool: Pool[Link], size: int, tenant: str = "somebody") -> list[Link]:
+        """`size` idle unbound links of `pool`."""
+        links = self.filled(pool, tenant, size)
+        for link in links:
+            ready(link)
+        return links
+
+
+def route(
+    tenant: str,
+    isolation: Literal["database", "schema", "row"] = "database",
+    *,
+    server: str = "one",
+    database: str | None = None,
+    limits: Limits = Limits(),
+) -> Route:
+    """The plan of a request of `tenant`, as the three kinds make it, without a session to enter."""
+    from tenantproxy.isolation import DatabasePlan, RowPlan, SchemaPlan
+
+    kind = Isolation(isolation)
+    placement = Placement(
+        isolation=kind,
+        server=server,
+        database=database or (tenant if kind is Isolation.DATABASE else "shared"),
+        schema=tenant if kind is Isolation.SCHEMA else None,
+    )
+    plans = {Isolation.DATABASE: DatabasePlan(), Isolation.SCHEMA: SchemaPlan(), Isolation.ROW: RowPlan()}
+    return plans[kind].plan(Tenant(id=tenant_id(tenant), placement=placement, limits=limits))
