@@ -54,7 +54,7 @@ __all__ = [
 class TenantProxyError(Exception):
     """Root of every error that tenantproxy raises itself.
 
-    `detail` says which limit or rule and its value, `hint` what to do, `retry_after` (seconds) when trying again may help.
+    `detail` says which limit or rule and its value, `hint` what to do, `retry_after` (seconds) when to try again.
     """
 
     http_status: ClassVar[int] = 500
@@ -93,7 +93,7 @@ class Problem:
 
 
 class ConfigurationError(TenantProxyError):
-    """The configuration cannot be used; raised at start, with every problem at once. Values of secrets are never in it."""
+    """The configuration cannot be used; raised at start, with every problem at once and no value of a secret."""
 
     code = "configuration_error"
 
@@ -239,7 +239,7 @@ def problem_json(error: TenantProxyError, *, request_id: str | None = None) -> d
 
 
 def error_response(error: TenantProxyError, *, fatal: bool = False) -> Mapping[str, str]:
-    """`error` as the fields of a PostgreSQL ErrorResponse, by field code (protocol-error-fields in PostgreSQL's docs)."""
+    """`error` as the fields of an ErrorResponse, by field code (protocol-error-fields in PostgreSQL's docs)."""
     severity = "FATAL" if fatal else "ERROR"
     fields = {"S": severity, "V": severity, "C": error.sqlstate, "M": error.message}
     if error.detail:

@@ -106,7 +106,7 @@ class PoolEvicted(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exhausted(Event):
-    """A caller got no connection. `limit` is the value of the limit that was met, `waiting` who else waits behind it."""
+    """A caller got no connection. `limit` is the value of the limit that was met, `waiting` how many wait behind it."""
 
     cause: ExhaustCause
     tenant: str
@@ -179,7 +179,7 @@ LATENCY_BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 
 
 
 class Histogram:
-    """Counts in fixed buckets of seconds: `counts[i]` values <= `bounds[i]`, the last one beyond all. Not cumulative."""
+    """Counts in fixed buckets of seconds: `counts[i]` values <= `bounds[i]`, the last beyond all. Not cumulative."""
 
     __slots__ = ("bounds", "counts", "total")
 

@@ -156,7 +156,10 @@ class Placement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tenant:
-    """One registered tenant. `epoch` rises when it moves, is suspended or deleted; `systems` maps a system's name to its schema."""
+    """One registered tenant.
+
+    `epoch` rises when it moves, is suspended or deleted; `systems` maps the name of a system to its schema.
+    """
 
     id: TenantId
     placement: Placement

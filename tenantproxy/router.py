@@ -113,6 +113,7 @@ class Router:
         self._registry = self._new_registry()
         self._routes: dict[tuple[TenantId, str | None, bool], tuple[Tenant, Route]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._returned = asyncio.Event()  # set when something comes back while it closes
         self._sweeper: asyncio.Task[None] | None = None
         self._listener: InvalidationListener | None = None
 
@@ -125,7 +126,7 @@ class Router:
         init: Init | None = None,
         observer: Observer = ignore,
     ) -> Self:
-        """A router configured by a TOML file and the environment. Raises ConfigurationError with every problem at once."""
+        """A router configured by a TOML file and the environment. Raises ConfigurationError."""
         return cls(load(path), registry=registry, init=init, observer=observer)
 
     def _new_manager(self) -> PoolManager[Backend]:
@@ -201,9 +202,11 @@ class Router:
         await self._registry.close()
         pools = list(self._manager)
         self._manager.close()
-        deadline = monotonic() + timeout
-        while any(not pool.is_quiet for pool in pools) and monotonic() < deadline:
-            await asyncio.sleep(0.01)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                while any(pool.used for pool in pools):
+                    self._returned.clear()
+                    await self._returned.wait()
         for pool in pools:
             for backend in list(pool.connections()):
                 pool.retire(backend, "shutdown")
@@ -294,7 +297,7 @@ class Router:
             if pool.key in keys:
                 pool.expire()
 
-    # --- Source: what scopes ask ---------------------------------------------------------------------------------------
+    # --- Source: what scopes ask -------------------------------------------------------------------------------------
     def ready(self, scope: Scope) -> tuple[Pool[Backend], Route] | None:
         """See `scope.Source`."""
         if not isinstance(scope, TenantScope):
@@ -324,6 +327,8 @@ class Router:
     def release(self, backend: Backend, route: Route) -> None:
         """See `scope.Source`."""
         self._lender.release(backend, route)
+        if not self.is_open:
+            self._returned.set()
 
     async def _look_up(self, tenant: TenantId) -> Tenant:
         self._check_open()
@@ -379,7 +384,7 @@ class Router:
                 hint="open one router per event loop, and use it there alone",
             )
 
-    # --- what is -------------------------------------------------------------------------------------------------------
+    # --- what is -----------------------------------------------------------------------------------------------------
     def stats(self) -> Stats:
         """An immutable snapshot of pools, budgets, waiters and counters."""
         counters = self._counters

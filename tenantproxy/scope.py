@@ -133,7 +133,7 @@ class Scope:
         timeout: float | None = None,
         **options: Any,
     ) -> str:
-        """COPY `records` into a table; `options` as asyncpg's. Refused by PostgreSQL for tables under row-level security."""
+        """COPY `records` into a table; `options` as asyncpg's. Refused for tables under row-level security."""
         backend, route, left = await self._take(timeout)
         try:
             return await backend.con.copy_records_to_table(table_name, records=records, timeout=left, **options)
@@ -269,7 +269,7 @@ def current() -> TenantScope:
 def use(scope: TenantScope) -> Iterator[TenantScope]:
     """Make `scope` the current one for the block, and for the tasks started in it.
 
-    Raises AccessDenied inside the block of another tenant: code that runs for one must leave it before it serves another.
+    Raises AccessDenied inside the block of another tenant: code that runs for one must leave it first.
     """
     held = _CURRENT.get(None)
     if held is not None and held.id != scope.id:

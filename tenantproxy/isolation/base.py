@@ -1,4 +1,4 @@
-"""What does every kind of isolation have to answer? Where a tenant's connection comes from, and what is pinned on it."""
+"""What does every kind of isolation answer? Where a tenant's connection comes from, and what is pinned on it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ KEEP_RESET: Final = _SESSION_RESET
 """SOFT_RESET that leaves a binding in the backend's memory (`currval()` of the keeper's sequences)."""
 
 PREPARED_CHECK: Final = "; SELECT 1/(1-from_sql::int) FROM pg_catalog.pg_prepared_statement() WHERE from_sql"
-"""Appended: fails when a statement was prepared in SQL, since it may stand under the name of one of the driver's own."""
+"""Appended: fails when a statement was prepared in SQL, since it may stand under a name of the driver's."""
 
 FULL_RESET: Final = "DISCARD ALL"
 """Everything; the driver's statement cache must go with it."""

@@ -1,4 +1,4 @@
-"""How is a session made one tenant's when it has a database of its own? By connecting to it: nothing else is left to set."""
+"""How is a session made one tenant's when it has a database of its own? By connecting to it."""
 
 from __future__ import annotations
 

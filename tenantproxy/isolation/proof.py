@@ -13,7 +13,7 @@ _BLOCK: Final = 64  # of SHA-256, as in RFC 2104
 
 
 def derive_key(secret: bytes, *, server: str, database: str, kid: int) -> bytes:
-    """The key of one database: HMAC-SHA256(secret, `server/database/kid`), 32 bytes. A stolen one opens no other database."""
+    """The key of one database: HMAC-SHA256(secret, `server/database/kid`), 32 bytes. It opens no other database."""
     return hmac.digest(secret, f"{server}/{database}/{kid}".encode(), "sha256")
 
 
@@ -39,7 +39,7 @@ class Signer:
         self.kid = kid
 
     def sign(self, tenant: str, *, pid: int, from_us: int, to_us: int) -> str:
-        """A proof of 114 characters for `tenant` on the backend `pid` (0: any), good from and to in server time (unix us).
+        """A proof of 114 characters for `tenant` on the backend `pid` (0: any), good between the two server times.
 
         `v1.<kid 1>.<pid 10>.<from_us 16>.<to_us 16>.<HMAC-SHA256 hex>` over that head + `database|tenant`.
         """

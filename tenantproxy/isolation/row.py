@@ -1,4 +1,4 @@
-"""How is a session made one tenant's in shared tables? A setting that policies read, and a proof that it was us who set it.
+"""How is a session made one tenant's in shared tables? A setting for policies, and a proof that we set it.
 
 Facts, attacks and figures: docs/isolation.md; the other half is lifecycle/sql/.
 """
@@ -37,10 +37,8 @@ class RowPlan:
         if system is not None:
             raise TenantNotFound("a tenant in shared tables has no systems to choose from")
         place = tenant.placement
-        if not self._signed:
-            proof = Proof.PLAIN
-        else:
-            proof = Proof.BOUND if replica is None else Proof.CARRIED
+        signed = Proof.BOUND if replica is None else Proof.CARRIED
+        proof = signed if self._signed else Proof.PLAIN
         return Route(
             tenant=tenant.id,
             isolation=Isolation.ROW,
@@ -69,13 +67,16 @@ class Statement:
 
 
 def window_us(server_now: float, window: float) -> tuple[int, int]:
-    """From and to, in microseconds of server time, of a proof made at `server_now` (unix seconds) for `window` seconds."""
+    """From and to (unix microseconds) of a proof made at `server_now` (unix seconds) for `window` seconds."""
     now = round(server_now * 1_000_000)
     return now - _EARLY_US, now + round(window * 1_000_000)
 
 
 def enter(binding: Binding, signer: Signer | None, *, pid: int, server_now: float, window: float) -> Statement:
-    """The statement that makes a fresh or reset session the tenant's. Raises ValueError when a proof is wanted and no signer given."""
+    """The statement that makes a fresh or reset session the tenant's.
+
+    Raises ValueError when a proof is wanted and no signer given.
+    """
     if binding.proof is Proof.PLAIN:
         return Statement(_PLAIN, (binding.setting, binding.tenant), binding.tenant)
     if signer is None:

@@ -23,6 +23,7 @@ from tenantproxy.isolation.base import Pins, startup_pins
 from tenantproxy.isolation.proof import Signer, derive_key
 from tenantproxy.isolation.row import CHANGE_RESET, enter
 from tenantproxy.model import Binding, PoolKey, Proof, TenantId
+from tenantproxy.pools.detached import Detached
 from tenantproxy.pools.failures import classify, describe
 from tenantproxy.pools.guard import RenewingConnection, TenantConnection
 from tenantproxy.pools.handshake import CHECK, Answer, clean_role_sql, foreign_settings, refusal
@@ -65,7 +66,7 @@ class Backend:
         self.binding: Binding | None = None  # what it was last entered with
         self.is_settled = True  # nothing runs on it
         self.leased_at = 0.0
-        self.task: asyncio.Task[None] | None = None  # the one that resets or ends it
+        self.task: asyncio.Task[None] | Detached | None = None  # the one that resets or ends it
         self._pool = self  # asyncpg's proxy asks its holder's pool to drop caches
 
     def __repr__(self) -> str:
@@ -153,7 +154,7 @@ class AsyncpgConnector:
         except asyncio.CancelledError:
             pool.open_failed(PoolClosed("the router is closing"), "denied", "cancelled")
             raise
-        except Exception as exc:
+        except Exception as exc:  # noqa: BLE001 - a rim: whatever it was, those who wait must hear of it
             error, failure = classify(exc, pool.key)
             # Whoever timed out may still be on the server, where it counts against the limit.
             pool.open_failed(error, failure, describe(exc), silent=isinstance(exc, TimeoutError))
@@ -314,7 +315,7 @@ class AsyncpgConnector:
             silent = True
         except asyncio.CancelledError:
             raise
-        except Exception:  # noqa: S110 - however it ends, it ends; what counts is that it is gone
+        except Exception:  # noqa: BLE001 - however it ends, it ends; what counts is that it is gone
             pass
         finally:
             backend.con.terminate()
@@ -326,7 +327,7 @@ class AsyncpgConnector:
             if await self._is_free(backend):
                 return
             await backend.con.request_cancel()
-            while not await self._is_free(backend):
+            while not await self._is_free(backend):  # noqa: ASYNC110 - asyncpg tells nobody when it is free
                 await asyncio.sleep(0.01)
 
     async def _is_free(self, backend: Backend) -> bool:

@@ -30,7 +30,7 @@ AcquireResult = Literal["ok", "timeout", "rejected", "cancelled", "error"]
 
 
 class Waiter(Protocol[C_contra]):
-    """Somebody who waits for a connection. Both calls come from the pool, in one loop step, and must not re-enter it."""
+    """Somebody who waits for a connection. Both calls come from the pool and must not re-enter it."""
 
     def offer(self, conn: C_contra, /) -> bool:
         """Take `conn`; False: gone, offer it to the next."""

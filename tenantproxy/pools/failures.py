@@ -34,7 +34,7 @@ _DENIED = {
 
 
 def classify(error: BaseException, key: PoolKey) -> tuple[TenantProxyError, Failure]:
-    """The error for those who wait, and whether the server is gone, busy, or will not. Texts of drivers are not passed on."""
+    """The error for those who wait, and what the server is. Texts of drivers are not passed on."""
     where = f"server {key.server!r}, database {key.database!r}"
     if isinstance(error, TenantProxyError):
         return error, "denied"

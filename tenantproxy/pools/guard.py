@@ -1,6 +1,7 @@
-"""What may a lent asyncpg connection do, and what is left of it afterwards? The only file that touches asyncpg's private names.
+"""What may a lent asyncpg connection do, and what is left of it afterwards?
 
-Tried with the minors that pyproject.toml pins; `PRIVATE_NAMES` is what a test checks, so that a new one fails loudly.
+The only file that touches asyncpg's private names. Tried with the minors that pyproject.toml pins; a test checks
+`PRIVATE_NAMES`, so that a new minor fails loudly.
 """
 
 from __future__ import annotations
@@ -21,22 +22,24 @@ from tenantproxy.errors import IsolationError
 __all__ = ["PRIVATE_NAMES", "Guard", "Lent", "RenewingConnection", "TenantConnection"]
 
 PRIVATE_NAMES: Final = {
-    "connection": (
-        "_protocol _transport _top_xact _pool_release_ctr _stmt_cache _listeners _log_listeners _termination_listeners"
-        " _query_loggers _proxy _execute _executemany _prepare _copy_in _copy_out _drop_local_statement_cache"
-        " _drop_local_type_cache _set_proxy _addr _params _cancel_current_command"
-    ).split(),
-    "protocol": "_wait_for_cancellation _is_cancelling query is_in_transaction".split(),
-    "statement": ["_PreparedStatement__do_execute"],
-    "cache": ["put", "clear", "_entries"],
+    "asyncpg.connection.Connection": (
+        "_protocol _transport _loop _top_xact _pool_release_ctr _stmt_cache _stmts_to_close _listeners _log_listeners"
+        " _termination_listeners _query_loggers _execute _executemany _prepare _copy_in _copy_out"
+        " _drop_local_statement_cache _drop_local_type_cache _set_proxy _cancel_current_command"
+    ),
+    "asyncpg.pool.PoolConnectionProxy": "_con _holder _detach",
+    "asyncpg.prepared_stmt.PreparedStatement": "_connection _state _PreparedStatement__do_execute",
+    "asyncpg.protocol.protocol.BaseProtocol": "_wait_for_cancellation _is_cancelling is_in_transaction query",
+    "asyncpg.connection._StatementCache": "put clear _entries",
 }
+"""What is used of asyncpg beside its public names, by class."""
 
 # SQL that may take the driver's prepared statements from under it. Looked for once per new text, not per call.
 _TOUCHES_STATEMENTS: Final = re.compile(r"\b(?:prepare|deallocate|discard)\b", re.IGNORECASE)
 
 
 if TYPE_CHECKING:
-    # The stubs of asyncpg leave its private names out; this is what we use of them, checked by a test against PRIVATE_NAMES.
+    # The stubs of asyncpg leave its private names out; this is what we use of them.
     class _Connection(asyncpg.Connection[Any]):
         _protocol: Any
         _transport: asyncio.Transport
@@ -102,7 +105,7 @@ class _ScreenedCache(_Cache):
 
 
 class TenantConnection(_Connection):
-    """An asyncpg connection that can be taken back completely: `take_back` ends what its last user left in our process."""
+    """An asyncpg connection that can be taken back: `take_back` ends what its last user left in our process."""
 
     __slots__ = ("has_foreign_codecs", "is_tainted")
 
@@ -110,13 +113,14 @@ class TenantConnection(_Connection):
         super().__init__(*args, **kwargs)
         self.is_tainted = False  # a prepared statement of the driver may be gone or replaced
         self.has_foreign_codecs = False  # a user changed how values are read and written
-        # asyncpg's cache with our `put`, not a second one: only its class changes, so that nothing of it is repeated here.
+        # asyncpg's own cache with our `put`: nothing of it is repeated here.
         self._stmt_cache = _screened(self._stmt_cache, self._taint)
 
     def _taint(self) -> None:
         self.is_tainted = True
 
     async def execute(self, query: str, *args: Any, timeout: float | None = None) -> str:
+        """As asyncpg's."""
         if not args and _TOUCHES_STATEMENTS.search(query):
             self.is_tainted = True
         return await super().execute(query, *args, timeout=timeout)
@@ -150,7 +154,7 @@ class TenantConnection(_Connection):
             if protocol.is_in_transaction():
                 raise IsolationError("a transaction could not be rolled back")
 
-    async def simple(self, sql: str, timeout: float) -> str:
+    async def simple(self, sql: str, timeout: float | None) -> str:
         """Run `sql` in one simple query that no logger sees; the tag of its last command."""
         answer: str = await self._protocol.query(sql, timeout)
         if self._protocol.is_in_transaction():
@@ -172,10 +176,10 @@ class TenantConnection(_Connection):
         self._drop_local_type_cache()
 
     @property
-    def needs_round_trip(self) -> bool:
-        """Whether something must be undone on the server before anybody else, even the same tenant, may use it."""
+    def must_settle(self) -> bool:
+        """Whether something still runs, is open or is listened to: it must end before the session can be reset."""
         protocol = self._protocol
-        return bool(protocol._is_cancelling() or protocol.is_in_transaction() or self._listeners or self.is_tainted)
+        return bool(protocol.is_in_transaction() or protocol._is_cancelling() or self._listeners)
 
     def set_user_timeout(self, seconds: float) -> None:
         """Let the kernel give up on a peer that acknowledges nothing for so long (TCP_USER_TIMEOUT; Linux only)."""
@@ -204,8 +208,8 @@ def _screened(cache: Any, taint: Callable[[], None]) -> _ScreenedCache:
 class RenewingConnection(TenantConnection):
     """A connection whose binding to a tenant has an end: it is renewed before a statement, never within a transaction.
 
-    `renew_at` is a moment of `time.monotonic()`, `renew` what to await then. A transaction is not cut: PostgreSQL counts
-    the window at its start.
+    `renew_at` is a moment of `time.monotonic()`, `renew` what to await then. A transaction is not cut: PostgreSQL
+    counts the window at its start.
     """
 
     __slots__ = ("renew", "renew_at")
@@ -222,6 +226,7 @@ class RenewingConnection(TenantConnection):
             await self.renew()
 
     async def execute(self, query: str, *args: Any, timeout: float | None = None) -> str:
+        """As asyncpg's."""
         if monotonic() >= self.renew_at:
             await self.renew_if_due()
         return await super().execute(query, *args, timeout=timeout)

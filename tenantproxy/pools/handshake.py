@@ -34,7 +34,7 @@ WHERE r.rolname = current_user AND d.datname = pg_catalog.current_database()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """The one row of CHECK. `role_settings`: `name=value`, after a digit that is 1 when it holds for this database only."""
+    """The one row of CHECK. `role_settings`: `name=value` after a digit, 1: for this database only."""
 
     role: str
     rolsuper: bool
@@ -50,7 +50,7 @@ class Answer:
 
 
 def refusal(answer: Answer, key: PoolKey, *, offset: float, proof: Proof | None) -> IsolationError | None:
-    """Why this connection must not serve a tenant; None: it may. `offset`: the server's clock minus ours, in seconds."""
+    """Why this connection must not serve a tenant; None: it may. `offset`: its clock minus ours, seconds."""
     where = f"server {key.server!r}, database {key.database!r}"
     if answer.rolsuper or answer.rolbypassrls:
         what = "is a superuser" if answer.rolsuper else "has BYPASSRLS"

@@ -19,8 +19,9 @@ from tenantproxy.isolation.base import FULL_RESET, SOFT_RESET
 from tenantproxy.isolation.row import CHANGE_RESET, enter, keep_reset
 from tenantproxy.model import Binding, Proof, Route, TenantId
 from tenantproxy.pools.asyncpg import Backend
+from tenantproxy.pools.detached import Detached
 from tenantproxy.pools.failures import describe
-from tenantproxy.pools.guard import RenewingConnection, TenantConnection
+from tenantproxy.pools.guard import RenewingConnection
 from tenantproxy.pools.manager import Counters
 from tenantproxy.pools.pool import Pool
 from tenantproxy.pools.turns import Ticket
@@ -117,7 +118,7 @@ class Lender:
                 OSError,
                 _Unconfirmed,
             ) as exc:
-                # Nothing of the caller has run: another connection may do, unless the database refuses the tenant itself.
+                # Nothing of the caller has run: another connection may do, unless the database refuses the tenant.
                 if attempt == ENTER_ATTEMPTS or isinstance(exc, asyncpg.InsufficientPrivilegeError):
                     raise self._not_entered(pool, exc) from None
                 backend = pool.lease_nowait(route.tenant, route.limits)
@@ -238,33 +239,51 @@ class Lender:
 
     # --- back --------------------------------------------------------------------------------------------------------
     def release(self, backend: Backend, route: Route) -> None:
-        """Take a connection back. Returns at once; what has to be undone on the server is done off the caller's path."""
+        """Take a connection back. Returns at once; the server's side is undone off the caller's path."""
         pool, con = backend.pool, backend.con
         self._counters.hold[route.isolation].observe(monotonic() - backend.leased_at)
         if con.is_closed():
             pool.retire(backend, "error")
             return
-        must_wait = con.needs_round_trip
+        must_settle = con.must_settle
         con.take_back()
         if con.has_foreign_codecs:
             pool.retire(backend, "error")
-        elif self._always_reset or must_wait or route.session.context:
+        elif must_settle or con.is_tainted:
             pool.resetting(backend)
-            backend.task = asyncio.get_running_loop().create_task(self._reset(backend), context=Context())
+            backend.task = asyncio.get_running_loop().create_task(self._settle(backend), context=Context())
+        elif self._always_reset or route.session.context:
+            pool.resetting(backend)
+            backend.task = Detached(asyncio.get_running_loop(), self._reset(backend), Context())
         else:
             backend.is_settled = True
             pool.ready(backend, backend.bound)
 
-    async def _reset(self, backend: Backend) -> None:
-        pool, con = backend.pool, backend.con
+    async def _settle(self, backend: Backend) -> None:
+        """End what was left running or open before the reset: in a transaction it would be undone by its end."""
+        con = backend.con
         try:
             await con.settle(RESET_TIMEOUT)
-            bound = await self._undo(backend, pool.next_tenant())
+            if con.is_tainted:
+                await con.simple(FULL_RESET, RESET_TIMEOUT)
+                con.discarded_all()
+                backend.bound = None
         except BaseException as exc:
-            self._counters.resets["failed"] += 1
-            self._observer(ResetFailed(server=pool.key.server, pool=pool.label, error=describe(exc)))
-            backend.bound = None
-            pool.retire(backend, "reset_failed")
+            self._not_reset(backend, exc)
+            if not isinstance(exc, Exception):
+                raise
+            return
+        await self._reset(backend)
+
+    async def _reset(self, backend: Backend) -> None:
+        """Reset and confirm. Has no timer: `Pool.sweep` ends a reset that takes too long."""
+        pool = backend.pool
+        sql, answer, bound = self._undo(backend)
+        try:
+            if await backend.con.simple(sql, None) != answer:
+                raise _Unconfirmed
+        except BaseException as exc:
+            self._not_reset(backend, exc)
             if not isinstance(exc, Exception):
                 raise
             return
@@ -273,22 +292,23 @@ class Lender:
         backend.is_settled = True
         pool.ready(backend, bound)
 
-    async def _undo(self, backend: Backend, next_tenant: TenantId | None) -> TenantId | None:
-        """Reset the session and confirm it; who it still belongs to afterwards."""
-        con, binding = backend.con, backend.binding
-        if con.is_tainted:
-            await _confirmed(con, "DISCARD ALL", FULL_RESET)
-            con.discarded_all()
-            return None
-        if not backend.pool.key.shared:
-            await _confirmed(con, "DISCARD SEQUENCES", SOFT_RESET)
-            return None
-        stays = binding is not None and binding.tenant == backend.bound and next_tenant in (None, binding.tenant)
-        if stays and binding is not None and binding.proof is not Proof.CARRIED:
-            await _confirmed(con, "SET", keep_reset(binding))
-            return binding.tenant
-        await _confirmed(con, "SELECT 0", CHANGE_RESET)
-        return None
+    def _undo(self, backend: Backend) -> tuple[str, str, TenantId | None]:
+        """The reset that is due, what the server answers when it is done, and whose the session is then."""
+        pool, binding = backend.pool, backend.binding
+        if not pool.key.shared:
+            return SOFT_RESET, "DISCARD SEQUENCES", None
+        if binding is not None and binding.tenant == backend.bound and binding.proof is not Proof.CARRIED:
+            next_tenant = pool.next_tenant()
+            if next_tenant is None or next_tenant == binding.tenant:
+                return keep_reset(binding), "SET", binding.tenant
+        return CHANGE_RESET, "SELECT 0", None
+
+    def _not_reset(self, backend: Backend, exc: BaseException) -> None:
+        pool = backend.pool
+        self._counters.resets["failed"] += 1
+        self._observer(ResetFailed(server=pool.key.server, pool=pool.label, error=describe(exc)))
+        backend.bound = None
+        pool.retire(backend, "reset_failed")
 
     def _violated(self, check: str, backend: Backend) -> None:
         self._violated_in(backend.pool, check)
@@ -296,12 +316,6 @@ class Lender:
     def _violated_in(self, pool: Pool[Backend], check: str) -> None:
         self._counters.violations[check] = self._counters.violations.get(check, 0) + 1
         self._observer(IsolationViolation(check=check, server=pool.key.server, database=pool.key.database))
-
-
-async def _confirmed(con: TenantConnection, tag: str, sql: str) -> None:
-    answer = await con.simple(sql, RESET_TIMEOUT)
-    if answer != tag:
-        raise _Unconfirmed
 
 
 def _expire(pool: Pool[Backend], ticket: Ticket[Backend], future: asyncio.Future[Backend], timeout: float) -> None:

@@ -38,7 +38,9 @@ class ManagerSettings(PoolSettings, Protocol):
     """What the manager is told."""
 
     @property
-    def max_pools(self) -> int: ...
+    def max_pools(self) -> int:
+        """Pools that may be open while nobody uses them."""
+        ...
 
 
 class Counters:

@@ -33,10 +33,11 @@ __all__ = ["Connector", "Failure", "Pool", "PoolSettings"]
 C = TypeVar("C")
 
 Failure = Literal["refused", "busy", "denied"]
-"""Why a connect failed: the server is not there (`refused`), is there and cannot take us now (`busy`), will not (`denied`)."""
+"""Why a connect failed: the server is not there (`refused`), cannot take us now (`busy`), will not (`denied`)."""
 
 _BACKOFF_FIRST: Final = 0.05
 _BACKOFF_MOST: Final = 2.0
+RESET_SECONDS: Final = 5.0  # a reset that takes longer ends its connection
 _TIMER_SLACK: Final = 0.002  # a timer may fire that much early, and must not be the last one
 _LIFETIME_JITTER: Final = 0.1  # connections opened together must not end together
 
@@ -65,15 +66,29 @@ class PoolSettings(Protocol):
     """What a pool is told; the same object for all pools."""
 
     @property
-    def max_size(self) -> int: ...
+    def max_size(self) -> int:
+        """Leases of one tenant."""
+        ...
+
     @property
-    def shared_size(self) -> int: ...
+    def shared_size(self) -> int:
+        """Connections of a pool that tenants share."""
+        ...
+
     @property
-    def max_waiting(self) -> int: ...
+    def max_waiting(self) -> int:
+        """Waiters of one tenant."""
+        ...
+
     @property
-    def idle_timeout(self) -> float: ...
+    def idle_timeout(self) -> float:
+        """Seconds after which an idle connection is closed."""
+        ...
+
     @property
-    def max_lifetime(self) -> float: ...
+    def max_lifetime(self) -> float:
+        """Seconds after which a connection is closed."""
+        ...
 
 
 class _State(Enum):
@@ -86,13 +101,13 @@ class _State(Enum):
 class _Slot(Generic[C]):
     """What the pool knows of one connection."""
 
-    __slots__ = ("bound_to", "conn", "expires_at", "idle_since", "opened_at", "retire_on_release", "state", "turn")
+    __slots__ = ("bound_to", "conn", "expires_at", "opened_at", "retire_on_release", "since", "state", "turn")
 
     def __init__(self, conn: C, *, now: float, lifetime: float) -> None:
         self.conn = conn
         self.opened_at = now
         self.expires_at = now + lifetime
-        self.idle_since = now
+        self.since = now
         self.bound_to: TenantId | None = None
         self.turn: Turn[C] | None = None  # of the tenant that uses it
         self.state = _State.IDLE
@@ -102,7 +117,7 @@ class _Slot(Generic[C]):
 class Pool(Generic[C]):
     """The connections of one PoolKey.
 
-    `limit` bounds all its connections (`shared_size`, or the one tenant's `max_size`); each tenant has a limit of its own.
+    `limit` bounds all its connections (`shared_size`, or the one tenant's `max_size`); each tenant has its own.
     """
 
     def __init__(
@@ -235,7 +250,7 @@ class Pool(Generic[C]):
             self._note("queue_full", turn, turn.max_waiting)
             raise PoolFull(
                 "too many wait for a connection of this tenant",
-                detail=f"max_waiting = {turn.max_waiting} wait already, {turn.leased} of max_size = {turn.max_size} are lent",
+                detail=f"max_waiting = {turn.max_waiting} wait, {turn.leased} of max_size = {turn.max_size} are lent",
                 hint="raise max_size or max_waiting, or send fewer requests at once",
                 retry_after=1.0,
             )
@@ -264,6 +279,7 @@ class Pool(Generic[C]):
         slot = self._slots[conn]
         assert slot.state is _State.USED, slot.state
         slot.state = _State.RESETTING
+        slot.since = self._clock()
         self._resetting += 1
         self._leave_used(slot)
 
@@ -299,7 +315,7 @@ class Pool(Generic[C]):
             self._retire(slot, "evicted")
         elif not (self._turns.waiting and self._hand_over(slot, now)):
             slot.state = _State.IDLE
-            slot.idle_since = now
+            slot.since = now
             self._idle[slot.conn] = slot
             self._idle_of.setdefault(slot.bound_to, []).append(slot)
             if self.budget.contended:
@@ -424,7 +440,7 @@ class Pool(Generic[C]):
         self._failures = 0
         self._last_error = None
         self._denied = False
-        lifetime = self._settings.max_lifetime * (1 - _LIFETIME_JITTER * random.random())  # noqa: S311 - jitter, not a secret
+        lifetime = self._settings.max_lifetime * (1 - _LIFETIME_JITTER * random.random())
         slot = _Slot(conn, now=self._clock(), lifetime=lifetime)
         self._slots[conn] = slot
         self.budget.reached()
@@ -441,7 +457,7 @@ class Pool(Generic[C]):
         self._last_error = error
         self._denied = failure == "denied"
         backoff = min(_BACKOFF_MOST, _BACKOFF_FIRST * 2.0 ** min(self._failures - 1, 10))
-        delay = backoff * (0.5 + random.random() / 2)  # noqa: S311 - jitter, not a secret
+        delay = backoff * (0.5 + random.random() / 2)
         self._retry_at = self._clock() + delay
         self._observer(ConnectFailure(server=self.key.server, pool=self.label, error=what, retry_in=delay))
         if failure == "denied":
@@ -526,7 +542,7 @@ class Pool(Generic[C]):
         for slot in list(self._idle.values()):
             if slot.conn not in self._idle:
                 continue  # an older one was found dead, and this one went with it
-            if slot.idle_since <= idle_limit:
+            if slot.since <= idle_limit:
                 self._unidle(slot)
                 self._retire(slot, "idle")
             elif now >= slot.expires_at:
@@ -535,6 +551,9 @@ class Pool(Generic[C]):
             elif not self._connector.is_usable(slot.conn):
                 self._unidle(slot)
                 self._found_dead(slot)
+        for slot in [slot for slot in self._slots.values() if slot.state is _State.RESETTING]:
+            if now - slot.since > RESET_SECONDS:
+                self.retire(slot.conn, "reset_failed")
         self._turns.purge()
         self._idle_of = {bound: slots for bound, slots in self._idle_of.items() if slots}
         self.refill()
@@ -543,6 +562,11 @@ class Pool(Generic[C]):
     def starving(self) -> bool:
         """See `budget.Claimant`."""
         return self._turns.anyone_below(self.budget.guaranteed)
+
+    @property
+    def used(self) -> int:
+        """Connections that are lent."""
+        return self._used
 
     @property
     def idle_count(self) -> int:

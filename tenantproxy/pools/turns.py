@@ -34,7 +34,7 @@ class Ticket(Generic[C]):
 class Turn(Generic[C]):
     """One tenant in one pool: what it holds, who waits, what it may.
 
-    Only `Turns` and the pool change it. Invariant: it is in the ring exactly when somebody waits and `leased < max_size`.
+    Only `Turns` and the pool change it. Invariant: it is in the ring when somebody waits and `leased < max_size`.
     """
 
     __slots__ = ("counts", "in_ring", "leased", "max_size", "max_waiting", "tenant", "waiting")
