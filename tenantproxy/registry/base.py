@@ -67,7 +67,7 @@ class Announces(Protocol):
 class Database(Protocol):
     """The main database, as the registry needs it; the router's main scope is one."""
 
-    async def fetch(self, sql: str, *args: object, timeout: float | None = None) -> list[asyncpg.Record]:
+    async def fetch(self, sql: str, /, *args: object, timeout: float | None = None) -> list[asyncpg.Record]:
         """The rows of one statement."""
         ...
 
