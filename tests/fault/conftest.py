@@ -1,0 +1,64 @@
+"""What is every fault test held to? Its figure is recorded, its routers are audited, no task of ours outlives it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+
+import pytest
+
+from tenantproxy.embedded import EmbeddedPostgres
+from tests.support import checked
+from tests.support.world import World, a_world
+
+Figure = Callable[[str, object], None]
+
+
+@pytest.fixture(autouse=True)
+async def audited() -> AsyncIterator[None]:
+    """Every router of the test went through the audit, and nothing of ours still runs."""
+    checked.OPENED.clear()
+    yield
+    assert all(router.was_audited for router in checked.OPENED)
+    assert not checked.tasks_of_ours()
+    checked.OPENED.clear()
+
+
+@pytest.fixture
+def figure(record_property: Callable[[str, object], None]) -> Figure:
+    """`figure("recovery_seconds", 0.3)`: kept in the report and printed."""
+
+    def record(name: str, value: object) -> None:
+        shown = round(value, 4) if isinstance(value, float) else value
+        record_property(name, shown)
+        print(f"figure {name} = {shown}")
+
+    return record
+
+
+@pytest.fixture(scope="session")
+def lasting(postgres: EmbeddedPostgres) -> Iterator[World]:
+    """Three tenants of each kind for all tests of the worker that leave the server up; leave its data as they are."""
+    with ThreadPoolExecutor(1) as thread:  # a loop of its own, which pytest's do not see
+        runner = asyncio.Runner()
+        made = a_world(postgres, rows=3, schemas=3, databases=3)
+        yield thread.submit(runner.run, made.__aenter__()).result()
+        thread.submit(runner.run, made.__aexit__(None, None, None)).result()
+        thread.submit(runner.close).result()
+
+
+@asynccontextmanager
+async def own_world(max_connections: int = 60, *, rows: int = 1, schemas: int = 0, databases: int = 1) -> AsyncIterator[World]:
+    """A small world on a server of its own, to stop, kill and fill."""
+    async with EmbeddedPostgres(version=18, durable=False, max_connections=max_connections) as server:
+        async with a_world(server, rows=rows, schemas=schemas, databases=databases) as world:
+            yield world
+
+
+@pytest.fixture
+async def own() -> AsyncIterator[World]:
+    """One row and one database tenant on a server of the test's own."""
+    async with own_world() as world:
+        yield world
