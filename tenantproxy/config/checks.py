@@ -7,7 +7,20 @@ from dataclasses import dataclass
 from typing import Final
 
 from tenantproxy.config.problems import nearest
-from tenantproxy.config.sections import Admin, Http, Main, Pg, Pools, Registry, Row, Server, TenantEntry
+from tenantproxy.config.sections import (
+    Admin,
+    Auth,
+    Http,
+    Login,
+    Main,
+    Pg,
+    Pools,
+    Registry,
+    Row,
+    Server,
+    TenantEntry,
+    TenantRoles,
+)
 from tenantproxy.config.tenants import tenant_problems
 from tenantproxy.config.values import listen_address
 from tenantproxy.errors import Problem
@@ -32,6 +45,9 @@ class Parts:
     http: Http | None
     admin: Admin | None
     pg: Pg | None
+    tenant_roles: TenantRoles | None
+    auth: Auth | None
+    login: Login | None
 
 
 def check(parts: Parts) -> list[Problem]:
@@ -165,6 +181,12 @@ def _registry(parts: Parts) -> Iterator[Problem]:
         for key in ("query", "list_query"):
             if getattr(registry, key) is not None:
                 yield Problem(key=f"registry.{key}", problem='is only read with source = "postgres"', fix="remove it")
+    elif registry.query is not None and registry.list_query is None:
+        yield Problem(
+            key="registry.list_query",
+            problem="is missing beside query",
+            fix="add the query that pages through all tenants: ids after $1 in order, at most $2",
+        )
     elif registry.list_query is not None and registry.query is None:
         yield Problem(
             key="registry.query", problem="is missing beside list_query", fix="add the query that finds the tenant $1"

@@ -4,33 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from tenantproxy.config.checks import Parts
 from tenantproxy.config.secret import MIN_KEY_BYTES, Secret
-from tenantproxy.config.settings import Settings
 from tenantproxy.errors import ConfigurationError, Problem
 
 __all__ = ["secret_problems"]
 
 
-def secret_problems(settings: Settings) -> list[Problem]:
+def secret_problems(parts: Parts) -> list[Problem]:
     """Secrets that cannot be read, and keys that are shorter than 32 bytes."""
-    return [problem for key, secret, least in _secrets(settings) for problem in _look(key, secret, least)]
+    return [problem for key, secret, least in _secrets(parts) for problem in _look(key, secret, least)]
 
 
-def _secrets(settings: Settings) -> Iterator[tuple[str, Secret | None, int]]:
+def _secrets(parts: Parts) -> Iterator[tuple[str, Secret | None, int]]:
     """The key, the secret, and how many bytes it must have at least."""
-    for name, server in settings.servers.items():
-        yield f"servers.{name}.password", server.password, 0
-        if server.admin is not None:
-            yield f"servers.{name}.admin.password", server.admin.password, 0
-    single = settings.row.key is not None
-    for kid, secret in settings.row.keys().items():
-        yield "row.key" if single else f"row.key_files.{kid}", secret, MIN_KEY_BYTES
-    if settings.tenant_roles is not None:
-        yield "tenant_roles.key", settings.tenant_roles.key, MIN_KEY_BYTES
-    yield "auth.key", settings.auth.key, MIN_KEY_BYTES
-    yield "login.pepper", settings.login.pepper, MIN_KEY_BYTES
-    yield "admin.token", settings.admin.token, 16
-    for name, user in settings.pg.users.items():
+    for name, server in parts.servers.items():
+        if server is not None:
+            yield f"servers.{name}.password", server.password, 0
+            if server.admin is not None:
+                yield f"servers.{name}.admin.password", server.admin.password, 0
+    if parts.row is not None:
+        single = parts.row.key is not None
+        for kid, secret in parts.row.keys().items():
+            yield "row.key" if single else f"row.key_files.{kid}", secret, MIN_KEY_BYTES
+    for key, section in (("tenant_roles.key", parts.tenant_roles), ("auth.key", parts.auth)):
+        if section is not None:
+            yield key, section.key, MIN_KEY_BYTES
+    if parts.login is not None:
+        yield "login.pepper", parts.login.pepper, MIN_KEY_BYTES
+    if parts.admin is not None:
+        yield "admin.token", parts.admin.token, 16
+    for name, user in parts.pg.users.items() if parts.pg is not None else ():
         yield f"pg.users.{name}.password", user.password, 1
 
 

@@ -12,6 +12,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from tenantproxy.config import sections
 from tenantproxy.config.checks import Parts, check
 from tenantproxy.config.problems import INCONSISTENT, translate
+from tenantproxy.config.secrets_check import secret_problems
 from tenantproxy.config.sections import Section
 from tenantproxy.config.values import SettingName, Text
 from tenantproxy.errors import ConfigurationError, Problem
@@ -75,7 +76,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:
-        problems = check(Parts(**{name: getattr(self, name) for name in Parts.__dataclass_fields__}))
+        problems = check(_parts(self))
         if problems:
             raise PydanticCustomError(
                 INCONSISTENT, "{text}", {"text": "; ".join(map(str, problems)), "problems": problems}
@@ -85,20 +86,36 @@ class Settings(BaseSettings):
 
 def examine(mapping: Mapping[str, Any], *, secrets: bool) -> tuple[Settings | None, list[Problem]]:
     """The settings in `mapping`, or None, and every problem: of form, between sections, and with secrets."""
-    from tenantproxy.config.secrets_check import secret_problems
-
     plain = {str(key): value for key, value in mapping.items()}
+    settings: Settings | None
     try:
         settings = Settings(**plain)
     except ValidationError as exc:
-        problems = translate(exc, Settings)
+        problems, parts, settings = translate(exc, Settings), _well_formed(plain), None
         if all(entry["type"] != INCONSISTENT for entry in exc.errors(include_url=False)):
-            problems += check(_well_formed(plain))
-        return None, problems
-    return settings, secret_problems(settings) if secrets else []
+            problems += check(parts)
+    else:
+        problems, parts = [], _parts(settings)
+    return settings, problems + (secret_problems(parts) if secrets else [])
 
 
 _ENTRIES: Final[Mapping[str, type[Section]]] = {"servers": sections.Server, "tenants": sections.TenantEntry}
+_SECTIONS: Final[Mapping[str, type[Section]]] = {
+    "main": sections.Main,
+    "pools": sections.Pools,
+    "registry": sections.Registry,
+    "row": sections.Row,
+    "http": sections.Http,
+    "admin": sections.Admin,
+    "pg": sections.Pg,
+    "tenant_roles": sections.TenantRoles,
+    "auth": sections.Auth,
+    "login": sections.Login,
+}
+
+
+def _parts(settings: Settings) -> Parts:
+    return Parts(**{name: getattr(settings, name) for name in Parts.__dataclass_fields__})
 
 
 def _well_formed(mapping: Mapping[str, Any]) -> Parts:
@@ -114,10 +131,7 @@ def _well_formed(mapping: Mapping[str, Any]) -> Parts:
             well_formed = isinstance(given, Mapping) and all(isinstance(one, str) for one in given.values())
             parts[name] = given if well_formed else None
         else:
-            section = Settings.model_fields[name].annotation
-            assert isinstance(section, type)
-            assert issubclass(section, Section)
-            parts[name] = _try(section, given)
+            parts[name] = _try(_SECTIONS[name], given) if name in mapping or name != "tenant_roles" else None
     return Parts(**parts)
 
 

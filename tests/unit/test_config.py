@@ -102,6 +102,7 @@ BAD = [
     (changed(registry={"source": "mongodb"}), "registry.source", ["mongodb", "not available in this release"]),
     (changed(registry={"source": "postgress"}), "registry.source", ["did you mean postgres?"]),
     (changed(registry={"list_query": "select 1"}), "registry.query", ["missing"]),
+    (changed(registry={"query": "select 1"}), "registry.list_query", ["missing", "$2"]),
     (changed(registry={"source": "file", "query": "select 1"}), "registry.query", ["only read", "postgres"]),
     (changed(registry=None, tenants={"a": row()}), "tenants", ["only read", 'source = "file"']),
     (changed(row=None, tenants={"acme": row()}), "row.key_file", ["missing", "'acme'", "openssl"]),
@@ -175,12 +176,14 @@ def test_all_mistakes_are_told_at_once_and_one_does_not_hide_another() -> None:
             "registry": {"source": "file"},
             "tenants": {"a": row(), "b": {"isolation": "rows"}, "A": row()},
             "http": {"listen": "8080"},
+            "admin": {"token_file": "/nowhere/token"},
         }
     )
     keys = {problem.key for problem in problems}
     assert keys >= {
         "main.server", "servers.primary.password_file", "servers.second.user", "servers.second.usr", "pools.max_size",
         "tenants.b.isolation", "tenants.b.database", "tenants.A", "http.listen", "row.key_file",
+        "admin.token_file",
     }  # fmt: skip
 
 
