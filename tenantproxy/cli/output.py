@@ -48,10 +48,10 @@ class Output:
             self._json(values)
             return
         for name, value in _flat(values):
-            Console(soft_wrap=True).print(f"{name} = {json.dumps(value, default=str)}", markup=False, highlight=False)
+            Console(soft_wrap=True).print(f"{name} = {json.dumps(value, default=_text)}", markup=False, highlight=False)
 
     def _json(self, value: object) -> None:
-        sys.stdout.write(json.dumps(value, indent=2, default=str, ensure_ascii=False) + "\n")
+        sys.stdout.write(json.dumps(value, indent=2, default=_text, ensure_ascii=False) + "\n")
 
 
 def _shown(value: object) -> str:
@@ -59,7 +59,11 @@ def _shown(value: object) -> str:
         return ""
     if isinstance(value, Mapping):
         return ", ".join(f"{name}={_shown(item)}" for name, item in value.items())
-    return str(value)
+    return _text(value)
+
+
+def _text(value: object) -> str:
+    return f"\\x{value.hex()}" if isinstance(value, bytes) else str(value)
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
