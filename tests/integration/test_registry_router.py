@@ -1,0 +1,94 @@
+"""Does the router hear through its own main connections what the registry's table says?"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator
+
+import asyncpg
+import pytest
+
+from tenantproxy import Router
+from tenantproxy.config import Settings
+from tenantproxy.errors import TenantNotFound, TenantSuspended
+from tenantproxy.lifecycle import install_registry
+from tests.support.database import Database, fresh_database
+from tests.support.waiting import until
+
+
+@pytest.fixture
+async def settings(database: Database) -> AsyncIterator[Settings]:
+    app, password, server = f"app_{secrets.token_hex(4)}", secrets.token_hex(16), database.server
+    async with database.connect() as conn:
+        await conn.execute(f"create role {app} login password '{password}'")
+        await install_registry(conn, app_role=app)
+    yield Settings.from_mapping(
+        {
+            "main": {"server": "primary", "database": database.name},
+            "servers": {
+                "primary": {
+                    "host": server.host,
+                    "port": server.port,
+                    "user": app,
+                    "password": password,
+                    "ssl": "disable",
+                }
+            },
+            "registry": {"source": "postgres", "cache_ttl": 3600, "negative_ttl": 3600},
+        }
+    )
+    async with database.connect() as conn:
+        await conn.execute(f"drop owned by {app}; drop role {app}")
+
+
+async def test_a_tenant_that_is_registered_and_suspended_is_served_and_refused_at_once(
+    settings: Settings, database: Database
+) -> None:
+    async with fresh_database(database.server) as own, Router(settings) as router, database.connect() as admin:
+        await until(lambda: _listeners(admin), "the router listens")
+        acme = router.tenant("acme")
+        with pytest.raises(TenantNotFound):
+            await acme.fetchval("select 1")
+        await admin.execute(
+            "insert into tenantproxy.tenants (id, isolation, database) values ('acme', 'database', $1)", own.name
+        )
+        await until(lambda: _serves(router), "the new tenant is served")
+        await admin.execute("update tenantproxy.tenants set status = 'suspended'")
+        await until(lambda: router.registry.peek("acme") is None, "the suspension was heard")
+        with pytest.raises(TenantSuspended):
+            await acme.fetchval("select 1")
+
+
+async def test_listening_goes_on_after_its_connection_was_terminated(settings: Settings, database: Database) -> None:
+    async with fresh_database(database.server) as own, Router(settings) as router, database.connect() as admin:
+        await until(lambda: _listeners(admin), "the router listens")
+        (pid,) = await _listeners(admin)
+        await admin.execute(
+            "insert into tenantproxy.tenants (id, isolation, database) values ('acme', 'database', $1)", own.name
+        )
+        await until(lambda: _serves(router), "the tenant is served")
+        await admin.execute("select pg_terminate_backend($1, 5000)", pid)
+
+        async def another() -> bool:
+            now = await _listeners(admin)
+            return bool(now) and pid not in now
+
+        await until(another, "it listens on another connection")
+        await admin.execute("update tenantproxy.tenants set status = 'suspended'")
+        await until(lambda: router.registry.peek("acme") is None, "the suspension was heard")
+        with pytest.raises(TenantSuspended):
+            await router.tenant("acme").fetchval("select 1")
+
+
+async def _listeners(admin: asyncpg.Connection) -> list[int]:
+    rows = await admin.fetch(
+        "select pid from pg_stat_activity where datname = current_database() and query ilike 'listen%'"
+    )
+    return [row["pid"] for row in rows]
+
+
+async def _serves(router: Router) -> bool:
+    try:
+        return bool(await router.tenant("acme").fetchval("select true"))
+    except TenantNotFound:
+        return False
