@@ -45,7 +45,7 @@ from tenantproxy.pools.manager import Counters, PoolManager
 from tenantproxy.pools.pool import Pool
 from tenantproxy.pools.snapshot import snapshot
 from tenantproxy.registry import CachedRegistry, InvalidationListener, PostgresRegistry, Registry, build, cache
-from tenantproxy.scope import Scope, TenantScope
+from tenantproxy.scope import Lease, Scope, TenantScope
 
 __all__ = ["Router", "open_router"]
 
@@ -298,31 +298,41 @@ class Router:
                 pool.expire()
 
     # --- Source: what scopes ask -------------------------------------------------------------------------------------
-    def ready(self, scope: Scope) -> tuple[Pool[Backend], Route] | None:
+    def lend_nowait(self, scope: Scope) -> Lease | None:
         """See `scope.Source`."""
+        found = self._known(scope)
+        if found is None:
+            return None
+        backend = self._lender.acquire_nowait(*found)
+        return None if backend is None else (backend, found[1])
+
+    async def lend(self, scope: Scope, timeout: float | None) -> Lease:
+        """See `scope.Source`."""
+        while True:
+            pool, route = self._known(scope) or await self._find(scope)
+            try:
+                return await self._lender.acquire(pool, route, timeout), route
+            except PoolClosed:
+                if not (self.is_open and pool.is_closed):
+                    raise  # else it was evicted while we waited: the tenant, if it is still served, has a new one
+
+    def _known(self, scope: Scope) -> tuple[Pool[Backend], Route] | None:
+        """Pool and route, when nothing has to be asked."""
+        if not self.is_open or self._loop is not asyncio.get_running_loop():
+            return None
         if not isinstance(scope, TenantScope):
-            if not self.is_open:
-                self._check_open()
             return self._manager.main(self._main_key, size=self.settings.main.max_size), self._main_route
         tenant = self._registry.peek(scope.id)
-        if tenant is None or not self.is_open:
-            return None
         known = self._routes.get((scope.id, scope.system, scope.replica))
-        if known is None or known[0] is not tenant:
+        if tenant is None or known is None or known[0] is not tenant:
             return None
         return self._manager.pool(known[1]), known[1]
 
-    async def find(self, scope: Scope) -> tuple[Pool[Backend], Route]:
-        """See `scope.Source`."""
+    async def _find(self, scope: Scope) -> tuple[Pool[Backend], Route]:
         self._check_open()
-        assert isinstance(scope, TenantScope)  # main is always ready
-        tenant = await self._look_up(scope.id)
-        route = self._route(tenant, scope)
+        assert isinstance(scope, TenantScope)  # main is always known
+        route = self._route(await self._look_up(scope.id), scope)
         return self._manager.pool(route), route
-
-    async def acquire(self, pool: Pool[Backend], route: Route, timeout: float | None) -> Backend:
-        """See `scope.Source`."""
-        return await self._lender.acquire(pool, route, timeout)
 
     def release(self, backend: Backend, route: Route) -> None:
         """See `scope.Source`."""
@@ -348,8 +358,8 @@ class Router:
         if known is not None and known[0] is tenant:
             return known[1]
         route = self._plan(tenant, scope.system, replica=scope.replica)
-        if known is not None and known[1].pool != route.pool:
-            self._forget(tenant.id)  # it moved: nothing may be served from where it was
+        if known is not None and known[1] != route:
+            self._forget(tenant.id)  # it moved or has other limits: nothing may be served as it was
         if len(self._routes) >= _ROUTES:
             self._routes.clear()
         self._routes[key] = (tenant, route)

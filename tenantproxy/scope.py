@@ -13,30 +13,28 @@ from tenantproxy.errors import AccessDenied, TenantUnresolved
 from tenantproxy.model import Route, TenantId
 from tenantproxy.pools.asyncpg import Backend
 from tenantproxy.pools.guard import Guard
-from tenantproxy.pools.pool import Pool
 
 if TYPE_CHECKING:
     from asyncpg import Record
     from asyncpg.transaction import Transaction
 
-__all__ = ["IsolationLevel", "Scope", "Source", "TenantScope", "current", "use"]
+__all__ = ["IsolationLevel", "Lease", "Scope", "Source", "TenantScope", "current", "use"]
 
 IsolationLevel = Literal["read_uncommitted", "read_committed", "repeatable_read", "serializable"]
+
+
+Lease = tuple[Backend, Route]
 
 
 class Source(Protocol):
     """Where a scope gets connections: the router."""
 
-    def ready(self, scope: Scope) -> tuple[Pool[Backend], Route] | None:
-        """Pool and route when they are known already."""
+    def lend_nowait(self, scope: Scope) -> Lease | None:
+        """A connection when one is at hand, and the route it serves."""
         ...
 
-    async def find(self, scope: Scope) -> tuple[Pool[Backend], Route]:
-        """Pool and route; looks the tenant up."""
-        ...
-
-    async def acquire(self, pool: Pool[Backend], route: Route, timeout: float | None) -> Backend:
-        """A connection in the session of `route`."""
+    async def lend(self, scope: Scope, timeout: float | None) -> Lease:
+        """A connection, and the route it serves; looks the tenant up and waits when needed."""
         ...
 
     def release(self, backend: Backend, route: Route) -> None:
@@ -59,10 +57,12 @@ class Scope:
 
     async def _take(self, timeout: float | None) -> tuple[Backend, Route, float | None]:
         """A connection, its route, and what is left of `timeout`."""
-        started = monotonic() if timeout is not None else 0.0
-        found = self._source.ready(self) or await self._source.find(self)
-        backend = await self._source.acquire(*found, timeout)
-        return backend, found[1], None if timeout is None else max(0.001, timeout - (monotonic() - started))
+        lease = self._source.lend_nowait(self)
+        if lease is not None:
+            return lease[0], lease[1], timeout
+        started = monotonic()
+        backend, route = await self._source.lend(self, timeout)
+        return backend, route, None if timeout is None else max(0.001, timeout - (monotonic() - started))
 
     async def fetch(
         self, query: str, *args: object, timeout: float | None = None, record_class: type[Record] | None = None

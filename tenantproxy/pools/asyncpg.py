@@ -133,13 +133,13 @@ class AsyncpgConnector:
 
     async def close(self) -> None:
         """Cancel what is under way and wait for it. The pools are closed by now."""
-        for timer in self._timers:
-            timer.cancel()
-        self._timers.clear()
         while self._tasks:
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
+        for timer in self._timers:  # those that the last failures set
+            timer.cancel()
+        self._timers.clear()
 
     async def settle(self, timeout: float) -> None:
         """Wait until every connection that is being ended has ended, for `timeout` seconds at most."""

@@ -77,6 +77,24 @@ class Lender:
         self._window = proof_window
 
     # --- out ---------------------------------------------------------------------------------------------------------
+    def acquire_nowait(self, pool: Pool[Backend], route: Route) -> Backend | None:
+        """A connection when one is idle and its session need not be entered; None: `acquire` one."""
+        session = route.session
+        if session.context or (pool.key.shared and not pool.has_idle_of(route.tenant)):
+            return None
+        backend = pool.lease_nowait(route.tenant, route.limits)
+        if backend is None:
+            return None
+        if session.binding is not None:
+            if not self._is_bound(backend, session.binding):
+                pool.ready(backend, backend.bound)  # as it came: nothing has run on it
+                return None
+            self._renew_in_time(backend)
+        self._counters.acquire_wait[route.isolation].counts[0] += 1
+        backend.is_settled = False
+        backend.leased_at = monotonic()
+        return backend
+
     async def acquire(self, pool: Pool[Backend], route: Route, timeout: float | None = None) -> Backend:
         """A connection whose session is that of `route`, for nobody else until `release`.
 
@@ -84,26 +102,13 @@ class Lender:
         Raises PoolError or IsolationError. Cancellation leaves nothing behind: a connection that was handed over goes
         back, one that was being entered is destroyed.
         """
-        binding = route.session.binding
-        backend = pool.lease_nowait(route.tenant, route.limits)
-        if (
-            backend is not None and binding is None and not route.session.context
-        ):  # nothing to enter, nothing to wait for
-            self._counters.acquire_wait[route.isolation].counts[0] += 1
-            backend.is_settled = False
-            backend.leased_at = monotonic()
-            return backend
-        return await self._acquire(backend, pool, route, timeout)
-
-    async def _acquire(
-        self, backend: Backend | None, pool: Pool[Backend], route: Route, timeout: float | None
-    ) -> Backend:
         if timeout is None:
             timeout = route.limits.acquire_timeout or self._acquire_timeout
         deadline = monotonic() + timeout
         attempt = 0
         while True:
             attempt += 1
+            backend = pool.lease_nowait(route.tenant, route.limits)
             if backend is None:
                 backend = await self._wait(pool, route, deadline - monotonic(), timeout)
             else:
@@ -121,7 +126,6 @@ class Lender:
                 # Nothing of the caller has run: another connection may do, unless the database refuses the tenant.
                 if attempt == ENTER_ATTEMPTS or isinstance(exc, asyncpg.InsufficientPrivilegeError):
                     raise self._not_entered(pool, exc) from None
-                backend = pool.lease_nowait(route.tenant, route.limits)
                 continue
             backend.leased_at = monotonic()
             return backend

@@ -38,6 +38,7 @@ Failure = Literal["refused", "busy", "denied"]
 _BACKOFF_FIRST: Final = 0.05
 _BACKOFF_MOST: Final = 2.0
 RESET_SECONDS: Final = 5.0  # a reset that takes longer ends its connection
+LATE_SECONDS: Final = 1.0  # one that takes so long is not waited for: another connection is opened meanwhile
 _TIMER_SLACK: Final = 0.002  # a timer may fire that much early, and must not be the last one
 _LIFETIME_JITTER: Final = 0.1  # connections opened together must not end together
 
@@ -101,7 +102,7 @@ class _State(Enum):
 class _Slot(Generic[C]):
     """What the pool knows of one connection."""
 
-    __slots__ = ("bound_to", "conn", "expires_at", "opened_at", "retire_on_release", "since", "state", "turn")
+    __slots__ = ("bound_to", "conn", "expires_at", "is_late", "opened_at", "retire_on_release", "since", "state", "turn")
 
     def __init__(self, conn: C, *, now: float, lifetime: float) -> None:
         self.conn = conn
@@ -111,6 +112,7 @@ class _Slot(Generic[C]):
         self.bound_to: TenantId | None = None
         self.turn: Turn[C] | None = None  # of the tenant that uses it
         self.state = _State.IDLE
+        self.is_late = False  # its reset takes suspiciously long
         self.retire_on_release = False
 
 
@@ -156,6 +158,7 @@ class Pool(Generic[C]):
         self._turns: Turns[C] = Turns()
         self._used = 0
         self._resetting = 0
+        self._late = 0  # of them; 0 <= late <= resetting
         self._retiring = 0
         self._opening = 0
         self._failures = 0  # connects failed in a row
@@ -224,6 +227,10 @@ class Pool(Generic[C]):
         del self._idle[slot.conn]
         self._idle_of[slot.bound_to].remove(slot)
 
+    def has_idle_of(self, tenant: TenantId) -> bool:
+        """Whether an idle connection is bound to this tenant."""
+        return bool(self._idle_of.get(tenant))
+
     def bound_to(self, conn: C) -> TenantId | None:
         """Which tenant's session `conn` still is; None: nobody's."""
         return self._slots[conn].bound_to
@@ -283,6 +290,12 @@ class Pool(Generic[C]):
         self._resetting += 1
         self._leave_used(slot)
 
+    def _leave_resetting(self, slot: _Slot[C]) -> None:
+        self._resetting -= 1
+        if slot.is_late:
+            slot.is_late = False
+            self._late -= 1
+
     def _leave_used(self, slot: _Slot[C]) -> None:
         self._used -= 1
         turn = slot.turn
@@ -296,7 +309,7 @@ class Pool(Generic[C]):
         """`conn` may be lent again: its session is clean, and still that of `bound_to`."""
         slot = self._slots[conn]
         if slot.state is _State.RESETTING:
-            self._resetting -= 1
+            self._leave_resetting(slot)
         elif slot.state is _State.USED:
             self._leave_used(slot)
         else:
@@ -353,7 +366,7 @@ class Pool(Generic[C]):
         if slot.state is _State.USED:
             self._leave_used(slot)
         elif slot.state is _State.RESETTING:
-            self._resetting -= 1
+            self._leave_resetting(slot)
         else:
             self._unidle(slot)
         self._retire(slot, reason)
@@ -412,7 +425,7 @@ class Pool(Generic[C]):
         """How many more connections it would open now: for those who wait and may be served, within its own limit."""
         if not self._turns.waiting or self.is_closed:
             return 0
-        waiting = self._turns.eligible() - self._opening - self._resetting
+        waiting = self._turns.eligible() - self._opening - (self._resetting - self._late)
         room = self.limit - len(self._slots) - self._opening
         return max(0, min(waiting, room))
 
@@ -502,6 +515,14 @@ class Pool(Generic[C]):
                 hint="hold connections for less time, or raise max_size",
                 retry_after=retry,
             )
+        if self._opening or self._resetting:
+            self._note("connect", turn, 0)
+            return PoolTimeout(
+                f"no connection became ready within {timeout:g} s",
+                detail=f"{self._opening} are being opened and {self._resetting} reset, {waiting}",
+                hint="see whether the PostgreSQL server is slow or silent",
+                retry_after=retry,
+            )
         if len(self._slots) + self._opening < self.limit:
             self._note("server_budget", turn, self.budget.limit)
             return BudgetExhausted(
@@ -554,6 +575,9 @@ class Pool(Generic[C]):
         for slot in [slot for slot in self._slots.values() if slot.state is _State.RESETTING]:
             if now - slot.since > RESET_SECONDS:
                 self.retire(slot.conn, "reset_failed")
+            elif now - slot.since > LATE_SECONDS and not slot.is_late:
+                slot.is_late = True
+                self._late += 1
         self._turns.purge()
         self._idle_of = {bound: slots for bound, slots in self._idle_of.items() if slots}
         self.refill()
