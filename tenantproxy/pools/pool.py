@@ -102,7 +102,17 @@ class _State(Enum):
 class _Slot(Generic[C]):
     """What the pool knows of one connection."""
 
-    __slots__ = ("bound_to", "conn", "expires_at", "is_late", "opened_at", "retire_on_release", "since", "state", "turn")
+    __slots__ = (
+        "bound_to",
+        "conn",
+        "expires_at",
+        "is_late",
+        "opened_at",
+        "retire_on_release",
+        "since",
+        "state",
+        "turn",
+    )
 
     def __init__(self, conn: C, *, now: float, lifetime: float) -> None:
         self.conn = conn
@@ -289,6 +299,8 @@ class Pool(Generic[C]):
         slot.since = self._clock()
         self._resetting += 1
         self._leave_used(slot)
+        if self._idle and self._turns.waiting:
+            self._lend_idle()
 
     def _leave_resetting(self, slot: _Slot[C]) -> None:
         self._resetting -= 1
@@ -321,11 +333,11 @@ class Pool(Generic[C]):
         """Hand a connection that nobody has to the next waiter, or lay it down."""
         now = self._clock()
         if self.is_closed or slot.retire_on_release:
-            self._retire(slot, "shutdown" if self.is_closed else "evicted")
+            self._replace(slot, "shutdown" if self.is_closed else "evicted")
         elif now >= slot.expires_at:
-            self._retire(slot, "lifetime")
+            self._replace(slot, "lifetime")
         elif self.budget.contended and self._must_yield(slot):
-            self._retire(slot, "evicted")
+            self._replace(slot, "evicted")
         elif not (self._turns.waiting and self._hand_over(slot, now)):
             slot.state = _State.IDLE
             slot.since = now
@@ -333,6 +345,20 @@ class Pool(Generic[C]):
             self._idle_of.setdefault(slot.bound_to, []).append(slot)
             if self.budget.contended:
                 self.budget.reclaim()
+
+    def _replace(self, slot: _Slot[C], reason: CloseReason) -> None:
+        """End a connection that somebody waits for, perhaps: its end may take seconds, another one need not wait for it."""
+        self._retire(slot, reason)
+        self.refill()
+
+    def _lend_idle(self) -> None:
+        """Serve those who were at their tenant's limit until now, while connections lay idle."""
+        while self._idle and (turn := self._turns.peek()) is not None:
+            slot = self._pick(turn.tenant)
+            if self._connector.is_usable(slot.conn):
+                self._place(slot)
+            else:
+                self._found_dead(slot)
 
     def _must_yield(self, slot: _Slot[C]) -> bool:
         turn = self._turns.peek()
@@ -370,6 +396,9 @@ class Pool(Generic[C]):
         else:
             self._unidle(slot)
         self._retire(slot, reason)
+        if self._turns.waiting:
+            self._lend_idle()
+            self.refill()
 
     def _retire(self, slot: _Slot[C], reason: CloseReason) -> None:
         slot.state = _State.RETIRING
@@ -436,6 +465,7 @@ class Pool(Generic[C]):
             self.budget.unwant(self)
             return
         if self._failures and (self._opening or self._clock() < self._retry_at - _TIMER_SLACK):
+            self.budget.unwant(self)  # nobody need stand back for it meanwhile
             return  # after a failure one connect at a time tries, when its time has come
         if self._failures:
             need = 1
