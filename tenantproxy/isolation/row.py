@@ -13,11 +13,17 @@ from tenantproxy.isolation.base import KEEP_RESET, PREPARED_CHECK, SOFT_RESET
 from tenantproxy.isolation.proof import Signer
 from tenantproxy.model import Binding, Isolation, PoolKey, Proof, Route, Session, Tenant
 
-__all__ = ["BIND", "CHANGE_RESET", "RowPlan", "Statement", "enter", "keep_reset", "window_us"]
+__all__ = ["BIND", "CHANGE_RESET", "ENTER", "RowPlan", "Statement", "enter", "keep_reset", "window_us"]
 
 BIND: Final = "SELECT tenantproxy.bind($1, $2)"
-_CARRY: Final = "SELECT pg_catalog.set_config($1, $2, false), pg_catalog.set_config('app.tenant_proof', $3, false)"
-_PLAIN: Final = "SELECT pg_catalog.set_config($1, $2, false)"
+ENTER: Final = {
+    Proof.BOUND: BIND,
+    Proof.CARRIED: (
+        "SELECT pg_catalog.set_config($1, $2, false), pg_catalog.set_config('app.tenant_proof', $3, false)"
+    ),
+    Proof.PLAIN: "SELECT pg_catalog.set_config($1, $2, false)",
+}
+"""The statement that makes a session a tenant's, by proof; `enter` gives its parameters."""
 
 CHANGE_RESET: Final = SOFT_RESET + PREPARED_CHECK
 """Before a backend goes to another tenant. Fails, and so destroys the connection, when somebody prepared in SQL."""
@@ -78,14 +84,14 @@ def enter(binding: Binding, signer: Signer | None, *, pid: int, server_now: floa
     Raises ValueError when a proof is wanted and no signer given.
     """
     if binding.proof is Proof.PLAIN:
-        return Statement(_PLAIN, (binding.setting, binding.tenant), binding.tenant)
+        return Statement(ENTER[Proof.PLAIN], (binding.setting, binding.tenant), binding.tenant)
     if signer is None:
         raise ValueError("a signed session needs a signer")
     start, end = window_us(server_now, window)
     proof = signer.sign(binding.tenant, pid=pid, from_us=start, to_us=end)
     if binding.proof is Proof.BOUND:
         return Statement(BIND, (binding.tenant, proof), binding.tenant)
-    return Statement(_CARRY, (binding.setting, binding.tenant, proof), binding.tenant)
+    return Statement(ENTER[Proof.CARRIED], (binding.setting, binding.tenant, proof), binding.tenant)
 
 
 def keep_reset(binding: Binding) -> str:

@@ -21,7 +21,7 @@ from tenantproxy.errors import IsolationError, PoolClosed
 from tenantproxy.events import ConnectionOpened, IsolationViolation, Observer
 from tenantproxy.isolation.base import Pins, startup_pins
 from tenantproxy.isolation.proof import Signer, derive_key
-from tenantproxy.isolation.row import CHANGE_RESET, enter
+from tenantproxy.isolation.row import CHANGE_RESET, ENTER, enter
 from tenantproxy.model import Binding, PoolKey, Proof, TenantId
 from tenantproxy.pools.detached import Detached
 from tenantproxy.pools.failures import classify, describe
@@ -48,8 +48,20 @@ class Backend:
     """
 
     __slots__ = (
-        "_pool", "binding", "bound", "bound_until", "con", "is_settled", "leased_at", "offset", "pid", "pool", "signer",
-        "task", "version",
+        "_pool",
+        "binding",
+        "bound",
+        "bound_until",
+        "con",
+        "is_aborted",
+        "is_settled",
+        "leased_at",
+        "offset",
+        "pid",
+        "pool",
+        "signer",
+        "task",
+        "version",
     )  # fmt: skip
 
     def __init__(
@@ -65,6 +77,7 @@ class Backend:
         self.bound_until = 0.0
         self.binding: Binding | None = None  # what it was last entered with
         self.is_settled = True  # nothing runs on it
+        self.is_aborted = False  # we left without the server's knowledge: its side may live on
         self.leased_at = 0.0
         self.task: asyncio.Task[None] | Detached | None = None  # the one that resets or ends it
         self._pool = self  # asyncpg's proxy asks its holder's pool to drop caches
@@ -75,6 +88,11 @@ class Backend:
     def server_now(self) -> float:
         """The server's clock, unix seconds."""
         return time.time() + self.offset
+
+    def abort(self) -> None:
+        """Leave at once, whatever runs: what is awaited on the connection fails."""
+        self.is_aborted = True
+        self.con.terminate()
 
     def _drop_statement_cache(self) -> None:
         for backend in self.pool.connections():
@@ -253,6 +271,8 @@ class AsyncpgConnector:
             raise error
         signer = self._signer(key) if proof in (Proof.BOUND, Proof.CARRIED) else None
         backend = Backend(con, pool, offset=offset, version=answer.version, signer=signer)
+        if proof is not None:
+            await con.prepare_entry(ENTER[proof], server.connect_timeout)
         if self._init is not None:
             await self._init(con)
             con.has_foreign_codecs = False
@@ -267,8 +287,9 @@ class AsyncpgConnector:
         statement = enter(binding, backend.signer, pid=backend.pid, server_now=backend.server_now(), window=5.0)
         timeout = self._settings.servers[backend.pool.key.server].connect_timeout
         try:
-            await backend.con.fetchval(statement.sql, *statement.args, timeout=timeout)
-            await backend.con.fetchval("SELECT tenantproxy.bound_tenant()", timeout=timeout)
+            async with asyncio.timeout(timeout):
+                await backend.con.enter(statement.args)
+                await backend.con.simple("SELECT tenantproxy.bound_tenant()", None)
         except asyncpg.InsufficientPrivilegeError:
             raise IsolationError(
                 "the database refuses our proofs",
@@ -305,7 +326,7 @@ class AsyncpgConnector:
         """End a connection, and say so only when the server has closed its side: until then it counts there."""
         if backend.task is not None and not backend.task.done() and backend.task is not asyncio.current_task():
             backend.task.cancel()
-        silent = False
+        silent = backend.is_aborted
         try:
             if not backend.con.is_closed():
                 if not backend.is_settled:

@@ -10,6 +10,7 @@ import asyncio
 import re
 import socket
 from collections.abc import Awaitable, Callable
+from contextvars import Context
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -24,12 +25,14 @@ __all__ = ["PRIVATE_NAMES", "Guard", "Lent", "RenewingConnection", "TenantConnec
 PRIVATE_NAMES: Final = {
     "asyncpg.connection.Connection": (
         "_protocol _transport _loop _top_xact _pool_release_ctr _stmt_cache _stmts_to_close _listeners _log_listeners"
-        " _termination_listeners _query_loggers _execute _executemany _prepare _copy_in _copy_out"
+        " _termination_listeners _query_loggers _get_statement _execute _executemany _prepare _copy_in _copy_out"
         " _drop_local_statement_cache _drop_local_type_cache _set_proxy _cancel_current_command"
     ),
     "asyncpg.pool.PoolConnectionProxy": "_con _holder _detach",
     "asyncpg.prepared_stmt.PreparedStatement": "_connection _state _PreparedStatement__do_execute",
-    "asyncpg.protocol.protocol.BaseProtocol": "_wait_for_cancellation _is_cancelling is_in_transaction query",
+    "asyncpg.protocol.protocol.BaseProtocol": (
+        "_wait_for_cancellation _is_cancelling is_in_transaction query bind_execute"
+    ),
     "asyncpg.connection._StatementCache": "put clear _entries",
 }
 """What is used of asyncpg beside its public names, by class."""
@@ -58,9 +61,13 @@ if TYPE_CHECKING:
         async def _copy_out(self, *args: Any, **kwargs: Any) -> Any: ...
         async def _copy_in(self, *args: Any, **kwargs: Any) -> Any: ...
         async def _prepare(self, query: str, **kwargs: Any) -> Any: ...
+        async def _get_statement(self, *args: Any, **kwargs: Any) -> Any: ...
         def _drop_local_statement_cache(self) -> None: ...
         def _drop_local_type_cache(self) -> None: ...
         def _cancel_current_command(self, waiter: asyncio.Future[None]) -> None: ...
+        def _process_notification(self, *args: Any) -> None: ...
+        def _process_log_message(self, *args: Any) -> None: ...
+        def _call_termination_listeners(self) -> None: ...
 
     class _Proxy(PoolConnectionProxy[Any]):
         _con: TenantConnection | None
@@ -107,12 +114,13 @@ class _ScreenedCache(_Cache):
 class TenantConnection(_Connection):
     """An asyncpg connection that can be taken back: `take_back` ends what its last user left in our process."""
 
-    __slots__ = ("has_foreign_codecs", "is_tainted")
+    __slots__ = ("_entry", "has_foreign_codecs", "is_tainted")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.is_tainted = False  # a prepared statement of the driver may be gone or replaced
         self.has_foreign_codecs = False  # a user changed how values are read and written
+        self._entry: Any = None  # the statement that enters a session, outside of the driver's cache
         # asyncpg's own cache with our `put`: nothing of it is repeated here.
         self._stmt_cache = _screened(self._stmt_cache, self._taint)
 
@@ -126,9 +134,21 @@ class TenantConnection(_Connection):
         return await super().execute(query, *args, timeout=timeout)
 
     async def _prepare(self, query: str, **kwargs: Any) -> Any:
-        if _TOUCHES_STATEMENTS.search(query):
-            self.is_tainted = True
+        if _TOUCHES_STATEMENTS.search(query) or isinstance(kwargs.get("name"), str):
+            self.is_tainted = True  # a name of the user's choice stays behind, and may be the driver's
         return await super()._prepare(query, **kwargs)
+
+    # --- listeners ---------------------------------------------------------------------------------------------------
+    # In an empty context: asyncio reads in the context of whoever resumed reading last (each COPY to the client does),
+    # and a listener would then answer with the tenant of that request.
+    def _process_notification(self, *args: Any) -> None:
+        Context().run(super()._process_notification, *args)
+
+    def _process_log_message(self, *args: Any) -> None:
+        Context().run(super()._process_log_message, *args)
+
+    def _call_termination_listeners(self) -> None:
+        Context().run(super()._call_termination_listeners)
 
     # --- taking it back ----------------------------------------------------------------------------------------------
     def take_back(self) -> None:
@@ -161,6 +181,16 @@ class TenantConnection(_Connection):
             raise IsolationError("a transaction was left open by a reset")
         return answer
 
+    async def prepare_entry(self, sql: str, timeout: float) -> None:
+        """Prepare the statement that `enter` runs. Its codecs stay as they are now, whatever users set later."""
+        self._entry = await self._get_statement(sql, timeout, named=True, use_cache=False)
+        self._entry.attach()
+
+    async def enter(self, args: tuple[str, ...]) -> object:
+        """Run the entry statement; the first column of its one row. Has no timer: whoever calls has one."""
+        rows = await self._protocol.bind_execute(self._entry, args, "", 1, False, None)
+        return rows[0][0] if rows else None
+
     def forget_statements(self) -> None:
         """Drop the driver's idea of what is prepared."""
         self._drop_local_statement_cache()
@@ -169,6 +199,8 @@ class TenantConnection(_Connection):
         """The session went through DISCARD ALL: nothing is prepared any more, so nothing is left to close either."""
         self._drop_local_statement_cache()
         self._stmts_to_close.clear()
+        if self._entry is not None:
+            self._entry.mark_unprepared()
         self.is_tainted = False
 
     def forget_types(self) -> None:
@@ -251,7 +283,8 @@ class RenewingConnection(TenantConnection):
 
     async def _prepare(self, query: str, **kwargs: Any) -> Any:
         await self.renew_if_due()
-        return _RenewingStatement(self, query, (await super()._prepare(query, **kwargs))._state)
+        plain = await super()._prepare(query, **kwargs)  # held on to: its end would close what nobody else refers to
+        return _RenewingStatement(self, query, plain._state)
 
 
 class _RenewingStatement(_Statement):

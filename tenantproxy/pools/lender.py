@@ -153,36 +153,36 @@ class Lender:
     async def _enter(self, backend: Backend, route: Route, deadline: float) -> None:
         """Make the session the tenant's. Whatever goes wrong, the connection is retired before this raises."""
         binding, context = route.session.binding, route.session.context
+        # One timer for all round trips: none of them may outlive the caller's patience.
+        timer = asyncio.get_running_loop().call_later(max(0.001, deadline - monotonic()), backend.abort)
         try:
-            if binding is not None and not self._is_bound(backend, binding):
-                if backend.bound is not None and backend.bound != binding.tenant:
-                    await self._clear(backend, deadline - monotonic())
-                await self._bind(backend, binding, max(0.001, deadline - monotonic()))
             if binding is not None:
+                if not self._is_bound(backend, binding):
+                    await self._enter_tenant(backend, binding)
                 self._renew_in_time(backend)
             if context:
                 names, values = zip(*context, strict=True)
-                left = max(0.001, deadline - monotonic())
-                await backend.con.fetch(_CONTEXT_SQL, list(names), list(values), timeout=left)
-        except BaseException as exc:
+                await backend.con.fetch(_CONTEXT_SQL, list(names), list(values))
+        except BaseException:
             self._counters.resets["failed"] += 1
             backend.pool.retire(backend, "error")
-            if isinstance(exc, TimeoutError):
-                raise self._not_entered(backend.pool, exc) from None
             raise
+        finally:
+            timer.cancel()
+
+    async def _enter_tenant(self, backend: Backend, binding: Binding) -> None:
+        if backend.bound is not None and backend.bound != binding.tenant:
+            # The full check between two tenants: a reset in a message of its own, confirmed, before anything is bound.
+            if await backend.con.simple(CHANGE_RESET, None) != "SELECT 0":
+                raise _Unconfirmed
+            backend.bound = None
+        await self._bind(backend, binding)
 
     def _is_bound(self, backend: Backend, binding: Binding) -> bool:
         """Whether the session is this tenant's already, for long enough that it need not be renewed at once."""
         return backend.bound == binding.tenant and monotonic() < backend.bound_until - self._window / 3
 
-    async def _clear(self, backend: Backend, left: float) -> None:
-        """The full check between two tenants: a reset in a message of its own, confirmed, before anything is bound."""
-        answer = await backend.con.simple(CHANGE_RESET, max(0.001, left))
-        if answer != "SELECT 0":
-            raise _Unconfirmed
-        backend.bound = None
-
-    async def _bind(self, backend: Backend, binding: Binding, timeout: float) -> None:
+    async def _bind(self, backend: Backend, binding: Binding) -> None:
         backend.bound = None
         if isinstance(backend.con, RenewingConnection):
             backend.con.renew_at = float("inf")  # or it would renew what it was bound to before
@@ -190,7 +190,7 @@ class Lender:
         statement = enter(
             binding, backend.signer, pid=backend.pid, server_now=backend.server_now(), window=self._window
         )
-        answer = await backend.con.fetchval(statement.sql, *statement.args, timeout=timeout)
+        answer = await backend.con.enter(statement.args)
         if answer != statement.answer:
             self._violated("bind", backend)
             raise IsolationError("the database bound another tenant than the one asked for")
@@ -209,13 +209,16 @@ class Lender:
     async def _renew(self, backend: Backend) -> None:
         binding = backend.binding
         assert binding is not None
+        timer = asyncio.get_running_loop().call_later(RESET_TIMEOUT, backend.abort)
         try:
-            await self._bind(backend, binding, RESET_TIMEOUT)
+            await self._bind(backend, binding)
         except BaseException as exc:
-            backend.con.terminate()  # its user holds it: nothing may run on it any more
+            backend.abort()  # its user holds it: nothing may run on it any more
             if isinstance(exc, asyncpg.PostgresError | asyncpg.InterfaceError | OSError | TimeoutError):
                 raise self._not_entered(backend.pool, exc) from None
             raise
+        finally:
+            timer.cancel()
         self._renew_in_time(backend)
 
     def _not_entered(self, pool: Pool[Backend], exc: BaseException) -> TenantProxyError:

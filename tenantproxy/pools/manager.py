@@ -174,7 +174,7 @@ class PoolManager(Generic[C]):
         now = self._clock()
         for budget in self.budgets.values():
             budget.sweep(now)
-        for pool in self:
+        for pool in [*self, *self._gone]:
             pool.sweep(now)
         idle_limit = now - self._settings.idle_timeout
         for pool in [
