@@ -58,6 +58,7 @@ class DemoTenant:
     schema: str | None = None
     role: str | None = None
     projects: tuple[str, ...]
+    acquire_timeout: float | None = None
 
     def entry(self) -> dict[str, Any]:
         """Its table in the TOML."""
@@ -66,6 +67,7 @@ class DemoTenant:
             "database": self.database,
             "schema": self.schema,
             "role": self.role,
+            "acquire_timeout": self.acquire_timeout,
         }
         return {key: value for key, value in values.items() if value is not None}
 
@@ -75,7 +77,7 @@ TENANTS: Final = (
     DemoTenant(id="globex", isolation=Isolation.ROW, database=SHARED, projects=("Hammock district", "Weather dome")),
     DemoTenant(
         id="initech", isolation=Isolation.SCHEMA, database=SCHEMAS, schema="tenant_initech", role="demo_initech",
-        projects=("Cover sheets", "Year 2000 switch"),
+        projects=("Cover sheets", "Year 2000 switch"), acquire_timeout=1.0,  # the tour exhausts its pool and waits
     ),
     DemoTenant(
         id="hooli", isolation=Isolation.SCHEMA, database=SCHEMAS, schema="tenant_hooli", role="demo_hooli",
@@ -206,7 +208,7 @@ def _toml(server: EmbeddedPostgres, *, listen: str, admin_listen: str) -> str:
         },
         f"servers.{SERVER}.admin": {"user": server.superuser, "password_file": "admin_password"},
         # Small on purpose: the tour meets both limits.
-        "pools": {"max_pools": 4, "max_size": 2, "shared_size": 10, "acquire_timeout": 0.3},
+        "pools": {"max_pools": 4, "max_size": 2, "shared_size": 10},
         "registry": {"source": "file"},
         "row": {"key_file": "row_key"},
         "tenant_roles": {"key_file": "role_key"},
