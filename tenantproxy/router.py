@@ -44,7 +44,15 @@ from tenantproxy.pools.lender import Lender
 from tenantproxy.pools.manager import Counters, PoolManager
 from tenantproxy.pools.pool import Pool
 from tenantproxy.pools.snapshot import snapshot
-from tenantproxy.registry import CachedRegistry, InvalidationListener, PostgresRegistry, Registry, build, cache
+from tenantproxy.registry import (
+    CachedRegistry,
+    InvalidationListener,
+    PostgresRegistry,
+    Registry,
+    TenantMisconfigured,
+    build,
+    cache,
+)
 from tenantproxy.scope import Lease, Scope, TenantScope
 
 __all__ = ["Router", "open_router"]
@@ -162,7 +170,7 @@ class Router:
             await self._main_scope.execute("SELECT 1")
             await self._registry.open()
             await self._check_roles()
-            if isinstance(self._registry.inner, PostgresRegistry):
+            if self.settings.registry.listen and isinstance(self._registry.inner, PostgresRegistry):
                 self._listener = InvalidationListener(self._main_scope, self._registry.invalidate)
                 self._listener.start()
         except BaseException:
@@ -344,6 +352,8 @@ class Router:
         self._check_open()
         try:
             return await self._registry.get(tenant)
+        except TenantMisconfigured:
+            raise
         except RegistryUnavailable:
             self._counters.exhaustions["registry"] += 1
             raise

@@ -312,9 +312,12 @@ class Lender:
 
     def _not_reset(self, backend: Backend, exc: BaseException) -> None:
         pool = backend.pool
+        backend.bound = None
+        if pool.is_closed:
+            pool.retire(backend, "shutdown")  # ended by us, while it was being reset
+            return
         self._counters.resets["failed"] += 1
         self._observer(ResetFailed(server=pool.key.server, pool=pool.label, error=describe(exc)))
-        backend.bound = None
         pool.retire(backend, "reset_failed")
 
     def _violated(self, check: str, backend: Backend) -> None:

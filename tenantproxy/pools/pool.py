@@ -319,14 +319,15 @@ class Pool(Generic[C]):
 
     def ready(self, conn: C, bound_to: TenantId | None) -> None:
         """`conn` may be lent again: its session is clean, and still that of `bound_to`."""
-        slot = self._slots[conn]
+        slot = self._slots.get(conn)
+        if slot is None or slot.state is _State.RETIRING:
+            return  # it came too late: the pool closed, or the sweeper had lost its patience
         if slot.state is _State.RESETTING:
             self._leave_resetting(slot)
         elif slot.state is _State.USED:
             self._leave_used(slot)
         else:
-            assert slot.state is _State.RETIRING, slot.state
-            return  # it came too late: the pool closed, or the sweeper had lost its patience
+            raise AssertionError(slot.state)
         slot.bound_to = bound_to
         self._place(slot)
 
@@ -348,7 +349,7 @@ class Pool(Generic[C]):
                 self.budget.reclaim()
 
     def _replace(self, slot: _Slot[C], reason: CloseReason) -> None:
-        """End a connection that somebody waits for, perhaps: its end may take seconds, another one need not wait for it."""
+        """End a connection and open another where somebody waits: its end may take seconds."""
         self._retire(slot, reason)
         self.refill()
 
