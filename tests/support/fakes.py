@@ -14,6 +14,7 @@ from typing import Final, Literal, TypeVar
 from tenantproxy.config import Pools
 from tenantproxy.errors import ConnectFailed, TenantProxyError
 from tenantproxy.events import Event, Observer
+from tenantproxy.isolation import DatabasePlan, Plan, RowPlan, SchemaPlan
 from tenantproxy.model import Isolation, Limits, Placement, PoolKey, Route, Tenant, TenantId, tenant_id
 from tenantproxy.pools.budget import ServerBudget
 from tenantproxy.pools.manager import Counters, PoolManager
@@ -23,7 +24,12 @@ from tenantproxy.pools.turns import Ticket
 State = Literal["new", "idle", "used", "resetting", "retiring", "gone"]
 E = TypeVar("E", bound=Event)
 
-MAIN: Final = tenant_id("main")
+NO_LIMITS: Final = Limits()
+PLANS: Final[Mapping[Isolation, Plan]] = {
+    Isolation.DATABASE: DatabasePlan(),
+    Isolation.SCHEMA: SchemaPlan(),
+    Isolation.ROW: RowPlan(),
+}
 
 
 class FakeClock:
@@ -112,7 +118,7 @@ class FakeConnector:
     timers: list[tuple[float, int, Callable[[], None]]] = field(default_factory=list)
     _numbers: count[int] = field(default_factory=count)
 
-    # --- Connector -----------------------------------------------------------------------------------------------------
+    # --- Connector ---------------------------------------------------------------------------------------------------
     def open(self, pool: Pool[Link]) -> None:
         """See `pool.Connector`."""
         assert not pool.is_closed, "a closed pool opens a connection"
@@ -134,7 +140,7 @@ class FakeConnector:
         assert delay >= 0
         heapq.heappush(self.timers, (self.clock.now + delay, next(self._numbers), call))
 
-    # --- what a test lets happen ---------------------------------------------------------------------------------------
+    # --- what a test lets happen -------------------------------------------------------------------------------------
     def succeed(self, pool: Pool[Link] | None = None) -> Link:
         """The oldest connect (of `pool`) succeeds."""
         pool = self._next(pool)
@@ -154,7 +160,9 @@ class FakeConnector:
     ) -> None:
         """The oldest connect (of `pool`) fails."""
         pool = self._next(pool)
-        pool.open_failed(error or ConnectFailed(f"it is {failure}"), failure, "FakeError", silent=silent)
+        pool.open_failed(
+            error or ConnectFailed("no connection", detail=f"it is {failure}"), failure, "FakeError", silent=silent
+        )
 
     def _next(self, pool: Pool[Link] | None) -> Pool[Link]:
         pool = pool or self.opening[0]
@@ -189,7 +197,7 @@ def settle(link: Link) -> None:
         link.state = "idle"
 
 
-def lease(pool: Pool[Link], tenant: str, limits: Limits = Limits()) -> Link | None:
+def lease(pool: Pool[Link], tenant: str, limits: Limits = NO_LIMITS) -> Link | None:
     """`lease_nowait`, noted in the books."""
     link = pool.lease_nowait(tenant_id(tenant), limits)
     if link is not None:
@@ -199,7 +207,7 @@ def lease(pool: Pool[Link], tenant: str, limits: Limits = Limits()) -> Link | No
     return link
 
 
-def ask(pool: Pool[Link], tenant: str, limits: Limits = Limits()) -> Caller:
+def ask(pool: Pool[Link], tenant: str, limits: Limits = NO_LIMITS) -> Caller:
     """As the lender asks: a connection now, or a place in the queue. Raises PoolError."""
     caller = Caller(tenant_id(tenant))
     caller.link = lease(pool, tenant, limits)
@@ -312,11 +320,9 @@ def route(
     *,
     server: str = "one",
     database: str | None = None,
-    limits: Limits = Limits(),
+    limits: Limits = NO_LIMITS,
 ) -> Route:
     """The plan of a request of `tenant`, as the three kinds make it, without a session to enter."""
-    from tenantproxy.isolation import DatabasePlan, RowPlan, SchemaPlan
-
     kind = Isolation(isolation)
     placement = Placement(
         isolation=kind,
@@ -324,5 +330,9 @@ def route(
         database=database or (tenant if kind is Isolation.DATABASE else "shared"),
         schema=tenant if kind is Isolation.SCHEMA else None,
     )
-    plans = {Isolation.DATABASE: DatabasePlan(), Isolation.SCHEMA: SchemaPlan(), Isolation.ROW: RowPlan()}
+    plans: dict[Isolation, Plan] = {
+        Isolation.DATABASE: DatabasePlan(),
+        Isolation.SCHEMA: SchemaPlan(),
+        Isolation.ROW: RowPlan(),
+    }
     return plans[kind].plan(Tenant(id=tenant_id(tenant), placement=placement, limits=limits))

@@ -1,0 +1,584 @@
+"""Do pools, budgets and their manager hold what they promise, whatever happens and in whatever order?
+
+`PoolWorld` is everything that can happen, with books of its own: what it expects is summed from the fakes' states,
+never from the pools' counters. Hypothesis drives it as `PoolMachine`; `benchmarks/statemachine.py` does so for long.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final, TypeVar
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from tenantproxy.config import Pools
+from tenantproxy.errors import BudgetExhausted, ConnectFailed, PoolClosed, PoolError, PoolFull, PoolTimeout
+from tenantproxy.events import Event, PoolEvicted
+from tenantproxy.model import Limits, Route, TenantId
+from tenantproxy.pools.budget import HOLD_SECONDS, MAIN_RESERVE, ServerBudget
+from tenantproxy.pools.pool import Failure, Pool
+from tests.support.fakes import Caller, House, Link, ready, reset, retire, route
+
+__all__ = ["PoolMachine", "PoolWorld", "steps_done"]
+
+T = TypeVar("T")
+
+MAX_WAITING: Final = 3
+LIFETIME: Final = 60.0
+PAUSES: Final = (0.0, 0.001, 0.03, 0.06, 0.2, 0.6, 1.0, 2.5, 7.0, 31.0)
+FAILURES: Final[tuple[Failure, ...]] = ("refused", "busy", "denied")
+
+ROUTES: Final[tuple[Route, ...]] = (
+    route("row1", "row"),
+    route("row2", "row"),
+    route("row3", "row", limits=Limits(max_size=1, max_waiting=1)),
+    route("data1"),
+    route("data2", limits=Limits(max_size=1)),
+    route("scheme1", "schema"),
+    route("row4", "row", server="two"),
+    route("row5", "row", server="two"),
+    route("data3", server="two"),
+)
+
+_steps = 0
+
+
+def steps_done() -> int:
+    """How many steps all machines of this process took."""
+    return _steps
+
+
+@dataclass(eq=False, slots=True)
+class Book:
+    """What we know of one pool."""
+
+    pool: Pool[Link]
+    waiting: dict[TenantId, deque[Caller]] = field(default_factory=dict)  # in the queue, longest wait first
+    limits: dict[TenantId, Limits] = field(default_factory=dict)  # as first told: a pool keeps them while it knows him
+    failed: bool = False  # the last connect failed
+    retry_at: float = 0.0
+
+    def queue(self, tenant: TenantId) -> deque[Caller]:
+        """Who of `tenant` waits."""
+        return self.waiting.setdefault(tenant, deque())
+
+
+class PoolWorld:
+    """Two servers with hardly any connections, tenants of all kinds, and everything that can happen to them."""
+
+    def __init__(self, *, one: int = 6, two: int = 4, guaranteed: int = 1) -> None:
+        settings = Pools(
+            max_pools=3,
+            max_size=2,
+            shared_size=3,
+            guaranteed=guaranteed,
+            max_waiting=MAX_WAITING,
+            idle_timeout=20.0,
+            max_lifetime=LIFETIME,
+        )
+        self.house = House(servers={"one": one, "two": two}, settings=settings, observer=self.observe)
+        self.books: dict[Pool[Link], Book] = {}
+        self.callers: list[Caller] = []  # in a queue, or gone from one without a word
+        self.lent: list[Caller] = []
+        self.held: dict[str, deque[tuple[float, bool]]] = {name: deque() for name in self.house.budgets}
+        self.results: Counter[str] = Counter()
+        self.now_removing = False
+
+    # --- what can happen: callers ------------------------------------------------------------------------------------
+    def ask(self, which: int) -> None:
+        """A tenant's caller wants a connection, as the lender asks; the last number is the main database's."""
+        if which % (len(ROUTES) + 1) == len(ROUTES):
+            pool, plan = self.house.main(size=3), route("main", limits=Limits(max_size=3))
+        else:
+            plan = _pick(ROUTES, which)
+            pool = self.house.pool(plan)
+        book = self.book(pool)
+        limits = self._limits(book, plan.tenant, plan.limits)
+        caller = Caller(plan.tenant)
+        queue = book.queue(plan.tenant)
+        try:
+            link = pool.lease_nowait(plan.tenant, plan.limits)
+            if link is not None:
+                assert not queue, "a late comer overtook those of its tenant who wait"
+                assert link.state == "idle", f"{link} was lent"
+                assert link.alive, f"{link} is dead and was lent"
+                assert self.house.clock.now < link.opened_at + LIFETIME, f"{link} is too old and was lent"
+                link.state, link.user, caller.link = "used", plan.tenant, link
+                self.results["ok"] += 1
+                self.lent.append(caller)
+                return
+            queue.append(caller)
+            caller.ticket = pool.wait(plan.tenant, plan.limits, caller)
+        except PoolFull:
+            queue.remove(caller)
+            assert len(queue) == limits.max_waiting
+            self.results["rejected"] += 1
+        except PoolError as error:
+            queue.remove(caller)
+            self._check_refusal(error, book)
+            self.results["error"] += 1
+        else:
+            assert len(queue) <= (limits.max_waiting or MAX_WAITING)
+            self.callers.append(caller)
+
+    def _check_refusal(self, error: PoolError, book: Book) -> None:
+        assert book.failed or book.pool.budget.is_down, f"{error} without a failed connect"
+        assert not isinstance(error, PoolTimeout)
+
+    def leave(self, which: int, result: str = "cancelled") -> None:
+        """One who waits leaves: cancelled, or because its time is over."""
+        caller = _pick(self._waiting(), which)
+        pool, book = self._pool_of(caller)
+        assert caller.ticket is not None
+        assert pool.cancel(caller.ticket, "timeout" if result == "timeout" else "cancelled")
+        assert not pool.cancel(caller.ticket, "cancelled"), "one who left left again"
+        book.queue(caller.tenant).remove(caller)
+        self.callers.remove(caller)
+        self.results[result] += 1
+        if result == "timeout":
+            error = pool.timed_out(caller.ticket, 5.0)
+            assert isinstance(error, PoolTimeout | BudgetExhausted | ConnectFailed)
+            assert error.detail
+
+    def vanish(self, which: int) -> None:
+        """One who waits is cancelled, and has not yet run to say so."""
+        _pick([caller for caller in self._waiting() if not caller.gone], which).gone = True
+
+    def hand_back(self, which: int) -> None:
+        """One who was handed a connection had left in the same moment, or resets nothing: it gives it back."""
+        link = self._give(which)
+        ready(link, link.bound)
+
+    def release(self, which: int) -> None:
+        """A lessee is done; its session is reset off its path."""
+        link = self._give(which)
+        if link.alive:
+            reset(link)
+        else:
+            retire(link)
+
+    def poison(self, which: int) -> None:
+        """A session could not be entered, or its user left something that cannot be undone."""
+        retire(self._give(which))
+
+    def _give(self, which: int) -> Link:
+        caller = _pick(self.lent, which)
+        self.lent.remove(caller)
+        assert caller.link is not None
+        assert caller.link.user == caller.tenant
+        return caller.link
+
+    def reset_ends(self, which: int, bound: int) -> None:
+        """A reset is confirmed; the session is still somebody's, or nobody's."""
+        link = _pick(self.links("resetting"), which)
+        tenant = _pick(ROUTES, bound).tenant if link.pool.key.shared else None
+        ready(link, tenant if bound % 2 else None)
+
+    def reset_fails(self, which: int) -> None:
+        """A reset fails."""
+        retire(_pick(self.links("resetting"), which), "reset_failed")
+
+    # --- what can happen: servers ------------------------------------------------------------------------------------
+    def connect(self, which: int) -> None:
+        """A connect succeeds."""
+        pool = _pick(self.house.connector.opening, which)
+        book = self.book(pool)
+        book.failed = False
+        self.house.connector.succeed(pool)
+
+    def refuse(self, which: int, failure: Failure, *, silent: bool) -> None:
+        """A connect fails."""
+        pool = _pick(self.house.connector.opening, which)
+        book = self.book(pool)
+        book.failed = True
+        if silent:
+            self._hold(pool)
+        known = {number for _, number, _ in self.house.connector.timers}
+        self.house.connector.fail(pool, failure, silent=silent)
+        book.retry_at = max(due for due, number, _ in self.house.connector.timers if number not in known)
+
+    def end(self, which: int, *, silent: bool) -> None:
+        """The server side of a connection in retirement is gone, or silent."""
+        link = _pick(self.links("retiring"), which)
+        if silent:
+            self._hold(link.pool)
+        self.house.connector.end(link, silent=silent)
+
+    def _hold(self, pool: Pool[Link]) -> None:
+        held = self.held[pool.key.server]
+        held.append((self.house.clock.now + HOLD_SECONDS, pool.is_main))
+        while len(held) > max(1, pool.budget.limit // 10):
+            held.popleft()
+
+    def die(self, which: int) -> None:
+        """A connection dies where it lies."""
+        _pick([link for link in self.links() if link.state in ("idle", "used", "resetting")], which).alive = False
+
+    def answer(self, which: int) -> None:
+        """A server that was down is heard of again, by a probe."""
+        _pick(list(self.house.budgets.values()), which).reached()
+
+    # --- what can happen: time and operators -------------------------------------------------------------------------
+    def pass_time(self, which: int) -> None:
+        """Time passes."""
+        self.house.connector.pass_time(_pick(PAUSES, which))
+
+    def sweep(self) -> None:
+        """The sweeper comes."""
+        for held in self.held.values():
+            while held and held[0][0] <= self.house.clock.now:
+                held.popleft()
+        self.house.manager.sweep()
+        for book in self.books.values():
+            for tenant in [tenant for tenant in book.limits if not self._counts(book, tenant)]:
+                del book.limits[tenant]
+        manager = self.house.manager
+        if len(manager) > self.house.settings.max_pools:
+            assert not [pool for pool in manager if not pool.is_main and self._is_quiet(self.book(pool))]
+
+    def remove(self, which: int) -> None:
+        """A tenant is removed, or moves."""
+        plan = _pick(ROUTES, which)
+        self.now_removing = True
+        self.house.manager.remove(plan.tenant, [plan.pool])
+        self.now_removing = False
+
+    def expire(self, which: int) -> None:
+        """Every connection of a pool must go."""
+        _pick(list(self.house.manager), which).expire()
+
+    def observe(self, event: Event) -> None:
+        """Nobody's pool is evicted under him."""
+        if not isinstance(event, PoolEvicted):
+            return
+        evicted = [book for pool, book in self.books.items() if pool.label == event.pool and pool.is_closed]
+        book = evicted[-1]
+        if event.reason == "removed":
+            assert self.now_removing
+        else:
+            assert self._is_quiet(book), f"{event.pool} was evicted while it was in use"
+        self._collect()
+
+    # --- the books ---------------------------------------------------------------------------------------------------
+    def book(self, pool: Pool[Link]) -> Book:
+        """What we know of `pool`."""
+        if pool not in self.books:
+            self.books[pool] = Book(pool)
+        return self.books[pool]
+
+    def links(self, state: str | None = None) -> list[Link]:
+        """All links that exist, or those in one state."""
+        return [link for link in self.house.connector.links if state is None or link.state == state]
+
+    def _limits(self, book: Book, tenant: TenantId, limits: Limits) -> Limits:
+        if tenant not in book.limits:
+            settings = self.house.settings
+            book.limits[tenant] = Limits(
+                max_size=min(limits.max_size or settings.max_size, book.pool.limit),
+                max_waiting=limits.max_waiting or settings.max_waiting,
+            )
+        return book.limits[tenant]
+
+    def _counts(self, book: Book, tenant: TenantId) -> int:
+        """How many connections `tenant` has and wants."""
+        return self._leases(book, tenant) + len(book.queue(tenant))
+
+    def _leases(self, book: Book, tenant: TenantId) -> int:
+        return sum(1 for caller in self.lent if caller.tenant == tenant and _link(caller).pool is book.pool)
+
+    def _is_quiet(self, book: Book) -> bool:
+        busy = [link for link in self.links() if link.pool is book.pool and link.state in ("used", "resetting")]
+        waiting = any(caller.waits for queue in book.waiting.values() for caller in queue)
+        return not (busy or waiting or book.pool in self.house.connector.opening)
+
+    def _waiting(self) -> list[Caller]:
+        return [caller for caller in self.callers if caller.waits]
+
+    def _pool_of(self, caller: Caller) -> tuple[Pool[Link], Book]:
+        found = next(book for book in self.books.values() if caller in book.queue(caller.tenant))
+        return found.pool, found
+
+    def _collect(self) -> None:
+        """Enter into the books what the last step brought to those who waited."""
+        for book in self.books.values():
+            for tenant, queue in book.waiting.items():
+                self._collect_from(queue, tenant)
+
+    def _collect_from(self, queue: deque[Caller], tenant: TenantId) -> None:
+        served = [caller for caller in queue if not caller.waits or caller.refused]
+        assert served == list(queue)[: len(served)], f"somebody of {tenant} was served before one who waited longer"
+        for caller in served:
+            queue.remove(caller)
+            if caller in self.callers:
+                self.callers.remove(caller)
+            if caller.link is not None:
+                self.lent.append(caller)
+                self.results["ok"] += 1
+            else:
+                self.results["error" if caller.error is not None else "cancelled"] += 1
+
+    # --- what must hold ----------------------------------------------------------------------------------------------
+    def check(self) -> None:
+        """Every invariant, from the fakes' own states."""
+        global _steps
+        _steps += 1
+        self._collect()
+        for budget in self.house.budgets.values():
+            self._check_budget(budget)
+        known = {*self.house.manager, *self.house.manager.closing()}
+        for pool, book in list(self.books.items()):
+            self._check_pool(book)
+            if pool not in known:
+                assert pool.is_closed
+                assert not book.pool.permits, "a pool with connections was forgotten"
+                assert not any(book.waiting.values()), "a pool with waiters was forgotten"
+                if pool not in self.house.connector.opening:
+                    del self.books[pool]
+        self._check_counters()
+
+    def _check_budget(self, budget: ServerBudget) -> None:
+        here = [link for link in self.links() if link.pool.budget is budget]
+        opening = [pool for pool in self.house.connector.opening if pool.budget is budget]
+        held = self.held[budget.server]
+        total = len(here) + len(opening) + len(held)
+        of_main = sum(link.pool.is_main for link in here) + sum(pool.is_main for pool in opening)
+        of_main += sum(is_main for _, is_main in held)
+        assert total == budget.in_use, f"{budget.in_use} permits for {total} connections"
+        assert total <= budget.limit, f"{total} connections under a limit of {budget.limit}"
+        assert total - of_main <= budget.limit - MAIN_RESERVE, "main's reserve was taken"
+        assert budget.held == len(held)
+        assert budget.held <= max(1, budget.limit // 10)
+        retiring = sum(link.state == "retiring" for link in here)
+        assert retiring == budget.closing
+        self._check_nobody_is_forgotten(budget, free=budget.limit - total, of_tenants=total - of_main)
+
+    def _check_nobody_is_forgotten(self, budget: ServerBudget, *, free: int, of_tenants: int) -> None:
+        """A pool in need takes a free permit at once; where there is none, idle connections are closed for it."""
+        needs = {book.pool: self._need(book) for book in self.books.values() if book.pool.budget is budget}
+        tenants_may = free > 0 and of_tenants < budget.limit - MAIN_RESERVE
+        for pool, need in needs.items():
+            assert not (need and (free if pool.is_main else tenants_may)), (
+                f"{pool.label} needs {need}, a permit is free, and nothing is being opened"
+            )
+        main_helps = of_tenants < budget.limit - MAIN_RESERVE or any(
+            need for pool, need in needs.items() if pool.is_main
+        )
+        idle = [
+            link for link in self.links("idle") if link.pool.budget is budget and (main_helps or not link.pool.is_main)
+        ]
+        if idle:
+            assert sum(needs.values()) <= budget.closing, "connections lie idle while others want their permits"
+
+    def _need(self, book: Book) -> int:
+        pool = book.pool
+        opening = self.house.connector.opening.count(pool)
+        if pool.is_closed or (book.failed and (opening or self.house.clock.now < book.retry_at - 0.002)):
+            return 0
+        mine = [link for link in self.links() if link.pool is pool]
+        resetting = sum(link.state == "resetting" for link in mine)
+        return max(0, min(self._eligible(book) - opening - resetting, pool.limit - len(mine) - opening))
+
+    def _eligible(self, book: Book) -> int:
+        return sum(
+            min(len(queue), self._size(book, tenant) - self._leases(book, tenant))
+            for tenant, queue in book.waiting.items()
+            if queue
+        )
+
+    def _size(self, book: Book, tenant: TenantId) -> int:
+        size = book.limits[tenant].max_size
+        assert size is not None
+        return size
+
+    def _check_pool(self, book: Book) -> None:
+        pool, now = book.pool, self.house.clock.now
+        stats = pool.stats()
+        mine = [link for link in self.links() if link.pool is pool]
+        states = Counter(link.state for link in mine)
+        assert (stats.idle, stats.used) == (states["idle"], states["used"])
+        assert (stats.resetting, stats.retiring) == (states["resetting"], states["retiring"])
+        assert stats.opening == self.house.connector.opening.count(pool)
+        assert stats.waiting == sum(map(len, book.waiting.values()))
+        assert len(mine) + stats.opening <= pool.limit
+        assert set(pool.connections()) == set(mine)
+        users = Counter(link.user for link in mine if link.state == "used")
+        for turn in stats.tenants:
+            tenant = TenantId(turn.tenant)
+            assert turn.leased == self._leases(book, tenant) == users[tenant]
+            assert turn.waiting == len(book.queue(tenant))
+            assert turn.leased <= turn.max_size
+            if turn.leased or turn.waiting:
+                assert turn.max_size == self._size(book, tenant)
+                assert turn.waiting <= (book.limits[tenant].max_waiting or 0)
+        if self._eligible(book):
+            young = [link for link in mine if now < link.opened_at + LIFETIME * 0.9]
+            good = [link for link in young if link.state == "idle" and link.alive]
+            assert not good, f"{good} lie idle in {pool.label} while somebody who may have one waits"
+
+    def _check_counters(self) -> None:
+        counters = self.house.counters
+        totals: Counter[str] = Counter()
+        for counts in counters.acquires.values():
+            totals.update({str(result): number for result, number in counts.items()})
+        assert +totals == +self.results
+        retired = self.house.connector.ended + len(self.links("retiring"))
+        assert sum(counters.closed.values()) == retired
+
+    # --- the end -----------------------------------------------------------------------------------------------------
+    def finish(self) -> None:
+        """Servers are well again, lessees give back, time passes: everybody is served or told, every permit returns."""
+        for _ in range(200):
+            if not (self._waiting() or self.lent or self.links("resetting") or self.house.connector.opening):
+                break
+            self._finish_some()
+            self.sweep()
+            self.check()
+        else:
+            raise AssertionError(f"after all was well again {self._waiting()} still wait")
+        self.house.manager.close()
+        while self.links("retiring") or self.house.connector.opening:
+            self._finish_some()
+        self.check()
+        self.house.connector.pass_time(HOLD_SECONDS + 1)
+        self.sweep()
+        self.check()
+        assert [budget.in_use for budget in self.house.budgets.values()] == [0, 0], "permits were lost"
+        assert not self.house.connector.links
+        try:
+            self.house.pool(ROUTES[0])
+        except PoolClosed:
+            return
+        raise AssertionError("a closed manager opens pools")
+
+    def _finish_some(self) -> None:
+        for link in self.links("retiring"):
+            self.house.connector.end(link)
+        for _ in range(len(self.house.connector.opening)):
+            self.connect(0)
+            self._collect()
+        for link in self.links("resetting"):
+            ready(link)
+        self._collect()
+        for _ in range(len(self.lent)):
+            self.release(0)
+        self.house.connector.pass_time(2.5)
+
+
+def _pick(of: Sequence[T], which: int) -> T:
+    return of[which % len(of)]
+
+
+def _link(caller: Caller) -> Link:
+    assert caller.link is not None
+    return caller.link
+
+
+WHICH: Final = st.integers(min_value=0, max_value=31)
+
+
+class PoolMachine(RuleBasedStateMachine):
+    """`PoolWorld` in the hands of hypothesis."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.world = PoolWorld()
+
+    @initialize(one=st.integers(3, 8), two=st.integers(3, 5), guaranteed=st.integers(0, 2))
+    def begin(self, one: int, two: int, guaranteed: int) -> None:
+        self.world = PoolWorld(one=one, two=two, guaranteed=guaranteed)
+
+    @rule(which=WHICH)
+    def somebody_asks(self, which: int) -> None:
+        self.world.ask(which)
+
+    @rule(which=WHICH, times=st.integers(2, 4))
+    def several_ask(self, which: int, times: int) -> None:
+        for _ in range(times):
+            self.world.ask(which)
+            self.world.check()
+
+    @precondition(lambda self: self.world._waiting())
+    @rule(which=WHICH, result=st.sampled_from(("cancelled", "timeout")))
+    def a_waiter_leaves(self, which: int, result: str) -> None:
+        self.world.leave(which, result)
+
+    @precondition(lambda self: any(not caller.gone for caller in self.world._waiting()))
+    @rule(which=WHICH)
+    def a_waiter_vanishes(self, which: int) -> None:
+        self.world.vanish(which)
+
+    @precondition(lambda self: self.world.lent)
+    @rule(which=WHICH)
+    def a_lessee_hands_back(self, which: int) -> None:
+        self.world.hand_back(which)
+
+    @precondition(lambda self: self.world.lent)
+    @rule(which=WHICH)
+    def a_lessee_is_done(self, which: int) -> None:
+        self.world.release(which)
+
+    @precondition(lambda self: self.world.lent)
+    @rule(which=WHICH)
+    def a_lease_ends_badly(self, which: int) -> None:
+        self.world.poison(which)
+
+    @precondition(lambda self: self.world.links("resetting"))
+    @rule(which=WHICH, bound=WHICH)
+    def a_reset_is_confirmed(self, which: int, bound: int) -> None:
+        self.world.reset_ends(which, bound)
+
+    @precondition(lambda self: self.world.links("resetting"))
+    @rule(which=WHICH)
+    def a_reset_fails(self, which: int) -> None:
+        self.world.reset_fails(which)
+
+    @precondition(lambda self: self.world.house.connector.opening)
+    @rule(which=WHICH)
+    def a_connect_succeeds(self, which: int) -> None:
+        self.world.connect(which)
+
+    @precondition(lambda self: self.world.house.connector.opening)
+    @rule(which=WHICH, failure=st.sampled_from(FAILURES), silent=st.booleans())
+    def a_connect_fails(self, which: int, failure: Failure, silent: bool) -> None:
+        self.world.refuse(which, failure, silent=silent)
+
+    @precondition(lambda self: self.world.links("retiring"))
+    @rule(which=WHICH, silent=st.booleans())
+    def a_connection_has_ended(self, which: int, silent: bool) -> None:
+        self.world.end(which, silent=silent)
+
+    @precondition(lambda self: any(link.state in ("idle", "used", "resetting") for link in self.world.links()))
+    @rule(which=WHICH)
+    def a_connection_dies(self, which: int) -> None:
+        self.world.die(which)
+
+    @rule(which=WHICH)
+    def a_server_answers_a_probe(self, which: int) -> None:
+        self.world.answer(which)
+
+    @rule(which=WHICH)
+    def time_passes(self, which: int) -> None:
+        self.world.pass_time(which)
+
+    @rule()
+    def the_sweeper_comes(self) -> None:
+        self.world.sweep()
+
+    @rule(which=WHICH)
+    def a_tenant_is_removed(self, which: int) -> None:
+        self.world.remove(which)
+
+    @precondition(lambda self: any(self.world.house.manager))
+    @rule(which=WHICH)
+    def connections_expire(self, which: int) -> None:
+        self.world.expire(which)
+
+    @invariant()
+    def everything_holds(self) -> None:
+        self.world.check()
+
+    def teardown(self) -> None:
+        self.world.finish()
