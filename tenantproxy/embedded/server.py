@@ -35,6 +35,8 @@ _SUPERVISOR: Final = Path(__file__).with_name("supervisor.py")
 # could be given our port, and a client that keeps trying such a port on loopback can end up connected to itself.
 _PORTS: Final = range(15_000, 32_000)
 _POLL_SECONDS: Final = 0.005
+_MEMORY: Final = Path("/dev/shm")
+_ROOM: Final = 4 << 30  # of memory that must be free: containers have 64 MB there, and a full one would stop the server
 
 
 class ConnectArgs(TypedDict, total=False):
@@ -52,7 +54,8 @@ class EmbeddedPostgres:
     """A PostgreSQL server of our own; `start()` and `stop()` block, `async with` does not.
 
     `dsn`: use that running server instead, start nothing. `version`: the major version to look for. `durable=False`:
-    no fsync, for data that need not survive a crash of the machine. `settings` go to the server's command line.
+    for data that need not survive a crash of the machine: no fsync, and in memory where there is room for it and
+    TMPDIR names no other place. `settings` go to the server's command line.
     Raises ConfigurationError when there are no binaries.
     """
 
@@ -74,6 +77,7 @@ class EmbeddedPostgres:
         self._binaries: Binaries | None = None
         self._account: Account | None = None
         self._trust = trust
+        self._durable = durable
         self._settings = _settings(max_connections, durable=durable) | dict(settings or {})
         self._directory: Path | None = None  # set from the first start to close()
         self._supervisor: subprocess.Popen[bytes] | None = None  # set while the server runs
@@ -203,9 +207,9 @@ class EmbeddedPostgres:
         self._directory = self._finalizer = None
 
     def _create(self) -> None:
-        folder = Path(tempfile.mkdtemp(prefix="tenantproxy-pg-"))
+        folder = Path(tempfile.mkdtemp(prefix="tenantproxy-pg-", dir=None if self._durable else _in_memory()))
         self._directory = folder
-        self._finalizer = weakref.finalize(self, shutil.rmtree, folder, True)
+        self._finalizer = weakref.finalize(self, _remove, folder, os.getpid())
         password_file = folder / "password"
         password_file.touch(mode=0o600)
         password_file.write_text(self.password)
@@ -285,8 +289,20 @@ def _settings(max_connections: int, *, durable: bool) -> dict[str, str]:
     }
     if not durable:
         # Not synchronous_commit: without it even an immediate stop would lose what was acknowledged.
-        settings |= {"fsync": "off", "full_page_writes": "off"}
+        settings |= {"fsync": "off", "full_page_writes": "off", "max_wal_size": "256MB"}
     return settings
+
+
+def _remove(folder: Path, creator: int) -> None:
+    if os.getpid() == creator:  # a forked child that ends must not take our data along
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _in_memory() -> Path | None:
+    """Where a new database costs 20 ms and not, as on a busy disk, 500."""
+    if "TMPDIR" in os.environ or not os.access(_MEMORY, os.W_OK) or shutil.disk_usage(_MEMORY).free < _ROOM:
+        return None
+    return _MEMORY
 
 
 def _environment() -> dict[str, str]:

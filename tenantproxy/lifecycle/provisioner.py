@@ -218,10 +218,11 @@ async def provision_shared(
         await close_public(conn, role=role)
         await close_functions(conn)
         await install(conn, app_role=role, keys=keys, setting=setting)
-        await run_statements(conn, statements)
-        for table in tables:
-            await isolate_table(conn, table)
-        await grant_access(conn, "public", role=role)  # last: no row is readable before its table is isolated
+        async with conn.transaction():  # a new table is not seen before it is isolated, whatever is granted by default
+            await run_statements(conn, statements)
+            for table in tables:
+                await isolate_table(conn, table)
+        await grant_access(conn, "public", role=role)
 
 
 @asynccontextmanager

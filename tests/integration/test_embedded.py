@@ -137,6 +137,17 @@ def test_the_server_and_its_data_are_gone_with_the_process_that_started_them(sig
     wait_until(lambda: not Path(data_dir.strip()).parent.exists(), "its data are gone")
 
 
+def test_a_forked_child_that_ends_leaves_the_server_and_its_data_alone() -> None:
+    program = (
+        "import os; from tenantproxy.embedded import EmbeddedPostgres\n"
+        "server = EmbeddedPostgres(version=18, durable=False).start()\n"
+        "child = os.fork()\n"
+        "if child: os.waitpid(child, 0); print(server.is_running, server.data_dir.exists()); server.close()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "True"]
+
+
 async def test_a_given_server_is_used_and_left_alone(postgres: EmbeddedPostgres) -> None:
     dsn = f"postgresql://{postgres.superuser}:{postgres.password}@{postgres.host}:{postgres.port}/postgres"
     with EmbeddedPostgres(dsn=dsn) as given:
@@ -153,7 +164,7 @@ def test_missing_binaries_are_an_error_that_says_how_to_get_them() -> None:
 
 def test_a_server_that_cannot_start_says_why_and_leaves_nothing(temporary_folder: Path) -> None:
     with pytest.raises(TenantProxyError, match="no_such_setting"):
-        EmbeddedPostgres(version=18, settings={"no_such_setting": "1"}).start()
+        EmbeddedPostgres(version=18, durable=True, settings={"no_such_setting": "1"}).start()
     assert list(temporary_folder.iterdir()) == []
 
 
