@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 from tenantproxy.metrics.listeners import Requests
 from tenantproxy.metrics.prometheus import exposition
 from tenantproxy.pools.base import PoolStats, ServerStats, Stats
-from tenantproxy.sidecar.answers import answering
+from tenantproxy.sidecar.answers import MAX_BODY_BYTES, answering
 
 __all__ = ["Readiness", "admin_app"]
 
@@ -45,7 +45,7 @@ def admin_app(
     async def servers(request: web.Request) -> web.Response:
         return web.json_response({"servers": [_server(server) for server in stats().servers]})
 
-    app = web.Application(middlewares=[answering(requests)], client_max_size=0)
+    app = web.Application(middlewares=[answering(requests)], client_max_size=MAX_BODY_BYTES)
     app.router.add_get("/livez", livez)
     app.router.add_get("/readyz", readyz)
     app.router.add_get("/metrics", scrape)

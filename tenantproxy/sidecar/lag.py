@@ -10,7 +10,7 @@ from typing import Final
 __all__ = ["LoopLag"]
 
 _PERIOD: Final = 0.5
-_KEPT: Final = 20  # ten seconds: longer than a scrape interval would hide nothing, and forget nothing either
+_KEPT: Final = 20  # ten seconds: two scrapes rarely miss the same stall
 
 
 class LoopLag:

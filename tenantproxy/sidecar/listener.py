@@ -45,7 +45,7 @@ class HttpListener:
         self._host = host
         self._port = port
         self._max_clients = max_clients
-        self._clients = 0  # protocols made and not yet lost; counted here, since aiohttp counts one loop step later
+        self._clients = 0  # admitted and not yet lost
         self._server: asyncio.Server | None = None
 
     async def open(self) -> None:
@@ -53,7 +53,7 @@ class HttpListener:
         await self._runner.setup()
         try:
             loop = asyncio.get_running_loop()
-            self._server = await loop.create_server(self._welcome, self._host, self._port, backlog=1024)
+            self._server = await loop.create_server(lambda: _Client(self), self._host, self._port, backlog=1024)
         except BaseException:
             await self._runner.cleanup()
             raise
@@ -81,59 +81,58 @@ class HttpListener:
             self._server.close()
         await self._runner.cleanup()
 
-    def _welcome(self) -> asyncio.Protocol:
+    def admit(self) -> asyncio.Protocol | None:
+        """aiohttp's protocol for one more client, or None when there are as many as may be; called by `_Client`."""
         server = self._runner.server
         if server is None or self._clients >= self._max_clients:
-            return _Refused()
+            return None
         self._clients += 1
-        return _Counted(server(), self)
+        return server()
 
     def lost(self) -> None:
-        """A client is gone; called by its protocol, once."""
+        """An admitted client is gone; called by `_Client`, once."""
         self._clients -= 1
 
 
-class _Counted(asyncio.Protocol):
-    """Passes everything on to aiohttp's protocol and tells the listener when the client is gone."""
+class _Client(asyncio.Protocol):
+    """One connection: admitted and passed on to aiohttp, or told 503."""
 
-    __slots__ = ("_inner", "_listener")
-
-    def __init__(self, inner: web.RequestHandler, listener: HttpListener) -> None:
-        self._inner = inner
+    def __init__(self, listener: HttpListener) -> None:
         self._listener = listener
+        self._inner: asyncio.Protocol | None = None  # None: not admitted
+        self._patience: asyncio.TimerHandle | None = None  # set while a refused client is waited for
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._inner.connection_made(transport)
-
-    def data_received(self, data: bytes) -> None:
-        self._inner.data_received(data)
-
-    def eof_received(self) -> bool | None:
-        self._inner.eof_received()
-        return None
-
-    def pause_writing(self) -> None:
-        self._inner.pause_writing()
-
-    def resume_writing(self) -> None:
-        self._inner.resume_writing()
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        self._listener.lost()
-        self._inner.connection_lost(exc)
-
-
-class _Refused(asyncio.Protocol):
-    """Says 503 and closes, once the client has said something: closing on unread bytes would reset our answer away."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # Here and not when the protocol is made: a burst is accepted, and all its protocols made, in one loop step.
+        self._inner = self._listener.admit()
+        if self._inner is not None:
+            self._inner.connection_made(transport)
+            return
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
         transport.write(_REFUSAL)
         self._patience = asyncio.get_running_loop().call_later(_REFUSED_SECONDS, transport.abort)
 
     def data_received(self, data: bytes) -> None:
-        self._transport.close()
+        if self._inner is not None:
+            self._inner.data_received(data)
+        else:
+            self._transport.close()  # only now: closing on unread bytes would reset our answer away
+
+    def eof_received(self) -> bool | None:
+        return None if self._inner is None else self._inner.eof_received()
+
+    def pause_writing(self) -> None:
+        if self._inner is not None:
+            self._inner.pause_writing()
+
+    def resume_writing(self) -> None:
+        if self._inner is not None:
+            self._inner.resume_writing()
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        self._patience.cancel()
+        if self._patience is not None:
+            self._patience.cancel()
+        if self._inner is not None:
+            self._listener.lost()
+            self._inner.connection_lost(exc)  # type: ignore[arg-type]  # aiohttp takes any

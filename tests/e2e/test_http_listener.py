@@ -216,3 +216,21 @@ async def test_requests_are_counted_by_pattern_and_never_by_path(client: aiohttp
             async with client.get(listener.url + path):
                 pass
     assert requests.codes == {("/t/{tenant}", "GET", "200"): 2, ("unmatched", "GET", "404"): 2}
+
+
+async def test_clients_that_come_and_go_in_any_way_leave_the_count_at_zero(client: aiohttp.ClientSession) -> None:
+    async with listening(web.get("/", ok), max_clients=3) as listener:
+        parts = urlsplit(listener.url)
+        for number in range(30):
+            _, writer = await asyncio.open_connection(parts.hostname, parts.port)
+            if number % 3 == 0:
+                writer.write(b"GET / HT")
+            if number % 3 == 1:
+                writer.write(b"\x16\x03\x01 not http\r\n\r\n")
+            if number % 2:
+                writer.transport.abort()
+            else:
+                writer.close()
+        await until(lambda: listener.stats().clients == 0)
+        async with client.get(listener.url) as answer:
+            assert answer.status == 200

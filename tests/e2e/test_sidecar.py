@@ -52,6 +52,8 @@ async def test_metrics_come_in_both_formats_and_agree_with_postgresql(demo_world
     assert samples["tenantproxy_draining",] == 0
     assert "tenantproxy_build_info{" in text
     assert "_created" not in text
+    (server,) = json.loads(get(f"{served.admin}/v1/servers")[2])["servers"]
+    assert (server["server"], server["connections"], server["limit"], server["up"]) == ("primary", backends, 40, True)
     status, content_type, text = get(f"{served.admin}/metrics", Accept="application/openmetrics-text; version=1.0.0")
     assert content_type.startswith("application/openmetrics-text")
     assert text.endswith("# EOF\n")
