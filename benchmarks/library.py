@@ -10,6 +10,7 @@ import platform
 import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final
@@ -53,10 +54,7 @@ def main(arguments: Sequence[str]) -> int:
             "environment": environment,
             "options": {"rounds": options.rounds, "seconds": options.seconds, "scale": options.scale},
             "parts": {name: part.data for name, part in parts.items()},
-            "verdicts": [
-                {"target": one.target, "wanted": one.wanted, "measured": one.measured, "verdict": one.word}
-                for one in found
-            ],
+            "verdicts": [asdict(one) | {"verdict": one.word} for one in found],
         }
         asked.json.write_text(json.dumps(stored, indent=1) + "\n")
     return 0

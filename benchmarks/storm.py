@@ -22,6 +22,7 @@ __all__ = ["Outcome", "run", "storm"]
 
 DATABASES, SCHEMAS, ROWS, REQUESTS_EACH = 60, 220, 220, 4
 BUDGET: Final = 40
+PATIENCE_SECONDS: Final = 60.0  # who is not served by then is counted as an error
 _ERROR: Final = re.compile(r"\b(ERROR|FATAL|PANIC):")
 
 # Looks from inside the server, without pause to speak of, until it gets the lock that we hold meanwhile.
@@ -116,7 +117,7 @@ async def storm(world: World, *, databases: int, schemas: int, rows: int) -> Out
     entries |= {name: {"isolation": "row", "database": "bench_signed"} for name in names["row"]}
     requests = list(entries) * REQUESTS_EACH
     random.Random(2000).shuffle(requests)
-    settings = world.settings(entries, budget=BUDGET, acquire_timeout=120.0, max_waiting=1000)
+    settings = world.settings(entries, budget=BUDGET, acquire_timeout=PATIENCE_SECONDS, max_waiting=1000)
     taken: list[float] = []
     errors: Counter[str] = Counter()
 

@@ -13,7 +13,10 @@ __all__ = ["Verdict", "at_least", "at_most", "figure", "loud", "ratio", "render"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """One target and what was measured. A `control` must hold whatever the code is worth; `trusted`: its controls held."""
+    """One target and what was measured.
+
+    A `control` must hold whatever the code is worth; `trusted`: the controls of this measurement held.
+    """
 
     target: str
     wanted: str

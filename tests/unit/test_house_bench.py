@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.measure import Spread, latency, percentile, throughput
-from benchmarks.table import Verdict, at_least, at_most, loud, render, verdicts
+from benchmarks.table import Verdict, at_least, at_most, loud, render, trust, verdicts
 
 ROOT = Path(__file__).parents[2]
 
@@ -65,6 +65,15 @@ def test_a_missed_target_is_said_aloud() -> None:
     assert "!!! MISSED: speed: wanted >= 1.7x, measured 1.69x" in loud([slow, fast])
     assert "MISSED" in verdicts([slow])
     assert loud([fast]) == "every target is met"
+
+
+def test_a_target_is_not_met_in_a_run_whose_control_is_broken() -> None:
+    good = at_least("speed", 1.0, Spread(median=2.0, p25=2.0, p75=2.0))
+    control = Verdict(target="control", wanted="1x", measured="0.6x", met=False, control=True)
+    judged = trust([good, control])
+    assert [one.word for one in judged] == ["unproven", "BROKEN"]
+    assert "A CONTROL IS BROKEN" in loud(judged)
+    assert "every target is met" not in loud(judged)
 
 
 def test_a_figure_that_is_too_large_misses() -> None:
