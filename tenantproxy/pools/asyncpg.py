@@ -311,6 +311,12 @@ class AsyncpgConnector:
         signer = self._signers.get((server, key.database))
         if signer is None:
             keys = self._settings.row.keys()
+            if not keys:
+                raise IsolationError(
+                    "there is no key to sign the proofs of row tenants with",
+                    detail=f"server {key.server!r}, database {key.database!r}",
+                    hint="name one in [row] key_file, and run `tenantproxy install --config FILE`",
+                )
             kid = max(keys)  # the newest signs; older ones stay installed until nobody uses them
             secret = keys[kid].read_bytes()
             derived = derive_key(secret, server=server, database=key.database, kid=kid)
