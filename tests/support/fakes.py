@@ -65,6 +65,8 @@ class Link:
     bound: TenantId | None = None  # whose session it still is
     alive: bool = True
     ends: int = 0  # how often it was told to end
+    reset_at: float = 0.0  # when its last reset began
+    is_late: bool = False  # the sweeper found that this takes too long
 
     def __repr__(self) -> str:
         return f"<Link {self.number} {self.state}>"
@@ -216,9 +218,10 @@ def ask(pool: Pool[Link], tenant: str, limits: Limits = NO_LIMITS) -> Caller:
     return caller
 
 
-def reset(link: Link) -> None:
+def reset(link: Link, *, now: float = 0.0) -> None:
     """Its user gave it back, its reset begins."""
     link.user, link.state = None, "resetting"
+    link.reset_at, link.is_late = now, False
     link.pool.resetting(link)
 
 

@@ -7,7 +7,7 @@ never from the pools' counters. Hypothesis drives it as `PoolMachine`; `benchmar
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
@@ -19,7 +19,7 @@ from tenantproxy.errors import BudgetExhausted, ConnectFailed, PoolClosed, PoolE
 from tenantproxy.events import Event, PoolEvicted
 from tenantproxy.model import Limits, Route, TenantId
 from tenantproxy.pools.budget import HOLD_SECONDS, MAIN_RESERVE, ServerBudget
-from tenantproxy.pools.pool import Failure, Pool
+from tenantproxy.pools.pool import LATE_SECONDS, RESET_SECONDS, Failure, Pool
 from tests.support.fakes import Caller, House, Link, ready, reset, retire, route
 
 __all__ = ["PoolMachine", "PoolWorld", "steps_done"]
@@ -69,7 +69,7 @@ class Book:
 class PoolWorld:
     """Two servers with hardly any connections, tenants of all kinds, and everything that can happen to them."""
 
-    def __init__(self, *, one: int = 6, two: int = 4, guaranteed: int = 1) -> None:
+    def __init__(self, *, one: int = 6, two: int = 4, guaranteed: int = 1, resets_hang: bool = False) -> None:
         settings = Pools(
             max_pools=3,
             max_size=2,
@@ -86,6 +86,7 @@ class PoolWorld:
         self.held: dict[str, deque[tuple[float, bool]]] = {name: deque() for name in self.house.budgets}
         self.results: Counter[str] = Counter()
         self.now_removing = False
+        self.resets_hang = resets_hang  # at the end: the sweeper has to notice
 
     # --- what can happen: callers ------------------------------------------------------------------------------------
     def ask(self, which: int) -> None:
@@ -156,7 +157,7 @@ class PoolWorld:
         """A lessee is done; its session is reset off its path."""
         link = self._give(which)
         if link.alive:
-            reset(link)
+            reset(link, now=self.house.clock.now)
         else:
             retire(link)
 
@@ -231,7 +232,10 @@ class PoolWorld:
         for held in self.held.values():
             while held and held[0][0] <= self.house.clock.now:
                 held.popleft()
+        for link in self.links("resetting"):
+            link.is_late = self.house.clock.now - link.reset_at > LATE_SECONDS
         self.house.manager.sweep()
+        assert not [link for link in self.links("resetting") if self.house.clock.now - link.reset_at > RESET_SECONDS]
         for book in self.books.values():
             for tenant in [tenant for tenant in book.limits if not self._counts(book, tenant)]:
                 del book.limits[tenant]
@@ -378,7 +382,7 @@ class PoolWorld:
         if pool.is_closed or (book.failed and (opening or self.house.clock.now < book.retry_at - 0.002)):
             return 0
         mine = [link for link in self.links() if link.pool is pool]
-        resetting = sum(link.state == "resetting" for link in mine)
+        resetting = sum(link.state == "resetting" and not link.is_late for link in mine)
         return max(0, min(self._eligible(book) - opening - resetting, pool.limit - len(mine) - opening))
 
     def _eligible(self, book: Book) -> int:
@@ -459,8 +463,9 @@ class PoolWorld:
         for _ in range(len(self.house.connector.opening)):
             self.connect(0)
             self._collect()
-        for link in self.links("resetting"):
-            ready(link)
+        if not self.resets_hang:
+            for link in self.links("resetting"):
+                ready(link)
         self._collect()
         for _ in range(len(self.lent)):
             self.release(0)
@@ -477,6 +482,7 @@ def _link(caller: Caller) -> Link:
 
 
 WHICH: Final = st.integers(min_value=0, max_value=31)
+TIMES: Final = st.integers(min_value=1, max_value=4)
 
 
 class PoolMachine(RuleBasedStateMachine):
@@ -486,19 +492,19 @@ class PoolMachine(RuleBasedStateMachine):
         super().__init__()
         self.world = PoolWorld()
 
-    @initialize(one=st.integers(3, 8), two=st.integers(3, 5), guaranteed=st.integers(0, 2))
-    def begin(self, one: int, two: int, guaranteed: int) -> None:
-        self.world = PoolWorld(one=one, two=two, guaranteed=guaranteed)
+    @initialize(one=st.integers(3, 8), two=st.integers(3, 5), guaranteed=st.integers(0, 2), hang=st.booleans())
+    def begin(self, one: int, two: int, guaranteed: int, hang: bool) -> None:
+        self.world = PoolWorld(one=one, two=two, guaranteed=guaranteed, resets_hang=hang)
 
-    @rule(which=WHICH)
-    def somebody_asks(self, which: int) -> None:
-        self.world.ask(which)
-
-    @rule(which=WHICH, times=st.integers(2, 4))
-    def several_ask(self, which: int, times: int) -> None:
+    def _several(self, times: int, act: Callable[[], None], while_any: Callable[[], object]) -> None:
         for _ in range(times):
-            self.world.ask(which)
-            self.world.check()
+            if while_any():
+                act()
+                self.world.check()
+
+    @rule(which=WHICH, times=TIMES)
+    def a_tenants_callers_ask(self, which: int, times: int) -> None:
+        self._several(times, lambda: self.world.ask(which), lambda: True)
 
     @precondition(lambda self: self.world._waiting())
     @rule(which=WHICH, result=st.sampled_from(("cancelled", "timeout")))
@@ -516,9 +522,9 @@ class PoolMachine(RuleBasedStateMachine):
         self.world.hand_back(which)
 
     @precondition(lambda self: self.world.lent)
-    @rule(which=WHICH)
-    def a_lessee_is_done(self, which: int) -> None:
-        self.world.release(which)
+    @rule(which=WHICH, times=TIMES)
+    def lessees_are_done(self, which: int, times: int) -> None:
+        self._several(times, lambda: self.world.release(which), lambda: self.world.lent)
 
     @precondition(lambda self: self.world.lent)
     @rule(which=WHICH)
@@ -526,9 +532,9 @@ class PoolMachine(RuleBasedStateMachine):
         self.world.poison(which)
 
     @precondition(lambda self: self.world.links("resetting"))
-    @rule(which=WHICH, bound=WHICH)
-    def a_reset_is_confirmed(self, which: int, bound: int) -> None:
-        self.world.reset_ends(which, bound)
+    @rule(which=WHICH, bound=WHICH, times=TIMES)
+    def resets_are_confirmed(self, which: int, bound: int, times: int) -> None:
+        self._several(times, lambda: self.world.reset_ends(which, bound), lambda: self.world.links("resetting"))
 
     @precondition(lambda self: self.world.links("resetting"))
     @rule(which=WHICH)
@@ -536,9 +542,9 @@ class PoolMachine(RuleBasedStateMachine):
         self.world.reset_fails(which)
 
     @precondition(lambda self: self.world.house.connector.opening)
-    @rule(which=WHICH)
-    def a_connect_succeeds(self, which: int) -> None:
-        self.world.connect(which)
+    @rule(which=WHICH, times=TIMES)
+    def connects_succeed(self, which: int, times: int) -> None:
+        self._several(times, lambda: self.world.connect(which), lambda: self.world.house.connector.opening)
 
     @precondition(lambda self: self.world.house.connector.opening)
     @rule(which=WHICH, failure=st.sampled_from(FAILURES), silent=st.booleans())
@@ -546,9 +552,9 @@ class PoolMachine(RuleBasedStateMachine):
         self.world.refuse(which, failure, silent=silent)
 
     @precondition(lambda self: self.world.links("retiring"))
-    @rule(which=WHICH, silent=st.booleans())
-    def a_connection_has_ended(self, which: int, silent: bool) -> None:
-        self.world.end(which, silent=silent)
+    @rule(which=WHICH, silent=st.booleans(), times=TIMES)
+    def connections_have_ended(self, which: int, silent: bool, times: int) -> None:
+        self._several(times, lambda: self.world.end(which, silent=silent), lambda: self.world.links("retiring"))
 
     @precondition(lambda self: any(link.state in ("idle", "used", "resetting") for link in self.world.links()))
     @rule(which=WHICH)

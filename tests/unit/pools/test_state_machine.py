@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from hypothesis import HealthCheck, settings
+from hypothesis.stateful import run_state_machine_as_test
 
-from tests.support.pool_machine import PoolMachine
+from tests.support.pool_machine import PoolMachine, steps_done
 
-TestPoolMachine = PoolMachine.TestCase
-TestPoolMachine.settings = settings(
-    max_examples=200,
+SAME_EVERY_TIME = settings(
+    max_examples=300,
     stateful_step_count=50,
     derandomize=True,
     database=None,
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )
+
+
+def test_ten_thousand_random_steps_break_no_invariant() -> None:
+    before = steps_done()
+    run_state_machine_as_test(PoolMachine, settings=SAME_EVERY_TIME)
+    assert steps_done() - before >= 10_000
