@@ -13,7 +13,7 @@ from tenantproxy.isolation.base import KEEP_RESET, PREPARED_CHECK, SOFT_RESET
 from tenantproxy.isolation.proof import Signer
 from tenantproxy.model import Binding, Isolation, PoolKey, Proof, Route, Session, Tenant
 
-__all__ = ["BIND", "CHANGE_RESET", "ENTER", "RowPlan", "Statement", "enter", "keep_reset", "window_us"]
+__all__ = ["BIND", "CHANGE_RESET", "ENTER", "RowPlan", "Statement", "change_reset", "enter", "keep_reset", "window_us"]
 
 BIND: Final = "SELECT tenantproxy.bind($1, $2)"
 ENTER: Final = {
@@ -92,6 +92,17 @@ def enter(binding: Binding, signer: Signer | None, *, pid: int, server_now: floa
     if binding.proof is Proof.BOUND:
         return Statement(BIND, (binding.tenant, proof), binding.tenant)
     return Statement(ENTER[Proof.CARRIED], (binding.setting, binding.tenant, proof), binding.tenant)
+
+
+def change_reset(prepared: int) -> str:
+    """CHANGE_RESET for a driver that has `prepared` statements: fails also when fewer are there. Its tag: SELECT 1.
+
+    A tenant can deallocate them where no client sees it (`DO`), and the queries of all who come next would fail.
+    """
+    return (
+        f"{SOFT_RESET}; SELECT 1/(1-(count(*) < {prepared:d} OR bool_or(from_sql))::int)"
+        " FROM pg_catalog.pg_prepared_statement()"
+    )
 
 
 def keep_reset(binding: Binding) -> str:

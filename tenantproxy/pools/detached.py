@@ -20,18 +20,22 @@ class Detached:
     Not at once: whoever gives a connection back often uses another one next, and that one's bytes must go out first.
     """
 
-    __slots__ = ("_context", "_coroutine", "_done", "_future")
+    __slots__ = ("_context", "_coroutine", "_done", "_future", "_is_cancelled")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, None], context: Context) -> None:
         self._coroutine = coroutine
         self._context = context
         self._future: asyncio.Future[Any] | None = None
         self._done = False
+        self._is_cancelled = False
         loop.call_soon(self._step, context=context)
 
     def _step(self, _: object = None) -> None:
         try:
-            future = self._coroutine.send(None)
+            if self._is_cancelled:  # too late for what it awaited, or it never began
+                future = self._coroutine.throw(asyncio.CancelledError())
+            else:
+                future = self._coroutine.send(None)
         except (StopIteration, asyncio.CancelledError):
             self._done = True
             return
@@ -45,6 +49,7 @@ class Detached:
         return self._done
 
     def cancel(self) -> None:
-        """Cancel what it awaits; the coroutine sees CancelledError there."""
+        """Cancel what it awaits; the coroutine sees CancelledError there, and gets no further even if that is done."""
+        self._is_cancelled = True
         if self._future is not None:
             self._future.cancel()

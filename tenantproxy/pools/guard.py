@@ -192,16 +192,24 @@ class TenantConnection(_Connection):
         rows = await self._protocol.bind_execute(self._entry, args, "", 1, False, None)
         return rows[0][0] if rows else None
 
+    @property
+    def prepared(self) -> int:
+        """How many statements the driver has prepared and will use again."""
+        return len(self._stmt_cache)
+
     def forget_statements(self) -> None:
         """Drop the driver's idea of what is prepared."""
         self._drop_local_statement_cache()
 
-    def discarded_all(self) -> None:
-        """The session went through DISCARD ALL: nothing is prepared any more, so nothing is left to close either."""
+    async def discarded_all(self, timeout: float) -> None:
+        """The session went through DISCARD ALL: nothing is prepared any more, so nothing is left to close either.
+
+        The entry statement is prepared again, under a new name.
+        """
         self._drop_local_statement_cache()
         self._stmts_to_close.clear()
         if self._entry is not None:
-            self._entry.mark_unprepared()
+            await self.prepare_entry(self._entry.query, timeout)
         self.is_tainted = False
 
     def forget_types(self) -> None:

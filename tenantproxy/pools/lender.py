@@ -16,7 +16,7 @@ import asyncpg
 from tenantproxy.errors import ConnectFailed, IsolationError, TenantProxyError
 from tenantproxy.events import IsolationViolation, Observer, ResetFailed
 from tenantproxy.isolation.base import FULL_RESET, SOFT_RESET
-from tenantproxy.isolation.row import CHANGE_RESET, enter, keep_reset
+from tenantproxy.isolation.row import change_reset, enter, keep_reset
 from tenantproxy.model import Binding, Proof, Route, TenantId
 from tenantproxy.pools.asyncpg import Backend
 from tenantproxy.pools.detached import Detached
@@ -173,7 +173,7 @@ class Lender:
     async def _enter_tenant(self, backend: Backend, binding: Binding) -> None:
         if backend.bound is not None and backend.bound != binding.tenant:
             # The full check between two tenants: a reset in a message of its own, confirmed, before anything is bound.
-            if await backend.con.simple(CHANGE_RESET, None) != "SELECT 0":
+            if await backend.con.simple(change_reset(backend.con.prepared), None) != "SELECT 1":
                 raise _Unconfirmed
             backend.bound = None
         await self._bind(backend, binding)
@@ -273,7 +273,7 @@ class Lender:
             await con.settle(RESET_TIMEOUT)
             if con.is_tainted:
                 await con.simple(FULL_RESET, RESET_TIMEOUT)
-                con.discarded_all()
+                await con.discarded_all(RESET_TIMEOUT)
                 backend.bound = None
         except BaseException as exc:
             self._not_reset(backend, exc)
@@ -308,7 +308,7 @@ class Lender:
             next_tenant = pool.next_tenant()
             if next_tenant is None or next_tenant == binding.tenant:
                 return keep_reset(binding), "SET", binding.tenant
-        return CHANGE_RESET, "SELECT 0", None
+        return change_reset(backend.con.prepared), "SELECT 1", None
 
     def _not_reset(self, backend: Backend, exc: BaseException) -> None:
         pool = backend.pool
