@@ -161,6 +161,8 @@ class AsyncpgConnector:
 
     async def settle(self, timeout: float) -> None:
         """Wait until every connection that is being ended has ended, for `timeout` seconds at most."""
+        for probe in self._probes.values():
+            probe.cancel()  # it would wait for a server that is down
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=timeout)
 
@@ -332,7 +334,7 @@ class AsyncpgConnector:
         """End a connection, and say so only when the server has closed its side: until then it counts there."""
         if backend.task is not None and not backend.task.done() and backend.task is not asyncio.current_task():
             backend.task.cancel()
-        silent = backend.is_aborted
+        silent = backend.is_aborted or backend.con.was_terminated
         try:
             if not backend.con.is_closed():
                 if not backend.is_settled:
@@ -361,7 +363,7 @@ class AsyncpgConnector:
         try:
             await backend.con.settle(END_TIMEOUT)
             await backend.con.simple("SELECT 1", END_TIMEOUT)
-        except asyncpg.InterfaceError:
+        except (asyncpg.InterfaceError, asyncpg.InternalClientError):
             return backend.con.is_closed()  # "another operation is in progress"
         return True
 

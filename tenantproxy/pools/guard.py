@@ -115,12 +115,13 @@ class _ScreenedCache(_Cache):
 class TenantConnection(_Connection):
     """An asyncpg connection that can be taken back: `take_back` ends what its last user left in our process."""
 
-    __slots__ = ("_entry", "has_foreign_codecs", "is_tainted")
+    __slots__ = ("_entry", "has_foreign_codecs", "is_tainted", "was_terminated")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.is_tainted = False  # a prepared statement of the driver may be gone or replaced
         self.has_foreign_codecs = False  # a user changed how values are read and written
+        self.was_terminated = False  # ended from this side, so the other one may live on
         self._entry: Any = None  # the statement that enters a session, outside of the driver's cache
         # asyncpg's own cache with our `put`: nothing of it is repeated here.
         self._stmt_cache = _screened(self._stmt_cache, self._taint)
@@ -138,6 +139,11 @@ class TenantConnection(_Connection):
         if _TOUCHES_STATEMENTS.search(query) or isinstance(kwargs.get("name"), str):
             self.is_tainted = True  # a name of the user's choice stays behind, and may be the driver's
         return await super()._prepare(query, **kwargs)
+
+    def terminate(self) -> None:
+        """As asyncpg's, which also does it itself when the end of a cancelled statement does not come."""
+        self.was_terminated = self.was_terminated or not self.is_closed()
+        super().terminate()
 
     # --- listeners ---------------------------------------------------------------------------------------------------
     # In an empty context: asyncio reads in the context of whoever resumed reading last (each COPY to the client does),

@@ -498,12 +498,9 @@ class Pool(Generic[C]):
         `what` is the class and SQLSTATE for events; `silent`: its server side may live on for a while.
         """
         self._opening -= 1
-        self._failures += 1
         self._last_error = error
         self._denied = failure == "denied"
-        backoff = min(_BACKOFF_MOST, _BACKOFF_FIRST * 2.0 ** min(self._failures - 1, 10))
-        delay = backoff * (0.5 + random.random() / 2)
-        self._retry_at = self._clock() + delay
+        delay = self._back_off()
         self._observer(ConnectFailure(server=self.key.server, pool=self.label, error=what, retry_in=delay))
         if failure == "denied":
             self._fail_waiters(error)
@@ -516,6 +513,15 @@ class Pool(Generic[C]):
             self.budget.refused(what)
         else:
             self.budget.reached()
+
+    def _back_off(self) -> float:
+        """Seconds until the next connect. Connects that were begun together and fail together count as one failure."""
+        now = self._clock()
+        if not self._failures or now >= self._retry_at - _TIMER_SLACK:
+            self._failures += 1
+            backoff = min(_BACKOFF_MOST, _BACKOFF_FIRST * 2.0 ** min(self._failures - 1, 10))
+            self._retry_at = now + backoff * (0.5 + random.random() / 2)
+        return self._retry_at - now
 
     def server_down(self) -> None:
         """See `budget.Claimant`. With a connection left, those who wait may still be served by it."""

@@ -50,7 +50,9 @@ def lasting(postgres: EmbeddedPostgres) -> Iterator[World]:
 
 
 @asynccontextmanager
-async def own_world(max_connections: int = 60, *, rows: int = 1, schemas: int = 0, databases: int = 1) -> AsyncIterator[World]:
+async def own_world(
+    max_connections: int = 60, *, rows: int = 1, schemas: int = 0, databases: int = 1
+) -> AsyncIterator[World]:
     """A small world on a server of its own, to stop, kill and fill."""
     async with EmbeddedPostgres(version=18, durable=False, max_connections=max_connections) as server:
         async with a_world(server, rows=rows, schemas=schemas, databases=databases) as world:

@@ -12,7 +12,7 @@ import pytest
 
 from tenantproxy import PoolError, Router
 from tests.fault.conftest import Figure
-from tests.support.checked import CheckedRouter, checked
+from tests.support.checked import CheckedRouter, activity, checked
 from tests.support.database import Database
 from tests.support.faults import frozen
 from tests.support.waiting import until
@@ -54,8 +54,13 @@ async def test_a_frozen_backend_fails_its_query_at_the_deadline_and_nobody_else_
                 failed_after = time.monotonic() - began
                 # The tenant has a second connection, and this frozen one must not hold it up.
                 assert await asyncio.wait_for(pid_of(router, tenant), 5.0) != pid
-                async with router.tenant(tenant).connection(timeout=15.0), router.tenant(tenant).connection(timeout=15.0):
+                async with (
+                    router.tenant(tenant).connection(timeout=15.0),
+                    router.tenant(tenant).connection(timeout=15.0),
+                ):
                     replaced_after = time.monotonic() - began
+                    permits = router.stats().servers[0].connections
+                    assert permits >= await activity(lasting.server), "a permit came back before its backend was gone"
                 stop.set()
         figure("seconds_to_fail", failed_after)
         figure("seconds_to_replace", replaced_after)
@@ -74,13 +79,13 @@ async def test_a_terminated_backend_is_a_typed_error_for_its_user_and_for_nobody
         checked(lasting.settings(pools={"max_size": 1}), lasting) as router,
     ):
         db = router.tenant(tenant)
-        with pytest.raises(asyncpg.PostgresError) as caught:
-            async with db.connection() as conn:
-                sleeping = asyncio.ensure_future(conn.fetchval("SELECT pg_sleep(30)"))
-                pid = conn.get_server_pid()
-                asleep = "SELECT wait_event = 'PgSleep' FROM pg_stat_activity WHERE pid = $1"
-                await until(lambda: admin.fetchval(asleep, pid), "it sleeps")
-                await admin.execute("SELECT pg_terminate_backend($1)", pid)
+        async with db.connection() as conn:
+            sleeping = asyncio.ensure_future(conn.fetchval("SELECT pg_sleep(30)"))
+            pid = conn.get_server_pid()
+            asleep = "SELECT wait_event = 'PgSleep' FROM pg_stat_activity WHERE pid = $1"
+            await until(lambda: admin.fetchval(asleep, pid), "it sleeps")
+            await admin.execute("SELECT pg_terminate_backend($1)", pid)
+            with pytest.raises(asyncpg.PostgresError) as caught:
                 await sleeping
         assert caught.value.sqlstate in ("57P01", "08003")  # the driver tells whichever it reads first
         began = time.monotonic()

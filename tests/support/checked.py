@@ -1,8 +1,8 @@
 """Did a fault leave anything behind? A router that is watched while it works and audited when its work is over.
 
-`async with checked(settings, world) as router:` samples the budget's sum all the time; at the end of the block nothing may
-be used or waiting, each idle session must be whose it is said to be, `pg_stat_activity` must agree, and after `close`
-there must be no connection and no task of ours.
+`async with checked(settings, world) as router:` samples the budget's sum all the time; at the end of the block nothing
+may be used or waiting, each idle session must be whose it is said to be, `pg_stat_activity` must agree, and after
+`close` there must be no connection and no task of ours.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from tenantproxy.model import Route
 from tenantproxy.pools.asyncpg import Backend, Init
 from tenantproxy.pools.pool import Pool
 from tenantproxy.registry import Registry
+from tenantproxy.scope import Lease, Scope
 from tests.support.database import Database
 from tests.support.waiting import until
 from tests.support.world import APP_ROLE, SERVER, World
@@ -57,12 +58,19 @@ class CheckedRouter(Router):
         self.events.append(event)
         self._hear(event)
 
-    async def acquire(self, pool: Pool[Backend], route: Route, timeout: float | None) -> Backend:
-        backend = await super().acquire(pool, route, timeout)
+    def lend_nowait(self, scope: Scope) -> Lease | None:
+        lease = super().lend_nowait(scope)
+        return self._noted(lease) if lease is not None else None
+
+    async def lend(self, scope: Scope, timeout: float | None) -> Lease:
+        return self._noted(await super().lend(scope, timeout))
+
+    def _noted(self, lease: Lease) -> Lease:
+        backend, route = lease
         assert backend not in self.lent, "a backend has two owners"
         self.lent[backend] = route
         self.acquired += 1
-        return backend
+        return lease
 
     def release(self, backend: Backend, route: Route) -> None:
         assert self.lent.pop(backend) == route
@@ -84,7 +92,7 @@ class CheckedRouter(Router):
         return not self.lent and all(pool.is_quiet and not pool.stats().retiring for pool in self.all_pools)
 
     def audit_sums(self) -> None:
-        """`idle + used + opening + resetting + retiring + held = in_use <= limit`, for every server. Holds at any time."""
+        """`idle + used + opening + resetting + retiring + held = in_use <= limit`, for every server. Always."""
         for name, budget in self._budgets.items():
             pools = [pool.stats() for pool in self.all_pools if pool.key.server == name]
             total = sum(one.idle + one.used + one.opening + one.resetting + one.retiring for one in pools)
@@ -124,12 +132,13 @@ async def _audit_session(pool: Pool[Backend], backend: Backend) -> None:
 
 
 async def activity(server: EmbeddedPostgres, databases: Iterable[str] | None = None) -> int:
-    """How many backends of the application's role the server has, by its own count."""
+    """How many backends the server has that are not an administrator's, by its own count."""
     async with Database(server=server, name="postgres").connect() as admin:
         wanted = list(databases) if databases is not None else None
         count: int = await admin.fetchval(
-            "SELECT count(*) FROM pg_stat_activity WHERE usename = $1 AND ($2::text[] IS NULL OR datname = ANY ($2))",
-            APP_ROLE, wanted,
+            "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND usename <> $1"
+            " AND ($2::text[] IS NULL OR datname = ANY ($2))",
+            server.superuser, wanted,
         )  # fmt: skip
         return count
 

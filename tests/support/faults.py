@@ -1,4 +1,4 @@
-"""How does a test break one thing? Freezes and kills backends, cancels a coroutine at its k-th await, plays a server that is not ready."""
+"""How does a test break one thing? Freezes a backend, cancels at the k-th await, plays a server that is not ready."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ async def cancel_at(coroutine: Coroutine[Any, Any, Any], k: int, moment: Moment)
 
 
 class NotReadyProxy(ChaosProxy):
-    """While `answer` is a SQLSTATE, new connections are answered with it (FATAL) and closed, as a server does that starts up."""
+    """While `answer` is a SQLSTATE, new connections are answered with it and closed, as by a server that starts up."""
 
     def __init__(self, host: str, port: int) -> None:
         super().__init__(host, port)
