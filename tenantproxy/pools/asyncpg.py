@@ -224,6 +224,13 @@ class AsyncpgConnector:
             connection_class=RenewingConnection if key.shared else TenantConnection,
             max_cached_statement_lifetime=0,  # its timers would keep the context of whoever ran a statement first
         )
+        if key.server not in self._versions:
+            version = self._versions[key.server] = con.get_server_version().major * 10_000
+            known = startup_pins(key, Pins(), setting=self._settings.row.setting, server_version=version)
+            if known.keys() - pins.keys():
+                # A setting that a tenant laid on our role may end this connection before we can take it off.
+                await con.close(timeout=END_TIMEOUT)
+                return await self._dial(key)
         con.set_user_timeout(max(server.connect_timeout, 10.0))
         return con, pins
 

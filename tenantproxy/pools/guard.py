@@ -162,6 +162,10 @@ class TenantConnection(_Connection):
         """End what the last user can still reach: statements, cursors, transactions, listeners and loggers. No I/O."""
         self._pool_release_ctr += 1
         self._top_xact = None
+        self.forget_listeners()
+
+    def forget_listeners(self) -> None:
+        """Call nobody any more. Again after the reset: one that was being added as its lease ended is there by then."""
         if self._listeners:
             self._listeners.clear()
         if self._log_listeners:

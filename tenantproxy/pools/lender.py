@@ -175,6 +175,7 @@ class Lender:
             # The full check between two tenants: a reset in a message of its own, confirmed, before anything is bound.
             if await backend.con.simple(change_reset(backend.con.prepared), None) != "SELECT 1":
                 raise _Unconfirmed
+            backend.con.forget_listeners()
             backend.bound = None
         await self._bind(backend, binding)
 
@@ -295,6 +296,7 @@ class Lender:
                 raise
             return
         self._counters.resets["ok"] += 1
+        backend.con.forget_listeners()
         backend.bound = bound
         backend.is_settled = True
         pool.ready(backend, bound)
