@@ -1,7 +1,7 @@
 """On which processors do client and server run? Left to the scheduler, this decides more than what is measured.
 
-Measured on two processors, one task, asyncpg.Pool: p50 138 us with client and server apart, 61 us on one processor (no
-wake-up of another one), and a free run changes from one to the other in the middle of a round. What is done after the
+Measured on two processors, one task, asyncpg.Pool: p50 138 us with client and server apart, 61 us on one
+processor, and a free run changes from one to the other in the middle of a round. What is done after the
 answer (a reset) costs the caller nothing when they are apart and its full price when they share a processor. So both
 are measured, each by itself, and a target has to be met in both.
 """
