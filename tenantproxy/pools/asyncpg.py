@@ -344,7 +344,9 @@ class AsyncpgConnector:
         silent = backend.is_aborted or backend.con.was_terminated
         try:
             if not backend.con.is_closed():
-                if not backend.is_settled:
+                if backend.con.is_doubtful:
+                    await backend.con.hang_up(END_TIMEOUT)
+                elif not backend.is_settled:
                     await self._stop(backend)
                 await backend.con.close(timeout=END_TIMEOUT)
         except TimeoutError:

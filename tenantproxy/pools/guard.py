@@ -115,12 +115,13 @@ class _ScreenedCache(_Cache):
 class TenantConnection(_Connection):
     """An asyncpg connection that can be taken back: `take_back` ends what its last user left in our process."""
 
-    __slots__ = ("_entry", "has_foreign_codecs", "is_tainted", "was_terminated")
+    __slots__ = ("_entry", "has_foreign_codecs", "is_doubtful", "is_tainted", "was_terminated")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.is_tainted = False  # a prepared statement of the driver may be gone or replaced
         self.has_foreign_codecs = False  # a user changed how values are read and written
+        self.is_doubtful = False  # the driver lost track of what the server sends
         self.was_terminated = False  # ended from this side, so the other one may live on
         self._entry: Any = None  # the statement that enters a session, outside of the driver's cache
         # asyncpg's own cache with our `put`: nothing of it is repeated here.
@@ -139,6 +140,25 @@ class TenantConnection(_Connection):
         if _TOUCHES_STATEMENTS.search(query) or isinstance(kwargs.get("name"), str):
             self.is_tainted = True  # a name of the user's choice stays behind, and may be the driver's
         return await super()._prepare(query, **kwargs)
+
+    async def _copy_out(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return await super()._copy_out(*args, **kwargs)
+        except asyncpg.PostgresError:
+            raise
+        except BaseException:
+            self.is_doubtful = True  # asyncpg leaves rows unread that nobody waits for, and then waits for their end
+            raise
+
+    async def hang_up(self, timeout: float) -> None:
+        """Cancel what runs and say goodbye without the driver, until the server has closed. Raises TimeoutError."""
+        async with asyncio.timeout(timeout):
+            await self.request_cancel()
+            if not self._transport.is_reading():
+                self._transport.resume_reading()
+            self._transport.write(b"X\0\0\0\4")  # Terminate
+            while not self.is_closed():  # noqa: ASYNC110 - asyncpg tells only listeners, which its user may have taken off
+                await asyncio.sleep(0.01)
 
     def terminate(self) -> None:
         """As asyncpg's, which also does it itself when the end of a cancelled statement does not come."""

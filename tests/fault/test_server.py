@@ -104,7 +104,7 @@ async def test_a_server_that_is_starting_up_is_not_stormed_and_its_waiters_are_s
             await until(lambda: proxy.answered and asyncio.get_running_loop().time() > proxy.answered[0] + 1.0, "1 s")
             proxy.answer = None
             assert set(await asyncio.gather(*waiting)) == {3}
-            # At first each pool opens what it needs: six of ten and one of twenty. After a refusal it tries one at a time,
+            # At first each pool opens what it needs: six of ten and one of twenty. Then it tries one at a time,
             # after (0.05, 0.1, 0.2, 0.4, 0.8, ...) / 2 seconds or more: six times within 1 s at most.
             figure("callers", len(waiting))
             figure("connects_in_the_first_second", len(proxy.answered))

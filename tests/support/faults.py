@@ -7,7 +7,7 @@ import contextlib
 import os
 import signal
 import struct
-from collections.abc import Callable, Coroutine, Generator, Iterator
+from collections.abc import Coroutine, Generator, Iterator
 from typing import Any, Generic, Literal, TypeVar
 
 from tests.support.chaos import ChaosProxy
@@ -42,22 +42,21 @@ class CancelledAt(Generic[T]):
         self.was_cancelled = False
 
     def __await__(self) -> Generator[Any, Any, T]:
-        step: Callable[[], Any] = lambda: self._coroutine.send(None)  # noqa: E731
+        thrown: BaseException | None = None
         while True:
             try:
-                waited_for = step()
+                waited_for = self._coroutine.send(None) if thrown is None else self._coroutine.throw(thrown)
             except StopIteration as done:
                 result: T = done.value
                 return result
+            thrown = None
             if self.awaits == self._k:
                 self._cancel(waited_for)
             self.awaits += 1
             try:
                 yield waited_for
             except BaseException as exc:  # noqa: BLE001 - passed on into the coroutine
-                step = lambda exc=exc: self._coroutine.throw(exc)  # noqa: E731
-            else:
-                step = lambda: self._coroutine.send(None)  # noqa: E731
+                thrown = exc
 
     def _cancel(self, waited_for: Any) -> None:
         task = asyncio.current_task()
