@@ -6,6 +6,7 @@ Facts, attacks and figures: docs/isolation.md; the other half is lifecycle/sql/.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import ceil
 from typing import Final
 
 from tenantproxy.errors import TenantNotFound
@@ -19,7 +20,10 @@ BIND: Final = "SELECT tenantproxy.bind($1, $2)"
 ENTER: Final = {
     Proof.BOUND: BIND,
     Proof.CARRIED: (
-        "SELECT pg_catalog.set_config($1, $2, false), pg_catalog.set_config('app.tenant_proof', $3, false)"
+        "SELECT pg_catalog.set_config($1, $2, false), pg_catalog.set_config('app.tenant_proof', $3, false),"
+        # No reset touches the seed of random(); bind() sees to it by itself.
+        " pg_catalog.setseed(('x' || pg_catalog.right(pg_catalog.gen_random_uuid()::text, 8))::bit(32)::int"
+        " / 2147483648.0)"
     ),
     Proof.PLAIN: "SELECT pg_catalog.set_config($1, $2, false)",
 }
@@ -73,9 +77,11 @@ class Statement:
 
 
 def window_us(server_now: float, window: float) -> tuple[int, int]:
-    """From and to (unix microseconds) of a proof made at `server_now` (unix seconds) for `window` seconds."""
-    now = round(server_now * 1_000_000)
-    return now - _EARLY_US, now + round(window * 1_000_000)
+    """From and to (unix microseconds) of a proof made at `server_now` (unix seconds) for `window` seconds.
+
+    It ends with a full second, since a binding keeps whole seconds: the rest of one would be cut off.
+    """
+    return round(server_now * 1_000_000) - _EARLY_US, ceil(server_now + window) * 1_000_000
 
 
 def enter(binding: Binding, signer: Signer | None, *, pid: int, server_now: float, window: float) -> Statement:

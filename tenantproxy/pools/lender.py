@@ -35,6 +35,10 @@ _CONTEXT_SQL: Final = (
 )
 
 
+# What asyncpg raises when the server refuses, or is not there any more; the last when it is found out in mid-statement.
+_LOST: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, asyncpg.InternalClientError)
+
+
 class _Unconfirmed(Exception):
     """The server did not answer a reset as it must."""
 
@@ -116,13 +120,7 @@ class Lender:
             backend.is_settled = False
             try:
                 await self._enter(backend, route, deadline)
-            except (
-                asyncpg.PostgresError,
-                asyncpg.InterfaceError,
-                asyncpg.InternalClientError,
-                OSError,
-                _Unconfirmed,
-            ) as exc:
+            except (*_LOST, _Unconfirmed) as exc:
                 # Nothing of the caller has run: another connection may do, unless the database refuses the tenant.
                 if attempt == ENTER_ATTEMPTS or isinstance(exc, asyncpg.InsufficientPrivilegeError):
                     raise self._not_entered(pool, exc) from None
@@ -215,7 +213,7 @@ class Lender:
             await self._bind(backend, binding)
         except BaseException as exc:
             backend.abort()  # its user holds it: nothing may run on it any more
-            if isinstance(exc, asyncpg.PostgresError | asyncpg.InterfaceError | OSError | TimeoutError):
+            if isinstance(exc, (*_LOST, TimeoutError)):
                 raise self._not_entered(backend.pool, exc) from None
             raise
         finally:
