@@ -124,6 +124,7 @@ class Router:
         self._returned = asyncio.Event()  # set when something comes back while it closes
         self._sweeper: asyncio.Task[None] | None = None
         self._listener: InvalidationListener | None = None
+        self._closing: asyncio.Task[None] | None = None  # while it closes
 
     @classmethod
     def from_file(
@@ -156,25 +157,34 @@ class Router:
         """Connect, check the roles of tenants' sessions, load the registry. Again after `close` it may be opened anew.
 
         Raises ConnectFailed when the main database cannot be reached, IsolationError when a role could pass the wall
-        (superuser, BYPASSRLS, owner of tenants' tables), RegistryUnavailable. Cancellation closes what was opened.
+        (superuser, BYPASSRLS, owner of tenants' tables), RegistryUnavailable, PoolClosed when it is closed meanwhile.
+        Cancellation closes what was opened.
         """
+        if self._closing is not None:
+            await asyncio.shield(self._closing)
         if self.is_open:
             return
         self._loop = asyncio.get_running_loop()
         if self._manager.is_closed:
+            for budget in self._budgets.values():
+                budget.forget_failures()
             self._manager = self._new_manager()
             self._registry = self._new_registry()
         self.is_open = True
+        manager = self._manager
         try:
             self._sweeper = self._loop.create_task(self._sweep(), name="tenantproxy sweeper", context=Context())
             await self._main_scope.execute("SELECT 1")
             await self._registry.open()
             await self._check_roles()
+            if manager.is_closed:
+                raise PoolClosed("the router was closed while it opened")
             if self.settings.registry.listen and isinstance(self._registry.inner, PostgresRegistry):
                 self._listener = InvalidationListener(self._main_scope, self._registry.invalidate)
                 self._listener.start()
         except BaseException:
-            await self.close(timeout=0.0)
+            if manager is self._manager:
+                await self.close(timeout=0.0)
             raise
 
     async def _check_roles(self) -> None:
@@ -195,10 +205,25 @@ class Router:
                     self._lender.release(backend, route)
 
     async def close(self, *, timeout: float = 5.0) -> None:
-        """Lend nothing more, wait up to `timeout` seconds for what is lent, then end it too. Safe to call twice."""
-        if not self.is_open:
-            return
-        self.is_open = False
+        """Lend nothing more, wait up to `timeout` seconds for what is lent, then end it too.
+
+        Safe to call twice: both wait for the same end. When its caller is cancelled it goes on by itself.
+        """
+        if self._closing is None:
+            if not self.is_open:
+                return
+            self.is_open = False
+            loop = asyncio.get_running_loop()
+            self._closing = loop.create_task(self._shut(timeout), name="tenantproxy closing", context=Context())
+        await asyncio.shield(self._closing)
+
+    async def _shut(self, timeout: float) -> None:
+        try:
+            await self._end_all(timeout)
+        finally:
+            self._closing = None
+
+    async def _end_all(self, timeout: float) -> None:
         if self._listener is not None:
             await self._listener.stop()
             self._listener = None
@@ -208,7 +233,7 @@ class Router:
                 await self._sweeper
             self._sweeper = None
         await self._registry.close()
-        pools = list(self._manager)
+        pools = [*self._manager, *self._manager.closing()]
         self._manager.close()
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout):
@@ -316,10 +341,12 @@ class Router:
 
     async def lend(self, scope: Scope, timeout: float | None) -> Lease:
         """See `scope.Source`."""
+        deadline = None if timeout is None else monotonic() + timeout
         while True:
-            pool, route = self._known(scope) or await self._find(scope)
+            pool, route = self._known(scope) or await self._find_until(deadline, scope)
+            left = None if deadline is None else max(0.0, deadline - monotonic())
             try:
-                return await self._lender.acquire(pool, route, timeout), route
+                return await self._lender.acquire(pool, route, left), route
             except PoolClosed:
                 if not (self.is_open and pool.is_closed):
                     raise  # else it was evicted while we waited: the tenant, if it is still served, has a new one
@@ -335,6 +362,15 @@ class Router:
         if tenant is None or known is None or known[0] is not tenant:
             return None
         return self._manager.pool(known[1]), known[1]
+
+    async def _find_until(self, deadline: float | None, scope: Scope) -> tuple[Pool[Backend], Route]:
+        try:
+            async with asyncio.timeout(None if deadline is None else deadline - monotonic()):
+                return await self._find(scope)
+        except TimeoutError:  # the lookup goes on for others, and to be remembered
+            raise RegistryUnavailable(
+                "the tenant could not be looked up in time", hint="see whether the registry answers", retry_after=1.0
+            ) from None
 
     async def _find(self, scope: Scope) -> tuple[Pool[Backend], Route]:
         self._check_open()

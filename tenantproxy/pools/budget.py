@@ -29,22 +29,12 @@ class Claimant(Protocol):
     last_used: float
 
     @property
-    def need(self) -> int:
-        """How many more connections it would open now."""
-        ...
-
-    @property
     def starving(self) -> bool:
-        """Whether a tenant waits in it that holds fewer than the guaranteed number."""
+        """Whether a tenant waits in it that holds fewer than the guaranteed number, and nothing is on its way to it."""
         ...
 
-    @property
-    def idle_count(self) -> int:
-        """How many connections it could give up."""
-        ...
-
-    def refill(self) -> None:
-        """Take what it needs."""
+    def refill(self, most: int = ...) -> None:
+        """Take what it needs, at most so many permits."""
         ...
 
     def give_up_idle(self) -> bool:
@@ -69,6 +59,7 @@ class ServerBudget:
         self.tenants_in_use = 0  # of them by pools other than main; <= limit - MAIN_RESERVE
         self.closing = 0  # of them on their way back: connections in retirement
         self._claimants: dict[Claimant, None] = {}  # every open pool of the server
+        self._idle: dict[Claimant, None] = {}  # of them those that have idle connections
         self._wanting: dict[Claimant, float] = {}  # in the order in which they began to want
         self._held: deque[tuple[float, bool]] = deque()  # (until, of main) of silent peers, part of in_use
         self._clock = clock
@@ -85,6 +76,7 @@ class ServerBudget:
         """A pool is closed; the permits of its last connections still come back through `give_back`."""
         self._claimants.pop(pool, None)
         self._wanting.pop(pool, None)
+        self._idle.pop(pool, None)
 
     # --- permits -----------------------------------------------------------------------------------------------------
     def take(self, pool: Claimant) -> bool:
@@ -120,7 +112,7 @@ class ServerBudget:
             for _ in range(overrun):
                 self._return_permit(of_main=self._held.popleft()[1])
             self._observer(BudgetOverrun(server=self.server, permits=overrun))
-            self.grant()
+        self.grant()  # those who counted on the permit need another one closed
 
     def _return_permit(self, *, of_main: bool) -> None:
         self.in_use -= 1
@@ -138,22 +130,29 @@ class ServerBudget:
         self._wanting.pop(pool, None)
 
     def grant(self) -> None:
-        """Hand out free permits: the starving first, in the order in which they began to want."""
-        if not self._wanting:
-            return
-        for pool in sorted(self._wanting, key=lambda pool: not pool.starving):  # stable: keeps the order of wanting
-            if self.in_use >= self.limit:
+        """Hand out free permits one by one: the starving first, in the order in which they began to want."""
+        for _ in range(self.limit - self.in_use):
+            pool = self._next()
+            if pool is None:
                 break
-            if pool in self._wanting:
-                pool.refill()
+            del self._wanting[pool]
+            pool.refill(1)  # wants again, behind the others, when one is not enough
         self.reclaim()
 
+    def _next(self) -> Claimant | None:
+        """Who gets the next permit."""
+        for_tenants = self.tenants_in_use < self.limit - MAIN_RESERVE
+        first = None
+        for pool in self._wanting:
+            if pool.is_main or (for_tenants and pool.starving):
+                return pool
+            if first is None and for_tenants:
+                first = pool
+        return first
+
     def reclaim(self) -> None:
-        """Close idle connections of the least recently used pools until enough are on their way back."""
-        if not self._wanting:
-            return
-        wanted = sum(pool.need for pool in self._wanting)
-        while self.closing < wanted:
+        """Close idle connections of the least recently used pools: one for each pool that wants."""
+        while self.closing < len(self._wanting) and self._idle:
             victim = min(self._victims(), key=lambda pool: pool.last_used, default=None)
             if victim is None or not victim.give_up_idle():
                 return
@@ -161,7 +160,14 @@ class ServerBudget:
     def _victims(self) -> Iterator[Claimant]:
         """Pools with idle connections whose permits would be of use to those who want one."""
         main_helps = self.tenants_in_use < self.limit - MAIN_RESERVE or any(pool.is_main for pool in self._wanting)
-        return (pool for pool in self._claimants if pool.idle_count and (main_helps or not pool.is_main))
+        return (pool for pool in self._idle if main_helps or not pool.is_main)
+
+    def is_idle(self, pool: Claimant, *, idle: bool) -> None:
+        """`pool` has idle connections now, or none any more."""
+        if idle:
+            self._idle[pool] = None
+        else:
+            self._idle.pop(pool, None)
 
     def should_yield(self, pool: Claimant, opened_at: float, *, next_holds: int) -> bool:
         """Whether a connection of `pool`, just released, should be closed for a tenant elsewhere that has none.
@@ -188,6 +194,11 @@ class ServerBudget:
         if self.is_down:
             for pool in list(self._claimants):
                 pool.server_down()
+
+    def forget_failures(self) -> None:
+        """Nothing is known of the server: the router opens anew, and what looked for it to come back has ended."""
+        self.is_down = False
+        self._failing_since = None
 
     def reached(self) -> None:
         """The server answered, whatever it said."""

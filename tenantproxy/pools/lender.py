@@ -139,7 +139,8 @@ class Lender:
         except asyncio.CancelledError:
             if future.done() and not future.cancelled() and future.exception() is None:
                 backend = future.result()  # handed over in the same step in which its caller left
-                pool.ready(backend, backend.bound)
+                if not pool.is_retiring(backend):
+                    pool.ready(backend, backend.bound)
             else:
                 pool.cancel(ticket, "cancelled")
             raise
@@ -248,12 +249,12 @@ class Lender:
         """Take a connection back. Returns at once; the server's side is undone off the caller's path."""
         pool, con = backend.pool, backend.con
         self._counters.hold[route.isolation].observe(monotonic() - backend.leased_at)
-        if con.is_closed():
+        if con.is_closed() or pool.is_retiring(backend):
             pool.retire(backend, "error")
             return
         must_settle = con.must_settle
         con.take_back()
-        if con.has_foreign_codecs:
+        if con.has_foreign_codecs or con.is_doubtful:
             pool.retire(backend, "error")
         elif must_settle or con.is_tainted:
             pool.resetting(backend)

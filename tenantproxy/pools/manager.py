@@ -90,7 +90,7 @@ class PoolManager(Generic[C]):
         self._connector = connector
         self._clock = clock
         self._observer = observer
-        self._pools: dict[PoolKey, Pool[C]] = {}
+        self._pools: OrderedDict[PoolKey, Pool[C]] = OrderedDict()  # least recently used first
         self._gone: list[Pool[C]] = []  # closed pools whose last connections are still ending
         self._seen: OrderedDict[PoolKey, None] = OrderedDict()  # keys of pools that were evicted
         self._main: Pool[C] | None = None
@@ -105,7 +105,10 @@ class PoolManager(Generic[C]):
     def pool(self, route: Route) -> Pool[C]:
         """The open pool of `route`, made if there is none. Raises PoolClosed after `close`."""
         pool = self._pools.get(route.pool)
-        return pool if pool is not None else self._open(route)
+        if pool is None:
+            return self._open(route)
+        self._pools.move_to_end(route.pool)
+        return pool
 
     def _open(self, route: Route) -> Pool[C]:
         key = route.pool
@@ -143,8 +146,7 @@ class PoolManager(Generic[C]):
     def _make_room(self, wanted: int) -> None:
         """Evict least recently used quiet pools until `wanted` more fit in; while all are busy, more are allowed."""
         while len(self._pools) + wanted > self._settings.max_pools:
-            quiet = (pool for pool in self._pools.values() if pool.is_quiet)
-            victim = min(quiet, key=lambda pool: pool.last_used, default=None)
+            victim = next((pool for pool in self._pools.values() if pool.is_quiet), None)
             if victim is None:
                 return
             self._evict(victim, "lru")

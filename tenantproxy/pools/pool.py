@@ -165,7 +165,7 @@ class Pool(Generic[C]):
         self._slots: dict[C, _Slot[C]] = {}  # all but those being opened
         self._idle: OrderedDict[C, _Slot[C]] = OrderedDict()  # longest idle first
         self._idle_of: dict[TenantId | None, list[_Slot[C]]] = {}  # the same, by what they are bound to, latest last
-        self._turns: Turns[C] = Turns()
+        self._turns: Turns[C] = Turns(budget.guaranteed)
         self._used = 0
         self._resetting = 0
         self._late = 0  # of them; 0 <= late <= resetting
@@ -221,9 +221,11 @@ class Pool(Generic[C]):
         if stack:
             slot = stack.pop()
             del self._idle[slot.conn]
-            return slot
-        _, slot = self._idle.popitem(last=False)
-        self._idle_of[slot.bound_to].remove(slot)
+        else:
+            _, slot = self._idle.popitem(last=False)
+            self._idle_of[slot.bound_to].remove(slot)
+        if not self._idle:
+            self.budget.is_idle(self, idle=False)
         return slot
 
     def _found_dead(self, slot: _Slot[C]) -> None:
@@ -236,6 +238,8 @@ class Pool(Generic[C]):
     def _unidle(self, slot: _Slot[C]) -> None:
         del self._idle[slot.conn]
         self._idle_of[slot.bound_to].remove(slot)
+        if not self._idle:
+            self.budget.is_idle(self, idle=False)
 
     def has_idle_of(self, tenant: TenantId) -> bool:
         """Whether an idle connection is bound to this tenant."""
@@ -281,7 +285,7 @@ class Pool(Generic[C]):
         if not self._turns.cancel(ticket):
             return False
         ticket.turn.counts[result] += 1
-        if not self.need:
+        if self.need <= 0:
             self.budget.unwant(self)
         return True
 
@@ -345,6 +349,8 @@ class Pool(Generic[C]):
             slot.since = now
             self._idle[slot.conn] = slot
             self._idle_of.setdefault(slot.bound_to, []).append(slot)
+            if len(self._idle) == 1:
+                self.budget.is_idle(self, idle=True)
             if self.budget.contended:
                 self.budget.reclaim()
 
@@ -377,13 +383,18 @@ class Pool(Generic[C]):
                 turn.counts["ok"] += 1
                 self.last_used = now
                 self._turns.refresh(turn)
-                if not self.need:
+                if self.need <= 0:
                     self.budget.unwant(self)
                 return True
             turn.counts["cancelled"] += 1
             self._leave_used(slot)
             self._turns.refresh(turn)
         return False
+
+    def is_retiring(self, conn: C) -> bool:
+        """Whether `conn` is being closed, or is closed, although somebody may still hold it."""
+        slot = self._slots.get(conn)
+        return slot is None or slot.state is _State.RETIRING
 
     # --- the end of a connection -------------------------------------------------------------------------------------
     def retire(self, conn: C, reason: CloseReason) -> None:
@@ -425,8 +436,8 @@ class Pool(Generic[C]):
         """See `budget.Claimant`."""
         if not self._idle:
             return False
-        _, slot = self._idle.popitem(last=False)
-        self._idle_of[slot.bound_to].remove(slot)
+        slot = next(iter(self._idle.values()))
+        self._unidle(slot)
         self._retire(slot, "evicted")
         return True
 
@@ -456,14 +467,14 @@ class Pool(Generic[C]):
         """How many more connections it would open now: for those who wait and may be served, within its own limit."""
         if not self._turns.waiting or self.is_closed:
             return 0
-        waiting = self._turns.eligible() - self._opening - (self._resetting - self._late)
         room = self.limit - len(self._slots) - self._opening
-        return max(0, min(waiting, room))
+        coming = self._opening + self._resetting - self._late
+        return min(room, self._turns.eligible(room + coming) - coming) if room > 0 else 0
 
-    def refill(self) -> None:
+    def refill(self, most: int = 1_000_000) -> None:
         """Begin as many connects as are needed and permitted; called whenever either may have changed."""
         need = self.need
-        if not need:
+        if need <= 0:
             self.budget.unwant(self)
             return
         if self._failures and (self._opening or self._clock() < self._retry_at - _TIMER_SLACK):
@@ -471,13 +482,16 @@ class Pool(Generic[C]):
             return  # after a failure one connect at a time tries, when its time has come
         if self._failures:
             need = 1
-        for _ in range(need):
+        for _ in range(min(need, most)):
             if not self.budget.take(self):
-                self.budget.want(self)
-                return
+                break
+            need -= 1
             self._opening += 1
             self._connector.open(self)
-        self.budget.unwant(self)
+        if need:
+            self.budget.want(self)
+        else:
+            self.budget.unwant(self)
 
     def opened(self, conn: C) -> None:
         """A connect succeeded: the connection goes to the next waiter, whoever it was opened for."""
@@ -562,6 +576,9 @@ class Pool(Generic[C]):
                 retry_after=retry,
             )
         if len(self._slots) + self._opening < self.limit:
+            if self._last_error is not None:
+                self._note("connect", turn, 0)
+                return self._connect_failed(turn)
             self._note("server_budget", turn, self.budget.limit)
             return BudgetExhausted(
                 f"no connection became free within {timeout:g} s",
@@ -623,7 +640,7 @@ class Pool(Generic[C]):
     @property
     def starving(self) -> bool:
         """See `budget.Claimant`."""
-        return self._turns.anyone_below(self.budget.guaranteed)
+        return self._turns.below > self._opening + self._resetting - self._late
 
     @property
     def used(self) -> int:

@@ -1,12 +1,14 @@
 """Whose turn is it? One FIFO of waiters per tenant, tenants served in turn, each within its own limits.
 
-With one FIFO for all, a flooding tenant takes everybody's latency; with quota and turns only its own.
+With one FIFO for all, a flooding tenant takes everybody's latency; with quota and turns only its own. There are two
+rings of turns: tenants that hold fewer than the guaranteed number are served before those that hold more.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Iterator
+from itertools import chain
 from typing import Generic, TypeVar
 
 from tenantproxy.model import TenantId
@@ -34,10 +36,10 @@ class Ticket(Generic[C]):
 class Turn(Generic[C]):
     """One tenant in one pool: what it holds, who waits, what it may.
 
-    Only `Turns` and the pool change it. Invariant: it is in the ring when somebody waits and `leased < max_size`.
+    Only `Turns` and the pool change it. Invariant: it is in a ring exactly when somebody waits and `leased < max_size`.
     """
 
-    __slots__ = ("counts", "in_ring", "leased", "max_size", "max_waiting", "tenant", "waiting")
+    __slots__ = ("counts", "leased", "max_size", "max_waiting", "ring", "tenant", "waiting")
 
     def __init__(self, tenant: TenantId, *, max_size: int, max_waiting: int, counts: AcquireCounts) -> None:
         self.tenant = tenant
@@ -46,7 +48,7 @@ class Turn(Generic[C]):
         self.counts = counts
         self.leased = 0
         self.waiting: OrderedDict[Ticket[C], None] = OrderedDict()  # FIFO with removal from anywhere
-        self.in_ring = False
+        self.ring: Ring[C] | None = None  # where it stands
 
     @property
     def oldest_since(self) -> float | None:
@@ -54,14 +56,20 @@ class Turn(Generic[C]):
         return next(iter(self.waiting)).since if self.waiting else None
 
 
+Ring = OrderedDict[Turn[C], None]
+"""Turns in the order in which they come round, with removal from anywhere."""
+
+
 class Turns(Generic[C]):
-    """The tenants of one pool."""
+    """The tenants of one pool. Those below `guaranteed` leases come first."""
 
-    __slots__ = ("_by_tenant", "_ring", "waiting")
+    __slots__ = ("_below", "_by_tenant", "_guaranteed", "_ring", "waiting")
 
-    def __init__(self) -> None:
+    def __init__(self, guaranteed: int) -> None:
+        self._guaranteed = guaranteed
         self._by_tenant: dict[TenantId, Turn[C]] = {}
-        self._ring: deque[Turn[C]] = deque()
+        self._below: Ring[C] = OrderedDict()  # of those who hold fewer than guaranteed
+        self._ring: Ring[C] = OrderedDict()  # of the others
         self.waiting = 0  # tickets in all queues
 
     def get(self, tenant: TenantId) -> Turn[C] | None:
@@ -96,21 +104,24 @@ class Turns(Generic[C]):
         return True
 
     def refresh(self, turn: Turn[C]) -> None:
-        """Restore the invariant after a change of `turn`. Leaving the ring is the business of `next`."""
-        if not turn.in_ring and turn.waiting and turn.leased < turn.max_size:
-            turn.in_ring = True
-            self._ring.append(turn)
+        """Restore the invariant after a change of `turn`; who comes to a ring stands at its end."""
+        ring: Ring[C] | None = None
+        if turn.waiting and turn.leased < turn.max_size:
+            ring = self._below if turn.leased < self._guaranteed else self._ring
+        if ring is not turn.ring:
+            self._leave_ring(turn)
+            if ring is not None:
+                ring[turn] = None
+                turn.ring = ring
+
+    def _leave_ring(self, turn: Turn[C]) -> None:
+        if turn.ring is not None:
+            del turn.ring[turn]
+            turn.ring = None
 
     def peek(self) -> Turn[C] | None:
         """Whose turn is next, None when nobody waits who may have one more."""
-        ring = self._ring
-        while ring:
-            turn = ring[0]
-            if turn.waiting and turn.leased < turn.max_size:
-                return turn
-            ring.popleft()
-            turn.in_ring = False
-        return None
+        return next(iter(self._below or self._ring), None)
 
     def next(self) -> Ticket[C] | None:
         """Take the next waiter out of its queue, and give its tenant's turn to the one behind."""
@@ -119,21 +130,22 @@ class Turns(Generic[C]):
             return None
         ticket, _ = turn.waiting.popitem(last=False)
         self.waiting -= 1
-        self._ring.popleft()
-        turn.in_ring = False
+        self._leave_ring(turn)
         return ticket
 
-    def eligible(self) -> int:
-        """How many of those who wait may be served within their tenants' limits."""
-        if not self._ring:
-            return 0
-        return sum(
-            min(len(turn.waiting), turn.max_size - turn.leased) for turn in self._ring if turn.leased < turn.max_size
-        )
+    def eligible(self, most: int) -> int:
+        """How many of those who wait may be served within their tenants' limits; counted up to `most`."""
+        count = 0
+        for turn in chain(self._below, self._ring):
+            count += min(len(turn.waiting), turn.max_size - turn.leased)
+            if count >= most:
+                return most
+        return count
 
-    def anyone_below(self, guaranteed: int) -> bool:
-        """Whether a tenant waits that holds fewer than `guaranteed`."""
-        return any(turn.waiting and turn.leased < guaranteed for turn in self._ring)
+    @property
+    def below(self) -> int:
+        """How many tenants wait that hold fewer than guaranteed."""
+        return len(self._below)
 
     def drain(self) -> Iterator[Ticket[C]]:
         """Empty all queues."""
@@ -142,5 +154,4 @@ class Turns(Generic[C]):
                 ticket, _ = turn.waiting.popitem(last=False)
                 self.waiting -= 1
                 yield ticket
-            turn.in_ring = False
-        self._ring.clear()
+            self._leave_ring(turn)
