@@ -88,8 +88,11 @@ class CheckedRouter(Router):
 
     @property
     def is_at_rest(self) -> bool:
-        """Nothing is lent, waited for, opened, reset or ended."""
-        return not self.lent and all(pool.is_quiet and not pool.stats().retiring for pool in self.all_pools)
+        """Nothing is lent but to the registry's listener; nothing is waited for, opened, reset or ended."""
+        if len(self.lent) > (self._listener is not None) or not all(backend.pool.is_main for backend in self.lent):
+            return False
+        pools = [pool.stats() for pool in self.all_pools]
+        return not any(one.waiting or one.opening or one.resetting or one.retiring for one in pools)
 
     def audit_sums(self) -> None:
         """`idle + used + opening + resetting + retiring + held = in_use <= limit`, for every server. Always."""
@@ -105,7 +108,7 @@ class CheckedRouter(Router):
         """Every idle session is reset, and bound to whom we think it is."""
         for pool in self.all_pools:
             for backend in list(pool.connections()):
-                if not backend.con.is_closed():
+                if backend not in self.lent and not backend.con.is_closed():
                     await _audit_session(pool, backend)
 
 
@@ -119,8 +122,7 @@ async def _audit_session(pool: Pool[Backend], backend: Backend) -> None:
     assert (setting or None) == bound, f"the session says {setting!r}, we say {bound!r}"
     assert path == f'"{pool.key.schema or "public"}"'
     assert user == (pool.key.user or APP_ROLE)
-    if not con._listeners and not pool.is_main:
-        assert left_behind == [0, 0, 0], "locks, temporary tables or channels are left"
+    assert left_behind == [0, 0, 0], "locks, temporary tables or channels are left"
     if pool.key.shared and backend.signer is not None:
         try:
             verified = await con.fetchval("SELECT tenantproxy.bound_tenant()", timeout=5.0)
@@ -174,7 +176,7 @@ async def checked(
         if router.is_open:
             await until(lambda: router.is_at_rest, "nothing is lent, waited for, opened, reset or ended", timeout=12.0)
             router.audit_sums()
-            assert router.acquired == router.released
+            assert router.acquired == router.released + len(router.lent)
             await router.audit_sessions()
             await _agrees(router, real)
     except BaseException:

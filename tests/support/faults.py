@@ -7,7 +7,7 @@ import contextlib
 import os
 import signal
 import struct
-from collections.abc import Coroutine, Generator, Iterator
+from collections.abc import Callable, Coroutine, Generator, Iterator
 from typing import Any, Generic, Literal, TypeVar
 
 from tests.support.chaos import ChaosProxy
@@ -28,18 +28,21 @@ def frozen(pid: int) -> Iterator[None]:
         os.kill(pid, signal.SIGCONT)
 
 
-class CancelledAt(Generic[T]):
-    """Awaits `coroutine` in this task, and cancels the task at its `k`-th await that really waits (0: the first).
+class AtAwait(Generic[T]):
+    """Awaits `coroutine` in this task, and does `what` at its `k`-th await that really waits (0: the first).
 
-    `awaits` counts them; when there are fewer than `k` nothing is cancelled.
+    `awaits` counts them; when there are no more than `k` nothing is done.
     """
 
-    def __init__(self, coroutine: Coroutine[Any, Any, T], k: int, moment: Moment) -> None:
+    def __init__(
+        self, coroutine: Coroutine[Any, Any, T], k: int, what: Callable[[], object], moment: Moment = "before"
+    ) -> None:
         self._coroutine = coroutine
         self._k = k
+        self._what = what
         self._moment = moment
         self.awaits = 0
-        self.was_cancelled = False
+        self.was_done = False
 
     def __await__(self) -> Generator[Any, Any, T]:
         thrown: BaseException | None = None
@@ -51,34 +54,33 @@ class CancelledAt(Generic[T]):
                 return result
             thrown = None
             if self.awaits == self._k:
-                self._cancel(waited_for)
+                self._do(waited_for)
             self.awaits += 1
             try:
                 yield waited_for
             except BaseException as exc:  # noqa: BLE001 - passed on into the coroutine
                 thrown = exc
 
-    def _cancel(self, waited_for: Any) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self.was_cancelled = True
+    def _do(self, waited_for: Any) -> None:
+        self.was_done = True
         if self._moment == "before" or waited_for is None:
-            asyncio.get_running_loop().call_soon(task.cancel)
+            asyncio.get_running_loop().call_soon(self._what)
         else:
-            # Called before the task's own wake-up, which is added after us: the result is there and so is the cancel.
-            waited_for.add_done_callback(lambda _: task.cancel())
+            # Called before the task's own wake-up, which is added after us: the result is there already.
+            waited_for.add_done_callback(lambda _: self._what())
 
 
 async def cancel_at(coroutine: Coroutine[Any, Any, Any], k: int, moment: Moment) -> bool:
     """Run `coroutine` in a task of its own, cancelled at its `k`-th await; False when it ended before that."""
-    stepped = CancelledAt(coroutine, k, moment)
+    stepped = AtAwait(coroutine, k, lambda: asyncio.Task.cancel(task), moment)
 
     async def run() -> None:
         await stepped
 
+    task = asyncio.create_task(run())
     with contextlib.suppress(asyncio.CancelledError):
-        await asyncio.create_task(run())
-    return stepped.was_cancelled
+        await task
+    return stepped.was_done
 
 
 class NotReadyProxy(ChaosProxy):

@@ -1,0 +1,81 @@
+"""Is the server's limit kept, and everybody served, when far more is asked for than there is?"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from tests.fault.conftest import Figure
+from tests.support.checked import CheckedRouter, checked
+from tests.support.database import Database
+from tests.support.world import World, a_world
+
+COUNT = "SELECT count(*) FROM projects"
+
+
+async def most_backends(world: World, work: asyncio.Future[list[bool]]) -> tuple[int, int]:
+    """The highest count that `pg_stat_activity` showed while `work` went on, and how often it was asked."""
+    most = samples = 0
+    async with Database(server=world.server, name="postgres").connect() as admin:
+        while not work.done():
+            count = await admin.fetchval("SELECT count(*) FROM pg_stat_activity WHERE usename = 'app'")
+            most, samples = max(most, count), samples + 1
+            await asyncio.sleep(0.005)
+    return most, samples
+
+
+async def test_a_storm_of_cold_tenants_is_served_within_the_budget_without_an_error_of_the_server(
+    lasting: World, figure: Figure
+) -> None:
+    async with a_world(lasting.server, rows=10, schemas=5, databases=20) as world:
+        settings = world.settings(
+            servers={"primary": {"max_connections": 12}},
+            pools={"acquire_timeout": 40.0, "max_pools": 15},
+        )
+        async with checked(settings, world) as router:
+
+            async def call(n: int) -> bool:
+                tenant = world.tenants[n % len(world.tenants)]
+                names = await router.tenant(tenant.id).fetch("SELECT name FROM projects, pg_sleep(0.001)")
+                return sorted(row["name"] for row in names) == [f"{tenant.id} {k}" for k in (1, 2, 3)]
+
+            began = time.monotonic()
+            storm = asyncio.gather(*(call(n) for n in range(600)))
+            most, samples = await most_backends(world, storm)
+            seconds = time.monotonic() - began
+            assert all(await storm)
+            figure("seconds", seconds)
+            figure("most_backends", most)
+            figure("samples", samples)
+            figure("closed", dict(router.stats().closed))
+            assert most <= 12
+            assert samples > 5
+            assert sum(counts["ok"] for counts in router.stats().acquires.values()) >= 600
+
+
+async def test_a_noisy_tenant_of_a_shared_pool_leaves_the_others_served(lasting: World, figure: Figure) -> None:
+    settings = lasting.settings(pools={"max_size": 4, "shared_size": 8, "max_waiting": 300})
+    async with checked(settings, lasting) as router:
+        alone = await latencies(router, rounds=30)
+        noise = [asyncio.ensure_future(router.tenant("row1").fetchval("SELECT pg_sleep(0.05)")) for _ in range(200)]
+        with_noise = await latencies(router, rounds=30)
+        still_waiting = sum(not one.done() for one in noise)
+        figure("p99_alone", alone[-1])
+        figure("p99_with_noise", with_noise[-1])
+        figure("noise_still_waiting", still_waiting)
+        assert still_waiting > 0, "the noise was over too soon to prove anything"
+        assert with_noise[-1] < 0.05, "somebody waited behind the noisy tenant's statements"
+        leased = {one.tenant: one for pool in router.stats().pools for one in pool.tenants}["row1"]
+        assert leased.leased <= 4
+        await asyncio.gather(*noise)
+
+
+async def latencies(router: CheckedRouter, *, rounds: int) -> list[float]:
+    """Seconds of each call of two polite tenants, sorted."""
+    seconds = []
+    for _ in range(rounds):
+        for tenant in ("row2", "row3"):
+            began = time.monotonic()
+            assert await router.tenant(tenant).fetchval(COUNT) == 3
+            seconds.append(time.monotonic() - began)
+    return sorted(seconds)
