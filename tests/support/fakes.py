@@ -21,7 +21,7 @@ from tenantproxy.pools.manager import Counters, PoolManager
 from tenantproxy.pools.pool import Failure, Pool
 from tenantproxy.pools.turns import Ticket
 
-State = Literal["new", "idle", "used", "resetting", "retiring", "gone"]
+STATES: Final = ("new", "idle", "used", "resetting", "retiring", "gone")
 E = TypeVar("E", bound=Event)
 
 NO_LIMITS: Final = Limits()
@@ -60,7 +60,7 @@ class Link:
     number: int
     pool: Pool[Link]
     opened_at: float
-    state: State = "new"
+    state: str = "new"  # one of STATES
     user: TenantId | None = None  # who uses it
     bound: TenantId | None = None  # whose session it still is
     alive: bool = True
@@ -188,7 +188,7 @@ class FakeConnector:
             call()
         self.clock.now = until
 
-    def of(self, pool: Pool[Link], state: State) -> list[Link]:
+    def of(self, pool: Pool[Link], state: str) -> list[Link]:
         """The links of `pool` in one state."""
         return [link for link in self.links if link.pool is pool and link.state == state]
 

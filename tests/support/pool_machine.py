@@ -27,7 +27,7 @@ __all__ = ["PoolMachine", "PoolWorld", "steps_done"]
 T = TypeVar("T")
 
 MAX_WAITING: Final = 3
-LIFETIME: Final = 60.0
+LIFETIME: Final = 24.0
 PAUSES: Final = (0.0, 0.001, 0.03, 0.06, 0.2, 0.6, 1.0, 2.5, 7.0, 31.0)
 FAILURES: Final[tuple[Failure, ...]] = ("refused", "busy", "denied")
 
@@ -374,12 +374,15 @@ class PoolWorld:
             link for link in self.links("idle") if link.pool.budget is budget and (main_helps or not link.pool.is_main)
         ]
         if idle:
-            assert sum(needs.values()) <= budget.closing, "connections lie idle while others want their permits"
+            wanting = sum(
+                need > 0 for need in needs.values()
+            )  # each gets one after the other, not all it needs at once
+            assert wanting <= budget.closing, "connections lie idle while others want their permits"
 
     def _need(self, book: Book) -> int:
         pool = book.pool
         opening = self.house.connector.opening.count(pool)
-        if pool.is_closed or (book.failed and (opening or self.house.clock.now < book.retry_at - 0.002)):
+        if pool.is_closed or (book.failed and (opening or self.house.clock.now < book.retry_at)):
             return 0
         mine = [link for link in self.links() if link.pool is pool]
         resetting = sum(link.state == "resetting" and not link.is_late for link in mine)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from tests.support.pool_machine import PoolMachine, steps_done
@@ -13,6 +13,8 @@ SAME_EVERY_TIME = settings(
     derandomize=True,
     database=None,
     deadline=None,
+    report_multiple_bugs=False,
+    phases=(Phase.generate, Phase.shrink),
     suppress_health_check=list(HealthCheck),
 )
 

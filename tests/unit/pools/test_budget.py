@@ -1,0 +1,325 @@
+"""Does a server ever get one connection too many, and does everybody who has none get one in the end?"""
+
+from __future__ import annotations
+
+import pytest
+
+from tenantproxy.config import Pools
+from tenantproxy.events import BudgetOverrun
+from tenantproxy.pools.budget import HOLD_SECONDS, TURN_SECONDS
+from tests.support.fakes import Caller, House, Link, ask, ready, reset, retire, route
+
+
+@pytest.fixture
+def house() -> House:
+    """Five connections for tenants, two more for main."""
+    return House(servers={"one": 7}, settings=Pools(idle_timeout=600.0))
+
+
+def end_all(house: House) -> None:
+    for link in [link for link in house.connector.links if link.state == "retiring"]:
+        house.connector.end(link)
+
+
+# --- how many --------------------------------------------------------------------------------------------------------
+def test_all_pools_together_open_no_more_than_the_server_may_have(house: House) -> None:
+    for name in ("a", "b", "c", "d", "e", "f", "g"):
+        ask(house.alone(name), name)
+    assert len(house.connector.opening) == 5
+    assert house.budget.in_use == 5
+    assert house.budget.contended
+
+
+def test_a_permit_is_given_back_when_the_server_side_is_gone_not_before(house: House) -> None:
+    links = house.filled(house.alone("acme"), "acme", 5)
+    caller = ask(house.alone("other"), "other")
+    retire(links[0])
+    assert not house.connector.opening
+    house.connector.end(links[0])
+    house.connector.succeed()
+    assert not caller.waits
+
+
+def test_the_permit_of_a_connect_that_failed_goes_to_who_waits_for_one(house: House) -> None:
+    pool = house.alone("acme")
+    for _ in range(5):
+        ask(pool, "acme")
+    other = house.alone("other")
+    ask(other, "other")
+    house.connector.fail(failure="busy")
+    assert house.connector.opening.count(other) == 1
+
+
+def test_two_connections_are_always_mains_own(house: House) -> None:
+    house.filled(house.alone("greedy"), "greedy", 5)
+    ask(house.alone("greedy"), "greedy")
+    assert not house.connector.opening
+    main = house.main()
+    callers = [ask(main, "main") for _ in range(3)]
+    assert house.connector.opening == [main, main]
+    for _ in range(2):
+        house.connector.succeed()
+    assert [caller.waits for caller in callers] == [False, False, True]
+
+
+def test_main_may_take_more_than_its_reserve_while_nobody_else_wants_it(house: House) -> None:
+    main = house.main()
+    assert len(house.filled(main, "main", 6)) == 6
+
+
+def test_servers_have_budgets_of_their_own() -> None:
+    house = House(servers={"one": 3, "two": 3})
+    for server in ("one", "two"):
+        ask(house.pool(route(f"tenant_{server}", server=server)), f"tenant_{server}")
+    assert [budget.in_use for budget in house.budgets.values()] == [1, 1]
+
+
+# --- who is next -----------------------------------------------------------------------------------------------------
+def test_a_tenant_with_nothing_is_served_before_one_that_holds_more(house: House) -> None:
+    greedy, poor = house.alone("greedy"), house.alone("poor")
+    links = house.filled(greedy, "greedy", 5)
+    more = ask(greedy, "greedy")
+    caller = ask(poor, "poor")
+    retire(links[0])
+    house.connector.end(links[0])
+    assert house.connector.opening == [poor]
+    house.connector.succeed()
+    assert not caller.waits
+    assert more.waits
+
+
+def test_of_tenants_with_nothing_the_one_that_waits_longer_is_served_first(house: House) -> None:
+    links = house.filled(house.alone("greedy"), "greedy", 5)
+    first, second = house.alone("first"), house.alone("second")
+    ask(first, "first")
+    ask(second, "second")
+    for link in links[:2]:
+        retire(link)
+        house.connector.end(link)
+    assert house.connector.opening == [first, second]
+
+
+def test_a_tenant_with_nothing_and_many_callers_takes_one_permit_before_another_with_nothing_has_one(
+    house: House,
+) -> None:
+    links = house.filled(house.alone("greedy"), "greedy", 5)
+    many, poor = house.alone("many"), house.alone("poor")
+    for _ in range(4):
+        ask(many, "many")
+    ask(poor, "poor")
+    for link in links[:2]:
+        retire(link)
+        house.connector.end(link)
+    assert sorted(pool.label for pool in house.connector.opening) == ["many", "poor"]
+
+
+@pytest.mark.parametrize("guaranteed", [1, 0])
+def test_in_a_shared_pool_too_a_tenant_with_nothing_is_served_before_one_that_holds_more(guaranteed: int) -> None:
+    house = House(servers={"one": 8}, settings=Pools(guaranteed=guaranteed))
+    pool = house.shared()
+    greedy, other = house.filled(pool, "greedy", 5), house.filled(pool, "other", 1)
+    more, poor = ask(pool, "greedy"), ask(pool, "poor")
+    ready(other[0])
+    assert poor.waits is (guaranteed == 0)
+    assert more.waits is (guaranteed == 1)
+    assert len(greedy) == 5
+
+
+def test_nobody_takes_a_free_permit_before_a_tenant_that_has_nothing(house: House) -> None:
+    greedy, poor = house.alone("greedy"), house.alone("poor")
+    links = house.filled(greedy, "greedy", 5)
+    ask(poor, "poor")
+    retire(links[0])
+    more = ask(greedy, "greedy")
+    house.connector.end(links[0])
+    assert house.connector.opening == [poor]
+    assert more.waits
+
+
+# --- idle connections of others --------------------------------------------------------------------------------------
+def test_idle_connections_of_the_least_recently_used_pool_are_closed_to_serve_a_waiter(house: House) -> None:
+    old, new = house.alone("old"), house.alone("new")
+    house.idle(old, 2, "old")
+    house.clock.now += 1.0
+    house.idle(new, 3, "new")
+    caller = ask(house.alone("poor"), "poor")
+    assert len(house.connector.of(old, "retiring")) == 1
+    assert len(house.connector.of(new, "idle")) == 3
+    end_all(house)
+    house.connector.succeed()
+    assert not caller.waits
+    assert house.counters.closed["evicted"] == 1
+
+
+def test_no_more_idle_connections_are_closed_than_are_wanted(house: House) -> None:
+    house.idle(house.alone("old"), 5, "old")
+    for name in ("a", "b"):
+        ask(house.alone(name), name)
+    assert len(house.connector.of(house.alone("old"), "retiring")) == 2
+
+
+def test_a_connection_that_becomes_idle_while_others_want_one_is_closed_for_them(house: House) -> None:
+    links = house.filled(house.alone("greedy"), "greedy", 5)
+    ask(house.alone("poor"), "poor")
+    ready(links[0])
+    assert links[0].state == "retiring"
+
+
+def test_when_the_peer_of_a_closed_one_is_silent_another_is_closed_at_once(house: House) -> None:
+    pool = house.alone("old")
+    house.idle(pool, 5, "old")
+    ask(house.alone("poor"), "poor")
+    (link,) = house.connector.of(pool, "retiring")
+    house.connector.end(link, silent=True)
+    assert len(house.connector.of(pool, "retiring")) == 1
+
+
+def test_mains_idle_connections_are_not_closed_where_that_would_help_nobody(house: House) -> None:
+    house.idle(house.main(), 2, "main")
+    house.filled(house.alone("greedy"), "greedy", 5)
+    ask(house.alone("poor"), "poor")
+    assert len(house.connector.of(house.main(), "idle")) == 2
+
+
+def test_mains_idle_connections_beyond_its_reserve_serve_tenants_that_wait(house: House) -> None:
+    house.idle(house.main(), 5, "main")
+    house.filled(house.alone("greedy"), "greedy", 2)
+    ask(house.alone("poor"), "poor")
+    assert len(house.connector.of(house.main(), "retiring")) == 1
+
+
+# --- yielding --------------------------------------------------------------------------------------------------------
+def waiting_elsewhere(house: House) -> tuple[list[Link], Caller, Caller]:
+    """Five links of `greedy`, one more of its callers, and one of `poor`, which has nothing."""
+    greedy = house.alone("greedy")
+    links = house.filled(greedy, "greedy", 5)
+    return links, ask(greedy, "greedy"), ask(house.alone("poor"), "poor")
+
+
+def test_a_connection_that_would_go_to_a_tenant_with_enough_is_closed_for_one_with_nothing(house: House) -> None:
+    links, more, poor = waiting_elsewhere(house)
+    ready(links[0])
+    assert links[0].state == "retiring"
+    house.connector.end(links[0])
+    house.connector.succeed(house.alone("poor"))
+    assert not poor.waits
+    assert more.waits
+
+
+def test_a_connection_serves_the_poor_of_its_own_pool_for_a_short_turn_before_it_yields(house: House) -> None:
+    pool = house.shared()
+    links = [house.filled(pool, name, 1)[0] for name in ("a", "b", "c", "d", "e")]
+    house.clock.now += 10.0
+    elsewhere = ask(house.alone("poor"), "poor")
+    own = [ask(pool, name) for name in ("f", "g")]
+    ready(links[0])
+    assert own[0].link is links[0], "it was closed at once: no connection would serve anybody"
+    house.clock.now += TURN_SECONDS + 0.01
+    ready(links[0])
+    assert links[0].state == "retiring"
+    house.connector.end(links[0])
+    assert house.connector.opening == [house.alone("poor")]
+    assert elsewhere.waits
+
+
+def test_a_young_connection_has_its_short_turn_too(house: House) -> None:
+    pool = house.shared()
+    for name in ("a", "b", "c", "d"):
+        house.filled(pool, name, 1)
+    ask(house.alone("poor"), "poor")
+    house.connector.succeed(house.alone("poor"))
+    second = ask(house.alone("second"), "second")
+    house.clock.now += 10.0
+    link = house.connector.of(pool, "used")[0]
+    retire(link)
+    house.connector.end(link)
+    fresh = house.connector.succeed(house.alone("second"))
+    assert second.link is fresh
+    ask(house.alone("third"), "third")
+    waits = [ask(pool, name) for name in ("e", "f")]
+    mine = house.connector.of(pool, "used")[0]
+    ready(mine)
+    assert [caller.waits for caller in waits] == [False, True]
+
+
+def test_main_never_yields(house: House) -> None:
+    main = house.main(size=2)
+    (link, _) = house.filled(main, "main", 2)
+    house.filled(house.alone("greedy"), "greedy", 5)
+    ask(house.alone("poor"), "poor")
+    more = ask(main, "main")
+    house.clock.now += 10.0
+    ready(link)
+    assert more.link is link
+
+
+# --- silent peers ----------------------------------------------------------------------------------------------------
+def test_the_permit_of_a_silent_peer_is_held_for_thirty_seconds(house: House) -> None:
+    links = house.filled(house.alone("acme"), "acme", 5)
+    retire(links[0])
+    house.connector.end(links[0], silent=True)
+    assert (house.budget.in_use, house.budget.held) == (5, 1)
+    caller = ask(house.alone("other"), "other")
+    house.clock.now += HOLD_SECONDS - 0.1
+    house.manager.sweep()
+    assert not house.connector.opening
+    house.clock.now += 0.1
+    house.manager.sweep()
+    house.connector.succeed()
+    assert not caller.waits
+    assert house.budget.held == 0
+    assert not house.events.of(BudgetOverrun)
+
+
+def test_a_connect_that_timed_out_holds_its_permit_too(house: House) -> None:
+    ask(house.alone("acme"), "acme")
+    house.connector.fail(failure="busy", silent=True)
+    assert (house.budget.in_use, house.budget.held) == (1, 1)
+
+
+def test_at_most_a_tenth_of_the_permits_is_held_then_the_oldest_return_and_an_event_says_so() -> None:
+    house = House(servers={"one": 30})
+    links = house.filled(house.alone("acme"), "acme", 10)
+    for link in links[:5]:
+        retire(link)
+        house.connector.end(link, silent=True)
+        house.clock.now += 1.0
+    assert house.budget.held == 3
+    assert house.budget.in_use == 8
+    assert house.events.of(BudgetOverrun) == [BudgetOverrun(server="one", permits=1)] * 2
+
+
+def test_mains_permit_comes_back_to_main(house: House) -> None:
+    (link,) = house.filled(house.main(), "main", 1)
+    retire(link)
+    house.connector.end(link, silent=True)
+    house.filled(house.alone("greedy"), "greedy", 5)
+    house.clock.now += HOLD_SECONDS
+    house.manager.sweep()
+    assert (house.budget.in_use, house.budget.tenants_in_use) == (5, 5)
+
+
+# --- what is ---------------------------------------------------------------------------------------------------------
+def test_a_snapshot_shows_the_permits_and_who_wants_one(house: House) -> None:
+    links = house.filled(house.alone("greedy"), "greedy", 5)
+    for name in ("a", "b"):
+        ask(house.alone(name), name)
+    retire(links[0])
+    house.connector.end(links[0], silent=True)
+    house.budget.max_connections = 100
+    house.budget.open_seconds.observe(0.003)
+    stats = house.budget.stats()
+    assert (stats.server, stats.connections, stats.limit, stats.held) == ("one", 5, 7, 1)
+    assert (stats.waiting_pools, stats.up, stats.max_connections) == (2, True, 100)
+    assert sum(stats.open_seconds.counts) == 1
+
+
+def test_a_pool_that_was_closed_wants_nothing_any_more(house: House) -> None:
+    links = house.filled(house.alone("greedy"), "greedy", 5)
+    caller = ask(house.alone("gone"), "gone")
+    assert house.budget.stats().waiting_pools == 1
+    house.manager.remove(caller.tenant, [house.alone("gone").key])
+    assert house.budget.stats().waiting_pools == 0
+    reset(links[0])
+    ready(links[0])
+    assert links[0].state == "idle"

@@ -1,0 +1,110 @@
+"""Which answers of a fresh connection must keep tenants from it?"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from tenantproxy.model import PoolKey, Proof
+from tenantproxy.pools.handshake import Answer, clean_role_sql, foreign_settings, refusal
+
+KEY = PoolKey(server="one", database="shared", shared=True)
+SCHEMA_KEY = PoolKey(server="one", database="shared", schema="acme")
+GOOD = Answer(
+    role="app",
+    rolsuper=False,
+    rolbypassrls=False,
+    standby=False,
+    server_now=0.0,
+    max_connections=100,
+    version=180000,
+    role_settings=[],
+    installed=True,
+    owns_tables=False,
+    has_schema=True,
+)
+
+
+@pytest.mark.parametrize("proof", [None, *Proof])
+def test_a_plain_role_in_an_installed_database_may_serve(proof: Proof | None) -> None:
+    assert refusal(GOOD, KEY, offset=0.2, proof=proof) is None
+
+
+@pytest.mark.parametrize(
+    ("answer", "proof", "words"),
+    [
+        (replace(GOOD, rolsuper=True), None, ["'app'", "is a superuser", "NOSUPERUSER"]),
+        (replace(GOOD, rolbypassrls=True), None, ["'app'", "BYPASSRLS", "NOBYPASSRLS"]),
+        (replace(GOOD, owns_tables=True), Proof.PLAIN, ["'app'", "owns tables", "OWNER TO"]),
+        (replace(GOOD, installed=False), Proof.BOUND, ["not installed", "tenantproxy install"]),
+        (replace(GOOD, installed=False), Proof.CARRIED, ["not installed", "tenantproxy install"]),
+        (replace(GOOD, standby=True), Proof.BOUND, ["standby", "replicas"]),
+    ],
+)
+def test_a_role_or_database_that_no_wall_holds_back_is_refused(
+    answer: Answer, proof: Proof | None, words: list[str]
+) -> None:
+    error = refusal(answer, KEY, offset=0.0, proof=proof)
+    assert error is not None
+    for word in [*words, "server 'one', database 'shared'"]:
+        assert word in str(error)
+
+
+def test_a_schema_that_is_not_there_is_refused_by_its_name() -> None:
+    error = refusal(replace(GOOD, has_schema=False), SCHEMA_KEY, offset=0.0, proof=None)
+    assert error is not None
+    assert "the schema 'acme' does not exist" in str(error)
+    assert "USAGE" in str(error)
+
+
+@pytest.mark.parametrize("offset", [1.01, -1.01])
+def test_a_clock_that_is_more_than_a_second_off_is_refused_where_proofs_have_a_time(offset: float) -> None:
+    error = refusal(GOOD, KEY, offset=offset, proof=Proof.BOUND)
+    assert error is not None
+    assert f"{offset:+.1f} s" in str(error)
+    assert "NTP" in str(error)
+    assert refusal(GOOD, KEY, offset=offset, proof=Proof.PLAIN) is None
+    assert refusal(GOOD, KEY, offset=offset / 1.02, proof=Proof.BOUND) is None
+
+
+def test_a_standby_may_serve_what_is_carried() -> None:
+    assert refusal(replace(GOOD, standby=True), KEY, offset=0.0, proof=Proof.CARRIED) is None
+
+
+# --- settings that somebody laid on our role -------------------------------------------------------------------------
+def with_settings(*entries: str) -> Answer:
+    return replace(GOOD, role_settings=list(entries))
+
+
+def test_settings_laid_on_our_role_are_found_and_told_without_their_values() -> None:
+    answer = with_settings("0transform_null_equals=on", "1work_mem=secret", "0search_path=evil")
+    found = foreign_settings(answer, pinned=["search_path", "row_security"], allowed={})
+    assert found == ("0transform_null_equals", "1work_mem")
+
+
+def test_settings_that_the_operator_named_are_not_foreign_as_long_as_they_have_his_value() -> None:
+    allowed = {"work_mem": "64MB"}
+    assert foreign_settings(with_settings("0work_mem=64MB"), pinned=[], allowed=allowed) == ()
+    assert foreign_settings(with_settings("0work_mem=1GB"), pinned=[], allowed=allowed) == ("0work_mem",)
+
+
+def test_a_pinned_setting_is_harmless_however_it_is_written() -> None:
+    assert foreign_settings(with_settings("0DateStyle=x", "0TimeZone=y"), pinned=["datestyle"], allowed={}) == (
+        "0TimeZone",
+    )
+
+
+def test_a_value_with_an_equals_sign_is_compared_whole() -> None:
+    allowed = {"app.options": "a=b"}
+    assert foreign_settings(with_settings("0app.options=a=b"), pinned=[], allowed=allowed) == ()
+    assert foreign_settings(with_settings("0app.options=a=c"), pinned=[], allowed=allowed) == ("0app.options",)
+
+
+def test_foreign_settings_are_taken_off_where_they_were_laid() -> None:
+    answer = replace(GOOD, role='ap"p')
+    statements = clean_role_sql(answer, ["0transform_null_equals", '1app."x'], database='sha"red', allowed={})
+    assert statements == [
+        'ALTER ROLE "ap""p" RESET "transform_null_equals"',
+        'ALTER ROLE "ap""p" IN DATABASE "sha""red" RESET "app"."""x"',
+    ]

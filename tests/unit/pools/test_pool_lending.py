@@ -1,0 +1,274 @@
+"""Does the right caller get the right connection, at once and in turn?"""
+
+from __future__ import annotations
+
+import pytest
+
+from tenantproxy.config import Pools
+from tenantproxy.errors import PoolClosed, PoolFull
+from tenantproxy.model import Limits
+from tests.support.fakes import House, Link, ask, lease, ready, reset, retire, route
+
+
+@pytest.fixture
+def house() -> House:
+    return House(servers={"one": 40})
+
+
+def test_a_cold_pool_lends_the_connection_that_it_opens_for_the_first_caller(house: House) -> None:
+    pool = house.alone("acme")
+    caller = ask(pool, "acme")
+    assert caller.waits
+    assert house.connector.opening == [pool]
+    link = house.connector.succeed()
+    assert caller.link is link
+
+
+def test_an_idle_connection_is_lent_without_waiting(house: House) -> None:
+    pool = house.alone("acme")
+    (link,) = house.idle(pool, 1, "acme")
+    assert ask(pool, "acme").link is link
+    assert not house.connector.opening
+
+
+def test_a_connection_that_comes_back_goes_straight_to_the_one_who_waits(house: House) -> None:
+    pool = house.alone("acme", max_size=1)
+    (link,) = house.filled(pool, "acme", 1)
+    caller = ask(pool, "acme")
+    reset(link)
+    assert caller.waits, "a session that is being reset was lent"
+    ready(link)
+    assert caller.link is link
+    assert pool.idle_count == 0
+
+
+def test_a_late_comer_does_not_overtake_those_of_its_tenant_who_wait(house: House) -> None:
+    pool = house.shared()
+    busy = house.filled(pool, "busy", 10)
+    waits = [ask(pool, "busy") for _ in range(2)]
+    reset(busy[0])
+    late = ask(pool, "busy")
+    ready(busy[0])
+    assert waits[0].link is busy[0]
+    assert late.waits
+
+
+def test_callers_of_one_tenant_are_served_in_the_order_in_which_they_came(house: House) -> None:
+    pool = house.alone("acme", max_size=1)
+    (link,) = house.filled(pool, "acme", 1)
+    callers = [ask(pool, "acme") for _ in range(3)]
+    for caller in callers:
+        assert caller.waits
+        ready(link)
+        assert caller.link is link
+
+
+def test_tenants_of_a_shared_pool_are_served_in_turn_however_many_of_one_wait(house: House) -> None:
+    pool = house.shared()
+    links = house.filled(pool, "flood", 10) + house.filled(pool, "filler", 10)
+    flood = [ask(pool, "flood") for _ in range(50)]
+    polite = ask(pool, "polite")
+    ready(links[0])
+    ready(links[1])
+    assert polite.link in (links[0], links[1])
+    assert sum(not caller.waits for caller in flood) == 1
+
+
+def test_a_tenant_at_its_limit_never_blocks_another(house: House) -> None:
+    pool = house.shared()
+    house.filled(pool, "full", 10)
+    blocked = ask(pool, "full")
+    other = ask(pool, "other")
+    link = house.connector.succeed()
+    assert other.link is link
+    assert blocked.waits
+    assert not house.connector.opening, "a connection is opened for a tenant that may not have it"
+
+
+def test_a_tenants_own_limit_wins_over_the_default(house: House) -> None:
+    pool = house.shared()
+    limits = Limits(max_size=1, max_waiting=1)
+    ask(pool, "small", limits)
+    house.connector.succeed()
+    waits = ask(pool, "small", limits)
+    assert waits.waits
+    assert not house.connector.opening
+    with pytest.raises(PoolFull, match="max_waiting = 1"):
+        ask(pool, "small", limits)
+
+
+def test_a_tenant_that_gave_back_at_its_limit_is_lent_what_lies_idle_while_that_is_reset(house: House) -> None:
+    pool = house.shared()
+    limits = Limits(max_size=1)
+    (idle,) = house.idle(pool, 1, "other")
+    mine = lease(pool, "small", limits)
+    assert mine is idle
+    (spare,) = house.idle(pool, 1, "other")
+    caller = ask(pool, "small", limits)
+    assert caller.waits
+    reset(mine)
+    assert caller.link is spare
+
+
+def test_a_tenant_whose_connection_died_at_its_limit_is_lent_what_lies_idle(house: House) -> None:
+    pool = house.shared()
+    limits = Limits(max_size=1)
+    mine = house.idle(pool, 1, "other")[0]
+    assert lease(pool, "small", limits) is mine
+    (spare,) = house.idle(pool, 1, "other")
+    caller = ask(pool, "small", limits)
+    retire(mine)
+    assert caller.link is spare
+    assert not house.connector.opening
+
+
+# --- affinity --------------------------------------------------------------------------------------------------------
+def bound_links(house: House, *tenants: str | None) -> list[Link]:
+    """Idle links of the shared pool, bound as said; the first has lain there longest."""
+    links = house.filled(house.shared(), "somebody", len(tenants))
+    for link, tenant in zip(links, tenants, strict=True):
+        ready(link, tenant)
+    return links
+
+
+def test_a_tenant_is_lent_the_connection_that_is_still_its_own(house: House) -> None:
+    links = bound_links(house, "other", None, "acme", None)
+    assert lease(house.shared(), "acme") is links[2]
+
+
+def test_of_several_that_are_its_own_a_tenant_is_lent_the_last_used(house: House) -> None:
+    links = bound_links(house, "acme", "acme")
+    assert lease(house.shared(), "acme") is links[1]
+
+
+def test_without_one_of_its_own_a_tenant_is_lent_one_that_is_nobodys(house: House) -> None:
+    links = bound_links(house, "other", None)
+    assert lease(house.shared(), "acme") is links[1]
+
+
+def test_without_either_a_tenant_is_lent_the_least_recently_used(house: House) -> None:
+    links = bound_links(house, "one", "two", "three")
+    assert lease(house.shared(), "acme") is links[0]
+
+
+def test_the_pool_tells_whose_session_a_connection_still_is(house: House) -> None:
+    pool = house.shared()
+    mine, nobodys = bound_links(house, "acme", None)
+    assert (pool.bound_to(mine), pool.bound_to(nobodys)) == ("acme", None)
+    assert pool.has_idle_of(route("acme", "row").tenant)
+    assert not pool.has_idle_of(route("other", "row").tenant)
+
+
+def test_the_next_tenant_is_the_one_who_would_be_served_now(house: House) -> None:
+    pool = house.shared()
+    assert pool.next_tenant() is None
+    house.filled(pool, "acme", 10)
+    ask(pool, "acme")
+    assert pool.next_tenant() is None, "a tenant at its limit is not next"
+    ask(pool, "other")
+    assert pool.next_tenant() == "other"
+
+
+# --- those who leave -------------------------------------------------------------------------------------------------
+def test_one_who_left_without_a_word_is_passed_over(house: House) -> None:
+    pool = house.alone("acme", max_size=1)
+    (link,) = house.filled(pool, "acme", 1)
+    gone, waits = ask(pool, "acme"), ask(pool, "acme")
+    gone.gone = True
+    ready(link)
+    assert waits.link is link
+    assert gone.refused == 1
+
+
+def test_a_connection_that_nobody_takes_any_more_lies_idle(house: House) -> None:
+    pool = house.alone("acme", max_size=1)
+    (link,) = house.filled(pool, "acme", 1)
+    ask(pool, "acme").gone = True
+    ready(link)
+    assert link.state == "idle"
+    assert lease(pool, "acme") is link
+
+
+def test_a_cancelled_wait_does_not_cancel_the_connect(house: House) -> None:
+    pool = house.alone("acme")
+    caller = ask(pool, "acme")
+    assert caller.ticket is not None
+    assert pool.cancel(caller.ticket, "cancelled")
+    link = house.connector.succeed()
+    assert caller.waits
+    assert lease(pool, "acme") is link
+
+
+def test_a_ticket_that_was_served_cannot_be_cancelled(house: House) -> None:
+    pool = house.alone("acme")
+    caller = ask(pool, "acme")
+    assert caller.ticket is not None
+    house.connector.succeed()
+    assert not pool.cancel(caller.ticket, "cancelled")
+    assert pool.stats().used == 1
+
+
+def test_one_who_was_handed_a_connection_and_had_left_gives_it_to_the_next(house: House) -> None:
+    pool = house.alone("acme", max_size=1)
+    first, second = ask(pool, "acme"), ask(pool, "acme")
+    link = house.connector.succeed()
+    assert first.link is link
+    ready(link, None)
+    assert second.link is link
+
+
+# --- how it is counted -----------------------------------------------------------------------------------------------
+def test_each_acquire_is_counted_once_by_how_it_ended(house: House) -> None:
+    house = House(settings=Pools(max_size=1, max_waiting=3))
+    pool = house.alone("acme")
+    (link,) = house.filled(pool, "acme", 1)
+    gone, left, late = (ask(pool, "acme") for _ in range(3))
+    with pytest.raises(PoolFull):
+        ask(pool, "acme")
+    gone.gone = True
+    assert left.ticket is not None
+    assert late.ticket is not None
+    pool.cancel(left.ticket, "cancelled")
+    pool.cancel(late.ticket, "timeout")
+    ready(link)
+    lease(pool, "acme")
+    failed = ask(pool, "acme")
+    pool.close(PoolClosed("closed for the test"))
+    assert isinstance(failed.error, PoolClosed)
+    assert house.counters.acquires["acme"] == {"ok": 2, "cancelled": 2, "timeout": 1, "rejected": 1, "error": 1}
+
+
+def test_a_snapshot_shows_every_state_and_every_tenant(house: House) -> None:
+    pool = house.shared()
+    used, resets, idle, ends = house.filled(pool, "acme", 4)
+    house.filled(pool, "busy", 10)
+    left = ask(pool, "left")
+    assert left.ticket is not None
+    pool.cancel(left.ticket, "cancelled")
+    ready(idle)
+    reset(resets)
+    retire(ends)
+    ask(pool, "busy")
+    house.clock.now += 2.0
+    ask(pool, "busy")
+    assert used.state == "used"
+    stats = pool.stats()
+    assert (stats.idle, stats.used, stats.opening, stats.resetting, stats.retiring) == (1, 11, 1, 1, 1)
+    assert (stats.limit, stats.label, stats.key, stats.waiting) == (20, "one/shared", pool.key, 2)
+    tenants = {tenant.tenant: tenant for tenant in stats.tenants}
+    assert (tenants["busy"].leased, tenants["busy"].waiting, tenants["busy"].max_size) == (10, 2, 10)
+    assert tenants["busy"].oldest_wait_seconds == 2.0
+    assert (tenants["acme"].leased, tenants["acme"].oldest_wait_seconds) == (1, 0.0)
+
+
+def test_a_connection_is_told_to_end_once_however_often_it_is_retired(house: House) -> None:
+    pool = house.alone("acme")
+    (link,) = house.filled(pool, "acme", 1)
+    for _ in range(3):
+        retire(link)
+    assert link.ends == 1
+    house.connector.end(link)
+    pool.retire(link, "error")
+    pool.ready(link, None)
+    assert pool.is_empty
+    assert house.budget.in_use == 0
