@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,7 +32,10 @@ __all__ = [
     "ServerDown",
     "ServerUp",
     "ignore",
+    "tolerant",
 ]
+
+_log = logging.getLogger(__name__)
 
 CloseReason = Literal["idle", "lifetime", "evicted", "reset_failed", "error", "shutdown"]
 OpenReason = Literal["cold", "reopen"]
@@ -173,6 +177,18 @@ Observer = Callable[[Event], None]
 
 def ignore(event: Event) -> None:
     """The observer of those who do not want to know."""
+
+
+def tolerant(observer: Observer) -> Observer:
+    """`observer`, with what it raises logged and swallowed: who looks on must not break what is looked at."""
+
+    def tell(event: Event) -> None:
+        try:
+            observer(event)
+        except Exception:  # noqa: BLE001 - a rim: an observer of the user's own may raise anything
+            _log.exception("an observer failed")
+
+    return tell
 
 
 LATENCY_BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)

@@ -23,7 +23,7 @@ from tenantproxy.errors import (
     TenantPaused,
     TenantSuspended,
 )
-from tenantproxy.events import AdminAccess, Observer, ignore
+from tenantproxy.events import AdminAccess, Observer, ignore, tolerant
 from tenantproxy.isolation import DatabasePlan, Plan, RowPlan, SchemaPlan
 from tenantproxy.model import (
     Isolation,
@@ -79,6 +79,7 @@ class Router:
         observer: Observer = ignore,
         clock: Clock = monotonic,
     ) -> None:
+        observer = tolerant(observer)
         self.settings = settings
         self.is_open = False
         self._observer = observer

@@ -562,7 +562,7 @@ class Pool(Generic[C]):
         if turn.leased >= turn.max_size:
             self._note("tenant_limit", turn, turn.max_size)
             return PoolTimeout(
-                f"no connection became free within {timeout:g} s",
+                f"no connection became free within {timeout:.3g} s",
                 detail=f"all max_size = {turn.max_size} connections of this tenant are lent, {waiting}",
                 hint="hold connections for less time, or raise max_size",
                 retry_after=retry,
@@ -570,7 +570,7 @@ class Pool(Generic[C]):
         if self._opening or self._resetting:
             self._note("connect", turn, 0)
             return PoolTimeout(
-                f"no connection became ready within {timeout:g} s",
+                f"no connection became ready within {timeout:.3g} s",
                 detail=f"{self._opening} are being opened and {self._resetting} reset, {waiting}",
                 hint="see whether the PostgreSQL server is slow or silent",
                 retry_after=retry,
@@ -581,14 +581,14 @@ class Pool(Generic[C]):
                 return self._connect_failed(turn)
             self._note("server_budget", turn, self.budget.limit)
             return BudgetExhausted(
-                f"no connection became free within {timeout:g} s",
+                f"no connection became free within {timeout:.3g} s",
                 detail=f"the server's max_connections = {self.budget.limit} are all taken, {waiting}",
                 hint="raise the server's max_connections, or lower max_size of the tenants",
                 retry_after=retry,
             )
         self._note("tenant_limit", turn, self.limit)
         return PoolTimeout(
-            f"no connection became free within {timeout:g} s",
+            f"no connection became free within {timeout:.3g} s",
             detail=f"all {self.limit} connections of this pool are lent, {waiting}",
             hint="hold connections for less time, or raise shared_size",
             retry_after=retry,
