@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
 import pytest
 
 from tenantproxy.embedded import EmbeddedPostgres
 from tests.support import checked
+from tests.support.lasting import a_lasting_world
 from tests.support.world import World, a_world
 
 Figure = Callable[[str, object], None]
@@ -41,12 +40,8 @@ def figure(record_property: Callable[[str, object], None]) -> Figure:
 @pytest.fixture(scope="session")
 def lasting(postgres: EmbeddedPostgres) -> Iterator[World]:
     """Three tenants of each kind for all tests of the worker that leave the server up; leave its data as they are."""
-    with ThreadPoolExecutor(1) as thread:  # a loop of its own, which pytest's do not see
-        runner = asyncio.Runner()
-        made = a_world(postgres, rows=3, schemas=3, databases=3)
-        yield thread.submit(runner.run, made.__aenter__()).result()
-        thread.submit(runner.run, made.__aexit__(None, None, None)).result()
-        thread.submit(runner.close).result()
+    with a_lasting_world(postgres) as world:
+        yield world
 
 
 @asynccontextmanager
