@@ -280,8 +280,7 @@ class AsyncpgConnector:
             raise error
         signer = self._signer(key) if proof in (Proof.BOUND, Proof.CARRIED) else None
         backend = Backend(con, pool, offset=offset, version=answer.version, signer=signer)
-        if proof is not None:
-            await con.prepare_entry(ENTER[proof], server.connect_timeout)
+        await con.prepare_entry("SELECT" if proof is None else ENTER[proof], server.connect_timeout)
         if self._init is not None:
             await self._init(con)
             con.has_foreign_codecs = False

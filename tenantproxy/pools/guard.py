@@ -32,14 +32,14 @@ PRIVATE_NAMES: Final = {
     "asyncpg.pool.PoolConnectionProxy": "_con _holder _detach",
     "asyncpg.prepared_stmt.PreparedStatement": "_connection _state _PreparedStatement__do_execute",
     "asyncpg.protocol.protocol.BaseProtocol": (
-        "_wait_for_cancellation _is_cancelling is_in_transaction query bind_execute"
+        "_wait_for_cancellation _is_cancelling is_in_transaction query bind_execute close_statement"
     ),
     "asyncpg.connection._StatementCache": "put clear _entries",
 }
 """What is used of asyncpg beside its public names, by class."""
 
-# SQL that may take the driver's prepared statements from under it. Looked for once per new text, not per call.
-_TOUCHES_STATEMENTS: Final = re.compile(r"\b(?:prepare|deallocate|discard)\b", re.IGNORECASE)
+# SQL that may take the driver's prepared statements, or the tenant, from under it. Looked for once per new text.
+_TOUCHES_STATEMENTS: Final = re.compile(r"\b(?:prepare|deallocate|discard|reset\s+all)\b", re.IGNORECASE)
 
 
 if TYPE_CHECKING:
@@ -245,6 +245,20 @@ class TenantConnection(_Connection):
     def forget_types(self) -> None:
         """Drop the driver's idea of the server's types."""
         self._drop_local_type_cache()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a statement is still under way, in a task that its user left behind.
+
+        asyncpg tells only by refusing: it is asked to close the entry statement, which it does not while that is in use.
+        """
+        try:
+            self._protocol.close_statement(self._entry, None).send(None)
+        except asyncpg.InternalClientError:
+            return False
+        except asyncpg.InterfaceError:
+            return True
+        raise AssertionError("asyncpg closed a statement that is in use")
 
     @property
     def must_settle(self) -> bool:

@@ -262,6 +262,8 @@ class Lender:
         elif self._always_reset or route.session.context:
             pool.resetting(backend)
             backend.task = Detached(asyncio.get_running_loop(), self._reset(backend), Context())
+        elif con.is_busy:  # a reset would have found out
+            pool.retire(backend, "error")
         else:
             backend.is_settled = True
             pool.ready(backend, backend.bound)
