@@ -131,7 +131,8 @@ class ServerBudget:
 
     def grant(self) -> None:
         """Hand out free permits one by one: the starving first, in the order in which they began to want."""
-        for _ in range(self.limit - self.in_use):
+        # Each round takes a permit or a pool that wants none any more (its callers left, its connect failed).
+        for _ in range(self.limit - self.in_use + len(self._wanting)):
             pool = self._next()
             if pool is None:
                 break
@@ -140,7 +141,9 @@ class ServerBudget:
         self.reclaim()
 
     def _next(self) -> Claimant | None:
-        """Who gets the next permit."""
+        """Who gets the next permit, if there is one."""
+        if self.in_use >= self.limit:
+            return None
         for_tenants = self.tenants_in_use < self.limit - MAIN_RESERVE
         first = None
         for pool in self._wanting:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 
 from tenantproxy.config import Pools
 from tenantproxy.events import BudgetOverrun
+from tenantproxy.model import tenant_id
 from tenantproxy.pools.budget import HOLD_SECONDS, TURN_SECONDS
 from tests.support.fakes import Caller, House, Link, ask, ready, reset, retire, route
 
@@ -323,3 +327,48 @@ def test_a_pool_that_was_closed_wants_nothing_any_more(house: House) -> None:
     reset(links[0])
     ready(links[0])
     assert links[0].state == "idle"
+
+
+def test_a_pool_whose_caller_left_wants_nothing_any_more(house: House) -> None:
+    links = house.filled(house.alone("greedy"), "greedy", 5)
+    caller = ask(house.alone("poor"), "poor")
+    assert caller.ticket is not None
+    house.alone("poor").cancel(caller.ticket, "cancelled")
+    ready(links[0])
+    assert links[0].state == "idle"
+
+
+def test_a_pool_whose_caller_was_served_by_its_own_wants_nothing_any_more(house: House) -> None:
+    own = house.alone("own")
+    (link,) = house.filled(own, "own", 1)
+    links = house.filled(house.alone("greedy"), "greedy", 4)
+    caller = ask(own, "own")
+    ready(link)
+    assert caller.link is link
+    ready(links[0])
+    assert links[0].state == "idle"
+
+
+def test_a_permit_is_not_lost_on_a_pool_that_pauses_after_a_failure(house: House) -> None:
+    links = house.filled(house.alone("greedy"), "greedy", 4)
+    fails, other = house.shared(), house.alone("other")
+    for name in ("x", "y"):
+        ask(fails, name)
+    house.connector.fail(fails, "busy", silent=True)
+    caller = ask(other, "other")
+    retire(links[0])
+    house.connector.end(links[0])
+    assert house.connector.opening == [other]
+    assert caller.waits
+
+
+def test_a_pool_that_is_gone_is_not_kept_in_memory(house: House) -> None:
+    pool = house.alone("gone")
+    (link,) = house.idle(pool, 1, "gone")
+    house.manager.remove(tenant_id("gone"), [pool.key])
+    house.connector.end(link)
+    house.manager.sweep()
+    known = weakref.ref(pool)
+    del pool, link
+    gc.collect()
+    assert known() is None

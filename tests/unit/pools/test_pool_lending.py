@@ -122,6 +122,20 @@ def test_a_tenant_whose_connection_died_at_its_limit_is_lent_what_lies_idle(hous
     assert not house.connector.opening
 
 
+def test_what_lies_idle_is_looked_at_before_it_is_lent_to_one_who_waited(house: House) -> None:
+    pool = house.shared()
+    limits = Limits(max_size=1)
+    mine = house.idle(pool, 1, "other")[0]
+    assert lease(pool, "small", limits) is mine
+    (spare,) = house.idle(pool, 1, "other")
+    caller = ask(pool, "small", limits)
+    spare.alive = False
+    retire(mine)
+    assert caller.waits
+    assert spare.state == "retiring"
+    assert house.connector.opening == [pool]
+
+
 # --- affinity --------------------------------------------------------------------------------------------------------
 def bound_links(house: House, *tenants: str | None) -> list[Link]:
     """Idle links of the shared pool, bound as said; the first has lain there longest."""
