@@ -250,7 +250,7 @@ class TenantConnection(_Connection):
     def is_busy(self) -> bool:
         """Whether a statement is still under way, in a task that its user left behind.
 
-        asyncpg tells only by refusing: it is asked to close the entry statement, which it does not while that is in use.
+        asyncpg tells only by refusing: asked to close the entry statement, it does not while that is in use.
         """
         try:
             self._protocol.close_statement(self._entry, None).send(None)
