@@ -186,6 +186,14 @@ class PoolKey:
     schema: str | None = None
     profile: str = ""
     shared: bool = False
+    _hash: int = field(init=False, repr=False, compare=False)  # looked up at each lease: computed once
+
+    def __post_init__(self) -> None:
+        fields = (self.server, self.database, self.user, self.schema, self.profile, self.shared)
+        object.__setattr__(self, "_hash", hash(fields))
+
+    def __hash__(self) -> int:
+        return self._hash
 
     @property
     def name(self) -> str:

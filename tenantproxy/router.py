@@ -20,6 +20,7 @@ from tenantproxy.errors import (
     PoolError,
     RegistryUnavailable,
     TenantError,
+    TenantNotFound,
     TenantPaused,
     TenantSuspended,
 )
@@ -46,6 +47,7 @@ from tenantproxy.pools.pool import Pool
 from tenantproxy.pools.snapshot import snapshot
 from tenantproxy.registry import (
     CachedRegistry,
+    Entry,
     InvalidationListener,
     PostgresRegistry,
     Registry,
@@ -120,7 +122,7 @@ class Router:
         )
         self._own_registry = registry
         self._registry = self._new_registry()
-        self._routes: dict[tuple[TenantId, str | None, bool], tuple[Tenant, Route]] = {}
+        self._routes: dict[tuple[TenantId, str | None, bool], tuple[Entry, Route]] = {}  # good while the entry is
         self._loop: asyncio.AbstractEventLoop | None = None
         self._returned = asyncio.Event()  # set when something comes back while it closes
         self._sweeper: asyncio.Task[None] | None = None
@@ -358,9 +360,8 @@ class Router:
             return None
         if not isinstance(scope, TenantScope):
             return self._manager.main(self._main_key, size=self.settings.main.max_size), self._main_route
-        tenant = self._registry.peek(scope.id)
         known = self._routes.get((scope.id, scope.system, scope.replica))
-        if tenant is None or known is None or known[0] is not tenant:
+        if known is None or not self._registry.is_fresh(known[0]):
             return None
         return self._manager.pool(known[1]), known[1]
 
@@ -391,6 +392,9 @@ class Router:
             return await self._registry.get(tenant)
         except TenantMisconfigured:
             raise
+        except TenantNotFound:
+            self._forget(tenant)
+            raise
         except RegistryUnavailable:
             self._counters.exhaustions["registry"] += 1
             raise
@@ -402,14 +406,16 @@ class Router:
             raise _not_served(tenant.status)
         key = (tenant.id, scope.system, scope.replica)
         known = self._routes.get(key)
-        if known is not None and known[0] is tenant:
+        entry = self._registry.entry(tenant.id)
+        if known is not None and known[0] is entry:
             return known[1]
         route = self._plan(tenant, scope.system, replica=scope.replica)
         if known is not None and known[1] != route:
             self._forget(tenant.id)  # it moved or has other limits: nothing may be served as it was
         if len(self._routes) >= _ROUTES:
             self._routes.clear()
-        self._routes[key] = (tenant, route)
+        if entry is not None:
+            self._routes[key] = (entry, route)
         return route
 
     def _plan(self, tenant: Tenant, system: str | None, *, replica: bool) -> Route:

@@ -216,6 +216,7 @@ class TenantConnection(_Connection):
         """Prepare the statement that `enter` runs. Its codecs stay as they are now, whatever users set later."""
         self._entry = await self._get_statement(sql, timeout, named=True, use_cache=False)
         self._entry.attach()
+        await self.simple("SELECT 1", timeout)  # Parse alone leaves a transaction, in which BEGIN could set no options
 
     async def enter(self, args: tuple[str, ...]) -> object:
         """Run the entry statement; the first column of its one row. Has no timer: whoever calls has one."""

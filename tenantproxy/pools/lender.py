@@ -13,7 +13,7 @@ from typing import Final, Literal
 
 import asyncpg
 
-from tenantproxy.errors import ConnectFailed, IsolationError, TenantProxyError
+from tenantproxy.errors import ConnectFailed, IsolationError, PoolTimeout, TenantProxyError
 from tenantproxy.events import IsolationViolation, Observer, ResetFailed
 from tenantproxy.isolation.base import FULL_RESET, SOFT_RESET
 from tenantproxy.isolation.row import change_reset, enter, keep_reset
@@ -94,7 +94,7 @@ class Lender:
                 pool.ready(backend, backend.bound)  # as it came: nothing has run on it
                 return None
             self._renew_in_time(backend)
-        self._counters.acquire_wait[route.isolation].counts[0] += 1
+        pool.wait_seconds.counts[0] += 1
         backend.is_settled = False
         backend.leased_at = monotonic()
         return backend
@@ -116,10 +116,16 @@ class Lender:
             if backend is None:
                 backend = await self._wait(pool, route, deadline - monotonic(), timeout)
             else:
-                self._counters.acquire_wait[route.isolation].counts[0] += 1
+                pool.wait_seconds.counts[0] += 1
             backend.is_settled = False
+            session = route.session
             try:
-                await self._enter(backend, route, deadline)
+                if session.context or (session.binding is not None and not self._is_bound(backend, session.binding)):
+                    await self._enter(backend, route, deadline)
+                elif session.binding is not None:
+                    self._renew_in_time(backend)
+            except TimeoutError as exc:
+                raise self._not_entered(pool, exc) from None
             except (*_LOST, _Unconfirmed) as exc:
                 # Nothing of the caller has run: another connection may do, unless the database refuses the tenant.
                 if attempt == ENTER_ATTEMPTS or isinstance(exc, asyncpg.InsufficientPrivilegeError):
@@ -146,28 +152,27 @@ class Lender:
             raise
         finally:
             timer.cancel()
-            self._counters.acquire_wait[route.isolation].observe(monotonic() - started)
+            pool.wait_seconds.observe(monotonic() - started)
 
     # --- entering ----------------------------------------------------------------------------------------------------
     async def _enter(self, backend: Backend, route: Route, deadline: float) -> None:
         """Make the session the tenant's. Whatever goes wrong, the connection is retired before this raises."""
         binding, context = route.session.binding, route.session.context
-        # One timer for all round trips: none of them may outlive the caller's patience.
-        timer = asyncio.get_running_loop().call_later(max(0.001, deadline - monotonic()), backend.abort)
         try:
+            if context or (binding is not None and not self._is_bound(backend, binding)):
+                # One timer for all round trips: none of them may outlive the caller's patience.
+                async with asyncio.timeout(max(0.001, deadline - monotonic())):
+                    if binding is not None and not self._is_bound(backend, binding):
+                        await self._enter_tenant(backend, binding)
+                    if context:
+                        names, values = zip(*context, strict=True)
+                        await backend.con.fetch(_CONTEXT_SQL, list(names), list(values))
             if binding is not None:
-                if not self._is_bound(backend, binding):
-                    await self._enter_tenant(backend, binding)
                 self._renew_in_time(backend)
-            if context:
-                names, values = zip(*context, strict=True)
-                await backend.con.fetch(_CONTEXT_SQL, list(names), list(values))
         except BaseException:
             self._counters.resets["failed"] += 1
             backend.pool.retire(backend, "error")
             raise
-        finally:
-            timer.cancel()
 
     async def _enter_tenant(self, backend: Backend, binding: Binding) -> None:
         if backend.bound is not None and backend.bound != binding.tenant:
@@ -231,6 +236,13 @@ class Lender:
                 detail=where,
                 hint="it is fenced (suspended or being moved), or the key in [row] is not the one installed there",
             )
+        if isinstance(exc, TimeoutError):
+            return PoolTimeout(
+                "the connection could not be made the tenant's in time",
+                detail=where,
+                hint="see whether the PostgreSQL server is slow or silent",
+                retry_after=1.0,
+            )
         is_answer = isinstance(exc, asyncpg.PostgresError) and (exc.sqlstate or "")[:2] not in ("57", "08")
         if is_answer or isinstance(exc, _Unconfirmed):
             self._violated_in(pool, "bind")
@@ -248,7 +260,7 @@ class Lender:
     def release(self, backend: Backend, route: Route) -> None:
         """Take a connection back. Returns at once; the server's side is undone off the caller's path."""
         pool, con = backend.pool, backend.con
-        self._counters.hold[route.isolation].observe(monotonic() - backend.leased_at)
+        pool.hold_seconds.observe(monotonic() - backend.leased_at)
         if con.is_closed() or pool.is_retiring(backend):
             pool.retire(backend, "error")
             return
@@ -261,7 +273,10 @@ class Lender:
             backend.task = asyncio.get_running_loop().create_task(self._settle(backend), context=Context())
         elif self._always_reset or route.session.context:
             pool.resetting(backend)
-            backend.task = Detached(asyncio.get_running_loop(), self._reset(backend), Context())
+            # Somebody waits: at once. Else later, for whoever gives a connection back often uses another one next, and
+            # the bytes of that one should go out first.
+            later = None if pool.has_waiting else asyncio.get_running_loop()
+            backend.task = Detached(self._reset(backend), later=later)
         elif con.is_busy:  # a reset would have found out
             pool.retire(backend, "error")
         else:

@@ -90,7 +90,7 @@ class PoolManager(Generic[C]):
         self._connector = connector
         self._clock = clock
         self._observer = observer
-        self._pools: OrderedDict[PoolKey, Pool[C]] = OrderedDict()  # least recently used first
+        self._pools: dict[PoolKey, Pool[C]] = {}
         self._gone: list[Pool[C]] = []  # closed pools whose last connections are still ending
         self._seen: OrderedDict[PoolKey, None] = OrderedDict()  # keys of pools that were evicted
         self._main: Pool[C] | None = None
@@ -99,16 +99,15 @@ class PoolManager(Generic[C]):
     def main(self, key: PoolKey, *, size: int) -> Pool[C]:
         """The pool of the main database: not counted, never evicted."""
         if self._main is None or self._main.is_closed:
-            self._main = self._new(key, label=f"{key.server}/{key.database}", limit=size, is_main=True)
+            self._main = self._new(
+                key, Isolation.DATABASE, label=f"{key.server}/{key.database}", limit=size, is_main=True
+            )
         return self._main
 
     def pool(self, route: Route) -> Pool[C]:
         """The open pool of `route`, made if there is none. Raises PoolClosed after `close`."""
         pool = self._pools.get(route.pool)
-        if pool is None:
-            return self._open(route)
-        self._pools.move_to_end(route.pool)
-        return pool
+        return pool if pool is not None else self._open(route)
 
     def _open(self, route: Route) -> Pool[C]:
         key = route.pool
@@ -116,7 +115,7 @@ class PoolManager(Generic[C]):
             label, limit = key.name, self._settings.shared_size
         else:
             label, limit = route.tenant, route.limits.max_size or self._settings.max_size
-        pool = self._new(key, label=label, limit=limit)
+        pool = self._new(key, route.isolation, label=label, limit=limit)
         self._make_room(1)
         self._pools[key] = pool
         reason: OpenReason = "reopen" if key in self._seen else "cold"
@@ -124,7 +123,7 @@ class PoolManager(Generic[C]):
         self._observer(PoolOpened(pool=label, reason=reason))
         return pool
 
-    def _new(self, key: PoolKey, *, label: str, limit: int, is_main: bool = False) -> Pool[C]:
+    def _new(self, key: PoolKey, isolation: Isolation, *, label: str, limit: int, is_main: bool = False) -> Pool[C]:
         if self.is_closed:
             raise PoolClosed("the router is closed", hint="open it with `async with router:` or `await router.open()`")
         budget = self.budgets[key.server]
@@ -140,13 +139,16 @@ class PoolManager(Generic[C]):
             counts_of=self.counters.acquires_of,
             closed_counts=self.counters.closed,
             exhausted_counts=self.counters.exhaustions,
+            wait_seconds=self.counters.acquire_wait[isolation],
+            hold_seconds=self.counters.hold[isolation],
             is_main=is_main,
         )
 
     def _make_room(self, wanted: int) -> None:
         """Evict least recently used quiet pools until `wanted` more fit in; while all are busy, more are allowed."""
         while len(self._pools) + wanted > self._settings.max_pools:
-            victim = next((pool for pool in self._pools.values() if pool.is_quiet), None)
+            quiet = (pool for pool in self._pools.values() if pool.is_quiet)
+            victim = min(quiet, key=lambda pool: pool.last_used, default=None)
             if victim is None:
                 return
             self._evict(victim, "lru")

@@ -22,7 +22,7 @@ from tenantproxy.errors import (
     PoolTimeout,
     TenantProxyError,
 )
-from tenantproxy.events import CloseReason, ConnectFailure, ExhaustCause, Exhausted, Observer
+from tenantproxy.events import CloseReason, ConnectFailure, ExhaustCause, Exhausted, Histogram, Observer
 from tenantproxy.model import Limits, PoolKey, TenantId
 from tenantproxy.pools.base import AcquireResult, Clock, PoolStats, TenantPoolStats, Waiter
 from tenantproxy.pools.budget import ServerBudget
@@ -146,6 +146,8 @@ class Pool(Generic[C]):
         counts_of: Callable[[TenantId], AcquireCounts],
         closed_counts: dict[CloseReason, int],
         exhausted_counts: dict[ExhaustCause, int],
+        wait_seconds: Histogram,
+        hold_seconds: Histogram,
         is_main: bool = False,
     ) -> None:
         self.key = key
@@ -155,6 +157,8 @@ class Pool(Generic[C]):
         self.is_main = is_main
         self.is_closed = False
         self.last_used = clock()
+        self.wait_seconds = wait_seconds  # for the lender to count in
+        self.hold_seconds = hold_seconds
         self._connector = connector
         self._settings = settings
         self._clock = clock
@@ -285,11 +289,16 @@ class Pool(Generic[C]):
         if not self._turns.cancel(ticket):
             return False
         ticket.turn.counts[result] += 1
-        if self.need <= 0:
+        if self.budget.contended and self.need <= 0:
             self.budget.unwant(self)
         return True
 
     # --- what comes back ---------------------------------------------------------------------------------------------
+    @property
+    def has_waiting(self) -> bool:
+        """Whether anybody waits."""
+        return self._turns.waiting > 0
+
     def next_tenant(self) -> TenantId | None:
         """Who would be served if a connection became ready now; None: nobody waits."""
         turn = self._turns.peek() if self._turns.waiting else None
@@ -383,7 +392,7 @@ class Pool(Generic[C]):
                 turn.counts["ok"] += 1
                 self.last_used = now
                 self._turns.refresh(turn)
-                if self.need <= 0:
+                if self.budget.contended and self.need <= 0:
                     self.budget.unwant(self)
                 return True
             turn.counts["cancelled"] += 1

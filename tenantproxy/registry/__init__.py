@@ -1,7 +1,7 @@
 """Where does a tenant live?"""
 
 from tenantproxy.registry.base import Announces, Database, Registry, TenantMisconfigured
-from tenantproxy.registry.cached import CachedRegistry
+from tenantproxy.registry.cached import CachedRegistry, Entry
 from tenantproxy.registry.factory import build, cache
 from tenantproxy.registry.file import FileRegistry
 from tenantproxy.registry.listen import InvalidationListener
@@ -14,6 +14,7 @@ __all__ = [
     "Announces",
     "CachedRegistry",
     "Database",
+    "Entry",
     "FileRegistry",
     "InvalidationListener",
     "MemoryRegistry",

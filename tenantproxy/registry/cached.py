@@ -21,13 +21,16 @@ from tenantproxy.events import Event, Histogram, Observer, RegistryDegraded, Reg
 from tenantproxy.model import Tenant, TenantId, TenantStatus
 from tenantproxy.registry.base import Announces, Registry, TenantMisconfigured
 
-__all__ = ["CachedRegistry"]
+__all__ = ["CachedRegistry", "Entry"]
 
 _log = logging.getLogger(__name__)
 
 
-class _Entry:
-    """A tenant that was found: to be given out unasked until `fresh_until`, and while `round` is the cache's own."""
+class Entry:
+    """A tenant that was found: to be given out unasked until `fresh_until`, and while `round` is the cache's own.
+
+    Whoever keeps one asks `CachedRegistry.is_fresh` before each use.
+    """
 
     __slots__ = ("fresh_until", "round", "tenant")
 
@@ -66,7 +69,7 @@ class CachedRegistry:
         self._wall = wall
         self._observer = observer
         # One store serves both: an entry stays for ttl + stale_for, and is given out unasked while it is fresh.
-        self._entries: TTLCache[str, _Entry] = TTLCache(max_entries, ttl + stale_for, timer=clock)
+        self._entries: TTLCache[str, Entry] = TTLCache(max_entries, ttl + stale_for, timer=clock)
         self._refused: TTLCache[str, TenantProxyError] = TTLCache(max_entries, negative_ttl, timer=clock)
         self._round = 0  # counts the times when everything was invalidated
         # The lookup that newcomers may join and that may write to the cache; an invalidation takes it out.
@@ -98,14 +101,20 @@ class CachedRegistry:
 
     def peek(self, tenant: str) -> Tenant | None:
         """The tenant if a fresh answer is at hand; None says nothing about whether it exists."""
-        try:
-            entry = self._entries[tenant]
-        except KeyError:
-            return None
+        entry = self.entry(tenant)
+        return entry.tenant if entry is not None and self.is_fresh(entry) else None
+
+    def entry(self, tenant: str) -> Entry | None:
+        """What is kept of the tenant, fresh or not."""
+        entry: Entry | None = self._entries.get(tenant)
+        return entry
+
+    def is_fresh(self, entry: Entry) -> bool:
+        """Whether `entry` may be given out unasked."""
         if self._clock() < entry.fresh_until and entry.round == self._round:
             self._hits += 1
-            return entry.tenant
-        return None
+            return True
+        return False
 
     async def get(self, tenant: TenantId) -> Tenant:
         """See `base.Registry`."""
@@ -163,7 +172,7 @@ class CachedRegistry:
         if isinstance(answer, Tenant):
             self._count(self.source, "found")
             if current:
-                self._entries[tenant] = _Entry(answer, self._clock() + self._ttl, self._round)
+                self._entries[tenant] = Entry(answer, self._clock() + self._ttl, self._round)
                 _drop(self._refused, tenant)
             return answer
         self._count(self.source, "not_found" if isinstance(answer, TenantNotFound) else "invalid")
@@ -256,6 +265,9 @@ class CachedRegistry:
 def _drop(cache: TTLCache[str, Any], key: str) -> None:
     """Take `key` out; `pop` alone raises when the entry expires between its own look and its deletion."""
     with contextlib.suppress(KeyError):
+        kept = cache[key]
+        if isinstance(kept, Entry):
+            kept.fresh_until = float("-inf")  # somebody may have kept it
         del cache[key]
 
 

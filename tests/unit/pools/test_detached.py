@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from contextvars import Context
 
 from tenantproxy.pools.detached import Detached
 
@@ -18,7 +17,7 @@ async def test_one_that_is_cancelled_goes_no_further_though_what_it_awaited_is_d
         await future
         went_on = True
 
-    detached = Detached(loop, work(), Context())
+    detached = Detached(work(), later=loop)
     await asyncio.sleep(0)
     future.set_result(None)
     detached.cancel()
@@ -35,8 +34,19 @@ async def test_one_that_is_cancelled_before_its_first_step_never_begins() -> Non
         began = True
         await asyncio.sleep(0)
 
-    detached = Detached(asyncio.get_running_loop(), work(), Context())
+    detached = Detached(work(), later=asyncio.get_running_loop())
     detached.cancel()
     await asyncio.sleep(0)
     assert detached.done()
     assert not began
+
+
+async def test_without_a_loop_to_wait_for_it_begins_at_once() -> None:
+    began = False
+
+    async def work() -> None:
+        nonlocal began
+        began = True
+
+    assert Detached(work()).done()
+    assert began

@@ -74,6 +74,7 @@ def test_a_pool_too_many_evicts_the_least_recently_used_one(house: House) -> Non
     for name in ("a", "b"):
         house.idle(house.alone(name), 1, name)
     victim = house.alone("b")
+    house.clock.now += 1.0
     link = lease(house.alone("a"), "a")
     assert link is not None
     ready(link)
