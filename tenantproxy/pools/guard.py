@@ -230,13 +230,6 @@ class TenantConnection(_Connection):
         await self.simple("COMMIT", None)
         return answer
 
-    async def enter_writing(self, args: tuple[str, ...]) -> object:
-        """As `enter`, where transactions are read only by default: a binding writes, in the backend's own memory."""
-        await self._protocol.query("BEGIN READ WRITE", None)
-        answer = await self.enter(args)
-        await self.simple("COMMIT", None)
-        return answer
-
     @property
     def prepared(self) -> int:
         """How many statements the driver has prepared and will use again."""

@@ -196,10 +196,7 @@ class Lender:
             binding, backend.signer, pid=backend.pid, server_now=backend.server_now(), window=self._window
         )
         try:
-            try:
             answer = await backend.con.enter(statement.args)
-        except asyncpg.ReadOnlySQLTransactionError:  # its user made the session read only, and goes on with it
-            answer = await backend.con.enter_writing(statement.args)
         except asyncpg.ReadOnlySQLTransactionError:  # its user made the session read only, and goes on with it
             answer = await backend.con.enter_writing(statement.args)
         if answer != statement.answer:
