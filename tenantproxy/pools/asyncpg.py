@@ -345,9 +345,10 @@ class AsyncpgConnector:
             if not backend.con.is_closed():
                 if backend.con.is_doubtful:
                     await backend.con.hang_up(END_TIMEOUT)
-                elif not backend.is_settled:
-                    await self._stop(backend)
-                await backend.con.close(timeout=END_TIMEOUT)
+                else:
+                    if not backend.is_settled:
+                        await self._stop(backend)
+                    await backend.con.close(timeout=END_TIMEOUT)
         except TimeoutError:
             silent = True
         except asyncio.CancelledError:

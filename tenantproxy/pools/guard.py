@@ -112,6 +112,17 @@ class _ScreenedCache(_Cache):
         super().put(query, statement)
 
 
+class _Unread(asyncio.Protocol):
+    """Takes what a server still sends to a connection that nobody uses any more, and tells its end."""
+
+    def __init__(self, ended: asyncio.Future[None]) -> None:
+        self._ended = ended
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self._ended.done():
+            self._ended.set_result(None)
+
+
 class TenantConnection(_Connection):
     """An asyncpg connection that can be taken back: `take_back` ends what its last user left in our process."""
 
@@ -148,17 +159,21 @@ class TenantConnection(_Connection):
             raise
         except BaseException:
             self.is_doubtful = True  # asyncpg leaves rows unread that nobody waits for, and then waits for their end
+            if not self.is_closed():
+                self._transport.pause_reading()  # or it fails on those that come
             raise
 
     async def hang_up(self, timeout: float) -> None:
         """Cancel what runs and say goodbye without the driver, until the server has closed. Raises TimeoutError."""
+        ended = self._loop.create_future()
+        self._transport.set_protocol(_Unread(ended))
+        if not self._transport.is_reading():
+            self._transport.resume_reading()
         async with asyncio.timeout(timeout):
             await self.request_cancel()
-            if not self._transport.is_reading():
-                self._transport.resume_reading()
             self._transport.write(b"X\0\0\0\4")  # Terminate
-            while not self.is_closed():  # noqa: ASYNC110 - asyncpg tells only listeners, which its user may have taken off
-                await asyncio.sleep(0.01)
+            await ended
+        super().terminate()  # asyncpg does not know yet
 
     def terminate(self) -> None:
         """As asyncpg's, which also does it itself when the end of a cancelled statement does not come."""

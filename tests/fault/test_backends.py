@@ -71,6 +71,25 @@ async def test_a_frozen_backend_fails_its_query_at_the_deadline_and_nobody_else_
 
 
 @pytest.mark.parametrize("tenant", KINDS)
+async def test_a_backend_that_freezes_in_its_reset_does_not_hold_up_its_tenant(
+    lasting: World, figure: Figure, tenant: str
+) -> None:
+    settings = lasting.settings(pools={"max_size": 2, "shared_size": 2, "acquire_timeout": 10.0})
+    async with checked(settings, lasting) as router:
+        async with router.tenant(tenant).connection() as conn:
+            pid = conn.get_server_pid()
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            await until(lambda: any(pool.resetting for pool in router.stats().pools), "the reset hangs")
+            began = time.monotonic()
+            assert await pid_of(router, tenant) != pid
+            figure("seconds_held_up", time.monotonic() - began)
+            assert time.monotonic() - began < 3.5
+        finally:
+            os.kill(pid, signal.SIGCONT)
+
+
+@pytest.mark.parametrize("tenant", KINDS)
 async def test_a_terminated_backend_is_a_typed_error_for_its_user_and_for_nobody_after(
     lasting: World, figure: Figure, tenant: str
 ) -> None:

@@ -94,7 +94,13 @@ async def next_one_is_clean(router: CheckedRouter, tenant: str) -> None:
 @pytest.mark.parametrize("job", JOBS, ids=lambda job: job.__name__)
 @pytest.mark.parametrize("start", ["warm", "cold"])
 async def test_a_caller_cancelled_at_any_await_leaves_nothing(
-    lasting: World, figure: Figure, start: str, job: Job, tenant: str, moment: Moment
+    lasting: World,
+    figure: Figure,
+    caplog: pytest.LogCaptureFixture,
+    start: str,
+    job: Job,
+    tenant: str,
+    moment: Moment,
 ) -> None:
     if job is copying_in and tenant == "row1":
         return  # PostgreSQL refuses COPY FROM into a table with policies
@@ -119,6 +125,7 @@ async def test_a_caller_cancelled_at_any_await_leaves_nothing(
                 raise AssertionError(f"a job of more than {MOST_AWAITS} awaits")
             figure("awaits", k)
             assert k > 0
+    assert not caplog.records, "the driver failed in the dark"
 
 
 async def _awaited(job: Job, router: CheckedRouter, tenant: str) -> None:
