@@ -55,6 +55,7 @@ class Backend:
         "con",
         "is_aborted",
         "is_settled",
+        "keep",
         "leased_at",
         "offset",
         "pid",
@@ -76,6 +77,7 @@ class Backend:
         self.bound: TenantId | None = None
         self.bound_until = 0.0
         self.binding: Binding | None = None  # what it was last entered with
+        self.keep = ""  # the reset after which it still is
         self.is_settled = True  # nothing runs on it
         self.is_aborted = False  # we left without the server's knowledge: its side may live on
         self.leased_at = 0.0

@@ -57,7 +57,7 @@ if TYPE_CHECKING:
         _termination_listeners: set[Any]
         _query_loggers: set[Any]
 
-        async def _execute(self, *args: Any, **kwargs: Any) -> Any: ...
+        def _execute(self, *args: Any, **kwargs: Any) -> Any: ...
         async def _executemany(self, *args: Any, **kwargs: Any) -> Any: ...
         async def _copy_out(self, *args: Any, **kwargs: Any) -> Any: ...
         async def _copy_in(self, *args: Any, **kwargs: Any) -> Any: ...
@@ -70,7 +70,7 @@ if TYPE_CHECKING:
         def _process_log_message(self, *args: Any) -> None: ...
         def _call_termination_listeners(self) -> None: ...
 
-    class _Proxy(PoolConnectionProxy[Any]):
+    class _Proxy(asyncpg.Connection[Any]):  # so that it may be passed where users ask for a connection
         _con: TenantConnection | None
 
         def __init__(self, holder: Any, con: Any) -> None: ...
@@ -339,9 +339,13 @@ class RenewingConnection(TenantConnection):
             await self.renew_if_due()
         return await super().execute(query, *args, timeout=timeout)
 
-    async def _execute(self, *args: Any, **kwargs: Any) -> Any:
-        if monotonic() >= self.renew_at:
-            await self.renew_if_due()
+    def _execute(self, *args: Any, **kwargs: Any) -> Any:  # no coroutine of its own: every statement goes through here
+        if monotonic() < self.renew_at:
+            return super()._execute(*args, **kwargs)
+        return self._execute_renewed(*args, **kwargs)
+
+    async def _execute_renewed(self, *args: Any, **kwargs: Any) -> Any:
+        await self.renew_if_due()
         return await super()._execute(*args, **kwargs)
 
     async def _executemany(self, *args: Any, **kwargs: Any) -> Any:

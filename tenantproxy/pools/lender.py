@@ -202,7 +202,9 @@ class Lender:
         if answer != statement.answer:
             self._violated("bind", backend)
             raise IsolationError("the database bound another tenant than the one asked for")
-        backend.binding = binding
+        if binding is not backend.binding:
+            backend.binding = binding
+            backend.keep = keep_reset(binding)
         backend.bound = binding.tenant
         backend.bound_until = started + self._window if binding.proof is not Proof.PLAIN else float("inf")
 
@@ -326,9 +328,9 @@ class Lender:
         if not pool.key.shared:
             return SOFT_RESET, "DISCARD SEQUENCES", None
         if binding is not None and binding.tenant == backend.bound and binding.proof is not Proof.CARRIED:
-            next_tenant = pool.next_tenant()
+            next_tenant = pool.next_tenant(backend, backend.bound)
             if next_tenant is None or next_tenant == binding.tenant:
-                return keep_reset(binding), "SET", binding.tenant
+                return backend.keep, "SET", binding.tenant
         return change_reset(backend.con.prepared), "SELECT 1", None
 
     def _not_reset(self, backend: Backend, exc: BaseException) -> None:

@@ -39,6 +39,7 @@ _BACKOFF_FIRST: Final = 0.05
 _BACKOFF_MOST: Final = 2.0
 RESET_SECONDS: Final = 5.0  # a reset that takes longer ends its connection
 LATE_SECONDS: Final = 1.0  # one that takes so long is not waited for: another connection is opened meanwhile
+_STREAK: Final = 4  # leases that a connection may stay with its tenant while others wait
 _TIMER_SLACK: Final = 0.002  # a timer may fire that much early, and must not be the last one
 _LIFETIME_JITTER: Final = 0.1  # connections opened together must not end together
 
@@ -111,6 +112,7 @@ class _Slot(Generic[C]):
         "retire_on_release",
         "since",
         "state",
+        "streak",
         "turn",
     )
 
@@ -122,6 +124,7 @@ class _Slot(Generic[C]):
         self.bound_to: TenantId | None = None
         self.turn: Turn[C] | None = None  # of the tenant that uses it
         self.state = _State.IDLE
+        self.streak = 0  # leases in a row of the tenant it was bound to, while anybody waited
         self.is_late = False  # its reset takes suspiciously long
         self.retire_on_release = False
 
@@ -214,7 +217,7 @@ class Pool(Generic[C]):
         turn: Turn[C] = Turn(
             tenant,
             max_size=min(limits.max_size or self._settings.max_size, self.limit),
-            max_waiting=limits.max_waiting or self._settings.max_waiting,
+            max_waiting=self._settings.max_waiting if limits.max_waiting is None else limits.max_waiting,
             counts=self._counts_of(tenant),
         )
         self._turns.add(turn)
@@ -299,10 +302,14 @@ class Pool(Generic[C]):
         """Whether anybody waits."""
         return self._turns.waiting > 0
 
-    def next_tenant(self) -> TenantId | None:
-        """Who would be served if a connection became ready now; None: nobody waits."""
-        turn = self._turns.peek() if self._turns.waiting else None
+    def next_tenant(self, conn: C, bound_to: TenantId | None) -> TenantId | None:
+        """Who would be served if `conn` became ready now, bound to `bound_to`; None: nobody waits."""
+        turn = self._next_turn(self._slots[conn], bound_to) if self._turns.waiting else None
         return turn.tenant if turn is not None else None
+
+    def _next_turn(self, slot: _Slot[C], bound_to: TenantId | None) -> Turn[C] | None:
+        """Whose turn it is: a connection may stay with its tenant for a few turns, which spares it being bound anew."""
+        return self._turns.prefer(bound_to) if slot.streak < _STREAK else self._turns.peek()
 
     def resetting(self, conn: C) -> None:
         """The lessee gave `conn` back and it is being reset; its tenant may take another one meanwhile."""
@@ -382,9 +389,10 @@ class Pool(Generic[C]):
         return turn is not None and self.budget.should_yield(self, slot.opened_at, next_holds=turn.leased)
 
     def _hand_over(self, slot: _Slot[C], now: float) -> bool:
-        while (ticket := self._turns.next()) is not None:
+        while (ticket := self._turns.next(self._next_turn(slot, slot.bound_to))) is not None:
             turn = ticket.turn
             turn.leased += 1
+            slot.streak = slot.streak + 1 if turn.tenant == slot.bound_to else 0
             slot.turn = turn
             slot.state = _State.USED
             self._used += 1

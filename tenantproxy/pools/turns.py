@@ -123,9 +123,17 @@ class Turns(Generic[C]):
         """Whose turn is next, None when nobody waits who may have one more."""
         return next(iter(self._below or self._ring), None)
 
-    def next(self) -> Ticket[C] | None:
-        """Take the next waiter out of its queue, and give its tenant's turn to the one behind."""
+    def prefer(self, tenant: TenantId | None) -> Turn[C] | None:
+        """As `peek`, but `tenant` where it waits too and holds no more than the one whose turn it is."""
         turn = self.peek()
+        if turn is None or tenant is None or turn.tenant == tenant:
+            return turn
+        own = self._by_tenant.get(tenant)
+        return own if own is not None and own.ring is not None and own.leased <= turn.leased else turn
+
+    def next(self, turn: Turn[C] | None = None) -> Ticket[C] | None:
+        """Take the first waiter of `turn` (None: `peek`) out of its queue; its tenant goes to the end of its ring."""
+        turn = turn or self.peek()
         if turn is None:
             return None
         ticket, _ = turn.waiting.popitem(last=False)

@@ -130,6 +130,20 @@ async def test_a_session_that_was_handed_over_in_the_step_in_which_its_caller_le
     await house.audit()
 
 
+async def test_a_caller_that_leaves_the_queue_is_out_of_it_at_once_and_counted() -> None:
+    house = LendingHouse()
+    backend = await house.acquire(ALONE)
+    waits = asyncio.create_task(house.acquire(ALONE))
+    await until(lambda: house.pool(ALONE).has_waiting, "it waits")
+    waits.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waits
+    assert not house.pool(ALONE).has_waiting
+    assert house.counters.acquires["acme"]["cancelled"] == 1
+    house.lender.release(backend, ALONE)
+    await house.audit()
+
+
 async def test_a_caller_that_leaves_while_its_pool_closes_leaves_nothing_behind() -> None:
     house = LendingHouse()
     backend = await house.acquire(ALONE)

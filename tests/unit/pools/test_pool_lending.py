@@ -175,12 +175,26 @@ def test_the_pool_tells_whose_session_a_connection_still_is(house: House) -> Non
 
 def test_the_next_tenant_is_the_one_who_would_be_served_now(house: House) -> None:
     pool = house.shared()
-    assert pool.next_tenant() is None
-    house.filled(pool, "acme", 10)
+    link, *_ = house.filled(pool, "acme", 10)
+    assert pool.next_tenant(link, None) is None
     ask(pool, "acme")
-    assert pool.next_tenant() is None, "a tenant at its limit is not next"
+    assert pool.next_tenant(link, None) is None, "a tenant at its limit is not next"
     ask(pool, "other")
-    assert pool.next_tenant() == "other"
+    assert pool.next_tenant(link, None) == "other"
+
+
+def test_a_connection_stays_with_its_tenant_for_four_turns_while_others_wait(house: House) -> None:
+    pool = house.shared()
+    (link,) = house.filled(pool, "acme", 1)
+    house.filled(pool, "busy", 10)
+    house.filled(pool, "busier", 9)
+    callers = [ask(pool, name) for name in ("other", *["acme"] * 6)]
+    served, bound = [], "acme"
+    for _ in callers:
+        ready(link, bound)
+        bound = next(caller.tenant for caller in callers if caller.link is link and caller not in served)
+        served.append(next(caller for caller in callers if caller.link is link and caller not in served))
+    assert [caller.tenant for caller in served] == ["acme"] * 4 + ["other"] + ["acme"] * 2
 
 
 # --- those who leave -------------------------------------------------------------------------------------------------
