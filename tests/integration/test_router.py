@@ -19,7 +19,6 @@ import tenantproxy
 from tenantproxy import (
     AccessDenied,
     ConnectFailed,
-    Limits,
     PoolClosed,
     PoolFull,
     PoolTimeout,
@@ -247,17 +246,6 @@ async def test_too_many_waiters_are_refused_at_once(lasting: World) -> None:
         assert await asyncio.gather(*waiting) == [1, 1]
         assert router.stats().exhaustions["queue_full"] == 1
         assert [event.cause for event in router.events if isinstance(event, Exhausted)] == ["queue_full"]
-
-
-async def test_a_tenants_own_limits_win_also_when_they_allow_nobody_to_wait(lasting: World) -> None:
-    one = next(tenant for tenant in lasting.tenants if tenant.id == "database1")
-    strict = replace(one, limits=Limits(max_size=1, max_waiting=0))
-    registry = MemoryRegistry([*lasting.tenants, strict])
-    async with checked(lasting.settings(), lasting, registry=registry) as router:
-        async with router.tenant("database1").connection():
-            with pytest.raises(PoolFull, match="max_waiting = 0"):
-                await router.tenant("database1").fetchval("SELECT 1")
-            assert await router.tenant("database2").fetchval("SELECT 1") == 1
 
 
 # --- tenants ---------------------------------------------------------------------------------------------------------
