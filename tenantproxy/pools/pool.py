@@ -217,7 +217,7 @@ class Pool(Generic[C]):
         turn: Turn[C] = Turn(
             tenant,
             max_size=min(limits.max_size or self._settings.max_size, self.limit),
-            max_waiting=self._settings.max_waiting if limits.max_waiting is None else limits.max_waiting,
+            max_waiting=limits.max_waiting or self._settings.max_waiting,
             counts=self._counts_of(tenant),
         )
         self._turns.add(turn)
