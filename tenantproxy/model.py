@@ -40,11 +40,11 @@ TenantId = NewType("TenantId", str)
 
 # No quote, backslash, NUL, blank or non-ASCII letter: an identifier is written into `SET app.current_tenant_id = '...'`
 # (under an unknown standard_conforming_strings), into application_name and into labels, and must not have look-alikes.
-_TENANT_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,62}")
+_TENANT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,62}")
 
 
 def tenant_id(value: object) -> TenantId:
-    """`value` as a checked tenant identifier: 1 to 63 of `A-Z a-z 0-9 _ . -`, not starting with `.` or `-`.
+    """`value` as a checked tenant identifier: 1 to 63 of `A-Z a-z 0-9 _ . -`, starting with a letter or a digit.
 
     Raises TenantNotFound: an identifier of another form cannot name a tenant. The error does not repeat the value.
     """
@@ -53,7 +53,7 @@ def tenant_id(value: object) -> TenantId:
     raise TenantNotFound(
         "this cannot be a tenant identifier",
         detail=_why_not(value),
-        hint="a tenant identifier is 1 to 63 of the characters A-Z a-z 0-9 _ . - and does not begin with . or -",
+        hint="a tenant identifier is 1 to 63 of the characters A-Z a-z 0-9 _ . - and begins with a letter or a digit",
     )
 
 

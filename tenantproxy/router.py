@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from contextvars import Context
+from dataclasses import replace
 from time import monotonic
 from typing import Final, Self
 
@@ -68,7 +69,8 @@ _STARTUP_TENANTS: Final = 1_000  # tenants looked at when it opens, to refuse a 
 class Router:
     """Lends connections that are proven to be a tenant's. Bound to the event loop in which it was opened.
 
-    `init` runs on each new connection (codecs, ...), as asyncpg's. `observer` is called with rare events and must not
+    `init` runs on each new connection, as asyncpg's: codecs that it sets stay, listeners and query loggers end with the
+    first lease. `observer` is called with rare events and must not
     block. `registry` replaces the one that `settings` name. Constructing it does no I/O and needs no loop.
     """
 
@@ -268,13 +270,30 @@ class Router:
         """Where tenants are looked up, behind its cache."""
         return self._registry
 
-    def tenant(self, tenant: str, *, system: str | None = None, replica: bool = False) -> TenantScope:
+    def tenant(
+        self,
+        tenant: str,
+        *,
+        system: str | None = None,
+        replica: bool = False,
+        context: Mapping[str, str] | None = None,
+    ) -> TenantScope:
         """The scope of one tenant: cheap, holds no connection; an unknown tenant fails at first use.
 
         `system` chooses where a tenant has several schemas; `replica` reads from one of the server's replicas, when it
-        has any. Raises TenantNotFound for what cannot be a tenant identifier.
+        has any. `context` are settings of the caller's own that each session gets (`{"app.user_id": "7"}`), for audit
+        triggers and the like; they are not signed, and cost a round trip a lease. Raises TenantNotFound for what cannot
+        be a tenant identifier, AccessDenied for a setting that is not the caller's to make.
         """
-        return TenantScope(self, tenant_id(tenant), system=system, replica=replica)
+        given = tuple(context.items()) if context else ()
+        for name, _ in given:
+            if "." not in name or name.lower() in (self.settings.row.setting, "app.tenant_proof"):
+                raise AccessDenied(
+                    "this setting cannot be part of a tenant's context",
+                    detail=repr(name),
+                    hint="choose a name of your own with a dot in it, such as app.user_id",
+                )
+        return TenantScope(self, tenant_id(tenant), system=system, replica=replica, context=given)
 
     def main(self) -> Scope:
         """The scope of the shared main database."""
@@ -337,7 +356,7 @@ class Router:
     def lend_nowait(self, scope: Scope) -> Lease | None:
         """See `scope.Source`."""
         found = self._known(scope)
-        if found is None:
+        if found is None or (isinstance(scope, TenantScope) and scope.context):
             return None
         backend = self._lender.acquire_nowait(*found)
         return None if backend is None else (backend, found[1])
@@ -347,6 +366,7 @@ class Router:
         deadline = None if timeout is None else monotonic() + timeout
         while True:
             pool, route = self._known(scope) or await self._find_until(deadline, scope)
+            route = _with_context(route, scope)
             left = None if deadline is None else max(0.0, deadline - monotonic())
             try:
                 return await self._lender.acquire(pool, route, left), route
@@ -468,6 +488,13 @@ class Router:
             lookup_seconds={source: snapshot(seconds) for source, seconds in self._registry.lookup_seconds.items()},
             registry_last_success=self._registry.last_success,
         )
+
+
+def _with_context(route: Route, scope: Scope) -> Route:
+    """`route` with the settings that its caller asked for."""
+    if not isinstance(scope, TenantScope) or not scope.context:
+        return route
+    return replace(route, session=replace(route.session, context=scope.context))
 
 
 def _not_served(status: TenantStatus) -> TenantError:

@@ -179,15 +179,24 @@ class Scope:
 
 
 class TenantScope(Scope):
-    """The scope of one tenant. `system` and `replica` as given to `Router.tenant`."""
+    """The scope of one tenant. `system`, `replica` and `context` as given to `Router.tenant`."""
 
-    __slots__ = ("id", "replica", "system")
+    __slots__ = ("context", "id", "replica", "system")
 
-    def __init__(self, source: Source, tenant: TenantId, *, system: str | None = None, replica: bool = False) -> None:
+    def __init__(
+        self,
+        source: Source,
+        tenant: TenantId,
+        *,
+        system: str | None = None,
+        replica: bool = False,
+        context: tuple[tuple[str, str], ...] = (),
+    ) -> None:
         super().__init__(source)
         self.id = tenant
         self.system = system
         self.replica = replica
+        self.context = context
 
     def __repr__(self) -> str:
         return f"<TenantScope {self.id}{'/' + self.system if self.system else ''}>"

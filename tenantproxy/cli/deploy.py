@@ -16,7 +16,7 @@ from tenantproxy.errors import ConfigurationError, Problem
 from tenantproxy.isolation.proof import derive_key
 from tenantproxy.lifecycle.install import install
 from tenantproxy.model import Isolation, Tenant, quote_identifier
-from tenantproxy.pools.asyncpg import _ssl
+from tenantproxy.pools.asyncpg import ssl_argument
 from tenantproxy.registry import FileRegistry, PostgresRegistry
 from tenantproxy.registry.postgres import SCHEMA_SQL
 from tenantproxy.registry.rows import RowReader
@@ -143,7 +143,7 @@ async def _admin(settings: Settings, name: str, database: str) -> AsyncIterator[
         user=server.admin.user,
         password=server.admin.password.read() if server.admin.password is not None else None,
         database=database,
-        ssl=_ssl(server),
+        ssl=ssl_argument(server),
         timeout=server.connect_timeout,
     )
     try:

@@ -29,7 +29,7 @@ from tenantproxy.pools.guard import RenewingConnection, TenantConnection
 from tenantproxy.pools.handshake import CHECK, Answer, clean_role_sql, foreign_settings, refusal
 from tenantproxy.pools.pool import Pool
 
-__all__ = ["ADMIN_PROFILE", "AsyncpgConnector", "Backend", "Init"]
+__all__ = ["ADMIN_PROFILE", "AsyncpgConnector", "Backend", "Init", "ssl_argument"]
 
 Init = Callable[["asyncpg.Connection[asyncpg.Record]"], Awaitable[None]]
 
@@ -220,7 +220,7 @@ class AsyncpgConnector:
             user=key.user or server.user,
             password=lambda: self._password(key, server),  # read anew at each connect: rotation needs no restart
             database=key.database,
-            ssl=_ssl(server),
+            ssl=ssl_argument(server),
             timeout=server.connect_timeout,
             server_settings=pins,
             connection_class=RenewingConnection if key.shared else TenantConnection,
@@ -399,7 +399,7 @@ class AsyncpgConnector:
             pool.budget.reached()
 
 
-def _ssl(server: Server) -> Any:
+def ssl_argument(server: Server) -> Any:
     """libpq's word, or a context when certificates are named."""
     if server.host.startswith("/"):
         return False

@@ -31,7 +31,8 @@ __all__ = ["Lender"]
 RESET_TIMEOUT: Final = 5.0
 ENTER_ATTEMPTS: Final = 3  # connections tried before a session that cannot be entered is the caller's error
 _CONTEXT_SQL: Final = (
-    "SELECT pg_catalog.set_config(n, v, false) FROM pg_catalog.unnest($1::text[], $2::text[]) AS s(n, v)"
+    "SELECT pg_catalog.set_config(n, v, false)"
+    " FROM ROWS FROM (pg_catalog.unnest($1::text[]), pg_catalog.unnest($2::text[])) AS s (n, v)"
 )
 
 

@@ -58,7 +58,7 @@ class Counters:
         self.opened: dict[OpenReason, int] = {"cold": 0, "reopen": 0}
         self.evicted: dict[EvictReason, int] = {"lru": 0, "idle": 0, "removed": 0, "failed": 0}
         self.resets: dict[str, int] = {"ok": 0, "failed": 0}
-        self.violations: dict[str, int] = {}
+        self.violations: dict[str, int] = {"bind": 0, "connect": 0, "role_settings": 0}  # by check
         self.acquire_wait: dict[Isolation, Histogram] = {isolation: Histogram() for isolation in Isolation}
         self.hold: dict[Isolation, Histogram] = {isolation: Histogram() for isolation in Isolation}
 

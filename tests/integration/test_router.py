@@ -473,3 +473,22 @@ async def test_a_wrong_password_is_told_without_the_password(lasting: World) -> 
         await router.open()
     assert "not the right one" not in str(caught.value)
     assert not router.is_open
+
+
+@pytest.mark.parametrize("tenant", ["row1", "schema1", "database1"])
+async def test_settings_that_a_caller_gives_are_there_in_its_session_and_gone_in_the_next(
+    world: World, tenant: str
+) -> None:
+    async with Router(world.settings(pools={"max_size": 1, "shared_size": 1})) as router:
+        for user in ("7", "8"):
+            db = router.tenant(tenant, context={"app.user_id": user})
+            assert await db.fetchval("SELECT current_setting('app.user_id')") == user
+        left = await router.tenant(tenant).fetchval("SELECT nullif(current_setting('app.user_id', true), '')")
+        assert left is None
+
+
+@pytest.mark.parametrize("name", ["app.current_tenant_id", "APP.Tenant_Proof", "role", "search_path"])
+async def test_a_caller_cannot_give_a_setting_that_isolation_rests_on(world: World, name: str) -> None:
+    router = Router(world.settings())
+    with pytest.raises(AccessDenied, match=r"app\.user_id"):
+        router.tenant("row1", context={name: "row2"})
