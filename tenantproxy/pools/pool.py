@@ -371,9 +371,11 @@ class Pool(Generic[C]):
                 self.budget.reclaim()
 
     def _replace(self, slot: _Slot[C], reason: CloseReason) -> None:
-        """End a connection and open another where somebody waits: its end may take seconds."""
+        """End a connection and serve who waits with others: its end may take seconds."""
         self._retire(slot, reason)
-        self.refill()
+        if self._turns.waiting:
+            self._lend_idle()
+            self.refill()
 
     def _lend_idle(self) -> None:
         """Serve those who were at their tenant's limit until now, while connections lay idle."""
@@ -425,10 +427,7 @@ class Pool(Generic[C]):
             self._leave_resetting(slot)
         else:
             self._unidle(slot)
-        self._retire(slot, reason)
-        if self._turns.waiting:
-            self._lend_idle()
-            self.refill()
+        self._replace(slot, reason)
 
     def _retire(self, slot: _Slot[C], reason: CloseReason) -> None:
         slot.state = _State.RETIRING

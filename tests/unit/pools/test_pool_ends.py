@@ -7,7 +7,7 @@ import pytest
 from tenantproxy.config import Pools
 from tenantproxy.errors import PoolClosed
 from tenantproxy.events import CloseReason
-from tenantproxy.model import tenant_id
+from tenantproxy.model import Limits, tenant_id
 from tenantproxy.pools.pool import LATE_SECONDS, RESET_SECONDS
 from tests.support.fakes import NO_LIMITS, Caller, House, ask, lease, ready, reset, retire
 
@@ -63,6 +63,23 @@ def test_a_connection_that_comes_back_too_old_ends_and_its_successor_need_not_wa
     assert link.state == "retiring"
     assert caller.waits
     assert house.connector.opening == [pool]
+
+
+def test_when_one_comes_back_too_old_what_lies_idle_serves_the_one_who_waited_for_its_tenants_limit(
+    house: House,
+) -> None:
+    pool = house.shared()
+    limits = Limits(max_size=1)
+    house.idle(pool, 1)
+    old = lease(pool, "small", limits)
+    house.clock.now += LIFETIME
+    (young,) = house.idle(pool, 1)
+    caller = ask(pool, "small", limits)
+    assert caller.waits
+    assert old is not None
+    ready(old)
+    assert caller.link is young
+    assert not house.connector.opening
 
 
 def test_the_sweeper_ends_idle_connections_that_are_too_old(house: House) -> None:
