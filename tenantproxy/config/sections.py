@@ -127,7 +127,7 @@ class Pools(Section):
     shared_size: Size = 20
     guaranteed: Count = 1
     acquire_timeout: Seconds = 5.0
-    max_waiting: Count = 100
+    max_waiting: Size = 100
     idle_timeout: Seconds = 300.0
     max_lifetime: Seconds = 3600.0
     reset: Literal["always", "on_tenant_change"] = "always"
@@ -166,7 +166,7 @@ class TenantEntry(Section):
     region: Name | None = None
     epoch: Count = 0
     max_size: Size | None = None
-    max_waiting: Count | None = None
+    max_waiting: Size | None = None
     acquire_timeout: Seconds | None = None
     settings: Annotated[Mapping[str, str], BeforeValidator(_tenant_settings)] = Field(default_factory=dict)
     systems: Mapping[str, Name] = Field(default_factory=dict)

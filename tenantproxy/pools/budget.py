@@ -45,6 +45,10 @@ class Claimant(Protocol):
         """Fail whoever waits: the breaker is open."""
         ...
 
+    def server_up(self) -> None:
+        """The server answers again: what it failed with before says nothing any more."""
+        ...
+
 
 class ServerBudget:
     """The permits of one server, and its breaker."""
@@ -209,6 +213,8 @@ class ServerBudget:
         if self.is_down:
             self.is_down = False
             self._observer(ServerUp(server=self.server, seconds=self._clock() - (failing_since or self._clock())))
+            for pool in list(self._claimants):
+                pool.server_up()
 
     # --- time, and what is ------------------------------------------------------------------------------------------
     def sweep(self, now: float) -> None:

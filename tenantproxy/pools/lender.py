@@ -28,7 +28,7 @@ from tenantproxy.pools.turns import Ticket
 
 __all__ = ["Lender"]
 
-RESET_TIMEOUT: Final = 5.0
+RESET_TIMEOUT: Final = 2.0
 ENTER_ATTEMPTS: Final = 3  # connections tried before a session that cannot be entered is the caller's error
 _CONTEXT_SQL: Final = (
     "SELECT pg_catalog.set_config(n, v, false)"

@@ -22,7 +22,15 @@ from tenantproxy.errors import (
     PoolTimeout,
     TenantProxyError,
 )
-from tenantproxy.events import CloseReason, ConnectFailure, ExhaustCause, Exhausted, Histogram, Observer
+from tenantproxy.events import (
+    CloseReason,
+    ConnectFailure,
+    ConnectionClosed,
+    ExhaustCause,
+    Exhausted,
+    Histogram,
+    Observer,
+)
 from tenantproxy.model import Limits, PoolKey, TenantId
 from tenantproxy.pools.base import AcquireResult, Clock, PoolStats, TenantPoolStats, Waiter
 from tenantproxy.pools.budget import ServerBudget
@@ -434,6 +442,7 @@ class Pool(Generic[C]):
         self._retiring += 1
         self.budget.closing += 1
         self._closed_counts[reason] += 1
+        self._observer(ConnectionClosed(server=self.key.server, pool=self.label, reason=reason))
         self._connector.retire(self, slot.conn)
 
     def retired(self, conn: C, *, silent: bool = False) -> None:
@@ -559,6 +568,12 @@ class Pool(Generic[C]):
             return
         self._exhausted_counts["connect"] += self._turns.waiting
         self._fail_waiters(self._connect_failed(None))
+
+    def server_up(self) -> None:
+        """See `budget.Claimant`."""
+        if not self._denied:
+            self._failures, self._retry_at, self._last_error = 0, 0.0, None
+            self.refill()
 
     def _fail_waiters(self, error: TenantProxyError) -> None:
         for ticket in self._turns.drain():
