@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import secrets
 import socket
 from collections.abc import Awaitable, Callable
 from contextvars import Context
@@ -27,7 +28,7 @@ PRIVATE_NAMES: Final = {
         "_protocol _transport _loop _top_xact _pool_release_ctr _stmt_cache _stmts_to_close _listeners _log_listeners"
         " _termination_listeners _query_loggers _get_statement _execute _executemany _prepare _copy_in _copy_out"
         " _drop_local_statement_cache _drop_local_type_cache _set_proxy _cancel_current_command"
-        " _process_notification _process_log_message _call_termination_listeners"
+        " _process_notification _process_log_message _call_termination_listeners _get_unique_id"
     ),
     "asyncpg.pool.PoolConnectionProxy": "_con _holder _detach",
     "asyncpg.prepared_stmt.PreparedStatement": "_connection _state _PreparedStatement__do_execute",
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
         async def _copy_in(self, *args: Any, **kwargs: Any) -> Any: ...
         async def _prepare(self, query: str, **kwargs: Any) -> Any: ...
         async def _get_statement(self, *args: Any, **kwargs: Any) -> Any: ...
+        def _get_unique_id(self, prefix: str) -> str: ...
         def _drop_local_statement_cache(self) -> None: ...
         def _drop_local_type_cache(self) -> None: ...
         def _cancel_current_command(self, waiter: asyncio.Future[None]) -> None: ...
@@ -151,6 +153,10 @@ class TenantConnection(_Connection):
         if _TOUCHES_STATEMENTS.search(query) or isinstance(kwargs.get("name"), str):
             self.is_tainted = True  # a name of the user's choice stays behind, and may be the driver's
         return await super()._prepare(query, **kwargs)
+
+    def _get_unique_id(self, prefix: str) -> str:
+        # asyncpg counts, and whoever guesses the name of another tenant's statement reads its text in EXPLAIN EXECUTE.
+        return f"__asyncpg_{prefix}_{secrets.token_hex(16)}__"
 
     async def _copy_out(self, *args: Any, **kwargs: Any) -> Any:
         try:
