@@ -8,7 +8,7 @@ from typing import Final, Protocol
 
 from tenantproxy.model import PoolKey, Route, Tenant, quote_identifier
 
-__all__ = ["FULL_RESET", "KEEP_RESET", "PREPARED_CHECK", "SOFT_RESET", "Pins", "Plan", "search_path", "startup_pins"]
+__all__ = ["FULL_RESET", "KEEP_RESET", "SOFT_RESET", "Pins", "Plan", "search_path", "startup_pins"]
 
 # One simple query each; PostgreSQL runs it as one transaction, so it is done or it is not. CLOSE comes first, because
 # closing a cursor may run user code; RESET ALL does not touch the role, hence SESSION AUTHORIZATION.
@@ -21,9 +21,6 @@ SOFT_RESET: Final = _SESSION_RESET + "; DISCARD SEQUENCES"
 
 KEEP_RESET: Final = _SESSION_RESET
 """SOFT_RESET that leaves a binding in the backend's memory (`currval()` of the keeper's sequences)."""
-
-PREPARED_CHECK: Final = "; SELECT 1/(1-from_sql::int) FROM pg_catalog.pg_prepared_statement() WHERE from_sql"
-"""Appended: fails when a statement was prepared in SQL, since it may stand under a name of the driver's."""
 
 FULL_RESET: Final = "DISCARD ALL"
 """Everything; the driver's statement cache must go with it."""

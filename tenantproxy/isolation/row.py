@@ -10,11 +10,11 @@ from math import ceil
 from typing import Final
 
 from tenantproxy.errors import TenantNotFound
-from tenantproxy.isolation.base import KEEP_RESET, PREPARED_CHECK, SOFT_RESET
+from tenantproxy.isolation.base import KEEP_RESET, SOFT_RESET
 from tenantproxy.isolation.proof import Signer
 from tenantproxy.model import Binding, Isolation, PoolKey, Proof, Route, Session, Tenant
 
-__all__ = ["BIND", "CHANGE_RESET", "ENTER", "RowPlan", "Statement", "change_reset", "enter", "keep_reset", "window_us"]
+__all__ = ["BIND", "ENTER", "RowPlan", "Statement", "change_reset", "enter", "keep_reset", "window_us"]
 
 BIND: Final = "SELECT tenantproxy.bind($1, $2)"
 ENTER: Final = {
@@ -28,9 +28,6 @@ ENTER: Final = {
     Proof.PLAIN: "SELECT pg_catalog.set_config($1, $2, false)",
 }
 """The statement that makes a session a tenant's, by proof; `enter` gives its parameters."""
-
-CHANGE_RESET: Final = SOFT_RESET + PREPARED_CHECK
-"""Before a backend goes to another tenant. Fails, and so destroys the connection, when somebody prepared in SQL."""
 
 _EARLY_US: Final = 2_000_000  # a proof is good from two seconds ago: the clocks agree to one
 
@@ -100,11 +97,16 @@ def enter(binding: Binding, signer: Signer | None, *, pid: int, server_now: floa
     return Statement(ENTER[Proof.CARRIED], (binding.setting, binding.tenant, proof), binding.tenant)
 
 
-def change_reset(prepared: int) -> str:
-    """CHANGE_RESET for a driver that has `prepared` statements: fails also when fewer are there. Its tag: SELECT 1.
+def change_reset(prepared: int, proof: Proof) -> str:
+    """Before a backend goes to another tenant, for a driver that has `prepared` statements. Its tag: SELECT 1.
 
-    A tenant can deallocate them where no client sees it (`DO`), and the queries of all who come next would fail.
+    Fails, and so destroys the connection, when somebody prepared in SQL: it may stand under a name of the driver's.
+    Also when fewer statements are there: a tenant can deallocate them where no client sees it (`DO`), and the queries
+    of all who come next would fail.
     """
+    if proof is not Proof.PLAIN:
+        return f"{SOFT_RESET}; SELECT tenantproxy.prepared_check({prepared:d})"
+    # Nothing is installed: we ask as the tenants' role, so that tenants too can read what others prepared.
     return (
         f"{SOFT_RESET}; SELECT 1/(1-(count(*) < {prepared:d} OR bool_or(from_sql))::int)"
         " FROM pg_catalog.pg_prepared_statement()"

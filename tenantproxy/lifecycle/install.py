@@ -18,11 +18,19 @@ from tenantproxy.isolation.proof import MIN_KEY_BYTES, key_pads
 from tenantproxy.model import quote_identifier
 from tenantproxy.registry.postgres import SCHEMA_SQL
 
-__all__ = ["DEFAULT_SETTING", "check_setting", "forget_keys", "install", "install_registry", "isolate_table"]
+__all__ = [
+    "DEFAULT_SETTING",
+    "check_setting",
+    "ensure_keeper",
+    "forget_keys",
+    "install",
+    "install_registry",
+    "isolate_table",
+]
 
 DEFAULT_SETTING: Final = "app.current_tenant_id"
 _SETTING: Final = re.compile(r"[a-z_][a-z0-9_]*\.[a-z_][a-z0-9_]*")
-_FILES: Final = ("keeper.sql", "signed_context.sql", "bound_lease.sql")
+_FILES: Final = ("keeper_role.sql", "keeper.sql", "signed_context.sql", "bound_lease.sql")
 
 
 async def install(
@@ -52,6 +60,11 @@ async def install(
             )
 
 
+async def ensure_keeper(conn: asyncpg.Connection) -> None:
+    """The role `tenantproxy_keeper`, which owns keys and functions: nobody can be it, and no tenant reaches it."""
+    await conn.execute(_script("keeper_role.sql"))
+
+
 async def forget_keys(conn: asyncpg.Connection, kids: Iterable[int], *, lock_timeout: float = 5.0) -> None:
     """End of a rotation: proofs signed with the keys `kids` are worth nothing from the next transaction on."""
     async with _alone(conn, lock_timeout), _as_keeper(conn):
@@ -65,6 +78,7 @@ async def install_registry(conn: asyncpg.Connection, *, app_role: str, lock_time
     """
     reader = quote_identifier(app_role)
     async with _alone(conn, lock_timeout):
+        await ensure_keeper(conn)
         await conn.execute(_script("keeper.sql"))
         async with _as_keeper(conn):  # whoever installs owns the tables, not the keeper: what is in them is no secret
             user = quote_identifier(await conn.fetchval("SELECT session_user"))

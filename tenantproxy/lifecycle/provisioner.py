@@ -14,7 +14,7 @@ from typing import Final
 import asyncpg
 
 from tenantproxy.errors import ConfigurationError, Problem
-from tenantproxy.lifecycle.install import DEFAULT_SETTING, install, isolate_table
+from tenantproxy.lifecycle.install import DEFAULT_SETTING, ensure_keeper, install, isolate_table
 from tenantproxy.lifecycle.verifier import scram_verifier
 from tenantproxy.model import quote_identifier
 
@@ -37,16 +37,19 @@ __all__ = [
 Connect = Callable[[str], Awaitable[asyncpg.Connection]]
 
 # Functions that reach other sessions or run SQL from text, open to PUBLIC by default. pg_stat_get_backend_activity and
-# its like show the statements of other sessions of the same role.
+# its like show the statements of other sessions of the same role; pg_prepared_statement those of its former tenants.
 _OPEN_FUNCTIONS: Final = """
 SELECT oid::regprocedure::text FROM pg_proc
 WHERE pronamespace = 'pg_catalog'::regnamespace AND prokind = 'f'
   AND (proname IN ('pg_terminate_backend', 'pg_cancel_backend', 'pg_stat_get_activity',
-                   'pg_log_backend_memory_contexts', 'loread', 'lowrite')
+                   'pg_log_backend_memory_contexts', 'pg_prepared_statement', 'loread', 'lowrite')
        OR proname ~ '^(query|cursor|table|schema|database)_to_xml' OR proname LIKE 'lo\\_%'
        OR proname LIKE 'pg\\_stat\\_get\\_backend\\_%')
   AND EXISTS (SELECT FROM aclexplode(coalesce(proacl, acldefault('f', proowner))) WHERE grantee = 0)
 """
+_KEEPER_SEES_PREPARED: Final = (
+    "SELECT has_function_privilege('tenantproxy_keeper', 'pg_catalog.pg_prepared_statement()', 'EXECUTE')"
+)
 
 
 async def ensure_role(conn: asyncpg.Connection, role: str, *, password: str | None = None) -> None:
@@ -118,6 +121,7 @@ async def close_public(conn: asyncpg.Connection, *, role: str) -> None:
 async def close_functions(conn: asyncpg.Connection) -> bool:
     """Take from PUBLIC, in this database, the functions that reach other sessions or run text as SQL.
 
+    The keeper, made if there is none, alone goes on seeing what is prepared: the check between two row tenants is its.
     False, and nothing done, when `conn` is not a superuser's: they belong to one.
     """
     if not await conn.fetchval("SELECT rolsuper FROM pg_roles WHERE rolname = current_user"):
@@ -126,6 +130,9 @@ async def close_functions(conn: asyncpg.Connection) -> bool:
         open_functions = ", ".join(row[0] for row in await conn.fetch(_OPEN_FUNCTIONS))
         if open_functions:
             await conn.execute(f"REVOKE EXECUTE ON FUNCTION {open_functions} FROM PUBLIC")
+        await ensure_keeper(conn)
+        if not await conn.fetchval(_KEEPER_SEES_PREPARED):
+            await conn.execute("GRANT EXECUTE ON FUNCTION pg_catalog.pg_prepared_statement() TO tenantproxy_keeper")
     return True
 
 

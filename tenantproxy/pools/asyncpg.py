@@ -21,7 +21,7 @@ from tenantproxy.errors import IsolationError, PoolClosed
 from tenantproxy.events import ConnectionOpened, IsolationViolation, Observer
 from tenantproxy.isolation.base import Pins, startup_pins
 from tenantproxy.isolation.proof import Signer, derive_key
-from tenantproxy.isolation.row import CHANGE_RESET, ENTER, enter
+from tenantproxy.isolation.row import ENTER, change_reset, enter
 from tenantproxy.model import Binding, PoolKey, Proof, TenantId
 from tenantproxy.pools.detached import Detached
 from tenantproxy.pools.failures import classify, describe
@@ -307,7 +307,7 @@ class AsyncpgConnector:
                 hint="the key in [row] is not the one installed there, or the role may not execute tenantproxy.bind:"
                 " run `tenantproxy install --config FILE`",
             ) from None
-        await backend.con.simple(CHANGE_RESET, timeout)
+        await backend.con.simple(change_reset(backend.con.prepared, Proof.BOUND), timeout)
 
     def _proof(self, key: PoolKey) -> Proof | None:
         if not key.shared:

@@ -20,7 +20,8 @@ SELECT r.rolname::text AS role, r.rolsuper, r.rolbypassrls, pg_catalog.pg_is_in_
   pg_catalog.current_setting('server_version_num')::int AS version,
   ARRAY(SELECT (s.setdatabase <> 0)::int || c FROM pg_catalog.pg_db_role_setting s, pg_catalog.unnest(s.setconfig) c
         WHERE s.setrole = r.oid AND s.setdatabase IN (0, d.oid)) AS role_settings,
-  pg_catalog.to_regprocedure('tenantproxy.bind(text,text)') IS NOT NULL AS installed,
+  pg_catalog.to_regprocedure('tenantproxy.prepared_check(bigint)') IS NOT NULL AS installed,
+  pg_catalog.has_function_privilege('pg_catalog.pg_prepared_statement()', 'EXECUTE') AS sees_prepared,
   CASE WHEN $1 THEN EXISTS (SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
     WHERE c.relkind IN ('r', 'p') AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
       AND pg_catalog.pg_has_role(c.relowner, 'MEMBER')) ELSE false END AS owns_tables,
@@ -44,7 +45,8 @@ class Answer:
     max_connections: int
     version: int
     role_settings: list[str]
-    installed: bool
+    installed: bool  # in the version that we need: looks for the newest function
+    sees_prepared: bool
     owns_tables: bool
     has_schema: bool
 
@@ -71,11 +73,18 @@ def refusal(answer: Answer, key: PoolKey, *, offset: float, proof: Proof | None)
             detail=where,
             hint="create the schema, or grant USAGE on it to this role alone",
         )
+    if proof is Proof.PLAIN and not answer.sees_prepared:
+        return IsolationError(
+            f"the role {answer.role!r} cannot see what is prepared on its own connection, as unsigned row tenants need",
+            detail=where,
+            hint="sign ([row] signed = true), or GRANT EXECUTE ON FUNCTION pg_prepared_statement() to this role, and"
+            " tenants can read the texts of each other's statements",
+        )
     if proof is None or proof is Proof.PLAIN:
         return None
     if not answer.installed:
         return IsolationError(
-            "the signed context is not installed in this database",
+            "the signed context is not installed in this database, or an older version of it",
             detail=where,
             hint="run `tenantproxy install --config FILE`",
         )

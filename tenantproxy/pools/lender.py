@@ -178,7 +178,7 @@ class Lender:
     async def _enter_tenant(self, backend: Backend, binding: Binding) -> None:
         if backend.bound is not None and backend.bound != binding.tenant:
             # The full check between two tenants: a reset in a message of its own, confirmed, before anything is bound.
-            if await backend.con.simple(change_reset(backend.con.prepared), None) != "SELECT 1":
+            if await backend.con.simple(change_reset(backend.con.prepared, binding.proof), None) != "SELECT 1":
                 raise _Unconfirmed
             backend.con.forget_listeners()
             backend.bound = None
@@ -328,11 +328,12 @@ class Lender:
         pool, binding = backend.pool, backend.binding
         if not pool.key.shared:
             return SOFT_RESET, "DISCARD SEQUENCES", None
-        if binding is not None and binding.tenant == backend.bound and binding.proof is not Proof.CARRIED:
+        assert binding is not None  # nobody leaves a shared session that was not entered
+        if binding.tenant == backend.bound and binding.proof is not Proof.CARRIED:
             next_tenant = pool.next_tenant(backend, backend.bound)
             if next_tenant is None or next_tenant == binding.tenant:
                 return backend.keep, "SET", binding.tenant
-        return change_reset(backend.con.prepared), "SELECT 1", None
+        return change_reset(backend.con.prepared, binding.proof), "SELECT 1", None
 
     def _not_reset(self, backend: Backend, exc: BaseException) -> None:
         pool = backend.pool

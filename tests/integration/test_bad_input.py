@@ -20,6 +20,7 @@ from tenantproxy import Router
 from tenantproxy import errors as e
 from tenantproxy.embedded import EmbeddedPostgres
 from tenantproxy.events import AdminAccess, Event
+from tenantproxy.lifecycle import install
 from tenantproxy.lifecycle.provisioner import ensure_role
 from tenantproxy.model import Isolation, Placement, Tenant, TenantStatus, quote_identifier, tenant_id
 from tenantproxy.registry import MemoryRegistry
@@ -181,6 +182,22 @@ async def a_database_without_the_signed_context(scene: Scene) -> None:
     async with fresh_database(scene.world.server) as bare:
         async with scene.router(**_placed(scene, isolation="row", database=bare.name)):
             pytest.fail("it was let in")
+
+
+@refused(e.IsolationError, "older version", "tenantproxy install --config")
+async def a_database_with_an_older_signed_context(scene: Scene) -> None:
+    async with fresh_database(scene.world.server) as old:
+        async with old.connect() as admin:
+            await install(admin, app_role=APP_ROLE, keys={1: row_key(old.name)})
+            await admin.execute("DROP FUNCTION tenantproxy.prepared_check(bigint)")
+        async with scene.router(**_placed(scene, isolation="row", database=old.name)):
+            pytest.fail("it was let in")
+
+
+@refused(e.IsolationError, "'app'", "pg_prepared_statement", "signed = true")
+async def a_closed_database_without_signatures(scene: Scene) -> None:
+    async with scene.router(row={"signed": False}):
+        pytest.fail("it was let in")
 
 
 # --- who we are ------------------------------------------------------------------------------------------------------

@@ -16,7 +16,15 @@ import pytest_asyncio
 from tenantproxy import Router
 from tenantproxy.embedded import EmbeddedPostgres
 from tenantproxy.pools.guard import Guard
-from tests.support.leases import ResetMode, one_connection, own_rows, rows_of, state_of
+from tests.support.leases import (
+    SHOW_PREPARED,
+    ResetMode,
+    driver_statements,
+    one_connection,
+    own_rows,
+    rows_of,
+    state_of,
+)
 from tests.support.world import APP_ROLE, World, a_world
 
 Leave = Callable[[Guard], Awaitable[object]]
@@ -52,13 +60,13 @@ def hidden(statement: str) -> str:
 
 async def replace_own_statements(conn: Guard, *, only: str = "", how: Callable[[str], str] = str) -> None:
     """Put statements of ours under the names that the driver uses: the binding statement answers as if it had bound."""
-    found = await conn.fetch("SELECT name, statement FROM pg_prepared_statements WHERE statement LIKE $1", f"%{only}%")
-    for name, statement in found:
+    found = {name: text for name, text in driver_statements(conn).items() if only in text}
+    for name, statement in found.items():
         binds = "$1, $2)" in statement
         body = "(text, text) AS SELECT $1" if binds else " AS SELECT null::text AS name"
         await conn.execute(how(f'DEALLOCATE "{name}"'))
         await conn.execute(how(f'PREPARE "{name}"{body}'))
-    assert found or not only
+    assert found
 
 
 async def replace_binding(conn: Guard) -> None:
@@ -131,9 +139,10 @@ async def _leave_running(work: Coroutine[Any, Any, object]) -> None:
 
 async def take_statements_away_unseen(conn: Guard) -> None:
     """All but the binding statement, so that the next tenant is bound before it meets that."""
-    for name, statement in await conn.fetch("SELECT name, statement FROM pg_prepared_statements"):
-        if "tenantproxy.bind(" not in statement:
-            await conn.execute(hidden(f'DEALLOCATE "{name}"'))
+    found = [name for name, text in driver_statements(conn).items() if "tenantproxy.bind(" not in text]
+    for name in found:
+        await conn.execute(hidden(f'DEALLOCATE "{name}"'))
+    assert found
 
 
 async def ask_nothing(conn: Guard) -> None:
@@ -243,7 +252,7 @@ def _generous(world: World) -> _Generous:
 
 
 class _Generous:
-    """Grants what a careful operator does not: TEMP everywhere, and a second role to put on."""
+    """Grants what a careful operator does not: TEMP everywhere, a second role to put on, a look at what is prepared."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -251,8 +260,9 @@ class _Generous:
     async def __aenter__(self) -> None:
         async with self._world.shared.connect() as admin:
             await admin.execute(f"CREATE ROLE hat NOLOGIN; GRANT hat TO {APP_ROLE}")
-            for name in {tenant.placement.database for tenant in self._world.tenants}:
-                await admin.execute(f'GRANT TEMPORARY ON DATABASE "{name}" TO {APP_ROLE}')
+        for database in {self._world.database(tenant) for tenant in self._world.tenants}:
+            async with database.connect() as admin:
+                await admin.execute(f'GRANT TEMPORARY ON DATABASE "{database.name}" TO {APP_ROLE}; {SHOW_PREPARED}')
 
     async def __aexit__(self, *_: object) -> None:
         async with self._world.shared.connect() as admin:

@@ -12,6 +12,7 @@ import pytest
 
 from tenantproxy.embedded import EmbeddedPostgres
 from tenantproxy.errors import ConfigurationError
+from tenantproxy.lifecycle import install
 from tenantproxy.lifecycle.provisioner import (
     Connect,
     close_functions,
@@ -220,6 +221,25 @@ async def test_maintenance_databases_are_closed_to_tenants(own_postgres: Embedde
     for name in ("postgres", "template1"):
         with pytest.raises(DENIED, match="permission denied for database"):
             await Database(server=own_postgres, name=name).open(APP_ROLE, APP_PASSWORD)
+
+
+@pytest.mark.parametrize("close_first", [True, False])
+async def test_after_closing_and_installing_in_either_order_only_the_keeper_sees_what_is_prepared(
+    each_own_postgres: EmbeddedPostgres, *, close_first: bool
+) -> None:
+    database = Database(server=each_own_postgres, name="postgres")
+    async with database.connect() as conn:
+        await ensure_role(conn, APP_ROLE, password=APP_PASSWORD)
+        if close_first:
+            assert await close_functions(conn)
+        await install(conn, app_role=APP_ROLE, keys={1: row_key(database.name)})
+        assert await close_functions(conn)
+        seers = "SELECT count(*) FROM pg_roles WHERE has_function_privilege(oid, 'pg_prepared_statement()', 'EXECUTE')"
+        assert await conn.fetchval(f"{seers} AND NOT rolsuper AND rolname <> 'tenantproxy_keeper'") == 0
+    async with database.connect(APP_ROLE, APP_PASSWORD) as conn:
+        assert await conn.fetchval("SELECT tenantproxy.prepared_check(1)")
+        with pytest.raises(DENIED, match="function pg_prepared_statement"):
+            await conn.fetch("SELECT * FROM pg_prepared_statements")
 
 
 async def test_closing_functions_needs_a_superuser_and_says_so(database: Database, name: str) -> None:

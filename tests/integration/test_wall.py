@@ -21,7 +21,7 @@ from tenantproxy.isolation.proof import Signer
 from tenantproxy.lifecycle.provisioner import ensure_role, provision_database, provision_schema
 from tenantproxy.pools.guard import Guard
 from tests.support.database import Database
-from tests.support.leases import one_connection, own_rows, rows_of
+from tests.support.leases import driver_statements, one_connection, own_rows, rows_of
 from tests.support.world import APP_ROLE, OWN_PROJECTS, World, a_world, row_key
 
 GENERIC: Final = "SET plan_cache_mode = force_generic_plan"
@@ -217,10 +217,57 @@ async def test_no_statement_that_others_could_see_holds_a_proof(one_world: World
         async with router.tenant("row1").connection() as conn:
             pid = conn.get_server_pid()
             texts = [await admin.fetchval("SELECT query FROM pg_stat_activity WHERE pid = $1", pid)]
-            texts += [row["statement"] for row in await conn.fetch("SELECT statement FROM pg_prepared_statements")]
+            texts += driver_statements(conn).values()
             assert any("tenantproxy.bind($1, $2)" in text for text in texts)
             assert not any("v1.1." in text for text in texts)
             assert await conn.fetchval("SELECT current_setting('app.tenant_proof')") == "bound"
+
+
+SECRET: Final = "4711 of row1"
+PREPARED: Final = f"SELECT count(*) FROM projects WHERE name <> '{SECRET}'"
+READ_TEXTS: Final = (
+    "SELECT statement FROM pg_prepared_statements", "SELECT statement FROM pg_prepared_statement()", "TABLE pg_cursors",
+    "SELECT tenantproxy.prepared_check(0)", "SELECT tenantproxy.prepared_check(999)", "TABLE pg_stat_activity",
+    "SELECT pg_stat_get_backend_activity(1)", "TABLE pg_backend_memory_contexts",
+)  # fmt: skip
+
+
+def _explain(names: Iterable[str]) -> str:
+    """Tells the plans of all statements prepared under `names`, with the literals in them."""
+    array = ", ".join(f"'{name}'" for name in names)
+    return f"""DO $$ DECLARE name text; line text; BEGIN
+      FOREACH name IN ARRAY ARRAY[{array}] LOOP
+        BEGIN
+          FOR line IN EXECUTE format('EXPLAIN EXECUTE %I', name) LOOP RAISE NOTICE '%', line; END LOOP;
+        EXCEPTION WHEN others THEN
+        END;
+      END LOOP;
+    END $$"""
+
+
+def _guesses() -> Iterable[str]:
+    """The last names that the driver gives when it is left to itself: it counts."""
+    driver: Any = asyncpg.connection
+    return (f"__asyncpg_stmt_{n:x}__" for n in range(max(0, driver._uid - 3000), driver._uid + 1))
+
+
+@pytest.mark.parametrize("reset", ["always", "on_tenant_change"])
+async def test_no_text_of_a_statement_that_was_prepared_for_another_tenant_can_be_read(
+    each_world: World, reset: Any
+) -> None:
+    async with one_connection(each_world, reset=reset) as router:
+        async with router.tenant("row1").connection() as conn:
+            pid = conn.get_server_pid()
+            assert await conn.fetchval(PREPARED) == 3
+        async with router.tenant("row2").connection() as conn:
+            assert conn.get_server_pid() == pid
+            names = {text: name for name, text in driver_statements(conn).items()}
+            seen = await _try(conn, [*READ_TEXTS, _explain(_guesses())])
+            assert SECRET not in repr(seen)
+            assert seen[:2] == ["permission denied for function pg_prepared_statement"] * 2
+            # It is there to be read by whoever knows its name, so all rests on a name that nobody can guess.
+            assert SECRET in repr(await _try(conn, [_explain([names[PREPARED]])]))
+        assert await own_rows(router.tenant("row1")) == rows_of("row1")
 
 
 # --- read replicas: carried proofs -----------------------------------------------------------------------------------

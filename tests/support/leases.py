@@ -24,9 +24,15 @@ SELECT pg_catalog.jsonb_build_object(
   'locks', (SELECT count(*) FROM pg_catalog.pg_locks WHERE locktype = 'advisory' AND pid = pg_catalog.pg_backend_pid()),
   'channels', (SELECT count(*) FROM pg_catalog.pg_listening_channels()),
   'cursors', (SELECT count(*) FROM pg_catalog.pg_cursors WHERE name <> ''),
-  'prepared', (SELECT count(*) FROM pg_catalog.pg_prepared_statements WHERE from_sql OR name !~ '^__asyncpg_'),
+  'prepared', public.prepared_by_users(),
   'settings', (SELECT pg_catalog.jsonb_object_agg(name, setting) FROM pg_catalog.pg_settings)
 )::text"""
+
+SHOW_PREPARED: Final = """
+CREATE FUNCTION public.prepared_by_users() RETURNS bigint LANGUAGE sql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+RETURN (SELECT count(*) FROM pg_prepared_statement() WHERE from_sql OR name !~ '^__asyncpg_')"""
+"""What `state_of` needs in each database, as a superuser: nobody else may look at what is prepared."""
 
 
 @asynccontextmanager
@@ -40,10 +46,22 @@ async def one_connection(
 
 
 async def state_of(conn: Guard) -> str:
-    """Everything that a session can be told apart by, as JSON; it does not say which backend it is."""
+    """Everything that a session can be told apart by, as JSON; it does not say which backend it is.
+
+    Its database has `SHOW_PREPARED`.
+    """
     assert not conn.is_in_transaction()
     state: str = await conn.fetchval(_STATE)
     return state
+
+
+def driver_statements(conn: Guard) -> dict[str, str]:
+    """What the driver has prepared on this connection, the entry statement too: texts by name.
+
+    No tenant can ask for these names or guess them; an attack that has them is the worst of its kind.
+    """
+    inner: Any = conn._con
+    return {state.name: state.query for state in (inner._entry, *inner._stmt_cache.iter_statements())}
 
 
 async def pid_of(scope: TenantScope) -> int:

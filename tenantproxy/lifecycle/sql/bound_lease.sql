@@ -62,5 +62,20 @@ BEGIN
 END $f$;
 REVOKE ALL ON FUNCTION tenantproxy.bound_tenant() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION tenantproxy.bound_tenant() TO :"app";
+
+-- Before a backend goes to another tenant. Asked here, so that tenants need not read pg_prepared_statements, where the texts of others' statements stand.
+CREATE OR REPLACE FUNCTION tenantproxy.prepared_check(expected bigint) RETURNS boolean
+LANGUAGE plpgsql STABLE SECURITY DEFINER PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
+AS $f$
+BEGIN
+  PERFORM FROM pg_prepared_statement() p HAVING count(*) < expected OR bool_or(p.from_sql);
+  IF FOUND THEN
+    RAISE EXCEPTION USING ERRCODE = '55006',
+      MESSAGE = 'tenantproxy: statements of the driver are gone from this session, or some were prepared in SQL';
+  END IF;
+  RETURN true;
+END $f$;
+REVOKE ALL ON FUNCTION tenantproxy.prepared_check(bigint) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION tenantproxy.prepared_check(bigint) TO :"app";
 RESET ROLE;
 REVOKE tenantproxy_keeper FROM CURRENT_USER;

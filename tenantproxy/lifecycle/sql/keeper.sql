@@ -1,9 +1,4 @@
--- Who owns what tenants must not touch? A role that nobody can be, once per server, and its schema, once per database.
-DO $$ BEGIN
-  IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'tenantproxy_keeper') THEN
-    CREATE ROLE tenantproxy_keeper NOLOGIN NOINHERIT;
-  END IF;
-END $$;
+-- Where is what tenants must not touch? In the keeper's schema, once per database. Comes after keeper_role.sql.
 GRANT tenantproxy_keeper TO CURRENT_USER;              -- only needed when not superuser; revoked below
 CREATE SCHEMA IF NOT EXISTS tenantproxy AUTHORIZATION tenantproxy_keeper;
 DO $$ BEGIN                                            -- the registry's table may have been here first, in a schema of ours

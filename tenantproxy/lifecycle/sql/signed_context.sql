@@ -1,5 +1,5 @@
 -- tenantproxy signed tenant context. Running it again is the upgrade, and the install in the next database of a server.
--- Comes after keeper.sql and before bound_lease.sql; lifecycle/install.py runs the three in one transaction, since a failure must not
+-- Comes after keeper.sql and before bound_lease.sql; lifecycle/install.py runs them all in one transaction, since a failure must not
 -- leave the installer in the keeper role. It fills in the role that runs tenant SQL (here a variable of psql: --single-transaction
 -- -v app=...) and the setting of [row].
 -- Install as superuser, or as a database owner with CREATEROLE (16+: the one who created the keeper).

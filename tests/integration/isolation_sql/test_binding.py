@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 
 from tenantproxy.isolation.proof import Signer
-from tenantproxy.isolation.row import BIND, CHANGE_RESET, keep_reset
+from tenantproxy.isolation.row import BIND, change_reset, keep_reset
 from tenantproxy.model import Binding, Proof, tenant_id
 from tests.support.sessions import READ, bind, carry, names, now_us, prove
 from tests.support.world import World
@@ -18,6 +18,8 @@ OWN: Final = ["row1 1", "row1 2", "row1 3"]
 NO_TENANT = asyncpg.InsufficientPrivilegeError  # 42501
 NOT_SET = asyncpg.ObjectNotInPrerequisiteStateError  # 55000
 BINDING: Final = Binding(tenant=tenant_id("row1"), proof=Proof.BOUND, setting="app.current_tenant_id")
+CHANGE_RESET: Final = change_reset(0, Proof.BOUND)
+CHANGED: Final = asyncpg.ObjectInUseError  # 55006
 CLAIM: Final = (
     "SELECT set_config('app.current_tenant_id', 'row1', false), set_config('app.tenant_proof', 'bound', false)"
 )
@@ -93,9 +95,10 @@ async def test_a_statement_prepared_in_sql_makes_the_change_of_tenant_fail(
     await bind(conn, signer, "row1")
     await conn.fetch(READ)
     await conn.execute(CHANGE_RESET)
-    await conn.execute("PREPARE mine AS SELECT 1")
-    with pytest.raises(asyncpg.DivisionByZeroError):
+    await conn.execute("PREPARE mine AS SELECT 'a literal'")
+    with pytest.raises(CHANGED, match="prepared in SQL") as caught:
         await conn.execute(CHANGE_RESET)
+    assert "literal" not in repr(caught.value.as_dict())
 
 
 async def test_the_drivers_own_statement_replaced_makes_the_change_of_tenant_fail(
@@ -103,10 +106,32 @@ async def test_the_drivers_own_statement_replaced_makes_the_change_of_tenant_fai
 ) -> None:
     """The statement that binds is the one worth replacing: the next tenants would be bound as the attacker."""
     await bind(conn, signer, "row1")
-    name = await conn.fetchval("SELECT name FROM pg_prepared_statements WHERE statement LIKE '%bind(%' LIMIT 1")
+    name = (await conn.prepare(BIND)).get_name()
     await conn.execute(f'DEALLOCATE "{name}"; PREPARE "{name}" (text, text) AS SELECT \'row1\'::text')
-    with pytest.raises(asyncpg.DivisionByZeroError):
+    with pytest.raises(CHANGED, match="prepared in SQL"):
         await conn.execute(CHANGE_RESET)
+
+
+async def test_a_statement_that_is_gone_makes_the_change_of_tenant_fail(
+    conn: asyncpg.Connection, signer: Signer
+) -> None:
+    await bind(conn, signer, "row1")
+    await conn.execute("DEALLOCATE ALL")
+    statements = [await conn.prepare(f"SELECT {n}") for n in range(3)]
+    await conn.execute(change_reset(3, Proof.BOUND))
+    await conn.execute(f'DEALLOCATE "{statements[1].get_name()}"')
+    await conn.execute(change_reset(2, Proof.BOUND))
+    with pytest.raises(CHANGED, match="gone"):
+        await conn.execute(change_reset(3, Proof.BOUND))
+
+
+@pytest.mark.parametrize("way", ["TABLE pg_prepared_statements", "SELECT * FROM pg_catalog.pg_prepared_statement()"])
+async def test_the_role_of_the_tenants_sees_nothing_that_is_prepared(
+    conn: asyncpg.Connection, signer: Signer, way: str
+) -> None:
+    await bind(conn, signer, "row1")
+    with pytest.raises(asyncpg.InsufficientPrivilegeError, match="function pg_prepared_statement"):
+        await conn.execute(way)
 
 
 LEFT_BEHIND: Final = {

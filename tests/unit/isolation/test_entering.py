@@ -6,7 +6,7 @@ import pytest
 
 from tenantproxy.isolation import Signer
 from tenantproxy.isolation.base import FULL_RESET, KEEP_RESET, SOFT_RESET
-from tenantproxy.isolation.row import BIND, CHANGE_RESET, change_reset, enter, keep_reset, window_us
+from tenantproxy.isolation.row import BIND, change_reset, enter, keep_reset, window_us
 from tenantproxy.model import Binding, Proof, tenant_id
 
 ACME = tenant_id("acme")
@@ -69,18 +69,30 @@ def test_a_window_begins_two_seconds_ago_and_ends_with_the_second_in_which_it_wo
 
 # --- resets ----------------------------------------------------------------------------------------------------------
 def test_cursors_are_closed_first_since_closing_them_may_run_somebodys_code() -> None:
-    for text in (SOFT_RESET, KEEP_RESET, CHANGE_RESET, change_reset(3), keep_reset(binding(Proof.BOUND))):
+    for text in (SOFT_RESET, KEEP_RESET, *map(changing, Proof), keep_reset(binding(Proof.BOUND))):
         assert text.startswith("CLOSE ALL; SET SESSION AUTHORIZATION DEFAULT; RESET ALL; UNLISTEN *;")
         assert "pg_catalog.pg_advisory_unlock_all()" in text
         assert "DISCARD TEMP" in text
     assert FULL_RESET == "DISCARD ALL"
 
 
-def test_a_reset_for_another_tenant_ends_the_binding_and_looks_for_statements_prepared_in_sql() -> None:
-    for text in (CHANGE_RESET, change_reset(3)):
-        assert "DISCARD SEQUENCES" in text
-        assert "from_sql" in text
-    assert "< 3 " in change_reset(3)
+def changing(proof: Proof) -> str:
+    return change_reset(3, proof)
+
+
+@pytest.mark.parametrize("proof", list(Proof))
+def test_a_reset_for_another_tenant_ends_the_binding_and_counts_the_drivers_statements(proof: Proof) -> None:
+    text = changing(proof)
+    assert "DISCARD SEQUENCES" in text
+    assert "3" in text.removeprefix(SOFT_RESET)
+
+
+def test_statements_prepared_in_sql_are_looked_for_by_the_installed_function_or_without_one_by_ourselves() -> None:
+    for proof in (Proof.BOUND, Proof.CARRIED):
+        assert changing(proof) == SOFT_RESET + "; SELECT tenantproxy.prepared_check(3)"
+    assert "from_sql" in changing(Proof.PLAIN)
+    assert "< 3 " in changing(Proof.PLAIN)
+    assert "tenantproxy." not in changing(Proof.PLAIN)
 
 
 def test_a_reset_for_the_same_tenant_keeps_the_binding_and_puts_back_two_settings_none_of_them_secret() -> None:

@@ -21,6 +21,7 @@ GOOD = Answer(
     version=180000,
     role_settings=[],
     installed=True,
+    sees_prepared=True,
     owns_tables=False,
     has_schema=True,
 )
@@ -40,6 +41,7 @@ def test_a_plain_role_in_an_installed_database_may_serve(proof: Proof | None) ->
         (replace(GOOD, installed=False), Proof.BOUND, ["not installed", "tenantproxy install"]),
         (replace(GOOD, installed=False), Proof.CARRIED, ["not installed", "tenantproxy install"]),
         (replace(GOOD, standby=True), Proof.BOUND, ["standby", "replicas"]),
+        (replace(GOOD, sees_prepared=False), Proof.PLAIN, ["'app'", "what is prepared", "pg_prepared_statement"]),
     ],
 )
 def test_a_role_or_database_that_no_wall_holds_back_is_refused(
@@ -66,6 +68,10 @@ def test_a_clock_that_is_more_than_a_second_off_is_refused_where_proofs_have_a_t
     assert "NTP" in str(error)
     assert refusal(GOOD, KEY, offset=offset, proof=Proof.PLAIN) is None
     assert refusal(GOOD, KEY, offset=offset / 1.02, proof=Proof.BOUND) is None
+
+
+def test_where_proofs_are_signed_the_role_need_not_see_what_is_prepared() -> None:
+    assert refusal(replace(GOOD, sees_prepared=False), KEY, offset=0.0, proof=Proof.BOUND) is None
 
 
 def test_a_standby_may_serve_what_is_carried() -> None:
