@@ -44,7 +44,6 @@ from tenantproxy.pools.budget import ServerBudget
 from tenantproxy.pools.guard import Guard
 from tenantproxy.pools.lender import Lender
 from tenantproxy.pools.manager import Counters, PoolManager
-from tenantproxy.pools.pool import Pool
 from tenantproxy.pools.snapshot import snapshot
 from tenantproxy.registry import (
     CachedRegistry,
@@ -56,7 +55,7 @@ from tenantproxy.registry import (
     build,
     cache,
 )
-from tenantproxy.scope import Lease, Scope, TenantScope
+from tenantproxy.scope import Found, Lease, Scope, TenantScope
 
 __all__ = ["Router", "open_router"]
 
@@ -353,29 +352,8 @@ class Router:
                 pool.expire()
 
     # --- Source: what scopes ask -------------------------------------------------------------------------------------
-    def lend_nowait(self, scope: Scope) -> Lease | None:
+    def known(self, scope: Scope) -> Found | None:
         """See `scope.Source`."""
-        found = self._known(scope)
-        if found is None or (isinstance(scope, TenantScope) and scope.context):
-            return None
-        backend = self._lender.acquire_nowait(*found)
-        return None if backend is None else (backend, found[1])
-
-    async def lend(self, scope: Scope, timeout: float | None) -> Lease:
-        """See `scope.Source`."""
-        deadline = None if timeout is None else monotonic() + timeout
-        while True:
-            pool, route = self._known(scope) or await self._find_until(deadline, scope)
-            route = _with_context(route, scope)
-            left = None if deadline is None else max(0.0, deadline - monotonic())
-            try:
-                return await self._lender.acquire(pool, route, left), route
-            except PoolClosed:
-                if not (self.is_open and pool.is_closed):
-                    raise  # else it was evicted while we waited: the tenant, if it is still served, has a new one
-
-    def _known(self, scope: Scope) -> tuple[Pool[Backend], Route] | None:
-        """Pool and route, when nothing has to be asked."""
         if not self.is_open or self._loop is not asyncio.get_running_loop():
             return None
         if not isinstance(scope, TenantScope):
@@ -383,9 +361,27 @@ class Router:
         known = self._routes.get((scope.id, scope.system, scope.replica))
         if known is None or not self._registry.is_fresh(known[0]):
             return None
-        return self._manager.pool(known[1]), known[1]
+        route = _with_context(known[1], scope)
+        return self._manager.pool(route), route
 
-    async def _find_until(self, deadline: float | None, scope: Scope) -> tuple[Pool[Backend], Route]:
+    def lend_nowait(self, found: Found) -> Backend | None:
+        """See `scope.Source`."""
+        return self._lender.acquire_nowait(*found)
+
+    async def lend(self, scope: Scope, found: Found | None, timeout: float | None) -> Lease:
+        """See `scope.Source`."""
+        deadline = None if timeout is None else monotonic() + timeout
+        while True:
+            pool, route = found or self.known(scope) or await self._find_until(deadline, scope)
+            left = None if deadline is None else max(0.0, deadline - monotonic())
+            try:
+                return await self._lender.acquire(pool, route, left), route
+            except PoolClosed:
+                if not (self.is_open and pool.is_closed):
+                    raise
+            found = None  # evicted while we waited: the tenant, if it is still served, has a new one
+
+    async def _find_until(self, deadline: float | None, scope: Scope) -> Found:
         try:
             async with asyncio.timeout(None if deadline is None else deadline - monotonic()):
                 return await self._find(scope)
@@ -394,10 +390,10 @@ class Router:
                 "the tenant could not be looked up in time", hint="see whether the registry answers", retry_after=1.0
             ) from None
 
-    async def _find(self, scope: Scope) -> tuple[Pool[Backend], Route]:
+    async def _find(self, scope: Scope) -> Found:
         self._check_open()
         assert isinstance(scope, TenantScope)  # main is always known
-        route = self._route(await self._look_up(scope.id), scope)
+        route = _with_context(self._route(await self._look_up(scope.id), scope), scope)
         return self._manager.pool(route), route
 
     def release(self, backend: Backend, route: Route) -> None:
@@ -490,9 +486,9 @@ class Router:
         )
 
 
-def _with_context(route: Route, scope: Scope) -> Route:
+def _with_context(route: Route, scope: TenantScope) -> Route:
     """`route` with the settings that its caller asked for."""
-    if not isinstance(scope, TenantScope) or not scope.context:
+    if not scope.context:
         return route
     return replace(route, session=replace(route.session, context=scope.context))
 

@@ -13,28 +13,37 @@ from tenantproxy.errors import AccessDenied, TenantUnresolved
 from tenantproxy.model import Route, TenantId
 from tenantproxy.pools.asyncpg import Backend
 from tenantproxy.pools.guard import Guard
+from tenantproxy.pools.pool import Pool
 
 if TYPE_CHECKING:
     from asyncpg import Record
     from asyncpg.transaction import Transaction
 
-__all__ = ["IsolationLevel", "Lease", "Scope", "Source", "TenantScope", "current", "use"]
+__all__ = ["Found", "IsolationLevel", "Lease", "Scope", "Source", "TenantScope", "current", "use"]
 
 IsolationLevel = Literal["read_uncommitted", "read_committed", "repeatable_read", "serializable"]
 
 
 Lease = tuple[Backend, Route]
+Found = tuple[Pool[Backend], Route]
 
 
 class Source(Protocol):
     """Where a scope gets connections: the router."""
 
-    def lend_nowait(self, scope: Scope) -> Lease | None:
-        """A connection when one is at hand, and the route it serves."""
+    def known(self, scope: Scope) -> Found | None:
+        """Pool and route, when nothing has to be asked."""
         ...
 
-    async def lend(self, scope: Scope, timeout: float | None) -> Lease:
-        """A connection, and the route it serves; looks the tenant up and waits when needed."""
+    def lend_nowait(self, found: Found) -> Backend | None:
+        """A connection, when one is at hand in the session that is wanted."""
+        ...
+
+    async def lend(self, scope: Scope, found: Found | None, timeout: float | None) -> Lease:
+        """A connection, and the route it serves; looks the tenant up and waits when needed.
+
+        `found`: where `lend_nowait` had none.
+        """
         ...
 
     def release(self, backend: Backend, route: Route) -> None:
@@ -57,11 +66,14 @@ class Scope:
 
     async def _take(self, timeout: float | None) -> tuple[Backend, Route, float | None]:
         """A connection, its route, and what is left of `timeout`."""
-        lease = self._source.lend_nowait(self)
-        if lease is not None:
-            return lease[0], lease[1], timeout
+        source = self._source
+        found = source.known(self)
+        if found is not None:
+            at_hand = source.lend_nowait(found)
+            if at_hand is not None:
+                return at_hand, found[1], timeout
         started = monotonic()
-        backend, route = await self._source.lend(self, timeout)
+        backend, route = await source.lend(self, found, timeout)
         return backend, route, None if timeout is None else max(0.001, timeout - (monotonic() - started))
 
     async def fetch(

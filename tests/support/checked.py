@@ -25,7 +25,7 @@ from tenantproxy.model import Route
 from tenantproxy.pools.asyncpg import Backend, Init
 from tenantproxy.pools.pool import Pool
 from tenantproxy.registry import Registry
-from tenantproxy.scope import Lease, Scope
+from tenantproxy.scope import Found, Lease, Scope
 from tests.support.database import Database
 from tests.support.waiting import until
 from tests.support.world import APP_ROLE, SERVER, World
@@ -58,12 +58,12 @@ class CheckedRouter(Router):
         self.events.append(event)
         self._hear(event)
 
-    def lend_nowait(self, scope: Scope) -> Lease | None:
-        lease = super().lend_nowait(scope)
-        return self._noted(lease) if lease is not None else None
+    def lend_nowait(self, found: Found) -> Backend | None:
+        backend = super().lend_nowait(found)
+        return self._noted((backend, found[1]))[0] if backend is not None else None
 
-    async def lend(self, scope: Scope, timeout: float | None) -> Lease:
-        return self._noted(await super().lend(scope, timeout))
+    async def lend(self, scope: Scope, found: Found | None, timeout: float | None) -> Lease:
+        return self._noted(await super().lend(scope, found, timeout))
 
     def _noted(self, lease: Lease) -> Lease:
         backend, route = lease
