@@ -25,8 +25,8 @@ __all__ = ["PRIVATE_NAMES", "Guard", "Lent", "RenewingConnection", "TenantConnec
 
 PRIVATE_NAMES: Final = {
     "asyncpg.connection.Connection": (
-        "_protocol _transport _loop _top_xact _pool_release_ctr _stmt_cache _stmts_to_close _listeners _log_listeners"
-        " _termination_listeners _query_loggers _get_statement _execute _executemany _prepare _copy_in _copy_out"
+        "_protocol _transport _loop _top_xact _pool_release_ctr _stmt_cache _stmts_to_close _stmt_exclusive_section"
+        " _listeners _log_listeners _termination_listeners _query_loggers _get_statement _execute _executemany _prepare _copy_in _copy_out"
         " _drop_local_statement_cache _drop_local_type_cache _set_proxy _cancel_current_command"
         " _process_notification _process_log_message _call_termination_listeners _get_unique_id"
     ),
@@ -52,6 +52,7 @@ if TYPE_CHECKING:
         _top_xact: Any
         _pool_release_ctr: int
         _stmt_cache: Any
+        _stmt_exclusive_section: Any
         _stmts_to_close: set[Any]
         _listeners: dict[str, Any]
         _log_listeners: set[Any]
@@ -128,7 +129,7 @@ class _Unread(asyncio.Protocol):
 class TenantConnection(_Connection):
     """An asyncpg connection that can be taken back: `take_back` ends what its last user left in our process."""
 
-    __slots__ = ("_entry", "has_foreign_codecs", "is_doubtful", "is_tainted", "was_terminated")
+    __slots__ = ("_entry", "has_foreign_codecs", "is_doubtful", "is_tainted", "runs_directly", "was_terminated")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -136,6 +137,7 @@ class TenantConnection(_Connection):
         self.has_foreign_codecs = False  # a user changed how values are read and written
         self.is_doubtful = False  # the driver lost track of what the server sends
         self.was_terminated = False  # ended from this side, so the other one may live on
+        self.runs_directly = False  # its user ran something that asyncpg does not note as being under way
         self._entry: Any = None  # the statement that enters a session, outside of the driver's cache
         # asyncpg's own cache with our `put`: nothing of it is repeated here.
         self._stmt_cache = _screened(self._stmt_cache, self._taint)
@@ -145,20 +147,28 @@ class TenantConnection(_Connection):
 
     async def execute(self, query: str, *args: Any, timeout: float | None = None) -> str:
         """As asyncpg's."""
-        if not args and _TOUCHES_STATEMENTS.search(query):
-            self.is_tainted = True
+        if not args:
+            self.runs_directly = True
+            if _TOUCHES_STATEMENTS.search(query):
+                self.is_tainted = True
         return await super().execute(query, *args, timeout=timeout)
 
     async def _prepare(self, query: str, **kwargs: Any) -> Any:
         if _TOUCHES_STATEMENTS.search(query) or isinstance(kwargs.get("name"), str):
             self.is_tainted = True  # a name of the user's choice stays behind, and may be the driver's
+        self.runs_directly = True
         return await super()._prepare(query, **kwargs)
 
     def _get_unique_id(self, prefix: str) -> str:
         # asyncpg counts, and whoever guesses the name of another tenant's statement reads its text in EXPLAIN EXECUTE.
         return f"__asyncpg_{prefix}_{secrets.token_hex(16)}__"
 
+    async def _copy_in(self, *args: Any, **kwargs: Any) -> Any:
+        self.runs_directly = True
+        return await super()._copy_in(*args, **kwargs)
+
     async def _copy_out(self, *args: Any, **kwargs: Any) -> Any:
+        self.runs_directly = True
         try:
             return await super()._copy_out(*args, **kwargs)
         except asyncpg.PostgresError:
@@ -279,8 +289,12 @@ class TenantConnection(_Connection):
     def is_busy(self) -> bool:
         """Whether a statement is still under way, in a task that its user left behind.
 
-        asyncpg tells only by refusing: asked to close the entry statement, it does not while that is in use.
+        asyncpg notes it for queries; for the rest it tells only by refusing: asked to close the entry statement, it
+        does not, and says why.
         """
+        if not self.runs_directly:
+            return bool(self._stmt_exclusive_section._acquired)
+        self.runs_directly = False
         try:
             self._protocol.close_statement(self._entry, None).send(None)
         except asyncpg.InternalClientError:
