@@ -26,7 +26,8 @@ __all__ = ["PRIVATE_NAMES", "Guard", "Lent", "RenewingConnection", "TenantConnec
 PRIVATE_NAMES: Final = {
     "asyncpg.connection.Connection": (
         "_protocol _transport _loop _top_xact _pool_release_ctr _stmt_cache _stmts_to_close _stmt_exclusive_section"
-        " _listeners _log_listeners _termination_listeners _query_loggers _get_statement _execute _executemany _prepare _copy_in _copy_out"
+        " _listeners _log_listeners _termination_listeners _query_loggers _get_statement"
+        " _execute _executemany _prepare _copy_in _copy_out"
         " _drop_local_statement_cache _drop_local_type_cache _set_proxy _cancel_current_command"
         " _process_notification _process_log_message _call_termination_listeners _get_unique_id"
     ),

@@ -464,7 +464,7 @@ class Monkey:
             except TenantProxyError as exc:
                 self.refused.append(f"{type(exc).__name__}: {exc}")
             except asyncpg.PostgresError as exc:
-                # A tenant that hides a DISCARD SEQUENCES or a RESET ALL from us finds itself without a tenant next time.
+                # A tenant that hides a DISCARD SEQUENCES or a RESET ALL from us is without a tenant then.
                 if exc.sqlstate not in ("42501", "55000"):
                     raise
                 self.own_wounds += 1
