@@ -540,7 +540,7 @@ class Pool(Generic[C]):
         self._opening -= 1
         self._last_error = error
         self._denied = failure == "denied"
-        delay = self._back_off()
+        delay = self._back_off(_BACKOFF_REFUSED if failure == "refused" else _BACKOFF_MOST)
         self._observer(ConnectFailure(server=self.key.server, pool=self.label, error=what, retry_in=delay))
         if failure == "denied":
             self._fail_waiters(error)
@@ -554,13 +554,12 @@ class Pool(Generic[C]):
         else:
             self.budget.reached()
 
-    def _back_off(self) -> float:
+    def _back_off(self, most: float) -> float:
         """Seconds until the next connect. Connects that were begun together and fail together count as one failure."""
         now = self._clock()
         if not self._failures or now >= self._retry_at - _TIMER_SLACK:
             self._failures += 1
-            most = _BACKOFF_REFUSED if failure == "refused" else _BACKOFF_MOST
-        backoff = min(most, _BACKOFF_FIRST * 2.0 ** min(self._failures - 1, 10))
+            backoff = min(most, _BACKOFF_FIRST * 2.0 ** min(self._failures - 1, 10))
             self._retry_at = now + backoff * (0.5 + random.random() / 2)
         return self._retry_at - now
 
