@@ -14,11 +14,11 @@ import asyncpg
 from tenantproxy.config import Settings
 from tenantproxy.errors import ConfigurationError, Problem
 from tenantproxy.isolation.proof import derive_key
-from tenantproxy.lifecycle.install import install
-from tenantproxy.model import Isolation, Tenant, quote_identifier
+from tenantproxy.lifecycle.install import install, install_registry
+from tenantproxy.lifecycle.provisioner import close_functions
+from tenantproxy.model import Isolation, Tenant
 from tenantproxy.pools.asyncpg import ssl_argument
 from tenantproxy.registry import FileRegistry, PostgresRegistry
-from tenantproxy.registry.postgres import SCHEMA_SQL
 from tenantproxy.registry.rows import RowReader
 
 __all__ = ["install_all"]
@@ -32,10 +32,12 @@ class Target(NamedTuple):
     role: str
 
 
-async def install_all(settings: Settings, databases: Sequence[str]) -> list[dict[str, Any]]:
+async def install_all(settings: Settings, databases: Sequence[str], *, closing: bool = True) -> list[dict[str, Any]]:
     """Install what `settings` need, in `databases` (`server/database` or `database`) or wherever row tenants are.
 
-    A row for each thing done. Raises ConfigurationError where admin credentials or a key are missing.
+    `closing`: also take from PUBLIC there the functions that reach other sessions, which only a superuser can.
+    A row for each thing done, and for each that could not be. Raises ConfigurationError where admin credentials or a
+    key are missing.
     """
     done: list[dict[str, Any]] = []
     if settings.registry.source == "postgres" and settings.registry.query is None:
@@ -51,29 +53,33 @@ async def install_all(settings: Settings, databases: Sequence[str]) -> list[dict
         raise ConfigurationError(
             [Problem(key="row.key_file", problem="is missing", fix="name a file with 32 bytes or more")]
         )
-    done.extend([await _install_context(settings, target, secrets) for target in targets])
+    for target in targets:
+        done.extend(await _install_context(settings, target, secrets, closing=closing))
     return done
 
 
-async def _install_context(settings: Settings, target: Target, secrets: Mapping[int, bytes]) -> dict[str, Any]:
+async def _install_context(
+    settings: Settings, target: Target, secrets: Mapping[int, bytes], *, closing: bool
+) -> list[dict[str, Any]]:
     keys = {
         kid: derive_key(secret, server=target.server, database=target.database, kid=kid)
         for kid, secret in secrets.items()
     }
     async with _admin(settings, target.server, target.database) as conn:
         await install(conn, app_role=target.role, keys=keys, setting=settings.row.setting)
-    return {"installed": "signed context", **target._asdict()}
+        done = [{"installed": "signed context", **target._asdict()}]
+        if closing:
+            closed = await close_functions(conn)
+            what = "closed functions" if closed else "functions LEFT OPEN: the admin user is no superuser"
+            done.append({"installed": what, **target._asdict()})
+    return done
 
 
 async def _install_registry(settings: Settings) -> dict[str, Any]:
     server, database = settings.main.server, settings.main.database
     role = settings.servers[server].user
     async with _admin(settings, server, database) as conn:
-        await conn.execute(SCHEMA_SQL)
-        reader = quote_identifier(role)
-        await conn.execute(
-            f"GRANT USAGE ON SCHEMA tenantproxy TO {reader}; GRANT SELECT ON tenantproxy.tenants TO {reader}"
-        )
+        await install_registry(conn, app_role=role)
     return {"installed": "registry", "server": server, "database": database, "role": role}
 
 

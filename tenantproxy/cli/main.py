@@ -142,10 +142,14 @@ def install(
             help="SERVER/DATABASE or DATABASE of the main server; again for more. Default: those of all row tenants."
         ),
     ] = None,
+    close_functions: Annotated[
+        bool,
+        typer.Option(help="Take from PUBLIC there the functions that reach other sessions or run text as SQL."),
+    ] = True,
     as_json: AsJson = False,
 ) -> None:
     """Put the signed context, and our registry table, into the servers' databases; again: upgrade."""
-    done = asyncio.run(deploy.install_all(load(config), database or []))
+    done = asyncio.run(deploy.install_all(load(config), database or [], closing=close_functions))
     Output(as_json).rows(done, empty="nothing to install: no row tenants are registered; name one with --database")
 
 

@@ -92,6 +92,7 @@ class Lender:
             return None
         if session.binding is not None:
             if not self._is_bound(backend, session.binding):
+                pool.uncount(backend)
                 pool.ready(backend, backend.bound)  # as it came: nothing has run on it
                 return None
             self._renew_in_time(backend)

@@ -278,9 +278,11 @@ class Pool(Generic[C]):
         self.last_used = now
         if self.budget.is_down and not self._slots:
             turn.counts["error"] += 1
+            self._note("connect", turn, 0)
             raise self._connect_failed(turn)
         if self._denied and now < self._retry_at and self._last_error is not None:
             turn.counts["error"] += 1
+            self._note("connect", turn, 0)
             raise self._last_error.again()
         if len(turn.waiting) >= turn.max_waiting:
             turn.counts["rejected"] += 1
@@ -310,6 +312,12 @@ class Pool(Generic[C]):
     def has_waiting(self) -> bool:
         """Whether anybody waits."""
         return self._turns.waiting > 0
+
+    def uncount(self, conn: C) -> None:
+        """The lease of `conn` does not count: it goes back in the same step, before anybody could read the counter."""
+        turn = self._slots[conn].turn
+        assert turn is not None
+        turn.counts["ok"] -= 1
 
     def next_tenant(self, conn: C, bound_to: TenantId | None) -> TenantId | None:
         """Who would be served if `conn` became ready now, bound to `bound_to`; None: nobody waits."""
@@ -543,7 +551,7 @@ class Pool(Generic[C]):
         delay = self._back_off(_BACKOFF_REFUSED if failure == "refused" else _BACKOFF_MOST)
         self._observer(ConnectFailure(server=self.key.server, pool=self.label, error=what, retry_in=delay))
         if failure == "denied":
-            self._fail_waiters(error)
+            self._fail_waiters(error, "connect")
         self._connector.later(delay, self.refill)
         if silent:
             self.budget.hold(self)
@@ -567,8 +575,7 @@ class Pool(Generic[C]):
         """See `budget.Claimant`. With a connection left, those who wait may still be served by it."""
         if not self._turns.waiting or self._used or self._resetting:
             return
-        self._exhausted_counts["connect"] += self._turns.waiting
-        self._fail_waiters(self._connect_failed(None))
+        self._fail_waiters(self._connect_failed(None), "connect")
 
     def server_up(self) -> None:
         """See `budget.Claimant`."""
@@ -576,9 +583,11 @@ class Pool(Generic[C]):
             self._failures, self._retry_at, self._last_error = 0, 0.0, None
             self.refill()
 
-    def _fail_waiters(self, error: TenantProxyError) -> None:
+    def _fail_waiters(self, error: TenantProxyError, cause: ExhaustCause | None = None) -> None:
         for ticket in self._turns.drain():
             ticket.turn.counts["error"] += 1
+            if cause is not None:
+                self._note(cause, ticket.turn, 0)
             ticket.waiter.fail(error.again())
         self.budget.unwant(self)
 

@@ -208,10 +208,13 @@ def test_install_puts_registry_and_signed_context_in_place_again_and_again(
         assert [(row["installed"], row["database"], row["role"]) for row in done] == [
             ("registry", "demo_main", "tenantproxy_app"),
             ("signed context", SHARED, "tenantproxy_app"),
+            ("closed functions", SHARED, "tenantproxy_app"),
         ]
     rows = said(cli("sql", "acme", "select name from projects order by 1", "--config", config, "--json"))
     assert [row["name"] for row in rows] == ["Anvils", "Rocket skates"]
-    named = said(cli("install", "--config", config, "--database", "primary/demo_main", "--json"))
+    named = said(
+        cli("install", "--config", config, "--database", "primary/demo_main", "--no-close-functions", "--json")
+    )
     assert [(row["installed"], row["database"]) for row in named] == [
         ("registry", "demo_main"),
         ("signed context", "demo_main"),
