@@ -61,6 +61,7 @@ def check(parts: Parts) -> list[Problem]:
         _tenants,
         _row_key,
         _context,
+        _auth,
         _listeners,
         _pg_users,
     )
@@ -243,6 +244,30 @@ def _context(parts: Parts) -> Iterator[Problem]:
                 problem="must say where the value comes from",
                 fix='write "claim:NAME", "header:NAME" or "client:ip"',
             )
+
+
+_OWN_ALGORITHMS: Final = ("HS256", "EdDSA")
+
+
+def _auth(parts: Parts) -> Iterator[Problem]:
+    auth = parts.auth
+    if auth is None:
+        return
+    own, given = auth.keys(), [key for key in ("public_key_file", "jwks_url") if getattr(auth, key)]
+    if given and (own or len(given) > 1):
+        problem = f"excludes {'a key of our own' if own else given[1]}"
+        yield Problem(key=f"auth.{given[0]}", problem=problem, fix="keep one: either we sign the tokens, or they do")
+    if own and auth.algorithm not in _OWN_ALGORITHMS:
+        yield Problem(key="auth.algorithm", problem=f"is {auth.algorithm}", fix="our own tokens take HS256 or EdDSA")
+    if given and auth.algorithm == "HS256":
+        problem = "is HS256, whose key could also sign: it is never another issuer's"
+        yield Problem(key="auth.algorithm", problem=problem, fix="write the issuer's own: RS256, ES256 or EdDSA")
+    if auth.signing_kid and auth.signing_kid not in own:
+        close = nearest(auth.signing_kid, own)
+        fix = f"did you mean {close}?" if close else "name one of key_files"
+        yield Problem(key="auth.signing_kid", problem="is not in key_files", fix=fix)
+    if auth.jwks_url and not auth.jwks_url.startswith("https://"):
+        yield Problem(key="auth.jwks_url", problem="is not https", fix="write https://...: whoever forges it signs")
 
 
 def _listeners(parts: Parts) -> Iterator[Problem]:

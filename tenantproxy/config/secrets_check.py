@@ -27,9 +27,12 @@ def _secrets(parts: Parts) -> Iterator[tuple[str, Secret | None, int]]:
         single = parts.row.key is not None
         for kid, secret in parts.row.keys().items():
             yield "row.key" if single else f"row.key_files.{kid}", secret, MIN_KEY_BYTES
-    for key, section in (("tenant_roles.key", parts.tenant_roles), ("auth.key", parts.auth)):
-        if section is not None:
-            yield key, section.key, MIN_KEY_BYTES
+    if parts.tenant_roles is not None:
+        yield "tenant_roles.key", parts.tenant_roles.key, MIN_KEY_BYTES
+    if parts.auth is not None:
+        single = parts.auth.key is not None
+        for name, secret in parts.auth.keys().items():
+            yield "auth.key" if single else f"auth.key_files.{name}", secret, MIN_KEY_BYTES
     if parts.login is not None:
         yield "login.pepper", parts.login.pepper, MIN_KEY_BYTES
     if parts.admin is not None:
@@ -41,7 +44,7 @@ def _secrets(parts: Parts) -> Iterator[tuple[str, Secret | None, int]]:
 def _look(key: str, secret: Secret | None, least: int) -> Iterator[Problem]:
     if secret is None:
         return
-    if secret.kind != "inline" and "." in key and not key.startswith("row.key_files"):
+    if secret.kind != "inline" and "." in key and not key.startswith(("row.key_files", "auth.key_files")):
         key = f"{key}_{secret.kind}"
     try:
         size = len(secret.read_bytes())

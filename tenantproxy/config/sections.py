@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
@@ -13,6 +14,8 @@ from tenantproxy.config.values import (
     Count,
     Flag,
     GivenText,
+    Leeway,
+    Lifetime,
     Listen,
     Name,
     NoTimeout,
@@ -233,7 +236,10 @@ class Resolve(Section):
 
 
 class Auth(Section):
-    """Access tokens: our own (HS256, EdDSA) or those of another issuer."""
+    """Access tokens: our own (HS256, EdDSA) or those of another issuer (`public_key_file`, `jwks_url`).
+
+    Our own keys: one, or several by key id. All of them verify; `signing_kid` signs, by default the last one.
+    """
 
     algorithm: Literal["HS256", "EdDSA", "RS256", "ES256"] = "HS256"
     key: Secret | None = None
@@ -247,11 +253,34 @@ class Auth(Section):
 
 
 class Login(Section):
+    key_files: Mapping[str, Text] = Field(default_factory=dict)
+    signing_kid: Text = ""
     """Finding the account behind an e-mail address."""
 
     account_query: Name | None = None
     fan_out: Flag = True
+    tenant_claim: Name = "agencyDatabase"
+    leeway: Leeway = 5.0
     fan_out_concurrency: Size = 8
+    selection_ttl: Seconds = 300.0
+    refresh_ttl: Lifetime = 1_209_600.0  # 14 days without use
+    session_ttl: Lifetime = 7_776_000.0  # 90 days, however often it is used
+
+    @model_validator(mode="after")
+    def _check_key_ids(self) -> Self:
+        if self.key is not None and self.key_files:
+            raise told("key and key_files exclude each other", "keep one of them")
+        if any(not _KEY_ID.fullmatch(kid) for kid in self.key_files):
+            raise told(
+                "a key id is 1 to 64 of A-Z a-z 0-9 _ . -", 'write for example key_files = { "2025-01" = "..." }'
+            )
+        return self
+
+    def keys(self) -> dict[str, Secret]:
+        """Our own keys by their id, in order; a single key has the id "1". Empty: tokens come from elsewhere."""
+        if self.key is not None:
+            return {"1": self.key}
+        return {kid: Secret.file(path) for kid, path in self.key_files.items()}
     fan_out_timeout: Seconds = 2.0
     pad_to: NoTimeout = 0.25
     pepper: Secret | None = None

@@ -13,6 +13,8 @@ __all__ = [
     "Count",
     "Flag",
     "GivenText",
+    "Leeway",
+    "Lifetime",
     "Listen",
     "Name",
     "NoTimeout",
@@ -152,5 +154,9 @@ Seconds = Annotated[float, Field(gt=0, le=2_147_483, allow_inf_nan=False), Befor
 NoTimeout = Annotated[float, Field(ge=0, le=2_147_483, allow_inf_nan=False), BeforeValidator(_number)]
 """Seconds where 0 means none."""
 Window = Annotated[float, Field(ge=1, le=3600, allow_inf_nan=False), BeforeValidator(_number)]
+Leeway = Annotated[float, Field(ge=0, le=60, allow_inf_nan=False), BeforeValidator(_number)]
+"""How far the clocks of two machines may be apart."""
+Lifetime = Annotated[float, Field(ge=1, le=315_360_000, allow_inf_nan=False), BeforeValidator(_number)]
+"""Seconds, up to ten years: nothing waits for them."""
 Listen = Annotated[str, BeforeValidator(_listen)]
 SettingName = Annotated[str, BeforeValidator(_setting_name)]

@@ -1,0 +1,96 @@
+"""What does a token say, and may it say so? Pure: strict JSON in, claims that nobody can change out."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Final, NoReturn
+
+from tenantproxy.errors import AuthError, TokenExpired
+
+__all__ = ["REQUIRED", "expired", "invalid", "no_longer_valid", "parse_object", "times"]
+
+REQUIRED: Final = ("iss", "aud", "sub", "exp", "iat")
+_MAX_DEPTH: Final = 16
+_END_OF_TIME: Final = 253_402_300_800  # the year 10000
+
+
+def invalid() -> AuthError:
+    """One error for all that is wrong with a token: a stranger does not learn which check it failed."""
+    return AuthError("the token is not valid", hint="log in again")
+
+
+def expired() -> TokenExpired:
+    """For a genuine token whose time is over."""
+    return TokenExpired("the token has expired", hint="refresh it, or log in again")
+
+
+def no_longer_valid() -> TokenExpired:
+    """For a genuine token that was revoked, or whose tenant moved, was suspended or deleted."""
+    return TokenExpired("the token is no longer valid", hint="refresh it, or log in again")
+
+
+def parse_object(raw: bytes) -> Mapping[str, Any]:
+    """The JSON object in `raw`, read only, all the way down. Raises AuthError.
+
+    Refused beside what is no JSON object: a key that is given twice in one object (parsers differ in which they take),
+    NaN and Infinity, NUL and lone surrogates in text, and nesting that no claim needs.
+    """
+    try:
+        text = raw.decode("utf-8")
+        parsed = json.loads(text, object_pairs_hook=_distinct, parse_constant=_refused)
+        frozen = _frozen(parsed, 0)
+    except (ValueError, RecursionError):
+        raise invalid() from None
+    if not isinstance(frozen, Mapping):
+        raise invalid()
+    return frozen
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        raise ValueError("a key is given twice")
+    return made
+
+
+def _refused(constant: str) -> NoReturn:
+    raise ValueError("not a number of JSON's")
+
+
+def _frozen(value: Any, depth: int) -> Any:
+    if depth > _MAX_DEPTH:
+        raise ValueError("nested too deeply")
+    if isinstance(value, str):
+        if "\0" in value:
+            raise ValueError("contains NUL")
+        value.encode("utf-8")  # UnicodeEncodeError is a ValueError: a lone surrogate
+        return value
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("1e999 is none of JSON's either")
+    if isinstance(value, dict):
+        return MappingProxyType({_frozen(key, depth): _frozen(one, depth + 1) for key, one in value.items()})
+    if isinstance(value, list):
+        return tuple(_frozen(one, depth + 1) for one in value)
+    return value
+
+
+def times(claims: Mapping[str, Any], now: float, leeway: float) -> float:
+    """Until when the claims are good. Raises TokenExpired, AuthError where a time is missing, of another kind or ahead.
+
+    `iat` and `nbf` must not be in the future, `exp` not in the past, by more than `leeway` seconds.
+    """
+    exp, iat, nbf = _time(claims.get("exp")), _time(claims.get("iat")), _time(claims.get("nbf", 0))
+    if iat > now + leeway or nbf > now + leeway or exp < iat:
+        raise invalid()
+    if exp <= now - leeway:
+        raise expired()
+    return exp + leeway
+
+
+def _time(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < _END_OF_TIME:
+        raise invalid()
+    return value

@@ -1,0 +1,170 @@
+"""Which key says that a token is genuine? Each key has one algorithm, and is long enough or not used at all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from tenantproxy.config import MIN_KEY_BYTES, Auth, Secret
+from tenantproxy.errors import ConfigurationError, Problem
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
+
+__all__ = ["Key", "KeyRing", "KeySource", "OneKey", "is_fit", "own_keys", "public_key"]
+
+MIN_RSA_BITS: Final = 2048
+_MAX_FILE: Final = 64 * 1024
+_FIT: Final = {
+    "RS256": f"an RSA key of {MIN_RSA_BITS} bits or more",
+    "ES256": "an EC key on the curve P-256",
+    "EdDSA": "an Ed25519 key",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Key:
+    """One key. `signing` is None where tokens are only verified; neither part is ever shown."""
+
+    kid: str
+    algorithm: str
+    verifying: Any = field(repr=False)
+    signing: Any = field(default=None, repr=False)
+
+
+class KeySource(Protocol):
+    """Where keys are found by the `kid` of a token; `jwks.Jwks`, `KeyRing` and `OneKey` are such."""
+
+    @property
+    def generation(self) -> int:
+        """Another number as soon as any key was replaced or withdrawn: what was verified before is verified again."""
+        ...
+
+    def known(self, kid: str | None) -> Key | None:
+        """The key, when it is at hand."""
+        ...
+
+    async def find(self, kid: str | None) -> Key | None:
+        """The key, looked for elsewhere if need be; None: there is none. Raises KeysUnavailable."""
+        ...
+
+
+class KeyRing:
+    """Our own keys by id. All verify, one signs. `kid` is looked up in a dict and used for nothing else."""
+
+    generation: Final = 0
+
+    def __init__(self, keys: Mapping[str, Key], *, signer: str) -> None:
+        self._keys = dict(keys)
+        self.signer = self._keys[signer]
+
+    def known(self, kid: str | None) -> Key | None:
+        """See `KeySource`. A token without a kid is not one of ours."""
+        return self._keys.get(kid) if kid is not None else None
+
+    async def find(self, kid: str | None) -> Key | None:
+        """See `KeySource`."""
+        return self.known(kid)
+
+    def __iter__(self) -> Iterator[Key]:
+        return iter(self._keys.values())
+
+
+class OneKey:
+    """The only key of an issuer, whatever that issuer calls it."""
+
+    generation: Final = 0
+
+    def __init__(self, key: Key) -> None:
+        self._key = key
+
+    def known(self, kid: str | None) -> Key | None:
+        """See `KeySource`."""
+        return self._key
+
+    async def find(self, kid: str | None) -> Key | None:
+        """See `KeySource`."""
+        return self._key
+
+
+def own_keys(settings: Auth) -> KeyRing:
+    """The keys we sign with, read now. Raises ConfigurationError: one is missing, too short or of another kind."""
+    secrets = settings.keys()
+    if not secrets:
+        fix = "name a file with 32 bytes or more, or where another issuer's keys are: jwks_url, public_key_file"
+        raise ConfigurationError([Problem(key="auth.key_file", problem="is missing", fix=fix)])
+    problems: list[Problem] = []
+    keys: dict[str, Key] = {}
+    for kid, secret in secrets.items():
+        name = f"auth.key_files.{kid}" if settings.key_files else "auth.key"
+        try:
+            keys[kid] = _hmac(kid, secret, name) if settings.algorithm == "HS256" else _ed25519(kid, secret, name)
+        except ConfigurationError as exc:
+            problems += exc.problems
+    if problems:
+        raise ConfigurationError(problems)
+    return KeyRing(keys, signer=settings.signing_kid or list(keys)[-1])
+
+
+def _hmac(kid: str, secret: Secret, name: str) -> Key:
+    value = secret.read_bytes()
+    if len(value) < MIN_KEY_BYTES:
+        raise _unfit(name, f"is {len(value)} bytes long, at least {MIN_KEY_BYTES} are needed", "openssl rand -hex 32")
+    # What everybody may read is no secret: with a public key here, who has it could sign (RS256/HS256 confusion).
+    if value.lstrip().startswith((b"-----BEGIN", b"ssh-", b"ecdsa-")):
+        raise _unfit(name, "is an asymmetric key, HS256 needs a secret", "openssl rand -hex 32")
+    return Key(kid=kid, algorithm="HS256", verifying=value, signing=value)
+
+
+def _ed25519(kid: str, secret: Secret, name: str) -> Key:
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    try:
+        key = load_pem_private_key(secret.read_bytes(), password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        key = None
+    if not isinstance(key, Ed25519PrivateKey):
+        raise _unfit(name, "is no Ed25519 private key in PEM", "openssl genpkey -algorithm ed25519")
+    return Key(kid=kid, algorithm="EdDSA", verifying=key.public_key(), signing=key)
+
+
+def public_key(settings: Auth) -> Key:
+    """The key in `public_key_file` (PEM, or a certificate in PEM). Raises ConfigurationError."""
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.serialization import load_pem_public_key
+    from cryptography.x509 import load_pem_x509_certificate
+
+    name = "auth.public_key_file"
+    try:
+        with Path(settings.public_key_file).open("rb") as file:
+            pem = file.read(_MAX_FILE)
+        is_certificate = b"BEGIN CERTIFICATE" in pem
+        key = load_pem_x509_certificate(pem).public_key() if is_certificate else load_pem_public_key(pem)
+    except OSError as exc:
+        raise _unfit(name, f"cannot be read ({exc.strerror})", "name the issuer's public key in PEM") from None
+    except (ValueError, UnsupportedAlgorithm):
+        raise _unfit(name, "is no public key in PEM", "name the issuer's public key in PEM") from None
+    if not is_fit(key, settings.algorithm):
+        raise _unfit(name, f"does not go with {settings.algorithm}", f"it needs {_FIT[settings.algorithm]}")
+    return Key(kid="", algorithm=settings.algorithm, verifying=key)
+
+
+def is_fit(key: PublicKeyTypes, algorithm: str) -> bool:
+    """Whether `key` is of the kind and strength that `algorithm` needs."""
+    from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePublicKey
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+
+    if algorithm == "RS256":
+        return isinstance(key, RSAPublicKey) and key.key_size >= MIN_RSA_BITS
+    if algorithm == "ES256":
+        return isinstance(key, EllipticCurvePublicKey) and isinstance(key.curve, SECP256R1)
+    return algorithm == "EdDSA" and isinstance(key, Ed25519PublicKey)
+
+
+def _unfit(name: str, problem: str, fix: str) -> ConfigurationError:
+    return ConfigurationError([Problem(key=name, problem=problem, fix=f"make one with: {fix}")])

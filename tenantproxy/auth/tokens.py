@@ -1,0 +1,309 @@
+"""Is this token good, and how is one made? Own tokens are issued and verified, those of another issuer verified.
+
+State: the cache of verified tokens. It holds keyed hashes, never a token, and each hit is still held against the
+clock, the revocations and the tenant's epoch.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any, Final, Literal, Protocol
+
+from cachetools import LRUCache
+
+from tenantproxy.auth.claims import REQUIRED, invalid, no_longer_valid, parse_object, times
+from tenantproxy.auth.keys import Key, KeyRing, KeySource, OneKey, own_keys, public_key
+from tenantproxy.config import Auth
+from tenantproxy.errors import ConfigurationError, Problem, TenantNotFound
+from tenantproxy.model import Tenant, TenantId, tenant_id
+
+__all__ = ["MAX_TOKEN_BYTES", "Purpose", "Revoked", "TenantLookup", "Tokens"]
+
+MAX_TOKEN_BYTES: Final = 8 * 1024
+"""Nothing longer is even looked at."""
+
+Purpose = Literal["access", "selection"]
+"""What a token is for. Each has an audience of its own; refresh tokens are no JWT at all."""
+
+_COMPACT: Final = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
+_CACHED: Final = 10_000
+_RESERVED: Final = frozenset({*REQUIRED, "nbf", "jti", "tid", "tep", "sid", "role"})
+
+
+class Revoked(Protocol):
+    """What was revoked, as far as this process has heard; `revocation.Revocations` is one."""
+
+    def epoch(self, tenant: str) -> int:
+        """When all tokens of the tenant were last revoked, in Unix seconds; 0: never."""
+        ...
+
+    def is_revoked(self, *, jti: str | None, session: str | None) -> bool:
+        """Whether the token or its session was."""
+        ...
+
+
+class TenantLookup(Protocol):
+    """Where tenants are looked up; the router's registry is one."""
+
+    def peek(self, tenant: str) -> Tenant | None:
+        """The tenant, if what is known is fresh; None says nothing."""
+        ...
+
+    async def get(self, tenant: TenantId, /) -> Tenant:
+        """The tenant. Raises TenantNotFound, RegistryUnavailable."""
+        ...
+
+    def invalidate(self, tenant: str | None) -> None:
+        """Ask again for the tenant."""
+        ...
+
+
+class NothingRevoked:
+    """For those who keep no revocations."""
+
+    def epoch(self, tenant: str) -> int:
+        """See `Revoked`."""
+        return 0
+
+    def is_revoked(self, *, jti: str | None, session: str | None) -> bool:
+        """See `Revoked`."""
+        return False
+
+
+@dataclass(frozen=True, slots=True)
+class _Verified:
+    claims: Mapping[str, Any]
+    until: float
+    generation: int
+
+
+class Tokens:
+    """Issues and verifies. One for each configuration; safe to share between tasks, does no I/O of its own.
+
+    `tenants` says which epoch a tenant is in; without it epochs are not compared, which is only for tokens of another
+    issuer. `revoked` is asked at every verification.
+    """
+
+    def __init__(
+        self,
+        settings: Auth,
+        *,
+        tenants: TenantLookup | None = None,
+        revoked: Revoked | None = None,
+        keys: KeySource | None = None,
+        clock: Callable[[], float] = time.time,
+        cached: int = _CACHED,
+    ) -> None:
+        import jwt
+
+        self._settings = settings
+        self._jws = jwt.PyJWS([settings.algorithm], {"enforce_minimum_key_length": True})
+        self._broken = (jwt.PyJWTError, ValueError, TypeError)
+        self._keys = keys if keys is not None else _configured(settings)
+        self._signer = self._keys.signer if isinstance(self._keys, KeyRing) else None
+        self._tenants = tenants
+        self._revoked = revoked if revoked is not None else NothingRevoked()
+        self._clock = clock
+        self._audiences: dict[Purpose, str] = {
+            "access": settings.audience,
+            "selection": f"{settings.audience}:selection",
+        }
+        self._salt = secrets.token_bytes(32)  # so that nobody can aim at the hash of somebody else's token
+        self._cache: LRUCache[bytes, _Verified] = LRUCache(cached)
+        self._asked: LRUCache[str, float] = LRUCache(1000)  # tenant -> when it was last asked for out of turn
+
+    @property
+    def are_own(self) -> bool:
+        """Whether we sign the tokens ourselves."""
+        return self._signer is not None
+
+    # --- issuing -----------------------------------------------------------------------------------------------------
+    def issue(
+        self,
+        *,
+        tenant: Tenant,
+        user: str,
+        role: str | None = None,
+        session: str | None = None,
+        claims: Mapping[str, object] | None = None,
+    ) -> str:
+        """An access token for `user` of `tenant`, good for `access_ttl` seconds.
+
+        `session` is what a logout ends (`Session.id`); `claims` are further ones, of plain JSON. Raises
+        ConfigurationError when there is no key of ours, ValueError for claims that are ours to set or too long.
+        """
+        taken = (_RESERVED | {self._settings.tenant_claim}) & (claims or {}).keys()
+        if taken:
+            raise ValueError(f"these claims are not the caller's to set: {', '.join(sorted(taken))}")
+        body: dict[str, object] = {**(claims or {}), **self._common("access", user, self._settings.access_ttl)}
+        body |= {"tid": tenant.id, "tep": self.epoch(tenant), self._settings.tenant_claim: tenant.id}
+        if role is not None:
+            body["role"] = role
+        if session is not None:
+            body["sid"] = session
+        return self._signed(body)
+
+    def issue_selection(self, *, subject: str, claims: Mapping[str, object]) -> str:
+        """A selection token: says which tenants a person may choose from, opens none of them."""
+        if _RESERVED & claims.keys():
+            raise ValueError("these claims are not the caller's to set")
+        return self._signed({**claims, **self._common("selection", subject, self._settings.selection_ttl)})
+
+    def epoch(self, tenant: Tenant) -> int:
+        """What `tep` must be now: another number after a move, a suspension, a deletion or `revoke_tenant`."""
+        return tenant.epoch + self._revoked.epoch(tenant.id)
+
+    def _common(self, purpose: Purpose, subject: str, ttl: float) -> dict[str, object]:
+        now = int(self._clock())
+        return {
+            "iss": self._settings.issuer,
+            "aud": self._audiences[purpose],
+            "sub": subject,
+            "iat": now,
+            "exp": now + max(1, int(ttl)),
+            "jti": secrets.token_urlsafe(16),
+        }
+
+    def _signed(self, body: Mapping[str, object]) -> str:
+        key = self._signer
+        if key is None:
+            fix = "give a key_file, or leave issuing to whoever jwks_url or public_key_file belongs to"
+            raise ConfigurationError([Problem(key="auth", problem="has no key to sign with", fix=fix)])
+        payload = json.dumps(body, separators=(",", ":"), allow_nan=False).encode()
+        token = self._jws.encode(payload, key.signing, algorithm=key.algorithm, headers={"kid": key.kid})
+        if len(token) > MAX_TOKEN_BYTES:
+            raise ValueError(f"a token of {len(token)} bytes would not be read again, {MAX_TOKEN_BYTES} are allowed")
+        return token
+
+    # --- verifying ---------------------------------------------------------------------------------------------------
+    async def verify(self, token: str, *, purpose: Purpose = "access") -> Mapping[str, Any]:
+        """The claims of a good token, read only; waits only where a key or a tenant has to be asked for.
+
+        Raises TokenExpired for a genuine token that is expired or revoked, KeysUnavailable (503) when the issuer's keys
+        cannot be had, another AuthError for everything else, RegistryUnavailable when the tenant's epoch cannot be
+        looked up. No error says which check failed.
+        """
+        if len(token) > MAX_TOKEN_BYTES or not _COMPACT.fullmatch(token):
+            raise invalid()
+        name = blake2b(token.encode(), digest_size=32, key=self._salt, person=purpose.encode()).digest()
+        found = self._cache.get(name)
+        if found is None or found.until <= self._clock() or found.generation != self._keys.generation:
+            self._cache.pop(name, None)
+            found = await self._verify(token, purpose)
+            self._cache[name] = found
+        claims = found.claims
+        if self._revoked.is_revoked(jti=claims.get("jti"), session=claims.get("sid")):
+            raise no_longer_valid()
+        if purpose == "access":
+            await self._check_epoch(claims)
+        return claims
+
+    async def _verify(self, token: str, purpose: Purpose) -> _Verified:
+        header = parse_object(_decoded(token.partition(".")[0]))
+        # jku, x5u, jwk and x5c are not looked at; kid goes into a dict and nowhere else.
+        kid = header.get("kid")
+        if header.get("alg") != self._settings.algorithm or "crit" in header or not isinstance(kid, str | None):
+            raise invalid()
+        generation = self._keys.generation
+        key = self._keys.known(kid)
+        if key is None:
+            key = await self._keys.find(kid)
+            generation = self._keys.generation
+        if key is None or key.algorithm != header["alg"]:
+            raise invalid()
+        claims = parse_object(self._payload(token, key))
+        until = times(claims, self._clock(), self._settings.leeway)
+        self._check_claims(claims, purpose)
+        return _Verified(claims, until, generation)
+
+    def _payload(self, token: str, key: Key) -> bytes:
+        try:
+            payload: bytes = self._jws.decode(token, key.verifying, algorithms=[key.algorithm])
+        except self._broken:
+            raise invalid() from None
+        return payload
+
+    def _check_claims(self, claims: Mapping[str, Any], purpose: Purpose) -> None:
+        subject, audience = claims.get("sub"), claims.get("aud")
+        named = audience if isinstance(audience, tuple) and not self.are_own else (audience,)
+        if (
+            claims.get("iss") != self._settings.issuer
+            or self._audiences[purpose] not in named
+            or not isinstance(subject, str)
+            or not subject
+            or not all(isinstance(claims.get(name), str | None) for name in ("jti", "sid", "role", "tid"))
+        ):
+            raise invalid()
+        if not self.are_own:
+            return
+        if not claims.get("jti"):
+            raise invalid()
+        if purpose == "access":
+            tid, tep = claims.get("tid"), claims.get("tep")
+            if not tid or claims.get(self._settings.tenant_claim) != tid or not isinstance(tep, int):
+                raise invalid()
+
+    async def _check_epoch(self, claims: Mapping[str, Any]) -> None:
+        """Refuse what is older than the tenant's move, suspension, deletion, or another tenant of its name."""
+        tenant = claims.get("tid") if self.are_own else claims.get(self._settings.tenant_claim)
+        if not self.are_own:
+            # Another issuer knows no epochs: what it issued before the revocation is refused.
+            if isinstance(tenant, str) and claims["iat"] <= self._revoked.epoch(tenant):
+                raise no_longer_valid()
+            return
+        if self._tenants is None or tenant is None:
+            return
+        known = self._tenants.peek(tenant)
+        if known is not None and claims["tep"] == self.epoch(known):
+            return
+        if known is not None and self._may_ask(tenant):
+            self._tenants.invalidate(tenant)  # the token may be newer than what we know
+        try:
+            known = await self._tenants.get(tenant_id(tenant))
+        except TenantNotFound:
+            raise no_longer_valid() from None
+        if claims["tep"] != self.epoch(known):
+            raise no_longer_valid()
+
+    def _may_ask(self, tenant: str) -> bool:
+        """Once a second and tenant: a token that stays wrong must not cost the registry a query each time."""
+        now = self._clock()
+        if now - self._asked.get(tenant, float("-inf")) < 1.0:
+            return False
+        self._asked[tenant] = now
+        return True
+
+    # --- for others to verify ----------------------------------------------------------------------------------------
+    def jwks(self) -> dict[str, list[dict[str, str]]]:
+        """Our public keys as a JSON Web Key Set (RFC 7517); none where a shared secret signs."""
+        if not isinstance(self._keys, KeyRing) or self._settings.algorithm != "EdDSA":
+            return {"keys": []}
+        return {"keys": [_jwk(key) for key in self._keys]}
+
+    def __repr__(self) -> str:
+        return f"Tokens({self._settings.algorithm}, issuer={self._settings.issuer!r})"
+
+
+def _configured(settings: Auth) -> KeySource:
+    if settings.public_key_file:
+        return OneKey(public_key(settings))
+    return own_keys(settings)
+
+
+def _decoded(segment: str) -> bytes:
+    try:
+        return base64.urlsafe_b64decode(segment + "=" * (-len(segment) % 4))
+    except ValueError:
+        raise invalid() from None
+
+
+def _jwk(key: Key) -> dict[str, str]:
+    raw = base64.urlsafe_b64encode(key.verifying.public_bytes_raw()).rstrip(b"=").decode()
+    return {"kty": "OKP", "crv": "Ed25519", "x": raw, "use": "sig", "alg": key.algorithm, "kid": key.kid}
