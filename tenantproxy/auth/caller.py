@@ -1,0 +1,126 @@
+"""What does a request say about its caller, before anybody believes it? Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import Final, TypeAlias
+
+from tenantproxy.auth.base import RequestContext
+from tenantproxy.errors import AuthError, TenantUnresolved
+
+__all__ = ["TrustedProxies", "bearer_token", "host_of", "session_settings"]
+
+_Address: TypeAlias = IPv4Address | IPv6Address
+_Network: TypeAlias = IPv4Network | IPv6Network
+
+_MAX_HOPS: Final = 32  # of X-Forwarded-For that are looked at
+
+
+def host_of(values: Sequence[str]) -> str:
+    """The host in the values of a request's Host headers: no port, lower case; empty when there is not exactly one."""
+    if len(values) != 1:
+        return ""
+    host = values[0].strip().lower()
+    if host.startswith("["):
+        return host[1:].partition("]")[0]
+    return host.partition(":")[0]
+
+
+def bearer_token(values: Sequence[str]) -> str | None:
+    """The token in the values of a request's Authorization headers; None: another scheme, or no header.
+
+    Raises AuthError for more than one header and for a Bearer without exactly one token.
+    """
+    if not values:
+        return None
+    if len(values) > 1:
+        raise AuthError("more than one Authorization header")
+    scheme, _, token = values[0].strip(" \t").partition(" ")
+    if scheme.lower() != "bearer":
+        return None
+    token = token.strip(" ")
+    if not token or not token.isascii() or not token.isprintable() or " " in token or "," in token:
+        raise AuthError("the Authorization header is malformed", hint="send Authorization: Bearer and one token")
+    return token
+
+
+class TrustedProxies:
+    """The proxies whose X-Forwarded-For is believed; `networks` are addresses or CIDR networks. ValueError otherwise.
+
+    It sees the peer of the connection: a server that rewrites that itself (uvicorn does for proxies on the same
+    machine, until `--no-proxy-headers`) has to leave it alone.
+    """
+
+    def __init__(self, networks: Iterable[str]) -> None:
+        self._networks: tuple[_Network, ...] = tuple(ip_network(network) for network in networks)
+        self._trusts = lru_cache(maxsize=4096)(self._is_within)
+
+    def client(self, peer: str | None, forwarded: Sequence[str]) -> tuple[str | None, bool]:
+        """The address of the client, and whether `peer` is trusted. `forwarded`: the X-Forwarded-For headers.
+
+        The client is the last hop that no trusted proxy is. A hop that is no address ends the walk: whoever is behind
+        it is unknown, so it is the last proxy that is known.
+        """
+        if not self._networks or peer is None or not self._trusts(peer):
+            return peer, False
+        client = peer
+        hops = [hop.strip() for value in forwarded for hop in value.split(",")]
+        for hop in reversed(hops[-_MAX_HOPS:]):
+            address = _address(hop)
+            if address is None:
+                break
+            client = str(address)
+            if not self._trusts(client):
+                break
+        return client, True
+
+    def _is_within(self, text: str) -> bool:
+        address = _address(text)
+        return address is not None and any(address in network for network in self._networks)
+
+
+def _address(text: str) -> _Address | None:
+    try:
+        address = ip_address(text)
+    except ValueError:
+        return None
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return mapped if mapped is not None else address  # ::ffff:10.0.0.1 is 10.0.0.1 on a socket for both families
+
+
+def session_settings(context: Mapping[str, str], request: RequestContext) -> dict[str, str]:
+    """The session settings of `[context]` for `request`; a source that the request does not have is left out.
+
+    Raises TenantUnresolved for a value that PostgreSQL cannot hold.
+    """
+    found: dict[str, str] = {}
+    for setting, source in context.items():
+        kind, _, name = source.partition(":")
+        value = _client_value(kind, name, request)
+        if value is None:
+            continue
+        if "\0" in value:
+            raise TenantUnresolved("the request has a NUL in a value that its session needs", detail=source)
+        found[setting] = value
+    return found
+
+
+def _client_value(kind: str, name: str, request: RequestContext) -> str | None:
+    if kind == "client":
+        return request.client_ip
+    if kind == "header":
+        values = request.header_values(name)
+        return _text(", ".join(values)) if values else None
+    claim = None if request.claims is None else request.claims.get(name)
+    return claim if claim is None or isinstance(claim, str) else json.dumps(claim)
+
+
+def _text(value: str) -> str:
+    """A header's bytes, as UTF-8 where they are."""
+    try:
+        return value.encode("latin-1").decode("utf-8")
+    except UnicodeError:
+        return value
