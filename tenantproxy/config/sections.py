@@ -230,9 +230,17 @@ class TenantRoles(Section):
 
 
 class Resolve(Section):
-    """Where a request names its tenant; all sources that are present must agree."""
+    """Where a request names its tenant; all sources that are present must agree.
+
+    A header without a token is refused, unless `trust_header_from_proxies` and one of `[http] trusted_proxies` sent it:
+    then that proxy must set the header itself, or remove the client's.
+    """
 
     agree: Texts = ("claim:agencyDatabase", "header:X-Agency-Database")
+    trust_header_from_proxies: Flag = False
+
+
+_KEY_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
 class Auth(Section):
@@ -245,23 +253,15 @@ class Auth(Section):
     key: Secret | None = None
     key_file: Text | None = None
     key_env: Text | None = None
+    key_files: Mapping[str, Text] = Field(default_factory=dict)
+    signing_kid: Text = ""
     public_key_file: Text = ""
     jwks_url: Text = ""
     issuer: Name = "tenantproxy"
     audience: Name = "tenantproxy"
-    access_ttl: Seconds = 900.0
-
-
-class Login(Section):
-    key_files: Mapping[str, Text] = Field(default_factory=dict)
-    signing_kid: Text = ""
-    """Finding the account behind an e-mail address."""
-
-    account_query: Name | None = None
-    fan_out: Flag = True
     tenant_claim: Name = "agencyDatabase"
     leeway: Leeway = 5.0
-    fan_out_concurrency: Size = 8
+    access_ttl: Seconds = 900.0
     selection_ttl: Seconds = 300.0
     refresh_ttl: Lifetime = 1_209_600.0  # 14 days without use
     session_ttl: Lifetime = 7_776_000.0  # 90 days, however often it is used
@@ -281,6 +281,14 @@ class Login(Section):
         if self.key is not None:
             return {"1": self.key}
         return {kid: Secret.file(path) for kid, path in self.key_files.items()}
+
+
+class Login(Section):
+    """Finding the account behind an e-mail address."""
+
+    account_query: Name | None = None
+    fan_out: Flag = True
+    fan_out_concurrency: Size = 8
     fan_out_timeout: Seconds = 2.0
     pad_to: NoTimeout = 0.25
     pepper: Secret | None = None
