@@ -9,7 +9,7 @@ import asyncpg
 
 from tenantproxy.errors import BudgetExhausted, ConnectFailed, TenantProxyError
 from tenantproxy.model import PoolKey
-from tenantproxy.pools.pool import Failure
+from tenantproxy.pools.backoff import Failure
 
 __all__ = ["classify", "describe"]
 

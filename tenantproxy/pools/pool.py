@@ -8,18 +8,11 @@ Each connection is in exactly one state: idle, used, resetting or retiring; thos
 from __future__ import annotations
 
 import random
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from enum import Enum, auto
-from typing import Final, Generic, Literal, Protocol, TypeVar
+from typing import Final, Generic, Protocol, TypeVar
 
 from tenantproxy.errors import (
-    BudgetExhausted,
-    ConnectFailed,
-    PoolClosed,
     PoolError,
-    PoolFull,
-    PoolTimeout,
     TenantProxyError,
 )
 from tenantproxy.events import (
@@ -32,24 +25,20 @@ from tenantproxy.events import (
     Observer,
 )
 from tenantproxy.model import Limits, PoolKey, TenantId
+from tenantproxy.pools import refusals
+from tenantproxy.pools.backoff import Backoff, Failure
 from tenantproxy.pools.base import AcquireResult, Clock, PoolStats, TenantPoolStats, Waiter
 from tenantproxy.pools.budget import ServerBudget
+from tenantproxy.pools.slots import IdleSlots, Slot, State
 from tenantproxy.pools.turns import AcquireCounts, Ticket, Turn, Turns
 
-__all__ = ["Connector", "Failure", "Pool", "PoolSettings"]
+__all__ = ["Connector", "Pool", "PoolSettings"]
 
 C = TypeVar("C")
 
-Failure = Literal["refused", "busy", "denied"]
-"""Why a connect failed: the server is not there (`refused`), cannot take us now (`busy`), will not (`denied`)."""
-
-_BACKOFF_FIRST: Final = 0.05
-_BACKOFF_MOST: Final = 2.0
-_BACKOFF_REFUSED: Final = 0.2  # to refuse costs a server nothing, and after half a second its breaker opens
 RESET_SECONDS: Final = 5.0  # a reset that takes longer ends its connection
 LATE_SECONDS: Final = 1.0  # one that takes so long is not waited for: another connection is opened meanwhile
 _STREAK: Final = 4  # leases that a connection may stay with its tenant while others wait
-_TIMER_SLACK: Final = 0.002  # a timer may fire that much early, and must not be the last one
 _LIFETIME_JITTER: Final = 0.1  # connections opened together must not end together
 
 
@@ -102,42 +91,6 @@ class PoolSettings(Protocol):
         ...
 
 
-class _State(Enum):
-    IDLE = auto()
-    USED = auto()
-    RESETTING = auto()
-    RETIRING = auto()
-
-
-class _Slot(Generic[C]):
-    """What the pool knows of one connection."""
-
-    __slots__ = (
-        "bound_to",
-        "conn",
-        "expires_at",
-        "is_late",
-        "opened_at",
-        "retire_on_release",
-        "since",
-        "state",
-        "streak",
-        "turn",
-    )
-
-    def __init__(self, conn: C, *, now: float, lifetime: float) -> None:
-        self.conn = conn
-        self.opened_at = now
-        self.expires_at = now + lifetime
-        self.since = now
-        self.bound_to: TenantId | None = None
-        self.turn: Turn[C] | None = None  # of the tenant that uses it
-        self.state = _State.IDLE
-        self.streak = 0  # leases in a row of the tenant it was bound to, while anybody waited
-        self.is_late = False  # its reset takes suspiciously long
-        self.retire_on_release = False
-
-
 class Pool(Generic[C]):
     """The connections of one PoolKey.
 
@@ -178,19 +131,15 @@ class Pool(Generic[C]):
         self._counts_of = counts_of
         self._closed_counts = closed_counts
         self._exhausted_counts = exhausted_counts
-        self._slots: dict[C, _Slot[C]] = {}  # all but those being opened
-        self._idle: OrderedDict[C, _Slot[C]] = OrderedDict()  # longest idle first
-        self._idle_of: dict[TenantId | None, list[_Slot[C]]] = {}  # the same, by what they are bound to, latest last
+        self._slots: dict[C, Slot[C]] = {}  # all but those being opened
+        self._idle: IdleSlots[C] = IdleSlots()
         self._turns: Turns[C] = Turns(budget.guaranteed)
         self._used = 0
         self._resetting = 0
         self._late = 0  # of them; 0 <= late <= resetting
         self._retiring = 0
         self._opening = 0
-        self._failures = 0  # connects failed in a row
-        self._retry_at = 0.0  # no connect before
-        self._last_error: TenantProxyError | None = None  # of the last connect, None after a success
-        self._denied = False  # the last connect failed for a reason that waiting does not mend
+        self._backoff = Backoff()
         budget.join(self)
 
     # --- lending -----------------------------------------------------------------------------------------------------
@@ -201,7 +150,7 @@ class Pool(Generic[C]):
         tells what the lender has to do before anybody may use it. Raises PoolClosed.
         """
         if self.is_closed:
-            raise PoolClosed("the pool is closed", hint="the tenant was removed or the router is closing")
+            raise refusals.closed()
         turn = self._turns.get(tenant) or self._admit(tenant, limits)
         if not self._idle or turn.leased >= turn.max_size or turn.waiting:
             return None
@@ -213,7 +162,7 @@ class Pool(Generic[C]):
                 turn.leased += 1
                 turn.counts["ok"] += 1
                 slot.turn = turn
-                slot.state = _State.USED
+                slot.state = State.USED
                 self._used += 1
                 return slot.conn
             if now >= slot.expires_at:
@@ -232,34 +181,27 @@ class Pool(Generic[C]):
         self._turns.add(turn)
         return turn
 
-    def _pick(self, tenant: TenantId) -> _Slot[C]:
-        stack = self._idle_of.get(tenant) or self._idle_of.get(None)
-        if stack:
-            slot = stack.pop()
-            del self._idle[slot.conn]
-        else:
-            _, slot = self._idle.popitem(last=False)
-            self._idle_of[slot.bound_to].remove(slot)
+    def _pick(self, tenant: TenantId) -> Slot[C]:
+        slot = self._idle.take(tenant)
         if not self._idle:
             self.budget.is_idle(self, idle=False)
         return slot
 
-    def _found_dead(self, slot: _Slot[C]) -> None:
+    def _found_dead(self, slot: Slot[C]) -> None:
         """One idle connection is dead: so, most likely, is every one that was there before it."""
         self._retire(slot, "error")
-        for other in [other for other in self._idle.values() if other.opened_at <= slot.opened_at]:
+        for other in [other for other in self._idle if other.opened_at <= slot.opened_at]:
             self._unidle(other)
             self._retire(other, "error")
 
-    def _unidle(self, slot: _Slot[C]) -> None:
-        del self._idle[slot.conn]
-        self._idle_of[slot.bound_to].remove(slot)
+    def _unidle(self, slot: Slot[C]) -> None:
+        self._idle.remove(slot)
         if not self._idle:
             self.budget.is_idle(self, idle=False)
 
     def has_idle_of(self, tenant: TenantId) -> bool:
         """Whether an idle connection is bound to this tenant."""
-        return bool(self._idle_of.get(tenant))
+        return self._idle.has_of(tenant)
 
     def bound_to(self, conn: C) -> TenantId | None:
         """Which tenant's session `conn` still is; None: nobody's."""
@@ -272,27 +214,23 @@ class Pool(Generic[C]):
         what the last connect failed with while a new try is not due.
         """
         if self.is_closed:
-            raise PoolClosed("the pool is closed", hint="the tenant was removed or the router is closing")
+            raise refusals.closed()
         turn = self._turns.get(tenant) or self._admit(tenant, limits)
         now = self._clock()
         self.last_used = now
         if self.budget.is_down and not self._slots:
             turn.counts["error"] += 1
             self._note("connect", turn, 0)
-            raise self._connect_failed(turn)
-        if self._denied and now < self._retry_at and self._last_error is not None:
+            raise self._connect_failed()
+        refusal = self._backoff.refusal(now)
+        if refusal is not None:
             turn.counts["error"] += 1
             self._note("connect", turn, 0)
-            raise self._last_error.again()
+            raise refusal.again()
         if len(turn.waiting) >= turn.max_waiting:
             turn.counts["rejected"] += 1
             self._note("queue_full", turn, turn.max_waiting)
-            raise PoolFull(
-                "too many wait for a connection of this tenant",
-                detail=f"max_waiting = {turn.max_waiting} wait, {turn.leased} of max_size = {turn.max_size} are lent",
-                hint="raise max_size or max_waiting, or send fewer requests at once",
-                retry_after=1.0,
-            )
+            raise refusals.queue_full(max_waiting=turn.max_waiting, leased=turn.leased, max_size=turn.max_size)
         ticket = Ticket(turn, waiter, now)
         self._turns.enqueue(ticket)
         self.refill()
@@ -324,28 +262,28 @@ class Pool(Generic[C]):
         turn = self._next_turn(self._slots[conn], bound_to) if self._turns.waiting else None
         return turn.tenant if turn is not None else None
 
-    def _next_turn(self, slot: _Slot[C], bound_to: TenantId | None) -> Turn[C] | None:
+    def _next_turn(self, slot: Slot[C], bound_to: TenantId | None) -> Turn[C] | None:
         """Whose turn it is: a connection may stay with its tenant for a few turns, which spares it being bound anew."""
         return self._turns.prefer(bound_to) if slot.streak < _STREAK else self._turns.peek()
 
     def resetting(self, conn: C) -> None:
         """The lessee gave `conn` back and it is being reset; its tenant may take another one meanwhile."""
         slot = self._slots[conn]
-        assert slot.state is _State.USED, slot.state
-        slot.state = _State.RESETTING
+        assert slot.state is State.USED, slot.state
+        slot.state = State.RESETTING
         slot.since = self._clock()
         self._resetting += 1
         self._leave_used(slot)
         if self._idle and self._turns.waiting:
             self._lend_idle()
 
-    def _leave_resetting(self, slot: _Slot[C]) -> None:
+    def _leave_resetting(self, slot: Slot[C]) -> None:
         self._resetting -= 1
         if slot.is_late:
             slot.is_late = False
             self._late -= 1
 
-    def _leave_used(self, slot: _Slot[C]) -> None:
+    def _leave_used(self, slot: Slot[C]) -> None:
         self._used -= 1
         turn = slot.turn
         assert turn is not None
@@ -357,18 +295,18 @@ class Pool(Generic[C]):
     def ready(self, conn: C, bound_to: TenantId | None) -> None:
         """`conn` may be lent again: its session is clean, and still that of `bound_to`."""
         slot = self._slots.get(conn)
-        if slot is None or slot.state is _State.RETIRING:
+        if slot is None or slot.state is State.RETIRING:
             return  # it came too late: the pool closed, or the sweeper had lost its patience
-        if slot.state is _State.RESETTING:
+        if slot.state is State.RESETTING:
             self._leave_resetting(slot)
-        elif slot.state is _State.USED:
+        elif slot.state is State.USED:
             self._leave_used(slot)
         else:
             raise AssertionError(slot.state)
         slot.bound_to = bound_to
         self._place(slot)
 
-    def _place(self, slot: _Slot[C]) -> None:
+    def _place(self, slot: Slot[C]) -> None:
         """Hand a connection that nobody has to the next waiter, or lay it down."""
         now = self._clock()
         if self.is_closed or slot.retire_on_release:
@@ -378,16 +316,15 @@ class Pool(Generic[C]):
         elif self.budget.contended and self._must_yield(slot):
             self._replace(slot, "evicted")
         elif not (self._turns.waiting and self._hand_over(slot, now)):
-            slot.state = _State.IDLE
+            slot.state = State.IDLE
             slot.since = now
-            self._idle[slot.conn] = slot
-            self._idle_of.setdefault(slot.bound_to, []).append(slot)
+            self._idle.add(slot)
             if len(self._idle) == 1:
                 self.budget.is_idle(self, idle=True)
             if self.budget.contended:
                 self.budget.reclaim()
 
-    def _replace(self, slot: _Slot[C], reason: CloseReason) -> None:
+    def _replace(self, slot: Slot[C], reason: CloseReason) -> None:
         """End a connection and serve who waits with others: its end may take seconds."""
         self._retire(slot, reason)
         if self._turns.waiting:
@@ -403,17 +340,17 @@ class Pool(Generic[C]):
             else:
                 self._found_dead(slot)
 
-    def _must_yield(self, slot: _Slot[C]) -> bool:
+    def _must_yield(self, slot: Slot[C]) -> bool:
         turn = self._turns.peek()
         return turn is not None and self.budget.should_yield(self, slot.opened_at, next_holds=turn.leased)
 
-    def _hand_over(self, slot: _Slot[C], now: float) -> bool:
+    def _hand_over(self, slot: Slot[C], now: float) -> bool:
         while (ticket := self._turns.next(self._next_turn(slot, slot.bound_to))) is not None:
             turn = ticket.turn
             turn.leased += 1
             slot.streak = slot.streak + 1 if turn.tenant == slot.bound_to else 0
             slot.turn = turn
-            slot.state = _State.USED
+            slot.state = State.USED
             self._used += 1
             if ticket.waiter.offer(slot.conn):
                 turn.counts["ok"] += 1
@@ -430,24 +367,24 @@ class Pool(Generic[C]):
     def is_retiring(self, conn: C) -> bool:
         """Whether `conn` is being closed, or is closed, although somebody may still hold it."""
         slot = self._slots.get(conn)
-        return slot is None or slot.state is _State.RETIRING
+        return slot is None or slot.state is State.RETIRING
 
     # --- the end of a connection -------------------------------------------------------------------------------------
     def retire(self, conn: C, reason: CloseReason) -> None:
         """`conn` must not be used again: close it. Safe in any state; a second call does nothing."""
         slot = self._slots.get(conn)
-        if slot is None or slot.state is _State.RETIRING:
+        if slot is None or slot.state is State.RETIRING:
             return
-        if slot.state is _State.USED:
+        if slot.state is State.USED:
             self._leave_used(slot)
-        elif slot.state is _State.RESETTING:
+        elif slot.state is State.RESETTING:
             self._leave_resetting(slot)
         else:
             self._unidle(slot)
         self._replace(slot, reason)
 
-    def _retire(self, slot: _Slot[C], reason: CloseReason) -> None:
-        slot.state = _State.RETIRING
+    def _retire(self, slot: Slot[C], reason: CloseReason) -> None:
+        slot.state = State.RETIRING
         self._retiring += 1
         self.budget.closing += 1
         self._closed_counts[reason] += 1
@@ -457,7 +394,7 @@ class Pool(Generic[C]):
     def retired(self, conn: C, *, silent: bool = False) -> None:
         """The server side of `conn` is gone; `silent`: its peer did not answer, so it may live on for a while."""
         slot = self._slots.pop(conn)
-        assert slot.state is _State.RETIRING, slot.state
+        assert slot.state is State.RETIRING, slot.state
         self._retiring -= 1
         self.budget.closing -= 1
         if silent:
@@ -470,7 +407,7 @@ class Pool(Generic[C]):
         """See `budget.Claimant`."""
         if not self._idle:
             return False
-        slot = next(iter(self._idle.values()))
+        slot = next(iter(self._idle))
         self._unidle(slot)
         self._retire(slot, "evicted")
         return True
@@ -478,7 +415,7 @@ class Pool(Generic[C]):
     def expire(self) -> None:
         """Close every connection that exists now: the idle ones at once, the others when they come back."""
         for slot in list(self._slots.values()):
-            if slot.state is _State.IDLE:
+            if slot.state is State.IDLE:
                 self._unidle(slot)
                 self._retire(slot, "evicted")
             else:
@@ -490,7 +427,7 @@ class Pool(Generic[C]):
             return
         self.is_closed = True
         self._fail_waiters(error)
-        for slot in list(self._idle.values()):
+        for slot in list(self._idle):
             self._unidle(slot)
             self._retire(slot, reason)
         self.budget.leave(self)
@@ -511,10 +448,10 @@ class Pool(Generic[C]):
         if need <= 0:
             self.budget.unwant(self)
             return
-        if self._failures and (self._opening or self._clock() < self._retry_at - _TIMER_SLACK):
+        if self._backoff.is_trying and (self._opening or self._backoff.holds_back(self._clock())):
             self.budget.unwant(self)  # nobody need stand back for it meanwhile
             return  # after a failure one connect at a time tries, when its time has come
-        if self._failures:
+        if self._backoff.is_trying:
             need = 1
         for _ in range(min(need, most)):
             if not self.budget.take(self):
@@ -530,11 +467,9 @@ class Pool(Generic[C]):
     def opened(self, conn: C) -> None:
         """A connect succeeded: the connection goes to the next waiter, whoever it was opened for."""
         self._opening -= 1
-        self._failures = 0
-        self._last_error = None
-        self._denied = False
+        self._backoff.succeeded()
         lifetime = self._settings.max_lifetime * (1 - _LIFETIME_JITTER * random.random())
-        slot = _Slot(conn, now=self._clock(), lifetime=lifetime)
+        slot = Slot(conn, now=self._clock(), lifetime=lifetime)
         self._slots[conn] = slot
         self.budget.reached()
         self._place(slot)
@@ -546,9 +481,7 @@ class Pool(Generic[C]):
         `what` is the class and SQLSTATE for events; `silent`: its server side may live on for a while.
         """
         self._opening -= 1
-        self._last_error = error
-        self._denied = failure == "denied"
-        delay = self._back_off(_BACKOFF_REFUSED if failure == "refused" else _BACKOFF_MOST)
+        delay = self._backoff.failed(error, failure, self._clock())
         self._observer(ConnectFailure(server=self.key.server, pool=self.label, error=what, retry_in=delay))
         if failure == "denied":
             self._fail_waiters(error, "connect")
@@ -562,26 +495,16 @@ class Pool(Generic[C]):
         else:
             self.budget.reached()
 
-    def _back_off(self, most: float) -> float:
-        """Seconds until the next connect. Connects that were begun together and fail together count as one failure."""
-        now = self._clock()
-        if not self._failures or now >= self._retry_at - _TIMER_SLACK:
-            self._failures += 1
-            backoff = min(most, _BACKOFF_FIRST * 2.0 ** min(self._failures - 1, 10))
-            self._retry_at = now + backoff * (0.5 + random.random() / 2)
-        return self._retry_at - now
-
     def server_down(self) -> None:
         """See `budget.Claimant`. With a connection left, those who wait may still be served by it."""
         if not self._turns.waiting or self._used or self._resetting:
             return
-        self._fail_waiters(self._connect_failed(None), "connect")
+        self._fail_waiters(self._connect_failed(), "connect")
 
     def server_up(self) -> None:
         """See `budget.Claimant`."""
-        if not self._denied:
-            self._failures, self._retry_at, self._last_error = 0, 0.0, None
-            self.refill()
+        self._backoff.server_up()
+        self.refill()
 
     def _fail_waiters(self, error: TenantProxyError, cause: ExhaustCause | None = None) -> None:
         for ticket in self._turns.drain():
@@ -595,56 +518,28 @@ class Pool(Generic[C]):
     def timed_out(self, ticket: Ticket[C], timeout: float) -> PoolError:
         """The error for a waiter whose time is over: which limit, its value, how many wait, what to do."""
         turn = ticket.turn
-        waiting = f"{len(turn.waiting)} more of this tenant wait"
-        retry = max(1.0, timeout)
-        if self._last_error is not None and not self._used:
+        waiting = len(turn.waiting)
+        if self._backoff.error is not None and not self._used:
             self._note("connect", turn, 0)
-            return self._connect_failed(turn)
+            return self._connect_failed()
         if turn.leased >= turn.max_size:
             self._note("tenant_limit", turn, turn.max_size)
-            return PoolTimeout(
-                f"no connection became free within {timeout:.3g} s",
-                detail=f"all max_size = {turn.max_size} connections of this tenant are lent, {waiting}",
-                hint="hold connections for less time, or raise max_size",
-                retry_after=retry,
-            )
+            return refusals.tenant_spent(timeout, max_size=turn.max_size, waiting=waiting)
         if self._opening or self._resetting:
             self._note("connect", turn, 0)
-            return PoolTimeout(
-                f"no connection became ready within {timeout:.3g} s",
-                detail=f"{self._opening} are being opened and {self._resetting} reset, {waiting}",
-                hint="see whether the PostgreSQL server is slow or silent",
-                retry_after=retry,
-            )
-        if len(self._slots) + self._opening < self.limit:
-            if self._last_error is not None:
-                self._note("connect", turn, 0)
-                return self._connect_failed(turn)
-            self._note("server_budget", turn, self.budget.limit)
-            return BudgetExhausted(
-                f"no connection became free within {timeout:.3g} s",
-                detail=f"the server's max_connections = {self.budget.limit} are all taken, {waiting}",
-                hint="raise the server's max_connections, or lower max_size of the tenants",
-                retry_after=retry,
-            )
-        self._note("tenant_limit", turn, self.limit)
-        return PoolTimeout(
-            f"no connection became free within {timeout:.3g} s",
-            detail=f"all {self.limit} connections of this pool are lent, {waiting}",
-            hint="hold connections for less time, or raise shared_size",
-            retry_after=retry,
-        )
+            return refusals.not_ready(timeout, opening=self._opening, resetting=self._resetting, waiting=waiting)
+        if len(self._slots) >= self.limit:
+            self._note("tenant_limit", turn, self.limit)
+            return refusals.pool_spent(timeout, limit=self.limit, waiting=waiting)
+        if self._backoff.error is not None:
+            self._note("connect", turn, 0)
+            return self._connect_failed()
+        self._note("server_budget", turn, self.budget.limit)
+        return refusals.budget_spent(timeout, limit=self.budget.limit, waiting=waiting)
 
-    def _connect_failed(self, turn: Turn[C] | None) -> PoolError:
-        last = self._last_error
-        if isinstance(last, PoolError):
-            return last.again()
-        return ConnectFailed(
-            "the PostgreSQL server cannot be reached",
-            detail=f"server {self.key.server!r}",
-            hint="see whether it runs and whether host and port in its configuration are right",
-            retry_after=1.0,
-        )
+    def _connect_failed(self) -> PoolError:
+        error = self._backoff.error
+        return error.again() if isinstance(error, PoolError) else refusals.unreachable(self.key.server)
 
     def _note(self, cause: ExhaustCause, turn: Turn[C], limit: int) -> None:
         self._exhausted_counts[cause] += 1
@@ -656,7 +551,7 @@ class Pool(Generic[C]):
     def sweep(self, now: float) -> None:
         """Close idle connections that are dead, too old or idle for too long; forget tenants that left."""
         idle_limit = now - self._settings.idle_timeout
-        for slot in list(self._idle.values()):
+        for slot in list(self._idle):
             if slot.conn not in self._idle:
                 continue  # an older one was found dead, and this one went with it
             if slot.since <= idle_limit:
@@ -668,14 +563,14 @@ class Pool(Generic[C]):
             elif not self._connector.is_usable(slot.conn):
                 self._unidle(slot)
                 self._found_dead(slot)
-        for slot in [slot for slot in self._slots.values() if slot.state is _State.RESETTING]:
+        for slot in [slot for slot in self._slots.values() if slot.state is State.RESETTING]:
             if now - slot.since > RESET_SECONDS:
                 self.retire(slot.conn, "reset_failed")
             elif now - slot.since > LATE_SECONDS and not slot.is_late:
                 slot.is_late = True
                 self._late += 1
         self._turns.purge()
-        self._idle_of = {bound: slots for bound, slots in self._idle_of.items() if slots}
+        self._idle.purge()
         self.refill()
 
     @property

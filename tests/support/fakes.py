@@ -16,9 +16,10 @@ from tenantproxy.errors import ConnectFailed, TenantProxyError
 from tenantproxy.events import Event, Observer
 from tenantproxy.isolation import DatabasePlan, Plan, RowPlan, SchemaPlan
 from tenantproxy.model import Isolation, Limits, Placement, PoolKey, Route, Tenant, TenantId, tenant_id
+from tenantproxy.pools.backoff import Failure
 from tenantproxy.pools.budget import ServerBudget
 from tenantproxy.pools.manager import Counters, PoolManager
-from tenantproxy.pools.pool import Failure, Pool
+from tenantproxy.pools.pool import Pool
 from tenantproxy.pools.turns import Ticket
 
 STATES: Final = ("new", "idle", "used", "resetting", "retiring", "gone")

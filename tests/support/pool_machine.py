@@ -18,8 +18,9 @@ from tenantproxy.config import Pools
 from tenantproxy.errors import BudgetExhausted, ConnectFailed, PoolClosed, PoolError, PoolFull, PoolTimeout
 from tenantproxy.events import Event, PoolEvicted
 from tenantproxy.model import Limits, Route, TenantId
+from tenantproxy.pools.backoff import Failure
 from tenantproxy.pools.budget import HOLD_SECONDS, MAIN_RESERVE, ServerBudget
-from tenantproxy.pools.pool import LATE_SECONDS, RESET_SECONDS, Failure, Pool
+from tenantproxy.pools.pool import LATE_SECONDS, RESET_SECONDS, Pool
 from tests.support.fakes import Caller, House, Link, ready, reset, retire, route
 
 __all__ = ["PoolMachine", "PoolWorld", "steps_done"]

@@ -9,8 +9,8 @@ import pytest
 
 from tenantproxy.errors import BudgetExhausted, ConnectFailed, IsolationError, PoolClosed, PoolError, TenantProxyError
 from tenantproxy.model import PoolKey
+from tenantproxy.pools.backoff import Failure
 from tenantproxy.pools.failures import classify, describe
-from tenantproxy.pools.pool import Failure
 
 KEY = PoolKey(server="one", database="shared")
 SECRET = "postgresql://app:hunter2@10.0.0.7/shared"

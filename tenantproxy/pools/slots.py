@@ -1,0 +1,102 @@
+"""What does a pool know of each connection, and which idle one suits whom?"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from enum import Enum, auto
+from typing import Generic, TypeVar
+
+from tenantproxy.model import TenantId
+from tenantproxy.pools.turns import Turn
+
+__all__ = ["IdleSlots", "Slot", "State"]
+
+C = TypeVar("C")
+
+
+class State(Enum):
+    """Where a connection is; in exactly one of these."""
+
+    IDLE = auto()
+    USED = auto()
+    RESETTING = auto()
+    RETIRING = auto()
+
+
+class Slot(Generic[C]):
+    """One connection, as its pool sees it. Only the pool changes it."""
+
+    __slots__ = (
+        "bound_to",
+        "conn",
+        "expires_at",
+        "is_late",
+        "opened_at",
+        "retire_on_release",
+        "since",
+        "state",
+        "streak",
+        "turn",
+    )
+
+    def __init__(self, conn: C, *, now: float, lifetime: float) -> None:
+        self.conn = conn
+        self.opened_at = now
+        self.expires_at = now + lifetime
+        self.since = now  # when it became idle, or its reset began
+        self.bound_to: TenantId | None = None
+        self.turn: Turn[C] | None = None  # of the tenant that uses it
+        self.state = State.IDLE
+        self.streak = 0  # leases in a row of the tenant it was bound to, while anybody waited
+        self.is_late = False  # its reset takes suspiciously long
+        self.retire_on_release = False
+
+
+class IdleSlots(Generic[C]):
+    """The idle connections of a pool: longest idle first, and by what they are bound to, latest last."""
+
+    __slots__ = ("_all", "_of")
+
+    def __init__(self) -> None:
+        self._all: OrderedDict[C, Slot[C]] = OrderedDict()
+        self._of: dict[TenantId | None, list[Slot[C]]] = {}
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def __contains__(self, conn: C) -> bool:
+        return conn in self._all
+
+    def __iter__(self) -> Iterator[Slot[C]]:
+        """Longest idle first."""
+        return iter(self._all.values())
+
+    def add(self, slot: Slot[C]) -> None:
+        """`slot` is idle from now on."""
+        self._all[slot.conn] = slot
+        self._of.setdefault(slot.bound_to, []).append(slot)
+
+    def remove(self, slot: Slot[C]) -> None:
+        """`slot` is not idle any more."""
+        del self._all[slot.conn]
+        self._of[slot.bound_to].remove(slot)
+
+    def take(self, tenant: TenantId) -> Slot[C]:
+        """One that is bound to `tenant`, else an unbound one, else the longest idle. There must be one."""
+        stack = self._of.get(tenant) or self._of.get(None)
+        if stack:
+            slot = stack.pop()
+            del self._all[slot.conn]
+            return slot
+        _, slot = self._all.popitem(last=False)
+        self._of[slot.bound_to].remove(slot)
+        return slot
+
+    def has_of(self, tenant: TenantId) -> bool:
+        """Whether one is bound to `tenant`."""
+        return bool(self._of.get(tenant))
+
+    def purge(self) -> None:
+        """Forget tenants to which none is bound."""
+        self._of = {bound: slots for bound, slots in self._of.items() if slots}
