@@ -1,0 +1,135 @@
+"""Are those who try too often held back, and nobody else, in bounded memory?"""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tenantproxy.auth.throttle import Buckets, Throttle
+from tenantproxy.errors import TooManyAttempts
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def throttle(clock: Clock, *, account: int = 3, address: int = 6, second: int = 100, entries: int = 1000) -> Throttle:
+    return Throttle(per_account=account, per_address=address, per_second=second, max_entries=entries, clock=clock)
+
+
+def tried(limits: Throttle, account: bytes, address: str | None, times: int) -> int:
+    """How many of `times` attempts were let through."""
+    let = 0
+    for _ in range(times):
+        try:
+            limits.take(account, address)
+            let += 1
+        except TooManyAttempts:
+            pass
+    return let
+
+
+def test_an_account_may_be_tried_so_often_from_wherever_it_is(clock: Clock) -> None:
+    limits = throttle(clock)
+    assert sum(tried(limits, b"ann", f"10.0.0.{n}", 1) for n in range(20)) == 3
+    assert tried(limits, b"bob", "10.0.0.1", 1) == 1
+
+
+def test_an_address_may_try_so_often_whomever_it_tries(clock: Clock) -> None:
+    limits = throttle(clock)
+    assert sum(tried(limits, b"%d" % n, "10.0.0.1", 1) for n in range(20)) == 6
+    assert tried(limits, b"ann", "10.0.0.2", 1) == 1
+    assert tried(limits, b"ann", None, 1) == 1
+
+
+def test_who_waits_as_long_as_told_may_try_again(clock: Clock) -> None:
+    limits = throttle(clock)
+    tried(limits, b"ann", None, 3)
+    with pytest.raises(TooManyAttempts) as refused:
+        limits.take(b"ann", None)
+    assert refused.value.retry_after == pytest.approx(20.0)
+    clock.now += 20.0
+    limits.take(b"ann", None)
+    assert tried(limits, b"ann", None, 1) == 0
+
+
+def test_one_address_that_tries_without_end_leaves_the_tokens_of_all_to_the_others(clock: Clock) -> None:
+    limits = throttle(clock, second=10)
+    assert tried(limits, b"ann", "10.0.0.1", 10_000) == 3
+    assert sum(tried(limits, b"%d" % n, f"10.0.1.{n}", 1) for n in range(7)) == 7
+    assert tried(limits, b"late", "10.0.2.1", 1) == 0
+    clock.now += 1.0
+    assert tried(limits, b"late", "10.0.2.1", 1) == 1
+
+
+def test_what_was_right_does_not_count(clock: Clock) -> None:
+    limits = throttle(clock)
+    for _ in range(50):
+        limits.take(b"ann", "10.0.0.1")
+        limits.forgive(b"ann", "10.0.0.1")
+    assert tried(limits, b"ann", "10.0.0.1", 9) == 3
+
+
+def test_a_limit_of_nought_is_none(clock: Clock) -> None:
+    limits = throttle(clock, account=0, address=0, second=0)
+    assert tried(limits, b"ann", "10.0.0.1", 5000) == 5000
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "same"),
+    [
+        ("2001:db8::1", "2001:db8::ffff:1", True),
+        ("2001:db8::1", "2001:db8:0:1::1", False),
+        ("::ffff:10.0.0.1", "10.0.0.1", True),
+        ("fe80::1%eth0", "fe80::1", True),
+        ("10.0.0.1", "10.0.0.2", False),
+        ("unix", "\ud800", False),
+    ],
+)
+def test_an_address_is_what_one_subscriber_has(first: str, second: str, same: bool, clock: Clock) -> None:
+    limits = throttle(clock, account=0)
+    tried(limits, b"", first, 6)
+    assert tried(limits, b"", second, 1) == (0 if same else 1)
+
+
+def test_memory_is_bounded_and_what_is_full_again_is_forgotten(clock: Clock) -> None:
+    buckets = Buckets(burst=2, per_second=1, max_entries=100, clock=clock)
+    for n in range(1000):
+        buckets.take(b"%d" % n)
+    assert len(buckets) == 100
+    clock.now += 2.0
+    buckets.take(b"new")
+    assert len(buckets) == 1
+
+
+def test_no_account_and_no_address_is_kept(clock: Clock) -> None:
+    limits = throttle(clock)
+    limits.take(b"ann@example.org", "192.0.2.77")
+    kept = repr([dict(b._levels) for b in (limits._accounts, limits._addresses, limits._all)])
+    assert "ann" not in kept
+    assert "192.0.2.77" not in kept
+    assert b"\xc0\x00\x02\x4d" not in [key[:4] for key in limits._addresses._levels]
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.floats(0, 5), st.booleans()), max_size=60))
+def test_no_order_of_attempts_gets_more_than_burst_and_rate_allow(steps: list[tuple[int, float, bool]]) -> None:
+    clock = Clock()
+    buckets = Buckets(burst=3, per_second=0.5, max_entries=10, clock=clock)
+    let = dict.fromkeys(range(4), 0)
+    for key, later, _ in steps:
+        clock.now += later
+        name = b"%d" % key
+        if buckets.wait(name) <= 0:
+            buckets.take(name)
+            let[key] += 1
+        assert let[key] <= 3 + (clock.now - 1000.0) * 0.5 + 1e-6
