@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from contextvars import Context
 from dataclasses import replace
@@ -29,6 +29,7 @@ from tenantproxy.events import AdminAccess, Observer, ignore, tolerant
 from tenantproxy.isolation import DatabasePlan, Plan, RowPlan, SchemaPlan
 from tenantproxy.model import (
     Isolation,
+from tenantproxy.listen import Listener
     Limits,
     PoolKey,
     Route,
@@ -48,7 +49,6 @@ from tenantproxy.pools.snapshot import snapshot
 from tenantproxy.registry import (
     CachedRegistry,
     Entry,
-    InvalidationListener,
     PostgresRegistry,
     Registry,
     TenantMisconfigured,
@@ -57,6 +57,7 @@ from tenantproxy.registry import (
 )
 from tenantproxy.scope import Found, Lease, Scope, TenantScope
 
+from tenantproxy.registry.postgres import CHANNEL
 __all__ = ["Router", "open_router"]
 
 MAIN: Final = TenantId("main")
@@ -127,7 +128,9 @@ class Router:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._returned = asyncio.Event()  # set when something comes back while it closes
         self._sweeper: asyncio.Task[None] | None = None
-        self._listener: InvalidationListener | None = None
+        self._unhear: Callable[[], None] | None = None  # ends what the registry hears
+        self.listener = Listener(self._main_scope)
+        """Hears what the main database announces while the router is open, unless `[registry] listen` is off."""
         self._closing: asyncio.Task[None] | None = None  # while it closes
 
     @classmethod
@@ -183,9 +186,10 @@ class Router:
             await self._check_roles()
             if manager.is_closed:
                 raise PoolClosed("the router was closed while it opened")
-            if self.settings.registry.listen and isinstance(self._registry.inner, PostgresRegistry):
-                self._listener = InvalidationListener(self._main_scope, self._registry.invalidate)
-                self._listener.start()
+            if isinstance(self._registry.inner, PostgresRegistry):
+                self._unhear = self.listener.hear(CHANNEL, self._registry.invalidate)
+            if self.settings.registry.listen:
+                self.listener.start()
         except BaseException:
             if manager is self._manager:
                 await self.close(timeout=0.0)
@@ -228,9 +232,10 @@ class Router:
             self._closing = None
 
     async def _end_all(self, timeout: float) -> None:
-        if self._listener is not None:
-            await self._listener.stop()
-            self._listener = None
+        await self.listener.stop()
+        if self._unhear is not None:
+            self._unhear()
+            self._unhear = None
         if self._sweeper is not None:
             self._sweeper.cancel()
             with suppress(asyncio.CancelledError):
@@ -346,7 +351,7 @@ class Router:
         """Close the connections that serve this tenant: idle ones now, lent ones when they come back."""
         found = await self._look_up(tenant_id(tenant))
         keys = {self._plan(found, None, replica=False).pool}
-        keys |= {route.pool for (name, _, _), (_, route) in self._routes.items() if name == found.id}
+        keys |= {route.pool for (name, *_), (_, route) in self._routes.items() if name == found.id}
         for pool in self._manager:
             if pool.key in keys:
                 pool.expire()

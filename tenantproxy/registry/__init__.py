@@ -4,7 +4,6 @@ from tenantproxy.registry.base import Announces, Database, Registry, TenantMisco
 from tenantproxy.registry.cached import CachedRegistry, Entry
 from tenantproxy.registry.factory import build, cache
 from tenantproxy.registry.file import FileRegistry
-from tenantproxy.registry.listen import InvalidationListener
 from tenantproxy.registry.memory import MemoryRegistry
 from tenantproxy.registry.postgres import SCHEMA_SQL, PostgresRegistry
 from tenantproxy.registry.rows import RowReader
@@ -16,7 +15,6 @@ __all__ = [
     "Database",
     "Entry",
     "FileRegistry",
-    "InvalidationListener",
     "MemoryRegistry",
     "PostgresRegistry",
     "Registry",

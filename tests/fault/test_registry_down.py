@@ -49,8 +49,8 @@ def apart(world: World, proxy: ChaosProxy) -> Settings:
 
 async def listening(router: CheckedRouter) -> None:
     """From here on an answer of the registry stays in the cache: nothing that was said before may."""
-    assert router._listener is not None
-    await router._listener.listening.wait()
+    assert router.listener.is_wanted
+    await router.listener.listening.wait()
 
 
 async def shut(router: CheckedRouter, proxy: ChaosProxy) -> None:

@@ -15,15 +15,16 @@ import pytest
 
 from tenantproxy.embedded import EmbeddedPostgres
 from tenantproxy.errors import RegistryUnavailable, TenantNotFound
+from tenantproxy.listen import Listener
 from tenantproxy.model import Limits, tenant_id
 from tenantproxy.registry import (
     SCHEMA_SQL,
     CachedRegistry,
-    InvalidationListener,
     PostgresRegistry,
     RowReader,
     TenantMisconfigured,
 )
+from tenantproxy.registry.postgres import CHANNEL
 from tests.contracts.main_database import MainDatabase
 from tests.support.database import Database, fresh_database
 from tests.support.waiting import until
@@ -214,12 +215,11 @@ async def test_known_tenants_survive_the_main_database_and_unknown_ones_are_told
 @asynccontextmanager
 async def listening(
     database: Database, heartbeat: float = 30.0, heartbeat_timeout: float = 5.0
-) -> AsyncIterator[tuple[CachedRegistry, InvalidationListener, MainDatabase]]:
+) -> AsyncIterator[tuple[CachedRegistry, Listener, MainDatabase]]:
     main = MainDatabase(database)
     cached = CachedRegistry(PostgresRegistry(main, reader=READER), ttl=3600)
-    listener = InvalidationListener(
-        main, cached.invalidate, jitter=lambda: 0.0, heartbeat=heartbeat, heartbeat_timeout=heartbeat_timeout
-    )
+    listener = Listener(main, jitter=lambda: 0.0, heartbeat=heartbeat, heartbeat_timeout=heartbeat_timeout)
+    listener.hear(CHANNEL, cached.invalidate)
     listener.start()
     try:
         async with asyncio.timeout(10):
@@ -302,3 +302,36 @@ async def test_stopping_ends_the_connection_and_the_task(installed: Database) ->
                 return not await conn.fetchval("select count(*) from pg_stat_activity where pid = $1", main.pids[0])
 
         await until(gone, "the backend is gone")
+
+
+async def test_channels_share_one_connection_and_each_hears_its_own_alone(installed: Database) -> None:
+    heard: dict[str, list[str | None]] = {"news": [], "weather": []}
+    async with listening(installed) as (_cached, listener, main), installed.connect() as conn:
+        ends = [listener.hear(channel, said.append) for channel, said in heard.items()]
+        await until(listener.listening.is_set, "it listens to them too")
+        await conn.execute("NOTIFY news, 'a king'; NOTIFY weather, 'rain'")
+        await until(lambda: len(heard["weather"]) == 2, "both are heard")
+        assert heard == {"news": [None, "a king"], "weather": [None, "rain"]}
+        assert len(main.pids) == 1
+        ends[0]()
+        await until(listener.listening.is_set, "one is left out")
+        await conn.execute("NOTIFY news, 'a queen'; NOTIFY weather, 'snow'")
+        await until(lambda: len(heard["weather"]) == 3, "the other is still heard")
+        assert heard["news"] == [None, "a king"]
+
+
+async def test_a_listener_that_nobody_needs_holds_no_connection(installed: Database) -> None:
+    main = MainDatabase(installed)
+    listener = Listener(main)
+    listener.start()
+    stop = listener.hear("news", lambda _: None)
+    await until(listener.listening.is_set, "it listens")
+    stop()
+    await until(lambda: not listener.listening.is_set() and not listener.is_wanted, "it let go")
+    async with installed.connect() as conn:
+
+        async def gone() -> bool:
+            return not await conn.fetchval("select count(*) from pg_stat_activity where pid = $1", main.pids[0])
+
+        await until(gone, "the backend is gone")
+    await listener.stop()

@@ -445,8 +445,8 @@ async def test_a_configuration_file_is_enough_for_an_open_router(lasting: World,
 
 async def test_a_change_in_the_registry_is_heard_at_once(world: World) -> None:
     async with checked(world.settings(registry="postgres"), world) as router:
-        assert router._listener is not None
-        await router._listener.listening.wait()
+        assert router.listener.is_wanted
+        await router.listener.listening.wait()
         assert await router.tenant("database1").fetchval("SELECT count(*) FROM projects") == 3
         async with world.main.connect() as admin:
             await admin.execute("UPDATE tenantproxy.tenants SET status = 'suspended' WHERE id = 'database1'")

@@ -89,7 +89,7 @@ class CheckedRouter(Router):
     @property
     def is_at_rest(self) -> bool:
         """Nothing is lent but to the registry's listener; nothing is waited for, opened, reset or ended."""
-        if len(self.lent) > (self._listener is not None) or not all(backend.pool.is_main for backend in self.lent):
+        if len(self.lent) > self.listener.is_wanted or not all(backend.pool.is_main for backend in self.lent):
             return False
         pools = [pool.stats() for pool in self.all_pools]
         return not any(one.waiting or one.opening or one.resetting or one.retiring for one in pools)
