@@ -27,9 +27,9 @@ from tenantproxy.errors import (
 )
 from tenantproxy.events import AdminAccess, Observer, ignore, tolerant
 from tenantproxy.isolation import DatabasePlan, Plan, RowPlan, SchemaPlan
+from tenantproxy.listen import Listener
 from tenantproxy.model import (
     Isolation,
-from tenantproxy.listen import Listener
     Limits,
     PoolKey,
     Route,
@@ -55,9 +55,9 @@ from tenantproxy.registry import (
     build,
     cache,
 )
+from tenantproxy.registry.postgres import CHANNEL
 from tenantproxy.scope import Found, Lease, Scope, TenantScope
 
-from tenantproxy.registry.postgres import CHANNEL
 __all__ = ["Router", "open_router"]
 
 MAIN: Final = TenantId("main")
@@ -351,7 +351,7 @@ class Router:
         """Close the connections that serve this tenant: idle ones now, lent ones when they come back."""
         found = await self._look_up(tenant_id(tenant))
         keys = {self._plan(found, None, replica=False).pool}
-        keys |= {route.pool for (name, *_), (_, route) in self._routes.items() if name == found.id}
+        keys |= {route.pool for (name, _, _), (_, route) in self._routes.items() if name == found.id}
         for pool in self._manager:
             if pool.key in keys:
                 pool.expire()
