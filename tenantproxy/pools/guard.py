@@ -7,10 +7,12 @@ The only file that touches asyncpg's private names. Tried with the minors that p
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import secrets
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from contextvars import Context
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -164,21 +166,49 @@ class TenantConnection(_Connection):
         # asyncpg counts, and whoever guesses the name of another tenant's statement reads its text in EXPLAIN EXECUTE.
         return f"__asyncpg_{prefix}_{secrets.token_hex(16)}__"
 
-    async def _copy_in(self, *args: Any, **kwargs: Any) -> Any:
+    async def _copy_in(self, copy_stmt: Any, source: Any, timeout: float | None) -> Any:
         self.runs_directly = True
-        return await super()._copy_in(*args, **kwargs)
+        async with self._opened(source, "rb") as data:
+            return await super()._copy_in(copy_stmt, data, timeout)
 
-    async def _copy_out(self, *args: Any, **kwargs: Any) -> Any:
+    async def _copy_out(self, copy_stmt: Any, output: Any, timeout: float | None) -> Any:
         self.runs_directly = True
+        async with self._opened(output, "wb") as file:
+            try:
+                return await super()._copy_out(copy_stmt, file, timeout)
+            except asyncpg.PostgresError:
+                raise
+            except BaseException:
+                self.is_doubtful = (
+                    True  # asyncpg leaves rows unread that nobody waits for, and then waits for their end
+                )
+                if not self.is_closed():
+                    self._transport.pause_reading()  # or it fails on those that come
+                raise
+
+    @asynccontextmanager
+    async def _opened(self, file: Any, mode: str) -> AsyncIterator[Any]:
+        """`file`, opened here when it is a path: that may take long, and nothing runs on the connection meanwhile.
+
+        asyncpg would then copy from whatever session is there by now, which may be another tenant's.
+        """
         try:
-            return await super()._copy_out(*args, **kwargs)
-        except asyncpg.PostgresError:
-            raise
-        except BaseException:
-            self.is_doubtful = True  # asyncpg leaves rows unread that nobody waits for, and then waits for their end
-            if not self.is_closed():
-                self._transport.pause_reading()  # or it fails on those that come
-            raise
+            path = os.fspath(file)
+        except TypeError:
+            yield file
+            return
+        lease = self._pool_release_ctr
+        opened = await self._loop.run_in_executor(None, open, path, mode)
+        try:
+            self._check_lease(lease)
+            yield opened
+        finally:
+            await self._loop.run_in_executor(None, opened.close)
+
+    def _check_lease(self, lease: int) -> None:
+        """Refuse what was begun in a lease that has ended."""
+        if lease != self._pool_release_ctr:
+            raise asyncpg.InterfaceError("the connection has been released back to the pool meanwhile")
 
     async def hang_up(self, timeout: float) -> None:
         """Cancel what runs and say goodbye without the driver, until the server has closed. Raises TimeoutError."""
@@ -264,8 +294,8 @@ class TenantConnection(_Connection):
 
     @property
     def prepared(self) -> int:
-        """How many statements the driver has prepared and will use again."""
-        return len(self._stmt_cache)
+        """How many statements are prepared that will be used again: the driver's, and the one that enters a session."""
+        return len(self._stmt_cache) + (self._entry is not None)
 
     def forget_statements(self) -> None:
         """Drop the driver's idea of what is prepared."""
@@ -352,7 +382,9 @@ class RenewingConnection(TenantConnection):
         """Renew the binding when its time has come. Raises IsolationError, and the connection is then closed."""
         if monotonic() >= self.renew_at and self.renew is not None and not self.is_in_transaction():
             self.renew_at = float("inf")  # the renewal itself runs statements
+            lease = self._pool_release_ctr
             await self.renew()
+            self._check_lease(lease)
 
     async def execute(self, query: str, *args: Any, timeout: float | None = None) -> str:
         """As asyncpg's."""

@@ -145,6 +145,11 @@ async def take_statements_away_unseen(conn: Guard) -> None:
     assert found
 
 
+async def take_one_statement_away_unseen(conn: Guard) -> None:
+    *_, name = (name for name, text in driver_statements(conn).items() if "tenantproxy.bind(" not in text)
+    await conn.execute(hidden(f'DEALLOCATE "{name}"'))
+
+
 async def ask_nothing(conn: Guard) -> None:
     with pytest.raises(AttributeError):  # the driver does not know the answer to an empty query
         await conn.execute("")
@@ -219,6 +224,7 @@ CASES = [
     Case(name="DEALLOCATE ALL", leave=sql("DEALLOCATE ALL")),
     Case(name="DEALLOCATE ALL unseen", leave=sql(hidden("DEALLOCATE ALL")), kept=None, hides=True),
     Case(name="the driver's statements taken away unseen", leave=take_statements_away_unseen, kept=None, hides=True),
+    Case(name="one of them taken away unseen", leave=take_one_statement_away_unseen, kept=False, hides=True),
     Case(name="DISCARD ALL", leave=sql("DISCARD ALL")),
     Case(name="DISCARD SEQUENCES", leave=sql("DISCARD SEQUENCES")),
     Case(name="DISCARD SEQUENCES unseen", leave=sql(hidden("DISCARD SEQUENCES")), kept=None, hides=True),

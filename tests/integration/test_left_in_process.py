@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -182,6 +185,38 @@ async def test_a_listener_that_comes_to_be_as_the_block_ends_hears_nobody(one_wo
 def _callback(call: Callable[[object], None]) -> Any:
     driver: Any = asyncpg.connection
     return driver._Callback.from_callable(lambda *what: call(what))
+
+
+@pytest.mark.parametrize("reset", ["always", "on_tenant_change"])
+@pytest.mark.parametrize("way", ["out", "in"])
+async def test_a_copy_whose_file_opens_after_the_block_reaches_no_other_tenant(
+    one_world: World, tmp_path: Path, reset: Any, way: str
+) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)  # opening it waits for its other end, while nothing runs on the connection
+    async with one_connection(one_world, reset=reset) as router:
+        async with router.tenant("row1").connection() as conn:
+            if way == "out":
+                left = asyncio.ensure_future(conn.copy_from_query("SELECT name FROM projects", output=pipe))
+            else:
+                left = asyncio.ensure_future(conn.copy_to_table("projects", source=pipe))
+            inner = conn._con
+            assert inner is not None
+            await until(lambda: inner.runs_directly, "the copy begins")
+        async with router.tenant("row2").connection() as other:
+            moved = await asyncio.to_thread(_the_other_end, pipe, way)
+            with pytest.raises(asyncpg.InterfaceError, match="released"):
+                await left
+            assert moved == b""
+            assert await own_rows(other) == rows_of("row2")
+
+
+def _the_other_end(pipe: Path, way: str) -> bytes:
+    if way == "out":
+        return pipe.read_bytes()
+    with contextlib.suppress(BrokenPipeError):
+        pipe.write_bytes(b"of row1\n")
+    return b""
 
 
 async def test_codecs_of_init_stay_and_those_of_a_lease_go_with_its_connection(one_world: World) -> None:
