@@ -237,8 +237,7 @@ class _Connection:
         self._end()
 
     def _end(self) -> None:
-        if self._guard is not None:
-            self._guard.detach()
+        if self._guard is not None and self._guard.detach() is not None:  # a second end may find it lent to another
             self._scope._source.release(self._backend, self._route)
 
 

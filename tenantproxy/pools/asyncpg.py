@@ -259,7 +259,8 @@ class AsyncpgConnector:
         answer = Answer(**given)
         self._versions[key.server] = answer.version
         pool.budget.max_connections = answer.max_connections
-        foreign = foreign_settings(answer, pinned=pins, allowed=server.role_settings)
+        is_admin = key.profile == ADMIN_PROFILE  # what lies on its role is the operator's: no tenant can get there
+        foreign = () if is_admin else foreign_settings(answer, pinned=pins, allowed=server.role_settings)
         if foreign:
             names = ", ".join(entry[1:] for entry in foreign)
             self._violated("role_settings", key, names)
@@ -274,9 +275,7 @@ class AsyncpgConnector:
             return None
         proof = self._proof(key)
         offset = answer.server_now - now
-        error = None
-        if key.profile != ADMIN_PROFILE:
-            error = refusal(answer, key, offset=offset, proof=proof)
+        error = None if is_admin else refusal(answer, key, offset=offset, proof=proof)
         if error is not None:
             self._violated("connect", key, error.message)
             raise error

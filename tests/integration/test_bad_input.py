@@ -19,7 +19,7 @@ import pytest_asyncio
 from tenantproxy import Router
 from tenantproxy import errors as e
 from tenantproxy.embedded import EmbeddedPostgres
-from tenantproxy.events import AdminAccess, Event
+from tenantproxy.events import AdminAccess, Event, IsolationViolation
 from tenantproxy.lifecycle import install
 from tenantproxy.lifecycle.provisioner import ensure_role
 from tenantproxy.model import Isolation, Placement, Tenant, TenantStatus, quote_identifier, tenant_id
@@ -558,6 +558,22 @@ async def test_the_way_in_for_operators_is_told_and_ends_with_its_block(one_worl
     ]
 
 
+async def test_what_the_operator_laid_on_the_admins_role_stays(one_world: World) -> None:
+    scene = Scene(one_world)
+    password = one_world.server.password or ""
+    async with one_world.shared.connect() as admin:
+        await admin.execute(f"CREATE ROLE operator SUPERUSER LOGIN PASSWORD '{password}'")
+        await admin.execute("ALTER ROLE operator SET work_mem = '7MB'")
+        try:
+            changes = {"primary": {"admin": {"user": "operator", "password": password}}}
+            async with scene.router(servers=changes) as router:
+                async with router.admin("row1", reason="nightly bill") as conn:
+                    assert await conn.fetchval("SELECT current_setting('work_mem')") == "7MB"
+            assert not [event for event in scene.events if isinstance(event, IsolationViolation)]
+        finally:
+            await admin.execute("DROP ROLE operator")
+
+
 async def test_connections_of_different_tenants_nest(one_world: World) -> None:
     scene = Scene(one_world)
     async with scene.router(pools={"shared_size": 2}) as router:
@@ -602,6 +618,18 @@ async def test_one_block_cannot_be_entered_twice(one_world: World) -> None:
             with pytest.raises(RuntimeError, match="entered already"):
                 await block.__aenter__()
             assert await own_rows(conn) == rows_of("row1")
+
+
+async def test_a_block_that_ends_twice_gives_nothing_of_the_next_tenant_back(one_world: World) -> None:
+    async with Scene(one_world).router() as router:
+        block = router.tenant("row1").connection()
+        async with block as conn:
+            pid = conn.get_server_pid()
+        async with router.tenant("row2").connection() as other:
+            assert other.get_server_pid() == pid
+            await block.__aexit__(None, None, None)
+            assert [pool.used for pool in router.stats().pools if pool.key.shared] == [1]
+            assert await own_rows(other) == rows_of("row2")
 
 
 async def test_an_observer_that_fails_breaks_nothing(one_world: World, caplog: pytest.LogCaptureFixture) -> None:
