@@ -125,6 +125,7 @@ class Router:
         self._own_registry = registry
         self._registry = self._new_registry()
         self._routes: dict[tuple[TenantId, str | None, bool], tuple[Entry, Route]] = {}  # good while the entry is
+        self._planned: set[TenantId] = set()  # who may have a route; most who are refused never had one
         self._loop: asyncio.AbstractEventLoop | None = None
         self._returned = asyncio.Event()  # set when something comes back while it closes
         self._sweeper: asyncio.Task[None] | None = None
@@ -255,6 +256,7 @@ class Router:
         await self._connector.settle(max(1.0, timeout))
         await self._connector.close()
         self._routes.clear()
+        self._planned.clear()
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -346,6 +348,8 @@ class Router:
             guard.detach()
             backend.con.take_back()
             pool.retire(backend, "shutdown")
+            if not self.is_open:
+                self._returned.set()
 
     async def expire_connections(self, tenant: str) -> None:
         """Close the connections that serve this tenant: idle ones now, lent ones when they come back."""
@@ -435,8 +439,11 @@ class Router:
             self._forget(tenant.id)  # it moved or has other limits: nothing may be served as it was
         if len(self._routes) >= _ROUTES:
             self._routes.clear()
-        if entry is not None:
+            self._planned.clear()
+        # Another entry came while this tenant was asked for: its plan is good for who asked before, and nobody after.
+        if entry is not None and entry.tenant is tenant:
             self._routes[key] = (entry, route)
+            self._planned.add(tenant.id)
         return route
 
     def _plan(self, tenant: Tenant, system: str | None, *, replica: bool) -> Route:
@@ -452,6 +459,9 @@ class Router:
 
     def _forget(self, tenant: TenantId) -> None:
         """Drop the plans of a tenant that moved or is not served any more, and the pools that were its alone."""
+        if tenant not in self._planned:
+            return
+        self._planned.discard(tenant)
         stale = [key for key in self._routes if key[0] == tenant]
         pools = [self._routes.pop(key)[1].pool for key in stale]
         self._manager.remove(tenant, pools)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import threading
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 
 from tenantproxy import PoolClosed, PoolError, RegistryUnavailable, TenantSuspended
 from tenantproxy.events import PoolEvicted
-from tenantproxy.model import TenantStatus
+from tenantproxy.model import Tenant, TenantId, TenantStatus
 from tenantproxy.registry import MemoryRegistry
 from tests.fault.conftest import Figure
 from tests.support.chaos import ChaosProxy
@@ -100,6 +101,39 @@ async def test_a_tenant_suspended_while_leased_and_waited_for_ends_neither_hard_
         assert "database1" not in pools_of(router)
         registry.add(tenant)
         assert await router.tenant("database1").fetchval(COUNT) == 3
+
+
+class AskedTwice(MemoryRegistry):
+    """Answers the first question for a tenant only when told to, with what was true when it was asked."""
+
+    def __init__(self, tenants: Iterable[Tenant], slow: str) -> None:
+        super().__init__(tenants)
+        self.slow = slow
+        self.answer = asyncio.Event()
+        self.asked = 0
+
+    async def get(self, tenant: TenantId) -> Tenant:
+        found = await super().get(tenant)
+        if tenant == self.slow:
+            self.asked += 1
+            if self.asked == 1:
+                await self.answer.wait()
+        return found
+
+
+async def test_an_answer_from_before_a_suspension_serves_who_asked_before_it_and_nobody_after(lasting: World) -> None:
+    registry = AskedTwice(lasting.tenants, "database1")
+    tenant = next(one for one in lasting.tenants if one.id == "database1")
+    async with checked(lasting.settings(), lasting, registry=registry) as router:
+        before = asyncio.ensure_future(pid(router, "database1"))
+        await until(lambda: registry.asked, "the registry is asked")
+        registry.add(replace(tenant, status=TenantStatus.SUSPENDED))
+        with pytest.raises(TenantSuspended):
+            await pid(router, "database1")
+        registry.answer.set()
+        assert await before
+        with pytest.raises(TenantSuspended):
+            await pid(router, "database1")
 
 
 async def test_a_pool_that_is_connecting_to_a_silent_server_does_not_hold_up_the_end_of_its_tenant(
