@@ -132,6 +132,7 @@ class Router:
         self._unhear: Callable[[], None] | None = None  # ends what the registry hears
         self.listener = Listener(self._main_scope)
         """Hears what the main database announces while the router is open, unless `[registry] listen` is off."""
+        self._opening: asyncio.Future[None] | None = None  # while it is being opened
         self._closing: asyncio.Task[None] | None = None  # while it closes
 
     @classmethod
@@ -166,13 +167,28 @@ class Router:
 
         Raises ConnectFailed when the main database cannot be reached, IsolationError when a role could pass the wall
         (superuser, BYPASSRLS, owner of tenants' tables), RegistryUnavailable, PoolClosed when it is closed meanwhile.
-        Cancellation closes what was opened.
+        Whoever comes while it is being opened waits for that, and tries anew when it failed. Cancellation closes what
+        was opened.
         """
-        if self._closing is not None:
-            await asyncio.shield(self._closing)
+        loop = asyncio.get_running_loop()
+        while True:
+            if self._closing is not None:
+                await asyncio.shield(self._closing)
+            elif self._opening is not None and self._opening.get_loop() is loop:
+                await asyncio.wait([self._opening])
+            else:
+                break
         if self.is_open:
             return
-        self._loop = asyncio.get_running_loop()
+        self._loop = loop
+        self._opening = opening = loop.create_future()
+        try:
+            await self._open(loop)
+        finally:
+            self._opening = None
+            opening.set_result(None)
+
+    async def _open(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._manager.is_closed:
             for budget in self._budgets.values():
                 budget.forget_failures()
@@ -181,7 +197,7 @@ class Router:
         self.is_open = True
         manager = self._manager
         try:
-            self._sweeper = self._loop.create_task(self._sweep(), name="tenantproxy sweeper", context=Context())
+            self._sweeper = loop.create_task(self._sweep(), name="tenantproxy sweeper", context=Context())
             await self._main_scope.execute("SELECT 1")
             await self._registry.open()
             await self._check_roles()

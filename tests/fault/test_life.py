@@ -320,6 +320,41 @@ async def test_a_router_that_is_opened_while_it_closes_is_open_afterwards(lastin
     await audit_closed(router, [lasting.server])
 
 
+class OpensWhenTold(MemoryRegistry):
+    """Its first opening waits, and then fails if it was told to."""
+
+    def __init__(self, tenants: Iterable[Tenant], *, fails: bool) -> None:
+        super().__init__(tenants)
+        self.may_open = asyncio.Event()
+        self.fails = fails
+        self.opened = 0
+
+    async def open(self) -> None:
+        self.opened += 1
+        if self.opened == 1:
+            await self.may_open.wait()
+            if self.fails:
+                raise RegistryUnavailable("not now")
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_who_opens_a_router_that_is_being_opened_waits_until_it_is_open(lasting: World, fails: bool) -> None:
+    registry = OpensWhenTold(lasting.tenants, fails=fails)
+    router = CheckedRouter(lasting.settings(), registry=registry)
+    first = asyncio.ensure_future(router.open())
+    await until(lambda: registry.opened, "it is being opened")
+    second = asyncio.ensure_future(router.open())
+    await until(lambda: router.is_open, "the first has begun")
+    assert not second.done()
+    registry.may_open.set()
+    answers = await asyncio.gather(first, second, return_exceptions=True)
+    assert [type(answer) for answer in answers] == [RegistryUnavailable if fails else type(None), type(None)]
+    assert (router.is_open, registry.opened) == (True, 2 if fails else 1)
+    assert await router.tenant("row2").fetchval(COUNT) == 3
+    await router.close()
+    await audit_closed(router, [lasting.server])
+
+
 # --- more than one ---------------------------------------------------------------------------------------------------
 async def test_two_routers_in_one_process_know_nothing_of_each_other(lasting: World) -> None:
     async with CheckedRouter(lasting.settings()) as first:
