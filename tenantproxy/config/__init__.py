@@ -17,6 +17,7 @@ from tenantproxy.config.sections import (
     Row,
     Server,
     ServerAdmin,
+    ServerLogin,
     TenantEntry,
     TenantRoles,
 )
@@ -42,6 +43,7 @@ __all__ = [
     "Secret",
     "Server",
     "ServerAdmin",
+    "ServerLogin",
     "Settings",
     "TenantEntry",
     "TenantRoles",

@@ -62,6 +62,7 @@ def check(parts: Parts) -> list[Problem]:
         _row_key,
         _context,
         _auth,
+        _login,
         _listeners,
         _pg_users,
     )
@@ -101,6 +102,8 @@ def _passwords(parts: Parts) -> Iterator[Problem]:
             yield _no_password(f"servers.{name}.password_file")
         if server.admin is not None and server.admin.password is None and not server.ssl_cert_file:
             yield _no_password(f"servers.{name}.admin.password_file")
+        if server.login is not None and server.login.password is None and not server.ssl_cert_file:
+            yield _no_password(f"servers.{name}.login.password_file")
         if bool(server.ssl_cert_file) != bool(server.ssl_key_file):
             yield Problem(
                 key=f"servers.{name}.ssl_cert_file",
@@ -268,6 +271,31 @@ def _auth(parts: Parts) -> Iterator[Problem]:
         yield Problem(key="auth.signing_kid", problem="is not in key_files", fix=fix)
     if auth.jwks_url and not auth.jwks_url.startswith("https://"):
         yield Problem(key="auth.jwks_url", problem="is not https", fix="write https://...: whoever forges it signs")
+
+
+def _login(parts: Parts) -> Iterator[Problem]:
+    login = parts.login
+    if login is None:
+        return
+    if login.account_query is not None and login.pepper is None:
+        fix = "write a key with: openssl rand -hex 32, and name its file"
+        yield Problem(key="login.pepper_file", problem="is missing: the directory of accounts needs it", fix=fix)
+    lookups = [name for name, server in parts.servers.items() if server is not None and server.login is not None]
+    if login.account_query is None:
+        for key in ("lookup_query", "list_query", "rehash_query"):
+            if getattr(login, key) is not None:
+                yield Problem(key=f"login.{key}", problem="is only read beside account_query", fix="add account_query")
+    elif lookups and login.lookup_query is None:
+        yield Problem(
+            key="login.lookup_query",
+            problem=f"is missing beside servers.{lookups[0]}.login",
+            fix="add the query that finds tenant_id and user_id of the address $1 among all row tenants",
+        )
+    for name in lookups:
+        server = parts.servers[name]
+        if server is not None and server.login is not None and server.login.user == server.user:
+            problem = "is the user that tenants' SQL runs as: tenants could ask who else has an account"
+            yield Problem(key=f"servers.{name}.login.user", problem=problem, fix="choose another name")
 
 
 def _listeners(parts: Parts) -> Iterator[Problem]:

@@ -20,9 +20,9 @@ def _secrets(parts: Parts) -> Iterator[tuple[str, Secret | None, int]]:
     """The key, the secret, and how many bytes it must have at least."""
     for name, server in parts.servers.items():
         if server is not None:
-            yield f"servers.{name}.password", server.password, 0
-            if server.admin is not None:
-                yield f"servers.{name}.admin.password", server.admin.password, 0
+            for key, user in (("", server), (".admin", server.admin), (".login", server.login)):
+                if user is not None:
+                    yield f"servers.{name}{key}.password", user.password, 0
     if parts.row is not None:
         single = parts.row.key is not None
         for kid, secret in parts.row.keys().items():

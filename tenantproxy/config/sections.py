@@ -46,6 +46,7 @@ __all__ = [
     "Row",
     "Server",
     "ServerAdmin",
+    "ServerLogin",
     "TenantEntry",
     "TenantRoles",
 ]
@@ -95,6 +96,15 @@ class ServerAdmin(Section):
     password_env: Text | None = None
 
 
+class ServerLogin(Section):
+    """The user that looks accounts up in databases of row tenants, through one installed function and nothing else."""
+
+    user: Name = Field(examples=["tenantproxy_login"])
+    password: Secret | None = None
+    password_file: Text | None = None
+    password_env: Text | None = None
+
+
 SslMode = Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-full"]
 
 
@@ -120,6 +130,7 @@ class Server(Section):
     role_settings: Mapping[Text, Text] = Field(default_factory=dict)  # ALTER ROLE ... SET that are the operator's own
     replicas: Texts = ()
     admin: ServerAdmin | None = None
+    login: ServerLogin | None = None
 
 
 class Pools(Section):
@@ -284,13 +295,28 @@ class Auth(Section):
 
 
 class Login(Section):
-    """Finding the account behind an e-mail address."""
+    """Finding the account behind an e-mail address. The queries are about any table of users.
+
+    `account_query` (an e-mail address in lower case as $1; user_id, password_hash and further claims) and
+    `rehash_query` (a user_id, a new hash) run in the tenant's own session, `list_query` too (accounts after the
+    user_id $1 in order, at most $2; user_id, email), for `login reconcile`. `lookup_query` (an address; tenant_id,
+    user_id) is asked of all row tenants of a database at once, inside a function that `install` makes of it.
+    """
 
     account_query: Name | None = None
+    lookup_query: Name | None = None
+    list_query: Name | None = None
+    rehash_query: Name | None = None
     fan_out: Flag = True
     fan_out_concurrency: Size = 8
     fan_out_timeout: Seconds = 2.0
+    fan_out_limit: Size = 500  # with more databases and schemas than this only the directory is asked
+    fan_outs_per_second: Size = 10
+    negative_ttl: Seconds = 30.0
     pad_to: NoTimeout = 0.25
+    attempts_per_account: Count = 10  # a minute; 0 = no limit
+    attempts_per_address: Count = 100  # a minute
+    attempts_per_second: Count = 100  # of all
     pepper: Secret | None = None
     pepper_file: Text | None = None
     pepper_env: Text | None = None

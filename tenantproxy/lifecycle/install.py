@@ -20,16 +20,20 @@ from tenantproxy.registry.postgres import SCHEMA_SQL
 
 __all__ = [
     "DEFAULT_SETTING",
+    "alone",
     "check_setting",
     "ensure_keeper",
     "forget_keys",
     "install",
+    "install_auth",
     "install_registry",
     "isolate_table",
+    "sql_file",
 ]
 
 DEFAULT_SETTING: Final = "app.current_tenant_id"
 _SETTING: Final = re.compile(r"[a-z_][a-z0-9_]*\.[a-z_][a-z0-9_]*")
+_AUTH_FILES: Final = ("login_directory.sql",)  # of tenantproxy/auth/, in this order
 _FILES: Final = ("keeper_role.sql", "keeper.sql", "signed_context.sql", "bound_lease.sql")
 
 
@@ -48,8 +52,8 @@ async def install(
     keeper. Takes no longer than `lock_timeout` seconds waiting for any one lock: then asyncpg.LockNotAvailableError.
     """
     role, pads = quote_identifier(app_role), _pads(keys)
-    scripts = [_script(name, app=role, setting=check_setting(setting)) for name in _FILES]
-    async with _alone(conn, lock_timeout):
+    scripts = [sql_file(name, app=role, setting=check_setting(setting)) for name in _FILES]
+    async with alone(conn, lock_timeout):
         for script in scripts:
             await conn.execute(script)
         async with _as_keeper(conn):
@@ -62,12 +66,12 @@ async def install(
 
 async def ensure_keeper(conn: asyncpg.Connection) -> None:
     """The role `tenantproxy_keeper`, which owns keys and functions: nobody can be it, and no tenant reaches it."""
-    await conn.execute(_script("keeper_role.sql"))
+    await conn.execute(sql_file("keeper_role.sql"))
 
 
 async def forget_keys(conn: asyncpg.Connection, kids: Iterable[int], *, lock_timeout: float = 5.0) -> None:
     """End of a rotation: proofs signed with the keys `kids` are worth nothing from the next transaction on."""
-    async with _alone(conn, lock_timeout), _as_keeper(conn):
+    async with alone(conn, lock_timeout), _as_keeper(conn):
         await conn.execute("DELETE FROM tenantproxy.context_key WHERE kid = ANY($1::smallint[])", list(kids))
 
 
@@ -77,20 +81,40 @@ async def install_registry(conn: asyncpg.Connection, *, app_role: str, lock_time
     `conn` is as for `install`, and not in a transaction: the migration commits by itself.
     """
     reader = quote_identifier(app_role)
-    async with _alone(conn, lock_timeout):
-        await ensure_keeper(conn)
-        await conn.execute(_script("keeper.sql"))
-        async with _as_keeper(conn):  # whoever installs owns the tables, not the keeper: what is in them is no secret
-            user = quote_identifier(await conn.fetchval("SELECT session_user"))
-            await conn.execute(f"GRANT USAGE, CREATE ON SCHEMA tenantproxy TO {user}")
+    async with alone(conn, lock_timeout):
+        await _ensure_schema(conn)
     try:
         await conn.execute(SCHEMA_SQL)
     except asyncpg.PostgresError:
         await conn.execute("ROLLBACK")
         raise
-    async with _alone(conn, lock_timeout), _as_keeper(conn):
+    async with alone(conn, lock_timeout), _as_keeper(conn):
         await conn.execute(f"GRANT USAGE ON SCHEMA tenantproxy TO {reader}")
     await conn.execute(f"GRANT SELECT ON tenantproxy.tenants TO {reader}")
+
+
+async def install_auth(conn: asyncpg.Connection, *, app_role: str, lock_timeout: float = 5.0) -> None:
+    """Put what login keeps into the main database, or upgrade it; `app_role`, the router's, reads and writes it.
+
+    `conn` is as for `install`.
+    """
+    async with alone(conn, lock_timeout):
+        await _ensure_schema(conn)
+        for name in _AUTH_FILES:
+            text = resources.files("tenantproxy.auth").joinpath(name).read_text()
+            await conn.execute(text.replace(':"app"', quote_identifier(app_role)))
+
+
+async def _ensure_schema(conn: asyncpg.Connection) -> None:
+    """Our schema, in which `conn` may create tables.
+
+    Whoever installs owns them, not the keeper: what is in them is no secret.
+    """
+    await ensure_keeper(conn)
+    await conn.execute(sql_file("keeper.sql"))
+    async with _as_keeper(conn):
+        user = quote_identifier(await conn.fetchval("SELECT session_user"))
+        await conn.execute(f"GRANT USAGE, CREATE ON SCHEMA tenantproxy TO {user}")
 
 
 def check_setting(setting: str) -> str:
@@ -113,13 +137,14 @@ def _pads(keys: Mapping[int, bytes]) -> list[tuple[int, bytes, bytes]]:
     return [(kid, *key_pads(key)) for kid, key in keys.items()]
 
 
-def _script(name: str, *, app: str = "", setting: str = DEFAULT_SETTING) -> str:
+def sql_file(name: str, *, app: str = "", setting: str = DEFAULT_SETTING) -> str:
+    """One of our SQL files, with the quoted role that runs tenant SQL and the setting of `[row]` filled in."""
     text = resources.files("tenantproxy.lifecycle").joinpath("sql", name).read_text()
     return text.replace("'app.current_tenant_id'", f"'{setting}'").replace(':"app"', app)
 
 
 @asynccontextmanager
-async def _alone(conn: asyncpg.Connection, lock_timeout: float) -> AsyncIterator[None]:
+async def alone(conn: asyncpg.Connection, lock_timeout: float) -> AsyncIterator[None]:
     """One transaction that waits for no lock for long, sees built-in names first, and logs no parameters if it may."""
     async with conn.transaction():
         await conn.execute(
@@ -179,7 +204,7 @@ async def isolate_table(
     Raises ConfigurationError when there is no such table or column, asyncpg.LockNotAvailableError.
     """
     name = f"{quote_identifier(schema)}.{quote_identifier(table)}"
-    async with _alone(conn, lock_timeout):
+    async with alone(conn, lock_timeout):
         oid = await _isolate(conn, name, column, cast)
         for partition in await conn.fetch(_PARTITIONS, oid):
             await _isolate(conn, partition[0], column, cast)
