@@ -26,6 +26,7 @@ __all__ = [
     "TenantId",
     "TenantStatus",
     "check_identifier",
+    "check_schema",
     "quote_identifier",
     "tenant_id",
 ]
@@ -90,6 +91,13 @@ def quote_identifier(name: str) -> str:
     return '"' + check_identifier(name, "an identifier").replace('"', '""') + '"'
 
 
+def check_schema(name: str) -> None:
+    """ValueError when `name` cannot be a tenant's schema."""
+    check_identifier(name, "the schema name")
+    if name.startswith("pg_") or name == "information_schema":
+        raise ValueError(f"the schema {name!r} is PostgreSQL's own")
+
+
 class Isolation(StrEnum):
     """What keeps a tenant apart from the others: a database, a schema, or row-level security in shared tables."""
 
@@ -143,9 +151,7 @@ class Placement:
     def __post_init__(self) -> None:
         check_identifier(self.database, "the database name")
         if self.schema is not None:
-            check_identifier(self.schema, "the schema name")
-            if self.schema.startswith("pg_") or self.schema == "information_schema":
-                raise ValueError(f"the schema {self.schema!r} is PostgreSQL's own")
+            check_schema(self.schema)
         if self.role is not None:
             check_identifier(self.role, "the role name")
         if self.isolation is Isolation.SCHEMA and self.schema is None:
@@ -170,6 +176,10 @@ class Tenant:
     epoch: int = 0
     settings: Mapping[str, str] = field(default_factory=lambda: NOTHING)
     systems: Mapping[str, str] = field(default_factory=lambda: NOTHING)
+
+    def __post_init__(self) -> None:
+        for schema in self.systems.values():
+            check_schema(schema)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

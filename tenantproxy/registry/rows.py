@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import Any, Protocol, TypeVar
 
 from tenantproxy.errors import TenantNotFound
-from tenantproxy.model import NOTHING, Isolation, Limits, Placement, Tenant, TenantStatus, tenant_id
+from tenantproxy.model import NOTHING, Isolation, Limits, Placement, Tenant, TenantStatus, check_schema, tenant_id
 from tenantproxy.registry.base import TenantMisconfigured
 
 __all__ = ["Row", "RowReader"]
@@ -58,7 +58,7 @@ class RowReader:
             limits=_limits(row),
             epoch=_number(row, "epoch", int, 0) or 0,
             settings=_mapping(row, "settings"),
-            systems=_mapping(row, "systems"),
+            systems=_systems(row),
         )
 
     def _placement(self, row: Row, isolation: Isolation) -> Placement:
@@ -136,6 +136,16 @@ def _limits(row: Row) -> Limits:
         acquire_timeout=_number(row, "acquire_timeout", float, 0.001),
     )
     return _DEFAULT_LIMITS if limits == _DEFAULT_LIMITS else limits
+
+
+def _systems(row: Row) -> Mapping[str, str]:
+    systems = _mapping(row, "systems")
+    for schema in systems.values():
+        try:
+            check_schema(schema)
+        except ValueError as exc:
+            raise _bad("systems", str(exc), "correct the row") from None
+    return systems
 
 
 def _mapping(row: Row, column: str) -> Mapping[str, str]:

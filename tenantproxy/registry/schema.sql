@@ -31,7 +31,7 @@ BEGIN
 
   IF NOT EXISTS (SELECT FROM tenantproxy.registry_version WHERE version = 1) THEN
     CREATE TABLE tenantproxy.tenants (
-      id              text COLLATE "C" PRIMARY KEY CHECK (id ~ '^[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}$'),
+      id              text COLLATE "C" PRIMARY KEY CHECK (id ~ '^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$'),
       isolation       text NOT NULL CHECK (isolation IN ('database', 'schema', 'row')),
       server          text CHECK (server <> ''),   -- NULL: the main database's server
       database        text NOT NULL CHECK (pg_catalog.octet_length(database) BETWEEN 1 AND 63),

@@ -93,6 +93,7 @@ MISTAKABLE = [
     (("o'brien", "row", "shared", None), "tenants_id_check"),
     (("x" * 64, "row", "shared", None), "tenants_id_check"),
     ((".hidden", "row", "shared", None), "tenants_id_check"),
+    (("_hidden", "row", "shared", None), "tenants_id_check"),
     (("line\n", "row", "shared", None), "tenants_id_check"),
     (("Acme", "row", "shared", None), "tenants_id_any_case"),
     (("b", "rows", "shared", None), "tenants_isolation_check"),

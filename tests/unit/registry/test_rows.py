@@ -56,6 +56,8 @@ def test_a_uuid_is_an_identifier() -> None:
         ({"database": "d" * 64}, ["database", "64 bytes"]),
         ({"isolation": "schema"}, ["schema", "needs a schema"]),
         ({"isolation": "schema", "schema": "pg_x"}, ["schema", "PostgreSQL's own"]),
+        ({"systems": {"crm": "pg_catalog"}}, ["systems", "PostgreSQL's own"]),
+        ({"systems": {"crm": ""}}, ["systems", "empty"]),
         ({"role": "r" * 64}, ["role", "64 bytes"]),
         ({"max_size": 0}, ["max_size", "is 0"]),
         ({"max_size": "3"}, ["max_size", "not a number"]),
