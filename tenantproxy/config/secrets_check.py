@@ -18,11 +18,7 @@ def secret_problems(parts: Parts) -> list[Problem]:
 
 def _secrets(parts: Parts) -> Iterator[tuple[str, Secret | None, int]]:
     """The key, the secret, and how many bytes it must have at least."""
-    for name, server in parts.servers.items():
-        if server is not None:
-            for key, user in (("", server), (".admin", server.admin), (".login", server.login)):
-                if user is not None:
-                    yield f"servers.{name}{key}.password", user.password, 0
+    yield from _of_servers(parts)
     if parts.row is not None:
         single = parts.row.key is not None
         for kid, secret in parts.row.keys().items():
@@ -39,6 +35,15 @@ def _secrets(parts: Parts) -> Iterator[tuple[str, Secret | None, int]]:
         yield "admin.token", parts.admin.token, 16
     for name, user in parts.pg.users.items() if parts.pg is not None else ():
         yield f"pg.users.{name}.password", user.password, 1
+
+
+def _of_servers(parts: Parts) -> Iterator[tuple[str, Secret | None, int]]:
+    for name, server in parts.servers.items():
+        if server is None:
+            continue
+        for key, user in (("", server), (".admin", server.admin), (".login", server.login)):
+            if user is not None:
+                yield f"servers.{name}{key}.password", user.password, 0
 
 
 def _look(key: str, secret: Secret | None, least: int) -> Iterator[Problem]:
