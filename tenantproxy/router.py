@@ -304,12 +304,13 @@ class Router:
 
         `system` chooses where a tenant has several schemas; `replica` reads from one of the server's replicas, when it
         has any. `context` are settings of the caller's own that each session gets (`{"app.user_id": "7"}`), for audit
-        triggers and the like; they are not signed, and cost a round trip a lease. Raises TenantNotFound for what cannot
-        be a tenant identifier, AccessDenied for a setting that is not the caller's to make.
+        triggers and the like, or `application_name`; they are not signed, and cost a round trip a lease. Raises
+        TenantNotFound for what cannot be a tenant identifier, AccessDenied for a setting that is not the caller's to
+        make.
         """
         given = tuple(context.items()) if context else ()
         for name, _ in given:
-            if "." not in name or name.lower() in (self.settings.row.setting, "app.tenant_proof"):
+            if not _may_choose(name) or name.lower() in (self.settings.row.setting, "app.tenant_proof"):
                 raise AccessDenied(
                     "this setting cannot be part of a tenant's context",
                     detail=repr(name),
@@ -515,6 +516,10 @@ class Router:
             lookup_seconds={source: snapshot(seconds) for source, seconds in self._registry.lookup_seconds.items()},
             registry_last_success=self._registry.last_success,
         )
+
+
+def _may_choose(setting: str) -> bool:
+    return "." in setting or setting == "application_name"
 
 
 def _with_context(route: Route, scope: TenantScope) -> Route:

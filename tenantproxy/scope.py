@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from asyncpg import Record
     from asyncpg.transaction import Transaction
 
-__all__ = ["Found", "IsolationLevel", "Lease", "Scope", "Source", "TenantScope", "current", "use"]
+__all__ = ["Found", "IsolationLevel", "Lease", "Scope", "Source", "TenantScope", "begin", "current", "end", "use"]
 
 IsolationLevel = Literal["read_uncommitted", "read_committed", "repeatable_read", "serializable"]
 
@@ -271,7 +271,7 @@ class _Transaction(_Connection):
             self._end()
 
 
-_CURRENT: ContextVar[TenantScope] = ContextVar("tenantproxy_current")
+_CURRENT: ContextVar[TenantScope | None] = ContextVar("tenantproxy_current")
 
 
 def current() -> TenantScope:
@@ -303,3 +303,16 @@ def use(scope: TenantScope) -> Iterator[TenantScope]:
         yield scope
     finally:
         _CURRENT.reset(token)
+
+
+def begin(scope: TenantScope | None) -> Token[TenantScope | None]:
+    """For middleware: a request begins, and is `scope`'s or nobody's, whatever was current where its task was made.
+
+    `end` takes the token.
+    """
+    return _CURRENT.set(scope)
+
+
+def end(token: Token[TenantScope | None]) -> None:
+    """The request of `begin` is over; in the same context."""
+    _CURRENT.reset(token)

@@ -10,6 +10,7 @@ from typing import Final, TypeAlias
 
 from tenantproxy.auth.base import RequestContext
 from tenantproxy.errors import AuthError, TenantUnresolved
+from tenantproxy.model import TenantId
 
 __all__ = ["TrustedProxies", "bearer_token", "host_of", "session_settings"]
 
@@ -91,15 +92,15 @@ def _address(text: str) -> _Address | None:
     return mapped if mapped is not None else address  # ::ffff:10.0.0.1 is 10.0.0.1 on a socket for both families
 
 
-def session_settings(context: Mapping[str, str], request: RequestContext) -> dict[str, str]:
-    """The session settings of `[context]` for `request`; a source that the request does not have is left out.
+def session_settings(context: Mapping[str, str], request: RequestContext, tenant: TenantId) -> dict[str, str]:
+    """The session settings of `[context]` for a request of `tenant`; what the request does not have is left out.
 
     Raises TenantUnresolved for a value that PostgreSQL cannot hold.
     """
     found: dict[str, str] = {}
     for setting, source in context.items():
         kind, _, name = source.partition(":")
-        value = _client_value(kind, name, request)
+        value = tenant if kind == "tenant" else _client_value(kind, name, request)
         if value is None:
             continue
         if "\0" in value:

@@ -228,7 +228,8 @@ def _row_key(parts: Parts) -> Iterator[Problem]:
         )
 
 
-_CONTEXT_SOURCES: Final = ("claim", "header", "client")
+_CONTEXT_SOURCES: Final = ("claim", "header", "client", "tenant")
+_ONLY: Final = {"client": "ip", "tenant": "id"}
 
 
 def _context(parts: Parts) -> Iterator[Problem]:
@@ -241,11 +242,11 @@ def _context(parts: Parts) -> Iterator[Problem]:
                 fix="remove it",
             )
         kind, colon, rest = source.partition(":")
-        if kind not in _CONTEXT_SOURCES or not colon or not rest or (kind == "client" and rest != "ip"):
+        if kind not in _CONTEXT_SOURCES or not colon or not rest or rest != _ONLY.get(kind, rest):
             yield Problem(
                 key=f"context.{setting}",
                 problem="must say where the value comes from",
-                fix='write "claim:NAME", "header:NAME" or "client:ip"',
+                fix='write "claim:NAME", "header:NAME", "client:ip" or "tenant:id"',
             )
 
 

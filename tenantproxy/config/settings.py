@@ -14,7 +14,7 @@ from tenantproxy.config.checks import Parts, check
 from tenantproxy.config.problems import INCONSISTENT, translate
 from tenantproxy.config.secrets_check import secret_problems
 from tenantproxy.config.sections import Section
-from tenantproxy.config.values import SettingName, Text
+from tenantproxy.config.values import ContextName, Text
 from tenantproxy.errors import ConfigurationError, Problem
 
 __all__ = ["Settings", "examine"]
@@ -42,7 +42,7 @@ class Settings(BaseSettings):
     tenants: Mapping[str, sections.TenantEntry] = Field(default_factory=dict)
     row: sections.Row = sections.Row()
     tenant_roles: sections.TenantRoles | None = None
-    context: Mapping[SettingName, Text] = Field(default_factory=dict)
+    context: Mapping[ContextName, Text] = Field(default_factory=dict)
     resolve: sections.Resolve = sections.Resolve()
     auth: sections.Auth = sections.Auth()
     login: sections.Login = sections.Login()

@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Field, StringConstraints
 from pydantic_core import PydanticCustomError
 
 __all__ = [
+    "ContextName",
     "Count",
     "Flag",
     "GivenText",
@@ -142,6 +143,10 @@ def _setting_name(value: object) -> Any:
     return text
 
 
+def _context_name(value: object) -> Any:
+    return value if value == "application_name" else _setting_name(value)
+
+
 Text = Annotated[str, BeforeValidator(_text)]
 Name = Annotated[str, StringConstraints(min_length=1), BeforeValidator(_text)]
 Texts = Annotated[tuple[Text, ...], BeforeValidator(_texts)]
@@ -160,3 +165,5 @@ Lifetime = Annotated[float, Field(ge=1, le=315_360_000, allow_inf_nan=False), Be
 """Seconds, up to ten years: nothing waits for them."""
 Listen = Annotated[str, BeforeValidator(_listen)]
 SettingName = Annotated[str, BeforeValidator(_setting_name)]
+ContextName = Annotated[str, BeforeValidator(_context_name)]
+"""A custom setting, or the one of PostgreSQL's own that a request may choose."""

@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 from tenantproxy.auth.base import RequestContext
 from tenantproxy.auth.caller import TrustedProxies, bearer_token, host_of, session_settings
 from tenantproxy.errors import AuthError, TenantUnresolved
+from tenantproxy.model import tenant_id
 
 CONTEXT = {"app.user_id": "claim:sub", "app.ip": "client:ip", "app.trace": "header:X-Trace"}
+ACME = tenant_id("acme")
 
 
 def request(
@@ -104,21 +106,25 @@ def test_what_a_client_writes_before_its_own_proxy_decides_nothing(lies: list[st
 # --- session settings ------------------------------------------------------------------------------------------------
 def test_session_settings_come_from_claims_the_client_and_headers() -> None:
     asked = request(("x-trace", "t1"), claims={"sub": "user-7"})
-    assert session_settings(CONTEXT, asked) == {"app.user_id": "user-7", "app.ip": "192.0.2.1", "app.trace": "t1"}
+    assert session_settings(CONTEXT, asked, ACME) == {"app.user_id": "user-7", "app.ip": "192.0.2.1", "app.trace": "t1"}
+
+
+def test_the_tenants_own_name_can_be_a_setting() -> None:
+    assert session_settings({"application_name": "tenant:id"}, request(), ACME) == {"application_name": "acme"}
 
 
 def test_what_a_request_does_not_have_is_left_out() -> None:
-    assert session_settings(CONTEXT, request(ip=None)) == {}
-    assert session_settings(CONTEXT, request(claims={})) == {"app.ip": "192.0.2.1"}
+    assert session_settings(CONTEXT, request(ip=None), ACME) == {}
+    assert session_settings(CONTEXT, request(claims={}), ACME) == {"app.ip": "192.0.2.1"}
 
 
 def test_claims_that_are_no_text_are_json_and_headers_are_utf8_where_they_can_be() -> None:
     asked = request(("x-trace", "caf\xc3\xa9"), ("x-trace", "\xff"), claims={"sub": 7})
-    assert session_settings(CONTEXT, asked)["app.user_id"] == "7"
-    assert session_settings(CONTEXT, asked)["app.trace"] == "caf\xc3\xa9, \xff"
-    assert session_settings(CONTEXT, request(("x-trace", "caf\xc3\xa9")))["app.trace"] == "café"
+    assert session_settings(CONTEXT, asked, ACME)["app.user_id"] == "7"
+    assert session_settings(CONTEXT, asked, ACME)["app.trace"] == "caf\xc3\xa9, \xff"
+    assert session_settings(CONTEXT, request(("x-trace", "caf\xc3\xa9")), ACME)["app.trace"] == "café"
 
 
 def test_a_value_with_a_nul_is_refused_before_it_reaches_a_session() -> None:
     with pytest.raises(TenantUnresolved):
-        session_settings(CONTEXT, request(("x-trace", "a\0b")))
+        session_settings(CONTEXT, request(("x-trace", "a\0b")), ACME)

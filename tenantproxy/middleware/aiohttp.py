@@ -1,0 +1,123 @@
+"""How does an aiohttp application become multi-tenant? `setup(app, router=..., tokens=...)`.
+
+`request[TENANT]` and `tenantproxy.current()` are the scope of the request, `app[ROUTER]` is the router.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Final
+
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from tenantproxy.auth.base import Resolver, TokenVerifier
+from tenantproxy.auth.resolvers import mismatch
+from tenantproxy.middleware.gate import Gate, RequestCounter
+from tenantproxy.middleware.life import life_of
+from tenantproxy.middleware.problems import OURS, answer_to, request_id
+from tenantproxy.router import Router
+from tenantproxy.scope import TenantScope, begin
+
+__all__ = ["REQUEST_ID", "ROUTER", "TENANT", "setup"]
+
+ROUTER: Final = web.AppKey("tenantproxy_router", Router)
+TENANT: Final = web.RequestKey("tenantproxy_tenant", TenantScope)
+REQUEST_ID: Final = web.RequestKey("tenantproxy_request_id", str)
+
+_BEGUN: Final = web.RequestKey("tenantproxy_begun", bool)
+_UNMATCHED: Final = "unmatched"
+_GONE: Final = 499  # the client went away before the answer
+
+
+def setup(
+    app: web.Application,
+    *,
+    router: Router,
+    resolver: Resolver | None = None,
+    tokens: TokenVerifier | None = None,
+    requests: RequestCounter | None = None,
+) -> None:
+    """Make `app` multi-tenant; call it before the application starts.
+
+    The parameters are those of `middleware.asgi.TenantMiddleware`. The router is opened and closed with the
+    application, unless it is open already. Handlers of requests that name no tenant have no `request[TENANT]`, and
+    `current()` raises TenantUnresolved there. Errors of ours and lost connections become problem+json.
+    """
+    gate = Gate(router, resolver=resolver, tokens=tokens)
+    life = life_of(router)
+
+    async def alive(_: web.Application) -> AsyncIterator[None]:
+        await life.start()
+        try:
+            yield
+        finally:
+            await life.stop()
+
+    @web.middleware
+    async def tenancy(request: web.Request, handler: Handler) -> web.StreamResponse:
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        request[REQUEST_ID] = request_id(request.headers.getall("X-Request-ID", ()))
+        code = _GONE
+        try:
+            response = await _answer(gate, request, handler)
+            code = response.status
+        except web.HTTPException as exc:
+            code = exc.status
+            raise
+        except Exception:
+            code = 500
+            raise
+        finally:
+            if requests is not None:
+                requests.observe(route=_route(request), method=request.method, code=code, seconds=loop.time() - started)
+        return response
+
+    app[ROUTER] = router
+    app.middlewares.append(tenancy)
+    app.on_response_prepare.append(_prepared)
+    app.cleanup_ctx.append(alive)
+
+
+async def _prepared(request: web.Request, response: web.StreamResponse) -> None:
+    """An answer begins, whoever made it."""
+    request[_BEGUN] = True
+    if (name := request.get(REQUEST_ID)) is not None:
+        response.headers.setdefault("X-Request-ID", name)
+
+
+async def _answer(gate: Gate, request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        await _admit(gate, request)
+        return await handler(request)
+    except OURS as exc:
+        if _BEGUN in request:  # it can only be cut
+            raise
+        problem = answer_to(exc, request[REQUEST_ID])
+        return web.Response(status=problem.status, headers=dict(problem.headers), body=problem.body)
+
+
+async def _admit(gate: Gate, request: web.Request) -> None:
+    outer = request.get(TENANT)  # of an application that this one is mounted in
+    found = await gate.admit(
+        method=request.method,
+        path=request.path,
+        headers=tuple(
+            [(name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in request.raw_headers]
+        ),
+        peer=request.remote,
+    )
+    if outer is not None and found is not None and outer.id != found.id:
+        raise mismatch()
+    found = found if found is not None else outer
+    if found is not None:
+        request[TENANT] = found
+    # It is not ended: aiohttp gives each request a task, and writes the body there after all middlewares have returned.
+    begin(found)
+
+
+def _route(request: web.Request) -> str:
+    resource = request.match_info.route.resource
+    return _UNMATCHED if resource is None else resource.canonical

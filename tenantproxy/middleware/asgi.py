@@ -1,0 +1,269 @@
+"""How does an ASGI application become multi-tenant? `TenantMiddleware`: Starlette, FastAPI, Litestar, Django.
+
+    app.add_middleware(TenantMiddleware, router=router, tokens=tokens)      # Starlette, FastAPI
+    app = TenantMiddleware(app, router=router, tokens=tokens)               # Litestar, Django, anything
+
+It needs no framework and holds no connection. Each request is its tenant's or nobody's, whatever the server's own
+context says; `tenantproxy.current()` is that tenant until the last byte and the last background task.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, Final, TypeAlias
+
+from tenantproxy.auth.base import Resolver, TokenVerifier
+from tenantproxy.auth.resolvers import mismatch
+from tenantproxy.middleware.gate import Gate, RequestCounter
+from tenantproxy.middleware.life import life_of
+from tenantproxy.middleware.problems import OURS, ProblemAnswer, answer_to, request_id
+from tenantproxy.router import Router
+from tenantproxy.scope import TenantScope, begin, current, end
+
+__all__ = ["TenantMiddleware", "tenant"]
+
+Scope: TypeAlias = MutableMapping[str, Any]
+Message: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+App: TypeAlias = Callable[[Any, Any, Any], Awaitable[None]]  # each framework has its own types for the three
+
+_OUTER: Final = "tenantproxy.scope"  # in an ASGI scope: what an outer TenantMiddleware resolved
+_GONE: Final = 499  # the client went away before the answer
+_UNMATCHED: Final = "unmatched"
+
+logger = logging.getLogger("tenantproxy")
+
+
+async def tenant() -> TenantScope:
+    """The scope of this request, as a FastAPI dependency: `db: Annotated[TenantScope, Depends(tenant)]`.
+
+    Raises TenantUnresolved (400) where the request named none.
+    """
+    return current()
+
+
+class TenantMiddleware:
+    """The middleware around `app`.
+
+    `resolver` says which tenant a request names, by default as `[resolve]` does; `tokens` verifies access tokens;
+    `requests` counts (`metrics.listeners.Requests`). A router that is not open is opened and closed with the
+    application, or opened at the first request where the server has no lifespan. The scope's `state` gets `request_id`,
+    and `tenant` where there is one. Errors of ours and lost connections become problem+json while nothing was sent.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        *,
+        router: Router,
+        resolver: Resolver | None = None,
+        tokens: TokenVerifier | None = None,
+        requests: RequestCounter | None = None,
+    ) -> None:
+        self.app = app
+        self._gate = Gate(router, resolver=resolver, tokens=tokens)
+        self._life = life_of(router)
+        self._requests = requests
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One connection of the server's."""
+        kind = scope["type"]
+        if kind == "http":
+            await self._http(scope, receive, send)
+        elif kind == "websocket":
+            await self._websocket(scope, receive, send)
+        elif kind == "lifespan":
+            await _Lifespan(self.app, self._life.start, self._life.stop).run(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = _texts(scope)
+        request = request_id([value for name, value in headers if name == "x-request-id"])
+        _name(scope, request)
+        answer = _Answer(send, request)
+        started = time.perf_counter()
+        try:
+            await self._run(scope, headers, receive, answer)
+        except OURS as exc:
+            if answer.status is not None:
+                answer.failed = True
+                raise
+            await answer.refuse(answer_to(exc, request))
+        except Exception:
+            answer.failed = True
+            raise
+        finally:
+            if self._requests is not None:
+                self._requests.observe(
+                    route=_route(scope),
+                    method=scope["method"],
+                    code=500 if answer.failed else answer.status or _GONE,
+                    seconds=time.perf_counter() - started,
+                )
+
+    async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = _texts(scope)
+        request = request_id([value for name, value in headers if name == "x-request-id"])
+        _name(scope, request)
+        socket = _Socket(send, denies="websocket.http.response" in (scope.get("extensions") or ()))
+        try:
+            await self._run(scope, headers, receive, socket)
+        except OURS as exc:
+            if socket.is_closed:
+                raise
+            await socket.refuse(answer_to(exc, request))
+
+    async def _run(self, scope: Scope, headers: tuple[tuple[str, str], ...], receive: Receive, send: Send) -> None:
+        """The application, for the tenant of the request or for nobody."""
+        await self._life.ready()
+        client = scope.get("client")
+        found = await self._gate.admit(
+            method=scope.get("method", "GET"), path=scope["path"], headers=headers, peer=client[0] if client else None
+        )
+        outer: TenantScope | None = scope.get(_OUTER)
+        if outer is not None and found is not None and outer.id != found.id:
+            raise mismatch()
+        found = found if found is not None else outer
+        if found is not None:
+            scope["state"]["tenant"] = scope[_OUTER] = found
+        token = begin(found)
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            end(token)
+
+
+def _texts(scope: Scope) -> tuple[tuple[str, str], ...]:
+    return tuple([(name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in scope["headers"]])
+
+
+def _name(scope: Scope, request: str) -> None:
+    """In place, as middlewares do: those around this one read there what the application leaves."""
+    state = scope.setdefault("state", {})
+    state["request_id"] = request
+    if _OUTER not in scope:
+        state.pop("tenant", None)  # what the application's lifespan left there is no request's
+
+
+def _route(scope: Scope) -> str:
+    """The pattern that matched, where the framework tells: FastAPI and Starlette, Litestar; never the path itself."""
+    pattern = getattr(scope.get("route"), "path", None) or scope.get("path_template")
+    return pattern if isinstance(pattern, str) else _UNMATCHED
+
+
+class _Answer:
+    """`send` of a request: names it in the answer, and knows what was sent."""
+
+    __slots__ = ("_request", "_send", "failed", "status")
+
+    def __init__(self, send: Send, request: str) -> None:
+        self._send = send
+        self._request = (b"x-request-id", request.encode())
+        self.status: int | None = None  # of the answer that was begun
+        self.failed = False  # the application raised
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            headers = list(message.get("headers") or ())
+            if all(name.lower() != b"x-request-id" for name, _ in headers):
+                headers.append(self._request)
+            message = {**message, "headers": headers}
+        await self._send(message)
+
+    async def refuse(self, problem: ProblemAnswer) -> None:
+        """The whole answer; nothing was sent before."""
+        await self({"type": "http.response.start", "status": problem.status, "headers": _bytes(problem)})
+        await self({"type": "http.response.body", "body": problem.body})
+
+
+class _Socket:
+    """`send` of a websocket. `denies`: the server can answer with HTTP while the handshake is not done."""
+
+    __slots__ = ("_denies", "_is_open", "_send", "is_closed")
+
+    def __init__(self, send: Send, *, denies: bool) -> None:
+        self._send = send
+        self._denies = denies
+        self._is_open = False
+        self.is_closed = False
+
+    async def __call__(self, message: Message) -> None:
+        kind = message["type"]
+        if kind == "websocket.accept":
+            self._is_open = True
+        elif kind in ("websocket.close", "websocket.http.response.start"):
+            self.is_closed = True
+        await self._send(message)
+
+    async def refuse(self, problem: ProblemAnswer) -> None:
+        """Answer the handshake with the problem, or close with its code."""
+        if self._denies and not self._is_open:
+            headers = _bytes(problem)
+            await self({"type": "websocket.http.response.start", "status": problem.status, "headers": headers})
+            await self({"type": "websocket.http.response.body", "body": problem.body})
+            return
+        again = any(name == "retry-after" for name, _ in problem.headers)
+        code = 1013 if again else 1011 if problem.status >= 500 else 1008  # RFC 6455 7.4.1 and its registry
+        await self({"type": "websocket.close", "code": code, "reason": problem.code})
+
+
+def _bytes(problem: ProblemAnswer) -> list[tuple[bytes, bytes]]:
+    return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in problem.headers]
+
+
+class _Lifespan:
+    """The application's lifespan inside ours: the router is open before it starts and after it has ended.
+
+    Answers for an application that has none, which the protocol lets say so by raising or returning.
+    """
+
+    def __init__(self, app: App, start: Callable[[], Awaitable[None]], stop: Callable[[], Awaitable[None]]) -> None:
+        self._app = app
+        self._start = start
+        self._stop = stop
+        self._is_answered = False  # the application answered the startup, whichever way
+        self._is_over = False  # the server was told of the end
+
+    async def run(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Until the server shuts down."""
+        first: list[Message] = [await receive()]
+        try:
+            await self._start()
+        except Exception as exc:
+            # Any error: raising would tell the server that there is no lifespan here, and it would go on.
+            logger.exception("the router cannot be opened")
+            await send({"type": "lifespan.startup.failed", "message": f"the router cannot be opened: {exc}"})
+            return
+
+        async def replayed() -> Message:
+            return first.pop() if first else await receive()
+
+        async def told(message: Message) -> None:
+            self._is_answered = True
+            if message["type"] != "lifespan.startup.complete":
+                await self._stop()
+                self._is_over = True
+            await send(message)
+
+        try:
+            await self._serve(scope, replayed, told, receive, send)
+        finally:
+            await self._stop()
+
+    async def _serve(self, scope: Scope, replayed: Receive, told: Send, receive: Receive, send: Send) -> None:
+        try:
+            await self._app(scope, replayed, told)
+        except Exception:
+            if self._is_answered:
+                raise
+        if not self._is_answered:
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+        if not self._is_over:
+            await self._stop()
+            await send({"type": "lifespan.shutdown.complete"})

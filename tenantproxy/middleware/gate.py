@@ -1,0 +1,84 @@
+"""Who asks, and for which tenant? The steps of both middlewares: token, resolver, registry, scope."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from tenantproxy.auth.base import RequestContext, Resolver, TokenVerifier
+from tenantproxy.auth.caller import TrustedProxies, bearer_token, host_of, session_settings
+from tenantproxy.auth.resolvers import authorise, from_settings, mismatch
+from tenantproxy.errors import ConfigurationError, Problem, TenantNotFound
+from tenantproxy.router import Router
+from tenantproxy.scope import TenantScope
+
+__all__ = ["Gate", "RequestCounter"]
+
+Headers = tuple[tuple[str, str], ...]
+
+
+class RequestCounter(Protocol):
+    """Counts finished requests; `metrics.listeners.Requests` is one."""
+
+    def observe(self, *, route: str, method: str, code: int, seconds: float) -> None:
+        """`route` is a pattern of the application's, never a path."""
+        ...
+
+
+class Gate:
+    """Turns a request into the scope of its tenant.
+
+    `resolver`: by default that of the router's `[resolve]`. `tokens` verifies access tokens; without it no token is
+    looked at, and what only a stranger says is refused.
+    """
+
+    def __init__(
+        self, router: Router, *, resolver: Resolver | None = None, tokens: TokenVerifier | None = None
+    ) -> None:
+        settings = router.settings
+        self._router = router
+        self._resolver = resolver if resolver is not None else from_settings(settings.resolve)
+        self._tokens = tokens
+        self._context = dict(settings.context)
+        try:
+            self._proxies = TrustedProxies(settings.http.trusted_proxies)
+        except ValueError as exc:
+            fix = 'write addresses or networks, such as "10.0.0.0/8"'
+            raise ConfigurationError([Problem(key="http.trusted_proxies", problem=str(exc), fix=fix)]) from None
+
+    async def admit(self, *, method: str, path: str, headers: Headers, peer: str | None) -> TenantScope | None:
+        """The scope for a request; None: it names no tenant. Needs an open router. `headers` as in RequestContext.
+
+        Raises AuthError and its kin; RegistryUnavailable where the tenant has to be looked up and cannot be.
+        """
+        request = self._context_of(method, path, headers, peer, await self._claims(headers))
+        identity = authorise(self._resolver, request)
+        if identity is None:
+            return None
+        registry = self._router.registry
+        if registry.peek(identity.tenant) is None:
+            try:
+                await registry.get(identity.tenant)
+            except TenantNotFound:
+                raise mismatch() from None
+        settings = session_settings(self._context, request, identity.tenant) if self._context else None
+        return self._router.tenant(identity.tenant, context=settings)
+
+    async def _claims(self, headers: Headers) -> Mapping[str, object] | None:
+        if self._tokens is None:
+            return None
+        token = bearer_token(_values(headers, "authorization"))
+        return None if token is None else await self._tokens.verify(token)
+
+    def _context_of(
+        self, method: str, path: str, headers: Headers, peer: str | None, claims: Mapping[str, object] | None
+    ) -> RequestContext:
+        client, trusted = self._proxies.client(peer, _values(headers, "x-forwarded-for"))
+        return RequestContext(
+            method=method, path=path, host=host_of(_values(headers, "host")), headers=headers, client_ip=client,
+            is_trusted_proxy=trusted, claims=claims,
+        )  # fmt: skip
+
+
+def _values(headers: Headers, name: str) -> list[str]:
+    return [value for key, value in headers if key == name]

@@ -1,0 +1,84 @@
+"""Who opens the router, and who closes it? One `Life` for each router, however many middlewares share it.
+
+A router that is open when it is first needed belongs to whoever opened it: it is left alone, then and later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextvars import Context
+from weakref import WeakValueDictionary
+
+from tenantproxy.router import Router
+
+__all__ = ["Life", "life_of"]
+
+
+class Life:
+    """Opens a router once for all who need it at the same time, and closes what it opened."""
+
+    def __init__(self, router: Router) -> None:
+        self._router = router
+        self._opening: asyncio.Task[None] | None = None  # while it opens
+        self._is_ours = False  # we opened it, and close it
+        self._was_open = False  # once it was; whoever closed it meant it
+
+    async def start(self) -> None:
+        """The application starts: open the router unless it is open. Raises what `Router.open` does."""
+        if self._router.is_open and self._opening is None:
+            self._was_open = True
+        else:
+            await self._open()
+
+    async def stop(self) -> None:
+        """The application ends: close the router if we opened it."""
+        if self._is_ours:
+            self._is_ours = False
+            await self._router.close()
+
+    async def ready(self) -> None:
+        """A request came: where no lifespan was told to us, the first one opens the router.
+
+        Afterwards a closed router stays closed, and its own error tells. Raises what `Router.open` does; the next
+        request tries again. Cancellation of one request leaves the opening to the others.
+        """
+        if self._opening is None:
+            if self._was_open:
+                return
+            if self._router.is_open:
+                self._was_open = True
+                return
+        await self._open()
+
+    async def _open(self) -> None:
+        loop = asyncio.get_running_loop()
+        if self._opening is None or self._opening.get_loop() is not loop:
+            # In a context of its own: what it starts outlives the request, and must not carry its tenant.
+            self._opening = loop.create_task(self._open_alone(), name="tenantproxy opening", context=Context())
+            self._opening.add_done_callback(_heard)
+        await asyncio.shield(self._opening)
+
+    async def _open_alone(self) -> None:
+        try:
+            await self._router.open()
+            self._is_ours = self._was_open = True
+        finally:
+            self._opening = None
+
+
+def _heard(task: asyncio.Task[None]) -> None:
+    """Those who waited may all be gone: the error is not lost, the next request meets it again."""
+    if not task.cancelled():
+        task.exception()
+
+
+# By the router's address, which is nobody else's while its Life holds it; the middlewares keep the Life.
+_LIVES: WeakValueDictionary[int, Life] = WeakValueDictionary()
+
+
+def life_of(router: Router) -> Life:
+    """The one `Life` of `router`, for whoever keeps it."""
+    life = _LIVES.get(id(router))
+    if life is None:
+        life = _LIVES[id(router)] = Life(router)
+    return life

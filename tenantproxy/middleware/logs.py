@@ -1,0 +1,27 @@
+"""Whose request does a log record belong to?"""
+
+from __future__ import annotations
+
+import logging
+
+from tenantproxy.errors import TenantUnresolved
+from tenantproxy.scope import current
+
+__all__ = ["TenantFilter"]
+
+
+class TenantFilter(logging.Filter):
+    """Gives each record the attribute `tenant`: the current one, `-` where there is none. Add it to a handler.
+
+    A record that names a tenant itself keeps it. A handler that writes in a thread of its own (QueueListener) needs the
+    filter before the queue, on the QueueHandler: the thread has no current tenant.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Never drops a record."""
+        if not hasattr(record, "tenant"):
+            try:
+                record.tenant = current().id
+            except TenantUnresolved:
+                record.tenant = "-"
+        return True

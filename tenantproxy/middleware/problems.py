@@ -1,0 +1,81 @@
+"""What does a client hear when something fails? RFC 9457 problem+json with a request id, and nothing of a driver."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import re
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import asyncpg
+
+from tenantproxy.auth.resolvers import mismatch
+from tenantproxy.errors import ConnectFailed, TenantNotFound, TenantProxyError, problem_json
+
+__all__ = ["OURS", "ProblemAnswer", "answer_to", "request_id"]
+
+_GIVEN_ID: Final = re.compile(r"[A-Za-z0-9._\-]{1,64}")
+_LOST: Final = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.InternalClientError,
+)
+OURS: Final = (TenantProxyError, *_LOST)
+"""The errors that become an answer; all others are the application's."""
+
+logger = logging.getLogger("tenantproxy")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProblemAnswer:
+    """An HTTP answer: status, headers in order, body."""
+
+    status: int
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
+    code: str
+
+
+def request_id(given: Sequence[str]) -> str:
+    """The id that the client gave in its X-Request-ID headers, if it can be logged as it is; else a new one."""
+    return given[0] if len(given) == 1 and _GIVEN_ID.fullmatch(given[0]) else secrets.token_hex(16)
+
+
+def answer_to(error: BaseException, request: str) -> ProblemAnswer:
+    """The answer to one of OURS in the request with that id; logs what the server is to blame for.
+
+    An unknown tenant looks like one that is not the caller's; what an error of the server says is for the log alone.
+    """
+    known = _known(error)
+    if known.http_status >= 500:
+        logger.log(
+            logging.ERROR if known.http_status == 500 else logging.WARNING,
+            "request %s failed: %s", request, known.code, exc_info=error if known.http_status == 500 else None,
+            extra={"request_id": request, "code": known.code},
+        )  # fmt: skip
+    body = problem_json(known, request_id=request)
+    if known.http_status == 500:
+        body["title"] = "internal error"
+        body.pop("detail", None)
+    headers = [("content-type", "application/problem+json"), ("cache-control", "no-store")]
+    if known.retry_after is not None:
+        headers.append(("retry-after", str(max(1, math.ceil(known.retry_after)))))
+    if known.http_status == 401:
+        headers.append(("www-authenticate", "Bearer"))
+    content = json.dumps(body).encode()
+    headers.append(("content-length", str(len(content))))
+    return ProblemAnswer(status=known.http_status, headers=tuple(headers), body=content, code=known.code)
+
+
+def _known(error: BaseException) -> TenantProxyError:
+    if isinstance(error, TenantNotFound):
+        return mismatch()
+    if isinstance(error, TenantProxyError):
+        return error
+    return ConnectFailed("the connection to the database was lost", hint="try again", retry_after=1.0)
