@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +33,8 @@ class Key:
     algorithm: str
     verifying: Any = field(repr=False)
     signing: Any = field(default=None, repr=False)
+    sealing: bytes = field(default=b"", repr=False)
+    """For MACs of our own, derived from `signing`."""
 
 
 class KeySource(Protocol):
@@ -59,6 +62,9 @@ class KeyRing:
     def __init__(self, keys: Mapping[str, Key], *, signer: str) -> None:
         self._keys = dict(keys)
         self.signer = self._keys[signer]
+
+    def __getitem__(self, kid: str) -> Key:
+        return self._keys[kid]
 
     def known(self, kid: str | None) -> Key | None:
         """See `KeySource`. A token without a kid is not one of ours."""
@@ -115,7 +121,7 @@ def _hmac(kid: str, secret: Secret, name: str) -> Key:
     # What everybody may read is no secret: with a public key here, who has it could sign (RS256/HS256 confusion).
     if value.lstrip().startswith((b"-----BEGIN", b"ssh-", b"ecdsa-")):
         raise _unfit(name, "is an asymmetric key, HS256 needs a secret", "openssl rand -hex 32")
-    return Key(kid=kid, algorithm="HS256", verifying=value, signing=value)
+    return Key(kid=kid, algorithm="HS256", verifying=value, signing=value, sealing=_derived(value))
 
 
 def _ed25519(kid: str, secret: Secret, name: str) -> Key:
@@ -129,7 +135,12 @@ def _ed25519(kid: str, secret: Secret, name: str) -> Key:
         key = None
     if not isinstance(key, Ed25519PrivateKey):
         raise _unfit(name, "is no Ed25519 private key in PEM", "openssl genpkey -algorithm ed25519")
-    return Key(kid=kid, algorithm="EdDSA", verifying=key.public_key(), signing=key)
+    sealing = _derived(key.private_bytes_raw())
+    return Key(kid=kid, algorithm="EdDSA", verifying=key.public_key(), signing=key, sealing=sealing)
+
+
+def _derived(secret: bytes) -> bytes:
+    return hmac.digest(secret, b"tenantproxy sealing", "sha256")
 
 
 def public_key(settings: Auth) -> Key:

@@ -7,6 +7,7 @@ clock, the revocations and the tenant's epoch.
 from __future__ import annotations
 
 import base64
+import hmac
 import json
 import re
 import secrets
@@ -87,15 +88,15 @@ class _Verified:
 class Tokens:
     """Issues and verifies. One for each configuration; safe to share between tasks, does no I/O of its own.
 
-    `tenants` says which epoch a tenant is in; without it epochs are not compared, which is only for tokens of another
-    issuer. `revoked` is asked at every verification.
+    `tenants` (the router's registry) says which epoch a tenant is in; None: a tenant's end does not end its tokens.
+    `revoked` (a `Revocations`) is asked at every verification.
     """
 
     def __init__(
         self,
         settings: Auth,
         *,
-        tenants: TenantLookup | None = None,
+        tenants: TenantLookup | None,
         revoked: Revoked | None = None,
         keys: KeySource | None = None,
         clock: Callable[[], float] = time.time,
@@ -103,7 +104,7 @@ class Tokens:
     ) -> None:
         import jwt
 
-        self._settings = settings
+        self.settings = settings
         self._jws = jwt.PyJWS([settings.algorithm], {"enforce_minimum_key_length": True})
         self._broken = (jwt.PyJWTError, ValueError, TypeError)
         self._keys = keys if keys is not None else _configured(settings)
@@ -139,11 +140,11 @@ class Tokens:
         `session` is what a logout ends (`Session.id`); `claims` are further ones, of plain JSON. Raises
         ConfigurationError when there is no key of ours, ValueError for claims that are ours to set or too long.
         """
-        taken = (_RESERVED | {self._settings.tenant_claim}) & (claims or {}).keys()
+        taken = (_RESERVED | {self.settings.tenant_claim}) & (claims or {}).keys()
         if taken:
             raise ValueError(f"these claims are not the caller's to set: {', '.join(sorted(taken))}")
-        body: dict[str, object] = {**(claims or {}), **self._common("access", user, self._settings.access_ttl)}
-        body |= {"tid": tenant.id, "tep": self.epoch(tenant), self._settings.tenant_claim: tenant.id}
+        body: dict[str, object] = {**(claims or {}), **self._common("access", user, self.settings.access_ttl)}
+        body |= {"tid": tenant.id, "tep": self.epoch(tenant), self.settings.tenant_claim: tenant.id}
         if role is not None:
             body["role"] = role
         if session is not None:
@@ -154,7 +155,13 @@ class Tokens:
         """A selection token: says which tenants a person may choose from, opens none of them."""
         if _RESERVED & claims.keys():
             raise ValueError("these claims are not the caller's to set")
-        return self._signed({**claims, **self._common("selection", subject, self._settings.selection_ttl)})
+        return self._signed({**claims, **self._common("selection", subject, self.settings.selection_ttl)})
+
+    async def look_up(self, tenant: str) -> Tenant:
+        """The tenant, for `issue`. Raises TenantNotFound, RegistryUnavailable."""
+        if self._tenants is None:
+            raise TenantNotFound("there is no such tenant")
+        return await self._tenants.get(tenant_id(tenant))
 
     def epoch(self, tenant: Tenant) -> int:
         """What `tep` must be now: another number after a move, a suspension, a deletion or `revoke_tenant`."""
@@ -163,7 +170,7 @@ class Tokens:
     def _common(self, purpose: Purpose, subject: str, ttl: float) -> dict[str, object]:
         now = int(self._clock())
         return {
-            "iss": self._settings.issuer,
+            "iss": self.settings.issuer,
             "aud": self._audiences[purpose],
             "sub": subject,
             "iat": now,
@@ -174,8 +181,7 @@ class Tokens:
     def _signed(self, body: Mapping[str, object]) -> str:
         key = self._signer
         if key is None:
-            fix = "give a key_file, or leave issuing to whoever jwks_url or public_key_file belongs to"
-            raise ConfigurationError([Problem(key="auth", problem="has no key to sign with", fix=fix)])
+            raise self._cannot_sign()
         payload = json.dumps(body, separators=(",", ":"), allow_nan=False).encode()
         token = self._jws.encode(payload, key.signing, algorithm=key.algorithm, headers={"kid": key.kid})
         if len(token) > MAX_TOKEN_BYTES:
@@ -209,7 +215,7 @@ class Tokens:
         header = parse_object(_decoded(token.partition(".")[0]))
         # jku, x5u, jwk and x5c are not looked at; kid goes into a dict and nowhere else.
         kid = header.get("kid")
-        if header.get("alg") != self._settings.algorithm or "crit" in header or not isinstance(kid, str | None):
+        if header.get("alg") != self.settings.algorithm or "crit" in header or not isinstance(kid, str | None):
             raise invalid()
         generation = self._keys.generation
         key = self._keys.known(kid)
@@ -219,7 +225,7 @@ class Tokens:
         if key is None or key.algorithm != header["alg"]:
             raise invalid()
         claims = parse_object(self._payload(token, key))
-        until = times(claims, self._clock(), self._settings.leeway)
+        until = times(claims, self._clock(), self.settings.leeway)
         self._check_claims(claims, purpose)
         return _Verified(claims, until, generation)
 
@@ -234,7 +240,7 @@ class Tokens:
         subject, audience = claims.get("sub"), claims.get("aud")
         named = audience if isinstance(audience, tuple) and not self.are_own else (audience,)
         if (
-            claims.get("iss") != self._settings.issuer
+            claims.get("iss") != self.settings.issuer
             or self._audiences[purpose] not in named
             or not isinstance(subject, str)
             or not subject
@@ -247,12 +253,12 @@ class Tokens:
             raise invalid()
         if purpose == "access":
             tid, tep = claims.get("tid"), claims.get("tep")
-            if not tid or claims.get(self._settings.tenant_claim) != tid or not isinstance(tep, int):
+            if not tid or claims.get(self.settings.tenant_claim) != tid or not isinstance(tep, int):
                 raise invalid()
 
     async def _check_epoch(self, claims: Mapping[str, Any]) -> None:
         """Refuse what is older than the tenant's move, suspension, deletion, or another tenant of its name."""
-        tenant = claims.get("tid") if self.are_own else claims.get(self._settings.tenant_claim)
+        tenant = claims.get("tid") if self.are_own else claims.get(self.settings.tenant_claim)
         if not self.are_own:
             # Another issuer knows no epochs: what it issued before the revocation is refused.
             if isinstance(tenant, str) and claims["iat"] <= self._revoked.epoch(tenant):
@@ -280,15 +286,31 @@ class Tokens:
         self._asked[tenant] = now
         return True
 
+    # --- sealing -----------------------------------------------------------------------------------------------------
+    def seal(self, message: bytes, kid: str | None = None) -> tuple[str, bytes]:
+        """A MAC of 32 bytes that only holders of our signing keys can make, and the id of the key: the one that signs.
+
+        Raises KeyError for a key that is no longer there, ConfigurationError where nothing is signed.
+        """
+        if not isinstance(self._keys, KeyRing):
+            raise self._cannot_sign()
+        key = self._keys.signer if kid is None else self._keys[kid]
+        return key.kid, hmac.digest(key.sealing, message, "sha256")
+
     # --- for others to verify ----------------------------------------------------------------------------------------
     def jwks(self) -> dict[str, list[dict[str, str]]]:
         """Our public keys as a JSON Web Key Set (RFC 7517); none where a shared secret signs."""
-        if not isinstance(self._keys, KeyRing) or self._settings.algorithm != "EdDSA":
+        if not isinstance(self._keys, KeyRing) or self.settings.algorithm != "EdDSA":
             return {"keys": []}
         return {"keys": [_jwk(key) for key in self._keys]}
 
+    @staticmethod
+    def _cannot_sign() -> ConfigurationError:
+        fix = "give a key_file, or leave issuing to whoever jwks_url or public_key_file belongs to"
+        return ConfigurationError([Problem(key="auth", problem="has no key to sign with", fix=fix)])
+
     def __repr__(self) -> str:
-        return f"Tokens({self._settings.algorithm}, issuer={self._settings.issuer!r})"
+        return f"Tokens({self.settings.algorithm}, issuer={self.settings.issuer!r})"
 
 
 def _configured(settings: Auth) -> KeySource:

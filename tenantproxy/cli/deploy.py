@@ -1,4 +1,4 @@
-"""What does `install` put where? The signed context where row tenants live, the registry's table beside.
+"""What does `install` put where? The signed context where row tenants live; registry and sessions beside main's data.
 
 Connects with each server's admin credentials; everything may be run again, which is the upgrade.
 """
@@ -14,7 +14,7 @@ import asyncpg
 from tenantproxy.config import Settings
 from tenantproxy.errors import ConfigurationError, Problem
 from tenantproxy.isolation.proof import derive_key
-from tenantproxy.lifecycle.install import install, install_registry
+from tenantproxy.lifecycle.install import install, install_auth, install_registry
 from tenantproxy.lifecycle.provisioner import close_functions
 from tenantproxy.model import Isolation, Tenant
 from tenantproxy.pools.asyncpg import ssl_argument
@@ -42,6 +42,8 @@ async def install_all(settings: Settings, databases: Sequence[str], *, closing: 
     done: list[dict[str, Any]] = []
     if settings.registry.source == "postgres" and settings.registry.query is None:
         done.append(await _install_registry(settings))
+    if settings.auth.keys() or settings.login.account_query is not None:
+        done.append(await _install_auth(settings))
     targets = [_named(settings, name) for name in databases] or await _row_targets(settings)
     if targets and not settings.row.signed:
         problem = Problem(
@@ -81,6 +83,14 @@ async def _install_registry(settings: Settings) -> dict[str, Any]:
     async with _admin(settings, server, database) as conn:
         await install_registry(conn, app_role=role)
     return {"installed": "registry", "server": server, "database": database, "role": role}
+
+
+async def _install_auth(settings: Settings) -> dict[str, Any]:
+    server, database = settings.main.server, settings.main.database
+    role = settings.servers[server].user
+    async with _admin(settings, server, database) as conn:
+        await install_auth(conn, app_role=role)
+    return {"installed": "sessions and login directory", "server": server, "database": database, "role": role}
 
 
 def _named(settings: Settings, name: str) -> Target:

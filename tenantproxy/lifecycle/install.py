@@ -33,7 +33,7 @@ __all__ = [
 
 DEFAULT_SETTING: Final = "app.current_tenant_id"
 _SETTING: Final = re.compile(r"[a-z_][a-z0-9_]*\.[a-z_][a-z0-9_]*")
-_AUTH_FILES: Final = ("login_directory.sql",)  # of tenantproxy/auth/, in this order
+_AUTH_FILES: Final = ("sessions.sql", "login_directory.sql")  # of tenantproxy/auth/, in this order
 _FILES: Final = ("keeper_role.sql", "keeper.sql", "signed_context.sql", "bound_lease.sql")
 
 
