@@ -17,8 +17,10 @@ from typing import Final, Self
 from tenantproxy.config import Settings, load
 from tenantproxy.errors import (
     AccessDenied,
+    ConfigurationError,
     PoolClosed,
     PoolError,
+    Problem,
     RegistryUnavailable,
     TenantError,
     TenantNotFound,
@@ -124,7 +126,7 @@ class Router:
         )
         self._own_registry = registry
         self._registry = self._new_registry()
-        self._routes: dict[tuple[TenantId, str | None, bool], tuple[Entry, Route]] = {}  # good while the entry is
+        self._routes: dict[tuple[TenantId, str | None, bool, str], tuple[Entry, Route]] = {}  # good while the entry is
         self._planned: set[TenantId] = set()  # who may have a route; most who are refused never had one
         self._loop: asyncio.AbstractEventLoop | None = None
         self._returned = asyncio.Event()  # set when something comes back while it closes
@@ -372,9 +374,28 @@ class Router:
         """Close the connections that serve this tenant: idle ones now, lent ones when they come back."""
         found = await self._look_up(tenant_id(tenant))
         keys = {self._plan(found, None, replica=False).pool}
-        keys |= {route.pool for (name, _, _), (_, route) in self._routes.items() if name == found.id}
+        keys |= {route.pool for (name, *_), (_, route) in self._routes.items() if name == found.id}
         for pool in self._manager:
             if pool.key in keys:
+                pool.expire()
+
+    # --- profiles ----------------------------------------------------------------------------------------------------
+    def add_profile(self, profile: str, init: Init) -> None:
+        """Run `init`, after the router's own, on each new connection of the scopes `in_profile(profile)`.
+
+        They have pools of their own: what `init` sets (codecs) lasts as long as a connection, and reaches no other.
+        Raises ConfigurationError when another `init` is known under that name.
+        """
+        if not profile or profile == ADMIN_PROFILE or not self._connector.add_profile(profile, init):
+            problem = Problem(
+                key="profile", problem=f"{profile!r} is taken in this router", fix="give this one a name of its own"
+            )
+            raise ConfigurationError([problem])
+
+    def expire_profile(self, profile: str) -> None:
+        """Close the connections of a profile: idle ones now, lent ones when they come back."""
+        for pool in self._manager:
+            if pool.key.profile == profile:
                 pool.expire()
 
     # --- Source: what scopes ask -------------------------------------------------------------------------------------
@@ -384,7 +405,7 @@ class Router:
             return None
         if not isinstance(scope, TenantScope):
             return self._manager.main(self._main_key, size=self.settings.main.max_size), self._main_route
-        known = self._routes.get((scope.id, scope.system, scope.replica))
+        known = self._routes.get((scope.id, scope.system, scope.replica, scope.profile))
         if known is None or not self._registry.is_fresh(known[0]):
             return None
         route = _with_context(known[1], scope)
@@ -446,12 +467,14 @@ class Router:
         if tenant.status is not TenantStatus.ACTIVE:
             self._forget(tenant.id)
             raise _not_served(tenant.status)
-        key = (tenant.id, scope.system, scope.replica)
+        key = (tenant.id, scope.system, scope.replica, scope.profile)
         known = self._routes.get(key)
         entry = self._registry.entry(tenant.id)
         if known is not None and known[0] is entry:
             return known[1]
         route = self._plan(tenant, scope.system, replica=scope.replica)
+        if scope.profile:
+            route = replace(route, pool=replace(route.pool, profile=scope.profile))
         if known is not None and known[1] != route:
             self._forget(tenant.id)  # it moved or has other limits: nothing may be served as it was
         if len(self._routes) >= _ROUTES:

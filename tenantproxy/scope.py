@@ -64,6 +64,11 @@ class Scope:
     def __init__(self, source: Source) -> None:
         self._source = source
 
+    @property
+    def source(self) -> Source:
+        """The router that lends."""
+        return self._source
+
     async def _take(self, timeout: float | None) -> tuple[Backend, Route, float | None]:
         """A connection, its route, and what is left of `timeout`."""
         source = self._source
@@ -191,9 +196,12 @@ class Scope:
 
 
 class TenantScope(Scope):
-    """The scope of one tenant. `system`, `replica` and `context` as given to `Router.tenant`."""
+    """The scope of one tenant. `system`, `replica` and `context` as given to `Router.tenant`.
 
-    __slots__ = ("context", "id", "replica", "system")
+    `profile`: of the connections, as in `PoolKey`.
+    """
+
+    __slots__ = ("context", "id", "profile", "replica", "system")
 
     def __init__(
         self,
@@ -203,12 +211,20 @@ class TenantScope(Scope):
         system: str | None = None,
         replica: bool = False,
         context: tuple[tuple[str, str], ...] = (),
+        profile: str = "",
     ) -> None:
         super().__init__(source)
         self.id = tenant
         self.system = system
         self.replica = replica
         self.context = context
+        self.profile = profile
+
+    def in_profile(self, profile: str) -> TenantScope:
+        """The same scope on connections that no other profile uses; `Router.add_profile` says what is on them."""
+        return TenantScope(
+            self._source, self.id, system=self.system, replica=self.replica, context=self.context, profile=profile
+        )
 
     def __repr__(self) -> str:
         return f"<TenantScope {self.id}{'/' + self.system if self.system else ''}>"
@@ -234,10 +250,11 @@ class _Connection:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._end()
+        self.end()
 
-    def _end(self) -> None:
-        if self._guard is not None and self._guard.detach() is not None:  # a second end may find it lent to another
+    def end(self) -> None:
+        """Give the connection back, for whoever cannot use a block. A second call does nothing."""
+        if self._guard is not None and self._guard.detach() is not None:
             self._scope._source.release(self._backend, self._route)
 
 
@@ -257,7 +274,7 @@ class _Transaction(_Connection):
             self._transaction = guard.transaction(**self._options)
             await self._transaction.__aenter__()
         except BaseException:
-            self._end()
+            self.end()
             raise
         return guard
 
@@ -268,7 +285,7 @@ class _Transaction(_Connection):
             if self._transaction is not None:
                 await self._transaction.__aexit__(kind, error, traceback)
         finally:
-            self._end()
+            self.end()
 
 
 _CURRENT: ContextVar[TenantScope | None] = ContextVar("tenantproxy_current")

@@ -114,6 +114,7 @@ class AsyncpgConnector:
         self._settings = settings
         self._observer = observer
         self._init = init
+        self._inits: dict[str, Init] = {}  # of profiles: what makes their connections different
         self._violations = violations
         self._tasks: set[asyncio.Task[None]] = set()
         self._timers: set[asyncio.TimerHandle] = set()
@@ -121,6 +122,10 @@ class AsyncpgConnector:
         self._versions: dict[str, int] = {}  # by server, as far as known: decides which settings can be pinned
         self._signers: dict[tuple[str, str], Signer] = {}
         self._primary_of = {replica: name for name, server in settings.servers.items() for replica in server.replicas}
+
+    def add_profile(self, profile: str, init: Init) -> bool:
+        """Run `init` too on each new connection of this profile; False when another one is known for it already."""
+        return self._inits.setdefault(profile, init) == init
 
     # --- Connector ---------------------------------------------------------------------------------------------------
     def open(self, pool: Pool[Backend]) -> None:
@@ -282,9 +287,10 @@ class AsyncpgConnector:
         signer = self._signer(key) if proof in (Proof.BOUND, Proof.CARRIED) else None
         backend = Backend(con, pool, offset=offset, version=answer.version, signer=signer)
         await con.prepare_entry("SELECT true" if proof is None else ENTER[proof], server.connect_timeout)
-        if self._init is not None:
-            await self._init(con)
-            con.has_foreign_codecs = False
+        for init in (self._init, self._inits.get(key.profile)):
+            if init is not None:
+                await init(con)
+        con.has_foreign_codecs = False
         if proof is Proof.BOUND:
             await self._warm(backend)
         con.is_tainted = False

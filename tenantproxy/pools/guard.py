@@ -11,7 +11,7 @@ import os
 import re
 import secrets
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from contextvars import Context
 from time import monotonic
@@ -453,6 +453,24 @@ class Guard(_Proxy):
         """As asyncpg's; the connection is not reused afterwards."""
         self._foreign_codecs()
         await super().set_builtin_type_codec(*args, **kwargs)
+
+    async def prepare_kept(self, query: str) -> PreparedStatement[asyncpg.Record]:
+        """As `prepare`, but from the driver's own cache, so that what it prepares serves later leases too."""
+        if self._con is None:
+            raise asyncpg.InterfaceError("the connection has been released back to the pool")
+        statement: PreparedStatement[asyncpg.Record] = await self._con._prepare(query, use_cache=True)
+        return statement
+
+    async def run_kept(self, query: str, args: Sequence[object]) -> tuple[list[Any], str, Sequence[Any]]:
+        """The rows of `query`, the tag of its command and the attributes of its rows; prepared as `prepare_kept`."""
+        con = self._con
+        if con is None:
+            raise asyncpg.InterfaceError("the connection has been released back to the pool")
+        rows, status, _ = await con._execute(query, args, 0, None, return_status=True)
+        state = con._stmt_cache.get((query, con._protocol.get_record_class(), False))
+        if state is None:  # too long to be kept, or the driver has forgotten all it knew: ask again
+            state = await con._get_statement(query, None)
+        return rows, status.decode() if status else "", state._get_attributes()
 
     def _foreign_codecs(self) -> None:
         if self._con is not None:

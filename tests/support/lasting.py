@@ -5,18 +5,30 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager
 
 from tenantproxy.embedded import EmbeddedPostgres
 from tests.support.world import World, a_world
 
 
-@contextmanager
-def a_lasting_world(server: EmbeddedPostgres, *, each: int = 3) -> Iterator[World]:
+def a_lasting_world(server: EmbeddedPostgres, *, each: int = 3) -> AbstractContextManager[World]:
     """`each` tenants of each kind. Leave its rows as they are."""
+    return lasting(a_world(server, rows=each, schemas=each, databases=each))
+
+
+@contextmanager
+def lasting(made: AbstractAsyncContextManager[World]) -> Iterator[World]:
+    """Any world, kept for as long as the block."""
     with ThreadPoolExecutor(1) as thread:
         runner = asyncio.Runner()
-        made = a_world(server, rows=each, schemas=each, databases=each)
-        yield thread.submit(runner.run, made.__aenter__()).result()
-        thread.submit(runner.run, made.__aexit__(None, None, None)).result()
+        yield thread.submit(runner.run, _enter(made)).result()
+        thread.submit(runner.run, _leave(made)).result()
         thread.submit(runner.close).result()
+
+
+async def _enter(made: AbstractAsyncContextManager[World]) -> World:
+    return await made.__aenter__()
+
+
+async def _leave(made: AbstractAsyncContextManager[World]) -> None:
+    await made.__aexit__(None, None, None)

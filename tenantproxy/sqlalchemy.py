@@ -1,0 +1,367 @@
+"""How do SQLAlchemy's sessions follow the current tenant? An AsyncEngine whose connections the router lends.
+
+SQLAlchemy pools nothing: the router's pools do, under a profile of their own, because the dialect reads JSON in its own
+way. Derived from SQLAlchemy's dialect for asyncpg, which is no public interface: pinned to the minor that was tried.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections import deque
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
+from contextvars import Context
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
+
+from sqlalchemy import NullPool, event
+from sqlalchemy.dialects import registry
+from sqlalchemy.dialects.postgresql import asyncpg as theirs
+from sqlalchemy.engine import Connection
+from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import create_async_engine as _create_async_engine
+from sqlalchemy.orm import Session, SessionTransaction
+from sqlalchemy.util.concurrency import await_, in_greenlet
+
+from tenantproxy.errors import AccessDenied, ConfigurationError, Problem, TenantProxyError
+from tenantproxy.model import TenantId
+from tenantproxy.pools.asyncpg import Init
+from tenantproxy.pools.guard import Guard
+from tenantproxy.router import Router
+from tenantproxy.scope import TenantScope, current
+
+__all__ = ["PROFILE", "create_async_engine"]
+
+if TYPE_CHECKING:
+    # SQLAlchemy gives no types to its dialects; this is what we use of them.
+    class _TheirConnection:
+        _connection: Guard
+
+        _execute_mutex: asyncio.Lock
+        _transaction: Any
+
+        def __init__(self, dbapi: Any, connection: Guard, *, prepared_statement_cache_size: int) -> None: ...
+        async def _start_transaction(self) -> None: ...
+        def _handle_exception(self, error: Exception) -> NoReturn: ...
+        def commit(self) -> None: ...
+        def rollback(self) -> None: ...
+
+    class _TheirCursor:
+        _adapt_connection: _Connection
+        _connection: Guard
+        _description: list[tuple[Any, ...]] | None
+        _rows: deque[Any]
+        _rowcount: int
+
+    class _TheirStreamed:
+        _adapt_connection: _Connection
+
+        def _buffer_rows(self) -> None: ...
+        def fetchmany(self, size: int | None) -> Any: ...
+        def fetchall(self) -> Any: ...
+
+    class _TheirDriver:
+        def __init__(self, asyncpg: Any) -> None: ...
+
+    class _TheirExecution:
+        dialect: Any
+        isddl: bool
+        root_connection: Connection
+        _dbapi_connection: Any
+
+    class _TheirDialect:
+        def __init__(self, **options: Any) -> None: ...
+        async def setup_asyncpg_json_codec(self, conn: Any) -> None: ...
+        async def setup_asyncpg_jsonb_codec(self, conn: Any) -> None: ...
+        async def _disable_asyncpg_inet_codecs(self, conn: Any) -> None: ...
+
+else:
+    _TheirConnection = theirs.AsyncAdapt_asyncpg_connection
+    _TheirCursor = theirs.AsyncAdapt_asyncpg_cursor
+    _TheirStreamed = theirs.AsyncAdapt_asyncpg_ss_cursor
+    _TheirDriver = theirs.AsyncAdapt_asyncpg_dbapi
+    _TheirExecution = theirs.PGExecutionContext_asyncpg
+    _TheirDialect = theirs.PGDialect_asyncpg
+
+PROFILE: Final = "sqlalchemy"
+"""The profile of the pools behind an engine, unless it is given one of its own."""
+
+_OURS: Final = (
+    "async_creator", "connect_args", "creator", "max_overflow", "module", "pool", "pool_pre_ping", "pool_recycle",
+    "pool_reset_on_return", "pool_size", "pool_timeout", "pool_use_lifo", "poolclass",
+)  # fmt: skip
+_COUNTED: Final = re.compile(r"(?:SELECT|UPDATE|DELETE|MERGE|INSERT \d+) (\d+)")  # tags that say how many rows
+_FIXED: Final = "tenantproxy.tenant"  # where sessions and connections keep whose they are
+
+
+def create_async_engine(
+    router: Router, *, profile: str = PROFILE, init: Init | None = None, **engine_options: Any
+) -> AsyncEngine:
+    """An engine whose connections are the current tenant's: `tenantproxy.current()` decides at each checkout.
+
+    `engine_options` are SQLAlchemy's, but for those that say how to connect and to pool: that is configured in the
+    router. `init` runs on each new connection, for codecs that stay. Engines of one router that read values in
+    different ways (`init`, `json_deserializer`, `native_inet_types`) need different `profile`s.
+
+    A session belongs to the tenant of its first connection. It raises AccessDenied when it goes on while another is
+    current, TenantUnresolved when none is. These and all other errors of tenantproxy come out of SQLAlchemy as they
+    are; PostgreSQL's are wrapped as usual, with asyncpg's in `driver_exception`. `dispose()` closes the profile's idle
+    connections. A connection that SQLAlchemy invalidates goes back to be reset, or is closed, as after any lease.
+
+    Raises ConfigurationError for an option that is not to be given here, and for a profile that is taken.
+    """
+    problems = [
+        Problem(key=name, problem="this engine does not connect or pool by itself", fix="configure the router instead")
+        for name in _OURS
+        if name in engine_options
+    ]
+    if problems:
+        raise ConfigurationError(problems)
+    engine = _create_async_engine(
+        _URL, poolclass=_RoutersPool, async_creator=_lender(router, profile), **engine_options
+    )
+    dialect: Any = engine.dialect
+    dialect.expire = lambda: router.expire_profile(profile)
+    router.add_profile(
+        profile,
+        _Codecs(
+            json_deserializer=engine_options.get("json_deserializer"),
+            native_inet_types=engine_options.get("native_inet_types"),
+            init=init,
+        ),
+    )
+    return engine
+
+
+def _lender(router: Router, profile: str) -> Callable[[], Coroutine[Any, Any, _Leased]]:
+    async def lend() -> _Leased:
+        scope = current()
+        if scope.source is not router:
+            raise AccessDenied(
+                "the current tenant is served by another router than this engine's",
+                hint="make the engine with the router that the middleware, or `use(...)`, takes scopes from",
+            )
+        block = scope.in_profile(profile).connection()
+        return _Leased(scope, await block.__aenter__(), block.end)
+
+    return lend
+
+
+class _Leased(NamedTuple):
+    """A connection, whose scope was current when it was lent, and how to give it back."""
+
+    scope: TenantScope
+    guard: Guard
+    end: Callable[[], None]
+
+
+Whose = tuple[TenantId, str | None]
+"""What a session belongs to: a tenant, and one of its systems."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Codecs:
+    """How values are read on the connections of a profile. Equal ones may share it."""
+
+    json_deserializer: Callable[[str], Any] | None
+    native_inet_types: bool | None
+    init: Init | None
+
+    async def __call__(self, con: Any) -> None:
+        dialect = TenantDialect(json_deserializer=self.json_deserializer, native_inet_types=self.native_inet_types)
+        adapted = SimpleNamespace(_connection=con)
+        await dialect.setup_asyncpg_json_codec(adapted)
+        await dialect.setup_asyncpg_jsonb_codec(adapted)
+        if self.native_inet_types is False:
+            await dialect._disable_asyncpg_inet_codecs(adapted)
+        if self.init is not None:
+            await self.init(con)
+
+
+class _RoutersPool(NullPool):
+    """Keeps nothing: a connection that is closed goes back to the router."""
+
+    def dispose(self) -> None:
+        """Close what lies idle in the router's pools of this profile."""
+        dialect: Any = self._dialect
+        dialect.expire()
+
+
+# --- one lease, as SQLAlchemy sees it --------------------------------------------------------------------------------
+class _Cursor(_TheirCursor):
+    """Rows that are fetched at once, with what the driver has prepared in earlier leases of the connection."""
+
+    __slots__ = ()
+
+    async def _prepare_and_execute(self, operation: str, parameters: Sequence[Any] | None) -> None:
+        lent = self._adapt_connection
+        async with lent._execute_mutex:
+            if lent._transaction is None:
+                await lent._start_transaction()
+            try:
+                rows, status, attributes = await self._connection.run_kept(operation, parameters or ())
+            except Exception as error:  # noqa: BLE001 - a rim: SQLAlchemy translates what it knows and raises
+                lent._handle_exception(error)
+        names = [(each.name, each.type.oid, None, None, None, None, None) for each in attributes]
+        self._description = names or None
+        self._rows = deque(rows)
+        counted = _COUNTED.match(status)
+        self._rowcount = int(counted[1]) if counted is not None else -1
+
+
+class _Streamed(_TheirStreamed):
+    """Rows that are fetched while they are read: each time for the tenant that asked."""
+
+    __slots__ = ()
+
+    def _buffer_rows(self) -> None:
+        self._adapt_connection.check()
+        super()._buffer_rows()
+
+    def fetchmany(self, size: int | None = None) -> Any:
+        self._adapt_connection.check()
+        return super().fetchmany(size)
+
+    def fetchall(self) -> Any:
+        self._adapt_connection.check()
+        return super().fetchall()
+
+
+class _Connection(_TheirConnection):
+    """One lease. Its tenant never changes, and nothing runs on it while another one is current."""
+
+    __slots__ = ("_lease", "_loop", "_refusal")
+
+    _cursor_cls = _Cursor
+    _ss_cursor_cls = _Streamed
+
+    def __init__(self, dbapi: Any, lease: _Leased) -> None:
+        # Statements stay prepared in the driver's cache, which lives longer than this.
+        super().__init__(dbapi, lease.guard, prepared_statement_cache_size=0)
+        self._lease = lease
+        self._loop = asyncio.get_running_loop()
+        self._refusal: TenantProxyError | None = None
+
+    @property
+    def whose(self) -> Whose:
+        return self._lease.scope.id, self._lease.scope.system
+
+    def refuse(self, belongs: Whose) -> TenantProxyError:
+        """The error for a session that belongs to somebody else; nothing runs on this connection any more."""
+        self._refusal = AccessDenied(
+            "a session stays with the tenant of its first connection",
+            detail=f"it is {_name(belongs)}'s, and {_name(self.whose)} is current",
+            hint="make a session for each request or job",
+        )
+        return self._refusal
+
+    def check(self) -> None:
+        """Raise unless the scope that is current is the one that this was lent to."""
+        if self._refusal is not None:
+            raise self._refusal.again()
+        now, then = current(), self._lease.scope
+        if now is not then and _identity(now) != _identity(then):
+            raise AccessDenied(
+                "this connection was opened for another tenant, or in another context",
+                detail=f"it is {_name(self.whose)}'s, and {_name((now.id, now.system))} is current",
+                hint="make a session for each request or job, and close it there",
+            )
+
+    async def _prepare(self, operation: str, invalidate_timestamp: float) -> Any:
+        statement = await self._connection.prepare_kept(operation)
+        return statement, statement.get_attributes()
+
+    def forget_schema(self) -> None:
+        """Types and statements may not be what they were, on none of the connections to this very schema."""
+        await_(self._connection.reload_schema_state())
+
+    def commit(self) -> None:
+        self.check()
+        super().commit()
+
+    def close(self) -> None:
+        try:
+            self.rollback()
+        finally:
+            self._lease.end()
+
+    def terminate(self) -> None:
+        """Give it back: the router resets what it can, and closes the rest."""
+        if in_greenlet():
+            self._lease.end()
+        else:  # called by the garbage collector, in whatever thread and in the midst of anything
+            with suppress(RuntimeError):  # the loop is closed, and the connection with it
+                self._loop.call_soon_threadsafe(self._lease.end, context=Context())
+
+
+def _name(whose: Whose) -> str:
+    tenant, system = whose
+    return tenant if system is None else f"{tenant}/{system}"
+
+
+def _identity(scope: TenantScope) -> tuple[object, ...]:
+    return scope.source, scope.id, scope.system, scope.replica, scope.context
+
+
+class _Driver(_TheirDriver):
+    """asyncpg, whose connect is a lease."""
+
+    def connect(self, *, async_creator_fn: Callable[[], Coroutine[Any, Any, _Leased]]) -> _Connection:
+        return _Connection(self, await_(async_creator_fn()))
+
+
+class _Execution(_TheirExecution):
+    """One statement."""
+
+    def pre_exec(self) -> None:
+        lent = self._dbapi_connection.dbapi_connection
+        lent.check()
+        # After a disconnect a Connection gets another lease, which may be somebody else's.
+        belongs = vars(self.root_connection).setdefault(_FIXED, lent.whose)
+        if belongs != lent.whose:
+            raise lent.refuse(belongs)
+        if self.isddl:
+            lent.forget_schema()
+
+    def handle_dbapi_exception(self, e: BaseException) -> None:
+        # SQLAlchemy's own has the connections of all tenants look their types up again.
+        if isinstance(e, (self.dialect.dbapi.InvalidCachedStatementError, self.dialect.dbapi.InternalServerError)):
+            self._dbapi_connection.dbapi_connection.forget_schema()
+
+
+class TenantDialect(_TheirDialect):
+    """SQLAlchemy's dialect for asyncpg, on leases of a router."""
+
+    supports_statement_cache = True
+    execution_ctx_cls = _Execution
+    expire: Callable[[], None]
+
+    @classmethod
+    def import_dbapi(cls) -> Any:
+        """See SQLAlchemy."""
+        return _Driver(__import__("asyncpg"))
+
+    def on_connect(self) -> None:
+        """Nothing: codecs are set once, when the router opens a connection."""
+        return
+
+    def _get_default_schema_name(self, connection: Connection) -> None:
+        # It would be the first tenant's, and `schema_translate_map={"x": None}` would write it for all.
+        return
+
+
+@event.listens_for(Session, "after_begin")
+def _stay(session: Session, transaction: SessionTransaction, connection: Connection) -> None:
+    """Keep a session with the tenant of its first connection."""
+    dialect: Any = connection.dialect
+    if isinstance(dialect, TenantDialect):
+        lent: Any = connection.connection.dbapi_connection
+        belongs = session.info.setdefault(_FIXED, lent.whose)
+        if belongs != lent.whose:
+            raise lent.refuse(belongs)
+
+
+registry.register("postgresql.tenantproxy", __name__, TenantDialect.__name__)
+_URL: Final = "postgresql+tenantproxy://"
