@@ -4,7 +4,7 @@
       ConfigurationError                 at start only: names the key, the problem and the fix
       AuthError 401 28000
         TenantUnresolved 400 08P01  InvalidCredentials 401 28P01  TokenExpired 401 28000
-        AccessDenied 403 42501      TooManyAttempts 429 53400
+        AccessDenied 403 42501      TooManyAttempts 429 53400  LoginUnavailable 503 08006 retry
       TenantError
         TenantNotFound 404 3D000    TenantPaused 503 57P03 retry  TenantSuspended 403 28000
       RegistryUnavailable 503 08006 retry
@@ -31,6 +31,7 @@ __all__ = [
     "ConnectFailed",
     "InvalidCredentials",
     "IsolationError",
+    "LoginUnavailable",
     "PoolClosed",
     "PoolError",
     "PoolFull",
@@ -142,6 +143,12 @@ class TooManyAttempts(AuthError):
     """Throttled: try again after `retry_after` seconds."""
 
     http_status, sqlstate, code, retryable = 429, "53400", "too_many_attempts", True
+
+
+class LoginUnavailable(AuthError):
+    """A database that may hold the account cannot be asked: told to everybody whose login fails, account or not."""
+
+    http_status, sqlstate, code, retryable = 503, "08006", "login_unavailable", True
 
 
 class TenantError(TenantProxyError):

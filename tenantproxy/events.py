@@ -22,6 +22,7 @@ __all__ = [
     "Exhausted",
     "Histogram",
     "IsolationViolation",
+    "LoginSearchFailed",
     "Observer",
     "OpenReason",
     "PoolEvicted",
@@ -169,6 +170,18 @@ class AdminAccess(Event):
 
     tenant: str
     reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoginSearchFailed(Event):
+    """A tenant, or a database of row tenants, could not be asked for an account; `error` is a class and SQLSTATE.
+
+    While `is_down`, logins that fail are told that login is unavailable; else the tenant counts as having no account.
+    """
+
+    place: str
+    error: str
+    is_down: bool
 
 
 Observer = Callable[[Event], None]

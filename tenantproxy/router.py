@@ -14,6 +14,8 @@ from dataclasses import replace
 from time import monotonic
 from typing import Final, Self
 
+from tenantproxy.auth.accounts import Account
+from tenantproxy.auth.login import Login
 from tenantproxy.config import Settings, load
 from tenantproxy.errors import (
     AccessDenied,
@@ -30,6 +32,7 @@ from tenantproxy.errors import (
 from tenantproxy.events import AdminAccess, Observer, ignore, tolerant
 from tenantproxy.isolation import DatabasePlan, Plan, RowPlan, SchemaPlan
 from tenantproxy.listen import Listener
+from tenantproxy.lookup import FixedScope, TenantAccounts, new_login
 from tenantproxy.model import (
     Isolation,
     Limits,
@@ -136,6 +139,7 @@ class Router:
         """Hears what the main database announces while the router is open, unless `[registry] listen` is off."""
         self._opening: asyncio.Future[None] | None = None  # while it is being opened
         self._closing: asyncio.Task[None] | None = None  # while it closes
+        self._logins: Login | None = None  # from its first use to close
 
     @classmethod
     def from_file(
@@ -260,6 +264,9 @@ class Router:
             with suppress(asyncio.CancelledError):
                 await self._sweeper
             self._sweeper = None
+        if self._logins is not None:
+            self._logins.close()
+            self._logins = None
         await self._registry.close()
         pools = [*self._manager, *self._manager.closing()]
         self._manager.close()
@@ -323,6 +330,25 @@ class Router:
     def main(self) -> Scope:
         """The scope of the shared main database."""
         return self._main_scope
+
+    @property
+    def logins(self) -> Login:
+        """Who finds accounts, and the directory of them. Raises ConfigurationError without `[login]`, PoolClosed."""
+        self._check_open()
+        if self._logins is None:
+            accounts = TenantAccounts(self.settings, source=self, tenants=self._registry, observer=self._observer)
+            self._logins = new_login(self.settings, main=self._main_scope, accounts=accounts)
+        return self._logins
+
+    async def login(
+        self, email: str, password: str, *, address: str | None = None, tenant: str | None = None
+    ) -> tuple[Account, ...]:
+        """The accounts whose e-mail address and password these are: one, unless a person has it in several tenants.
+
+        `tenant` looks at one alone; `address` is the client's, for its limit. Raises InvalidCredentials,
+        TooManyAttempts, LoginUnavailable, which are the same whether or not there is an account.
+        """
+        return await self.logins.login(email, password, address=address, tenant=tenant)
 
     async def tenants(self, *, status: TenantStatus | str | None = None) -> AsyncIterator[Tenant]:
         """All tenants, in order of their identifiers; asks the registry itself, not its cache."""
@@ -404,6 +430,8 @@ class Router:
         if not self.is_open or self._loop is not asyncio.get_running_loop():
             return None
         if not isinstance(scope, TenantScope):
+            if isinstance(scope, FixedScope):
+                return self._manager.pool(scope.route), scope.route
             return self._manager.main(self._main_key, size=self.settings.main.max_size), self._main_route
         known = self._routes.get((scope.id, scope.system, scope.replica, scope.profile))
         if known is None or not self._registry.is_fresh(known[0]):

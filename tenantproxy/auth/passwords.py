@@ -106,7 +106,8 @@ class Passwords:
         """Let the threads end; what waits is dropped."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def _run(self, work: Callable[[], T]) -> T:
+    def check_room(self) -> None:
+        """Raises TooManyAttempts when one more would be refused now."""
         if self._under_way >= self._limit:
             raise TooManyAttempts(
                 "too many logins at once",
@@ -114,6 +115,9 @@ class Passwords:
                 hint="try again",
                 retry_after=_RETRY_SECONDS,
             )
+
+    async def _run(self, work: Callable[[], T]) -> T:
+        self.check_room()
         self._under_way += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._threads, work)

@@ -29,11 +29,12 @@ from tenantproxy.pools.guard import RenewingConnection, TenantConnection
 from tenantproxy.pools.handshake import CHECK, Answer, clean_role_sql, foreign_settings, refusal
 from tenantproxy.pools.pool import Pool
 
-__all__ = ["ADMIN_PROFILE", "AsyncpgConnector", "Backend", "Init", "ssl_argument"]
+__all__ = ["ADMIN_PROFILE", "LOGIN_PROFILE", "AsyncpgConnector", "Backend", "Init", "ssl_argument"]
 
 Init = Callable[["asyncpg.Connection[asyncpg.Record]"], Awaitable[None]]
 
 ADMIN_PROFILE: Final = "admin"  # of pools whose connections are the operator's, not a tenant's
+LOGIN_PROFILE: Final = "login"  # of those that only call the function that looks accounts up
 END_TIMEOUT: Final = 2.0  # a peer that is silent for so long is aborted
 _WARM: Final = TenantId(
     "tenantproxy_warm"
@@ -244,6 +245,8 @@ class AsyncpgConnector:
     def _password(self, key: PoolKey, server: Server) -> str:
         if key.profile == ADMIN_PROFILE and server.admin is not None:
             return server.admin.password.read() if server.admin.password is not None else ""
+        if key.profile == LOGIN_PROFILE and server.login is not None and key.user == server.login.user:
+            return server.login.password.read() if server.login.password is not None else ""
         roles = self._settings.tenant_roles
         if key.user is not None and key.user != server.user and roles is not None and roles.key is not None:
             return role_password(roles.key.read_bytes(), key.server, key.user)

@@ -26,6 +26,7 @@ TABLE: dict[str, tuple[int, str, str, bool]] = {
     "TokenExpired": (401, "28000", "token_expired", False),
     "AccessDenied": (403, "42501", "access_denied", False),
     "TooManyAttempts": (429, "53400", "too_many_attempts", True),
+    "LoginUnavailable": (503, "08006", "login_unavailable", True),
     "TenantError": (404, "3D000", "tenant_error", False),
     "TenantNotFound": (404, "3D000", "tenant_not_found", False),
     "TenantPaused": (503, "57P03", "tenant_paused", True),

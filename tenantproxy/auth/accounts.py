@@ -1,0 +1,67 @@
+"""What is an account, and who can be asked for one? Values, and the Protocol that login searches through."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, TypeAlias
+
+from tenantproxy.model import TenantId
+
+__all__ = ["Account", "Accounts", "Candidate", "Place", "SharedDatabase"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Account:
+    """Whose password was right, in one tenant. `claims` are the further columns of the account query."""
+
+    tenant: TenantId
+    user: str
+    claims: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """An account whose password has not been checked."""
+
+    account: Account
+    password_hash: str | None = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SharedDatabase:
+    """A database of row tenants, asked for all of them at once."""
+
+    server: str
+    database: str
+
+    def __str__(self) -> str:
+        return f"{self.server}/{self.database}"
+
+
+Place: TypeAlias = "TenantId | SharedDatabase"
+"""What one query of a fan-out asks."""
+
+
+class Accounts(Protocol):
+    """The tenants' own tables of users.
+
+    `timeout` in seconds bounds the wait for a connection and the query together. All but `places` raise
+    LoginUnavailable for who cannot be asked now; what a tenant itself broke counts as no account.
+    """
+
+    async def of_tenant(self, tenant: TenantId, email: str, *, timeout: float) -> Sequence[Candidate]:
+        """What the tenant's table says, read in its own session. Raises TenantError where no such tenant is served."""
+        ...
+
+    async def in_shared(self, place: SharedDatabase, email: str, *, timeout: float) -> Sequence[TenantId]:
+        """Which of its row tenants have an account of that address."""
+        ...
+
+    async def places(self) -> Sequence[Place] | None:
+        """All that a complete search has to ask; None: more than a search may ask. Raises RegistryUnavailable."""
+        ...
+
+    async def store_hash(self, account: Account, password_hash: str, *, timeout: float) -> None:
+        """Replace the stored hash, where that is configured. Raises TenantError."""
+        ...

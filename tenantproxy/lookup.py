@@ -1,0 +1,199 @@
+"""Where are accounts? In the tenants' own tables, asked in their own sessions, or through an installed function.
+
+What PostgreSQL says of a failed question goes no further than its class and SQLSTATE: its text may hold an address.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import suppress
+from typing import Final, Protocol
+
+import asyncpg
+
+from tenantproxy.auth.accounts import Account, Candidate, Place, SharedDatabase
+from tenantproxy.auth.directory import Directory
+from tenantproxy.auth.login import Login
+from tenantproxy.auth.passwords import Passwords
+from tenantproxy.config import Settings
+from tenantproxy.errors import (
+    ConfigurationError,
+    IsolationError,
+    LoginUnavailable,
+    PoolError,
+    Problem,
+    RegistryUnavailable,
+    TenantNotFound,
+)
+from tenantproxy.events import LoginSearchFailed, Observer
+from tenantproxy.model import Isolation, PoolKey, Route, Session, Tenant, TenantId, TenantStatus, tenant_id
+from tenantproxy.pools.asyncpg import LOGIN_PROFILE
+from tenantproxy.pools.failures import describe
+from tenantproxy.scope import Scope, Source, TenantScope
+
+__all__ = ["FixedScope", "TenantAccounts", "Tenants", "new_login"]
+
+_LOGIN: Final = TenantId("_login")  # no tenant can be called so
+_LOOKUP: Final = "SELECT tenant_id FROM tenantproxy.login_candidates($1)"
+_DOWN: Final = (
+    PoolError, RegistryUnavailable, IsolationError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError,
+    TimeoutError,
+)  # fmt: skip
+_DOWN_CLASSES: Final = frozenset({"08", "53", "57", "58", "XX"})  # of SQLSTATEs: the server, not the statement
+_ROWS: Final = 4
+_PAGE: Final = 1000
+_PLACES_SECONDS: Final = 10.0
+
+
+class FixedScope(Scope):
+    """The scope of a `route` for which no tenant has to be looked up: what the router itself asks."""
+
+    __slots__ = ("route",)
+
+    def __init__(self, source: Source, route: Route) -> None:
+        super().__init__(source)
+        self.route = route
+
+
+class Tenants(Protocol):
+    """All tenants; the router's registry is one."""
+
+    def tenants(self, *, status: TenantStatus | None = None) -> AsyncIterator[Tenant]:
+        """See `registry.Registry`."""
+        ...
+
+
+class TenantAccounts:
+    """See `auth.accounts.Accounts`. `source` is the router."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        source: Source,
+        tenants: Tenants,
+        observer: Observer,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._settings = settings
+        self._source = source
+        self._tenants = tenants
+        self._observer = observer
+        self._clock = clock
+        self._places: tuple[Place, ...] | None = None
+        self._places_until = 0.0
+        self._listing = asyncio.Lock()
+        self._scopes: dict[SharedDatabase, Scope] = {}
+
+    async def of_tenant(self, tenant: TenantId, email: str, *, timeout: float) -> Sequence[Candidate]:
+        """See `Accounts`."""
+        query = self._settings.login.account_query or ""
+        rows = await self._ask(tenant, TenantScope(self._source, tenant), query, email, timeout=timeout)
+        return [self._candidate(tenant, row) for row in rows[:_ROWS]]
+
+    async def in_shared(self, place: SharedDatabase, email: str, *, timeout: float) -> Sequence[TenantId]:
+        """See `Accounts`."""
+        rows = await self._ask(place, self._shared(place), _LOOKUP, email, timeout=timeout)
+        found: list[TenantId] = []
+        for row in rows:
+            with suppress(TenantNotFound):
+                found.append(tenant_id(row["tenant_id"]))
+        return found
+
+    async def store_hash(self, account: Account, password_hash: str, *, timeout: float) -> None:
+        """See `Accounts`."""
+        query = self._settings.login.rehash_query
+        if query is not None:
+            scope = TenantScope(self._source, account.tenant)
+            await self._ask(account.tenant, scope, query, account.user, password_hash, timeout=timeout)
+
+    async def pages(self, tenant: TenantId) -> AsyncIterator[list[tuple[str, str]]]:
+        """All accounts of a tenant as (e-mail, user), in pages, by `[login] list_query`. Errors are the database's."""
+        scope, after = TenantScope(self._source, tenant), ""
+        while True:
+            rows = await scope.fetch(self._settings.login.list_query or "", after, _PAGE)
+            yield [(row["email"], str(row["user_id"])) for row in rows if row["email"] is not None]
+            if len(rows) < _PAGE:
+                return
+            after = str(rows[-1]["user_id"])
+
+    async def _ask(
+        self, place: Place, scope: Scope, query: str, *args: str, timeout: float
+    ) -> Sequence[asyncpg.Record]:
+        try:
+            return await scope.fetch(query, *args, timeout=timeout)
+        except _DOWN as exc:
+            raise self._down(place, describe(exc)) from None
+        except asyncpg.PostgresError as exc:
+            shared = isinstance(place, SharedDatabase)  # the function is ours: whatever it says, nobody was searched
+            if shared or (exc.sqlstate or "XX")[:2] in _DOWN_CLASSES:
+                raise self._down(place, describe(exc)) from None
+            self._observer(LoginSearchFailed(place=str(place), error=describe(exc), is_down=False))
+            return ()
+
+    def _down(self, place: Place, error: str) -> LoginUnavailable:
+        self._observer(LoginSearchFailed(place=str(place), error=error, is_down=True))
+        return LoginUnavailable("the accounts cannot be asked")
+
+    def _candidate(self, tenant: TenantId, row: asyncpg.Record) -> Candidate:
+        values = dict(row)
+        if "user_id" not in values or "password_hash" not in values or values["user_id"] is None:
+            raise self._down(tenant, "login.account_query gives no user_id and password_hash")
+        user, stored = str(values.pop("user_id")), values.pop("password_hash")
+        if isinstance(stored, bytes):
+            stored = stored.decode("ascii", "replace")
+        claims = {name: _plain(value) for name, value in values.items() if value is not None}
+        return Candidate(account=Account(tenant=tenant, user=user, claims=claims), password_hash=stored)
+
+    def _shared(self, place: SharedDatabase) -> Scope:
+        if (scope := self._scopes.get(place)) is None:
+            login = self._settings.servers[place.server].login
+            user = login.user if login is not None else None
+            key = PoolKey(server=place.server, database=place.database, user=user, profile=LOGIN_PROFILE)
+            route = Route(tenant=_LOGIN, isolation=Isolation.DATABASE, pool=key, session=Session())
+            scope = self._scopes[place] = FixedScope(self._source, route)
+        return scope
+
+    async def places(self) -> Sequence[Place] | None:
+        """See `Accounts`; a list of a few seconds ago."""
+        async with self._listing:
+            if self._clock() >= self._places_until:
+                self._places = await self._list_places()
+                self._places_until = self._clock() + _PLACES_SECONDS
+            return self._places
+
+    async def _list_places(self) -> tuple[Place, ...] | None:
+        places: dict[Place, None] = {}
+        async for tenant in self._tenants.tenants(status=TenantStatus.ACTIVE):
+            places[self._place(tenant)] = None
+            if len(places) > self._settings.login.fan_out_limit:
+                return None
+        return tuple(places)
+
+    def _place(self, tenant: Tenant) -> Place:
+        """Row tenants one by one where their server has no user that may look them up together."""
+        place = tenant.placement
+        server = self._settings.servers.get(place.server)
+        if place.isolation is Isolation.ROW and server is not None and server.login is not None:
+            return SharedDatabase(server=place.server, database=place.database)
+        return tenant.id
+
+
+def _plain(value: object) -> object:
+    """A value that JSON has."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value if isinstance(value, str | int | float | bool | list | dict) else str(value)
+
+
+def new_login(settings: Settings, *, main: Scope, accounts: TenantAccounts) -> Login:
+    """Login as `[login]` says. Raises ConfigurationError where it says nothing, or a package is missing."""
+    login = settings.login
+    if login.account_query is None or login.pepper is None:
+        fix = "add account_query and pepper_file to [login]"
+        raise ConfigurationError([Problem(key="login", problem="is not configured", fix=fix)])
+    directory = Directory(main, pepper=login.pepper.read_bytes())
+    return Login(login, directory=directory, accounts=accounts, passwords=Passwords())

@@ -1,0 +1,430 @@
+"""Does a person log in with e-mail and password wherever the account is, and does nobody learn who has one?"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import bcrypt
+import pytest
+
+from tenantproxy.auth.accounts import Account, SharedDatabase
+from tenantproxy.config import Settings
+from tenantproxy.errors import (
+    ConfigurationError,
+    InvalidCredentials,
+    LoginUnavailable,
+    TenantProxyError,
+    TooManyAttempts,
+)
+from tenantproxy.events import Event, LoginSearchFailed
+from tenantproxy.model import TenantStatus
+from tenantproxy.router import Router
+from tests.support.logins import PASSWORD, PEPPER, add, change, directory, failure, login_settings, populate
+from tests.support.world import World
+
+PEOPLE = {
+    "row1": ["ann@example.org", "both@example.org"],
+    "row2": ["bob@example.org", "both@example.org"],
+    "schema1": ["Cem@Example.org"],
+    "schema2": ["all@example.org"],
+    "database1": ["dan@example.org", "both@example.org"],
+    "database2": ["eve@example.org"],
+}
+
+
+@pytest.fixture
+async def people(world: World) -> World:
+    await populate(world, PEOPLE)
+    return world
+
+
+@pytest.fixture
+async def router(people: World) -> AsyncIterator[Router]:
+    async with Router(login_settings(people)) as opened:
+        yield opened
+
+
+def one(tenant: str, user: str) -> tuple[Account, ...]:
+    return (Account(tenant=tenant, user=user, claims={"role": "member"}),)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("email", "tenant"),
+    [
+        ("ann@example.org", "row1"),
+        ("bob@example.org", "row2"),
+        ("cem@example.org", "schema1"),
+        ("dan@example.org", "database1"),
+        ("  EVE@example.ORG ", "database2"),
+    ],
+)
+async def test_an_account_of_any_kind_is_found_first_by_search_then_by_the_directory(
+    email: str, tenant: str, people: World, router: Router
+) -> None:
+    assert await router.login(email, PASSWORD) == one(tenant, f"{tenant}-1")
+    assert router.logins.counts.searched.total > 0
+    assert await directory(people.main) == {(tenant, f"{tenant}-1")}
+    searched = router.logins.counts.searched.total
+    assert await router.login(email, PASSWORD) == one(tenant, f"{tenant}-1")
+    assert router.logins.counts.searched.total == searched
+
+
+async def test_a_person_in_several_tenants_gets_those_whose_password_it_is(people: World, router: Router) -> None:
+    found = await router.login("both@example.org", PASSWORD)
+    assert {account.tenant for account in found} == {"row1", "row2", "database1"}
+    await change(people, "row2", "UPDATE users SET password_hash = NULL WHERE tenant_id = 'row2'")
+    found = await router.login("both@example.org", PASSWORD)
+    assert {account.tenant for account in found} == {"row1", "database1"}
+    assert router.logins.counts.results["selection"] == 2
+
+
+async def test_a_tenant_that_is_named_is_the_only_one_looked_at(router: Router) -> None:
+    assert await router.login("both@example.org", PASSWORD, tenant="row2") == one("row2", "row2-2")
+    for other in ("database2", "nobody", "ROW2", "", "../row2", "x" * 100):
+        assert await failure(router.login("both@example.org", PASSWORD, tenant=other)) == "InvalidCredentials"
+    await router.login("both@example.org", PASSWORD)  # now it is in the directory
+    assert await failure(router.login("both@example.org", PASSWORD, tenant="database2")) == "InvalidCredentials"
+
+
+@pytest.mark.parametrize(
+    ("email", "password"),
+    [
+        ("nobody@example.org", PASSWORD),
+        ("ann@example.org", "wrong"),
+        ("ann@example.org", PASSWORD + " "),
+        ("ann@example.org", ""),
+        ("ann@example.org", "x" * 10_000),
+        ("ann@example.org", "\ud800"),
+        ("ann@example.or%", PASSWORD),
+        ("' or true --", PASSWORD),
+        ("", PASSWORD),
+        ("\0", PASSWORD),
+        ("a\nb@example.org", PASSWORD),
+        ("\udcff@example.org", PASSWORD),
+        ("x" * 100_000, PASSWORD),
+    ],
+    ids=lambda text: repr(text)[:20],
+)
+async def test_whatever_is_wrong_the_error_is_the_same(email: str, password: str, router: Router) -> None:
+    for _ in range(2):
+        with pytest.raises(InvalidCredentials) as refused:
+            await router.login(email, password)
+        error = refused.value
+        assert (str(error), error.detail, error.hint, error.retry_after) == (
+            "e-mail or password is wrong",
+            None,
+            None,
+            None,
+        )
+        assert error.__cause__ is None
+        assert error.__suppress_context__ or error.__context__ is None
+
+
+async def test_who_mistyped_first_gets_in_next(router: Router) -> None:
+    assert await failure(router.login("ann@example.org", "typo")) == "InvalidCredentials"
+    assert await router.login("ann@example.org", PASSWORD) == one("row1", "row1-1")
+
+
+async def test_a_stale_entry_is_dropped_and_the_account_found_where_it_went(people: World, router: Router) -> None:
+    await router.login("ann@example.org", PASSWORD)
+    await change(people, "row1", "DELETE FROM users WHERE id = 'row1-1'")
+    database1 = next(tenant for tenant in people.tenants if tenant.id == "database1")
+    async with people.database(database1).connect() as admin:
+        await add(admin, database1, "moved-1", "ann@example.org")
+    assert await router.login("ann@example.org", PASSWORD) == one("database1", "moved-1")
+    assert await directory(people.main) == {("database1", "moved-1")}
+
+
+async def test_an_entry_of_another_user_is_mended(people: World, router: Router) -> None:
+    await router.login("eve@example.org", PASSWORD)
+    await change(people, "database2", "UPDATE users SET id = 'renamed'")
+    assert await router.login("eve@example.org", PASSWORD) == one("database2", "renamed")
+    assert await directory(people.main) == {("database2", "renamed")}
+
+
+async def test_an_entry_of_a_tenant_that_is_gone_opens_nothing_and_goes(people: World, router: Router) -> None:
+    key = router.logins.directory.key("ghost@example.org")
+    await router.logins.directory.add(key, "deleted", "7")  # type: ignore[arg-type]
+    assert await failure(router.login("ghost@example.org", PASSWORD)) == "InvalidCredentials"
+    assert await directory(people.main) == set()
+
+
+async def test_a_planted_entry_opens_nothing_without_the_password_in_that_tenant(router: Router) -> None:
+    key = router.logins.directory.key("nobody@example.org")
+    await router.logins.directory.add(key, "row1", "row1-1")  # type: ignore[arg-type]
+    assert await failure(router.login("nobody@example.org", PASSWORD)) == "InvalidCredentials"
+
+
+async def test_a_legacy_hash_logs_in_and_is_replaced(people: World, router: Router) -> None:
+    old = bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(4)).decode()
+    for tenant, user in (("database2", "database2-1"), ("row1", "row1-1")):
+        await change(people, tenant, "UPDATE users SET password_hash = $1 WHERE id = $2", old, user)
+    assert await router.login("eve@example.org", PASSWORD) == one("database2", "database2-1")
+    assert await router.login("ann@example.org", PASSWORD) == one("row1", "row1-1")
+    for tenant in ("database2", "row1"):
+        stored = await router.tenant(tenant).fetchval("SELECT password_hash FROM users ORDER BY id LIMIT 1")
+        assert stored.startswith("$argon2id$v=19$m=19456,t=2,p=1$")
+    assert await router.login("eve@example.org", PASSWORD) == one("database2", "database2-1")
+
+
+async def test_a_hash_is_left_as_it_is_where_no_query_replaces_it(people: World) -> None:
+    old = bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(4)).decode()
+    await change(people, "database2", "UPDATE users SET password_hash = $1", old)
+    async with Router(login_settings(people, login={"rehash_query": None})) as router:
+        assert await router.login("eve@example.org", PASSWORD) == one("database2", "database2-1")
+        assert await router.tenant("database2").fetchval("SELECT password_hash FROM users") == old
+
+
+async def test_row_tenants_are_searched_with_one_question_for_all_of_them(people: World, router: Router) -> None:
+    await failure(router.login("nobody@example.org", PASSWORD))
+    assert router.logins.counts.searched.total == 5  # two schemas, two databases, and one for the row tenants
+    places = await router.logins._accounts.places()
+    assert places is not None
+    assert [place for place in places if isinstance(place, SharedDatabase)] == [
+        SharedDatabase(server="primary", database=people.shared.name)
+    ]
+
+
+async def test_without_a_login_user_row_tenants_are_asked_one_by_one(people: World) -> None:
+    async with Router(login_settings(people, lookup=False)) as router:
+        assert await router.login("bob@example.org", PASSWORD) == one("row2", "row2-1")
+        assert router.logins.counts.searched.total == 6
+
+
+async def test_without_a_fan_out_only_the_directory_is_asked(people: World) -> None:
+    async with Router(login_settings(people, login={"fan_out": False})) as router:
+        assert await failure(router.login("ann@example.org", PASSWORD)) == "InvalidCredentials"
+        logins = router.logins
+        await logins.directory.add(logins.directory.key("ann@example.org"), "row1", "row1-1")  # type: ignore[arg-type]
+        assert await router.login("ann@example.org", PASSWORD) == one("row1", "row1-1")
+        assert logins.counts.searched.total == 0
+
+
+async def test_with_more_tenants_than_a_search_may_ask_there_is_none(people: World) -> None:
+    async with Router(login_settings(people, login={"fan_out_limit": 4})) as router:
+        assert await failure(router.login("ann@example.org", PASSWORD)) == "InvalidCredentials"
+        assert router.logins.counts.searched.total == 0
+
+
+# --- what is dead ----------------------------------------------------------------------------------------------------
+async def test_while_a_tenants_database_is_dead_everybody_who_fails_hears_503_and_who_is_right_gets_in(
+    people: World,
+) -> None:
+    events: list[Event] = []
+    async with Router(login_settings(people), observer=events.append) as router:
+        await router.login("eve@example.org", PASSWORD)
+        await router.login("dan@example.org", PASSWORD)
+        assert await failure(router.login("before@example.org", PASSWORD)) == "InvalidCredentials"
+        await router.expire_connections("database2")
+        async with people.main.connect() as admin:
+            name = people.tenants[-1].placement.database
+            await admin.execute(f'ALTER DATABASE "{name}" RENAME TO "{name}_away"')
+        try:
+            told = {
+                "has an account there": await failure(router.login("eve@example.org", PASSWORD)),
+                "nobody": await failure(router.login("nobody@example.org", PASSWORD)),
+                "searched for before": await failure(router.login("before@example.org", PASSWORD)),
+                "wrong password elsewhere": await failure(router.login("dan@example.org", "wrong")),
+                "wrong password there": await failure(router.login("eve@example.org", "wrong")),
+                "unknown tenant": await failure(router.login("dan@example.org", PASSWORD, tenant="nobody")),
+            }
+            assert told == dict.fromkeys(told, "LoginUnavailable")
+            assert await router.login("dan@example.org", PASSWORD) == one("database1", "database1-1")
+            assert await router.login("cem@example.org", PASSWORD) == one("schema1", "schema1-1")
+            assert router.logins.counts.results["unavailable"] == len(told)
+        finally:
+            async with people.main.connect() as admin:
+                await admin.execute(f'ALTER DATABASE "{name}_away" RENAME TO "{name}"')
+    failed = [event for event in events if isinstance(event, LoginSearchFailed)]
+    assert {(event.place, event.is_down) for event in failed} == {("database2", True)}
+    assert len(failed) == 1  # the breaker: one was enough
+
+
+async def test_a_tenant_that_locks_its_own_table_holds_up_nobody_for_longer_than_the_fan_out(people: World) -> None:
+    settings = login_settings(people, login={"fan_out_timeout": 0.5})
+    async with Router(settings) as router, people.database(people.tenants[-1]).connect() as hostile:
+        async with hostile.transaction():
+            await hostile.execute("LOCK TABLE users IN ACCESS EXCLUSIVE MODE")
+            async with asyncio.timeout(5):
+                assert await failure(router.login("nobody@example.org", PASSWORD)) == "LoginUnavailable"
+                assert await router.login("dan@example.org", PASSWORD) == one("database1", "database1-1")
+
+
+async def test_what_a_tenant_broke_itself_counts_as_no_account_and_is_told_to_the_operator(people: World) -> None:
+    events: list[Event] = []
+    await change(people, "database2", "ALTER TABLE users RENAME TO people")
+    async with Router(login_settings(people), observer=events.append) as router:
+        assert await failure(router.login("eve@example.org", PASSWORD)) == "InvalidCredentials"
+        assert await router.login("dan@example.org", PASSWORD) == one("database1", "database1-1")
+    (failed, *_) = [event for event in events if isinstance(event, LoginSearchFailed)]
+    assert (failed.place, failed.is_down) == ("database2", False)
+    assert "42P01" in failed.error
+
+
+async def test_an_account_query_without_the_columns_is_told_and_lets_nobody_in(people: World) -> None:
+    events: list[Event] = []
+    wrong = {"account_query": "select id, email from users where lower(email) = $1"}
+    async with Router(login_settings(people, login=wrong), observer=events.append) as router:
+        assert await failure(router.login("dan@example.org", PASSWORD)) == "LoginUnavailable"
+    assert any(isinstance(event, LoginSearchFailed) and "password_hash" in event.error for event in events)
+
+
+async def test_without_the_directory_nobody_hears_more_than_503(people: World) -> None:
+    async with Router(login_settings(people)) as router:
+        async with people.main.connect() as admin:
+            await admin.execute("DROP TABLE tenantproxy.login_directory")
+        for email in ("dan@example.org", "nobody@example.org"):
+            with pytest.raises(LoginUnavailable) as refused:
+                await router.login(email, PASSWORD)
+            assert "login_directory" not in str(refused.value)
+            assert refused.value.__suppress_context__
+
+
+async def test_a_suspended_tenant_lets_nobody_in_and_does_not_show(people: World) -> None:
+    settings = login_settings(people)
+    suspended = settings.tenants["database2"].model_copy(update={"status": TenantStatus.SUSPENDED})
+    settings = settings.model_copy(update={"tenants": {**settings.tenants, "database2": suspended}})
+    async with Router(settings) as router:
+        assert await failure(router.login("eve@example.org", PASSWORD)) == "InvalidCredentials"
+        assert await failure(router.login("eve@example.org", PASSWORD, tenant="database2")) == "InvalidCredentials"
+        assert await router.login("dan@example.org", PASSWORD) == one("database1", "database1-1")
+
+
+# --- who tries too often ---------------------------------------------------------------------------------------------
+LIMITS = {"attempts_per_account": 5, "attempts_per_address": 20, "attempts_per_second": 50}
+
+
+async def test_an_account_is_tried_so_often_from_many_addresses(people: World) -> None:
+    async with Router(login_settings(people, login=LIMITS)) as router:
+        tries = [failure(router.login("ann@example.org", "guess", address=f"10.0.0.{n}")) for n in range(12)]
+        assert sorted(await asyncio.gather(*tries)) == ["InvalidCredentials"] * 5 + ["TooManyAttempts"] * 7
+        # It is held back whether or not it exists: unknown accounts are counted alike.
+        tries = [failure(router.login("no@example.org", "guess", address=f"10.0.1.{n}")) for n in range(12)]
+        assert sorted(await asyncio.gather(*tries)) == ["InvalidCredentials"] * 5 + ["TooManyAttempts"] * 7
+
+
+async def test_ten_thousand_logins_from_one_address_cost_nothing_and_others_get_in(people: World) -> None:
+    async with Router(login_settings(people, login=LIMITS)) as router:
+        await router.login("dan@example.org", PASSWORD, address="192.0.2.9")
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        tries = [failure(router.login(f"{n}@example.org", "guess", address="192.0.2.1")) for n in range(10_000)]
+        flood = asyncio.gather(*tries)
+        found = await router.login("dan@example.org", PASSWORD, address="192.0.2.9")
+        told = await flood
+        assert found == one("database1", "database1-1")
+        assert told.count("TooManyAttempts") >= 10_000 - 20 - 5
+        assert loop.time() - started < 10.0
+        assert router.logins.counts.results["throttled"] >= 10_000 - 20 - 5
+        with pytest.raises(TooManyAttempts) as refused:
+            await router.login("other@example.org", "guess", address="192.0.2.1")
+        assert refused.value.retry_after
+
+
+async def test_searches_that_come_too_fast_are_held_back_and_known_accounts_are_not(people: World) -> None:
+    async with Router(login_settings(people, login={"fan_outs_per_second": 1})) as router:
+        await router.login("dan@example.org", PASSWORD)
+        told = [await failure(router.login(f"{n}@example.org", "guess")) for n in range(6)]
+        assert told[-1] == "TooManyAttempts"
+        assert await router.login("dan@example.org", PASSWORD) == one("database1", "database1-1")
+
+
+async def test_an_address_searched_for_in_vain_is_not_searched_for_again_at_once(router: Router) -> None:
+    for _ in range(4):
+        await failure(router.login("nobody@example.org", PASSWORD))
+    assert router.logins.counts.searched.total == 5
+
+
+# --- what is seen of it ----------------------------------------------------------------------------------------------
+async def test_answers_come_at_multiples_of_the_slot(people: World) -> None:
+    async with Router(login_settings(people, login={"pad_to": 0.2})) as router:
+        loop = asyncio.get_running_loop()
+        for email, password in (("dan@example.org", PASSWORD), ("dan@example.org", "wrong"), ("no@example.org", "x")):
+            started = loop.time()
+            await failure(router.login(email, password))
+            slots = (loop.time() - started) / 0.2
+            assert slots >= 0.999
+            assert slots % 1 < 0.5
+
+
+async def test_each_attempt_reads_the_directory_once_asks_a_tenant_and_verifies_one_password(
+    people: World, router: Router, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await router.login("dan@example.org", PASSWORD)
+    await failure(router.login("dan@example.org", "wrong"))
+    await failure(router.login("nobody@example.org", "wrong"))  # from here on both are known to the search
+    work: list[str] = []
+    logins = router.logins
+    look_up, ask, verify = logins.directory.look_up, logins._accounts.of_tenant, logins._passwords.verify
+
+    async def seen_look_up(*args: object, **options: object) -> object:
+        work.append("look up")
+        return await look_up(*args, **options)  # type: ignore[arg-type]
+
+    async def seen_ask(*args: object, **options: object) -> object:
+        work.append("ask")
+        return await ask(*args, **options)  # type: ignore[arg-type]
+
+    async def seen_verify(*args: object) -> object:
+        work.append("verify")
+        return await verify(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(logins.directory, "look_up", seen_look_up)
+    monkeypatch.setattr(logins._accounts, "of_tenant", seen_ask)
+    monkeypatch.setattr(logins._passwords, "verify", seen_verify)
+    for email in ("dan@example.org", "nobody@example.org"):
+        await failure(router.login(email, "wrong"))
+    assert await failure(router.login("dan@example.org", "wrong", tenant="database1")) == "InvalidCredentials"
+    assert await failure(router.login("dan@example.org", "wrong", tenant="nobody")) == "InvalidCredentials"
+    assert work == ["look up", "ask", "verify"] * 3 + ["look up", "ask", "ask", "verify"]
+
+
+async def test_nothing_that_is_logged_counted_or_kept_names_the_person(
+    people: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    events: list[Event] = []
+    async with Router(login_settings(people), observer=events.append) as router:
+        for email, password in (("ann@example.org", PASSWORD), ("ann@example.org", "guess"), ("no@example.org", "x")):
+            await failure(router.login(email, password))
+        seen = repr((events, vars(router.logins.counts), router.stats())) + caplog.text
+        async with people.main.connect() as admin:
+            seen += repr(await admin.fetch("SELECT * FROM tenantproxy.login_directory"))
+    for secret in ("ann@example", "no@example", PASSWORD, "guess", PEPPER):
+        assert secret not in seen
+
+
+async def test_a_login_that_is_cancelled_leaves_no_connection_behind(people: World) -> None:
+    async with Router(login_settings(people)) as router:
+        for pause in (0.0, 0.001, 0.005, 0.01, 0.02, 0.05):
+            task = asyncio.ensure_future(router.login(f"{pause}@example.org", PASSWORD))
+            await asyncio.wait([task], timeout=pause)
+            task.cancel()
+            await asyncio.wait([task])
+        assert await router.login("dan@example.org", PASSWORD) == one("database1", "database1-1")
+        assert sum(pool.used for pool in router.stats().pools) == 0
+
+
+async def test_login_that_is_not_configured_says_how(people: World) -> None:
+    settings = login_settings(people)
+    bare = Settings.model_validate(settings.model_copy(update={"login": type(settings.login)()}))
+    async with Router(bare) as router:
+        with pytest.raises(ConfigurationError, match="account_query"):
+            await router.login("ann@example.org", PASSWORD)
+
+
+async def test_a_router_that_is_opened_again_logs_in_again(people: World) -> None:
+    router = Router(login_settings(people))
+    for _ in range(2):
+        async with router:
+            assert await router.login("dan@example.org", PASSWORD) == one("database1", "database1-1")
+    with pytest.raises(TenantProxyError, match="not open"):
+        await router.login("dan@example.org", PASSWORD)
+
+
+def test_an_account_is_a_value() -> None:
+    account = one("row1", "1")[0]
+    assert replace(account, user="2") != account
