@@ -9,20 +9,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from tenantproxy.config import MIN_KEY_BYTES, Auth, Secret
-from tenantproxy.errors import ConfigurationError, Problem
+from tenantproxy.errors import AuthError, ConfigurationError, Problem
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 
-__all__ = ["Key", "KeyRing", "KeySource", "OneKey", "is_fit", "own_keys", "public_key"]
+__all__ = ["Key", "KeyRing", "KeySource", "KeysUnavailable", "OneKey", "is_fit", "own_keys", "public_key"]
 
 MIN_RSA_BITS: Final = 2048
+MAX_RSA_BITS: Final = 8192  # beyond, one verification takes milliseconds
 _MAX_FILE: Final = 64 * 1024
 _FIT: Final = {
-    "RS256": f"an RSA key of {MIN_RSA_BITS} bits or more",
+    "RS256": f"an RSA key of {MIN_RSA_BITS} to {MAX_RSA_BITS} bits",
     "ES256": "an EC key on the curve P-256",
     "EdDSA": "an Ed25519 key",
 }
+
+
+class KeysUnavailable(AuthError):
+    """The keys of the issuer cannot be fetched, and none that are known are recent enough."""
+
+    http_status, sqlstate, code, retryable = 503, "08006", "keys_unavailable", True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +60,10 @@ class KeySource(Protocol):
         """The key, looked for elsewhere if need be; None: there is none. Raises KeysUnavailable."""
         ...
 
+    async def close(self) -> None:
+        """End what is under way."""
+        ...
+
 
 class KeyRing:
     """Our own keys by id. All verify, one signs. `kid` is looked up in a dict and used for nothing else."""
@@ -74,6 +85,9 @@ class KeyRing:
         """See `KeySource`."""
         return self.known(kid)
 
+    async def close(self) -> None:
+        """See `KeySource`."""
+
     def __iter__(self) -> Iterator[Key]:
         return iter(self._keys.values())
 
@@ -93,6 +107,9 @@ class OneKey:
     async def find(self, kid: str | None) -> Key | None:
         """See `KeySource`."""
         return self._key
+
+    async def close(self) -> None:
+        """See `KeySource`."""
 
 
 def own_keys(settings: Auth) -> KeyRing:
@@ -171,7 +188,7 @@ def is_fit(key: PublicKeyTypes, algorithm: str) -> bool:
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
     if algorithm == "RS256":
-        return isinstance(key, RSAPublicKey) and key.key_size >= MIN_RSA_BITS
+        return isinstance(key, RSAPublicKey) and MIN_RSA_BITS <= key.key_size <= MAX_RSA_BITS
     if algorithm == "ES256":
         return isinstance(key, EllipticCurvePublicKey) and isinstance(key.curve, SECP256R1)
     return algorithm == "EdDSA" and isinstance(key, Ed25519PublicKey)

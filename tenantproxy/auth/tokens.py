@@ -20,6 +20,7 @@ from typing import Any, Final, Literal, Protocol
 from cachetools import LRUCache
 
 from tenantproxy.auth.claims import REQUIRED, invalid, no_longer_valid, parse_object, times
+from tenantproxy.auth.jwks import Jwks
 from tenantproxy.auth.keys import Key, KeyRing, KeySource, OneKey, own_keys, public_key
 from tenantproxy.config import Auth
 from tenantproxy.errors import ConfigurationError, Problem, TenantNotFound
@@ -35,6 +36,7 @@ Purpose = Literal["access", "selection"]
 
 _COMPACT: Final = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 _CACHED: Final = 10_000
+_CACHED_OF_OTHERS: Final = 300.0
 _RESERVED: Final = frozenset({*REQUIRED, "nbf", "jti", "tid", "tep", "sid", "role"})
 
 
@@ -124,6 +126,10 @@ class Tokens:
     def are_own(self) -> bool:
         """Whether we sign the tokens ourselves."""
         return self._signer is not None
+
+    async def close(self) -> None:
+        """End a fetch of the issuer's keys; there is nothing else to end."""
+        await self._keys.close()
 
     # --- issuing -----------------------------------------------------------------------------------------------------
     def issue(
@@ -227,6 +233,8 @@ class Tokens:
         claims = parse_object(self._payload(token, key))
         until = times(claims, self._clock(), self.settings.leeway)
         self._check_claims(claims, purpose)
+        if not self.are_own:
+            until = min(until, self._clock() + _CACHED_OF_OTHERS)  # so that a key that they withdrew is noticed
         return _Verified(claims, until, generation)
 
     def _payload(self, token: str, key: Key) -> bytes:
@@ -253,7 +261,7 @@ class Tokens:
             raise invalid()
         if purpose == "access":
             tid, tep = claims.get("tid"), claims.get("tep")
-            if not tid or claims.get(self.settings.tenant_claim) != tid or not isinstance(tep, int):
+            if not tid or claims.get(self.settings.tenant_claim) != tid or type(tep) is not int:
                 raise invalid()
 
     async def _check_epoch(self, claims: Mapping[str, Any]) -> None:
@@ -314,6 +322,8 @@ class Tokens:
 
 
 def _configured(settings: Auth) -> KeySource:
+    if settings.jwks_url:
+        return Jwks(settings.jwks_url, settings.algorithm)
     if settings.public_key_file:
         return OneKey(public_key(settings))
     return own_keys(settings)

@@ -42,7 +42,8 @@ async def install_all(settings: Settings, databases: Sequence[str], *, closing: 
     done: list[dict[str, Any]] = []
     if settings.registry.source == "postgres" and settings.registry.query is None:
         done.append(await _install_registry(settings))
-    if settings.auth.keys() or settings.login.account_query is not None:
+    auth = settings.auth
+    if auth.keys() or auth.public_key_file or auth.jwks_url or settings.login.account_query is not None:
         done.append(await _install_auth(settings))
     targets = [_named(settings, name) for name in databases] or await _row_targets(settings)
     if targets and not settings.row.signed:
