@@ -293,7 +293,11 @@ class Router:
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(_SWEEP_SECONDS)
-            self._manager.sweep()
+            try:
+                self._manager.sweep()
+            except Exception as exc:  # noqa: BLE001 - a rim: without it time would stand still for all pools, unnoticed
+                context = {"message": "tenantproxy: a sweep of the pools failed", "exception": exc}
+                asyncio.get_running_loop().call_exception_handler(context)
 
     # --- scopes ------------------------------------------------------------------------------------------------------
     @property

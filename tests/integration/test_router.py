@@ -492,3 +492,21 @@ async def test_a_caller_cannot_give_a_setting_that_isolation_rests_on(world: Wor
     router = Router(world.settings())
     with pytest.raises(AccessDenied, match=r"app\.user_id"):
         router.tenant("row1", context={name: "row2"})
+
+
+async def test_a_sweep_that_fails_is_told_and_the_next_one_comes(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: told.append(context))
+    monkeypatch.setattr("tenantproxy.router._SWEEP_SECONDS", 0.01)
+    async with Router(world.settings()) as router:
+        sweep, sweeps = router._manager.sweep, []
+
+        def failing() -> None:
+            sweeps.append(None)
+            if len(sweeps) == 1:
+                raise ZeroDivisionError
+            sweep()
+
+        monkeypatch.setattr(router._manager, "sweep", failing)
+        await until(lambda: len(sweeps) > 2, "it goes on")
+    assert [type(context["exception"]) for context in told] == [ZeroDivisionError]
