@@ -263,7 +263,7 @@ def _auth(parts: Parts) -> Iterator[Problem]:
         yield Problem(key=f"auth.{given[0]}", problem=problem, fix="keep one: either we sign the tokens, or they do")
     if own and auth.algorithm not in _OWN_ALGORITHMS:
         yield Problem(key="auth.algorithm", problem=f"is {auth.algorithm}", fix="our own tokens take HS256 or EdDSA")
-    if given and auth.algorithm == "HS256":
+    if given and not own and auth.algorithm == "HS256":
         problem = "is HS256, whose key could also sign: it is never another issuer's"
         yield Problem(key="auth.algorithm", problem=problem, fix="write the issuer's own: RS256, ES256 or EdDSA")
     if auth.signing_kid and auth.signing_kid not in own:

@@ -8,13 +8,18 @@ from time import monotonic
 import asyncpg
 import pytest
 
+from tenantproxy import Router
+from tenantproxy.auth.refresh import Sessions
+from tenantproxy.auth.revocation import Revocations
+from tenantproxy.auth.tokens import Tokens
+from tenantproxy.cli.deploy import install_all
 from tenantproxy.embedded import EmbeddedPostgres
 from tenantproxy.errors import AuthError, ConfigurationError, TokenExpired
 from tests.contracts.main_database import MainDatabase
 from tests.support.database import Database, fresh_database
-from tests.support.sessions_world import Process, a_process, install_main
+from tests.support.sessions_world import SECRET, Process, a_process, install_main
 from tests.support.waiting import until
-from tests.support.world import APP_PASSWORD, APP_ROLE
+from tests.support.world import APP_PASSWORD, APP_ROLE, World
 
 
 @pytest.fixture
@@ -253,3 +258,26 @@ async def test_closing_leaves_no_task_and_no_connection(main: Database) -> None:
 
         await until(gone, "the backend is gone")
     assert isinstance(process.main, MainDatabase)
+
+
+async def test_the_install_command_puts_it_where_the_router_can_use_it(world: World) -> None:
+    settings = world.settings(registry="postgres", auth={"key": SECRET})
+    done = await install_all(settings, [], closing=False)
+    assert "sessions and login directory" in [row["installed"] for row in done]
+    async with Router(settings) as router:
+        revocations = Revocations(router.main(), settings.auth, hearing=router.listener)
+        await revocations.open()
+        try:
+            tokens = Tokens(settings.auth, tenants=router.registry, revoked=revocations)
+            sessions = Sessions(router.main(), tokens, revocations=revocations)
+            grant = await sessions.open(tenant=await tokens.look_up("row1"), user="7")
+            grant = await sessions.refresh(grant.refresh_token)
+            assert (await tokens.verify(grant.access_token))["tid"] == "row1"
+            await until(router.listener.listening.is_set, "the router listens for both")
+            async with world.main.connect() as admin:
+                await admin.execute("DELETE FROM tenantproxy.tenants WHERE id = 'row1'")
+            await until(lambda: revocations.epoch("row1"), "the end of the tenant is heard", timeout=1.0)
+            with pytest.raises(TokenExpired):
+                await tokens.verify(grant.access_token)
+        finally:
+            await revocations.close()
