@@ -499,7 +499,8 @@ async def test_a_sweep_that_fails_is_told_and_the_next_one_comes(world: World, m
     asyncio.get_running_loop().set_exception_handler(lambda _loop, context: told.append(context))
     monkeypatch.setattr("tenantproxy.router._SWEEP_SECONDS", 0.01)
     async with Router(world.settings()) as router:
-        sweep, sweeps = router._manager.sweep, []
+        sweep = router._manager.sweep
+        sweeps: list[None] = []
 
         def failing() -> None:
             sweeps.append(None)
