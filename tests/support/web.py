@@ -101,16 +101,18 @@ class Caller:
 @asynccontextmanager
 async def served(app: App, **options: Any) -> AsyncIterator[str]:
     """`app` under uvicorn on a free port, in this loop; its URL. It is shut down in order at the end."""
-    config = uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, timeout_graceful_shutdown=5, **options)
+    config = uvicorn.Config(
+        app, host="127.0.0.1", port=0, log_config=None, access_log=False, timeout_graceful_shutdown=5, **options
+    )
     server = uvicorn.Server(config)
-    async with asyncio.TaskGroup() as group:
-        serving = group.create_task(server.serve())
+    serving = asyncio.create_task(server.serve())
+    try:
         await until(lambda: server.started or serving.done(), "the server listens")
         assert server.started, "the application did not start"
-        try:
-            yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-        finally:
-            server.should_exit = True
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        await serving
 
 
 @asynccontextmanager
