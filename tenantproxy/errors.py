@@ -240,6 +240,8 @@ def problem_json(error: TenantProxyError, *, request_id: str | None = None) -> d
     detail = " ".join(part for part in (error.detail, error.hint) if part)
     if detail:
         body["detail"] = detail
+    if isinstance(error, AccessDenied):
+        body["error"] = error.message  # what clients of such platforms look for
     if request_id is not None:
         body["request_id"] = request_id
     return body

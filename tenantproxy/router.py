@@ -15,7 +15,7 @@ from time import monotonic
 from typing import Final, Self
 
 from tenantproxy.auth.accounts import Account
-from tenantproxy.auth.login import Login
+from tenantproxy.auth.login import Login, LoginCounts
 from tenantproxy.config import Settings, load
 from tenantproxy.errors import (
     AccessDenied,
@@ -343,6 +343,11 @@ class Router:
             accounts = TenantAccounts(self.settings, source=self, tenants=self._registry, observer=self._observer)
             self._logins = new_login(self.settings, main=self._main_scope, accounts=accounts)
         return self._logins
+
+    @property
+    def login_counts(self) -> LoginCounts | None:
+        """What was counted since `logins` was first used; None before that."""
+        return None if self._logins is None else self._logins.counts
 
     async def login(
         self, email: str, password: str, *, address: str | None = None, tenant: str | None = None

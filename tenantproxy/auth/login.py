@@ -71,6 +71,7 @@ class _Attempt:
     verified: int = 0
     right: list[tuple[Account, Verdict]] = field(default_factory=list)
     searched: int = 0
+    is_known: bool = False  # the directory, or a search of lately, named a tenant
     is_complete: bool = True  # everybody who should have been asked was
     is_throttled: TooManyAttempts | None = None
 
@@ -151,7 +152,8 @@ class Login:
         except _DATABASE_ERRORS:
             raise _unavailable() from None
         await self._ask(attempt, found, chosen)
-        if chosen is None and not attempt.right and self._settings.fan_out:
+        # Who is not in the directory may have more accounts than the one that a decoy had.
+        if chosen is None and self._settings.fan_out and not (attempt.right and attempt.is_known):
             await self._fan_out(attempt)
         if not attempt.verified:
             await self._verify(attempt, [Candidate(account=_NOBODY, password_hash=None)])
@@ -173,6 +175,7 @@ class Login:
         candidates: list[Candidate] = []
         noted = {entry.tenant for entry in found.entries}
         for tenant in self._tenants(attempt, found, chosen):
+            attempt.is_known = True
             candidates += (here := await self._ask_one(attempt, tenant, noted))
             if not here and chosen is None:
                 self._search.forget(attempt.key)  # what was known is not so any more

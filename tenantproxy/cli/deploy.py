@@ -15,7 +15,8 @@ from tenantproxy.config import Settings
 from tenantproxy.errors import ConfigurationError, Problem
 from tenantproxy.isolation.proof import derive_key
 from tenantproxy.lifecycle.install import install, install_auth, install_registry
-from tenantproxy.lifecycle.provisioner import close_functions
+from tenantproxy.lifecycle.lookup import install_lookup
+from tenantproxy.lifecycle.provisioner import close_functions, ensure_role
 from tenantproxy.model import Isolation, Tenant
 from tenantproxy.pools.asyncpg import ssl_argument
 from tenantproxy.registry import FileRegistry, PostgresRegistry
@@ -75,7 +76,21 @@ async def _install_context(
             closed = await close_functions(conn)
             what = "closed functions" if closed else "functions LEFT OPEN: the admin user is no superuser"
             done.append({"installed": what, **target._asdict()})
+        done += await _install_lookup(settings, target, conn)
     return done
+
+
+async def _install_lookup(settings: Settings, target: Target, conn: asyncpg.Connection) -> list[dict[str, Any]]:
+    server, query = settings.servers[target.server], settings.login.lookup_query
+    if server.login is None or query is None:
+        return []
+    password = server.login.password.read() if server.login.password is not None else None
+    await ensure_role(conn, server.login.user, password=password or None)
+    made = await install_lookup(
+        conn, login_role=server.login.user, app_role=target.role, query=query, search_path=server.search_path
+    )
+    what = "account lookup" if made else "account lookup LEFT OUT: the admin user is no superuser"
+    return [{"installed": what, "server": target.server, "database": target.database, "role": server.login.user}]
 
 
 async def _install_registry(settings: Settings) -> dict[str, Any]:

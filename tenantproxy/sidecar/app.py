@@ -23,9 +23,11 @@ from prometheus_client import CollectorRegistry
 from tenantproxy.config import listen_address
 from tenantproxy.errors import ConfigurationError, Problem
 from tenantproxy.metrics.listeners import ProcessCollector, ProcessStats, Requests
+from tenantproxy.metrics.logins import LoginCollector
 from tenantproxy.metrics.prometheus import RouterCollector, TenantCounts, registry_of
 from tenantproxy.router import Router
 from tenantproxy.sidecar.admin import Readiness, admin_app
+from tenantproxy.sidecar.auth import AuthDesk
 from tenantproxy.sidecar.http import public_app
 from tenantproxy.sidecar.lag import LoopLag
 from tenantproxy.sidecar.listener import HttpListener
@@ -59,14 +61,15 @@ class Sidecar:
         self._requests = Requests()
         self._tenants: TenantCounts | None = None  # as of the last scrape
         settings = router.settings
-        self._public = _listener(
-            settings.http.listen, public_app(self._requests, routes), "http", settings.http.max_clients, drain_timeout
-        )
+        self.auth = AuthDesk(router)
+        public = public_app(self._requests, [*self.auth.routes(), *routes])
+        self._public = _listener(settings.http.listen, public, "http", settings.http.max_clients, drain_timeout)
         admin = admin_app(self._requests, readiness=self.readiness, metrics=self._scraped, stats=router.stats)
         self._admin = _listener(settings.admin.listen, admin, "admin", _ADMIN_CLIENTS, drain_timeout)
         self._series = registry_of(
             RouterCollector(router.stats, version=version(), tenants=lambda: self._tenants),
             ProcessCollector(self._process, self._requests),
+            LoginCollector(lambda: router.login_counts),
         )
 
     @property
@@ -86,6 +89,7 @@ class Sidecar:
             await _bind(self._admin, "admin.listen")
             if not self.router.is_open:
                 await self.router.open()
+            await self.auth.open()
             await _bind(self._public, "http.listen")
         except BaseException:
             await self.close()
@@ -96,6 +100,7 @@ class Sidecar:
         self._draining = True
         if self._public is not None:
             await self._public.close()
+        await self.auth.close()
         await self.router.close()
         if self._admin is not None:
             await self._admin.close()

@@ -1,4 +1,4 @@
-"""What does the public listener serve? In this release what the embedding program mounts; nothing by itself."""
+"""What does the public listener serve? Login where it is configured, and what the embedding program mounts."""
 
 from __future__ import annotations
 

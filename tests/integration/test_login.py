@@ -81,6 +81,12 @@ async def test_a_person_in_several_tenants_gets_those_whose_password_it_is(peopl
     assert router.logins.counts.results["selection"] == 2
 
 
+async def test_a_person_whose_only_known_tenant_was_guessed_is_searched_for_all_the_same(router: Router) -> None:
+    await router.login("dan@example.org", PASSWORD)  # database1 is now the decoy of all strangers
+    found = await router.login("both@example.org", PASSWORD)
+    assert {account.tenant for account in found} == {"row1", "row2", "database1"}
+
+
 async def test_a_tenant_that_is_named_is_the_only_one_looked_at(router: Router) -> None:
     assert await router.login("both@example.org", PASSWORD, tenant="row2") == one("row2", "row2-2")
     for other in ("database2", "nobody", "ROW2", "", "../row2", "x" * 100):

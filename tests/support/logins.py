@@ -84,7 +84,7 @@ def login_settings(world: World, *, lookup: bool = True, **changes: Any) -> Sett
     login |= changes.pop("login", {})
     server: dict[str, Any] = dict(changes.pop("servers", {}).get(SERVER, {}))
     if lookup:
-        server["login"] = {"user": LOGIN_ROLE, "password": LOGIN_PASSWORD}
+        server.setdefault("login", {"user": LOGIN_ROLE, "password": LOGIN_PASSWORD})
     else:
         del login["lookup_query"]
     return world.settings(login=login, servers={SERVER: server}, **changes)

@@ -1,0 +1,37 @@
+"""Which Prometheus series does login have? Its results, how long it took, how far it searched; nobody's name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from prometheus_client.core import Metric
+
+from tenantproxy.auth.login import RESULTS, LoginCounts
+from tenantproxy.metrics.families import Labels, counter, histogram
+from tenantproxy.pools.base import HistogramSnapshot
+from tenantproxy.pools.snapshot import snapshot
+
+__all__ = ["LoginCollector"]
+
+
+class LoginCollector:
+    """A collector for prometheus-client over `router.login_counts`; before the first login all results are 0."""
+
+    def __init__(self, counts: Callable[[], LoginCounts | None]) -> None:
+        self._counts = counts
+
+    def collect(self) -> Iterator[Metric]:
+        """The families of login, of this moment."""
+        counts = self._counts() or LoginCounts()
+        results: dict[Labels, float] = {(result,): count for result, count in counts.results.items()}
+        yield counter("logins", "Attempts to log in, by how they ended.", ("result",), results, known=RESULTS)
+        seconds: dict[Labels, HistogramSnapshot] = {
+            (result,): snapshot(taken) for result, taken in counts.seconds.items() if sum(taken.counts)
+        }
+        yield histogram("login_seconds", "How long an attempt took, without padding.", ("result",), seconds)
+        yield histogram(
+            "login_databases_searched",
+            "Databases and schemas that an attempt asked beyond the directory.",
+            (),
+            {(): snapshot(counts.searched)},
+        )

@@ -1,0 +1,283 @@
+"""Who are you, and are you still? The login desk on the public listener: login, select, refresh, logout, check, keys.
+
+Nothing is logged here. What a stranger hears is the same whether or not an account, a tenant or a database exists.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+from urllib.parse import quote
+
+import asyncpg
+from aiohttp import web
+
+from tenantproxy.auth.accounts import Account
+from tenantproxy.auth.base import Identity, RequestContext
+from tenantproxy.auth.caller import TrustedProxies, bearer_token, host_of
+from tenantproxy.auth.claims import invalid
+from tenantproxy.auth.refresh import Grant, Sessions
+from tenantproxy.auth.resolvers import authorise, from_settings, mismatch
+from tenantproxy.auth.revocation import Revocations
+from tenantproxy.auth.tokens import Tokens
+from tenantproxy.errors import (
+    AuthError,
+    ConfigurationError,
+    LoginUnavailable,
+    PoolError,
+    Problem,
+    RegistryUnavailable,
+    TenantNotFound,
+)
+from tenantproxy.model import Tenant, TenantStatus, tenant_id
+from tenantproxy.router import Router
+
+__all__ = ["MAX_LOGIN_BODY", "AuthDesk"]
+
+MAX_LOGIN_BODY: Final = 64 * 1024
+
+_DATABASE_ERRORS: Final = (PoolError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
+_NO_STORE: Final = {"Cache-Control": "no-store"}
+_VISIBLE: Final = "".join(map(chr, range(0x21, 0x7F))).replace("%", "")
+
+
+class AuthDesk:
+    """The routes under `/auth/`; those of login only where `[login]` and a key of our own are configured.
+
+    Between `open` and `close`, within the router's own, it verifies tokens and follows what is revoked.
+    """
+
+    def __init__(self, router: Router) -> None:
+        self._router = router
+        settings = router.settings
+        auth, login = settings.auth, settings.login
+        self._verifies = bool(auth.keys() or auth.public_key_file or auth.jwks_url)
+        self._logs_in = bool(auth.keys()) and login.account_query is not None
+        self._resolver = from_settings(settings.resolve)
+        try:
+            self._proxies = TrustedProxies(settings.http.trusted_proxies)
+        except ValueError as exc:
+            fix = 'write addresses or networks, such as "10.0.0.0/8"'
+            raise ConfigurationError([Problem(key="http.trusted_proxies", problem=str(exc), fix=fix)]) from None
+        self._desk: _Open | None = None  # from open to close
+
+    def routes(self) -> Sequence[web.AbstractRouteDef]:
+        """What the public listener mounts."""
+        routes: list[web.AbstractRouteDef] = []
+        if self._verifies:
+            routes += [web.get("/auth/check", self._check), web.get("/auth/jwks.json", self._jwks)]
+        if self._logs_in:
+            routes += [
+                web.post("/auth/login", self._login),
+                web.post("/auth/select", self._select),
+                web.post("/auth/refresh", self._refresh),
+                web.post("/auth/logout", self._logout),
+            ]
+        return routes
+
+    @property
+    def tokens(self) -> Tokens:
+        """Verifies and issues; only while open, and where `[auth]` is configured."""
+        return self._opened.tokens
+
+    async def open(self) -> None:
+        """Learn what was revoked. Raises ConfigurationError where its tables are not installed."""
+        if self._verifies and self._desk is None:
+            self._desk = await _Open.begin(self._router)
+
+    async def close(self) -> None:
+        """Forget it. Safe to call again."""
+        desk, self._desk = self._desk, None
+        if desk is not None:
+            await desk.revocations.close()
+            await desk.tokens.close()
+
+    @property
+    def _opened(self) -> _Open:
+        if self._desk is None:
+            raise LoginUnavailable("logging in is not possible at the moment", retry_after=1.0)
+        return self._desk
+
+    # --- routes ------------------------------------------------------------------------------------------------------
+    async def _login(self, request: web.Request) -> web.Response:
+        body = await _body(request, "email", "password", optional=("tenant",))
+        address, _ = self._client(request)
+        accounts = await self._router.login(body["email"], body["password"], address=address, tenant=body.get("tenant"))
+        if len(accounts) == 1:
+            return await self._granted(accounts[0])
+        choices = [{"tenant": one.tenant, "user": one.user, "claims": one.claims} for one in accounts]
+        token = self.tokens.issue_selection(subject=secrets.token_urlsafe(16), claims={"choices": choices})
+        return _answer({"selection_token": token, "tenants": [self._shown(one) for one in accounts]})
+
+    def _shown(self, account: Account) -> dict[str, str]:
+        claim = self._router.settings.auth.tenant_claim
+        return {"tenant": account.tenant, claim: account.tenant, "user": account.user}
+
+    async def _select(self, request: web.Request) -> web.Response:
+        body = await _body(request, "selection_token", "tenant")
+        claims = await self.tokens.verify(body["selection_token"], purpose="selection")
+        for choice in claims["choices"]:
+            if choice["tenant"] == body["tenant"]:
+                account = Account(tenant=choice["tenant"], user=choice["user"], claims=dict(choice["claims"]))
+                answer = await self._granted(account)
+                with _unnamed():
+                    await self._opened.revocations.revoke_token(claims["jti"])  # good once
+                return answer
+        raise mismatch()
+
+    async def _granted(self, account: Account) -> web.Response:
+        """Begin a session and answer with its tokens."""
+        claims = dict(account.claims)
+        role = claims.pop("role", None)
+        with _unnamed():
+            try:
+                tenant = await self._router.registry.get(account.tenant)
+            except TenantNotFound:
+                raise mismatch() from None
+            grant = await self._opened.sessions.open(
+                tenant=tenant, user=account.user, role=None if role is None else str(role), claims=claims
+            )
+        return self._answer(grant)
+
+    def _answer(self, grant: Grant) -> web.Response:
+        return _answer(
+            {
+                "access_token": grant.access_token,
+                "token_type": "Bearer",
+                "expires_in": grant.expires_in,
+                "refresh_token": grant.refresh_token,
+                "tenant": grant.tenant.id,
+                self._router.settings.auth.tenant_claim: grant.tenant.id,
+                "user": grant.user,
+            }
+        )
+
+    async def _refresh(self, request: web.Request) -> web.Response:
+        body = await _body(request, "refresh_token")
+        with _unnamed():
+            return self._answer(await self._opened.sessions.refresh(body["refresh_token"]))
+
+    async def _logout(self, request: web.Request) -> web.Response:
+        """End the session of the refresh token in the body, or of the access token in the header."""
+        sessions = self._opened.sessions
+        if request.can_read_body:
+            body = await _body(request, "refresh_token")
+            with _unnamed():
+                await sessions.close(body["refresh_token"])
+        else:
+            claims = await self._claims(_headers(request))
+            if claims is None:
+                raise invalid()
+            if isinstance(session := claims.get("sid"), str):
+                with _unnamed():
+                    await sessions.close_session(session)
+        return web.Response(status=204, headers=_NO_STORE)
+
+    async def _check(self, request: web.Request) -> web.Response:
+        """For a proxy in front: may this request go on, and whose is it?"""
+        headers = _headers(request)
+        client, trusted = self._client(request)
+        context = RequestContext(
+            method=request.method,
+            path=request.path,
+            host=host_of(request.headers.getall("Host", [])),
+            headers=headers,
+            client_ip=client,
+            is_trusted_proxy=trusted,
+            claims=await self._claims(headers),
+        )
+        identity = authorise(self._resolver, context)
+        if identity is None:
+            raise AuthError("an access token is needed", hint="send it as Authorization: Bearer")
+        tenant = await self._served(identity)
+        found = {"X-Tenant-Id": tenant.id, "X-Tenant-Database": _plain(tenant.placement.database)}
+        if identity.user is not None:
+            found["X-User-Id"] = _plain(identity.user)
+        return web.Response(headers={**_NO_STORE, **found})
+
+    async def _served(self, identity: Identity) -> Tenant:
+        try:
+            tenant = await self._router.registry.get(tenant_id(identity.tenant))
+        except TenantNotFound:
+            raise mismatch() from None
+        if tenant.status is not TenantStatus.ACTIVE:
+            raise mismatch()
+        return tenant
+
+    async def _claims(self, headers: tuple[tuple[str, str], ...]) -> Mapping[str, object] | None:
+        token = bearer_token([value for name, value in headers if name == "authorization"])
+        return None if token is None else await self.tokens.verify(token)
+
+    async def _jwks(self, request: web.Request) -> web.Response:
+        return web.json_response(self.tokens.jwks(), headers={"Cache-Control": "public, max-age=300"})
+
+    def _client(self, request: web.Request) -> tuple[str | None, bool]:
+        return self._proxies.client(request.remote, request.headers.getall("X-Forwarded-For", []))
+
+
+class _Open:
+    """What an open desk has."""
+
+    __slots__ = ("revocations", "sessions", "tokens")
+
+    def __init__(self, tokens: Tokens, revocations: Revocations, sessions: Sessions) -> None:
+        self.tokens = tokens
+        self.revocations = revocations
+        self.sessions = sessions
+
+    @classmethod
+    async def begin(cls, router: Router) -> _Open:
+        settings, main = router.settings.auth, router.main()
+        revocations = Revocations(main, settings, hearing=router.listener)
+        tokens = Tokens(settings, tenants=router.registry, revoked=revocations)
+        await revocations.open()
+        return cls(tokens, revocations, Sessions(main, tokens, revocations=revocations))
+
+
+@contextmanager
+def _unnamed() -> Iterator[None]:
+    """What the databases say of a person's session is not for strangers, and not for the log."""
+    try:
+        yield
+    except RegistryUnavailable as exc:
+        raise LoginUnavailable("logging in is not possible at the moment", retry_after=exc.retry_after) from None
+    except _DATABASE_ERRORS:
+        raise LoginUnavailable("logging in is not possible at the moment", retry_after=1.0) from None
+
+
+async def _body(request: web.Request, *names: str, optional: Sequence[str] = ()) -> dict[str, str]:
+    """The texts `names` of a JSON object. A form of another site cannot send this content type without asking."""
+    if request.content_type != "application/json":
+        raise web.HTTPUnsupportedMediaType(reason="application/json is needed")
+    if (request.content_length or 0) > MAX_LOGIN_BODY:
+        raise web.HTTPRequestEntityTooLarge(max_size=MAX_LOGIN_BODY, actual_size=request.content_length or 0)
+    raw = await request.read()
+    if len(raw) > MAX_LOGIN_BODY:
+        raise web.HTTPRequestEntityTooLarge(max_size=MAX_LOGIN_BODY, actual_size=len(raw))
+    try:
+        given: Any = json.loads(raw)
+    except (ValueError, RecursionError):
+        raise web.HTTPBadRequest(reason="the body is not JSON") from None
+    if not isinstance(given, dict):
+        raise web.HTTPBadRequest(reason="the body is not a JSON object")
+    for name in (*names, *optional):
+        value = given.get(name)
+        if not isinstance(value, str) and not (name in optional and value is None):
+            raise web.HTTPBadRequest(reason=f"{name} is missing or not text")
+    return {name: given[name] for name in (*names, *optional) if given.get(name) is not None}
+
+
+def _answer(body: Mapping[str, object]) -> web.Response:
+    return web.json_response(body, headers=_NO_STORE)
+
+
+def _headers(request: web.Request) -> tuple[tuple[str, str], ...]:
+    return tuple([(name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in request.raw_headers])
+
+
+def _plain(value: str) -> str:
+    """As the value of a header: what is not visible ASCII is percent-encoded."""
+    return quote(value, safe=_VISIBLE)

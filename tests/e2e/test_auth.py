@@ -1,0 +1,342 @@
+"""Does the public listener log people in, keep them logged in, let them go, and tell strangers nothing? Over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+import pytest
+from multidict import CIMultiDict
+from prometheus_client.parser import text_string_to_metric_families
+
+from tenantproxy.events import Event, Observer, ignore
+from tenantproxy.metrics.logging import LogObserver, combine
+from tenantproxy.router import Router
+from tenantproxy.sidecar.app import Sidecar
+from tests.support.logins import PASSWORD, change, login_settings, populate
+from tests.support.world import World
+
+PEOPLE = {
+    "row1": ["ann@example.org", "both@example.org"],
+    "schema1": ["cem@example.org"],
+    "database1": ["dan@example.org", "both@example.org"],
+}
+KEY = "the key that signs tokens in the tests, long enough"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    status: int
+    headers: dict[str, str]
+    text: str
+
+    @property
+    def body(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.text)
+        return found
+
+
+class Client:
+    def __init__(self, http: aiohttp.ClientSession, sidecar: Sidecar) -> None:
+        self.http = http
+        self.sidecar = sidecar
+        self.public = str(sidecar.public_url)
+
+    async def post(self, path: str, body: object = None, **options: Any) -> Answer:
+        if body is not None:
+            options["json"] = body
+        async with self.http.post(self.public + path, **options) as answer:
+            return Answer(status=answer.status, headers=dict(answer.headers), text=await answer.text())
+
+    async def get(self, path: str, *headers: tuple[str, str]) -> Answer:
+        async with self.http.get(self.public + path, headers=CIMultiDict(headers)) as answer:
+            return Answer(status=answer.status, headers=dict(answer.headers), text=await answer.text())
+
+    async def login(self, email: str, password: str = PASSWORD, **more: str) -> Answer:
+        return await self.post("/auth/login", {"email": email, "password": password, **more})
+
+    async def check(self, token: str, *headers: tuple[str, str]) -> Answer:
+        return await self.get("/auth/check", ("Authorization", f"Bearer {token}"), *headers)
+
+    async def metrics(self) -> dict[tuple[str, ...], float]:
+        async with self.http.get(f"{self.sidecar.admin_url}/metrics") as answer:
+            families = text_string_to_metric_families(await answer.text())
+        return {(s.name, *sorted(s.labels.values())): s.value for family in families for s in family.samples}
+
+
+Serving = Callable[..., AbstractAsyncContextManager[Client]]
+
+
+@pytest.fixture
+async def people(world: World) -> World:
+    await populate(world, PEOPLE)
+    return world
+
+
+@pytest.fixture
+def serving(people: World) -> Serving:
+    """`serving(login={...})`: a sidecar for the world, with those keys changed."""
+
+    @asynccontextmanager
+    async def serve(observer: Observer = ignore, **changes: Any) -> AsyncIterator[Client]:
+        sections: dict[str, Any] = {
+            "auth": {"key": KEY},
+            "http": {"listen": "127.0.0.1:0"},
+            "admin": {"listen": "127.0.0.1:0"},
+        }
+        for name, keys in changes.items():
+            sections[name] = sections.get(name, {}) | keys
+        router = Router(login_settings(people, **sections), observer=observer)
+        async with Sidecar(router, drain_timeout=2) as sidecar, aiohttp.ClientSession() as http:
+            yield Client(http, sidecar)
+
+    return serve
+
+
+@pytest.mark.parametrize(
+    ("email", "tenant"), [("ann@example.org", "row1"), ("CEM@example.org", "schema1"), ("dan@example.org", "database1")]
+)
+async def test_a_login_gives_tokens_that_open_the_persons_tenant(
+    email: str, tenant: str, people: World, serving: Serving
+) -> None:
+    async with serving() as client:
+        answer = await client.login(email)
+        assert answer.status == 200
+        body = answer.body
+        assert {name: body[name] for name in ("token_type", "expires_in", "tenant", "agencyDatabase", "user")} == {
+            "token_type": "Bearer",
+            "expires_in": 900,
+            "tenant": tenant,
+            "agencyDatabase": tenant,
+            "user": f"{tenant}-1",
+        }
+        assert answer.headers["Cache-Control"] == "no-store"
+        claims = await client.sidecar.auth.tokens.verify(body["access_token"])
+        assert (claims["sub"], claims["role"], claims["tid"]) == (f"{tenant}-1", "member", tenant)
+        checked = await client.check(body["access_token"], ("X-Agency-Database", tenant))
+        assert checked.status == 200
+        database = next(each for each in people.tenants if each.id == tenant).placement.database
+        assert (checked.headers["X-Tenant-Id"], checked.headers["X-Tenant-Database"]) == (tenant, database)
+        assert checked.headers["X-User-Id"] == f"{tenant}-1"
+
+
+async def test_who_is_in_several_tenants_chooses_and_the_choice_is_good_once(serving: Serving) -> None:
+    async with serving() as client:
+        found = (await client.login("both@example.org")).body
+        assert sorted(each["tenant"] for each in found["tenants"]) == ["database1", "row1"]
+        assert "access_token" not in found
+        token = found["selection_token"]
+        assert (await client.check(token)).status == 401
+        assert (await client.post("/auth/select", {"selection_token": token, "tenant": "schema1"})).status == 403
+        chosen = await client.post("/auth/select", {"selection_token": token, "tenant": "row1"})
+        assert (chosen.status, chosen.body["tenant"], chosen.body["user"]) == (200, "row1", "row1-2")
+        assert (await client.check(chosen.body["access_token"])).headers["X-Tenant-Id"] == "row1"
+        assert (await client.post("/auth/select", {"selection_token": token, "tenant": "row1"})).status == 401
+        access = chosen.body["access_token"]
+        assert (await client.post("/auth/select", {"selection_token": access, "tenant": "row1"})).status == 401
+        named = await client.login("both@example.org", tenant="database1")
+        assert named.body["tenant"] == "database1"
+
+
+def same(answer: Answer) -> tuple[object, ...]:
+    """All of an answer but what differs between any two."""
+    headers = {name: value for name, value in answer.headers.items() if name.lower() not in ("x-request-id", "date")}
+    body = {name: value for name, value in answer.body.items() if name != "request_id"}
+    return answer.status, headers, body, len(answer.text)
+
+
+async def test_unknown_and_wrong_have_the_same_status_headers_and_body(serving: Serving) -> None:
+    async with serving() as client:
+        await client.login("dan@example.org")
+        answers = [
+            await client.login("nobody@example.org"),
+            await client.login("dan@example.org", "wrong"),
+            await client.login("dan@example.org", "x" * 10_000),
+            await client.login("dan@example.org", ""),
+            await client.login("", ""),
+            await client.login("dan@example.org", tenant="nobody"),
+            await client.login("dan@example.org", tenant="row1"),
+            await client.login("dan@example.org", tenant="../../etc"),
+            await client.login("\0", "\ud800"),
+        ]
+        assert answers[0].status == 401
+        assert answers[0].headers["Content-Type"].startswith("application/problem+json")
+        assert answers[0].body["code"] == "invalid_credentials"
+        assert all(same(answer) == same(answers[0]) for answer in answers)
+
+
+@pytest.mark.parametrize(
+    ("options", "status"),
+    [
+        ({"data": b"{}"}, 415),
+        ({"data": b'{"email":"a","password":"b"}', "headers": {"Content-Type": "text/plain"}}, 415),
+        ({"data": {"email": "a", "password": "b"}}, 415),
+        ({"data": b"not json", "headers": {"Content-Type": "application/json"}}, 400),
+        ({"data": b"[" * 60_000, "headers": {"Content-Type": "application/json"}}, 400),
+        ({"data": b"\xff\xfe", "headers": {"Content-Type": "application/json"}}, 400),
+        ({"json": []}, 400),
+        ({"json": {"email": "a"}}, 400),
+        ({"json": {"email": 1, "password": "b"}}, 400),
+        ({"json": {"email": "a", "password": None}}, 400),
+        ({"json": {"email": "a", "password": "b", "tenant": ["row1"]}}, 400),
+        ({"json": {"email": "a", "password": "x" * 70_000}}, 413),
+    ],
+)
+async def test_what_is_no_login_is_said_so_and_never_an_error_of_ours(
+    options: dict[str, Any], status: int, serving: Serving
+) -> None:
+    async with serving() as client:
+        answer = await client.post("/auth/login", **options)
+        assert answer.status == status
+        assert answer.headers["Content-Type"].startswith("application/problem+json")
+
+
+async def test_a_refresh_gives_the_next_tokens_and_a_logout_ends_them_all(serving: Serving) -> None:
+    async with serving() as client:
+        first = (await client.login("dan@example.org")).body
+        second = await client.post("/auth/refresh", {"refresh_token": first["refresh_token"]})
+        assert second.status == 200
+        assert second.body["refresh_token"] != first["refresh_token"]
+        assert (await client.check(second.body["access_token"])).status == 200
+        assert (await client.post("/auth/refresh", {"refresh_token": first["access_token"]})).status == 401
+        out = await client.post("/auth/logout", {"refresh_token": second.body["refresh_token"]})
+        assert (out.status, out.text) == (204, "")
+        for token in (first["access_token"], second.body["access_token"]):
+            assert (await client.check(token)).status == 401
+        assert (await client.post("/auth/refresh", {"refresh_token": second.body["refresh_token"]})).status == 401
+        assert (await client.post("/auth/logout", {"refresh_token": "nonsense"})).status == 204
+
+
+async def test_an_access_token_alone_ends_its_session_too(serving: Serving) -> None:
+    async with serving() as client:
+        token = (await client.login("dan@example.org")).body["access_token"]
+        other = (await client.login("dan@example.org")).body["access_token"]
+        bearer = {"Authorization": f"Bearer {token}"}
+        assert (await client.post("/auth/logout", headers=bearer)).status == 204
+        assert (await client.check(token)).status == 401
+        assert (await client.check(other)).status == 200
+        assert (await client.post("/auth/logout")).status == 401
+
+
+async def test_claim_and_header_must_agree_or_it_is_an_agency_mismatch(serving: Serving) -> None:
+    async with serving() as client:
+        token = (await client.login("dan@example.org")).body["access_token"]
+        for other in ("row1", "nobody", "DATABASE1", "database1 ", ""):
+            answer = await client.check(token, ("X-Agency-Database", other))
+            if other.strip() != "database1":
+                assert (answer.status, answer.body["error"]) == (403, "Agency mismatch"), other
+        two = [("X-Agency-Database", "database1")] * 2
+        assert (await client.check(token, *two)).status == 400
+        assert (await client.get("/auth/check", ("X-Agency-Database", "database1"))).status == 401
+        assert (await client.get("/auth/check")).status == 401
+        assert (await client.check(token + "x")).status == 401
+
+
+async def test_public_keys_are_there_where_there_are_any(serving: Serving) -> None:
+    async with serving() as client:
+        answer = await client.get("/auth/jwks.json")
+        assert (answer.status, answer.body) == (200, {"keys": []})
+
+
+async def test_without_login_there_are_no_such_routes(people: World) -> None:
+    settings = people.settings(http={"listen": "127.0.0.1:0"}, admin={"listen": "127.0.0.1:0"})
+    async with Sidecar(Router(settings), drain_timeout=2) as sidecar, aiohttp.ClientSession() as http:
+        client = Client(http, sidecar)
+        assert (await client.login("dan@example.org")).status == 404
+        assert (await client.get("/auth/check")).status == 404
+
+
+async def test_a_dead_tenant_database_is_503_for_everybody_who_fails(people: World, serving: Serving) -> None:
+    async with serving() as client:
+        await client.login("dan@example.org")
+        await client.login("cem@example.org")
+        name = people.tenants[-1].placement.database
+        async with people.main.connect() as admin:
+            await admin.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+        answers = [await client.login("nobody@example.org"), await client.login("cem@example.org", "wrong")]
+        assert [answer.status for answer in answers] == [503, 503]
+        assert same(answers[0]) == same(answers[1])
+        assert "Retry-After" in answers[0].headers
+        assert "database2" not in answers[0].text
+        assert (await client.login("dan@example.org")).status == 200
+
+
+async def test_the_main_database_without_its_tables_says_503_and_nothing_of_itself(
+    people: World, serving: Serving
+) -> None:
+    async with serving() as client:
+        await client.login("dan@example.org")
+        async with people.main.connect() as admin:
+            await admin.execute("ALTER TABLE tenantproxy.sessions RENAME TO away")
+        answer = await client.login("dan@example.org")
+        assert answer.status == 503
+        assert "sessions" not in answer.text
+        assert "relation" not in answer.text
+
+
+async def test_who_tries_too_often_is_told_when_to_come_back(serving: Serving) -> None:
+    async with serving(login={"attempts_per_address": 5}) as client:
+        answers = await asyncio.gather(*(client.login(f"{n}@example.org", "guess") for n in range(12)))
+        assert sorted(answer.status for answer in answers) == [401] * 5 + [429] * 7
+        late = next(answer for answer in answers if answer.status == 429)
+        assert int(late.headers["Retry-After"]) >= 1
+        assert late.body["code"] == "too_many_attempts"
+
+
+async def test_the_address_is_the_one_that_a_trusted_proxy_names(serving: Serving) -> None:
+    async def tries(client: Client, address: str) -> list[int]:
+        body = {"email": "x@example.org", "password": "guess"}
+        sent = {"X-Forwarded-For": address}
+        return [(await client.post("/auth/login", body, headers=sent)).status for _ in range(3)]
+
+    async with serving(login={"attempts_per_address": 2}, http={"trusted_proxies": ["127.0.0.1"]}) as client:
+        assert await tries(client, "192.0.2.1") == [401, 401, 429]
+        assert await tries(client, "192.0.2.2") == [401, 401, 429]
+    async with serving(login={"attempts_per_address": 2}) as client:
+        assert await tries(client, "192.0.2.1") == [401, 401, 429]
+        assert await tries(client, "192.0.2.2") == [429] * 3
+
+
+async def test_logins_are_counted_by_result_and_nobody_is_a_label(serving: Serving) -> None:
+    async with serving(login={"attempts_per_account": 3}) as client:
+        before = await client.metrics()
+        assert before["tenantproxy_logins_total", "ok"] == 0
+        await client.login("dan@example.org")
+        await client.login("both@example.org")
+        for _ in range(4):
+            await client.login("nobody@example.org")
+        after = await client.metrics()
+        counted = {key[1]: value for key, value in after.items() if key[0] == "tenantproxy_logins_total"}
+        assert counted == {"ok": 1, "selection": 1, "refused": 3, "throttled": 1, "unavailable": 0, "error": 0}
+        assert after["tenantproxy_login_seconds_count", "refused"] == 3
+        assert after["tenantproxy_login_databases_searched_count",] == 6
+        assert after["tenantproxy_http_requests_total", "/auth/login", "200", "POST"] == 2
+        assert not any("@" in part for key in after for part in key)
+
+
+async def test_nothing_in_the_log_names_a_person(
+    people: World, serving: Serving, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    events: list[Event] = []
+    async with serving(observer=combine(LogObserver(), events.append)) as client:
+        found = (await client.login("dan@example.org")).body
+        await client.login("dan@example.org", "guess what")
+        await client.login("stranger@example.org", "guess what")
+        await client.post("/auth/refresh", {"refresh_token": found["refresh_token"]})
+        await change(people, "database2", "ALTER TABLE users RENAME TO away")
+        await client.login("another@example.org", "guess what")
+        async with people.main.connect() as admin:
+            await admin.execute("DROP TABLE tenantproxy.login_directory")
+        await client.login("dan@example.org")
+        await client.post("/auth/logout", {"refresh_token": found["refresh_token"]})
+    seen = caplog.text + repr([record.__dict__ for record in caplog.records]) + repr(events)
+    assert "login_search_failed" in seen
+    for secret in ("dan@", "stranger@", "another@", PASSWORD, "guess what", "database1-1", found["refresh_token"]):
+        assert secret not in seen, secret
