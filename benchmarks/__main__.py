@@ -8,6 +8,7 @@ from typing import Final
 
 # A new program is one line here and a module of that name with `main(arguments) -> int`.
 PROGRAMS: Final = {
+    "http": "in a web application: what the middleware adds to a request, and 100,000 interleaved ones per framework",
     "library": "embedded in a service: ours beside asyncpg, its pool, psycopg_pool and pools by hand",
     "statemachine": "a million random steps of the pools, their invariants checked after each",
 }
