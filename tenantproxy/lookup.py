@@ -28,7 +28,7 @@ from tenantproxy.errors import (
     RegistryUnavailable,
     TenantNotFound,
 )
-from tenantproxy.events import LoginSearchFailed, Observer
+from tenantproxy.events import LoginSearchFailed, Observer, ignore
 from tenantproxy.model import Isolation, PoolKey, Route, Session, Tenant, TenantId, TenantStatus, tenant_id
 from tenantproxy.pools.asyncpg import LOGIN_PROFILE
 from tenantproxy.pools.failures import describe
@@ -75,7 +75,7 @@ class TenantAccounts:
         *,
         source: Source,
         tenants: Tenants,
-        observer: Observer,
+        observer: Observer = ignore,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings

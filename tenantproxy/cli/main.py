@@ -8,14 +8,17 @@ import os
 import sys
 from collections.abc import Callable
 from functools import wraps
+from getpass import getpass
 from pathlib import Path
-from typing import Annotated, ParamSpec
+from typing import Annotated, Any, ParamSpec
 
 import asyncpg
 import typer
+import typer.core
 from rich.console import Console
 
 from tenantproxy.cli import deploy, read
+from tenantproxy.cli import login as logins
 from tenantproxy.cli.output import Output
 from tenantproxy.config import describe, json_schema, load
 from tenantproxy.demo import run_demo
@@ -38,7 +41,21 @@ app = typer.Typer(
 )
 tenants_app = typer.Typer(help="Look at the registered tenants.", no_args_is_help=True)
 config_app = typer.Typer(help="Look at the configuration.", no_args_is_help=True)
+
+
+class Logins(typer.core.TyperGroup):
+    """`login EMAIL` beside `login reconcile`: what has an @ is no command but an address."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """See click."""
+        return super().parse_args(ctx, ["as", *args] if args and "@" in args[0] else args)
+
+
+login_app = typer.Typer(
+    cls=Logins, help="Try a login: `login EMAIL`. Or mend the directory of accounts.", no_args_is_help=True
+)
 app.add_typer(tenants_app, name="tenants")
+app.add_typer(login_app, name="login")
 app.add_typer(config_app, name="config")
 
 ConfigFile = Annotated[
@@ -167,6 +184,22 @@ def tenants_list(
 def tenants_show(tenant: str, config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
     """Show one tenant and where it lives."""
     Output(as_json).table(asyncio.run(read.tenant(load(config), tenant)))
+
+
+@command(login_app, "as")
+def login(email: str, config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
+    """Log EMAIL in with a password that is asked for, or read from a pipe, and show the accounts that match."""
+    password = getpass() if sys.stdin.isatty() else sys.stdin.readline().rstrip("\r\n")
+    Output(as_json).rows(asyncio.run(logins.log_in(load(config), email, password)), empty="no account")
+
+
+@command(login_app, "reconcile")
+def login_reconcile(config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
+    """Make the directory of accounts agree with every active tenant's own table, by list_query of the section login."""
+    rows, good = asyncio.run(logins.reconcile(load(config)))
+    Output(as_json).rows(rows, empty="no tenants")
+    if not good:
+        raise typer.Exit(1)
 
 
 @command(app, "pools")
