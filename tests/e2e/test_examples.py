@@ -32,6 +32,7 @@ SERVERS: Final[dict[str, tuple[str, ...]]] = {
     "litestar_app": (*UVICORN, "examples.litestar_app:app"),
     "django_app": (*UVICORN, "examples.django_app:app"),
     "aiohttp_app": ("-m", "examples.aiohttp_app"),
+    "README": (*UVICORN, "app:app"),
 }
 TENANTS: Final = ("row1", "schema1", "database1", "row2")
 
@@ -68,12 +69,12 @@ key = "{AUTH["key"]}"
 
 
 @contextmanager
-def running(name: str, config: Path) -> Iterator[str]:
+def running(name: str, config: Path, folder: Path = ROOT) -> Iterator[str]:
     """The example's server as a process of its own; its URL. It must end in order when it is asked to."""
     environment = {**os.environ, "TENANTPROXY_CONFIG": str(config), "PORT": "0", "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(
         [sys.executable, *SERVERS[name]],
-        cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     said: list[str] = []
     assert process.stdout is not None
@@ -109,7 +110,7 @@ def headers(example_world: World) -> dict[str, dict[str, str]]:
     return {**made, "liar": {**made["row1"], HEADER: "row2"}, "stranger": {HEADER: "row1"}}
 
 
-@pytest.mark.parametrize("name", list(SERVERS))
+@pytest.mark.parametrize("name", [name for name in SERVERS if name != "README"])
 async def test_an_example_serves_each_tenant_its_own(
     config: Path, headers: dict[str, dict[str, str]], name: str
 ) -> None:
@@ -123,6 +124,17 @@ async def test_an_example_serves_each_tenant_its_own(
                     problem = await answer.json(content_type="application/problem+json")
                     assert (answer.status, problem["status"]) == (status, status), name
                     assert answer.headers["X-Request-ID"] == problem["request_id"]
+
+
+async def test_what_the_readme_shows_runs_as_it_stands(config: Path, headers: dict[str, dict[str, str]]) -> None:
+    _, _, section = (ROOT / "README.md").read_text().partition("## In a web application\n")
+    block = re.search(r"```python\n(.*?)```", section, re.DOTALL)
+    assert block is not None
+    (config.parent / "app.py").write_text(block[1])
+    with running("README", config, config.parent) as url:
+        async with aiohttp.ClientSession() as http:
+            async with http.get(f"{url}/projects", headers=headers["row1"]) as answer:
+                assert await answer.json() == ["row1 1", "row1 2", "row1 3"]
 
 
 async def test_the_fastapi_example_streams_and_talks(config: Path, headers: dict[str, dict[str, str]]) -> None:
