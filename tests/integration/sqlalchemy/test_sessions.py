@@ -18,6 +18,7 @@ from tenantproxy import use
 from tenantproxy.sqlalchemy import create_async_engine
 from tests.support.checked import CheckedRouter, checked
 from tests.support.notes import Mood, Note
+from tests.support.waiting import until
 from tests.support.world import World
 
 KINDS = ("row1", "schema1", "database1")
@@ -290,3 +291,121 @@ async def test_many_who_come_first_at_once_are_all_served(router: CheckedRouter,
     async with asyncio.TaskGroup() as group:
         for tenant in (*KINDS, "row2", "schema2", "database2") * 3:
             group.create_task(first(tenant))
+
+
+# --- a transaction begins with its first statement -------------------------------------------------------------------
+STARTED = text("SELECT now(), CAST(:n AS int)")
+
+
+async def _begun(engine: AsyncEngine) -> None:
+    """The statement is prepared: in the next session it is sent together with BEGIN."""
+    async with engine.connect() as conn:
+        await conn.execute(STARTED, {"n": 1})
+
+
+async def test_the_first_statement_of_a_transaction_runs_in_it(
+    router: CheckedRouter, engine: AsyncEngine, tenant: str
+) -> None:
+    with use(router.tenant(tenant)):
+        await _begun(engine)
+        async with engine.connect() as conn:
+            began, two = (await conn.execute(STARTED, {"n": 2})).one()
+            assert two == 2
+            assert (await conn.execute(STARTED, {"n": 3})).one() == (began, 3)
+            raw: Any = (await conn.get_raw_connection()).driver_connection
+            assert raw.is_in_transaction()
+            async with raw.transaction():  # a savepoint: the driver knows that there is one
+                assert await raw.fetchval("SELECT now()") == began
+            await conn.commit()
+            assert not raw.is_in_transaction()
+            later, five = (await conn.execute(STARTED, {"n": 5})).one()
+            assert five == 5
+            assert later > began
+
+
+async def test_a_first_statement_whose_arguments_the_driver_refuses_leaves_a_connection_that_works(
+    narrow: CheckedRouter, tenant: str
+) -> None:
+    engine = create_async_engine(narrow)
+    with use(narrow.tenant(tenant)):
+        await _begun(engine)
+        async with AsyncSession(engine) as session:
+            for _ in range(2):
+                with pytest.raises(DBAPIError, match="invalid input"):
+                    await session.execute(STARTED, {"n": "not a number"})
+                await session.rollback()
+            began, _ = (await session.execute(STARTED, {"n": 2})).one()
+            with pytest.raises(DBAPIError, match="invalid input"):
+                await session.execute(STARTED, {"n": "not a number"})
+            assert (await session.execute(STARTED, {"n": 3})).one() == (began, 3)
+            await session.commit()
+            with pytest.raises(DBAPIError, match="invalid input"):
+                await session.execute(STARTED, {"n": "not a number"})
+            pid = await session.scalar(PID)  # in the transaction that was begun, as if it had been sent alone
+        async with AsyncSession(engine) as session:
+            assert await session.scalar(PID) == pid
+
+
+async def test_a_first_statement_that_the_server_refuses_leaves_a_transaction_to_roll_back(
+    narrow: CheckedRouter, tenant: str
+) -> None:
+    engine = create_async_engine(narrow)
+    divide = text("SELECT 1 / CAST(:n AS int)")
+    with use(narrow.tenant(tenant)):
+        async with engine.connect() as conn:
+            assert await conn.scalar(divide, {"n": 1}) == 1
+        async with engine.connect() as conn:
+            with pytest.raises(DBAPIError, match="division by zero"):
+                await conn.execute(divide, {"n": 0})
+            with pytest.raises(DBAPIError, match="aborted"):
+                await conn.execute(divide, {"n": 1})
+            await conn.rollback()
+            assert await conn.scalar(divide, {"n": 1}) == 1
+
+
+async def test_a_first_statement_while_the_driver_is_busy_is_refused_and_disturbs_nothing(
+    narrow: CheckedRouter, tenant: str
+) -> None:
+    engine = create_async_engine(narrow)
+    with use(narrow.tenant(tenant)):
+        await _begun(engine)
+        async with engine.connect() as conn:
+            raw: Any = (await conn.get_raw_connection()).driver_connection
+            busy = asyncio.ensure_future(raw.execute("SELECT pg_sleep(0.2)"))
+            await asyncio.sleep(0)
+            with pytest.raises(DBAPIError, match="another operation is in progress"):
+                await conn.execute(STARTED, {"n": 1})
+            assert await busy == "SELECT 1"
+            await conn.rollback()
+            assert (await conn.execute(STARTED, {"n": 2})).one()[1] == 2
+
+
+async def test_a_first_statement_that_is_cancelled_leaves_a_connection_that_works(
+    narrow: CheckedRouter, tenant: str
+) -> None:
+    engine = create_async_engine(narrow)
+    sleep = text("SELECT pg_sleep(CAST(:n AS int))")
+
+    async def run(seconds: int) -> None:
+        async with engine.connect() as conn:
+            await conn.execute(sleep, {"n": seconds})
+
+    with use(narrow.tenant(tenant)):
+        await run(0)
+        task = asyncio.create_task(run(600))
+        await until(lambda: any(pool.used for pool in narrow.stats().pools if pool.key.profile), "it is lent")
+        for _ in range(3):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+        await run(0)
+
+
+async def test_a_statement_too_long_to_be_kept_runs_too(
+    router: CheckedRouter, engine: AsyncEngine, tenant: str
+) -> None:
+    long = text(f"SELECT 1 AS one /* {'x' * 20_000} */")
+    with use(router.tenant(tenant)):
+        for _ in range(2):
+            async with AsyncSession(engine) as session:
+                assert (await session.execute(long)).mappings().all() == [{"one": 1}]
