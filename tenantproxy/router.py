@@ -128,7 +128,7 @@ class Router:
             limits=Limits(max_size=settings.main.max_size),
         )
         self._own_registry = registry
-        self._registry = self._new_registry()
+        self._registry = cache(self._new_source(), settings, clock=clock, observer=observer)
         self._routes: dict[tuple[TenantId, str | None, bool, str], tuple[Entry, Route]] = {}  # good while the entry is
         self._planned: set[TenantId] = set()  # who may have a route; most who are refused never had one
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -163,9 +163,8 @@ class Router:
             counters=self._counters,
         )
 
-    def _new_registry(self) -> CachedRegistry:
-        inner = self._own_registry if self._own_registry is not None else build(self.settings, self._main_scope)
-        return cache(inner, self.settings, clock=self._clock, observer=self._observer)
+    def _new_source(self) -> Registry:
+        return self._own_registry if self._own_registry is not None else build(self.settings, self._main_scope)
 
     # --- life --------------------------------------------------------------------------------------------------------
     async def open(self) -> None:
@@ -199,7 +198,7 @@ class Router:
             for budget in self._budgets.values():
                 budget.forget_failures()
             self._manager = self._new_manager()
-            self._registry = self._new_registry()
+            self._registry.renew(self._new_source())
         self.is_open = True
         manager = self._manager
         try:

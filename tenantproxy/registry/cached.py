@@ -239,6 +239,18 @@ class CachedRegistry:
         if isinstance(self.inner, Announces) and self._unsubscribe is None:
             self._unsubscribe = self.inner.subscribe(self.invalidate)
 
+    def renew(self, inner: Registry) -> None:
+        """Stand in front of `inner` from now on, with nothing remembered: after `close`, before it is opened again.
+
+        Whoever holds this registry (a verifier of tokens) need not be told.
+        """
+        self.inner = inner
+        self.lookup_seconds.setdefault(inner.source, Histogram())
+        self.invalidate(None)
+        self._entries.clear()
+        self._refused.clear()
+        self._closed = False
+
     async def close(self) -> None:
         """End the lookups under way: those who wait get RegistryUnavailable. Then close the registry behind."""
         self._closed = True
