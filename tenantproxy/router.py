@@ -420,7 +420,7 @@ class Router:
         They have pools of their own: what `init` sets (codecs) lasts as long as a connection, and reaches no other.
         Raises ConfigurationError when another `init` is known under that name.
         """
-        if not profile or profile == ADMIN_PROFILE or not self._connector.add_profile(profile, init):
+        if not self._connector.add_profile(profile, init):
             problem = Problem(
                 key="profile", problem=f"{profile!r} is taken in this router", fix="give this one a name of its own"
             )

@@ -125,8 +125,8 @@ class AsyncpgConnector:
         self._primary_of = {replica: name for name, server in settings.servers.items() for replica in server.replicas}
 
     def add_profile(self, profile: str, init: Init) -> bool:
-        """Run `init` too on each new connection of this profile; False when another one is known for it already."""
-        return self._inits.setdefault(profile, init) == init
+        """Run `init` too on each new connection of this profile; False when the profile is somebody else's."""
+        return profile not in ("", ADMIN_PROFILE, LOGIN_PROFILE) and self._inits.setdefault(profile, init) == init
 
     # --- Connector ---------------------------------------------------------------------------------------------------
     def open(self, pool: Pool[Backend]) -> None:

@@ -28,6 +28,7 @@ ROOT: Final = Path(__file__).parents[2]
 UVICORN: Final = ("-m", "uvicorn", "--port", "0")
 SERVERS: Final[dict[str, tuple[str, ...]]] = {
     "fastapi_app": (*UVICORN, "examples.fastapi_app:app"),
+    "fastapi_sqlalchemy": (*UVICORN, "examples.fastapi_sqlalchemy:app"),
     "starlette_app": (*UVICORN, "examples.starlette_app:app"),
     "litestar_app": (*UVICORN, "examples.litestar_app:app"),
     "django_app": (*UVICORN, "examples.django_app:app"),
@@ -147,6 +148,31 @@ async def test_the_fastapi_example_streams_and_talks(config: Path, headers: dict
                 assert await socket.receive_json() == 3
             async with http.get(f"{url}/health") as answer:
                 assert await answer.json() == {"open": True}
+
+
+async def test_the_sqlalchemy_example_changes_its_own_tenants_rows_alone(
+    config: Path, headers: dict[str, dict[str, str]]
+) -> None:
+    with running("fastapi_sqlalchemy", config) as url:
+        async with aiohttp.ClientSession() as http:
+
+            async def names(tenant: str) -> list[str]:
+                async with http.get(f"{url}/projects", headers=headers[tenant]) as answer:
+                    found: list[str] = await answer.json()
+                    return found
+
+            async def rename(tenant: str, old: str, new: str) -> None:
+                sent = http.put(f"{url}/projects", params={"old": old}, json={"name": new}, headers=headers[tenant])
+                async with sent as answer:
+                    assert answer.status == 204
+
+            for tenant in TENANTS:
+                own = [f"{tenant} {n}" for n in (1, 2, 3)]
+                for other in TENANTS:
+                    await rename(other, own[0], "renamed")
+                assert [other for other in TENANTS if "renamed" in await names(other)] == [tenant]
+                await rename(tenant, "renamed", own[0])
+                assert await names(tenant) == own
 
 
 async def test_the_django_example_serves_sync_views(config: Path, headers: dict[str, dict[str, str]]) -> None:

@@ -338,7 +338,7 @@ async def test_engines_that_read_alike_share_connections_and_others_need_a_profi
     assert pids[0] == pids[1] != pids[2]
 
 
-@pytest.mark.parametrize("profile", ["", "admin"])
+@pytest.mark.parametrize("profile", ["", "admin", "login"])
 async def test_a_profile_that_means_something_else_is_refused(router: CheckedRouter, profile: str) -> None:
     with pytest.raises(ConfigurationError, match="profile"):
         create_async_engine(router, profile=profile)
