@@ -1,57 +1,42 @@
-"""How does the demo's one route know its tenant? By a secret of the tenant's, made at start; there is no default."""
+"""What does the demo's application do? One route behind an access token, as a service in front of the library would."""
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-import secrets
-from collections.abc import Iterable
+from collections.abc import Callable
+from typing import Final
 
 import asyncpg
 from aiohttp import web
 
-from tenantproxy.errors import InvalidCredentials
+from tenantproxy.auth.base import TokenVerifier
+from tenantproxy.errors import AuthError
+from tenantproxy.middleware.gate import Gate
 from tenantproxy.router import Router
 
-__all__ = ["Tokens", "demo_routes"]
+__all__ = ["PROJECTS", "demo_routes"]
 
-PROJECTS = "/demo/projects"
-
-
-class Tokens:
-    """A bearer secret for each tenant, in memory only; gone with the process."""
-
-    def __init__(self, tenants: Iterable[str]) -> None:
-        self._by_tenant = {tenant: f"demo_{secrets.token_urlsafe(24)}" for tenant in tenants}
-        self._digests = {tenant: _digest(token) for tenant, token in self._by_tenant.items()}
-
-    def of(self, tenant: str) -> str:
-        """The tenant's secret."""
-        return self._by_tenant[tenant]
-
-    def tenant(self, authorization: str | None) -> str:
-        """Whose secret this header holds. Raises InvalidCredentials: missing, malformed and unknown look the same."""
-        scheme, _, token = (authorization or "").partition(" ")
-        given = _digest(token)
-        # Every tenant is compared, in constant time: how long it takes says nothing about how much was right.
-        matching = [tenant for tenant, digest in self._digests.items() if hmac.compare_digest(digest, given)]
-        if scheme.lower() != "bearer" or not matching:
-            raise InvalidCredentials("a valid bearer token is needed")
-        return matching[0]
+PROJECTS: Final = "/demo/projects"
 
 
-def _digest(token: str) -> bytes:
-    return hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
+def demo_routes(router: Router, tokens: Callable[[], TokenVerifier]) -> list[web.AbstractRouteDef]:
+    """`GET /demo/projects`: the projects of the tenant that the access token was issued for.
 
-
-def demo_routes(router: Router, tokens: Tokens) -> list[web.AbstractRouteDef]:
-    """`GET /demo/projects`: the projects of the tenant whose token it is."""
+    `tokens` is called at each request: the sidecar makes it when it opens.
+    """
 
     async def projects(request: web.Request) -> web.Response:
-        given = request.headers.getall("Authorization", [])
-        tenant = tokens.tenant(given[0] if len(given) == 1 else None)
-        rows = await router.tenant(tenant).fetch("SELECT id, name FROM projects ORDER BY name")
-        return web.json_response({"tenant": tenant, "projects": [_project(row) for row in rows]})
+        scope = await Gate(router, tokens=tokens()).admit(
+            method=request.method,
+            path=request.path,
+            headers=tuple(
+                [(name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in request.raw_headers]
+            ),
+            peer=request.remote,
+        )
+        if scope is None:
+            raise AuthError("an access token is needed", hint="log in: POST /auth/login")
+        rows = await scope.fetch("SELECT id, name FROM projects ORDER BY name")
+        return web.json_response({"tenant": scope.id, "projects": [_project(row) for row in rows]})
 
     return [web.get(PROJECTS, projects)]
 

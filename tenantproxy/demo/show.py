@@ -15,7 +15,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from tenantproxy.config import load
-from tenantproxy.demo.routes import Tokens, demo_routes
+from tenantproxy.demo.people import tokens_of
+from tenantproxy.demo.routes import demo_routes
 from tenantproxy.demo.stage import Seen, Stage
 from tenantproxy.demo.tour import take_tour
 from tenantproxy.demo.tryouts import tryouts
@@ -36,13 +37,13 @@ async def run_demo(console: Console, *, once: bool) -> int:
     listen, admin_listen = ("127.0.0.1:0", "127.0.0.1:0") if once else (_address(8080), _address(8081))
     async with _world(listen, admin_listen) as world:
         router = Router(load(world.config), observer=LogObserver())
-        tokens = Tokens(tenant.id for tenant in world.tenants)
-        sidecar = Sidecar(router, routes=demo_routes(router, tokens), drain_timeout=_DRAIN_SECONDS)
+        routes = demo_routes(router, lambda: sidecar.auth.tokens)
+        sidecar = Sidecar(router, routes=routes, drain_timeout=_DRAIN_SECONDS)
         if once:
             async with sidecar:
-                good = await _tour(console, world, sidecar, tokens)
+                good = await _tour(console, world, sidecar)
         else:
-            await serve_until_signalled(sidecar, lambda up: _invite(console, world, up, tokens))
+            await serve_until_signalled(sidecar, lambda up: _invite(console, world, up))
             good = True
     if once:
         console.print(f"{'all as expected' if good else 'NOT as expected'}, {time.monotonic() - started:.1f} s")
@@ -68,11 +69,12 @@ def _address(wanted: int) -> str:
     raise OSError("no free port on 127.0.0.1")
 
 
-async def _tour(console: Console, world: World, sidecar: Sidecar, tokens: Tokens) -> bool:
+async def _tour(console: Console, world: World, sidecar: Sidecar) -> bool:
     lines: list[Seen] = []
     watch = await world.connect()
     try:
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as http:
+            tokens = await _tokens(world, sidecar, http)
             stage = Stage(
                 world=world, router=sidecar.router, tokens=tokens, http=http, watch=watch,
                 public_url=str(sidecar.public_url), admin_url=str(sidecar.admin_url),
@@ -97,8 +99,16 @@ def _table(lines: list[Seen]) -> Table:
     return table
 
 
-def _invite(console: Console, world: World, sidecar: Sidecar, tokens: Tokens) -> None:
+async def _tokens(world: World, sidecar: Sidecar, http: aiohttp.ClientSession) -> dict[str, str]:
+    return await tokens_of(
+        http, str(sidecar.public_url), [tenant.id for tenant in world.tenants], world.people_password
+    )
+
+
+async def _invite(console: Console, world: World, sidecar: Sidecar) -> None:
     """What to try, ready to be copied: one line each, no colour inside a command."""
+    async with aiohttp.ClientSession() as http:
+        tokens = await _tokens(world, sidecar, http)
     public, admin = str(sidecar.public_url), str(sidecar.admin_url)
     console.print(f"tenantproxy serves at {public}, admin at {admin}; Ctrl-C ends it all.\n", highlight=False)
     for tryout in tryouts(world, tokens, public_url=public, admin_url=admin):

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
 import asyncpg
 from prometheus_client.parser import text_string_to_metric_families
 
-from tenantproxy.demo.routes import PROJECTS, Tokens
+from tenantproxy.demo.routes import PROJECTS
 from tenantproxy.demo.world import DemoTenant, World
 from tenantproxy.router import Router
 
@@ -63,11 +63,14 @@ class Scrape:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """Everything a step may use. `watch` is a superuser's connection that looks at pg_stat_activity."""
+    """Everything a step may use. `watch` is a superuser's connection that looks at pg_stat_activity.
+
+    `tokens`: by tenant, from a login over HTTP.
+    """
 
     world: World
     router: Router
-    tokens: Tokens
+    tokens: Mapping[str, str] = field(repr=False)
     public_url: str
     admin_url: str
     http: aiohttp.ClientSession
@@ -76,9 +79,18 @@ class Stage:
     async def ask(self, tenant: DemoTenant | None = None, **headers: str) -> Answer:
         """`GET /demo/projects` with the tenant's token."""
         if tenant is not None:
-            headers["Authorization"] = f"Bearer {self.tokens.of(tenant.id)}"
+            headers["Authorization"] = f"Bearer {self.tokens[tenant.id]}"
         async with self.http.get(self.public_url + PROJECTS, headers=headers) as response:
             return Answer(status=response.status, body=await response.json(content_type=None))
+
+    async def log_in(self, email: str, password: str) -> tuple[int, dict[str, Any]]:
+        """`POST /auth/login`: status and body."""
+        return await self.post("/auth/login", {"email": email, "password": password})
+
+    async def post(self, path: str, body: Mapping[str, object]) -> tuple[int, dict[str, Any]]:
+        """Status and body of a call of the public listener."""
+        async with self.http.post(self.public_url + path, json=body) as response:
+            return response.status, await response.json(content_type=None)
 
     async def ready(self) -> int:
         """The status of `/readyz`."""

@@ -8,6 +8,7 @@ from typing import Final
 
 import asyncpg
 
+from tenantproxy.demo.people import EVERYWHERE, email_of
 from tenantproxy.demo.stage import Seen, Stage, eventually
 from tenantproxy.demo.tryouts import everything_printed
 from tenantproxy.demo.world import APP_ROLE, SERVER, SHARED
@@ -56,15 +57,53 @@ async def own_rows(stage: Stage) -> AsyncIterator[Seen]:
 async def strangers(stage: Stage) -> AsyncIterator[Seen]:
     """No token and a wrong one look the same; a header alone makes nobody another tenant."""
     acme, globex = stage.world.one(Isolation.ROW), stage.world.one(Isolation.ROW, 1)
-    answers = [await stage.ask(), await stage.ask(Authorization="Bearer demo_guessed")]
+    answers = [await stage.ask(), await stage.ask(Authorization="Bearer guessed")]
     saw = ", ".join(f"{answer.status} {answer.body.get('code')}" for answer in answers)
-    expected = "401 invalid_credentials, 401 invalid_credentials"
+    expected = "401 unauthorized, 401 unauthorized"
     yield Seen(what="no token, wrong token", expected=expected, saw=saw, ok=saw == expected)
-    mixed = await stage.ask(acme, **{"X-Agency-Database": globex.id, "X-Tenant-Id": globex.id})
-    what = f"{acme.id}'s token with headers that name {globex.id}"
+    mixed = await stage.ask(acme, **{"X-Agency-Database": globex.id})
+    saw, expected = f"{mixed.status} {mixed.body.get('error')}", "403 Agency mismatch"
     yield Seen(
-        what=what, expected=_listed(acme.projects), saw=_listed(mixed.projects), ok=mixed.projects == acme.projects
+        what=f"{acme.id}'s token with a header that names {globex.id}", expected=expected, saw=saw, ok=saw == expected
     )
+    other = (await stage.ask(acme, **{"X-Tenant-Id": globex.id})).projects
+    what = f"{acme.id}'s token with a header that means nothing here"
+    yield Seen(what=what, expected=_listed(acme.projects), saw=_listed(other), ok=other == acme.projects)
+
+
+async def logins(stage: Stage) -> AsyncIterator[Seen]:
+    """An e-mail and a password are enough: nobody says in which tenant, and its token opens that one."""
+    before = await stage.scrape()
+    for kind in (Isolation.ROW, Isolation.SCHEMA, Isolation.DATABASE):
+        tenant = stage.world.one(kind, 1)
+        status, body = await stage.log_in(email_of(tenant.id), stage.world.people_password)
+        token = f"Bearer {body.get('access_token')}"
+        opened = (await stage.ask(None, **{"Authorization": token, "X-Agency-Database": tenant.id})).projects
+        saw, expected = (
+            f"{status} {body.get('tenant')}: {_listed(opened)}",
+            f"200 {tenant.id}: {_listed(tenant.projects)}",
+        )
+        yield Seen(
+            what=f"{email_of(tenant.id)} logs in and lists projects", expected=expected, saw=saw, ok=saw == expected
+        )
+    status, body = await stage.log_in(EVERYWHERE, stage.world.people_password)
+    saw = f"{status} {', '.join(sorted(one['tenant'] for one in body.get('tenants', ())))}"
+    yield Seen(what=f"{EVERYWHERE} logs in", expected="200 acme, umbrella", saw=saw, ok=saw == "200 acme, umbrella")
+    chosen = {"selection_token": body.get("selection_token"), "tenant": "umbrella"}
+    status, body = await stage.post("/auth/select", chosen)
+    saw = f"{status} {body.get('tenant')}"
+    yield Seen(what="and chooses", expected="200 umbrella", saw=saw, ok=saw == "200 umbrella")
+    wrong, unknown = await asyncio.gather(
+        stage.log_in(EVERYWHERE, "guess"), stage.log_in("nobody@nowhere.example", "guess")
+    )
+    saw = ", ".join(f"{status} {body.get('title')}" for status, body in (wrong, unknown))
+    expected = "401 e-mail or password is wrong, 401 e-mail or password is wrong"
+    yield Seen(what="a wrong password, an unknown address", expected=expected, saw=saw, ok=saw == expected)
+    after = await stage.scrape()
+    more = {result: after.count("logins_total", result=result) - before.count("logins_total", result=result)
+            for result in ("ok", "selection", "refused")}  # fmt: skip
+    saw, expected = _labels({name: str(count) for name, count in more.items()}), '{ok="3",selection="1",refused="2"}'
+    yield Seen(what="/metrics: logins_total by result", expected=expected, saw=saw, ok=saw == expected)
 
 
 async def row_breakout(stage: Stage) -> AsyncIterator[Seen]:
@@ -182,7 +221,7 @@ async def the_sum(stage: Stage) -> AsyncIterator[Seen]:
 
 
 STEPS: Final[Sequence[Step]] = (
-    is_ready, own_rows, strangers, row_breakout, schema_breakout, database_breakout, exhaustion, eviction,
+    is_ready, own_rows, strangers, logins, row_breakout, schema_breakout, database_breakout, exhaustion, eviction,
     everything_printed, the_sum,
 )  # fmt: skip
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import os
 import shlex
 import shutil
@@ -15,7 +16,8 @@ from typing import Final
 
 import aiohttp
 
-from tenantproxy.demo.routes import PROJECTS, Tokens
+from tenantproxy.demo.people import EVERYWHERE, email_of
+from tenantproxy.demo.routes import PROJECTS
 from tenantproxy.demo.stage import Seen, Stage
 from tenantproxy.demo.world import APP_ROLE, SHARED, World
 from tenantproxy.model import Isolation
@@ -42,22 +44,30 @@ class Tryout:
         )
 
 
-def tryouts(world: World, tokens: Tokens, *, public_url: str, admin_url: str) -> list[Tryout]:
+def tryouts(world: World, tokens: Mapping[str, str], *, public_url: str, admin_url: str) -> list[Tryout]:
     """Everything the demo prints, in this order."""
     own = ourselves()
     config = ("--config", str(world.config))
     acme = world.one(Isolation.ROW)
     projects = f"{public_url}{PROJECTS}"
     found = [
+        _login(f"{tenant.id}'s Ann logs in", public_url, email_of(tenant.id), world.people_password, "access_token")
+        for tenant in (acme, world.one(Isolation.SCHEMA), world.one(Isolation.DATABASE))
+    ]
+    found += [
+        _login("Zoe is in two tenants", public_url, EVERYWHERE, world.people_password, "selection_token"),
+        _login("somebody guesses", public_url, EVERYWHERE, "guess", "invalid_credentials"),
+    ]
+    found += [
         Tryout(
             about=f"{tenant.id} ({tenant.isolation.value}) lists its projects",
-            command=("curl", "-s", "-H", f"Authorization: Bearer {tokens.of(tenant.id)}", projects),
+            command=("curl", "-s", "-H", f"Authorization: Bearer {tokens[tenant.id]}", projects),
             shows=tenant.projects[0],
         )
         for tenant in world.tenants
     ]
     found += [
-        Tryout(about="nobody lists anything", command=("curl", "-s", projects), shows="invalid_credentials"),
+        Tryout(about="nobody lists anything", command=("curl", "-s", projects), shows="unauthorized"),
         Tryout(about="is it ready?", command=("curl", "-s", f"{admin_url}/readyz?verbose"), shows="[+] router open"),
         Tryout(about="its metrics", command=("curl", "-s", f"{admin_url}/metrics"), shows="tenantproxy_pools "),
         Tryout(about="its pools", command=("curl", "-s", f"{admin_url}/v1/pools"), shows='"pools"'),
@@ -84,6 +94,12 @@ def tryouts(world: World, tokens: Tokens, *, public_url: str, admin_url: str) ->
         Tryout(about="the pools, as a table", command=(*own, "pools", "--url", admin_url), shows="server"),
     ]
     return found
+
+
+def _login(about: str, public_url: str, email: str, password: str, shows: str) -> Tryout:
+    body = json.dumps({"email": email, "password": password})
+    command = ("curl", "-s", "-H", "Content-Type: application/json", "-d", body, f"{public_url}/auth/login")
+    return Tryout(about=about, command=command, shows=shows)
 
 
 def ourselves() -> tuple[str, ...]:
@@ -134,5 +150,6 @@ async def _run(tryout: Tryout, http: aiohttp.ClientSession) -> tuple[int, str]:
 async def _curl(command: tuple[str, ...], http: aiohttp.ClientSession) -> tuple[int, str]:
     """What curl would do, on a machine without it."""
     headers = dict(each.split(": ", 1) for flag, each in itertools.pairwise(command) if flag == "-H")
-    async with http.get(command[-1], headers=headers) as response:
+    data = next((each for flag, each in itertools.pairwise(command) if flag == "-d"), None)
+    async with http.request("GET" if data is None else "POST", command[-1], headers=headers, data=data) as response:
         return 0, await response.text()

@@ -16,9 +16,13 @@ from typing import Any, Final
 
 import asyncpg
 
+from tenantproxy.auth.passwords import Passwords
 from tenantproxy.config import role_password
+from tenantproxy.demo.people import LOGIN, OWN_USERS, SHARED_USERS, users_of
 from tenantproxy.embedded import EmbeddedPostgres
 from tenantproxy.isolation.proof import derive_key
+from tenantproxy.lifecycle import install_auth
+from tenantproxy.lifecycle.lookup import install_lookup
 from tenantproxy.lifecycle.provisioner import (
     close_database,
     close_functions,
@@ -36,6 +40,7 @@ __all__ = ["APP_ROLE", "SERVER", "SHARED", "DemoTenant", "World", "build_world"]
 
 SERVER: Final = "primary"
 APP_ROLE: Final = "tenantproxy_app"
+LOGIN_ROLE: Final = "tenantproxy_login"
 MAIN: Final = "demo_main"
 SHARED: Final = "demo_shared"
 SCHEMAS: Final = "demo_schemas"
@@ -46,6 +51,9 @@ _SHARED_TABLE: Final = (
     "CREATE TABLE projects (tenant_id text NOT NULL, id bigint GENERATED ALWAYS AS IDENTITY,"
     f" {_COLUMNS}, PRIMARY KEY (tenant_id, id))"
 )
+
+
+_FILES_OF: Final = {APP_ROLE: "app_password", LOGIN_ROLE: "login_password"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,10 +114,15 @@ class World:
         """The first, or another, tenant of a kind."""
         return [tenant for tenant in self.tenants if tenant.isolation is isolation][index]
 
+    @property
+    def people_password(self) -> str:
+        """The password of every person."""
+        return self._secret("people_password")
+
     def password(self, role: str) -> str:
         """The password of a role of the demo."""
-        if role == APP_ROLE:
-            return self._secret("app_password")
+        if role in (APP_ROLE, LOGIN_ROLE):
+            return self._secret(_FILES_OF[role])
         return role_password(self._secret("role_key").encode(), SERVER, role)
 
     async def connect(self, database: str = "postgres", role: str | None = None) -> asyncpg.Connection:
@@ -123,22 +136,27 @@ class World:
 
 async def build_world(server: EmbeddedPostgres, folder: Path, *, listen: str, admin_listen: str) -> World:
     """Provision everything on the running `server`; write the TOML and its secrets into `folder`. About two seconds."""
-    for name in ("app_password", "role_key", "row_key"):
+    for name in ("app_password", "login_password", "role_key", "row_key", "jwt_key", "pepper"):
         _write_secret(folder / name, secrets.token_hex(32))
+    _write_secret(folder / "people_password", secrets.token_urlsafe(9))
     _write_secret(folder / "admin_password", server.password)
     world = World(server=server, config=folder / "tenantproxy.toml")
     world.config.write_text(_toml(server, listen=listen, admin_listen=admin_listen))
+    passwords = Passwords(threads=1)
+    stored = await passwords.hash(world.people_password)
+    passwords.close()
     await _roles(world)
-    await _row_tenants(world, (folder / "row_key").read_bytes())
-    await _schema_tenants(world)
-    await _database_tenants(world)
+    await _row_tenants(world, (folder / "row_key").read_bytes(), stored)
+    await _schema_tenants(world, stored)
+    await _database_tenants(world, stored)
+    await _login(world)
     return world
 
 
 async def _roles(world: World) -> None:
     conn = await world.connect()
     try:
-        for role in [APP_ROLE, *(tenant.role for tenant in world.tenants if tenant.role)]:
+        for role in [APP_ROLE, LOGIN_ROLE, *(tenant.role for tenant in world.tenants if tenant.role)]:
             await ensure_role(conn, role, password=world.password(role))
         for database, roles in ((MAIN, [APP_ROLE]), (SCHEMAS, [t.role for t in TENANTS if t.schema and t.role])):
             await ensure_database(conn, database)
@@ -148,7 +166,7 @@ async def _roles(world: World) -> None:
         await conn.close()
 
 
-async def _row_tenants(world: World, secret: bytes) -> None:
+async def _row_tenants(world: World, secret: bytes, stored: str) -> None:
     rows = [
         (tenant.id, name) for tenant in world.tenants if tenant.isolation is Isolation.ROW for name in tenant.projects
     ]
@@ -158,12 +176,31 @@ async def _row_tenants(world: World, secret: bytes) -> None:
         database=SHARED,
         role=APP_ROLE,
         keys={1: derive_key(secret, server=SERVER, database=SHARED, kid=1)},
-        tables=["projects"],
-        statements=[_SHARED_TABLE, f"INSERT INTO projects (tenant_id, name) VALUES {values}"],
+        tables=["projects", "users"],
+        statements=[
+            _SHARED_TABLE,
+            f"INSERT INTO projects (tenant_id, name) VALUES {values}",
+            SHARED_USERS,
+            *(each for tenant in {row[0] for row in rows} for each in users_of(tenant, stored, shared=True)),
+        ],
     )
 
 
-async def _schema_tenants(world: World) -> None:
+async def _login(world: World) -> None:
+    """What `tenantproxy install` would make for login."""
+    conn = await world.connect(MAIN)
+    try:
+        await install_auth(conn, app_role=APP_ROLE)
+    finally:
+        await conn.close()
+    conn = await world.connect(SHARED)
+    try:
+        await install_lookup(conn, login_role=LOGIN_ROLE, app_role=APP_ROLE, query=LOGIN["lookup_query"])
+    finally:
+        await conn.close()
+
+
+async def _schema_tenants(world: World, stored: str) -> None:
     conn = await world.connect(SCHEMAS)
     try:
         await close_functions(conn)
@@ -173,21 +210,26 @@ async def _schema_tenants(world: World) -> None:
     for tenant in world.tenants:
         if tenant.schema is not None and tenant.role is not None:
             await provision_schema(
-                world.connect, database=SCHEMAS, schema=tenant.schema, role=tenant.role, statements=_own_rows(tenant)
+                world.connect,
+                database=SCHEMAS,
+                schema=tenant.schema,
+                role=tenant.role,
+                statements=_own_rows(tenant, stored),
             )
 
 
-async def _database_tenants(world: World) -> None:
+async def _database_tenants(world: World, stored: str) -> None:
     for tenant in world.tenants:
         if tenant.isolation is Isolation.DATABASE and tenant.role is not None:
             await provision_database(
-                world.connect, database=tenant.database, role=tenant.role, statements=_own_rows(tenant)
+                world.connect, database=tenant.database, role=tenant.role, statements=_own_rows(tenant, stored)
             )
 
 
-def _own_rows(tenant: DemoTenant) -> Sequence[str]:
+def _own_rows(tenant: DemoTenant, stored: str) -> Sequence[str]:
     values = ", ".join(f"('{name}')" for name in tenant.projects)
-    return [_OWN_TABLE, f"INSERT INTO projects (name) VALUES {values}"]
+    people = users_of(tenant.id, stored, shared=False)
+    return [_OWN_TABLE, f"INSERT INTO projects (name) VALUES {values}", OWN_USERS, *people]
 
 
 def _write_secret(path: Path, value: str) -> None:
@@ -207,11 +249,14 @@ def _toml(server: EmbeddedPostgres, *, listen: str, admin_listen: str) -> str:
             "max_connections": 40,
         },
         f"servers.{SERVER}.admin": {"user": server.superuser, "password_file": "admin_password"},
+        f"servers.{SERVER}.login": {"user": LOGIN_ROLE, "password_file": "login_password"},
         # Small on purpose: the tour meets both limits.
         "pools": {"max_pools": 4, "max_size": 2, "shared_size": 10},
         "registry": {"source": "file"},
         "row": {"key_file": "row_key"},
         "tenant_roles": {"key_file": "role_key"},
+        "auth": {"key_file": "jwt_key", "access_ttl": 86400},  # what is printed can be tried for a day
+        "login": LOGIN,
         "http": {"listen": listen},
         "admin": {"listen": admin_listen},
         **{f"tenants.{tenant.id}": tenant.entry() for tenant in TENANTS},

@@ -11,7 +11,7 @@ import logging
 import signal
 import sys
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed_version
 from types import TracebackType
@@ -143,7 +143,7 @@ class Sidecar:
         return ProcessStats(listeners=listeners, draining=self._draining, lag_seconds=self._lag.worst)
 
 
-async def serve_until_signalled(sidecar: Sidecar, ready: Callable[[Sidecar], None]) -> None:
+async def serve_until_signalled(sidecar: Sidecar, ready: Callable[[Sidecar], Awaitable[None] | None]) -> None:
     """Open `sidecar`, call `ready`, serve until SIGTERM or SIGINT, drain. A second signal ends the process at once."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
@@ -158,7 +158,8 @@ async def serve_until_signalled(sidecar: Sidecar, ready: Callable[[Sidecar], Non
     async with sidecar:
         for each in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(each, signalled, each.name)
-        ready(sidecar)
+        if (invited := ready(sidecar)) is not None:
+            await invited
         await stop.wait()
 
 
