@@ -14,6 +14,7 @@ import asyncio
 import gc
 import random
 import statistics
+import sys
 import time
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
@@ -80,6 +81,7 @@ async def run(world: LoginWorld, options: Options) -> Part:
     verdicts: list[Verdict] = []
     data: dict[str, object] = {}
     for mode in MODES:
+        print(f"{mode.name} ...", file=sys.stderr, flush=True)  # each takes minutes
         times = await _attempts(world, mode, count)
         off, noise = _apart(times.unknown, times.wrong), _apart(times.unknown, times.control)
         told = told_apart(times.unknown, times.wrong)
