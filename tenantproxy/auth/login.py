@@ -1,8 +1,9 @@
 """Whose e-mail and password are these? The directory first, a bounded search second, the same work for everybody.
 
 What a stranger must not learn is who has an account. So each attempt reads the directory once, asks at least one tenant
-(a decoy where the directory knows none), searches on if nothing fitted, verifies at least one password (a dummy where
-there is none), and fails with the same error. While a tenant cannot be asked, every failure is LoginUnavailable.
+(a decoy where the directory knows none) and verifies a password (a dummy where there is none). If nothing fitted it
+searches on, once in a while for an address, and verifies once more. All failures are the same error; while a tenant
+cannot be asked, it is LoginUnavailable.
 """
 
 from __future__ import annotations
@@ -155,8 +156,6 @@ class Login:
         # Who is not in the directory may have more accounts than the one that a decoy had.
         if chosen is None and self._settings.fan_out and not (attempt.right and attempt.is_known):
             await self._fan_out(attempt)
-        if not attempt.verified:
-            await self._verify(attempt, [Candidate(account=_NOBODY, password_hash=None)])
         if not attempt.right:
             raise self._failure(attempt)
         await self._repair(attempt, found.entries)
@@ -220,8 +219,10 @@ class Login:
             await self._verify(attempt, searched.candidates)
 
     async def _verify(self, attempt: _Attempt, candidates: Sequence[Candidate]) -> None:
+        """Once after asking and once after searching, in the same order for all; a dummy where there is nobody."""
         chosen = candidates[: MAX_CANDIDATES - attempt.verified]
         attempt.verified += len(chosen)
+        chosen = chosen or [_NOBODY]
         checks = (self._passwords.verify(attempt.raw, candidate.password_hash) for candidate in chosen)
         for candidate, verdict in zip(chosen, await asyncio.gather(*checks), strict=True):
             if verdict.matches:
@@ -235,6 +236,7 @@ class Login:
 
     async def _repair(self, attempt: _Attempt, entries: Sequence[Entry]) -> None:
         """Write what was proven into the directory, and new hashes for old; a login does not fail for it."""
+        self._search.forget(attempt.key)  # that there was a search must not show in the next attempt
         for account, verdict in attempt.right:
             timeout = self._settings.fan_out_timeout
             if Entry(tenant=account.tenant, user=account.user) not in entries:
@@ -252,7 +254,7 @@ class Login:
             await self._sleep(max(1, math.ceil(passed / slot)) * slot - passed)
 
 
-_NOBODY: Final = Account(tenant=TenantId(""), user="")
+_NOBODY: Final = Candidate(account=Account(tenant=TenantId(""), user=""), password_hash=None)
 
 
 def _attempt(email: str, password: str, key: bytes) -> _Attempt:

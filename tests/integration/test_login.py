@@ -356,36 +356,56 @@ async def test_answers_come_at_multiples_of_the_slot(people: World) -> None:
             assert slots % 1 < 0.5
 
 
-async def test_each_attempt_reads_the_directory_once_asks_a_tenant_and_verifies_one_password(
-    people: World, router: Router, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+async def work(people: World, router: Router, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is done for each attempt, in order; who is asked does not show. dan@example.org is in the directory."""
     await router.login("dan@example.org", PASSWORD)
-    await failure(router.login("dan@example.org", "wrong"))
-    await failure(router.login("nobody@example.org", "wrong"))  # from here on both are known to the search
-    work: list[str] = []
+    seen: list[str] = []
     logins = router.logins
-    look_up, ask, verify = logins.directory.look_up, logins._accounts.of_tenant, logins._passwords.verify
 
-    async def seen_look_up(*args: object, **options: object) -> object:
-        work.append("look up")
-        return await look_up(*args, **options)  # type: ignore[arg-type]
+    def watch(owner: object, method: str, name: str) -> None:
+        genuine = getattr(owner, method)
 
-    async def seen_ask(*args: object, **options: object) -> object:
-        work.append("ask")
-        return await ask(*args, **options)  # type: ignore[arg-type]
+        async def watched(*args: object, **options: object) -> object:
+            seen.append(name)
+            return await genuine(*args, **options)
 
-    async def seen_verify(*args: object) -> object:
-        work.append("verify")
-        return await verify(*args)  # type: ignore[arg-type]
+        monkeypatch.setattr(owner, method, watched)
 
-    monkeypatch.setattr(logins.directory, "look_up", seen_look_up)
-    monkeypatch.setattr(logins._accounts, "of_tenant", seen_ask)
-    monkeypatch.setattr(logins._passwords, "verify", seen_verify)
+    watch(logins.directory, "look_up", "look up")
+    watch(logins._accounts, "of_tenant", "ask")
+    watch(logins._accounts, "in_shared", "ask shared")
+    watch(logins._passwords, "verify", "verify")
+    return seen
+
+
+async def test_each_attempt_reads_the_directory_once_asks_a_tenant_and_verifies_one_password(
+    router: Router, work: list[str]
+) -> None:
+    for email in ("dan@example.org", "nobody@example.org"):
+        await failure(router.login(email, "wrong"))  # from here on both are known to the search
+    work.clear()
     for email in ("dan@example.org", "nobody@example.org"):
         await failure(router.login(email, "wrong"))
     assert await failure(router.login("dan@example.org", "wrong", tenant="database1")) == "InvalidCredentials"
     assert await failure(router.login("dan@example.org", "wrong", tenant="nobody")) == "InvalidCredentials"
     assert work == ["look up", "ask", "verify"] * 3 + ["look up", "ask", "ask", "verify"]
+
+
+async def test_a_search_does_the_same_in_the_same_order_for_who_is_known_unknown_or_in_no_directory(
+    router: Router, work: list[str]
+) -> None:
+    done = {}
+    for email in ("dan@example.org", "nobody@example.org", "eve@example.org"):
+        work.clear()
+        assert await failure(router.login(email, "wrong")) == "InvalidCredentials"
+        first, middle, last = work[:3], sorted(work[3:-1]), work[-1:]
+        done[email] = [*first, *middle, *last]
+    assert done["dan@example.org"] == [
+        "look up", "ask", "verify", "ask", "ask", "ask", "ask shared", "verify",
+    ]  # fmt: skip
+    assert done["nobody@example.org"] == done["dan@example.org"]
+    assert done["eve@example.org"] == done["dan@example.org"]
 
 
 async def test_nothing_that_is_logged_counted_or_kept_names_the_person(
