@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
-from asyncpg.transaction import Transaction
 from sqlalchemy import NullPool, event
 from sqlalchemy.dialects import registry
 from sqlalchemy.dialects.postgresql import asyncpg as theirs
@@ -29,7 +28,7 @@ from sqlalchemy.util.concurrency import await_, in_greenlet
 from tenantproxy.errors import AccessDenied, ConfigurationError, Problem, TenantProxyError
 from tenantproxy.model import TenantId
 from tenantproxy.pools.asyncpg import Init
-from tenantproxy.pools.guard import Guard, has_begun
+from tenantproxy.pools.guard import Guard
 from tenantproxy.router import Router
 from tenantproxy.scope import TenantScope, current
 
@@ -42,9 +41,6 @@ if TYPE_CHECKING:
 
         _execute_mutex: asyncio.Lock
         _transaction: Any
-        isolation_level: str | None
-        readonly: bool
-        deferrable: bool
 
         def __init__(self, dbapi: Any, connection: Guard, *, prepared_statement_cache_size: int) -> None: ...
         async def _start_transaction(self) -> None: ...
@@ -202,14 +198,12 @@ class _Cursor(_TheirCursor):
     async def _prepare_and_execute(self, operation: str, parameters: Sequence[Any] | None) -> None:
         lent = self._adapt_connection
         async with lent._execute_mutex:
-            begin = await lent.begin() if lent._transaction is None else None
+            if lent._transaction is None:
+                await lent._start_transaction()
             try:
-                rows, status, attributes = await self._connection.run_kept(operation, parameters or (), begin=begin)
+                rows, status, attributes = await self._connection.run_kept(operation, parameters or ())
             except Exception as error:  # noqa: BLE001 - a rim: SQLAlchemy translates what it knows and raises
                 lent._handle_exception(error)
-            finally:
-                if begin is not None and has_begun(begin):
-                    lent._transaction = begin
         names = [(each.name, each.type.oid, None, None, None, None, None) for each in attributes]
         self._description = names or None
         self._rows = deque(rows)
@@ -274,13 +268,6 @@ class _Connection(_TheirConnection):
                 detail=f"it is {_name(self.whose)}'s, and {_name((now.id, now.system))} is current",
                 hint="make a session for each request or job, and close it there",
             )
-
-    async def begin(self) -> Transaction | None:
-        """The transaction that the next statement has to begin; None: it begins none, or this has done it."""
-        if self.isolation_level is not None or self.readonly or self.deferrable:
-            await self._start_transaction()
-            return None
-        return self._connection.transaction()
 
     async def _prepare(self, operation: str, invalidate_timestamp: float) -> Any:
         statement = await self._connection.prepare_kept(operation)

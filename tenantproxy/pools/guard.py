@@ -20,24 +20,21 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 from asyncpg.prepared_stmt import PreparedStatement
-from asyncpg.transaction import Transaction, TransactionState
 
 from tenantproxy.errors import IsolationError
 
-__all__ = ["PRIVATE_NAMES", "Guard", "Lent", "RenewingConnection", "TenantConnection", "has_begun"]
+__all__ = ["PRIVATE_NAMES", "Guard", "Lent", "RenewingConnection", "TenantConnection"]
 
 PRIVATE_NAMES: Final = {
     "asyncpg.connection.Connection": (
         "_protocol _transport _loop _top_xact _pool_release_ctr _stmt_cache _stmts_to_close _stmt_exclusive_section"
         " _listeners _log_listeners _termination_listeners _query_loggers _get_statement"
         " _execute _executemany _prepare _copy_in _copy_out"
-        " _drop_global_statement_cache _drop_local_statement_cache _drop_local_type_cache _set_proxy"
-        " _cancel_current_command"
+        " _drop_local_statement_cache _drop_local_type_cache _set_proxy _cancel_current_command"
         " _process_notification _process_log_message _call_termination_listeners _get_unique_id"
     ),
     "asyncpg.pool.PoolConnectionProxy": "_con _holder _detach",
     "asyncpg.prepared_stmt.PreparedStatement": "_connection _state _PreparedStatement__do_execute",
-    "asyncpg.transaction.Transaction": "_state",
     "asyncpg.protocol.protocol.BaseProtocol": (
         "_wait_for_cancellation _is_cancelling is_in_transaction query bind_execute close_statement"
     ),
@@ -47,10 +44,6 @@ PRIVATE_NAMES: Final = {
 
 # SQL that may take the driver's prepared statements, or the tenant, from under it. Looked for once per new text.
 _TOUCHES_STATEMENTS: Final = re.compile(r"\b(?:prepare|deallocate|discard|reset\s+all)\b", re.IGNORECASE)
-
-
-# Parse, Bind and Execute of BEGIN, all of them unnamed.
-_BEGIN: Final = b"P\0\0\0\x0d\0BEGIN\0\0\0" + b"B\0\0\0\x0c\0\0\0\0\0\0\0\0" + b"E\0\0\0\x09\0\0\0\0\0"
 
 
 if TYPE_CHECKING:
@@ -76,7 +69,6 @@ if TYPE_CHECKING:
         async def _prepare(self, query: str, **kwargs: Any) -> Any: ...
         async def _get_statement(self, *args: Any, **kwargs: Any) -> Any: ...
         def _get_unique_id(self, prefix: str) -> str: ...
-        def _drop_global_statement_cache(self) -> None: ...
         def _drop_local_statement_cache(self) -> None: ...
         def _drop_local_type_cache(self) -> None: ...
         def _cancel_current_command(self, waiter: asyncio.Future[None]) -> None: ...
@@ -124,30 +116,6 @@ class _ScreenedCache(_Cache):
         if _TOUCHES_STATEMENTS.search(query[0]):
             self._connection_tainted()
         super().put(query, statement)
-
-
-class _Started:
-    """Arguments before which BEGIN is sent.
-
-    The driver asks for their number when it has found the connection free and is about to write, without an await.
-    """
-
-    __slots__ = ("_args", "_con", "_transaction", "is_sent")
-
-    def __init__(self, con: TenantConnection, transaction: Transaction, args: Sequence[object]) -> None:
-        self._con = con
-        self._transaction = transaction
-        self._args = args
-        self.is_sent = False
-
-    def __len__(self) -> int:
-        if not self.is_sent:
-            self.is_sent = True
-            self._con.send_begin(self._transaction)
-        return len(self._args)
-
-    def __getitem__(self, index: int) -> object:
-        return self._args[index]
 
 
 class _Unread(asyncio.Protocol):
@@ -325,36 +293,6 @@ class TenantConnection(_Connection):
         return answer
 
     @property
-    def can_begin_at_once(self) -> bool:
-        """Whether a transaction may be begun in one round trip with its first statement."""
-        return not (self._top_xact or self._query_loggers or self._protocol.is_in_transaction())
-
-    async def begin_and_run(
-        self, transaction: Transaction, state: Any, args: Sequence[object]
-    ) -> tuple[list[Any], bytes]:
-        """Begin `transaction`, which has no options, and run what is prepared already; its rows and the tag."""
-        protocol, started = self._protocol, _Started(self, transaction, args)
-        with self._stmt_exclusive_section:
-            try:
-                rows, tag, _ = await protocol.bind_execute(state, started, "", 0, True, None)
-            except asyncpg.InvalidCachedStatementError:
-                self._drop_global_statement_cache()
-                raise
-            except asyncpg.OutdatedSchemaCacheError:
-                await self.reload_schema_state()
-                raise
-            except Exception:
-                if started.is_sent and not protocol.is_in_transaction() and not self.is_closed():
-                    await protocol.query("", None)  # arguments that the driver refused: nobody has sent a Sync
-                raise
-        return rows, tag
-
-    def send_begin(self, transaction: Any) -> None:
-        """Write BEGIN without a Sync: the driver passes its answers over on its way to those of what follows."""
-        self._top_xact, transaction._state = transaction, TransactionState.STARTED
-        self._transport.write(_BEGIN)
-
-    @property
     def prepared(self) -> int:
         """How many statements are prepared that will be used again: the driver's, and the one that enters a session."""
         return len(self._stmt_cache) + (self._entry is not None)
@@ -426,11 +364,6 @@ def _screened(cache: Any, taint: Callable[[], None]) -> _ScreenedCache:
     return screened
 
 
-def has_begun(transaction: Any) -> bool:
-    """Whether an asyncpg transaction was started, and so has an end to come."""
-    return transaction._state is TransactionState.STARTED
-
-
 class RenewingConnection(TenantConnection):
     """A connection whose binding to a tenant has an end: it is renewed before a statement, never within a transaction.
 
@@ -444,11 +377,6 @@ class RenewingConnection(TenantConnection):
         super().__init__(*args, **kwargs)
         self.renew_at = float("inf")
         self.renew: Callable[[], Awaitable[None]] | None = None
-
-    @property
-    def can_begin_at_once(self) -> bool:
-        """As any connection's, and its binding need not be renewed."""
-        return monotonic() < self.renew_at and super().can_begin_at_once
 
     async def renew_if_due(self) -> None:
         """Renew the binding when its time has come. Raises IsolationError, and the connection is then closed."""
@@ -533,29 +461,15 @@ class Guard(_Proxy):
         statement: PreparedStatement[asyncpg.Record] = await self._con._prepare(query, use_cache=True)
         return statement
 
-    async def run_kept(
-        self, query: str, args: Sequence[object], *, begin: Transaction | None = None
-    ) -> tuple[list[Any], str, Sequence[Any]]:
-        """The rows of `query`, the tag of its command and the attributes of its rows; prepared as `prepare_kept`.
-
-        `begin` is started first, in the same round trip where that can be.
-        """
+    async def run_kept(self, query: str, args: Sequence[object]) -> tuple[list[Any], str, Sequence[Any]]:
+        """The rows of `query`, the tag of its command and the attributes of its rows; prepared as `prepare_kept`."""
         con = self._con
         if con is None:
             raise asyncpg.InterfaceError("the connection has been released back to the pool")
-        lease, key = con._pool_release_ctr, (query, con._protocol.get_record_class(), False)
-        state = con._stmt_cache.get(key)
-        if begin is None or state is None or not con.can_begin_at_once:
-            if begin is not None:
-                await begin.start()
-                con._check_lease(lease)
-            rows, status, _ = await con._execute(query, args, 0, None, return_status=True)
-            state = con._stmt_cache.get(key)
-            if state is None:  # too long to be kept, or the driver has forgotten all it knew: ask again
-                con._check_lease(lease)
-                state = await con._get_statement(query, None)
-        else:
-            rows, status = await con.begin_and_run(begin, state, args)
+        rows, status, _ = await con._execute(query, args, 0, None, return_status=True)
+        state = con._stmt_cache.get((query, con._protocol.get_record_class(), False))
+        if state is None:  # too long to be kept, or the driver has forgotten all it knew: ask again
+            state = await con._get_statement(query, None)
         return rows, status.decode() if status else "", state._get_attributes()
 
     def _foreign_codecs(self) -> None:

@@ -298,7 +298,7 @@ STARTED = text("SELECT now(), CAST(:n AS int)")
 
 
 async def _begun(engine: AsyncEngine) -> None:
-    """The statement is prepared: in the next session it is sent together with BEGIN."""
+    """The statement is prepared before the session that is looked at."""
     async with engine.connect() as conn:
         await conn.execute(STARTED, {"n": 1})
 
@@ -361,23 +361,6 @@ async def test_a_first_statement_that_the_server_refuses_leaves_a_transaction_to
                 await conn.execute(divide, {"n": 1})
             await conn.rollback()
             assert await conn.scalar(divide, {"n": 1}) == 1
-
-
-async def test_a_first_statement_while_the_driver_is_busy_is_refused_and_disturbs_nothing(
-    narrow: CheckedRouter, tenant: str
-) -> None:
-    engine = create_async_engine(narrow)
-    with use(narrow.tenant(tenant)):
-        await _begun(engine)
-        async with engine.connect() as conn:
-            raw: Any = (await conn.get_raw_connection()).driver_connection
-            busy = asyncio.ensure_future(raw.execute("SELECT pg_sleep(0.2)"))
-            await asyncio.sleep(0)
-            with pytest.raises(DBAPIError, match="another operation is in progress"):
-                await conn.execute(STARTED, {"n": 1})
-            assert await busy == "SELECT 1"
-            await conn.rollback()
-            assert (await conn.execute(STARTED, {"n": 2})).one()[1] == 2
 
 
 async def test_a_first_statement_that_is_cancelled_leaves_a_connection_that_works(
