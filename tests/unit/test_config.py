@@ -295,7 +295,7 @@ def test_a_listen_address_is_a_host_and_a_port(text: str, address: tuple[str, in
 
 
 def test_the_shipped_example_is_accepted_once_its_secrets_exist(tmp_path: Path) -> None:
-    for name in ("pg", "pg_admin", "row_key", "admin"):
+    for name in ("pg", "pg_admin", "pg_login", "row_key", "admin", "pepper"):
         (tmp_path / name).write_text("0123456789abcdef" * 4 + "\n")
     copy = tmp_path / "tenantproxy.toml"
     copy.write_text(EXAMPLE.read_text().replace("/run/secrets/", f"{tmp_path}/"))
