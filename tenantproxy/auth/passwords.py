@@ -27,10 +27,10 @@ _SALT_BYTES: Final = 16
 _MAX_WAITING: Final = 128  # two seconds of work for one core
 _RETRY_SECONDS: Final = 1.0
 
-# A tenant may write what it likes into its own table of users: a hash must not cost us a gigabyte or a minute.
+# A tenant may write what it likes into its own table of users: a hash must not cost us a gigabyte or many seconds.
 _MAX_STORED: Final = 512
-_MAX_MEMORY_KIB: Final = 256 * 1024
-_MAX_WORK_KIB: Final = 1024 * 1024  # memory times passes
+_MAX_MEMORY_KIB: Final = 128 * 1024
+_MAX_WORK_KIB: Final = 512 * 1024  # memory times passes: twice what any framework asks for by itself
 _MAX_BCRYPT_COST: Final = 14
 _ARGON2: Final = re.compile(
     r"\$argon2(?P<kind>id|i|d)(?:\$v=(?P<version>\d{1,3}))?"

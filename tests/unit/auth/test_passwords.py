@@ -38,11 +38,12 @@ async def test_a_hash_of_ours_matches_its_password_alone_and_needs_no_other(pass
     [
         argon2.PasswordHasher(time_cost=3, memory_cost=19456, parallelism=1),
         argon2.PasswordHasher(time_cost=2, memory_cost=8192, parallelism=1),
+        argon2.PasswordHasher(),
         argon2.PasswordHasher(time_cost=2, memory_cost=19456, parallelism=2),
         argon2.PasswordHasher(time_cost=2, memory_cost=19456, parallelism=1, type=argon2.Type.I),
         argon2.PasswordHasher(time_cost=2, memory_cost=19456, parallelism=1, type=argon2.Type.D),
     ],
-    ids=["t", "m", "p", "i", "d"],
+    ids=["t", "m", "defaults", "p", "i", "d"],
 )
 async def test_other_parameters_match_and_ask_for_a_new_hash(
     hasher: argon2.PasswordHasher, passwords: Passwords
@@ -81,6 +82,8 @@ async def test_bcrypt_looks_at_72_bytes_as_it_always_did(passwords: Passwords) -
         "$argon2id$v=19$m=19456,t=2,p=1$!!!$!!!",
         "$argon2id$v=19$m=4194304,t=1,p=1$c2FsdHNhbHRzYWx0$c2FsdHNhbHRzYWx0c2FsdHNhbHQ",
         "$argon2id$v=19$m=65536,t=4000000,p=1$c2FsdHNhbHRzYWx0$c2FsdHNhbHRzYWx0c2FsdHNhbHQ",
+        "$argon2id$v=19$m=262144,t=1,p=1$c2FsdHNhbHRzYWx0$c2FsdHNhbHRzYWx0c2FsdHNhbHQ",
+        "$argon2id$v=19$m=131072,t=5,p=1$c2FsdHNhbHRzYWx0$c2FsdHNhbHRzYWx0c2FsdHNhbHQ",
         "$argon2id$v=19$m=0,t=0,p=0$c2FsdHNhbHRzYWx0$c2FsdHNhbHRzYWx0c2FsdHNhbHQ",
         "$argon2id$v=19$m=8,t=1,p=255$c2FsdHNhbHRzYWx0$c2FsdHNhbHRzYWx0c2FsdHNhbHQ",
         "$2b$31$" + "." * 53,
