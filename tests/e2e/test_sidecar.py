@@ -6,14 +6,19 @@ import json
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Final
 
+import asyncpg
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tenantproxy.demo.world import World
 from tests.e2e.conftest import Command, Served, get
+from tests.support.waiting import until
 
 Serve = Callable[..., Served]
+
+BACKENDS: Final = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'tenantproxy'"
 
 
 async def test_it_is_alive_ready_and_tells_why(demo_world: World, serve: Serve) -> None:
@@ -34,29 +39,49 @@ async def test_it_is_alive_ready_and_tells_why(demo_world: World, serve: Serve) 
 async def test_metrics_come_in_both_formats_and_agree_with_postgresql(demo_world: World, serve: Serve) -> None:
     served = serve(demo_world.config)
     watch = await demo_world.connect()
+    backends = 0
+
+    async def agree() -> bool:
+        """It opens and closes connections by itself: what PostgreSQL says before and after must be one number."""
+        nonlocal backends
+        backends = await watch.fetchval(BACKENDS)
+        counted = scraped(served)["tenantproxy_server_connections", "primary"]
+        listed = listed_server(served)["connections"]
+        return bool(0 < backends == counted == listed == await watch.fetchval(BACKENDS))
+
     try:
-        query = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'tenantproxy'"
-        backends = await watch.fetchval(query)
+        await until(agree, "metrics, admin API and PostgreSQL count the same connections", timeout=20.0)
     finally:
         await watch.close()
-    status, content_type, text = get(f"{served.admin}/metrics")
-    assert (status, content_type.partition(";")[0]) == (200, "text/plain")
-    samples = {
-        (sample.name, *sorted(sample.labels.values())): sample.value
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-    }
-    assert samples["tenantproxy_server_connections", "primary"] == backends > 0
+    samples = scraped(served)
     assert samples["tenantproxy_server_up", "primary"] == 1
     assert samples["tenantproxy_tenants", "active", "row"] == 2
     assert samples["tenantproxy_draining",] == 0
+    status, content_type, text = get(f"{served.admin}/metrics")
+    assert (status, content_type.partition(";")[0]) == (200, "text/plain")
     assert "tenantproxy_build_info{" in text
     assert "_created" not in text
-    (server,) = json.loads(get(f"{served.admin}/v1/servers")[2])["servers"]
-    assert (server["server"], server["connections"], server["limit"], server["up"]) == ("primary", backends, 40, True)
+    server = listed_server(served)
+    assert (server["server"], server["limit"], server["up"]) == ("primary", 40, True)
     status, content_type, text = get(f"{served.admin}/metrics", Accept="application/openmetrics-text; version=1.0.0")
     assert content_type.startswith("application/openmetrics-text")
     assert text.endswith("# EOF\n")
+
+
+def scraped(served: Served) -> dict[tuple[str, ...], float]:
+    """The samples of one scrape, by name and label values."""
+    return {
+        (sample.name, *sorted(sample.labels.values())): sample.value
+        for family in text_string_to_metric_families(get(f"{served.admin}/metrics")[2])
+        for sample in family.samples
+    }
+
+
+def listed_server(served: Served) -> dict[str, Any]:
+    """What the admin API says of the one server there is."""
+    (server,) = json.loads(get(f"{served.admin}/v1/servers")[2])["servers"]
+    found: dict[str, Any] = server
+    return found
 
 
 async def test_the_public_listener_serves_nothing_by_itself(demo_world: World, serve: Serve) -> None:
@@ -77,10 +102,14 @@ async def test_a_signal_ends_it_in_order_and_leaves_no_backend(
     assert "Traceback" not in (tmp_path / "sidecar.log").read_text()
     watch = await demo_world.connect()
     try:
-        query = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'tenantproxy'"
-        assert await watch.fetchval(query) == 0
+        # The process waits for its backends to close their side; they leave the view a little after that.
+        await until(lambda: none_left(watch), "no backend is left")
     finally:
         await watch.close()
+
+
+async def none_left(watch: asyncpg.Connection[asyncpg.Record]) -> bool:
+    return not await watch.fetchval(BACKENDS)
 
 
 async def test_its_log_is_one_json_object_a_line(demo_world: World, serve: Serve, tmp_path: Path) -> None:
