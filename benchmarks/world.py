@@ -13,6 +13,7 @@ import asyncpg
 from tenantproxy.config import Settings
 from tenantproxy.embedded import EmbeddedPostgres
 from tenantproxy.isolation.proof import derive_key
+from tenantproxy.lifecycle import install_auth
 from tenantproxy.lifecycle.provisioner import (
     close_database,
     close_maintenance,
@@ -135,6 +136,15 @@ class World:
             await conn.close()
 
 
+async def _install_auth(world: World) -> None:
+    """Where revocations are kept: whoever verifies tokens follows them."""
+    conn = await world.admin("bench_main")
+    try:
+        await install_auth(conn, app_role=_ROLE)
+    finally:
+        await conn.close()
+
+
 @asynccontextmanager
 async def open_world(*, version: int | None = None, max_connections: int = 500) -> AsyncIterator[World]:
     """The server, of a major `version` when one is asked for; gone with everything on it when the block ends."""
@@ -149,6 +159,7 @@ async def open_world(*, version: int | None = None, max_connections: int = 500) 
                 await close_database(conn, database, roles=[_ROLE])
         finally:
             await conn.close()
+        await _install_auth(world)
         await provision_database(world.admin, database="bench_database", role=_ROLE, statements=_OWN_TABLE)
         await world.add_schemas(["first"])
         await provision_shared(

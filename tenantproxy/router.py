@@ -16,6 +16,7 @@ from typing import Final, Self
 
 from tenantproxy.auth.accounts import Account
 from tenantproxy.auth.login import Login, LoginCounts
+from tenantproxy.auth.revocation import Revocations
 from tenantproxy.config import Settings, load
 from tenantproxy.errors import (
     AccessDenied,
@@ -137,6 +138,8 @@ class Router:
         self._unhear: Callable[[], None] | None = None  # ends what the registry hears
         self.listener = Listener(self._main_scope)
         """Hears what the main database announces while the router is open, unless `[registry] listen` is off."""
+        self.revocations = Revocations(self._main_scope, settings.auth, hearing=self.listener)
+        """What was revoked. Whoever verifies tokens opens it (the middleware does, by itself); `close` closes it."""
         self._opening: asyncio.Future[None] | None = None  # while it is being opened
         self._closing: asyncio.Task[None] | None = None  # while it closes
         self._logins: Login | None = None  # from its first use to close
@@ -254,6 +257,7 @@ class Router:
             self._closing = None
 
     async def _end_all(self, timeout: float) -> None:
+        await self.revocations.close()
         await self.listener.stop()
         if self._unhear is not None:
             self._unhear()

@@ -18,7 +18,7 @@ import asyncpg
 
 from tenantproxy.auth.base import Database
 from tenantproxy.config import Auth
-from tenantproxy.errors import ConfigurationError, Problem
+from tenantproxy.errors import ConfigurationError, PoolClosed, Problem
 from tenantproxy.listen import Heard
 
 __all__ = ["CHANNEL", "Hearing", "Revocations", "lasting"]
@@ -83,6 +83,8 @@ class Revocations:
         self._gaps = 0  # how often nobody knows what was announced
         self._news = asyncio.Event()  # there is something to read
         self._unhear: Callable[[], None] | None = None
+        self._opening: asyncio.Future[None] | None = None  # while it is being opened
+        self._closes = 0  # how often it was closed
         self._task: asyncio.Task[None] | None = None  # there is one from open to close
         self.last_success: float | None = None
         """When it was last known to be up to date, on the wall clock."""
@@ -129,30 +131,57 @@ class Revocations:
         self._learn(kind, name, self._clock() + seconds)
 
     # --- keeping up --------------------------------------------------------------------------------------------------
+    @property
+    def is_open(self) -> bool:
+        """Whether it follows what is revoked."""
+        return self._task is not None
+
     async def open(self) -> None:
-        """Read what was revoked, then follow. Raises ConfigurationError where the tables are not installed."""
+        """Read what was revoked, then follow. Again after `close` it may be opened anew.
+
+        Raises ConfigurationError where the tables are not installed, PoolClosed when it is closed meanwhile. Whoever
+        comes while it is being opened waits for that, and tries anew when it failed.
+        """
+        loop = asyncio.get_running_loop()
+        while self._opening is not None and self._opening.get_loop() is loop:
+            await asyncio.wait([self._opening])
         if self._task is not None:
             return
+        self._opening = opening = loop.create_future()
+        try:
+            await self._open(loop)
+        finally:
+            self._opening = None
+            opening.set_result(None)
+
+    async def _open(self, loop: asyncio.AbstractEventLoop) -> None:
+        closes = self._closes
+        self._news = asyncio.Event()  # it belongs to the loop in which it was first waited for
+        self._seen = _EVERYTHING
         if self._hearing is not None:
             self._unhear = self._hearing.hear(CHANNEL, self._heard)
         try:
             await self._read()
+            if closes != self._closes:
+                raise PoolClosed("what is revoked is not followed: it was closed while it opened")
         except BaseException:
-            await self.close()
+            self._stop_hearing()
             raise
-        self._task = asyncio.get_running_loop().create_task(
-            self._follow(), name="tenantproxy revocations", context=contextvars.Context()
-        )
+        self._task = loop.create_task(self._follow(), name="tenantproxy revocations", context=contextvars.Context())
 
     async def close(self) -> None:
         """Follow no longer. Safe to call again."""
-        if self._unhear is not None:
-            self._unhear()
-            self._unhear = None
+        self._closes += 1
+        self._stop_hearing()
         task, self._task = self._task, None
         if task is not None:
             task.cancel()
             await asyncio.wait([task])
+
+    def _stop_hearing(self) -> None:
+        if self._unhear is not None:
+            self._unhear()
+            self._unhear = None
 
     def _heard(self, payload: str | None) -> None:
         if payload is None:

@@ -26,7 +26,7 @@ from tenantproxy.config import Auth
 from tenantproxy.errors import ConfigurationError, Problem, TenantNotFound
 from tenantproxy.model import Tenant, TenantId, tenant_id
 
-__all__ = ["MAX_TOKEN_BYTES", "Purpose", "Revoked", "TenantLookup", "Tokens"]
+__all__ = ["MAX_TOKEN_BYTES", "NothingRevoked", "Purpose", "Revoked", "TenantLookup", "Tokens"]
 
 MAX_TOKEN_BYTES: Final = 8 * 1024
 """Nothing longer is even looked at."""
@@ -69,7 +69,7 @@ class TenantLookup(Protocol):
 
 
 class NothingRevoked:
-    """For those who keep no revocations."""
+    """For those who never revoke a token: `Tokens(..., revoked=NothingRevoked())` needs no tables installed."""
 
     def epoch(self, tenant: str) -> int:
         """See `Revoked`."""
@@ -91,7 +91,8 @@ class Tokens:
     """Issues and verifies. One for each configuration; safe to share between tasks, does no I/O of its own.
 
     `tenants` (the router's registry) says which epoch a tenant is in; None: a tenant's end does not end its tokens.
-    `revoked` (a `Revocations`) is asked at every verification.
+    `revoked` (`router.revocations`, once that is open) is asked at every verification; without it, what `follow` is
+    told: the middlewares tell it `router.revocations`, and open that. NothingRevoked() is for those who never revoke.
     """
 
     def __init__(
@@ -112,7 +113,8 @@ class Tokens:
         self._keys = keys if keys is not None else _configured(settings)
         self._signer = self._keys.signer if isinstance(self._keys, KeyRing) else None
         self._tenants = tenants
-        self._revoked = revoked if revoked is not None else NothingRevoked()
+        self._revoked: Revoked = revoked if revoked is not None else NothingRevoked()
+        self._may_follow = revoked is None
         self._clock = clock
         self._audiences: dict[Purpose, str] = {
             "access": settings.audience,
@@ -126,6 +128,12 @@ class Tokens:
     def are_own(self) -> bool:
         """Whether we sign the tokens ourselves."""
         return self._signer is not None
+
+    def follow(self, revoked: Revoked) -> bool:
+        """Ask `revoked` from now on, unless it has one already; whether this is the one that it asks."""
+        if self._may_follow:
+            self._revoked, self._may_follow = revoked, False
+        return self._revoked is revoked
 
     async def close(self) -> None:
         """End a fetch of the issuer's keys; there is nothing else to end."""

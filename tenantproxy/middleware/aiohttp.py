@@ -47,6 +47,7 @@ def setup(
     """
     gate = Gate(router, resolver=resolver, tokens=tokens)
     life = life_of(router)
+    life.keep_up(tokens)
 
     async def alive(_: web.Application) -> AsyncIterator[None]:
         await life.start()

@@ -48,7 +48,8 @@ async def tenant() -> TenantScope:
 class TenantMiddleware:
     """The middleware around `app`.
 
-    `resolver` says which tenant a request names, by default as `[resolve]` does; `tokens` verifies access tokens;
+    `resolver` says which tenant a request names, by default as `[resolve]` does; `tokens` verifies access tokens, and
+    hears of what is revoked as long as the router is open, unless it was given a `revoked` of its own;
     `requests` counts (`metrics.listeners.Requests`). A router that is not open is opened and closed with the
     application, or opened at the first request where the server has no lifespan. The scope's `state` gets `request_id`,
     and `tenant` where there is one. Errors of ours and lost connections become problem+json while nothing was sent.
@@ -66,6 +67,7 @@ class TenantMiddleware:
         self.app = app
         self._gate = Gate(router, resolver=resolver, tokens=tokens)
         self._life = life_of(router)
+        self._life.keep_up(tokens)
         self._requests = requests
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -1,6 +1,7 @@
 """Who opens the router, and who closes it? One `Life` for each router, however many middlewares share it.
 
-A router that is open when it is first needed belongs to whoever opened it: it is left alone, then and later.
+A router that is open when it is first needed belongs to whoever opened it: it is left alone, then and later. Where
+tokens are verified, what is revoked is followed as long as the router is open, whoever opened that.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ import asyncio
 from contextvars import Context
 from weakref import WeakValueDictionary
 
+from tenantproxy.auth.base import TokenVerifier
+from tenantproxy.auth.tokens import Tokens
 from tenantproxy.router import Router
 
 __all__ = ["Life", "life_of"]
@@ -22,12 +25,19 @@ class Life:
         self._opening: asyncio.Task[None] | None = None  # while it opens
         self._is_ours = False  # we opened it, and close it
         self._was_open = False  # once it was; whoever closed it meant it
+        self._follows = False  # somebody verifies tokens: what is revoked has to be known
+
+    def keep_up(self, tokens: TokenVerifier | None) -> None:
+        """See to it that `tokens` hears of revocations, unless it was given some of its own."""
+        if isinstance(tokens, Tokens) and tokens.follow(self._router.revocations):
+            self._follows = True
 
     async def start(self) -> None:
-        """The application starts: open the router unless it is open. Raises what `Router.open` does."""
-        if self._router.is_open and self._opening is None:
-            self._was_open = True
-        else:
+        """The application starts: open the router unless it is open.
+
+        Raises what `Router.open` and `Revocations.open` do.
+        """
+        if not self._is_ready():
             await self._open()
 
     async def stop(self) -> None:
@@ -39,16 +49,17 @@ class Life:
     async def ready(self) -> None:
         """A request came: where no lifespan was told to us, the first one opens the router.
 
-        Afterwards a closed router stays closed, and its own error tells. Raises what `Router.open` does; the next
-        request tries again. Cancellation of one request leaves the opening to the others.
+        Afterwards a closed router stays closed, and its own error tells. Raises what `start` does; the next request
+        tries again. Cancellation of one request leaves the opening to the others.
         """
-        if self._opening is None:
-            if self._was_open:
-                return
-            if self._router.is_open:
-                self._was_open = True
-                return
-        await self._open()
+        if not self._is_ready() and (self._opening is not None or self._router.is_open or not self._was_open):
+            await self._open()
+
+    def _is_ready(self) -> bool:
+        if self._opening is not None or not self._router.is_open:
+            return False
+        self._was_open = True
+        return not self._follows or self._router.revocations.is_open
 
     async def _open(self) -> None:
         loop = asyncio.get_running_loop()
@@ -59,9 +70,18 @@ class Life:
         await asyncio.shield(self._opening)
 
     async def _open_alone(self) -> None:
+        was_open = self._router.is_open
         try:
             await self._router.open()
-            self._is_ours = self._was_open = True
+            try:
+                if self._follows:
+                    await self._router.revocations.open()
+            except BaseException:
+                if not was_open:
+                    await self._router.close()
+                raise
+            self._is_ours = self._is_ours or not was_open
+            self._was_open = True
         finally:
             self._opening = None
 

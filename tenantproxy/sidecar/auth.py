@@ -92,7 +92,6 @@ class AuthDesk:
         """Forget it. Safe to call again."""
         desk, self._desk = self._desk, None
         if desk is not None:
-            await desk.revocations.close()
             await desk.tokens.close()
 
     @property
@@ -230,11 +229,10 @@ class _Open:
 
     @classmethod
     async def begin(cls, router: Router) -> _Open:
-        settings, main = router.settings.auth, router.main()
-        revocations = Revocations(main, settings, hearing=router.listener)
-        tokens = Tokens(settings, tenants=router.registry, revoked=revocations)
+        revocations = router.revocations
+        tokens = Tokens(router.settings.auth, tenants=router.registry, revoked=revocations)
         await revocations.open()
-        return cls(tokens, revocations, Sessions(main, tokens, revocations=revocations))
+        return cls(tokens, revocations, Sessions(router.main(), tokens, revocations=revocations))
 
 
 @contextmanager

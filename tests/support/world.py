@@ -16,7 +16,7 @@ import asyncpg
 from tenantproxy.config import Settings
 from tenantproxy.embedded import EmbeddedPostgres
 from tenantproxy.isolation.proof import Signer, derive_key
-from tenantproxy.lifecycle import install_registry
+from tenantproxy.lifecycle import install_auth, install_registry
 from tenantproxy.lifecycle.provisioner import (
     close_database,
     ensure_database,
@@ -141,6 +141,7 @@ def _entry(tenant: Tenant) -> dict[str, Any]:
 async def _register(world: World) -> None:
     async with world.main.connect() as admin:
         await install_registry(admin, app_role=APP_ROLE)
+        await install_auth(admin, app_role=APP_ROLE)
         await admin.executemany(
             "INSERT INTO tenantproxy.tenants (id, isolation, server, database, schema) VALUES ($1, $2, $3, $4, $5)",
             [
