@@ -6,18 +6,24 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
-from typing import Final, TypeAlias
+from typing import Final, Self, TypeAlias
 
 from tenantproxy.auth.base import RequestContext
-from tenantproxy.errors import AuthError, TenantUnresolved
+from tenantproxy.config.sections import Http
+from tenantproxy.errors import AuthError, ConfigurationError, Problem, TenantUnresolved
 from tenantproxy.model import TenantId
 
-__all__ = ["TrustedProxies", "bearer_token", "host_of", "session_settings"]
+__all__ = ["TrustedProxies", "bearer_token", "header_texts", "host_of", "session_settings"]
 
 _Address: TypeAlias = IPv4Address | IPv6Address
 _Network: TypeAlias = IPv4Network | IPv6Network
 
 _MAX_HOPS: Final = 32  # of X-Forwarded-For that are looked at
+
+
+def header_texts(raw: Iterable[tuple[bytes, bytes]]) -> tuple[tuple[str, str], ...]:
+    """The headers of a request as `RequestContext` has them."""
+    return tuple([(name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in raw])
 
 
 def host_of(values: Sequence[str]) -> str:
@@ -58,6 +64,15 @@ class TrustedProxies:
     def __init__(self, networks: Iterable[str]) -> None:
         self._networks: tuple[_Network, ...] = tuple(ip_network(network) for network in networks)
         self._trusts = lru_cache(maxsize=4096)(self._is_within)
+
+    @classmethod
+    def configured(cls, settings: Http) -> Self:
+        """Those of `[http] trusted_proxies`. Raises ConfigurationError."""
+        try:
+            return cls(settings.trusted_proxies)
+        except ValueError as exc:
+            fix = 'write addresses or networks, such as "10.0.0.0/8"'
+            raise ConfigurationError([Problem(key="http.trusted_proxies", problem=str(exc), fix=fix)]) from None
 
     def client(self, peer: str | None, forwarded: Sequence[str]) -> tuple[str | None, bool]:
         """The address of the client, and whether `peer` is trusted. `forwarded`: the X-Forwarded-For headers.

@@ -9,6 +9,7 @@ import asyncpg
 from aiohttp import web
 
 from tenantproxy.auth.base import TokenVerifier
+from tenantproxy.auth.caller import header_texts
 from tenantproxy.errors import AuthError
 from tenantproxy.middleware.gate import Gate
 from tenantproxy.router import Router
@@ -28,9 +29,7 @@ def demo_routes(router: Router, tokens: Callable[[], TokenVerifier]) -> list[web
         scope = await Gate(router, tokens=tokens()).admit(
             method=request.method,
             path=request.path,
-            headers=tuple(
-                [(name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in request.raw_headers]
-            ),
+            headers=header_texts(request.raw_headers),
             peer=request.remote,
         )
         if scope is None:

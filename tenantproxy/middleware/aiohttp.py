@@ -13,14 +13,15 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from tenantproxy.auth.base import Resolver, TokenVerifier
+from tenantproxy.auth.caller import header_texts
 from tenantproxy.auth.resolvers import mismatch
 from tenantproxy.middleware.gate import Gate, RequestCounter
 from tenantproxy.middleware.life import life_of
-from tenantproxy.middleware.problems import OURS, answer_to, request_id
+from tenantproxy.middleware.problems import GONE, OURS, ProblemAnswer, answer_to, request_id
 from tenantproxy.router import Router
 from tenantproxy.scope import TenantScope, begin
 
-__all__ = ["REQUEST_ID", "ROUTER", "TENANT", "setup"]
+__all__ = ["REQUEST_ID", "ROUTER", "TENANT", "as_response", "route_of", "setup"]
 
 ROUTER: Final = web.AppKey("tenantproxy_router", Router)
 TENANT: Final = web.RequestKey("tenantproxy_tenant", TenantScope)
@@ -28,7 +29,6 @@ REQUEST_ID: Final = web.RequestKey("tenantproxy_request_id", str)
 
 _BEGUN: Final = web.RequestKey("tenantproxy_begun", bool)
 _UNMATCHED: Final = "unmatched"
-_GONE: Final = 499  # the client went away before the answer
 
 
 def setup(
@@ -61,7 +61,7 @@ def setup(
         loop = asyncio.get_running_loop()
         started = loop.time()
         request[REQUEST_ID] = request_id(request.headers.getall("X-Request-ID", ()))
-        code = _GONE
+        code = GONE
         try:
             response = await _answer(gate, request, handler)
             code = response.status
@@ -73,7 +73,9 @@ def setup(
             raise
         finally:
             if requests is not None:
-                requests.observe(route=_route(request), method=request.method, code=code, seconds=loop.time() - started)
+                requests.observe(
+                    route=route_of(request), method=request.method, code=code, seconds=loop.time() - started
+                )
         return response
 
     app[ROUTER] = router
@@ -96,8 +98,7 @@ async def _answer(gate: Gate, request: web.Request, handler: Handler) -> web.Str
     except OURS as exc:
         if _BEGUN in request:  # it can only be cut
             raise
-        problem = answer_to(exc, request[REQUEST_ID])
-        return web.Response(status=problem.status, headers=dict(problem.headers), body=problem.body)
+        return as_response(answer_to(exc, request[REQUEST_ID]))
 
 
 async def _admit(gate: Gate, request: web.Request) -> None:
@@ -105,9 +106,7 @@ async def _admit(gate: Gate, request: web.Request) -> None:
     found = await gate.admit(
         method=request.method,
         path=request.path,
-        headers=tuple(
-            [(name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in request.raw_headers]
-        ),
+        headers=header_texts(request.raw_headers),
         peer=request.remote,
     )
     if outer is not None and found is not None and outer.id != found.id:
@@ -119,6 +118,12 @@ async def _admit(gate: Gate, request: web.Request) -> None:
     begin(found)
 
 
-def _route(request: web.Request) -> str:
+def as_response(problem: ProblemAnswer) -> web.Response:
+    """A problem, as aiohttp sends it."""
+    return web.Response(status=problem.status, headers=dict(problem.headers), body=problem.body)
+
+
+def route_of(request: web.Request) -> str:
+    """The pattern that matched, never the path itself: a stranger chooses paths."""
     resource = request.match_info.route.resource
     return _UNMATCHED if resource is None else resource.canonical

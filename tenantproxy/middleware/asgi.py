@@ -15,10 +15,11 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final, TypeAlias
 
 from tenantproxy.auth.base import Resolver, TokenVerifier
+from tenantproxy.auth.caller import header_texts
 from tenantproxy.auth.resolvers import mismatch
 from tenantproxy.middleware.gate import Gate, RequestCounter
 from tenantproxy.middleware.life import life_of
-from tenantproxy.middleware.problems import OURS, ProblemAnswer, answer_to, request_id
+from tenantproxy.middleware.problems import GONE, OURS, ProblemAnswer, answer_to, request_id
 from tenantproxy.router import Router
 from tenantproxy.scope import TenantScope, begin, current, end
 
@@ -31,7 +32,6 @@ Send: TypeAlias = Callable[[Message], Awaitable[None]]
 App: TypeAlias = Callable[[Any, Any, Any], Awaitable[None]]  # each framework has its own types for the three
 
 _OUTER: Final = "tenantproxy.scope"  # in an ASGI scope: what an outer TenantMiddleware resolved
-_GONE: Final = 499  # the client went away before the answer
 _UNMATCHED: Final = "unmatched"
 
 logger = logging.getLogger("tenantproxy")
@@ -83,7 +83,7 @@ class TenantMiddleware:
             await self.app(scope, receive, send)
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = _texts(scope)
+        headers = header_texts(scope["headers"])
         request = request_id([value for name, value in headers if name == "x-request-id"])
         _name(scope, request)
         answer = _Answer(send, request)
@@ -103,12 +103,12 @@ class TenantMiddleware:
                 self._requests.observe(
                     route=_route(scope),
                     method=scope["method"],
-                    code=500 if answer.failed else answer.status or _GONE,
+                    code=500 if answer.failed else answer.status or GONE,
                     seconds=time.perf_counter() - started,
                 )
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = _texts(scope)
+        headers = header_texts(scope["headers"])
         request = request_id([value for name, value in headers if name == "x-request-id"])
         _name(scope, request)
         socket = _Socket(send, denies="websocket.http.response" in (scope.get("extensions") or ()))
@@ -137,10 +137,6 @@ class TenantMiddleware:
             await self.app(scope, receive, send)
         finally:
             end(token)
-
-
-def _texts(scope: Scope) -> tuple[tuple[str, str], ...]:
-    return tuple([(name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in scope["headers"]])
 
 
 def _name(scope: Scope, request: str) -> None:

@@ -8,7 +8,7 @@ from typing import Protocol
 from tenantproxy.auth.base import RequestContext, Resolver, TokenVerifier
 from tenantproxy.auth.caller import TrustedProxies, bearer_token, host_of, session_settings
 from tenantproxy.auth.resolvers import authorise, from_settings, mismatch
-from tenantproxy.errors import ConfigurationError, Problem, TenantNotFound
+from tenantproxy.errors import TenantNotFound
 from tenantproxy.router import Router
 from tenantproxy.scope import TenantScope
 
@@ -40,11 +40,7 @@ class Gate:
         self._resolver = resolver if resolver is not None else from_settings(settings.resolve)
         self._tokens = tokens
         self._context = dict(settings.context)
-        try:
-            self._proxies = TrustedProxies(settings.http.trusted_proxies)
-        except ValueError as exc:
-            fix = 'write addresses or networks, such as "10.0.0.0/8"'
-            raise ConfigurationError([Problem(key="http.trusted_proxies", problem=str(exc), fix=fix)]) from None
+        self._proxies = TrustedProxies.configured(settings.http)
 
     async def admit(self, *, method: str, path: str, headers: Headers, peer: str | None) -> TenantScope | None:
         """The scope for a request; None: it names no tenant. Needs an open router. `headers` as in RequestContext.

@@ -7,7 +7,7 @@ import logging
 import math
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,7 +16,10 @@ import asyncpg
 from tenantproxy.auth.resolvers import mismatch
 from tenantproxy.errors import ConnectFailed, TenantNotFound, TenantProxyError, problem_json
 
-__all__ = ["OURS", "ProblemAnswer", "answer_to", "request_id"]
+__all__ = ["GONE", "OURS", "ProblemAnswer", "answer_to", "problem_answer", "request_id"]
+
+GONE: Final = 499
+"""What is counted where the client went away before the answer."""
 
 _GIVEN_ID: Final = re.compile(r"[A-Za-z0-9._\-]{1,64}")
 _LOST: Final = (
@@ -63,14 +66,21 @@ def answer_to(error: BaseException, request: str) -> ProblemAnswer:
     if known.http_status == 500:
         body["title"] = "internal error"
         body.pop("detail", None)
-    headers = [("content-type", "application/problem+json"), ("cache-control", "no-store")]
+    headers: list[tuple[str, str]] = []
     if known.retry_after is not None:
         headers.append(("retry-after", str(max(1, math.ceil(known.retry_after)))))
     if known.http_status == 401:
         headers.append(("www-authenticate", "Bearer"))
-    content = json.dumps(body).encode()
-    headers.append(("content-length", str(len(content))))
-    return ProblemAnswer(status=known.http_status, headers=tuple(headers), body=content, code=known.code)
+    return problem_answer(known.http_status, body, *headers)
+
+
+def problem_answer(status: int, problem: Mapping[str, object], *headers: tuple[str, str]) -> ProblemAnswer:
+    """A problem, as `errors.problem_json` makes it, as an answer with these headers more."""
+    body = json.dumps(problem).encode()
+    common = (
+        ("content-type", "application/problem+json"), ("cache-control", "no-store"), ("content-length", str(len(body)))
+    )  # fmt: skip
+    return ProblemAnswer(status=status, headers=(*common, *headers), body=body, code=str(problem["code"]))
 
 
 def _known(error: BaseException) -> TenantProxyError:

@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-import math
 import re
-import secrets
 from typing import Final
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-from tenantproxy.errors import AccessDenied, TenantNotFound, TenantProxyError, problem_json
 from tenantproxy.metrics.listeners import Requests
+from tenantproxy.middleware.aiohttp import REQUEST_ID, as_response, route_of
+from tenantproxy.middleware.problems import GONE, OURS, answer_to, problem_answer, request_id
 
 __all__ = ["MAX_BODY_BYTES", "MAX_HEADER_BYTES", "REQUEST_ID", "answering"]
 
 MAX_HEADER_BYTES: Final = 16 * 1024
 MAX_BODY_BYTES: Final = 1024 * 1024
-REQUEST_ID: Final = web.RequestKey("request_id", str)
 
-_UNMATCHED: Final = "unmatched"
-_GIVEN_ID: Final = re.compile(r"[A-Za-z0-9._\-]{1,64}")
 logger = logging.getLogger("tenantproxy")
 
 
@@ -34,13 +29,13 @@ def answering(requests: Requests) -> Middleware:
     async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
         loop = asyncio.get_running_loop()
         started = loop.time()
-        request[REQUEST_ID] = _request_id(request)
-        code = 499  # nobody waits for the answer any more: the client went away while the handler ran
+        request[REQUEST_ID] = request_id(request.headers.getall("X-Request-ID", ()))
+        code = GONE
         try:
             response = await _answer(request, handler)
             code = response.status
         finally:
-            requests.observe(route=_route(request), method=request.method, code=code, seconds=loop.time() - started)
+            requests.observe(route=route_of(request), method=request.method, code=code, seconds=loop.time() - started)
         response.headers["X-Request-Id"] = request[REQUEST_ID]
         return response
 
@@ -56,8 +51,8 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
         if exc.status < 400:
             raise
         return _plain_problem(request, exc.status, exc.reason, allow=exc.headers.get("Allow"))
-    except TenantProxyError as exc:
-        return _problem(request, exc)
+    except OURS as exc:
+        return as_response(answer_to(exc, request[REQUEST_ID]))
     except Exception:
         # The rim: what PostgreSQL or a driver says is for the log, never for strangers.
         logger.exception("request %s failed", request[REQUEST_ID], extra={"request_id": request[REQUEST_ID]})
@@ -73,17 +68,6 @@ def _too_large(request: web.Request) -> web.Response | None:
     return None
 
 
-def _problem(request: web.Request, error: TenantProxyError) -> web.Response:
-    # To a stranger an unknown tenant looks like one that is not his.
-    shown = AccessDenied("not allowed") if isinstance(error, TenantNotFound) else error
-    response = _json(problem_json(shown, request_id=request[REQUEST_ID]), shown.http_status)
-    if shown.retry_after is not None:
-        response.headers["Retry-After"] = str(max(1, math.ceil(shown.retry_after)))
-    if shown.http_status == 401:
-        response.headers["WWW-Authenticate"] = "Bearer"
-    return response
-
-
 def _plain_problem(request: web.Request, status: int, title: str, *, allow: str | None = None) -> web.Response:
     body = {
         "type": "about:blank",
@@ -92,26 +76,7 @@ def _plain_problem(request: web.Request, status: int, title: str, *, allow: str 
         "code": re.sub(r"\W+", "_", title.lower()),
         "request_id": request[REQUEST_ID],
     }
-    response = _json(body, status)
+    response = as_response(problem_answer(status, body))
     if allow is not None:
         response.headers["Allow"] = allow
     return response
-
-
-def _json(body: dict[str, object], status: int) -> web.Response:
-    return web.Response(
-        body=json.dumps(body).encode(),
-        status=status,
-        content_type="application/problem+json",
-        headers={"Cache-Control": "no-store"},
-    )
-
-
-def _request_id(request: web.Request) -> str:
-    given = request.headers.get("X-Request-Id", "")
-    return given if _GIVEN_ID.fullmatch(given) else secrets.token_hex(16)
-
-
-def _route(request: web.Request) -> str:
-    resource = request.match_info.route.resource
-    return _UNMATCHED if resource is None else resource.canonical

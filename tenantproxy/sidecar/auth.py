@@ -17,7 +17,7 @@ from aiohttp import web
 
 from tenantproxy.auth.accounts import Account
 from tenantproxy.auth.base import Identity, RequestContext
-from tenantproxy.auth.caller import TrustedProxies, bearer_token, host_of
+from tenantproxy.auth.caller import TrustedProxies, bearer_token, header_texts, host_of
 from tenantproxy.auth.claims import invalid
 from tenantproxy.auth.refresh import Grant, Sessions
 from tenantproxy.auth.resolvers import authorise, from_settings, mismatch
@@ -25,10 +25,8 @@ from tenantproxy.auth.revocation import Revocations
 from tenantproxy.auth.tokens import Tokens
 from tenantproxy.errors import (
     AuthError,
-    ConfigurationError,
     LoginUnavailable,
     PoolError,
-    Problem,
     RegistryUnavailable,
     TenantNotFound,
 )
@@ -57,11 +55,7 @@ class AuthDesk:
         self._verifies = bool(auth.keys() or auth.public_key_file or auth.jwks_url)
         self._logs_in = bool(auth.keys()) and login.account_query is not None
         self._resolver = from_settings(settings.resolve)
-        try:
-            self._proxies = TrustedProxies(settings.http.trusted_proxies)
-        except ValueError as exc:
-            fix = 'write addresses or networks, such as "10.0.0.0/8"'
-            raise ConfigurationError([Problem(key="http.trusted_proxies", problem=str(exc), fix=fix)]) from None
+        self._proxies = TrustedProxies.configured(settings.http)
         self._desk: _Open | None = None  # from open to close
 
     def routes(self) -> Sequence[web.AbstractRouteDef]:
@@ -167,7 +161,7 @@ class AuthDesk:
             with _unnamed():
                 await sessions.close(body["refresh_token"])
         else:
-            claims = await self._claims(_headers(request))
+            claims = await self._claims(header_texts(request.raw_headers))
             if claims is None:
                 raise invalid()
             if isinstance(session := claims.get("sid"), str):
@@ -177,7 +171,7 @@ class AuthDesk:
 
     async def _check(self, request: web.Request) -> web.Response:
         """For a proxy in front: may this request go on, and whose is it?"""
-        headers = _headers(request)
+        headers = header_texts(request.raw_headers)
         client, trusted = self._client(request)
         context = RequestContext(
             method=request.method,
@@ -270,10 +264,6 @@ async def _body(request: web.Request, *names: str, optional: Sequence[str] = ())
 
 def _answer(body: Mapping[str, object]) -> web.Response:
     return web.json_response(body, headers=_NO_STORE)
-
-
-def _headers(request: web.Request) -> tuple[tuple[str, str], ...]:
-    return tuple([(name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in request.raw_headers])
 
 
 def _plain(value: str) -> str:
