@@ -1,0 +1,90 @@
+"""Which statement of a server stands behind the name a client gave it?
+
+In transaction mode a client's next transaction may run on another backend, and two clients may give the same name to
+different statements. So a statement is known by its content: its text and parameter types, under one name on every
+backend that has it.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from itertools import count
+from typing import Final
+from weakref import WeakValueDictionary
+
+from tenantproxy.wire.frames import CLOSE, PARSE, frame
+
+__all__ = ["NAME_PREFIX", "ServerStatements", "Statement", "Statements"]
+
+NAME_PREFIX: Final = b"tp_"
+MAX_PREPARED: Final = 500  # on one backend; a plan costs the server some ten kilobytes
+
+
+class Statement:
+    """A text and its parameter types, as a Parse message holds them behind the name. Equal only to itself."""
+
+    __slots__ = ("__weakref__", "close", "name", "parse")
+
+    def __init__(self, name: bytes, body: bytes) -> None:
+        self.name = name
+        self.parse = frame(PARSE, name + b"\0" + body)
+        self.close = frame(CLOSE, b"S" + name + b"\0")
+
+    def __repr__(self) -> str:
+        return f"<Statement {self.name.decode()}>"  # a text may hold what only its tenant should see
+
+
+class Statements:
+    """All statements that any client or backend of this process knows: one object per content."""
+
+    def __init__(self) -> None:
+        self._by_body: WeakValueDictionary[bytes, Statement] = WeakValueDictionary()
+        self._numbers = count(1)
+
+    def of(self, body: bytes) -> Statement:
+        """The statement with this content."""
+        statement = self._by_body.get(body)
+        if statement is None:
+            statement = self._by_body[body] = Statement(b"%b%d" % (NAME_PREFIX, next(self._numbers)), body)
+        return statement
+
+    def __len__(self) -> int:
+        return len(self._by_body)
+
+
+class ServerStatements:
+    """What is prepared on one backend, the least recently used first. Changed by whoever has the backend."""
+
+    __slots__ = ("_limit", "_prepared")
+
+    def __init__(self, limit: int = MAX_PREPARED) -> None:
+        self._limit = limit
+        self._prepared: OrderedDict[Statement, None] = OrderedDict()
+
+    def use(self, statement: Statement) -> bool:
+        """Whether `statement` is prepared; then it is the last that will have to make room."""
+        if statement not in self._prepared:
+            return False
+        self._prepared.move_to_end(statement)
+        return True
+
+    def add(self, statement: Statement) -> Statement | None:
+        """`statement` is being prepared; the one returned must be closed before, to make room."""
+        out = self._prepared.popitem(last=False)[0] if len(self._prepared) >= self._limit else None
+        self._prepared[statement] = None
+        return out
+
+    def put_back(self, statement: Statement) -> None:
+        """It was not closed after all."""
+        self._prepared[statement] = None
+
+    def forget(self, statement: Statement) -> None:
+        """It is not prepared, or not any more."""
+        self._prepared.pop(statement, None)
+
+    def clear(self) -> None:
+        """Nothing is prepared."""
+        self._prepared.clear()
+
+    def __len__(self) -> int:
+        return len(self._prepared)
