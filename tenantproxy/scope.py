@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar, Token
@@ -11,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from tenantproxy.errors import AccessDenied, TenantUnresolved
 from tenantproxy.model import Route, TenantId
-from tenantproxy.pools.asyncpg import Backend
+from tenantproxy.pools.asyncpg import END_TIMEOUT, Backend
+from tenantproxy.pools.failures import LOST
 from tenantproxy.pools.guard import Guard
 from tenantproxy.pools.pool import Pool
 
@@ -283,9 +285,29 @@ class _Transaction(_Connection):
     ) -> None:
         try:
             if self._transaction is not None:
-                await self._transaction.__aexit__(kind, error, traceback)
+                if error is None:
+                    await self._transaction.__aexit__(None, None, None)
+                else:
+                    await self._roll_back(self._transaction, error)
         finally:
             self.end()
+
+    async def _roll_back(self, transaction: Transaction, error: BaseException) -> None:
+        """Whoever leaves with an error does not wait for a silent server, and hears that error and no other.
+
+        The end of the connection rolls back as well.
+        """
+        backend = self._backend
+        if backend.con.is_doubtful:  # the driver would wait for the end of rows that nobody reads
+            return
+        timer = asyncio.get_running_loop().call_later(END_TIMEOUT, backend.abort)
+        try:
+            await transaction.__aexit__(type(error), error, error.__traceback__)
+        except LOST:
+            if not backend.con.is_closed():
+                raise
+        finally:
+            timer.cancel()
 
 
 _CURRENT: ContextVar[TenantScope | None] = ContextVar("tenantproxy_current")

@@ -5,13 +5,18 @@ A restart shows as a mix of refused, reset and 57P03; 53300 has three texts: onl
 
 from __future__ import annotations
 
+from typing import Final
+
 import asyncpg
 
 from tenantproxy.errors import BudgetExhausted, ConnectFailed, TenantProxyError
 from tenantproxy.model import PoolKey
 from tenantproxy.pools.backoff import Failure
 
-__all__ = ["classify", "describe"]
+__all__ = ["LOST", "classify", "describe"]
+
+LOST: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, asyncpg.InternalClientError)
+"""What asyncpg raises when the server refuses, or is not there any more; the last when found out in mid-statement."""
 
 _BUSY = {
     "57P03": ("the PostgreSQL server is starting up, shutting down or recovering", "it is retried until then"),

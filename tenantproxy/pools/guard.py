@@ -30,7 +30,7 @@ PRIVATE_NAMES: Final = {
         "_protocol _transport _loop _top_xact _pool_release_ctr _stmt_cache _stmts_to_close _stmt_exclusive_section"
         " _listeners _log_listeners _termination_listeners _query_loggers _get_statement"
         " _execute _executemany _prepare _copy_in _copy_out"
-        " _drop_local_statement_cache _drop_local_type_cache _set_proxy _cancel_current_command"
+        " _drop_local_statement_cache _drop_local_type_cache _set_proxy _cancel_current_command _cancellations"
         " _process_notification _process_log_message _call_termination_listeners _get_unique_id"
     ),
     "asyncpg.pool.PoolConnectionProxy": "_con _holder _detach",
@@ -41,6 +41,9 @@ PRIVATE_NAMES: Final = {
     "asyncpg.connection._StatementCache": "put clear _entries",
 }
 """What is used of asyncpg beside its public names, by class."""
+
+CANCEL_TIMEOUT: Final = 2.0  # a peer that ends nothing for so long, however often it is asked to, is aborted
+_ASK_AGAIN_SECONDS: Final = 0.1  # then twice as long each time
 
 # SQL that may take the driver's prepared statements, or the tenant, from under it. Looked for once per new text.
 _TOUCHES_STATEMENTS: Final = re.compile(r"\b(?:prepare|deallocate|discard|reset\s+all)\b", re.IGNORECASE)
@@ -61,6 +64,7 @@ if TYPE_CHECKING:
         _log_listeners: set[Any]
         _termination_listeners: set[Any]
         _query_loggers: set[Any]
+        _cancellations: set[asyncio.Task[None]]
 
         def _execute(self, *args: Any, **kwargs: Any) -> Any: ...
         async def _executemany(self, *args: Any, **kwargs: Any) -> Any: ...
@@ -71,7 +75,7 @@ if TYPE_CHECKING:
         def _get_unique_id(self, prefix: str) -> str: ...
         def _drop_local_statement_cache(self) -> None: ...
         def _drop_local_type_cache(self) -> None: ...
-        def _cancel_current_command(self, waiter: asyncio.Future[None]) -> None: ...
+        def _cancel_current_command(self, waiter: asyncio.Future[None], cancel_waiter: Any = None) -> None: ...
         def _process_notification(self, *args: Any) -> None: ...
         def _process_log_message(self, *args: Any) -> None: ...
         def _call_termination_listeners(self) -> None: ...
@@ -217,9 +221,8 @@ class TenantConnection(_Connection):
         if not self._transport.is_reading():
             self._transport.resume_reading()
         async with asyncio.timeout(timeout):
-            await self.request_cancel()
-            self._transport.write(b"X\0\0\0\4")  # Terminate
-            await ended
+            self._transport.write(b"X\0\0\0\4")  # Terminate: read when what runs has ended
+            await self._cancel_until(ended)
         super().terminate()  # asyncpg does not know yet
 
     def terminate(self) -> None:
@@ -348,6 +351,37 @@ class TenantConnection(_Connection):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         if hasattr(socket, "TCP_USER_TIMEOUT"):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(seconds * 1000))
+
+    # --- cancelling --------------------------------------------------------------------------------------------------
+    def _cancel_current_command(self, waiter: asyncio.Future[None], cancel_waiter: Any = None) -> None:
+        """As asyncpg's, but bounded: it asks once, and then waits for the end of the command as long as that takes."""
+        if cancel_waiter is None:
+            super()._cancel_current_command(waiter)
+            return
+        cancelling = self._cancel_in_time(waiter, cancel_waiter)
+        self._cancellations.add(self._loop.create_task(cancelling, context=Context()))
+
+    async def _cancel_in_time(self, sent: asyncio.Future[None], ended: asyncio.Future[None]) -> None:
+        """Cancel a command until it has `ended`; the next one waits for `sent`, or a late request might end that."""
+        try:
+            async with asyncio.timeout(CANCEL_TIMEOUT):
+                await self._cancel_until(ended)
+        except TimeoutError:
+            self.terminate()
+        finally:
+            task = asyncio.current_task()
+            assert task is not None
+            self._cancellations.discard(task)
+            if not sent.done():
+                sent.set_result(None)
+
+    async def _cancel_until(self, ended: asyncio.Future[None]) -> None:
+        """Ask again and again: PostgreSQL forgets a request that arrives before it has begun with the command."""
+        pause = _ASK_AGAIN_SECONDS
+        while not ended.done():
+            await self.request_cancel()
+            await asyncio.wait([ended], timeout=pause)
+            pause *= 2
 
     def request_cancel(self) -> Awaitable[None]:
         """Ask the server to cancel what runs; the answer is when the request was sent."""

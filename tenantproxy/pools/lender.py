@@ -20,7 +20,7 @@ from tenantproxy.isolation.row import change_reset, enter, keep_reset
 from tenantproxy.model import Binding, Proof, Route, TenantId
 from tenantproxy.pools.asyncpg import Backend
 from tenantproxy.pools.detached import Detached
-from tenantproxy.pools.failures import describe
+from tenantproxy.pools.failures import LOST, describe
 from tenantproxy.pools.guard import RenewingConnection
 from tenantproxy.pools.manager import Counters
 from tenantproxy.pools.pool import Pool
@@ -34,10 +34,6 @@ _CONTEXT_SQL: Final = (
     "SELECT pg_catalog.set_config(n, v, false)"
     " FROM ROWS FROM (pg_catalog.unnest($1::text[]), pg_catalog.unnest($2::text[])) AS s (n, v)"
 )
-
-
-# What asyncpg raises when the server refuses, or is not there any more; the last when it is found out in mid-statement.
-_LOST: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, asyncpg.InternalClientError)
 
 
 class _Unconfirmed(Exception):
@@ -128,7 +124,7 @@ class Lender:
                     self._renew_in_time(backend)
             except TimeoutError as exc:
                 raise self._not_entered(pool, exc) from None
-            except (*_LOST, _Unconfirmed) as exc:
+            except (*LOST, _Unconfirmed) as exc:
                 # Nothing of the caller has run: another connection may do, unless the database refuses the tenant.
                 if attempt == ENTER_ATTEMPTS or isinstance(exc, asyncpg.InsufficientPrivilegeError):
                     raise self._not_entered(pool, exc) from None
@@ -226,7 +222,7 @@ class Lender:
             await self._bind(backend, binding)
         except BaseException as exc:
             backend.abort()  # its user holds it: nothing may run on it any more
-            if isinstance(exc, (*_LOST, TimeoutError)):
+            if isinstance(exc, (*LOST, TimeoutError)):
                 raise self._not_entered(backend.pool, exc) from None
             raise
         finally:

@@ -8,11 +8,13 @@ import os
 import signal
 import struct
 from collections.abc import Callable, Coroutine, Generator, Iterator
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Final, Generic, Literal, TypeVar
 
-from tests.support.chaos import ChaosProxy
+from tests.support.chaos import ChaosProxy, Link, Way
 
 T = TypeVar("T")
+
+_CANCEL: Final = struct.pack("!ii", 16, 80877102)  # how a CancelRequest begins
 
 Moment = Literal["before", "after"]
 """Of an await: cancelled while what it waits for is not done, or in the very step in which it was done."""
@@ -101,3 +103,20 @@ class NotReadyProxy(ChaosProxy):
         fields = b"SFATAL\0VFATAL\0C" + self.answer.encode() + b"\0Mthe database system is not ready\0\0"
         writer.write(b"E" + struct.pack("!i", len(fields) + 4) + fields)
         await writer.drain()
+
+
+class CancelEater(ChaosProxy):
+    """Swallows the first `swallow` requests to cancel; whoever sent them sees the usual end, and no effect."""
+
+    def __init__(self, host: str, port: int) -> None:
+        super().__init__(host, port)
+        self.swallow = 0
+        self.cancels = 0  # that came, swallowed or not
+
+    async def _pass(self, link: Link, chunk: bytes, writer: asyncio.StreamWriter, way: Way) -> None:
+        if way is Way.TO_SERVER and not link.passed[way] and chunk.startswith(_CANCEL):
+            self.cancels += 1
+            if self.cancels <= self.swallow:
+                link.cut()
+                return
+        await super()._pass(link, chunk, writer, way)
