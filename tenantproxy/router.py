@@ -64,7 +64,7 @@ from tenantproxy.registry import (
 from tenantproxy.registry.postgres import CHANNEL
 from tenantproxy.scope import Found, Lease, Scope, TenantScope
 
-__all__ = ["Router", "open_router"]
+__all__ = ["Router", "not_served", "open_router"]
 
 MAIN: Final = TenantId("main")
 _SWEEP_SECONDS: Final = 1.0
@@ -506,7 +506,7 @@ class Router:
         """The plan for an active tenant, remembered until the registry says something else of it."""
         if tenant.status is not TenantStatus.ACTIVE:
             self._forget(tenant.id)
-            raise _not_served(tenant.status)
+            raise not_served(tenant.status)
         key = (tenant.id, scope.system, scope.replica, scope.profile)
         known = self._routes.get(key)
         entry = self._registry.entry(tenant.id)
@@ -592,7 +592,8 @@ def _with_context(route: Route, scope: TenantScope) -> Route:
     return replace(route, session=replace(route.session, context=scope.context))
 
 
-def _not_served(status: TenantStatus) -> TenantError:
+def not_served(status: TenantStatus) -> TenantError:
+    """Why a tenant in this status gets no connection."""
     if status in (TenantStatus.PAUSED, TenantStatus.PROVISIONING):
         return TenantPaused(f"the tenant is {status.value}", hint="it comes back: try again later", retry_after=5.0)
     return TenantSuspended(f"the tenant is {status.value}", hint="ask the operator of this service")

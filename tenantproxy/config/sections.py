@@ -347,8 +347,19 @@ def _tenants(value: object) -> object:
     raise PydanticCustomError("wrong_kind", "must be {wanted}", {"wanted": 'a list of tenants, or "*"'})
 
 
+def _console(value: object) -> object:
+    if isinstance(value, GivenText):
+        value = {"true": True, "false": False}.get(value.lower(), str(value))
+    if isinstance(value, bool) or value == "read":
+        return value
+    raise PydanticCustomError("wrong_kind", "must be {wanted}", {"wanted": 'true, false or "read"'})
+
+
 class PgUser(Section):
-    """Somebody who may connect to the PostgreSQL port, and to which tenants."""
+    """Somebody who may connect to the PostgreSQL port, and to which tenants.
+
+    `console`: may use the console, with "read" its SHOW commands alone.
+    """
 
     verifier: Secret | None = None
     password: Secret | None = None
@@ -356,16 +367,19 @@ class PgUser(Section):
     password_env: Text | None = None
     tenants: Annotated[Literal["*"] | tuple[Text, ...], BeforeValidator(_tenants)] = ()
     pool_mode: Literal["transaction", "session"] = "transaction"
-    console: Flag = False
+    console: Annotated[Literal[True, False, "read"], BeforeValidator(_console)] = False
 
 
 class Pg(Section):
-    """The PostgreSQL listener."""
+    """The PostgreSQL listener. `jwt`: is there a user `jwt`, whose password is an access token? By default where
+    `[auth]` verifies tokens and only this machine can connect.
+    """
 
     listen: Listen = "127.0.0.1:6432"
     max_clients: Size = 10_000
     ssl_cert_file: Text = ""
     ssl_key_file: Text = ""
+    jwt: Flag | None = None
     users: Mapping[str, PgUser] = Field(default_factory=dict)
 
 
