@@ -1,0 +1,80 @@
+"""What does a connector have under way? Tasks and timers in an empty context, and looking for servers that are down.
+
+Every task of ours starts in an empty context: a transport keeps the one in which it was opened, and a listener on it
+would answer with another request's tenant.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from contextvars import Context
+from typing import Any, Final
+
+from tenantproxy.config import Server
+from tenantproxy.pools.budget import ServerBudget
+
+__all__ = ["Errands"]
+
+_PROBE_SECONDS: Final = 0.2
+
+
+class Errands:
+    """The tasks and timers of one connector. All end with `close`."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._timers: set[asyncio.TimerHandle] = set()
+        self._probes: dict[str, asyncio.Task[None]] = {}
+
+    def spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run `coroutine`, which handles its own errors."""
+        task = asyncio.get_running_loop().create_task(coroutine, context=Context())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def later(self, delay: float, call: Callable[[], None]) -> None:
+        """Call `call` after `delay` seconds."""
+
+        def fire() -> None:
+            self._timers.discard(handle)
+            call()
+
+        handle = asyncio.get_running_loop().call_later(delay, fire, context=Context())
+        self._timers.add(handle)
+
+    async def close(self) -> None:
+        """Cancel what is under way and wait for it. The pools are closed by now."""
+        while self._tasks:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+        for timer in self._timers:  # those that the last failures set
+            timer.cancel()
+        self._timers.clear()
+
+    async def settle(self, timeout: float) -> None:
+        """Wait until all that is under way is done, for `timeout` seconds at most."""
+        for probe in self._probes.values():
+            probe.cancel()  # it would wait for a server that is down
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=timeout)
+
+    def look_for(self, server: Server, budget: ServerBudget) -> None:
+        """Close the breaker as soon as something listens there again, so that it needs no caller to find out."""
+        task = self._probes.get(budget.server)
+        if task is None or task.done():
+            self._probes[budget.server] = self.spawn(_wait_for(server, budget))
+
+
+async def _wait_for(server: Server, budget: ServerBudget) -> None:
+    while budget.is_down:
+        await asyncio.sleep(_PROBE_SECONDS)
+        try:
+            async with asyncio.timeout(server.connect_timeout):
+                _, writer = await asyncio.open_connection(server.host, server.port)
+        except (OSError, TimeoutError):
+            continue
+        writer.close()
+        budget.reached()
