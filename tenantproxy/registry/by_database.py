@@ -63,12 +63,6 @@ class ByDatabase:
         self._tenants = tenants
         self._known: TTLCache[str, TenantId | None] = TTLCache(max_entries, ttl, timer=clock)
 
-    def peek(self, database: str) -> Tenant | None:
-        """The tenant if that is known without asking; None says nothing."""
-        known = self._known.get(database)
-        tenant = None if known is None else self._tenants.peek(known)
-        return tenant if tenant is not None and has_database(tenant, database) else None
-
     async def find(self, database: str) -> Tenant | None:
         """The one tenant that has the database to itself, or None. Raises RegistryUnavailable."""
         inner = self._tenants.inner

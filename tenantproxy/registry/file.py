@@ -34,6 +34,10 @@ class FileRegistry:
         """See `base.Registry`."""
         return await self._inner.get(tenant)
 
+    async def of_database(self, database: str, /) -> tuple[TenantId, ...]:
+        """See `by_database.FindsDatabases`."""
+        return await self._inner.of_database(database)
+
     def tenants(self, *, status: TenantStatus | None = None) -> AsyncIterator[Tenant]:
         """See `base.Registry`."""
         return self._inner.tenants(status=status)

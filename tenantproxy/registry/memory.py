@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Iterable
 
 from tenantproxy.errors import TenantNotFound
-from tenantproxy.model import Tenant, TenantId, TenantStatus, tenant_id
+from tenantproxy.model import Isolation, Tenant, TenantId, TenantStatus, tenant_id
 
 __all__ = ["MemoryRegistry", "not_found"]
 
@@ -16,6 +16,7 @@ class MemoryRegistry:
     def __init__(self, tenants: Iterable[Tenant] = ()) -> None:
         self._tenants: dict[str, Tenant] = {}  # by id; no two ids differ only by case
         self._folded: dict[str, str] = {}  # lower-case id -> id, for exactly those
+        self._databases: dict[str, tuple[TenantId, ...]] = {}  # those with one of that name to themselves
         self._listeners: list[Callable[[str | None], None]] = []
         for tenant in tenants:
             self.add(tenant)
@@ -31,20 +32,34 @@ class MemoryRegistry:
         first = self._folded.setdefault(name.lower(), name)
         if first != name:
             raise ValueError(f"the tenant id {name!r} differs from {first!r} only by case")
+        self._unlist(name)
         self._tenants[name] = tenant
+        if tenant.placement.isolation is Isolation.DATABASE:
+            database = tenant.placement.database
+            self._databases[database] = (*self._databases.get(database, ()), name)
         self._announce(name)
 
     def remove(self, tenant: str) -> None:
         """Forget a tenant. Raises TenantNotFound."""
         if tenant not in self._tenants:
             raise not_found()
+        self._unlist(tenant)
         del self._tenants[tenant], self._folded[tenant.lower()]
         self._announce(tenant)
+
+    def _unlist(self, tenant: str) -> None:
+        known = self._tenants.get(tenant)
+        if known is not None and known.placement.isolation is Isolation.DATABASE:
+            database = known.placement.database
+            others = tuple(name for name in self._databases.pop(database) if name != tenant)
+            if others:
+                self._databases[database] = others
 
     def replace(self, tenants: Iterable[Tenant]) -> frozenset[str]:
         """Become `tenants`, all or nothing; returns, and announces, the ids that differ. Raises ValueError as `add`."""
         fresh = MemoryRegistry(tenants)
         old, self._tenants, self._folded = self._tenants, fresh._tenants, fresh._folded
+        self._databases = fresh._databases
         changed = frozenset(name for name in old.keys() | fresh._tenants if old.get(name) != fresh._tenants.get(name))
         for name in sorted(changed):
             self._announce(name)
@@ -65,6 +80,10 @@ class MemoryRegistry:
             return self._tenants[tenant]
         except KeyError:
             raise not_found() from None
+
+    async def of_database(self, database: str, /) -> tuple[TenantId, ...]:
+        """See `by_database.FindsDatabases`."""
+        return self._databases.get(database, ())
 
     async def tenants(self, *, status: TenantStatus | None = None) -> AsyncIterator[Tenant]:
         """See `base.Registry`. Those registered when it is first asked."""

@@ -28,6 +28,10 @@ _COLUMNS = (
 )
 QUERY: Final = f"select {_COLUMNS} from tenantproxy.tenants where id = $1"
 LIST_QUERY: Final = f"select {_COLUMNS} from tenantproxy.tenants where id > $1 order by id limit $2"
+_OF_DATABASE: Final = (  # as the table's own unique index has it
+    "select id from tenantproxy.tenants where isolation = 'database' and coalesce(server, '') = any($2)"
+    " and pg_catalog.lower(database) = pg_catalog.lower($1) and database = $1 limit 2"
+)
 
 _PAGE: Final = 500
 _MAX_UNUSABLE: Final = 1000
@@ -83,6 +87,17 @@ class PostgresRegistry:
         if found.id != tenant:
             raise not_found()
         return found
+
+    async def of_database(self, database: str, /) -> tuple[TenantId, ...]:
+        """See `by_database.FindsDatabases`. Finds nothing where the queries are not our own."""
+        if self._query != QUERY:
+            return ()
+        servers = ["", *(self._reader.servers or (self._reader.default_server,))]
+        try:
+            rows = await self._fetch(_OF_DATABASE, database, servers)
+        except asyncpg.DataError as exc:
+            raise _query_failed(exc) from exc
+        return tuple(TenantId(row["id"]) for row in rows)
 
     async def tenants(self, *, status: TenantStatus | None = None) -> AsyncIterator[Tenant]:
         """See `base.Registry`. A tenant whose row cannot be used is left out and told in `unusable`."""

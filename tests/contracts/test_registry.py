@@ -21,6 +21,7 @@ from tenantproxy.registry import (
     Registry,
     RowReader,
 )
+from tenantproxy.registry.by_database import ByDatabase
 from tests.contracts.main_database import MainDatabase
 from tests.support.database import Database, fresh_database
 
@@ -199,6 +200,24 @@ async def test_a_cancelled_lookup_leaves_the_registry_usable(registry: Registry)
         task.cancel()
         await asyncio.wait([task])
     assert (await registry.get(tenant_id("acme"))).id == "acme"
+
+
+async def test_a_database_name_finds_the_tenant_that_has_it_to_itself_and_nobody_once_he_is_gone(
+    world: tuple[Registry, Remove], request: pytest.FixtureRequest
+) -> None:
+    registry, remove = world
+    tenants = registry if isinstance(registry, CachedRegistry) else CachedRegistry(registry)
+    found = await ByDatabase(tenants).find("Umbrella_db")
+    if request.node.callspec.params["world"] == "foreign table":
+        assert found is None, "queries of somebody's own find tenants by their ids alone"
+        return
+    assert found is not None
+    assert found.id == "Umbrella"
+    for name in ("umbrella_db", "Umbrella", "nothing", ""):
+        assert await ByDatabase(tenants).find(name) is None
+    await remove("Umbrella")
+    tenants.invalidate("Umbrella")
+    assert await ByDatabase(tenants).find("Umbrella_db") is None
 
 
 async def test_its_source_is_a_short_name(registry: Registry) -> None:
