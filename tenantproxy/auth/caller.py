@@ -13,15 +13,32 @@ from tenantproxy.config.sections import Http
 from tenantproxy.errors import AuthError, ConfigurationError, Problem, TenantUnresolved
 from tenantproxy.model import TenantId
 
-__all__ = ["TrustedProxies", "bearer_token", "header_texts", "host_of", "session_settings"]
+__all__ = [
+    "SUBPROTOCOL",
+    "Headers",
+    "TrustedProxies",
+    "bearer_token",
+    "carries_token",
+    "header_texts",
+    "host_of",
+    "session_settings",
+    "unwrap_token",
+]
+
+SUBPROTOCOL: Final = "tenantproxy"
+"""What a websocket is answered with that offers it, beside its token, and whose application chooses none itself."""
+
+Headers: TypeAlias = tuple[tuple[str, str], ...]
 
 _Address: TypeAlias = IPv4Address | IPv6Address
 _Network: TypeAlias = IPv4Network | IPv6Network
 
 _MAX_HOPS: Final = 32  # of X-Forwarded-For that are looked at
+_CARRIER: Final = f"{SUBPROTOCOL}.bearer."
+_OFFERED: Final = "sec-websocket-protocol"
 
 
-def header_texts(raw: Iterable[tuple[bytes, bytes]]) -> tuple[tuple[str, str], ...]:
+def header_texts(raw: Iterable[tuple[bytes, bytes]]) -> Headers:
     """The headers of a request as `RequestContext` has them."""
     return tuple([(name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in raw])
 
@@ -52,6 +69,31 @@ def bearer_token(values: Sequence[str]) -> str | None:
     if not token or not token.isascii() or not token.isprintable() or " " in token or "," in token:
         raise AuthError("the Authorization header is malformed", hint="send Authorization: Bearer and one token")
     return token
+
+
+def carries_token(subprotocol: str) -> bool:
+    """Whether it is no protocol but `tenantproxy.bearer.` and a token, as browsers send it: they have no other way."""
+    return subprotocol[: len(_CARRIER)].lower() == _CARRIER
+
+
+def unwrap_token(headers: Headers) -> tuple[Headers, Headers]:
+    """The headers of a websocket's handshake without a token among the subprotocols, and that as Authorization.
+
+    The first may be shown to the application; the second is empty where there is no such token.
+    """
+    if all(name != _OFFERED or _CARRIER not in value.lower() for name, value in headers):
+        return headers, ()
+    shown: list[tuple[str, str]] = []
+    tokens: list[str] = []
+    for name, value in headers:
+        if name == _OFFERED:
+            offered = [each.strip(" \t") for each in value.split(",")]
+            tokens += [each[len(_CARRIER) :] for each in offered if carries_token(each)]
+            value = ", ".join(each for each in offered if not carries_token(each))
+            if not value:
+                continue
+        shown.append((name, value))
+    return tuple(shown), tuple(("authorization", f"Bearer {token}") for token in tokens)
 
 
 class TrustedProxies:

@@ -13,8 +13,9 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from tenantproxy.auth.base import Resolver, TokenVerifier
-from tenantproxy.auth.caller import header_texts
+from tenantproxy.auth.caller import SUBPROTOCOL, Headers, carries_token, header_texts, unwrap_token
 from tenantproxy.auth.resolvers import mismatch
+from tenantproxy.errors import TenantUnresolved
 from tenantproxy.middleware.gate import Gate, RequestCounter
 from tenantproxy.middleware.life import life_of
 from tenantproxy.middleware.problems import GONE, OURS, ProblemAnswer, answer_to, request_id
@@ -27,6 +28,7 @@ ROUTER: Final = web.AppKey("tenantproxy_router", Router)
 TENANT: Final = web.RequestKey("tenantproxy_tenant", TenantScope)
 REQUEST_ID: Final = web.RequestKey("tenantproxy_request_id", str)
 
+_SUBPROTOCOL: Final = web.RequestKey("tenantproxy_subprotocol", str)
 _BEGUN: Final = web.RequestKey("tenantproxy_begun", bool)
 _UNMATCHED: Final = "unmatched"
 
@@ -89,11 +91,16 @@ async def _prepared(request: web.Request, response: web.StreamResponse) -> None:
     request[_BEGUN] = True
     if (name := request.get(REQUEST_ID)) is not None:
         response.headers.setdefault("X-Request-ID", name)
+    if (chosen := request.get(_SUBPROTOCOL)) is not None and response.status == 101:
+        response.headers.setdefault("Sec-WebSocket-Protocol", chosen)
 
 
 async def _answer(gate: Gate, request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
-        await _admit(gate, request)
+        headers, token = unwrap_token(header_texts(request.raw_headers))
+        if token:
+            request = _without_token(request)
+        await _admit(gate, request, headers + token)
         return await handler(request)
     except OURS as exc:
         if _BEGUN in request:  # it can only be cut
@@ -101,12 +108,28 @@ async def _answer(gate: Gate, request: web.Request, handler: Handler) -> web.Str
         return as_response(answer_to(exc, request[REQUEST_ID]))
 
 
-async def _admit(gate: Gate, request: web.Request) -> None:
+def _without_token(request: web.Request) -> web.Request:
+    """The same for the application: aiohttp logs subprotocols that it does not know."""
+    offered = [each.strip() for each in ",".join(request.headers.getall("Sec-WebSocket-Protocol")).split(",")]
+    headers = request.headers.copy()
+    del headers["Sec-WebSocket-Protocol"]
+    if others := [each for each in offered if each != SUBPROTOCOL and not carries_token(each)]:
+        headers["Sec-WebSocket-Protocol"] = ", ".join(others)
+    try:
+        shown = request.clone(headers=headers)
+    except UnicodeEncodeError:
+        raise TenantUnresolved("a header of the request is not text") from None
+    if SUBPROTOCOL in offered:
+        shown[_SUBPROTOCOL] = SUBPROTOCOL
+    return shown
+
+
+async def _admit(gate: Gate, request: web.Request, headers: Headers) -> None:
     outer = request.get(TENANT)  # of an application that this one is mounted in
     found = await gate.admit(
         method=request.method,
         path=request.path,
-        headers=header_texts(request.raw_headers),
+        headers=headers,
         peer=request.remote,
     )
     if outer is not None and found is not None and outer.id != found.id:

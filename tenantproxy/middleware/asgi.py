@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final, TypeAlias
 
 from tenantproxy.auth.base import Resolver, TokenVerifier
-from tenantproxy.auth.caller import header_texts
+from tenantproxy.auth.caller import SUBPROTOCOL, carries_token, header_texts, unwrap_token
 from tenantproxy.auth.resolvers import mismatch
 from tenantproxy.middleware.gate import Gate, RequestCounter
 from tenantproxy.middleware.life import life_of
@@ -108,12 +108,17 @@ class TenantMiddleware:
                 )
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = header_texts(scope["headers"])
+        headers, token = unwrap_token(header_texts(scope["headers"]))
         request = request_id([value for name, value in headers if name == "x-request-id"])
         _name(scope, request)
-        socket = _Socket(send, denies="websocket.http.response" in (scope.get("extensions") or ()))
+        offered = [each for each in scope.get("subprotocols") or () if not carries_token(each)]
+        if token:  # it is for us: the application need not see it, and cannot choose it
+            scope["headers"] = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+            scope["subprotocols"] = offered
+        denies = "websocket.http.response" in (scope.get("extensions") or ())
+        socket = _Socket(send, denies=denies, subprotocol=SUBPROTOCOL if SUBPROTOCOL in offered else None)
         try:
-            await self._run(scope, headers, receive, socket)
+            await self._run(scope, headers + token, receive, socket)
         except OURS as exc:
             if socket.is_closed:
                 raise
@@ -180,13 +185,17 @@ class _Answer:
 
 
 class _Socket:
-    """`send` of a websocket. `denies`: the server can answer with HTTP while the handshake is not done."""
+    """`send` of a websocket. `denies`: the server can answer with HTTP while the handshake is not done.
 
-    __slots__ = ("_denies", "_is_open", "_send", "is_closed")
+    `subprotocol` is chosen where the application chooses none: browsers want one of those that they offered.
+    """
 
-    def __init__(self, send: Send, *, denies: bool) -> None:
+    __slots__ = ("_denies", "_is_open", "_send", "_subprotocol", "is_closed")
+
+    def __init__(self, send: Send, *, denies: bool, subprotocol: str | None) -> None:
         self._send = send
         self._denies = denies
+        self._subprotocol = subprotocol
         self._is_open = False
         self.is_closed = False
 
@@ -194,6 +203,9 @@ class _Socket:
         kind = message["type"]
         if kind == "websocket.accept":
             self._is_open = True
+            chosen = message.get("subprotocol")
+            if chosen is None or carries_token(chosen):
+                message = {**message, "subprotocol": self._subprotocol}
         elif kind in ("websocket.close", "websocket.http.response.start"):
             self.is_closed = True
         await self._send(message)

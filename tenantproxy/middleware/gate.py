@@ -6,15 +6,13 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from tenantproxy.auth.base import RequestContext, Resolver, TokenVerifier
-from tenantproxy.auth.caller import TrustedProxies, bearer_token, host_of, session_settings
+from tenantproxy.auth.caller import Headers, TrustedProxies, bearer_token, host_of, session_settings
 from tenantproxy.auth.resolvers import authorise, from_settings, mismatch
 from tenantproxy.errors import TenantNotFound
 from tenantproxy.router import Router
 from tenantproxy.scope import TenantScope
 
 __all__ = ["Gate", "RequestCounter"]
-
-Headers = tuple[tuple[str, str], ...]
 
 
 class RequestCounter(Protocol):

@@ -17,7 +17,7 @@ from aiohttp import web
 
 from tenantproxy.auth.accounts import Account
 from tenantproxy.auth.base import Identity, RequestContext
-from tenantproxy.auth.caller import TrustedProxies, bearer_token, header_texts, host_of
+from tenantproxy.auth.caller import Headers, TrustedProxies, bearer_token, header_texts, host_of, unwrap_token
 from tenantproxy.auth.claims import invalid
 from tenantproxy.auth.refresh import Grant, Sessions
 from tenantproxy.auth.resolvers import authorise, from_settings, mismatch
@@ -171,7 +171,7 @@ class AuthDesk:
 
     async def _check(self, request: web.Request) -> web.Response:
         """For a proxy in front: may this request go on, and whose is it?"""
-        headers = header_texts(request.raw_headers)
+        headers, token = unwrap_token(header_texts(request.raw_headers))  # the proxy asks for websockets too
         client, trusted = self._client(request)
         context = RequestContext(
             method=request.method,
@@ -180,7 +180,7 @@ class AuthDesk:
             headers=headers,
             client_ip=client,
             is_trusted_proxy=trusted,
-            claims=await self._claims(headers),
+            claims=await self._claims(headers + token),
         )
         identity = authorise(self._resolver, context)
         if identity is None:
@@ -200,7 +200,7 @@ class AuthDesk:
             raise mismatch()
         return tenant
 
-    async def _claims(self, headers: tuple[tuple[str, str], ...]) -> Mapping[str, object] | None:
+    async def _claims(self, headers: Headers) -> Mapping[str, object] | None:
         token = bearer_token([value for name, value in headers if name == "authorization"])
         return None if token is None else await self.tokens.verify(token)
 

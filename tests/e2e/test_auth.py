@@ -236,6 +236,9 @@ async def test_claim_and_header_must_agree_or_it_is_an_agency_mismatch(serving: 
         assert (await client.get("/auth/check", ("X-Agency-Database", "database1"))).status == 401
         assert (await client.get("/auth/check")).status == 401
         assert (await client.check(token + "x")).status == 401
+        socket = await client.get("/auth/check", ("Sec-WebSocket-Protocol", f"chat, tenantproxy.bearer.{token}"))
+        assert (socket.status, socket.headers["X-Tenant-Id"]) == (200, "database1")
+        assert token not in str(socket.headers)
 
 
 async def test_public_keys_are_there_where_there_are_any(serving: Serving) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -368,7 +368,9 @@ async def test_requests_are_counted_by_pattern_and_never_by_path(router: Checked
 
 
 # --- websockets ------------------------------------------------------------------------------------------------------
-async def socket(app: App, *headers: tuple[str, str], denies: bool = False) -> list[Message]:
+async def socket(
+    app: App, *headers: tuple[str, str], denies: bool = False, offered: Sequence[str] = ()
+) -> list[Message]:
     """One websocket handshake; what the application sent."""
     sent: list[Message] = []
 
@@ -379,7 +381,9 @@ async def socket(app: App, *headers: tuple[str, str], denies: bool = False) -> l
         sent.append(message)
 
     extensions: dict[str, Any] = {"websocket.http.response": {}} if denies else {}
-    scope = http_scope("/", headers) | {"type": "websocket", "extensions": extensions, "subprotocols": []}
+    scope = http_scope("/", headers) | {"type": "websocket", "extensions": extensions, "subprotocols": list(offered)}
+    if offered:
+        scope["headers"].append((b"sec-websocket-protocol", ", ".join(offered).encode()))
     del scope["method"]
     await app(scope, receive, send)
     return sent
@@ -392,6 +396,45 @@ async def test_a_websocket_is_its_tenants(router: CheckedRouter, caller: Caller)
 
     sent = await socket(around(app, router), *await caller.headers("row1"))
     assert sent[1]["text"] == "row1"
+
+
+@pytest.mark.parametrize(
+    ("offered", "seen", "chooses", "answered"),
+    [
+        (["tenantproxy", "TOKEN"], ["tenantproxy"], None, "tenantproxy"),
+        (["TOKEN", "tenantproxy", "chat"], ["tenantproxy", "chat"], "chat", "chat"),
+        (["chat", "TOKEN"], ["chat"], None, None),
+        (["TOKEN"], [], "TOKEN", None),
+        (["tenantproxy", "TOKEN"], ["tenantproxy"], "TOKEN", "tenantproxy"),
+    ],
+)
+async def test_a_token_among_the_subprotocols_is_believed_and_never_seen_again(
+    router: CheckedRouter,
+    caller: Caller,
+    offered: list[str],
+    seen: list[str],
+    chooses: str | None,
+    answered: str | None,
+) -> None:
+    token = f"tenantproxy.bearer.{await caller.token('row1')}"
+
+    async def app(scope: Mapping[str, Any], receive: Any, send: Any) -> None:
+        assert scope["subprotocols"] == seen
+        values = [value.decode() for name, value in scope["headers"] if name == b"sec-websocket-protocol"]
+        assert values == ([", ".join(seen)] if seen else [])
+        assert not any(name == b"authorization" for name, _ in scope["headers"])
+        await send({"type": "websocket.accept", "subprotocol": token if chooses == "TOKEN" else chooses})
+        await send({"type": "websocket.send", "text": tenantproxy.current().id})
+
+    sent = await socket(around(app, router), offered=[token if each == "TOKEN" else each for each in offered])
+    assert (sent[0]["subprotocol"], sent[1]["text"]) == (answered, "row1")
+
+
+async def test_a_token_among_the_subprotocols_of_a_plain_request_is_worth_nothing(
+    router: CheckedRouter, caller: Caller
+) -> None:
+    offer = ("Sec-WebSocket-Protocol", f"tenantproxy.bearer.{await caller.token('row1')}")
+    assert (await ask(around(who, router), "/", offer)).body == b"nobody"
 
 
 async def test_a_handshake_is_refused_with_a_problem_where_the_server_can(router: CheckedRouter) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Final
@@ -127,6 +128,32 @@ async def test_a_websocket_without_a_tenant_is_refused(
             with pytest.raises(aiohttp.WSServerHandshakeError) as caught:
                 await http.ws_connect(f"{url}/ws", headers=headers)
             assert caught.value.status in status
+
+
+@pytest.mark.parametrize("framework", WITH_SOCKETS)
+async def test_a_browser_sends_its_token_as_a_subprotocol_and_nobody_says_it_again(
+    router: CheckedRouter,
+    caller: Caller,
+    http: aiohttp.ClientSession,
+    framework: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    token = await caller.token("row1")
+    with caplog.at_level(logging.INFO):
+        async with serve(framework, router, caller) as url:
+            offered = ("tenantproxy", f"tenantproxy.bearer.{token}")
+            async with http.ws_connect(f"{url}/ws", protocols=offered) as socket:
+                assert socket.protocol == "tenantproxy"
+                assert token not in str(socket._response.headers)
+                await socket.send_str("?")
+                assert await socket.receive_str() == "row1 row1 row1"
+            for wrong in (f"{token}x", "", "a b", f"{token}, tenantproxy.bearer.{token}"):
+                headers = {"Sec-WebSocket-Protocol": f"tenantproxy, tenantproxy.bearer.{wrong}"}
+                with pytest.raises(aiohttp.WSServerHandshakeError) as caught:
+                    await http.ws_connect(f"{url}/ws", headers=headers)
+                assert caught.value.status in {400, 401}  # 400: of the server itself
+                assert token not in str(caught.value.headers)
+    assert token not in caplog.text
 
 
 async def test_a_thread_without_the_requests_context_has_no_tenant(

@@ -7,7 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tenantproxy.auth.base import RequestContext
-from tenantproxy.auth.caller import TrustedProxies, bearer_token, host_of, session_settings
+from tenantproxy.auth.caller import (
+    TrustedProxies,
+    bearer_token,
+    carries_token,
+    host_of,
+    session_settings,
+    unwrap_token,
+)
 from tenantproxy.errors import AuthError, TenantUnresolved
 from tenantproxy.model import tenant_id
 
@@ -128,3 +135,46 @@ def test_claims_that_are_no_text_are_json_and_headers_are_utf8_where_they_can_be
 def test_a_value_with_a_nul_is_refused_before_it_reaches_a_session() -> None:
     with pytest.raises(TenantUnresolved):
         session_settings(CONTEXT, request(("x-trace", "a\0b")), ACME)
+
+
+# --- a token among the subprotocols of a websocket -------------------------------------------------------------------
+OFFER = "sec-websocket-protocol"
+
+
+@pytest.mark.parametrize(
+    ("offered", "left", "tokens"),
+    [
+        (["tenantproxy, tenantproxy.bearer.a.b.c"], ["tenantproxy"], ["a.b.c"]),
+        (["tenantproxy.bearer.a.b.c"], [], ["a.b.c"]),
+        (["chat,tenantproxy.bearer.a.b.c ,\tv2"], ["chat, v2"], ["a.b.c"]),
+        (["chat", "TenantProxy.Bearer.a.b.c"], ["chat"], ["a.b.c"]),
+        (["tenantproxy.bearer."], [], [""]),
+        (["tenantproxy.bearer.a.b.c", "tenantproxy.bearer.d.e.f"], [], ["a.b.c", "d.e.f"]),
+        (["tenantproxy, chat"], ["tenantproxy, chat"], []),
+        (["x-tenantproxy.bearer.a"], ["x-tenantproxy.bearer.a"], []),
+        ([], [], []),
+    ],
+)
+def test_a_token_is_taken_out_of_the_subprotocols(offered: list[str], left: list[str], tokens: list[str]) -> None:
+    headers = (("host", "x"), *((OFFER, each) for each in offered), ("origin", "y"))
+    shown, believed = unwrap_token(headers)
+    assert shown == (("host", "x"), *((OFFER, each) for each in left), ("origin", "y"))
+    assert believed == tuple(("authorization", f"Bearer {token}") for token in tokens)
+
+
+def test_a_token_in_both_places_or_twice_or_empty_is_refused() -> None:
+    for headers in (
+        (("authorization", "Bearer a.b.c"), (OFFER, "tenantproxy.bearer.a.b.c")),
+        ((OFFER, "tenantproxy.bearer.a.b.c, tenantproxy.bearer.a.b.c"),),
+        ((OFFER, "tenantproxy.bearer."),),
+    ):
+        shown, believed = unwrap_token(headers)
+        with pytest.raises(AuthError):
+            bearer_token([value for name, value in shown + believed if name == "authorization"])
+
+
+@given(st.lists(st.text(st.characters(max_codepoint=255)), max_size=3), st.text("abc.-_", min_size=1, max_size=9))
+def test_no_token_is_left_where_it_may_be_shown(others: list[str], token: str) -> None:
+    shown, believed = unwrap_token(tuple((OFFER, each) for each in [*others, f"chat, tenantproxy.bearer.{token}"]))
+    assert ("authorization", f"Bearer {token}") in believed
+    assert not any(carries_token(each.strip(" \t")) for _, value in shown for each in value.split(","))
