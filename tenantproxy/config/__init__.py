@@ -23,7 +23,7 @@ from tenantproxy.config.sections import (
 )
 from tenantproxy.config.settings import Settings
 from tenantproxy.config.show import describe, json_schema
-from tenantproxy.config.values import listen_address
+from tenantproxy.config.values import is_loopback, listen_address
 
 __all__ = [
     "MASK",
@@ -48,6 +48,7 @@ __all__ = [
     "TenantEntry",
     "TenantRoles",
     "describe",
+    "is_loopback",
     "json_schema",
     "listen_address",
     "load",

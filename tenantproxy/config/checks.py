@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from tenantproxy.config.pg_users import pg_problems
 from tenantproxy.config.problems import nearest
 from tenantproxy.config.sections import (
     Admin,
@@ -317,13 +318,7 @@ def _listeners(parts: Parts) -> Iterator[Problem]:
 def _pg_users(parts: Parts) -> Iterator[Problem]:
     if parts.pg is None:
         return
-    if bool(parts.pg.ssl_cert_file) != bool(parts.pg.ssl_key_file):
-        yield Problem(
-            key="pg.ssl_cert_file", problem="ssl_cert_file and ssl_key_file belong together", fix="give both or neither"
-        )
-    for name, user in parts.pg.users.items():
-        if (user.password is None) == (user.verifier is None):
-            problem = "has neither a verifier nor" if user.password is None else "has both a verifier and"
-            yield Problem(
-                key=f"pg.users.{name}", problem=f"{problem} a password", fix="give a verifier or a password_file"
-            )
+    auth = parts.auth
+    verifies = auth is None or bool(auth.keys() or auth.public_key_file or auth.jwks_url)
+    is_file = parts.registry is not None and parts.registry.source == "file"
+    yield from pg_problems(parts.pg, verifies=verifies, tenants=parts.tenants if is_file else None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from ipaddress import ip_address
 from typing import Annotated, Any, Final
 
 from pydantic import BeforeValidator, Field, StringConstraints
@@ -26,6 +27,7 @@ __all__ = [
     "Text",
     "Texts",
     "Window",
+    "is_loopback",
     "kind_of",
     "listen_address",
     "told",
@@ -119,6 +121,15 @@ def listen_address(text: str) -> tuple[str, int]:
     if not port.isascii() or not port.isdigit() or int(port) > 65535:
         raise ValueError("must end in a port from 0 to 65535")
     return host, int(port)
+
+
+def is_loopback(listen: str) -> bool:
+    """Whether only this machine can connect to `listen`, an address that `listen_address` takes."""
+    host, _ = listen_address(listen)
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
 
 
 def _listen(value: object) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from tenantproxy.config import Settings, describe, json_schema, listen_address, load
+from tenantproxy.config import Settings, describe, is_loopback, json_schema, listen_address, load
 from tenantproxy.errors import ConfigurationError, Problem
 from tenantproxy.model import Isolation, Limits
 
@@ -19,6 +19,10 @@ CONTRACT_SECTIONS = {
     "main", "servers", "pools", "registry", "tenants", "row", "tenant_roles", "context", "resolve", "auth", "login",
     "http", "admin", "pg", "metrics",
 }  # fmt: skip
+VERIFIER = (
+    "SCRAM-SHA-256$4096:EX3KwYAOFoPOorSBSndI7g==$4WOwYQAY0t+Pl2hZ0Mye/Ipuh3uZ5IbN5FfM0IrAkn0="
+    ":9VdhSJDsM/Ab7VXMpD74pUWlNce/xEoho0ISRNukrq8="
+)
 
 GOOD: Mapping[str, Any] = {
     "main": {"server": "primary", "database": "main"},
@@ -51,6 +55,10 @@ def own(database: str, **keys: object) -> dict[str, object]:
 
 def schema(name: str, **keys: object) -> dict[str, object]:
     return {"isolation": "schema", "database": "shared", "schema": name, **keys}
+
+
+def users(**entries: Mapping[str, object]) -> dict[str, Any]:
+    return changed(pg={"users": entries}, tenants={"acme": row()})
 
 
 def problems_of(mapping: Mapping[str, Any]) -> tuple[Problem, ...]:
@@ -138,8 +146,44 @@ BAD = [
     (changed(http={"listen": "::1:8080"}), "http.listen", ["brackets"]),
     (changed(http={"listen": "localhost:http"}), "http.listen", ["port"]),
     (changed(admin={"listen": "127.0.0.1:8080"}), "admin.listen", ["same address", "http.listen"]),
-    (changed(pg={"users": {"bi": {}}}), "pg.users.bi", ["neither", "password"]),
-    (changed(pg={"users": {"bi": {"password": "x", "pool_mod": 1}}}), "pg.users.bi.pool_mod", ["pool_mode?"]),
+    (users(bi={"tenants": "*"}), "pg.users.bi", ["neither", "password"]),
+    (users(bi={"tenants": "*", "password": "x", "verifier": VERIFIER}), "pg.users.bi", ["both", "password_file"]),
+    (
+        users(bi={"tenants": "*", "password": "x", "password_env": "X"}),
+        "pg.users.bi.password",
+        ["password and password_env exclude each other"],
+    ),
+    (users(bi={"tenants": "*", "password_env": "TENANTPROXY_NOT_SET"}), "pg.users.bi.password_env", ["is not set"]),
+    (users(bi={"tenants": "*", "password": ""}), "pg.users.bi.password", ["is empty"]),
+    (users(bi={"tenants": "*", "verifier": "sesame-open"}), "pg.users.bi.verifier", ["SCRAM-SHA-256$4096"]),
+    (users(bi={"tenants": "*", "verifier": "md5" + "0" * 32}), "pg.users.bi.verifier", ["md5", "rolpassword"]),
+    (users(bi={"tenants": "*", "verifier": VERIFIER[:-3] + "="}), "pg.users.bi.verifier", ["no SCRAM-SHA-256"]),
+    (users(bi={"tenants": "*", "verifier": VERIFIER.replace("4096", "0")}), "pg.users.bi.verifier", ["no SCRAM"]),
+    (users(bi={"tenants": "*", "password": "x", "pool_mod": 1}), "pg.users.bi.pool_mod", ["pool_mode?"]),
+    (users(bi={"password": "x"}), "pg.users.bi", ["no tenant", "console = true"]),
+    (users(bi={"password": "x", "tenants": ["*"]}), "pg.users.bi.tenants", ['tenants = "*"']),
+    (users(bi={"password": "x", "tenants": ["a'b"]}), "pg.users.bi.tenants", ["not allowed"]),
+    (users(bi={"password": "x", "tenants": ["acmee"]}), "pg.users.bi.tenants", ["not in [tenants]", "acme?"]),
+    (users(bi={"password": "x", "tenants": 7}), "pg.users.bi.tenants", ["a list of tenants"]),
+    (users(bi={"password": "x", "console": "write"}), "pg.users.bi.console", ['true, false or "read"']),
+    (users(bi={"password": "x", "console": 1}), "pg.users.bi.console", ['true, false or "read"']),
+    (users(jwt={"password": "x", "tenants": "*"}), "pg.users.jwt", ["access token", "another name"]),
+    (users(**{"": {"password": "x", "tenants": "*"}}), "pg.users.''", ["empty"]),
+    (users(**{"u" * 64: {"password": "x", "tenants": "*"}}), f"pg.users.'{'u' * 64}'", ["63"]),
+    (users(**{"a\n": {"password": "x", "tenants": "*"}}), "pg.users.'a\\n'", ["printed"]),
+    (changed(pg={"ssl_cert_file": "/x"}), "pg.ssl_cert_file", ["belong together"]),
+    (changed(pg={"ssl_cert_file": "/x", "ssl_key_file": "/y"}), "pg.ssl_cert_file", ["not available", "127.0.0.1"]),
+    (changed(pg={"jwt": True}), "pg.jwt", ["[auth]"]),
+    (
+        changed(pg={"jwt": True, "listen": "0.0.0.0:6432"}, auth={"key": "k" * 32}),
+        "pg.jwt",
+        ["clear text", "0.0.0.0:6432", "127.0.0.1:6432"],
+    ),
+    (
+        users(bi={"password": "x", "tenants": "*"}) | {"tenants": {"tenantproxy": row()}},
+        "tenants.tenantproxy",
+        ["console", "rename"],
+    ),
     (tenants(a={"database": "x"}), "tenants.a.isolation", ["missing"]),
     (tenants(a={"isolation": "row"}), "tenants.a.database", ["missing"]),
     (tenants(a=row(isolation="rows")), "tenants.a.isolation", ["database, schema, row", "did you mean row?"]),
@@ -285,6 +329,34 @@ def test_the_json_schema_names_every_section_and_marks_secrets() -> None:
     assert schema["additionalProperties"] is False
     assert '"writeOnly": true' in json.dumps(schema["$defs"]["Server"]["properties"]["password"])
     assert "schema" in schema["$defs"]["TenantEntry"]["properties"]
+
+
+def test_users_of_the_postgresql_port_are_taken_as_the_contract_writes_them() -> None:
+    settings = Settings.from_mapping(
+        users(
+            billing={"verifier": VERIFIER, "tenants": "*"},
+            acme_bi={"password": "x", "tenants": ["acme"], "pool_mode": "session"},
+            ops={"password": "y", "console": True},
+            watcher={"password": "z", "console": "read"},
+        )
+    )
+    got = {name: (user.tenants, user.pool_mode, user.console) for name, user in settings.pg.users.items()}
+    assert got == {
+        "billing": ("*", "transaction", False),
+        "acme_bi": (("acme",), "session", False),
+        "ops": ((), "transaction", True),
+        "watcher": ((), "transaction", "read"),
+    }
+    assert settings.pg.jwt is None
+
+
+def test_a_token_may_be_asked_for_where_only_this_machine_can_connect() -> None:
+    for listen in ("127.0.0.1:0", "[::1]:6432", "localhost:6432", "127.8.0.1:1"):
+        assert is_loopback(listen)
+        Settings.from_mapping(changed(pg={"jwt": True, "listen": listen}, auth={"key": "k" * 32}))
+    for listen in ("0.0.0.0:1", "[::]:1", "10.0.0.1:1", "db.local:1", "localhost.example.com:1"):
+        assert not is_loopback(listen)
+        Settings.from_mapping(changed(pg={"listen": listen}, auth={"key": "k" * 32}))  # as long as nobody asks for it
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, Protocol, TypeAlias
 
-from tenantproxy.config import Auth, PgUser, Settings
+from tenantproxy.config import Auth, PgUser, Settings, pg_users
 from tenantproxy.errors import (
     AuthError,
     InvalidCredentials,
@@ -33,10 +33,10 @@ from tenantproxy.router import not_served
 
 __all__ = ["CONSOLE", "JWT", "Credential", "Target", "TokenVerifier", "Users", "Wish", "refused", "seed_of"]
 
-CONSOLE: Final = b"tenantproxy"
+CONSOLE: Final = pg_users.CONSOLE.encode()
 """The database that is the console."""
 
-JWT: Final = b"jwt"
+JWT: Final = pg_users.JWT.encode()
 """The user whose password is an access token."""
 
 PoolMode: TypeAlias = Literal["transaction", "session"]
