@@ -12,6 +12,7 @@
         PoolTimeout  PoolFull  BudgetExhausted  PoolClosed 57P01  ConnectFailed 08001
       IsolationError 500 XX000           the session could not be proven the tenant's: destroyed
       ProtocolError 400 08P01            the wire peer's fault
+        InvalidSetting 400 22023    NotSupported 400 0A000
 
 PostgreSQL's own errors are not in this tree: they pass through untouched. No message here ever holds a DSN, a password,
 a token, a proof or the value of a bind parameter.
@@ -30,8 +31,10 @@ __all__ = [
     "ConfigurationError",
     "ConnectFailed",
     "InvalidCredentials",
+    "InvalidSetting",
     "IsolationError",
     "LoginUnavailable",
+    "NotSupported",
     "PoolClosed",
     "PoolError",
     "PoolFull",
@@ -227,6 +230,18 @@ class ProtocolError(TenantProxyError):
     """The peer on the wire broke the protocol."""
 
     http_status, sqlstate, code = 400, "08P01", "protocol_error"
+
+
+class InvalidSetting(ProtocolError):
+    """A session setting that may not be set from outside, or not to this value."""
+
+    http_status, sqlstate, code = 400, "22023", "invalid_setting"
+
+
+class NotSupported(ProtocolError):
+    """Part of the protocol, or of PostgreSQL, that is not to be had through us."""
+
+    http_status, sqlstate, code = 400, "0A000", "not_supported"
 
 
 def problem_json(error: TenantProxyError, *, request_id: str | None = None) -> dict[str, object]:

@@ -1,0 +1,142 @@
+"""Is a client who it says it is? Sans-I/O: challenges out, messages in, a verdict.
+
+A listener sends `challenge`, calls `read` with the bytes that came until it returns a message, takes its `size` bytes
+off, and calls `feed` with it. Whether to send AUTHENTICATION_OK after Verdict.PROVEN is for the listener to say, and
+whether the password of Verdict.PASSWORD is good.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Final, Literal
+
+from tenantproxy.errors import InvalidCredentials, ProtocolError
+from tenantproxy.wire.answers import AUTHENTICATION_CLEARTEXT, AUTHENTICATION_SCRAM, sasl_continue, sasl_final
+from tenantproxy.wire.frames import HEADER, PASSWORD
+from tenantproxy.wire.scram import MECHANISM, ServerExchange, Verifier
+
+__all__ = ["MAX_PASSWORD", "MAX_SASL", "ClientAuth", "Message", "Step", "Verdict", "failed"]
+
+MAX_PASSWORD: Final = 16 * 1024  # an access token may be long
+MAX_SASL: Final = 2048
+
+
+class Verdict(Enum):
+    """Where an authentication is.
+
+    MORE: send, and read on. PROVEN: send; it is the user. PASSWORD: nothing is known yet; here is what was sent.
+    """
+
+    MORE = "more"
+    PROVEN = "proven"
+    PASSWORD = "password"  # noqa: S105
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message of the client. `size`: how many bytes to take off."""
+
+    payload: bytes = field(repr=False)
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What to send now, and what is known. `password` with Verdict.PASSWORD only."""
+
+    verdict: Verdict
+    send: bytes = field(default=b"", repr=False)
+    password: str = field(default="", repr=False)
+
+
+class ClientAuth:
+    """One client's authentication.
+
+    "scram-sha-256": against `verifier`, which for unknown users is `scram.mock_verifier`. "cleartext": the password
+    itself, so only where nobody can listen; checked against `verifier`, or handed out (a token) when there is none.
+    """
+
+    __slots__ = ("_exchange", "_is_begun", "_is_over", "_verifier", "challenge", "limit", "user")
+
+    def __init__(
+        self, method: Literal["scram-sha-256", "cleartext"], verifier: Verifier | None = None, *, user: bytes = b""
+    ) -> None:
+        if method == "scram-sha-256" and verifier is None:
+            raise ValueError("SCRAM needs a verifier")
+        self._exchange = ServerExchange(verifier) if method == "scram-sha-256" and verifier is not None else None
+        self._verifier = verifier
+        self._is_begun = False
+        self._is_over = False
+        self.challenge: Final = AUTHENTICATION_CLEARTEXT if self._exchange is None else AUTHENTICATION_SCRAM
+        self.limit: Final = MAX_PASSWORD if self._exchange is None else MAX_SASL  # bytes of one payload
+        self.user: Final = user
+
+    def read(self, buffer: bytes | bytearray) -> Message | None:
+        """The client's next message; None: more bytes are needed. Raises ProtocolError for any other kind or length."""
+        if buffer and buffer[0] != PASSWORD:
+            raise ProtocolError("expected a password message", detail=f"got a message of kind {buffer[0]:#04x}")
+        if len(buffer) < HEADER:
+            return None
+        size = int.from_bytes(buffer[1:HEADER], "big") + 1
+        if not HEADER <= size <= HEADER + self.limit:
+            raise ProtocolError("a password message has an impossible length", detail=f"at most {self.limit} bytes")
+        return Message(bytes(buffer[HEADER:size]), size) if len(buffer) >= size else None
+
+    def feed(self, payload: bytes) -> Step:
+        """What follows from the client's next message.
+
+        Raises ProtocolError for a malformed one, InvalidCredentials for a wrong password. Both end it.
+        """
+        if self._is_over:
+            raise ProtocolError("a password message came after the authentication was over")
+        if len(payload) > self.limit:
+            raise ProtocolError("a password message is too long", detail=f"at most {self.limit} bytes")
+        self._is_over = True  # until something better is known
+        if self._exchange is None:
+            return self._password(payload)
+        if not self._is_begun:
+            self._is_begun = True
+            step = Step(Verdict.MORE, sasl_continue(self._exchange.first(_initial(payload))))
+            self._is_over = False
+            return step
+        try:
+            return Step(Verdict.PROVEN, sasl_final(self._exchange.final(payload)))
+        except InvalidCredentials:
+            raise self._refusal() from None
+
+    def _password(self, payload: bytes) -> Step:
+        text, nul, rest = payload.partition(b"\0")
+        if not nul or rest:
+            raise ProtocolError("a password message does not end where it says")
+        if not text:
+            raise self._refusal()
+        try:
+            password = text.decode()
+        except UnicodeDecodeError:
+            raise self._refusal() from None
+        if self._verifier is None:
+            return Step(Verdict.PASSWORD, password=password)
+        if not self._verifier.matches(password):
+            raise self._refusal()
+        return Step(Verdict.PROVEN)
+
+    def _refusal(self) -> InvalidCredentials:
+        return failed(self.user)
+
+
+def failed(user: bytes) -> InvalidCredentials:
+    """What every client is told whose user is unknown or whose password is wrong, in PostgreSQL's words."""
+    return InvalidCredentials(f'password authentication failed for user "{user.decode("utf-8", "replace")}"')
+
+
+def _initial(payload: bytes) -> bytes:
+    """SASLInitialResponse: the mechanism, and its first message with its length."""
+    mechanism, nul, rest = payload.partition(b"\0")
+    if not nul or len(rest) < 4:
+        raise ProtocolError("a SASLInitialResponse ends too soon")
+    if mechanism != MECHANISM:
+        raise ProtocolError("the client chose a SASL mechanism that was not offered")
+    if int.from_bytes(rest[:4], "big") != len(rest) - 4:
+        raise ProtocolError("the length in a SASLInitialResponse is wrong")
+    return rest[4:]

@@ -1,0 +1,95 @@
+"""What does a command leave behind in its session, as far as its tag tells? And which few texts matter to a relay?
+
+A tag is what CommandComplete says, without the NUL that ends it. It is hygiene between the clients of one tenant, not
+the wall between tenants: a function that sets something is a SELECT to it, CREATE TEMP TABLE AS has the tag SELECT.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import Enum
+from typing import Final, Literal
+
+__all__ = ["ALL", "Every", "bare", "deallocate_of", "is_discard_all", "is_local", "leaves_state", "pins", "unbinds"]
+
+# By the first word. What is not here leaves something: SET, RESET, DISCARD (the settings are not what we believed),
+# CREATE (perhaps TEMP), DECLARE (perhaps WITH HOLD), LISTEN, UNLISTEN, PREPARE, DEALLOCATE, LOAD; DO and CALL may do
+# any of it, and so may a command that does not exist yet.
+_LEAVES_NOTHING: Final = frozenset(
+    b"SELECT INSERT UPDATE DELETE MERGE COPY BEGIN START COMMIT ROLLBACK SAVEPOINT RELEASE FETCH MOVE CLOSE SHOW"
+    b" EXPLAIN ANALYZE VACUUM TRUNCATE LOCK NOTIFY ALTER DROP GRANT REVOKE COMMENT REINDEX REFRESH CLUSTER"
+    b" CHECKPOINT".split()
+)
+_OF_THE_TRANSACTION: Final = {b"SET CONSTRAINTS", b"PREPARE TRANSACTION"}
+_PINS: Final = {b"LISTEN", b"PREPARE"}
+_UNBINDS: Final = {b"RESET", b"DISCARD ALL", b"DISCARD SEQUENCES"}
+
+
+class Every(Enum):
+    """All prepared statements."""
+
+    ALL = "ALL"
+
+
+ALL: Final = Every.ALL
+
+
+def leaves_state(tag: bytes) -> bool:
+    """Whether the session may not be what it was before: give the backend back dirty, unless it is known better.
+
+    Known better is a SET or RESET that `settings.read_set` read, and what `is_local` says leaves nothing.
+    """
+    return tag.partition(b" ")[0] not in _LEAVES_NOTHING and tag not in _OF_THE_TRANSACTION
+
+
+def pins(tag: bytes) -> bool:
+    """Whether the client waits for something that only this backend has: notifications, a statement prepared in SQL.
+
+    Of temporary tables, cursors WITH HOLD and advisory locks a tag says nothing; they end with the lease.
+    """
+    return tag in _PINS
+
+
+def unbinds(tag: bytes) -> bool:
+    """Whether a shared backend may be without its tenant from now on: bind it again before anything else."""
+    return tag in _UNBINDS
+
+
+_NAME: Final = rb"(?:([A-Za-z_\x80-\xff][\w$\x80-\xff]*)|\"((?:[^\"\0]|\"\")+)\")"
+_DEALLOCATE: Final = re.compile(rb"DEALLOCATE(?:\s+PREPARE)?(?:\s+|(?=\"))" + _NAME, re.IGNORECASE)
+_DISCARD_ALL: Final = re.compile(rb"DISCARD\s+ALL", re.IGNORECASE)
+# A value may be anything that cannot end the statement.
+_LOCAL: Final = re.compile(rb"SET\s+(?:LOCAL|TRANSACTION|CONSTRAINTS)\s[^;]*", re.IGNORECASE)
+_MAX_NAME: Final = 63  # longer ones the server cuts in SQL, and not in the protocol
+_MAX_TEXT: Final = 400
+
+
+def bare(sql: bytes) -> bytes:
+    """`sql` without blanks around it and the semicolon at its end."""
+    text = sql.strip()
+    return text[:-1].rstrip() if text.endswith(b";") else text
+
+
+def deallocate_of(sql: bytes) -> bytes | Literal[Every.ALL] | None:
+    """The name in `DEALLOCATE [PREPARE] name`, as the server knows it; ALL for `DEALLOCATE ALL`.
+
+    None for everything else: several statements, comments, names that the server would cut.
+    """
+    found = _DEALLOCATE.fullmatch(bare(sql)) if len(sql) <= _MAX_TEXT else None
+    if found is None:
+        return None
+    plain, quoted = found.groups()
+    if quoted is None and plain.lower() == b"all":
+        return ALL
+    name: bytes = plain.lower() if quoted is None else quoted.replace(b'""', b'"')
+    return name if len(name) <= _MAX_NAME else None
+
+
+def is_discard_all(sql: bytes) -> bool:
+    """Whether this is `DISCARD ALL` and nothing else."""
+    return len(sql) <= _MAX_TEXT and _DISCARD_ALL.fullmatch(bare(sql)) is not None
+
+
+def is_local(sql: bytes) -> bool:
+    """Whether this one statement, whose tag is SET, sets something for its transaction only."""
+    return len(sql) <= _MAX_TEXT and _LOCAL.fullmatch(bare(sql)) is not None

@@ -1,0 +1,168 @@
+"""Which values may a tracked session setting have? One check per setting, as strict as the server's."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Final, TypeAlias
+
+__all__ = ["CHECKS", "MAX_VALUE", "quoted_schema", "schemas"]
+
+MAX_VALUE: Final = 1024  # bytes of one value
+
+Check: TypeAlias = Callable[[bytes], bytes | None]
+"""The value as it shall be sent to a server; None when it is not one."""
+
+_MAX_INT: Final = 2**31 - 1
+_DURATION: Final = re.compile(rb"(\d{1,10}(?:\.\d{1,6})?)\s*(us|ms|s|min|h|d|)")
+_MILLISECONDS: Final = {b"us": 0.001, b"ms": 1.0, b"": 1.0, b"s": 1e3, b"min": 6e4, b"h": 3.6e6, b"d": 8.64e7}
+
+
+def _duration(value: bytes) -> bytes | None:
+    """A timeout: milliseconds, or a number with a unit."""
+    value = value.strip()
+    found = _DURATION.fullmatch(value)
+    if found is None or float(found[1]) * _MILLISECONDS[found[2]] > _MAX_INT:
+        return None
+    return value
+
+
+def _whole(lowest: int, highest: int) -> Check:
+    def check(value: bytes) -> bytes | None:
+        found = re.fullmatch(rb"[+-]?\d{1,5}", value.strip())
+        return found[0] if found and lowest <= int(found[0]) <= highest else None
+
+    return check
+
+
+def _word(*words: bytes) -> Check:
+    def check(value: bytes) -> bytes | None:
+        return value.lower() if value.lower() in words else None
+
+    return check
+
+
+_STYLES: Final = {b"iso", b"sql", b"postgres", b"german"}
+_ORDERS: Final = {
+    b"ymd": "y",
+    b"dmy": "d",
+    b"euro": "d",
+    b"european": "d",
+    b"mdy": "m",
+    b"us": "m",
+    b"noneuro": "m",
+    b"noneuropean": "m",
+}
+
+
+def _date_style(value: bytes) -> bytes | None:
+    """At most one style and one order of day and month; the server refuses words that contradict each other."""
+    words = [word.strip().lower() for word in value.split(b",")]
+    if not all(word in _STYLES or word in _ORDERS for word in words):
+        return None
+    styles = {word for word in words if word in _STYLES}
+    orders = {_ORDERS[word] for word in words if word in _ORDERS}
+    return b", ".join(words) if len(styles) <= 1 and len(orders) <= 1 else None
+
+
+def _time_zone(value: bytes) -> bytes | None:
+    """A name, or a POSIX specification (`<+03>-3`); only the server knows all names."""
+    return value if re.fullmatch(rb"[A-Za-z0-9_+\-/:.,<> ]{1,100}", value) else None
+
+
+# What clients may speak, by its name without punctuation; from the server's table of names and aliases, but for
+# MULE_INTERNAL, which has no conversion from UTF8. All of them leave ASCII as it is, and we say nothing else.
+_ENCODINGS: Final[dict[bytes, bytes]] = {
+    name.lower().replace(b"_", b""): name
+    for name in (
+        b"BIG5 EUC_CN EUC_JIS_2004 EUC_JP EUC_KR EUC_TW GB18030 GBK ISO_8859_5 ISO_8859_6 ISO_8859_7 ISO_8859_8 JOHAB"
+        b" KOI8R KOI8U LATIN1 LATIN2 LATIN3 LATIN4 LATIN5 LATIN6 LATIN7 LATIN8 LATIN9 LATIN10 SHIFT_JIS_2004 SJIS"
+        b" SQL_ASCII UHC UTF8 WIN866 WIN874 WIN1250 WIN1251 WIN1252 WIN1253 WIN1254 WIN1255 WIN1256 WIN1257 WIN1258"
+    ).split()
+} | {
+    b"unicode": b"UTF8",
+    b"iso88591": b"LATIN1",
+    b"iso88592": b"LATIN2",
+    b"iso885915": b"LATIN9",
+    b"shiftjis": b"SJIS",
+    b"mskanji": b"SJIS",
+    b"koi8": b"KOI8R",
+    b"win": b"WIN1251",
+    b"alt": b"WIN866",
+    b"windows1250": b"WIN1250",
+    b"windows1251": b"WIN1251",
+    b"windows1252": b"WIN1252",
+}
+
+
+def _encoding(value: bytes) -> bytes | None:
+    """As a server reads it: case and punctuation do not count, nor do the quotes that some drivers send."""
+    return _ENCODINGS.get(re.sub(rb"[^a-z0-9]", b"", value.lower()))
+
+
+def _text(value: bytes) -> bytes | None:
+    return None if b"\0" in value else value
+
+
+_SCHEMA: Final = re.compile(rb'\s*(?:"((?:[^"\0]|"")*)"|([A-Za-z_$\x80-\xff][\w$\x80-\xff]*))\s*(,|\Z)')
+
+
+def schemas(value: bytes) -> tuple[bytes, ...] | None:
+    """The names in a search_path, unquoted and folded as the server folds them; None when it is not a list of names."""
+    if not value.strip():
+        return ()
+    names: list[bytes] = []
+    at, comma = 0, b","
+    while comma:
+        found = _SCHEMA.match(value, at)
+        if found is None:
+            return None
+        quoted, plain, comma = found.groups()
+        names.append(plain.lower() if quoted is None else quoted.replace(b'""', b'"'))
+        at = found.end()
+    return tuple(names)
+
+
+def quoted_schema(name: bytes) -> bytes:
+    """`name` as an element of the value of search_path. (An identifier in SQL: model.quote_identifier.)"""
+    return b'"' + name.replace(b'"', b'""') + b'"'
+
+
+def _search_path(value: bytes) -> bytes | None:
+    names = schemas(value)
+    return None if names is None else b", ".join(map(quoted_schema, names))
+
+
+_SWITCH: Final = _word(b"on", b"off", b"true", b"false", b"yes", b"no", b"1", b"0")
+
+CHECKS: Final[dict[bytes, Check]] = {
+    b"DateStyle": _date_style,
+    b"IntervalStyle": _word(b"postgres", b"postgres_verbose", b"sql_standard", b"iso_8601"),
+    b"TimeZone": _time_zone,
+    b"application_name": _text,
+    b"client_encoding": _encoding,
+    b"client_min_messages": _word(
+        b"debug5",
+        b"debug4",
+        b"debug3",
+        b"debug2",
+        b"debug1",
+        b"debug",
+        b"log",
+        b"info",
+        b"notice",
+        b"warning",
+        b"error",
+    ),
+    b"default_transaction_isolation": _word(
+        b"serializable", b"repeatable read", b"read committed", b"read uncommitted"
+    ),
+    b"extra_float_digits": _whole(-15, 3),
+    b"idle_in_transaction_session_timeout": _duration,
+    b"jit": _SWITCH,
+    b"lock_timeout": _duration,
+    b"search_path": _search_path,
+    b"standard_conforming_strings": _SWITCH,
+    b"statement_timeout": _duration,
+}
+"""Every tracked setting, by its name as PostgreSQL writes it."""
