@@ -111,6 +111,8 @@ class ServerExchange:
 
     def first(self, message: bytes) -> bytes:
         """The challenge."""
+        if self._server_first:
+            raise _malformed("the exchange has begun before")
         _check_size(message)
         self._header, self._first_bare = _split_header(message)
         attributes = _attributes(self._first_bare, b"nr")
@@ -122,6 +124,8 @@ class ServerExchange:
 
     def final(self, message: bytes) -> bytes:
         """The server's own proof. Raises InvalidCredentials when the client does not know the password."""
+        if not self._server_first:
+            raise _malformed("the exchange has not begun")
         _check_size(message)
         without_proof, comma, proof_text = message.rpartition(b",p=")
         if not comma:
@@ -160,6 +164,8 @@ class ClientExchange:
 
     def final(self, message: bytes) -> bytes:
         """Our answer to the server's challenge. Refuses one that is not for us, or costs too much to answer."""
+        if self._signature:
+            raise _malformed("the server asked twice")
         _check_size(message)
         nonce, salt_text, iterations_text = _attributes(message, b"rsi")[:3]
         _nonce(nonce)

@@ -1,0 +1,245 @@
+"""How do we log in at a PostgreSQL server? Sans-I/O: `begin` out, its messages in, until it is ready.
+
+A server is not trusted more than a client: each message and all of them together have a limit, and the ways to log in
+are those that were allowed, so that nobody in its place gets our password by asking for less.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from tenantproxy.errors import ProtocolError
+from tenantproxy.wire.answers import read_error
+from tenantproxy.wire.frames import (
+    AUTHENTICATION,
+    BACKEND_KEY_DATA,
+    ERROR,
+    HEADER,
+    IDLE,
+    NOTICE,
+    PARAMETER_STATUS,
+    PASSWORD,
+    READY,
+    frame,
+    length_of,
+)
+from tenantproxy.wire.scram import MECHANISM, ClientExchange
+from tenantproxy.wire.startup import startup_message
+
+__all__ = ["DEFAULT_METHODS", "METHODS", "Login", "ServerRefusal"]
+
+METHODS: Final = ("scram-sha-256", "md5", "password", "none")  # libpq's words for require_auth; none is trust
+DEFAULT_METHODS: Final = ("scram-sha-256",)
+
+MAX_MESSAGE: Final = 65536
+MAX_LOGIN: Final = 1024 * 1024  # bytes of all messages of a login
+MAX_PARAMETERS: Final = 200
+_SECRETS: Final = range(4, 257)  # bytes of a cancel key
+
+_OK, _CLEARTEXT, _MD5, _SASL, _SASL_CONTINUE, _SASL_FINAL = 0, 3, 5, 10, 11, 12
+
+
+@dataclass(frozen=True, slots=True)
+class ServerRefusal:
+    """The ErrorResponse with which a server ended a login. `message` is the server's, cut to a sane length."""
+
+    sqlstate: str
+    message: str
+
+
+class Login:
+    """One login. `parameters`: what goes into the startup packet, `user` among it; `password` is asked for when needed.
+
+    `is_done`: the session is ready; `parameters`, `pid` and `secret` are what the server said. `refusal`: it refused.
+    Every method raises ProtocolError for a server that breaks the protocol, or that wants us to log in otherwise than
+    is allowed.
+    """
+
+    __slots__ = (
+        "_buffer",
+        "_exchange",
+        "_methods",
+        "_password",
+        "_proven",
+        "_seen",
+        "_state",
+        "_user",
+        "begin",
+        "is_done",
+        "parameters",
+        "pid",
+        "refusal",
+        "secret",
+    )
+
+    def __init__(
+        self,
+        parameters: Mapping[str, str],
+        password: Callable[[], str],
+        *,
+        methods: Collection[str] = DEFAULT_METHODS,
+    ) -> None:
+        self.begin: Final = startup_message(parameters)
+        self.is_done = False
+        self.refusal: ServerRefusal | None = None
+        self.parameters: dict[bytes, bytes] = {}
+        self.pid = 0
+        self.secret = b""
+        self._user = parameters["user"]
+        self._password = password
+        self._methods = methods
+        self._exchange: ClientExchange | None = None
+        self._proven = "none"  # how we have shown who we are; a SCRAM server has shown it too
+        self._state = _ASKED
+        self._buffer = b""
+        self._seen = 0  # bytes of all messages
+
+    def receive(self, data: bytes) -> bytes:
+        """Bytes came, cut anywhere: what to send now. Look at `is_done` and `refusal` then."""
+        if self._is_over():
+            raise ProtocolError("the server said more than it was asked")
+        self._buffer += data
+        out = b""
+        while len(self._buffer) >= HEADER:
+            length = length_of(self._buffer, 0)
+            if length > MAX_MESSAGE:
+                raise ProtocolError("a message of the login is too long", detail=f"{length} bytes")
+            if len(self._buffer) < length:
+                break
+            message, self._buffer = self._buffer[:length], self._buffer[length:]
+            out += self.feed(message[0], message[HEADER:])
+            if self._is_over():
+                break
+        if self.is_done and self._buffer:
+            raise ProtocolError("the server said more than it was asked")
+        return out
+
+    def _is_over(self) -> bool:
+        return self.is_done or self.refusal is not None
+
+    def feed(self, kind: int, payload: bytes) -> bytes:
+        """As `receive`, for a caller that takes the messages apart."""
+        if self._is_over():
+            raise ProtocolError("the server said more than it was asked")
+        self._seen += HEADER + len(payload)
+        if self._seen > MAX_LOGIN:
+            raise ProtocolError("the server said too much before it was ready", detail=f"more than {MAX_LOGIN} bytes")
+        if kind == NOTICE:
+            return b""
+        if kind == ERROR:
+            fields = read_error(payload)
+            self.refusal = ServerRefusal(fields["C"], fields["M"])
+            return b""
+        step = _STEPS.get((self._state, kind))
+        if step is None:
+            raise ProtocolError("the server did not answer a login", detail=f"kind {kind:#04x} while {self._state}")
+        return step(self, payload)
+
+    # --- authentication ----------------------------------------------------------------------------------------------
+    def _authenticate(self, payload: bytes) -> bytes:
+        if len(payload) < 4:
+            raise ProtocolError("an authentication request ends too soon")
+        wanted, data = int.from_bytes(payload[:4], "big"), payload[4:]
+        if wanted == _OK:
+            return self._accepted()
+        if self._exchange is not None and wanted in (_SASL_CONTINUE, _SASL_FINAL):
+            return self._scram(wanted, data)
+        if self._proven != "none" or self._exchange is not None:
+            raise ProtocolError("the server asked for a second proof")
+        if wanted == _SASL:
+            return self._begin_scram(data)
+        if wanted == _MD5 and len(data) == 4:
+            return self._answer("md5", _md5(self._user, self._secret("md5"), data))
+        if wanted == _CLEARTEXT and not data:
+            return self._answer("password", self._secret("password").encode())
+        raise ProtocolError(
+            "the server wants a way to log in that we do not have", detail=f"authentication request {wanted}"
+        )
+
+    def _secret(self, method: str) -> str:
+        self._allow(method)
+        password = self._password()
+        if not password or "\0" in password:
+            raise ProtocolError("the server asks for a password, and ours is empty or contains a NUL byte")
+        return password
+
+    def _allow(self, method: str) -> None:
+        if method not in self._methods:
+            raise ProtocolError(
+                f"the server wants us to log in by {method!r}, which is not allowed",
+                detail="allowed are " + ", ".join(self._methods),
+                hint="let the server ask for scram-sha-256 (pg_hba.conf, and a password that was set under it)",
+            )
+
+    def _answer(self, method: str, proof: bytes) -> bytes:
+        self._proven = method
+        return frame(PASSWORD, proof + b"\0")
+
+    def _begin_scram(self, mechanisms: bytes) -> bytes:
+        if MECHANISM not in mechanisms.split(b"\0"):
+            raise ProtocolError("the server offers no SASL mechanism that we have")
+        self._exchange = ClientExchange(self._secret("scram-sha-256"))
+        first = self._exchange.first()
+        return frame(PASSWORD, MECHANISM + b"\0" + len(first).to_bytes(4, "big") + first)
+
+    def _scram(self, wanted: int, data: bytes) -> bytes:
+        assert self._exchange is not None
+        if wanted == _SASL_CONTINUE:
+            return frame(PASSWORD, self._exchange.final(data))
+        self._exchange.verify(data)
+        self._proven = "scram-sha-256"
+        return b""
+
+    def _accepted(self) -> bytes:
+        if self._exchange is not None and self._proven == "none":
+            raise ProtocolError("the server did not show that it knows the password")
+        self._allow(self._proven)
+        self._state = _LET_IN
+        return b""
+
+    # --- the session begins ------------------------------------------------------------------------------------------
+    def _take_parameter(self, payload: bytes) -> bytes:
+        name, value, end = (*payload.split(b"\0"), b"?", b"?")[:3]
+        if not name or end or payload.count(b"\0") != 2:
+            raise ProtocolError("a ParameterStatus is malformed")
+        self.parameters[name] = value
+        if len(self.parameters) > MAX_PARAMETERS:
+            raise ProtocolError("the server reports too many settings", detail=f"more than {MAX_PARAMETERS}")
+        return b""
+
+    def _take_key(self, payload: bytes) -> bytes:
+        if len(payload) - 4 not in _SECRETS:
+            raise ProtocolError("a BackendKeyData has an impossible length", detail=f"{len(payload)} bytes")
+        self.pid, self.secret = int.from_bytes(payload[:4], "big"), payload[4:]
+        return b""
+
+    def _end(self, payload: bytes) -> bytes:
+        if payload != bytes([IDLE]):
+            raise ProtocolError("the server is ready, and not idle")
+        if not self.secret:
+            raise ProtocolError("the server did not say which backend it is")  # a proof names its process
+        self.is_done = True
+        self._state = _READY
+        return b""
+
+
+_ASKED: Final = "authenticating"
+_LET_IN: Final = "let in"
+_READY: Final = "ready"
+
+_STEPS: Final[Mapping[tuple[str, int], Callable[[Login, bytes], bytes]]] = {
+    (_ASKED, AUTHENTICATION): Login._authenticate,
+    (_LET_IN, PARAMETER_STATUS): Login._take_parameter,
+    (_LET_IN, BACKEND_KEY_DATA): Login._take_key,
+    (_LET_IN, READY): Login._end,
+}
+"""What may come when, beside ErrorResponse and NoticeResponse."""
+
+
+def _md5(user: str, password: str, salt: bytes) -> bytes:
+    """PostgreSQL's own scheme, broken since long: only where it was allowed."""
+    inner = hashlib.md5(password.encode() + user.encode(), usedforsecurity=False).hexdigest()
+    return b"md5" + hashlib.md5(inner.encode() + salt, usedforsecurity=False).hexdigest().encode()
