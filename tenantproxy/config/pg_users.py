@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterator
 from typing import Final
 
@@ -11,6 +10,7 @@ from tenantproxy.config.sections import Pg, PgUser
 from tenantproxy.config.values import is_loopback
 from tenantproxy.errors import Problem, TenantNotFound
 from tenantproxy.model import MAX_IDENTIFIER_BYTES, tenant_id
+from tenantproxy.wire.scram import Verifier
 
 __all__ = ["CONSOLE", "JWT", "pg_problems"]
 
@@ -19,12 +19,6 @@ CONSOLE: Final = "tenantproxy"
 
 JWT: Final = "jwt"
 """The user of the PostgreSQL port whose password is an access token."""
-
-# What PostgreSQL stores for a password (RFC 5803): iterations, salt, StoredKey, ServerKey; 32 bytes are 44 characters.
-_VERIFIER: Final = re.compile(
-    r"SCRAM-SHA-256\$[1-9][0-9]{0,8}:(?:[A-Za-z0-9+/]{4}){1,64}(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?"
-    r"\$[A-Za-z0-9+/]{43}=:[A-Za-z0-9+/]{43}="
-)
 
 
 def pg_problems(pg: Pg, *, verifies: bool, tenants: Collection[str] | None) -> Iterator[Problem]:
@@ -73,13 +67,14 @@ def _proof(key: str, user: PgUser) -> Iterator[Problem]:
     if (user.password is None) == (user.verifier is None):
         problem = "has neither a verifier nor" if user.password is None else "has both a verifier and"
         yield Problem(key=key, problem=f"{problem} a password", fix="give a verifier or a password_file")
-    elif user.verifier is not None and not _VERIFIER.fullmatch(text := user.verifier.read()):
-        is_md5 = text.startswith("md5")
-        problem = (
-            "is an md5 hash, which is as good as the password itself" if is_md5 else "is no SCRAM-SHA-256 verifier"
-        )
-        fix = "write what PostgreSQL keeps in pg_authid.rolpassword: SCRAM-SHA-256$4096:<salt>$<StoredKey>:<ServerKey>"
-        yield Problem(key=f"{key}.verifier", problem=problem, fix=fix)
+    elif user.verifier is not None:
+        try:
+            Verifier.parse(user.verifier.read())
+        except ValueError as exc:
+            is_md5 = user.verifier.read().startswith("md5")
+            problem = "is an md5 hash, which is as good as the password itself" if is_md5 else f"is none: {exc}"
+            fix = "write what PostgreSQL keeps in pg_authid.rolpassword, or give a password_file"
+            yield Problem(key=f"{key}.verifier", problem=problem, fix=fix)
 
 
 def _reach(key: str, user: PgUser, known: Collection[str] | None) -> Iterator[Problem]:

@@ -6,32 +6,33 @@ whoever does not exist gets a whole exchange that cannot succeed, and one error 
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import hmac
 import secrets
 from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final, Literal, Protocol, TypeAlias
 
 from tenantproxy.config import Auth, PgUser, Settings, pg_users
 from tenantproxy.errors import (
     AuthError,
-    InvalidCredentials,
+    ConfigurationError,
+    Problem,
     RegistryUnavailable,
     TenantError,
     TenantNotFound,
     TenantProxyError,
     TokenExpired,
 )
-from tenantproxy.lifecycle.verifier import scram_verifier
 from tenantproxy.model import MAX_IDENTIFIER_BYTES, Tenant, TenantId, TenantStatus, tenant_id
 from tenantproxy.registry.base import TenantMisconfigured
 from tenantproxy.registry.by_database import ByDatabase, CachingRegistry, has_database
 from tenantproxy.router import not_served
+from tenantproxy.wire.client_auth import failed
+from tenantproxy.wire.scram import DEFAULT_ITERATIONS, Verifier
 
-__all__ = ["CONSOLE", "JWT", "Credential", "Target", "TokenVerifier", "Users", "Wish", "refused", "seed_of"]
+__all__ = ["CONSOLE", "JWT", "Credential", "Target", "TokenVerifier", "Users", "Wish", "seed_of"]
 
 CONSOLE: Final = pg_users.CONSOLE.encode()
 """The database that is the console."""
@@ -43,7 +44,6 @@ PoolMode: TypeAlias = Literal["transaction", "session"]
 ConsoleAccess: TypeAlias = Literal[True, False, "read"]
 
 _CONSOLE_OF_OTHERS: Final = b"pgbouncer"  # what tools that know PgBouncer ask for: the console too, for its users
-_ITERATIONS: Final = 4096
 _SALT_BYTES: Final = 16
 _KEY_BYTES: Final = 32
 _SCANNED: Final = 100  # a user of more tenants names them by their ids
@@ -62,29 +62,26 @@ class TokenVerifier(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Credential:
-    """What a client has to prove. `cleartext`: send an access token (`Users.authorise_token`); else SCRAM-SHA-256.
-
-    `verifier` is what PostgreSQL stores for a password. With a mock one the exchange runs to its end and fails there.
-    """
-
-    method: Literal["scram-sha-256", "cleartext"]
-    verifier: str = field(default="", repr=False)
-    is_mock: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """What a startup packet asks for: its database (by default the user's name) and every `tenant` in its options."""
-
-    database: bytes
-    tenants: tuple[bytes, ...] = ()
+class Wish(Protocol):
+    """What a startup packet asks for; `wire.startup.SessionWish` is one."""
 
     @property
-    def names(self) -> tuple[bytes, ...]:
-        """Everything in it that names a tenant, once each; all of them must mean the same one."""
-        return tuple(dict.fromkeys((self.database, *self.tenants)))
+    def database(self) -> bytes:
+        """Names the tenant; by default the user's name."""
+        ...
+
+    @property
+    def tenant(self) -> bytes | None:
+        """Names it again, in the options."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """What a client has to prove: what `wire.client_auth.ClientAuth` takes. "cleartext": an access token."""
+
+    method: Literal["scram-sha-256", "cleartext"]
+    verifier: Verifier | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +116,7 @@ class Users:
         self._by_database = ByDatabase(tenants)
         self._seed = seed if seed is not None else secrets.token_bytes(_KEY_BYTES)
         self._grants: Mapping[bytes, _Grant] = {}
-        self._made: Mapping[tuple[bytes, bytes], str] = {}  # verifiers by user and keyed hash of the password
+        self._made: Mapping[tuple[bytes, bytes], Verifier] = {}  # verifiers by user and keyed hash of the password
         self._shapes: tuple[tuple[int, int], ...] = ()  # (iterations, bytes of salt) that users' verifiers have
         self.reload(users)
 
@@ -128,27 +125,31 @@ class Users:
 
         Raises ConfigurationError when a password cannot be read. Costs a millisecond for each password that is new.
         """
-        made: dict[tuple[bytes, bytes], str] = {}
+        made: dict[tuple[bytes, bytes], Verifier] = {}
         grants = {name.encode(): self._granted(name, user, made) for name, user in users.items()}
-        shapes = {_shape(grant.credential.verifier) for grant in grants.values()} or {(_ITERATIONS, _SALT_BYTES)}
+        verifiers = [grant.verifier for grant in grants.values()]
+        shapes = {(one.iterations, len(one.salt)) for one in verifiers} or {(DEFAULT_ITERATIONS, _SALT_BYTES)}
         self._grants, self._made, self._shapes = grants, made, tuple(sorted(shapes))
 
-    def _granted(self, name: str, user: PgUser, made: dict[tuple[bytes, bytes], str]) -> _Grant:
+    def _granted(self, name: str, user: PgUser, made: dict[tuple[bytes, bytes], Verifier]) -> _Grant:
         return _Grant(
             name=name,
-            credential=Credential("scram-sha-256", self._verifier(name.encode(), user, made)),
+            verifier=self._verifier(name.encode(), user, made),
             tenants=None if user.tenants == "*" else tuple(dict.fromkeys(user.tenants)),
             pool_mode=user.pool_mode,
             console=user.console,
         )
 
-    def _verifier(self, name: bytes, user: PgUser, made: dict[tuple[bytes, bytes], str]) -> str:
+    def _verifier(self, name: bytes, user: PgUser, made: dict[tuple[bytes, bytes], Verifier]) -> Verifier:
         if user.verifier is not None:
-            return user.verifier.read()
-        password = user.password.read() if user.password is not None else ""
+            return Verifier.parse(user.verifier.read())
+        assert user.password is not None  # checked with the configuration
+        password = user.password.read()
+        if not password:
+            where = f"pg.users.{name.decode()}.password"
+            raise ConfigurationError([Problem(key=where, problem="is empty", fix="write the password")])
         key = (name, hmac.digest(self._seed, password.encode(), "sha256"))
-        known = self._made.get(key)
-        made[key] = known if known is not None else scram_verifier(password, salt=self._derived("salt", name))
+        made[key] = self._made.get(key) or Verifier.of_password(password, salt=self._derived("salt", name))
         return made[key]
 
     # --- who -----------------------------------------------------------------------------------------------------
@@ -158,15 +159,13 @@ class Users:
         if user == JWT and self._tokens is not None:
             return Credential("cleartext")
         grant = self._grants.get(user)
-        return mock if grant is None else grant.credential
+        return Credential("scram-sha-256", mock if grant is None else grant.verifier)
 
-    def _mock(self, user: bytes) -> Credential:
+    def _mock(self, user: bytes) -> Verifier:
         # As PostgreSQL does: the same salt for the same name each time, and iterations that a user could have.
         iterations, size = max(self._shapes, key=lambda shape: self._derived(f"shape {shape}", user))
-        lengths = {"salt": size, "stored": _KEY_BYTES, "server": _KEY_BYTES}
-        parts = (self._derived(what, user, length) for what, length in lengths.items())
-        salt, stored, server = (base64.b64encode(part).decode() for part in parts)
-        return Credential("scram-sha-256", f"SCRAM-SHA-256${iterations}:{salt}${stored}:{server}", is_mock=True)
+        stored, server = (self._derived(what, user, _KEY_BYTES) for what in ("stored", "server"))
+        return Verifier(iterations, self._derived("salt", user, size), stored, server)
 
     def _derived(self, what: str, user: bytes, size: int = _SALT_BYTES) -> bytes:
         return hashlib.shake_256(self._seed + what.encode() + b"\0" + user).digest(size)
@@ -176,10 +175,11 @@ class Users:
         """As `authorise`, without waiting; None: the registry has to be asked, so await `authorise`."""
         grant = self._grants.get(user)
         if grant is None:
-            return refused(user)  # never somebody else in place of a user that is not there
-        if CONSOLE in wish.names or (grant.console and wish.names == (_CONSOLE_OF_OTHERS,)):
-            return grant.at_console() if len(wish.names) == 1 else refused(user)
-        if len(wish.names) > 1:
+            return failed(user)  # never somebody else in place of a user that is not there
+        names = _names(wish)
+        if CONSOLE in names or (grant.console and names == {_CONSOLE_OF_OTHERS}):
+            return grant.at_console() if len(names) == 1 else failed(user)
+        if len(names) > 1:
             return None
         name = _text(wish.database)
         tenant = self._tenants.peek(name) if name is not None and grant.reaches(name) else None
@@ -199,12 +199,12 @@ class Users:
             tenant = await self._agreed(grant, wish)
         except (TenantError, RegistryUnavailable) as exc:
             return exc
-        return refused(user) if tenant is None else grant.at(tenant)
+        return failed(user) if tenant is None else grant.at(tenant)
 
     async def _agreed(self, grant: _Grant, wish: Wish) -> Tenant | None:
         """The one tenant that everything in `wish` names."""
         agreed: Tenant | None = None
-        for name in wish.names:
+        for name in _names(wish):
             text = _text(name)
             tenant = await (self._any(text) if grant.tenants is None else self._own(text, grant.tenants))
             if tenant is None or (agreed is not None and agreed.id != tenant.id):
@@ -237,23 +237,23 @@ class Users:
                 yield await self._tenants.get(tenant_id(name))
 
     # --- user jwt ------------------------------------------------------------------------------------------------
-    async def authorise_token(self, token: bytes, wish: Wish) -> Target | TenantProxyError:
+    async def authorise_token(self, token: str, wish: Wish) -> Target | TenantProxyError:
         """Where the bearer of `token`, the cleartext password of user `jwt`, may go. Errors as `authorise`.
 
         TokenExpired beside them, for a genuine token that is expired or revoked, and what says that it cannot be
         verified now.
         """
         if self._tokens is None:
-            return refused(JWT)
+            return failed(JWT)
         try:
-            claims = await self._tokens.verify(token.decode("ascii"))
+            claims = await self._tokens.verify(token)
             tenant = await self._tenants.get(tenant_id(claims.get(self._tokens.settings.tenant_claim)))
-        except (UnicodeDecodeError, TenantNotFound):
-            return refused(JWT)
+        except TenantNotFound:
+            return failed(JWT)
         except (AuthError, RegistryUnavailable) as exc:
-            return exc if exc.retryable or isinstance(exc, TokenExpired | RegistryUnavailable) else refused(JWT)
-        named = all(_text(name) == tenant.id or has_database(tenant, _text(name)) for name in wish.names)
-        return _BEARER.at(tenant) if named and CONSOLE not in wish.names else refused(JWT)
+            return exc if exc.retryable or isinstance(exc, TokenExpired | RegistryUnavailable) else failed(JWT)
+        named = all(_text(name) == tenant.id or has_database(tenant, _text(name)) for name in _names(wish))
+        return _BEARER.at(tenant) if named and CONSOLE not in _names(wish) else failed(JWT)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -261,7 +261,7 @@ class _Grant:
     """What one user may. `tenants` None: all of them."""
 
     name: str
-    credential: Credential
+    verifier: Verifier
     tenants: tuple[str, ...] | None
     pool_mode: PoolMode
     console: ConsoleAccess
@@ -276,18 +276,17 @@ class _Grant:
 
     def at_console(self) -> Target | TenantProxyError:
         if not self.console:
-            return refused(self.name.encode())
+            return failed(self.name.encode())
         return Target(kind="console", user=self.name, may_change=self.console is True)
 
 
 _BEARER: Final = _Grant(
-    name=JWT.decode(), credential=Credential("cleartext"), tenants=(), pool_mode="transaction", console=False
+    name=pg_users.JWT,
+    verifier=Verifier(1, b"", b"", b""),  # never asked for
+    tenants=(),
+    pool_mode="transaction",
+    console=False,
 )
-
-
-def refused(user: bytes) -> InvalidCredentials:
-    """The one answer to a wrong password, an unknown user, and a tenant that is not there or not the user's."""
-    return InvalidCredentials(f'password authentication failed for user "{user.decode(errors="replace")}"')
 
 
 def seed_of(settings: Settings) -> bytes | None:
@@ -299,10 +298,9 @@ def seed_of(settings: Settings) -> bytes | None:
     return hmac.digest(keys[0].read_bytes(), b"tenantproxy: salts of the PostgreSQL port", "sha256") if keys else None
 
 
-def _shape(verifier: str) -> tuple[int, int]:
-    """(iterations, bytes of salt)."""
-    iterations, _, salt = verifier.split("$")[1].partition(":")
-    return int(iterations), len(base64.b64decode(salt))
+def _names(wish: Wish) -> set[bytes]:
+    """All of them must mean the same tenant."""
+    return {wish.database} if wish.tenant is None else {wish.database, wish.tenant}
 
 
 def _text(name: bytes) -> str | None:
