@@ -71,8 +71,8 @@ class Wish(Protocol):
         ...
 
     @property
-    def tenant(self) -> bytes | None:
-        """Names it again, in the options."""
+    def tenants(self) -> tuple[bytes, ...]:
+        """Name it again, in the options."""
         ...
 
 
@@ -300,7 +300,7 @@ def seed_of(settings: Settings) -> bytes | None:
 
 def _names(wish: Wish) -> set[bytes]:
     """All of them must mean the same tenant."""
-    return {wish.database} if wish.tenant is None else {wish.database, wish.tenant}
+    return {wish.database, *wish.tenants}
 
 
 def _text(name: bytes) -> str | None:
