@@ -23,7 +23,10 @@ from tenantproxy.middleware.problems import GONE, OURS, ProblemAnswer, answer_to
 from tenantproxy.router import Router
 from tenantproxy.scope import TenantScope, begin, current, end
 
-__all__ = ["TenantMiddleware", "tenant"]
+__all__ = ["PATTERN", "TenantMiddleware", "tenant"]
+
+PATTERN: Final = "path_template"
+"""In an ASGI scope: the pattern that the request's path matched, where the application's framework says it."""
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Message: TypeAlias = MutableMapping[str, Any]
@@ -153,8 +156,11 @@ def _name(scope: Scope, request: str) -> None:
 
 
 def _route(scope: Scope) -> str:
-    """The pattern that matched, where the framework tells: FastAPI and Starlette, Litestar; never the path itself."""
-    pattern = getattr(scope.get("route"), "path", None) or scope.get("path_template")
+    """The pattern that matched, where the framework tells; never the path itself: a stranger chooses paths.
+
+    FastAPI and Starlette put it under `route`, Litestar under PATTERN, Django's `TenantErrors` too.
+    """
+    pattern = getattr(scope.get("route"), "path", None) or scope.get(PATTERN)
     return pattern if isinstance(pattern, str) else _UNMATCHED
 
 

@@ -65,11 +65,6 @@ async def test_code_knows_its_tenant_or_says_that_there_is_none(
         if way.startswith(("stream", "payload")):
             return  # they fail when the answer has begun: below
         # On the same connection: what an earlier request left in the server would show here.
-        if framework == "django":  # which turns every error into its own page
-            async with http.get(f"{url}/{way}") as answer:
-                assert answer.status == 500
-                assert "row1" not in await answer.text()
-            return
         async with http.get(f"{url}/{way}") as answer:
             assert (answer.status, (await answer.json(content_type=None))["code"]) == (400, "tenant_unresolved")
 
@@ -177,7 +172,8 @@ async def test_no_request_of_many_at_once_sees_another_tenant(
 ) -> None:
     names = [str(tenant.id) for tenant in wide.tenants[:TENANTS]]
     assert len(set(names)) == TENANTS
-    async with checked(wide.settings(auth=AUTH), wide) as router:
+    # 200 at once wait for each other: on a slow machine longer than an application should let them.
+    async with checked(wide.settings(auth=AUTH, pools={"acquire_timeout": 50.0}), wide) as router:
         caller = Caller.of(router)
         headers = {name: dict(await caller.headers(name)) for name in names}
         numbers = itertools.count()

@@ -309,7 +309,7 @@ def aiohttp_app(router: Router, tokens: TokenVerifier) -> web.Application:
 urlpatterns: list[Any] = []
 
 
-def django_app(router: Router, tokens: TokenVerifier) -> App:
+def django_app(router: Router, tokens: TokenVerifier | None) -> App:
     import django
     from asgiref.sync import async_to_sync
     from django.conf import settings
@@ -319,7 +319,8 @@ def django_app(router: Router, tokens: TokenVerifier) -> App:
 
     if not settings.configured:
         settings.configure(
-            SECRET_KEY="of the tests", ROOT_URLCONF=__name__, ALLOWED_HOSTS=["*"], MIDDLEWARE=[], LOGGING_CONFIG=None,
+            SECRET_KEY="of the tests", ROOT_URLCONF=__name__, ALLOWED_HOSTS=["*"], LOGGING_CONFIG=None,
+            MIDDLEWARE=["tenantproxy.middleware.django.TenantErrors"],
         )  # fmt: skip
         django.setup()
 
