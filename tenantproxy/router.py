@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from contextvars import Context
 from dataclasses import replace
 from time import monotonic
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from tenantproxy.auth.accounts import Account
 from tenantproxy.auth.login import Login, LoginCounts
@@ -51,6 +51,7 @@ from tenantproxy.pools.budget import ServerBudget
 from tenantproxy.pools.guard import Guard
 from tenantproxy.pools.lender import Lender
 from tenantproxy.pools.manager import Counters, PoolManager
+from tenantproxy.pools.pool import Pool
 from tenantproxy.pools.snapshot import snapshot
 from tenantproxy.registry import (
     CachedRegistry,
@@ -107,6 +108,7 @@ class Router:
         }
         self._clock = clock
         self._manager = self._new_manager()
+        self._attached: list[PoolManager[Any]] = []  # of listeners that lend connections of another kind
         self._lender = Lender(
             counters=self._counters,
             observer=observer,
@@ -413,9 +415,44 @@ class Router:
         found = await self._look_up(tenant_id(tenant))
         keys = {self._plan(found, None, replica=False).pool}
         keys |= {route.pool for (name, *_), (_, route) in self._routes.items() if name == found.id}
-        for pool in self._manager:
-            if pool.key in keys:
+        for pool in self._all_pools():
+            if replace(pool.key, profile="") in keys or pool.key in keys:
                 pool.expire()
+
+    # --- other kinds of connections ----------------------------------------------------------------------------------
+    @property
+    def budgets(self) -> Mapping[str, ServerBudget]:
+        """The connection budget of each server, for all that connects to it."""
+        return self._budgets
+
+    @property
+    def counters(self) -> Counters:
+        """What is counted of all pools."""
+        return self._counters
+
+    @property
+    def observer(self) -> Observer:
+        """Who hears of what is rare."""
+        return self._observer
+
+    def attach(self, pools: PoolManager[Any]) -> None:
+        """Count these pools among the router's, in `stats` and `expire_connections`."""
+        self._attached.append(pools)
+
+    def detach(self, pools: PoolManager[Any]) -> None:
+        """They are gone."""
+        if pools in self._attached:
+            self._attached.remove(pools)
+
+    def _all_pools(self) -> Iterator[Pool[Any]]:
+        for manager in (self._manager, *self._attached):
+            yield from manager
+
+    def route_of(self, tenant: Tenant) -> Route:
+        """The plan for an active tenant. Raises TenantPaused, TenantSuspended, TenantError."""
+        if tenant.status is not TenantStatus.ACTIVE:
+            raise not_served(tenant.status)
+        return self._plan(tenant, None, replica=False)
 
     # --- profiles ----------------------------------------------------------------------------------------------------
     def add_profile(self, profile: str, init: Init) -> None:
@@ -563,7 +600,7 @@ class Router:
         """An immutable snapshot of pools, budgets, waiters and counters."""
         counters = self._counters
         return Stats(
-            pools=tuple(pool.stats() for pool in self._manager),
+            pools=tuple(pool.stats() for pool in self._all_pools()),
             servers=tuple(budget.stats() for budget in self._budgets.values()),
             pools_limit=self.settings.pools.max_pools,
             acquires={tenant: dict(counts) for tenant, counts in counters.acquires.items()},
