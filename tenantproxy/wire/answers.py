@@ -60,6 +60,7 @@ MAX_TEXT: Final = 8192  # bytes of one field of an error, ours or a server's; th
 MAX_COLUMNS: Final = 1600
 
 _TEXT_OID: Final = 25
+_SIZES: Final = {20: 8, 23: 4}  # int8, int4
 _NO_SQLSTATE: Final = "XX000"
 
 
@@ -159,7 +160,7 @@ def read_error(payload: bytes) -> dict[str, str]:
     return fields
 
 
-# --- results of our own: text, and nothing else ----------------------------------------------------------------------
+# --- results of our own ---------------------------------------------------------------------------------------------
 PARSED: Final = frame(PARSE_COMPLETE)
 BOUND: Final = frame(BIND_COMPLETE)
 CLOSED: Final = frame(CLOSE_COMPLETE)
@@ -168,27 +169,28 @@ NO_PARAMETERS: Final = frame(PARAMETER_DESCRIPTION, struct.pack("!H", 0))
 EMPTY: Final = frame(EMPTY_QUERY)
 
 
-def row_description(names: Sequence[str]) -> bytes:
-    """Columns of type text."""
+def row_description(names: Sequence[str], types: Sequence[int] = (), formats: Sequence[int] = ()) -> bytes:
+    """Columns by their names. `types`: their OIDs, text when none are given; `formats`: 0 text, 1 binary."""
     column = struct.Struct("!IhIhih")
     head = struct.pack("!H", _count(names))
-    return frame(
-        ROW_DESCRIPTION,
-        head + b"".join(_string(_text(name)) + column.pack(0, 0, _TEXT_OID, -1, -1, 0) for name in names),
+    every = zip(names, types or [_TEXT_OID] * len(names), formats or [0] * len(names), strict=True)
+    columns = (
+        _string(_text(name)) + column.pack(0, 0, oid, _SIZES.get(oid, -1), -1, form) for name, oid, form in every
     )
+    return frame(ROW_DESCRIPTION, head + b"".join(columns))
 
 
-def data_row(values: Sequence[str | None]) -> bytes:
-    """A row of such columns; None is NULL."""
+def data_row(values: Sequence[str | bytes | None]) -> bytes:
+    """A row of such columns; None is NULL, bytes go out as they are."""
     return frame(DATA_ROW, struct.pack("!H", _count(values)) + b"".join(_cells(values)))
 
 
-def _cells(values: Iterable[str | None]) -> Iterable[bytes]:
+def _cells(values: Iterable[str | bytes | None]) -> Iterable[bytes]:
     for value in values:
         if value is None:
             yield b"\xff\xff\xff\xff"
         else:
-            encoded = value.encode("utf-8", "replace")
+            encoded = value if isinstance(value, bytes) else value.encode("utf-8", "replace")
             yield struct.pack("!i", len(encoded)) + encoded
 
 
