@@ -10,9 +10,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from enum import IntEnum
+from inspect import iscoroutinefunction
 from typing import Final
 
 from tenantproxy.auth.base import Identity, RequestContext, Resolver
+from tenantproxy.config.own import make_own, names_a_class
+from tenantproxy.config.problems import nearest
 from tenantproxy.config.sections import Resolve
 from tenantproxy.errors import AccessDenied, AuthError, ConfigurationError, Problem, TenantNotFound, TenantUnresolved
 from tenantproxy.model import tenant_id
@@ -33,6 +36,7 @@ __all__ = [
 
 _HEADER: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~\-]+")  # a token, RFC 9110 5.6.2
 _PLACE: Final = "{tenant}"
+_KINDS: Final = ("claim", "header", "subdomain", "path")
 
 
 class Weight(IntEnum):
@@ -228,7 +232,10 @@ def authorise(resolver: Resolver, request: RequestContext) -> Identity | None:
 
 
 def from_settings(settings: Resolve) -> Agreeing:
-    """The resolver of `[resolve]`. Raises ConfigurationError for a source that cannot be read."""
+    """The resolver of `[resolve]`: built-in sources, and classes of one's own as `pkg.mod:Class`, called with nothing.
+
+    Raises ConfigurationError for a source that cannot be read, with all problems at once.
+    """
     problems: list[Problem] = []
     sources = tuple(_sources(settings, problems))
     if not sources and not problems:
@@ -242,19 +249,17 @@ def from_settings(settings: Resolve) -> Agreeing:
 
 def _sources(settings: Resolve, problems: list[Problem]) -> Iterator[Resolver]:
     for number, text in enumerate(settings.agree):
+        key = f"resolve.agree.{number}"
         try:
-            yield _source(text, trust_proxies=settings.trust_header_from_proxies)
+            yield _source(text, key, trust_proxies=settings.trust_header_from_proxies)
+        except ConfigurationError as exc:
+            problems += exc.problems
         except ValueError as exc:
-            problems.append(
-                Problem(
-                    key=f"resolve.agree.{number}",
-                    problem=str(exc),
-                    fix='write "claim:NAME", "header:NAME", "subdomain:DOMAIN" or "path:/TEMPLATE/{tenant}/"',
-                )
-            )
+            fix = 'write "claim:NAME", "header:NAME", "subdomain:DOMAIN", "path:/TEMPLATE/{tenant}/" or "pkg.mod:Class"'
+            problems.append(Problem(key=key, problem=str(exc), fix=fix))
 
 
-def _source(text: str, *, trust_proxies: bool) -> Resolver:
+def _source(text: str, key: str, *, trust_proxies: bool) -> Resolver:
     kind, _, name = text.partition(":")
     if not name:
         raise ValueError("must say which source, and after a colon its name")
@@ -267,4 +272,17 @@ def _source(text: str, *, trust_proxies: bool) -> Resolver:
             return SubdomainResolver(name)
         case "path":
             return PathResolver(name)
-    raise ValueError("names a source that does not exist")
+    if "." not in kind and (close := nearest(kind, _KINDS)):  # `clam:tid` would be looked for among modules
+        raise ValueError(f"names a source that does not exist; did you mean {close}:{name}?")
+    if not names_a_class(text):
+        raise ValueError("names a source that does not exist")
+    return _own(text, key)
+
+
+def _own(text: str, key: str) -> Resolver:
+    made: Resolver = make_own(text, key=key, protocol="tenantproxy.auth.base.Resolver", has=("resolve",))
+    if not callable(made.resolve) or iscoroutinefunction(made.resolve):
+        problem = "has a resolve that is async, or no method"
+        fix = "write `def resolve(self, request)`: it decides from the request alone"
+        raise ConfigurationError([Problem(key=key, problem=problem, fix=fix)])
+    return made

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from tenantproxy.config.own import names_a_class
 from tenantproxy.config.pg_users import pg_problems
 from tenantproxy.config.problems import nearest
 from tenantproxy.config.sections import (
@@ -175,7 +176,7 @@ def _registry(parts: Parts) -> Iterator[Problem]:
             problem='"mongodb" is not available in this release',
             fix='use "file", "postgres" or a class of your own as "pkg.mod:Class"',
         )
-    elif registry.source not in ("file", "postgres") and not _names_a_class(registry.source):
+    elif registry.source not in ("file", "postgres") and not names_a_class(registry.source):
         close = nearest(registry.source, ("file", "postgres"))
         yield Problem(
             key="registry.source",
@@ -200,11 +201,6 @@ def _registry(parts: Parts) -> Iterator[Problem]:
         yield Problem(
             key="tenants", problem='is only read with registry.source = "file"', fix='set source = "file" in [registry]'
         )
-
-
-def _names_a_class(source: str) -> bool:
-    module, colon, name = source.partition(":")
-    return bool(colon) and name.isidentifier() and all(part.isidentifier() for part in module.split("."))
 
 
 def _tenants(parts: Parts) -> Iterator[Problem]:

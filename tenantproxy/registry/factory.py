@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 import time
 from collections.abc import Callable
 
 from tenantproxy.config import Settings
+from tenantproxy.config.own import make_own
 from tenantproxy.errors import ConfigurationError, Problem
 from tenantproxy.events import Observer, ignore
 from tenantproxy.registry.base import Database, Registry
@@ -66,21 +66,16 @@ def cache(
 
 def _own(source: str, settings: Settings) -> Registry:
     """An instance of the class that `source` names as `pkg.mod:Class`, called with the settings."""
-    module, colon, name = source.partition(":")
-    if not colon:
+    if ":" not in source:
         raise _refused("is not a registry that is known", 'use "file", "postgres" or "pkg.mod:Class"')
-    try:
-        made = getattr(importlib.import_module(module), name)
-    except ImportError as exc:
-        raise _refused(f"the module {module} cannot be imported ({type(exc).__name__})", "install it") from exc
-    except AttributeError:
-        raise _refused(f"the module {module} has no {name}", "correct the name") from None
-    registry = made(settings)
-    missing = [one for one in ("source", "get", "tenants", "open", "close") if not hasattr(registry, one)]
-    if missing:
-        raise _refused(f"{name} has no {', '.join(missing)}", "satisfy tenantproxy.registry.base.Registry")
-    instance: Registry = registry
-    return instance
+    made: Registry = make_own(
+        source,
+        settings,
+        key="registry.source",
+        protocol="tenantproxy.registry.base.Registry",
+        has=("source", "get", "tenants", "open", "close"),
+    )
+    return made
 
 
 def _refused(problem: str, fix: str) -> ConfigurationError:

@@ -16,6 +16,7 @@ from tenantproxy.auth.resolvers import (
     HeaderResolver,
     PathResolver,
     SubdomainResolver,
+    Weight,
     authorise,
     from_settings,
 )
@@ -288,6 +289,78 @@ def test_a_source_that_cannot_be_read_is_named(source: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         from_settings(Resolve(agree=("claim:tid", source)))
     assert [problem.key for problem in caught.value.problems] == ["resolve.agree.1"]
+
+
+class FromTable:
+    """As somebody would write it: the host stands in a table."""
+
+    def resolve(self, request: RequestContext) -> str | None:
+        return {"app.acme.test": "acme"}.get(request.host)
+
+    def weight(self, request: RequestContext) -> Weight:
+        return Weight.ADDRESS
+
+
+class Half:
+    """Forgot it."""
+
+
+class Waiting:
+    """Wants to wait."""
+
+    async def resolve(self, request: RequestContext) -> str | None:
+        return None
+
+
+class Choosy(FromTable):
+    """Cannot be made from nothing."""
+
+    def __init__(self, table: str) -> None:
+        self.table = table
+
+
+NO_CLASS = "text"
+
+
+def test_a_class_of_ones_own_resolves_beside_the_others() -> None:
+    resolver = from_settings(Resolve(agree=("claim:tid", f"{__name__}:FromTable")))
+    assert isinstance(resolver.sources[1], FromTable)
+
+    def asked(host: str, claims: Mapping[str, object] | None) -> RequestContext:
+        return RequestContext(method="GET", path="/", host=host, headers=(), client_ip=None, claims=claims)
+
+    assert resolver.resolve(asked("app.acme.test", {"tid": "acme"})) == "acme"
+    for host, claims in (("app.acme.test", {"tid": "globex"}), ("app.acme.test", {})):
+        with pytest.raises(AccessDenied):
+            resolver.resolve(asked(host, claims))
+    with pytest.raises(AuthError):
+        resolver.resolve(asked("app.acme.test", None))  # its own weight: an address is no proof
+    assert resolver.resolve(asked("elsewhere", None)) is None
+
+
+@pytest.mark.parametrize(
+    ("source", "problem"),
+    [
+        ("nowhere.at_all:X", "the module nowhere.at_all cannot be imported"),
+        (f"{__name__}:Missing", "has no Missing"),
+        (f"{__name__}:NO_CLASS", "NO_CLASS is no class"),
+        (f"{__name__}:Half", "Half has no resolve"),
+        (f"{__name__}:Waiting", "is async"),
+        (f"{__name__}:Choosy", "Choosy cannot be made"),
+        ("clam:tid", "did you mean claim:tid"),
+        ("Header:X-T", "did you mean header:X-T"),
+    ],
+)
+def test_a_class_that_cannot_resolve_is_told_at_start(source: str, problem: str) -> None:
+    with pytest.raises(ConfigurationError, match=problem) as caught:
+        from_settings(Resolve(agree=("claim:tid", source)))
+    assert [each.key for each in caught.value.problems] == ["resolve.agree.1"]
+
+
+def test_all_sources_that_are_wrong_are_told_at_once() -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        from_settings(Resolve(agree=("cookie", "nowhere.at_all:X", "claim:")))
+    assert [each.key for each in caught.value.problems] == [f"resolve.agree.{number}" for number in range(3)]
 
 
 def test_no_source_at_all_is_refused() -> None:
