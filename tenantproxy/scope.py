@@ -254,6 +254,17 @@ class _Connection:
     ) -> None:
         self.end()
 
+    def enter_nowait(self) -> Guard | None:
+        """Enter a new block without an await, when a connection is at hand; None: enter it as usual. `end` it."""
+        source = self._scope._source
+        found = source.known(self._scope)
+        backend = source.lend_nowait(found) if found is not None else None
+        if found is None or backend is None:
+            return None
+        self._backend, self._route = backend, found[1]
+        self._guard = Guard(backend, backend.con)
+        return self._guard
+
     def end(self) -> None:
         """Give the connection back, for whoever cannot use a block. A second call does nothing."""
         if self._guard is not None and self._guard.detach() is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from contextvars import Context
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ from sqlalchemy.util.concurrency import await_, in_greenlet
 from tenantproxy.errors import AccessDenied, ConfigurationError, Problem, TenantProxyError
 from tenantproxy.model import TenantId
 from tenantproxy.pools.asyncpg import Init
-from tenantproxy.pools.guard import Guard
+from tenantproxy.pools.guard import Description, Guard
 from tenantproxy.router import Router
 from tenantproxy.scope import TenantScope, current
 
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     class _TheirCursor:
         _adapt_connection: _Connection
         _connection: Guard
-        _description: list[tuple[Any, ...]] | None
+        _description: Description | None
         _rows: deque[Any]
         _rowcount: int
 
@@ -93,7 +93,7 @@ _OURS: Final = (
     "pool_reset_on_return", "pool_size", "pool_timeout", "pool_use_lifo", "poolclass",
 )  # fmt: skip
 _COUNTED: Final = re.compile(r"(?:SELECT|UPDATE|DELETE|MERGE|INSERT \d+) (\d+)")  # tags that say how many rows
-_FIXED: Final = "tenantproxy.tenant"  # where sessions and connections keep whose they are
+_FIXED: Final = "_tenantproxy_tenant"  # where sessions and connections keep whose they are
 
 
 def create_async_engine(
@@ -120,7 +120,7 @@ def create_async_engine(
     if problems:
         raise ConfigurationError(problems)
     engine = _create_async_engine(
-        _URL, poolclass=_RoutersPool, async_creator=_lender(router, profile), **engine_options
+        _URL, poolclass=_RoutersPool, async_creator=_Lender(router, profile).lend, **engine_options
     )
     dialect: Any = engine.dialect
     dialect.expire = lambda: router.expire_profile(profile)
@@ -135,18 +135,26 @@ def create_async_engine(
     return engine
 
 
-def _lender(router: Router, profile: str) -> Callable[[], Coroutine[Any, Any, _Leased]]:
-    async def lend() -> _Leased:
+class _Lender:
+    """Lends the current tenant's connections, of one profile."""
+
+    def __init__(self, router: Router, profile: str) -> None:
+        self._router = router
+        self._profile = profile
+
+    def lend(self) -> _Leased:
+        """A connection, for a caller in a greenlet; one that is at hand costs no switch to another and back."""
         scope = current()
-        if scope.source is not router:
+        if scope.source is not self._router:
             raise AccessDenied(
                 "the current tenant is served by another router than this engine's",
                 hint="make the engine with the router that the middleware, or `use(...)`, takes scopes from",
             )
-        block = scope.in_profile(profile).connection()
-        return _Leased(scope, await block.__aenter__(), block.end)
-
-    return lend
+        block = scope.in_profile(self._profile).connection()
+        guard = block.enter_nowait() if in_greenlet() else None
+        if guard is None:
+            guard = await_(block.__aenter__())
+        return _Leased(scope, guard, block.end)
 
 
 class _Leased(NamedTuple):
@@ -201,11 +209,10 @@ class _Cursor(_TheirCursor):
             if lent._transaction is None:
                 await lent._start_transaction()
             try:
-                rows, status, attributes = await self._connection.run_kept(operation, parameters or ())
+                rows, status, description = await self._connection.run_kept(operation, parameters or ())
             except Exception as error:  # noqa: BLE001 - a rim: SQLAlchemy translates what it knows and raises
                 lent._handle_exception(error)
-        names = [(each.name, each.type.oid, None, None, None, None, None) for each in attributes]
-        self._description = names or None
+        self._description = description or None
         self._rows = deque(rows)
         counted = _COUNTED.match(status)
         self._rowcount = int(counted[1]) if counted is not None else -1
@@ -308,8 +315,8 @@ def _identity(scope: TenantScope) -> tuple[object, ...]:
 class _Driver(_TheirDriver):
     """asyncpg, whose connect is a lease."""
 
-    def connect(self, *, async_creator_fn: Callable[[], Coroutine[Any, Any, _Leased]]) -> _Connection:
-        return _Connection(self, await_(async_creator_fn()))
+    def connect(self, *, async_creator_fn: Callable[[], _Leased]) -> _Connection:
+        return _Connection(self, async_creator_fn())
 
 
 class _Execution(_TheirExecution):
@@ -319,8 +326,11 @@ class _Execution(_TheirExecution):
         lent = self._dbapi_connection.dbapi_connection
         lent.check()
         # After a disconnect a Connection gets another lease, which may be somebody else's.
-        belongs = vars(self.root_connection).setdefault(_FIXED, lent.whose)
-        if belongs != lent.whose:
+        root, whose = self.root_connection, lent.whose
+        belongs = getattr(root, _FIXED, None)
+        if belongs is None:
+            setattr(root, _FIXED, whose)
+        elif belongs != whose:
             raise lent.refuse(belongs)
         if self.isddl:
             lent.forget_schema()

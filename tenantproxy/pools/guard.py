@@ -12,7 +12,7 @@ import re
 import secrets
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager
 from contextvars import Context
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -23,15 +23,15 @@ from asyncpg.prepared_stmt import PreparedStatement
 
 from tenantproxy.errors import IsolationError
 
-__all__ = ["PRIVATE_NAMES", "Guard", "Lent", "RenewingConnection", "TenantConnection"]
+__all__ = ["PRIVATE_NAMES", "Description", "Guard", "Lent", "RenewingConnection", "TenantConnection"]
 
 PRIVATE_NAMES: Final = {
     "asyncpg.connection.Connection": (
         "_protocol _transport _loop _top_xact _pool_release_ctr _stmt_cache _stmts_to_close _stmt_exclusive_section"
         " _listeners _log_listeners _termination_listeners _query_loggers _get_statement"
-        " _execute _executemany _prepare _copy_in _copy_out"
+        " _execute _do_execute _executemany _prepare _copy_in _copy_out"
         " _drop_local_statement_cache _drop_local_type_cache _set_proxy _cancel_current_command _cancellations"
-        " _process_notification _process_log_message _call_termination_listeners _get_unique_id"
+        " _process_notification _process_log_message _call_termination_listeners _get_unique_id _time_and_log"
     ),
     "asyncpg.pool.PoolConnectionProxy": "_con _holder _detach",
     "asyncpg.prepared_stmt.PreparedStatement": "_connection _state _PreparedStatement__do_execute",
@@ -47,6 +47,14 @@ _ASK_AGAIN_SECONDS: Final = 0.1  # then twice as long each time
 
 # SQL that may take the driver's prepared statements, or the tenant, from under it. Looked for once per new text.
 _TOUCHES_STATEMENTS: Final = re.compile(r"\b(?:prepare|deallocate|discard|reset\s+all)\b", re.IGNORECASE)
+
+_DESCRIBED: Final = 200  # statements of which a connection remembers what their rows are made of
+
+Description = list[tuple[str, int, None, None, None, None, None]]
+"""Name and type of each column, as PEP 249 has it."""
+
+Kept = tuple[list[Any], str, Description]
+"""Rows, the tag of the command, and what the rows are made of."""
 
 
 if TYPE_CHECKING:
@@ -67,12 +75,14 @@ if TYPE_CHECKING:
         _cancellations: set[asyncio.Task[None]]
 
         def _execute(self, *args: Any, **kwargs: Any) -> Any: ...
+        async def _do_execute(self, *args: Any) -> Any: ...
         async def _executemany(self, *args: Any, **kwargs: Any) -> Any: ...
         async def _copy_out(self, *args: Any, **kwargs: Any) -> Any: ...
         async def _copy_in(self, *args: Any, **kwargs: Any) -> Any: ...
         async def _prepare(self, query: str, **kwargs: Any) -> Any: ...
         async def _get_statement(self, *args: Any, **kwargs: Any) -> Any: ...
         def _get_unique_id(self, prefix: str) -> str: ...
+        def _time_and_log(self, query: str, args: Any, timeout: float | None) -> AbstractContextManager[None]: ...
         def _drop_local_statement_cache(self) -> None: ...
         def _drop_local_type_cache(self) -> None: ...
         def _cancel_current_command(self, waiter: asyncio.Future[None], cancel_waiter: Any = None) -> None: ...
@@ -136,7 +146,16 @@ class _Unread(asyncio.Protocol):
 class TenantConnection(_Connection):
     """An asyncpg connection that can be taken back: `take_back` ends what its last user left in our process."""
 
-    __slots__ = ("_entry", "has_foreign_codecs", "is_doubtful", "is_tainted", "runs_directly", "was_terminated")
+    __slots__ = (
+        "_described",
+        "_entry",
+        "_executing",
+        "has_foreign_codecs",
+        "is_doubtful",
+        "is_tainted",
+        "runs_directly",
+        "was_terminated",
+    )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -145,6 +164,8 @@ class TenantConnection(_Connection):
         self.is_doubtful = False  # the driver lost track of what the server sends
         self.was_terminated = False  # ended from this side, so the other one may live on
         self.runs_directly = False  # its user ran something that asyncpg does not note as being under way
+        self._executing = 0  # how many `execute` await their end, of whatever lease
+        self._described: dict[str, tuple[Any, Description]] = {}  # by text, with the statement
         self._entry: Any = None  # the statement that enters a session, outside of the driver's cache
         # asyncpg's own cache with our `put`: nothing of it is repeated here.
         self._stmt_cache = _screened(self._stmt_cache, self._taint)
@@ -154,11 +175,18 @@ class TenantConnection(_Connection):
 
     async def execute(self, query: str, *args: Any, timeout: float | None = None) -> str:
         """As asyncpg's."""
-        if not args:
-            self.runs_directly = True
-            if _TOUCHES_STATEMENTS.search(query):
-                self.is_tainted = True
-        return await super().execute(query, *args, timeout=timeout)
+        if args:
+            return await super().execute(query, *args, timeout=timeout)
+        if _TOUCHES_STATEMENTS.search(query):
+            self.is_tainted = True
+        self._executing += 1
+        try:
+            return await super().execute(query, timeout=timeout)
+        except BaseException:
+            self.runs_directly = True  # whether it has ended is for the driver to say
+            raise
+        finally:
+            self._executing -= 1
 
     async def _prepare(self, query: str, **kwargs: Any) -> Any:
         if _TOUCHES_STATEMENTS.search(query) or isinstance(kwargs.get("name"), str):
@@ -229,6 +257,31 @@ class TenantConnection(_Connection):
         """As asyncpg's, which also does it itself when the end of a cancelled statement does not come."""
         self.was_terminated = self.was_terminated or not self.is_closed()
         super().terminate()
+
+    async def run_kept(self, query: str, args: Sequence[object]) -> Kept:
+        """See `Guard.run_kept`. As asyncpg's `_execute`, which does not tell which statement it ran."""
+
+        def run(state: Any, timeout: float | None) -> Any:
+            return self._protocol.bind_execute(state, args, "", 0, True, timeout)
+
+        with self._stmt_exclusive_section:
+            if self._query_loggers:
+                with self._time_and_log(query, args, None):
+                    (rows, tag, _), state = await self._do_execute(query, run, None)
+            else:
+                (rows, tag, _), state = await self._do_execute(query, run, None)
+        return rows, tag.decode() if tag else "", self._describe(query, state)
+
+    def _describe(self, query: str, state: Any) -> Description:
+        """What the rows of a statement are made of; that never changes, and asyncpg makes it anew each time."""
+        known = self._described.get(query)
+        if known is not None and known[0] is state:
+            return known[1]
+        description = [(each.name, each.type.oid, None, None, None, None, None) for each in state._get_attributes()]
+        if len(self._described) >= _DESCRIBED:
+            self._described.clear()
+        self._described[query] = state, description
+        return description
 
     # --- listeners ---------------------------------------------------------------------------------------------------
     # In an empty context: asyncio reads in the context of whoever resumed reading last (each COPY to the client does),
@@ -326,7 +379,7 @@ class TenantConnection(_Connection):
         asyncpg notes it for queries; for the rest it tells only by refusing: asked to close the entry statement, it
         does not, and says why.
         """
-        if not self.runs_directly:
+        if not (self.runs_directly or self._executing):
             return bool(self._stmt_exclusive_section._acquired)
         self.runs_directly = False
         try:
@@ -431,6 +484,12 @@ class RenewingConnection(TenantConnection):
             return super()._execute(*args, **kwargs)
         return self._execute_renewed(*args, **kwargs)
 
+    async def run_kept(self, query: str, args: Sequence[object]) -> Kept:
+        """As any connection's."""
+        if monotonic() >= self.renew_at:
+            await self.renew_if_due()
+        return await super().run_kept(query, args)
+
     async def _execute_renewed(self, *args: Any, **kwargs: Any) -> Any:
         await self.renew_if_due()
         return await super()._execute(*args, **kwargs)
@@ -495,16 +554,11 @@ class Guard(_Proxy):
         statement: PreparedStatement[asyncpg.Record] = await self._con._prepare(query, use_cache=True)
         return statement
 
-    async def run_kept(self, query: str, args: Sequence[object]) -> tuple[list[Any], str, Sequence[Any]]:
-        """The rows of `query`, the tag of its command and the attributes of its rows; prepared as `prepare_kept`."""
-        con = self._con
-        if con is None:
+    async def run_kept(self, query: str, args: Sequence[object]) -> Kept:
+        """The rows of `query`, the tag of its command and what its rows are made of; prepared as `prepare_kept`."""
+        if self._con is None:
             raise asyncpg.InterfaceError("the connection has been released back to the pool")
-        rows, status, _ = await con._execute(query, args, 0, None, return_status=True)
-        state = con._stmt_cache.get((query, con._protocol.get_record_class(), False))
-        if state is None:  # too long to be kept, or the driver has forgotten all it knew: ask again
-            state = await con._get_statement(query, None)
-        return rows, status.decode() if status else "", state._get_attributes()
+        return await self._con.run_kept(query, args)
 
     def _foreign_codecs(self) -> None:
         if self._con is not None:

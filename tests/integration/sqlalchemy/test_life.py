@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import pytest
 from sqlalchemy import select, text
-from sqlalchemy.exc import DBAPIError, SAWarning
+from sqlalchemy.exc import DBAPIError, MissingGreenlet, SAWarning
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from tenantproxy import PoolClosed, Router, use
@@ -115,6 +115,31 @@ async def test_wherever_a_session_is_cancelled_the_next_one_finds_its_connection
 
 
 # --- forgotten -------------------------------------------------------------------------------------------------------
+@kinds
+async def test_a_connection_that_is_at_hand_is_taken_without_a_step_of_the_loop(
+    router: CheckedRouter, tenant: str
+) -> None:
+    engine = create_async_engine(router)
+    with use(router.tenant(tenant)):
+        await pid_of(engine)
+        await until(lambda: any(pool.idle for pool in router.stats().pools if pool.key.profile), "it lies idle")
+        conn = engine.connect()
+        with pytest.raises(StopIteration):
+            conn.start().send(None)
+        assert await conn.scalar(text("SELECT 1")) == 1
+        await conn.close()
+
+
+@kinds
+async def test_outside_of_a_greenlet_nothing_is_lent(router: CheckedRouter, tenant: str) -> None:
+    engine = create_async_engine(router)
+    with use(router.tenant(tenant)):
+        await pid_of(engine)
+        with pytest.raises(MissingGreenlet):
+            engine.sync_engine.connect()
+    await until(lambda: not any(pool.used for pool in router.stats().pools if pool.key.profile), "none is lent")
+
+
 async def test_a_connection_that_is_forgotten_comes_back(narrow: CheckedRouter) -> None:
     engine = create_async_engine(narrow)
 

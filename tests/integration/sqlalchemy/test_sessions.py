@@ -226,6 +226,52 @@ async def test_a_statement_stays_prepared_from_lease_to_lease(
     assert len(prepared) == 1
 
 
+async def test_a_column_is_described_by_the_table_as_it_is_now(
+    notes: World, router: CheckedRouter, engine: AsyncEngine
+) -> None:
+    measure = text("SELECT size FROM sizes")
+
+    async def described() -> list[Any]:
+        async with engine.connect() as conn:
+            return list((await conn.execute(measure)).cursor.description)
+
+    async with notes.database(notes.tenants[-1]).connect() as admin:
+        await admin.execute("CREATE TABLE sizes (size int); GRANT SELECT ON sizes TO PUBLIC")
+        with use(router.tenant("database2")):
+            assert [column[:2] for column in await described()] == [("size", 23)]
+            assert [column[:2] for column in await described()] == [("size", 23)]
+            await admin.execute("ALTER TABLE sizes ALTER size TYPE text")
+            with pytest.raises(DBAPIError):  # in a transaction the driver may not try again
+                await described()
+            assert [column[:2] for column in await described()] == [("size", 25)]
+        await admin.execute("DROP TABLE sizes")
+
+
+async def test_every_one_of_more_statements_than_are_remembered_has_its_own_columns(
+    router: CheckedRouter, engine: AsyncEngine, tenant: str
+) -> None:
+    with use(router.tenant(tenant)):
+        async with engine.connect() as conn:
+            for number in (*range(250), 0, 249):
+                assert list((await conn.execute(text(f"SELECT 1 AS c{number}"))).keys()) == [f"c{number}"]
+
+
+async def test_a_query_logger_hears_the_statements_of_its_session_and_of_no_other(
+    narrow: CheckedRouter, tenant: str
+) -> None:
+    engine = create_async_engine(narrow)
+    heard: list[str] = []
+    with use(narrow.tenant(tenant)):
+        async with engine.connect() as conn:
+            raw: Any = (await conn.get_raw_connection()).driver_connection
+            raw.add_query_logger(lambda record: heard.append(record.query))
+            await conn.execute(text("SELECT 'this one'"))
+        async with engine.connect() as conn:
+            await conn.execute(text("SELECT 'not this one'"))
+            await asyncio.sleep(0)  # loggers are called in the next step of the loop
+    assert [query for query in heard if "one" in query] == ["SELECT 'this one'"]
+
+
 async def test_the_drivers_own_connection_is_lent_for_as_long_as_the_session_has_it(
     router: CheckedRouter, engine: AsyncEngine, tenant: str
 ) -> None:
