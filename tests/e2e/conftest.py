@@ -62,7 +62,7 @@ def command(tmp_path: Path) -> Command:
 def get(url: str, **headers: str) -> tuple[int, str, str]:
     """Status, content type and body."""
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=10) as answer:
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=30) as answer:
             return answer.status, answer.headers["Content-Type"], answer.read().decode()
     except urllib.error.HTTPError as exc:
         with exc:
@@ -93,7 +93,7 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Served]]:
                 text=True,
             )
         started.append(process)
-        line = _line(process, within=20.0)
+        line = _line(process, within=40.0)
         if not line:
             raise AssertionError(f"the sidecar did not come up: {(tmp_path / 'sidecar.log').read_text()}")
         where = json.loads(line)
@@ -103,7 +103,7 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Served]]:
     for process in started:
         process.terminate()
         try:
-            process.communicate(timeout=15)
+            process.communicate(timeout=30)
         except subprocess.TimeoutExpired:
             process.kill()
             process.communicate()

@@ -98,7 +98,7 @@ async def test_a_signal_ends_it_in_order_and_leaves_no_backend(
 ) -> None:
     served = serve(demo_world.config)
     served.process.send_signal(signalled)
-    assert served.process.wait(timeout=15) == 0
+    assert served.process.wait(timeout=30) == 0
     assert "Traceback" not in (tmp_path / "sidecar.log").read_text()
     watch = await demo_world.connect()
     try:
@@ -115,7 +115,7 @@ async def none_left(watch: asyncpg.Connection[asyncpg.Record]) -> bool:
 async def test_its_log_is_one_json_object_a_line(demo_world: World, serve: Serve, tmp_path: Path) -> None:
     served = serve(demo_world.config)
     served.process.send_signal(signal.SIGTERM)
-    served.process.wait(timeout=15)
+    served.process.wait(timeout=30)
     lines = [json.loads(line) for line in (tmp_path / "sidecar.log").read_text().splitlines()]
     assert any(line.get("kind") == "pool_opened" and line.get("pool") for line in lines)
     text = (tmp_path / "sidecar.log").read_text()

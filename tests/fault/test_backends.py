@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import time
@@ -15,7 +16,7 @@ from tests.fault.conftest import Figure
 from tests.support.checked import CheckedRouter, activity, checked
 from tests.support.database import Database
 from tests.support.faults import frozen
-from tests.support.waiting import until
+from tests.support.waiting import SLACK, until
 from tests.support.world import World
 
 KINDS = ("database1", "schema1", "row1")
@@ -36,6 +37,12 @@ async def slowest(router: CheckedRouter, tenant: str, stop: asyncio.Event) -> fl
     return worst
 
 
+async def permits_cover(router: CheckedRouter, world: World) -> bool:
+    """A connection may come between the two readings; one that is frozen stays, and counts in both."""
+    backends = await activity(world.server)
+    return router.stats().servers[0].connections >= backends
+
+
 @pytest.mark.parametrize("tenant", KINDS)
 async def test_a_frozen_backend_fails_its_query_at_the_deadline_and_nobody_else_notices(
     lasting: World, figure: Figure, tenant: str
@@ -53,21 +60,20 @@ async def test_a_frozen_backend_fails_its_query_at_the_deadline_and_nobody_else_
                     await router.tenant(tenant).fetchval("SELECT count(*) FROM projects", timeout=0.3)
                 failed_after = time.monotonic() - began
                 # The tenant has a second connection, and this frozen one must not hold it up.
-                assert await asyncio.wait_for(pid_of(router, tenant), 5.0) != pid
+                assert await asyncio.wait_for(pid_of(router, tenant), 5.0 + SLACK) != pid
                 async with (
                     router.tenant(tenant).connection(timeout=15.0),
                     router.tenant(tenant).connection(timeout=15.0),
                 ):
                     replaced_after = time.monotonic() - began
-                    permits = router.stats().servers[0].connections
-                    assert permits >= await activity(lasting.server), "a permit came back before its backend was gone"
+                    await until(lambda: permits_cover(router, lasting), "no permit is back before its backend is gone")
                 stop.set()
         figure("seconds_to_fail", failed_after)
         figure("seconds_to_replace", replaced_after)
         figure("others_slowest_seconds", other.result())
-        assert failed_after < 0.6
-        assert replaced_after < 8.0
-        assert other.result() < 0.5
+        assert failed_after < 0.3 + SLACK
+        assert replaced_after < 8.0 + SLACK
+        assert other.result() < SLACK  # the frozen one is waited for longer
 
 
 @pytest.mark.parametrize("tenant", KINDS)
@@ -84,7 +90,7 @@ async def test_a_backend_that_freezes_in_its_reset_does_not_hold_up_its_tenant(
             began = time.monotonic()
             assert await pid_of(router, tenant) != pid
             figure("seconds_held_up", time.monotonic() - began)
-            assert time.monotonic() - began < 3.5
+            assert time.monotonic() - began < 3.5 + SLACK
         finally:
             os.kill(pid, signal.SIGCONT)
 
@@ -119,7 +125,8 @@ async def test_idle_backends_that_were_terminated_cost_no_caller_an_error(lastin
         checked(lasting.settings(pools={"max_size": 4}), lasting) as router,
     ):
         db = router.tenant(tenant)
-        pids = await asyncio.gather(*(db.fetchval("SELECT pg_backend_pid() FROM pg_sleep(0.05)") for _ in range(4)))
+        async with contextlib.AsyncExitStack() as leases:
+            pids = [(await leases.enter_async_context(db.connection())).get_server_pid() for _ in range(4)]
         assert len(set(pids)) == 4
         await until(lambda: router.is_at_rest, "all are idle")
         for pid in pids:
@@ -133,7 +140,7 @@ async def test_idle_backends_that_were_terminated_cost_no_caller_an_error(lastin
 
 
 async def test_a_killed_backend_restarts_the_server_and_no_slot_is_lost(own: World, figure: Figure) -> None:
-    settings = own.settings(pools={"max_size": 3, "acquire_timeout": 10.0})
+    settings = own.settings(pools={"max_size": 3, "acquire_timeout": 20.0})
     async with checked(settings, own) as router:
         errors: list[BaseException] = []
         served = dict.fromkeys(("database1", "row1"), 0)
@@ -144,7 +151,7 @@ async def test_a_killed_backend_restarts_the_server_and_no_slot_is_lost(own: Wor
             while served_at[tenant] <= killed_at:
                 began = time.monotonic()
                 try:
-                    await router.tenant(tenant).fetchval("SELECT count(*) FROM projects", timeout=10.0)
+                    await router.tenant(tenant).fetchval("SELECT count(*) FROM projects", timeout=20.0)
                 except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, PoolError) as exc:
                     errors.append(exc)
                     await asyncio.sleep(0.01)
@@ -162,4 +169,4 @@ async def test_a_killed_backend_restarts_the_server_and_no_slot_is_lost(own: Wor
             os.kill(victim.pid, signal.SIGKILL)
         figure("errors", len(errors))
         figure("recovery_seconds", time.monotonic() - killed_at)
-        assert time.monotonic() - killed_at < 8.0
+        assert time.monotonic() - killed_at < 15.0 + SLACK

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -32,7 +33,7 @@ def skew(monkeypatch: pytest.MonkeyPatch) -> Skew:
     return by
 
 
-@pytest.mark.parametrize("seconds", [-30.0, -1.5, 1.5, 30.0])
+@pytest.mark.parametrize("seconds", [-30.0, -2.0, 2.0, 30.0])
 async def test_clocks_more_than_a_second_apart_are_refused_at_start_with_the_remedy(
     lasting: World, skew: Skew, seconds: float
 ) -> None:
@@ -41,12 +42,14 @@ async def test_clocks_more_than_a_second_apart_are_refused_at_start_with_the_rem
     with pytest.raises(IsolationError, match=r"clock of the server is .* s from ours.*NTP") as caught:
         await router.open()
     assert caught.value.http_status == 500
-    assert f"{-seconds:+.1f} s" in str(caught.value)
+    said = re.search(r"is ([+-][\d.]+) s from ours", str(caught.value))
+    assert said is not None
+    assert abs(float(said[1]) + seconds) < 0.9  # it is measured, over a network, on a busy machine
     assert router.count(IsolationViolation) == 1
     await audit_closed(router, [lasting.server])
 
 
-@pytest.mark.parametrize("seconds", [-0.7, 0.7])
+@pytest.mark.parametrize("seconds", [-0.5, 0.5])
 async def test_clocks_less_than_a_second_apart_are_made_up_for(lasting: World, skew: Skew, seconds: float) -> None:
     skew(seconds)
     async with checked(lasting.settings(), lasting) as router:

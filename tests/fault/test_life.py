@@ -21,7 +21,7 @@ from tests.fault.conftest import Figure
 from tests.support.chaos import ChaosProxy
 from tests.support.checked import CheckedRouter, activity, audit_closed, checked
 from tests.support.faults import AtAwait, Moment, cancel_at
-from tests.support.waiting import until
+from tests.support.waiting import SLACK, until
 from tests.support.world import World
 
 COUNT = "SELECT count(*) FROM projects"
@@ -95,7 +95,7 @@ async def test_a_tenant_suspended_while_leased_and_waited_for_ends_neither_hard_
                 await pid(router, "database1")
             with pytest.raises(TenantSuspended):
                 await waiting
-            assert time.monotonic() - began < 1.0
+            assert time.monotonic() - began < 1.0 + SLACK  # not when the wait for a connection is over
             assert await conn.fetchval(COUNT) == 3
         await until(lambda: router.is_at_rest, "the pool's last connection is gone")
         assert "database1" not in pools_of(router)
@@ -182,7 +182,7 @@ async def test_closing_with_leases_out_ends_them_after_the_grace_and_their_users
     began = time.monotonic()
     await router.close(timeout=0.2)
     figure("seconds_to_close", time.monotonic() - began)
-    assert time.monotonic() - began < 1.5
+    assert time.monotonic() - began < 1.5 + SLACK
     closed.set()
     with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, OSError)):
         await task
@@ -209,7 +209,7 @@ async def test_closing_fails_those_who_wait_at_once(lasting: World) -> None:
             waiting = [asyncio.ensure_future(pid(router, one)) for one in KINDS for _ in range(3)]
             await until(lambda: sum(pool.waiting for pool in router.stats().pools) == 9, "nine wait")
             closing = asyncio.ensure_future(router.close())
-            answers = await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), 1.0)
+            answers = await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), 1.0 + SLACK)
             assert all(isinstance(answer, PoolClosed) for answer in answers), answers
         await closing
 
@@ -228,7 +228,7 @@ async def test_closing_while_connecting_does_not_wait_for_a_silent_server_and_le
             began = time.monotonic()
             await router.close(timeout=0.2)
             figure("seconds_to_close", time.monotonic() - began)
-            assert time.monotonic() - began < 2.0
+            assert time.monotonic() - began < 2.0 + SLACK
             for one in waiting:
                 with pytest.raises(PoolError):
                     await one

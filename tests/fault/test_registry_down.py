@@ -13,7 +13,7 @@ from tenantproxy.events import RegistryDegraded, RegistryRecovered
 from tests.fault.conftest import Figure
 from tests.support.chaos import ChaosProxy
 from tests.support.checked import CheckedRouter, audit_closed, checked
-from tests.support.waiting import until
+from tests.support.waiting import SLACK, until
 from tests.support.world import APP_PASSWORD, APP_ROLE, World
 
 COUNT = "SELECT count(*) FROM projects"
@@ -78,7 +78,7 @@ async def test_known_tenants_are_served_while_main_is_down_and_unknown_ones_get_
             figure(f"seconds_of_the_first_call_{tenant}", monotonic() - began)
             began = monotonic()
             assert await router.tenant(tenant).fetchval(COUNT) == 3
-            assert monotonic() - began < 0.2, "a source that is down was asked again"
+            assert monotonic() - began < 0.2 + SLACK, "a source that is down was asked again"
         assert router.count(RegistryDegraded) == 1
         for unknown in ("database2", "no_such_tenant"):
             with pytest.raises(RegistryUnavailable) as caught:
@@ -89,12 +89,12 @@ async def test_known_tenants_are_served_while_main_is_down_and_unknown_ones_get_
         began = monotonic()
         with pytest.raises(ConnectFailed):
             await router.main().fetchval("SELECT 1")
-        assert monotonic() - began < 0.2, "main's breaker should be open"
+        assert monotonic() - began < 0.2 + SLACK, "main's breaker should be open"
         proxy.heal()
         healed_at = monotonic()
         await until(lambda: served(router, "database2"), "an unknown tenant is found again")
         figure("seconds_to_recover", monotonic() - healed_at)
-        assert monotonic() - healed_at < 4.0
+        assert monotonic() - healed_at < 4.0 + SLACK
         assert router.count(RegistryRecovered) >= 1
         with pytest.raises(TenantNotFound):
             await router.tenant("no_such_tenant").fetchval(COUNT)
@@ -120,7 +120,7 @@ async def test_a_caller_does_not_wait_longer_for_a_silent_registry_than_it_wants
         began = monotonic()
         with pytest.raises(RegistryUnavailable, match="in time"):
             await router.tenant("database2").fetchval(COUNT, timeout=0.3)
-        assert monotonic() - began < 0.6
+        assert monotonic() - began < 0.3 + SLACK
         proxy.heal()
         assert await router.tenant("database2").fetchval(COUNT) == 3
 
@@ -153,7 +153,7 @@ async def test_a_router_does_not_open_without_its_main_database_and_leaves_nothi
     with pytest.raises(ConnectFailed, match="cannot be reached"):
         await router.open()
     figure("seconds_to_fail", monotonic() - began)
-    assert monotonic() - began < 2.5
+    assert monotonic() - began < 2.5 + SLACK
     assert not router.is_open
     await audit_closed(router, [lasting.server])
     proxy.heal()

@@ -21,7 +21,7 @@ from tests.support.chaos import ChaosProxy
 from tests.support.checked import CheckedRouter, checked
 from tests.support.database import Database
 from tests.support.faults import NotReadyProxy
-from tests.support.waiting import until
+from tests.support.waiting import SLACK, until
 from tests.support.world import APP_PASSWORD, APP_ROLE, World
 
 # InternalClientError: the driver read the server's farewell on an idle connection, and its end not yet.
@@ -77,10 +77,13 @@ async def test_work_goes_on_by_itself_after_the_server_was_restarted(
         figure("server_outage_seconds", back_at - down_at)
         figure("client_outage_minus_server_outage", max(outage.values()) - (back_at - down_at))
         figure("errors", len(errors))
-        assert max(outage.values()) - (back_at - down_at) < 2.5
+        assert max(outage.values()) - (back_at - down_at) < 2.5 + SLACK
 
 
-async def test_work_that_comes_while_the_server_is_away_for_a_moment_waits_and_is_served(lasting: World) -> None:
+async def test_work_that_comes_while_the_server_is_away_for_a_moment_waits_and_is_served(
+    lasting: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tenantproxy.pools.budget.BREAKER_SECONDS", 30.0)  # a moment, however slow this machine is
     async with ChaosProxy(lasting.server.host, lasting.server.port) as proxy:
         settings = lasting.settings(servers={"primary": {"port": proxy.port}}, pools={"acquire_timeout": 10.0})
         async with checked(settings, lasting) as router:
@@ -116,7 +119,7 @@ async def test_callers_hear_that_a_server_is_starting_up(lasting: World) -> None
         async with checked(lasting.settings(servers={"primary": {"port": proxy.port}}), lasting) as router:
             proxy.answer = "57P03"
             with pytest.raises(ConnectFailed, match="starting up") as caught:
-                await router.tenant("database1").fetchval(COUNT, timeout=0.2)
+                await router.tenant("database1").fetchval(COUNT, timeout=1.5)
             assert caught.value.retry_after
             proxy.answer = None
 
@@ -126,7 +129,7 @@ async def test_a_server_filled_by_others_is_a_503_and_recovers(figure: Figure) -
         async with checked(own.settings(pools={"max_size": 6}), own) as router:
             async with filled(own.main) as taken:
                 with pytest.raises(BudgetExhausted) as caught:
-                    await router.tenant("database1").fetchval(COUNT, timeout=0.3)
+                    await router.tenant("database1").fetchval(COUNT, timeout=1.5)
                 assert (caught.value.sqlstate, caught.value.http_status) == ("53300", 503)
                 assert caught.value.retry_after
                 assert problem_json(caught.value)["status"] == 503
@@ -201,7 +204,7 @@ async def test_a_stopped_server_fails_callers_fast_and_its_breaker_closes_by_its
         with pytest.raises(ConnectFailed, match="cannot be reached"):
             await router.tenant("database1").fetchval(COUNT)
         figure("breaker_opens_after_seconds", time.monotonic() - stopped_at)
-        assert time.monotonic() - stopped_at < 1.0
+        assert time.monotonic() - stopped_at < 1.0 + SLACK
         assert router.count(ServerDown) == 1
         assert not router.stats().servers[0].up
         for tenant in ("database1", "row1"):
@@ -209,7 +212,7 @@ async def test_a_stopped_server_fails_callers_fast_and_its_breaker_closes_by_its
             with pytest.raises(ConnectFailed):
                 await router.tenant(tenant).fetchval(COUNT)
             figure(f"seconds_to_fail_{tenant}", time.monotonic() - began)
-            assert time.monotonic() - began < 0.1
+            assert time.monotonic() - began < 0.1 + SLACK  # not when the wait for a connection is over
         await asyncio.to_thread(own.server.start)
         back_at = time.monotonic()
         await until(lambda: router.count(ServerUp) == 1, "the breaker closed without a caller")
@@ -217,7 +220,7 @@ async def test_a_stopped_server_fails_callers_fast_and_its_breaker_closes_by_its
         for tenant in ("database1", "row1"):
             assert await router.tenant(tenant).fetchval(COUNT) == 3
         figure("served_again_after_seconds", time.monotonic() - back_at)
-        assert time.monotonic() - back_at < 3.0
+        assert time.monotonic() - back_at < 3.0 + SLACK
 
 
 async def test_closing_does_not_wait_for_a_server_that_is_down(own: World, figure: Figure) -> None:
@@ -229,4 +232,4 @@ async def test_closing_does_not_wait_for_a_server_that_is_down(own: World, figur
         began = time.monotonic()
         await router.close()
         figure("seconds_to_close", time.monotonic() - began)
-        assert time.monotonic() - began < 1.0
+        assert time.monotonic() - began < 1.0 + SLACK

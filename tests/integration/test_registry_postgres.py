@@ -218,7 +218,7 @@ async def listening(
     database: Database, heartbeat: float = 30.0, heartbeat_timeout: float = 5.0
 ) -> AsyncIterator[tuple[CachedRegistry, Listener, MainDatabase]]:
     main = MainDatabase(database)
-    cached = CachedRegistry(PostgresRegistry(main, reader=READER), ttl=3600)
+    cached = CachedRegistry(PostgresRegistry(main, reader=READER), ttl=3600, negative_ttl=3600)
     listener = Listener(main, jitter=lambda: 0.0, heartbeat=heartbeat, heartbeat_timeout=heartbeat_timeout)
     listener.hear(CHANNEL, cached.invalidate)
     listener.start()
@@ -267,7 +267,7 @@ async def test_a_new_tenant_is_served_at_once_although_it_was_unknown_a_moment_a
                 return (await cached.get(tenant_id("globex"))).id == "globex"
             return False
 
-        await until(found, "the new tenant is found", timeout=4)
+        await until(found, "the new tenant is found")
 
 
 async def test_a_lost_connection_is_replaced_and_what_changed_meanwhile_is_asked_again(installed: Database) -> None:
@@ -276,7 +276,7 @@ async def test_a_lost_connection_is_replaced_and_what_changed_meanwhile_is_asked
         async with installed.connect() as conn:
             await conn.execute("select pg_terminate_backend($1, 5000)", main.pids[-1])
             await conn.execute("update tenantproxy.tenants set status = 'paused' where id = 'acme'")
-        await until(lambda: listener.connects == 2 and listener.listening.is_set(), "it listens again")
+        await until(lambda: listener.connects >= 2 and listener.listening.is_set(), "it listens again")
         assert (await cached.get(ACME)).status == "paused"
 
 

@@ -45,18 +45,22 @@ async def fetching(conn: Guard) -> Act:
     return lambda: own_rows(conn)
 
 
+# They run at once: one that locks several rows shares none with another, or they would lock each other out.
+FIRST, *OTHERS = rows_of(TENANT)
+
+
 async def executing(conn: Guard) -> Act:
     async def act() -> list[str]:
-        tag = await conn.execute("UPDATE projects SET name = name")
-        return rows_of(TENANT) if tag == "UPDATE 3" else [tag]
+        tag = await conn.execute(f"UPDATE projects SET name = name WHERE name = '{FIRST}'")
+        return rows_of(TENANT) if tag == "UPDATE 1" else [tag]
 
     return act
 
 
 async def executing_with_arguments(conn: Guard) -> Act:
     async def act() -> list[str]:
-        tag = await conn.execute("UPDATE projects SET name = name WHERE name <> $1", "none")
-        return rows_of(TENANT) if tag == "UPDATE 3" else [tag]
+        tag = await conn.execute("UPDATE projects SET name = name WHERE name = $1", FIRST)
+        return rows_of(TENANT) if tag == "UPDATE 1" else [tag]
 
     return act
 
@@ -97,10 +101,10 @@ async def reading_a_cursor_of_a_statement(conn: Guard) -> Act:
 
 async def executing_many(conn: Guard) -> Act:
     async def act() -> list[str]:
-        many = [(name,) for name in rows_of(TENANT)]
+        many = [(name,) for name in OTHERS]
         rows = await conn.fetchmany("UPDATE projects SET name = name WHERE name = $1 RETURNING name", many)
         await conn.executemany("UPDATE projects SET name = name WHERE name = $1", many)
-        return _names(rows)
+        return [FIRST, *_names(rows)]
 
     return act
 

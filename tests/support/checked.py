@@ -8,6 +8,7 @@ may be used or waiting, each idle session must be whose it is said to be, `pg_st
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -107,6 +108,15 @@ class CheckedRouter(Router):
     async def audit_sessions(self) -> None:
         """Every idle session is reset, and bound to whom we think it is."""
         for pool in self.all_pools:
+            if pool.is_main:  # what listens in the background may use one at any moment: each is borrowed as usual
+                async with contextlib.AsyncExitStack() as leases:
+                    for _ in range(pool.stats().idle):
+                        found = self.known(self.main())
+                        backend = self.lend_nowait(found) if found is not None else None
+                        if found is not None and backend is not None:
+                            leases.callback(self.release, backend, found[1])
+                            await _audit_session(pool, backend)
+                continue
             for backend in list(pool.connections()):
                 if backend not in self.lent and not backend.con.is_closed():
                     await _audit_session(pool, backend)
@@ -174,7 +184,7 @@ async def checked(
     try:
         yield router
         if router.is_open:
-            await until(lambda: router.is_at_rest, "nothing is lent, waited for, opened, reset or ended", timeout=12.0)
+            await until(lambda: router.is_at_rest, "nothing is lent, waited for, opened, reset or ended", timeout=20.0)
             router.audit_sums()
             assert router.acquired == router.released + len(router.lent)
             await router.audit_sessions()
@@ -200,7 +210,7 @@ async def audit_closed(router: CheckedRouter, servers: Iterable[EmbeddedPostgres
     assert all(budget.in_use == budget.held for budget in router._budgets.values())
     for server in dict.fromkeys(servers):
         if server.is_running:
-            await until(lambda server=server: _none(server), "the server has no backend of ours", timeout=5.0)  # type: ignore[misc]
+            await until(lambda server=server: _none(server), "the server has no backend of ours", timeout=20.0)  # type: ignore[misc]
     router.was_audited = True
 
 

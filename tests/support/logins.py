@@ -78,8 +78,9 @@ def _schema(tenant: Tenant) -> str:
 
 
 def login_settings(world: World, *, lookup: bool = True, **changes: Any) -> Settings:
-    """As `world.settings`, with login: no padding and no limits, unless `login=` says so."""
+    """As `world.settings`, with login: no padding, no limits and all the time there is, unless `login=` says so."""
     login: dict[str, Any] = {**QUERIES, "pepper": PEPPER, "pad_to": 0, "fan_outs_per_second": 1000}
+    login |= {"fan_out_timeout": 20.0}
     login |= {"attempts_per_account": 0, "attempts_per_address": 0, "attempts_per_second": 0}
     login |= changes.pop("login", {})
     server: dict[str, Any] = dict(changes.pop("servers", {}).get(SERVER, {}))

@@ -7,10 +7,11 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 
+SLACK: Final = 3.0  # seconds that a busy machine may add to anything that is measured
 _PAUSE: Final = 0.01
 
 
-def wait_until(condition: Callable[[], object], what: str, *, timeout: float = 10.0) -> None:
+def wait_until(condition: Callable[[], object], what: str, *, timeout: float = 20.0) -> None:
     """Return when `condition()` is true; AssertionError naming `what` when that takes longer than `timeout` seconds."""
     deadline = time.monotonic() + timeout
     while not condition():
@@ -18,7 +19,7 @@ def wait_until(condition: Callable[[], object], what: str, *, timeout: float = 1
         time.sleep(_PAUSE)
 
 
-async def until(condition: Callable[[], object | Awaitable[object]], what: str, *, timeout: float = 10.0) -> None:
+async def until(condition: Callable[[], object | Awaitable[object]], what: str, *, timeout: float = 20.0) -> None:
     """As `wait_until`, for a loop that must go on meanwhile; `condition` may be a coroutine function."""
     deadline = time.monotonic() + timeout
     while True:

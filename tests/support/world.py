@@ -77,6 +77,7 @@ class World:
             "servers": {SERVER: primary},
             "registry": {"source": registry},
             "row": {"key": ROW_SECRET.decode()},
+            "pools": {"acquire_timeout": 15.0},  # a busy machine is slow, and not what a test is about
         }
         if registry == "file":
             mapping["tenants"] = {tenant.id: _entry(tenant) for tenant in self.tenants}

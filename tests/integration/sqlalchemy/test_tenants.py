@@ -72,7 +72,7 @@ async def test_a_session_outside_of_the_block_that_it_was_used_in_is_nobodys(
 
 
 async def test_errors_of_ours_come_out_as_they_are(notes: World) -> None:
-    one = {"max_size": 1, "shared_size": 1, "acquire_timeout": 0.1}
+    one = {"max_size": 1, "shared_size": 1, "acquire_timeout": 1.5}
     async with checked(notes.settings(pools=one), notes) as router:
         engine = create_async_engine(router)
         with use(router.tenant("nobody")):

@@ -145,7 +145,7 @@ async def test_slow_tenants_cost_no_more_than_the_time_of_one_search() -> None:
     loop = asyncio.get_running_loop()
     started = loop.time()
     found = await searching.everywhere(KEY, "ann@example.org", asked=())
-    assert loop.time() - started < 1.0
+    assert loop.time() - started < 2.0  # one after the other it would be 4
     assert found is not None
     assert not found.is_complete
     assert searching.breakers.any_open()
