@@ -20,6 +20,7 @@ MAIN_RESERVE: Final = 2  # permits that only the main database's pool may take
 TURN_SECONDS: Final = 0.1  # how long a connection may go on serving its own pool while a tenant elsewhere has none
 HOLD_SECONDS: Final = 30.0  # how long the permit of a peer that fell silent is kept
 BREAKER_SECONDS: Final = 0.5  # a server that refuses for so long is down
+SILENT_CONNECTS: Final = 3  # one that leaves so many in a row unanswered is, too
 
 
 class Claimant(Protocol):
@@ -68,7 +69,8 @@ class ServerBudget:
         self._held: deque[tuple[float, bool]] = deque()  # (until, of main) of silent peers, part of in_use
         self._clock = clock
         self._observer = observer
-        self._failing_since: float | None = None  # the first of an unbroken row of refused connects
+        self._failing_since: float | None = None  # the first of an unbroken row of failed connects
+        self._unanswered = 0  # of them those that nobody answered
         self.is_down = False
 
     # --- pools come and go -------------------------------------------------------------------------------------------
@@ -195,7 +197,17 @@ class ServerBudget:
         now = self._clock()
         if self._failing_since is None:
             self._failing_since = now
-        elif not self.is_down and now - self._failing_since >= BREAKER_SECONDS:
+        self._failed(error, is_down=now - self._failing_since >= BREAKER_SECONDS)
+
+    def unanswered(self, error: str) -> None:
+        """A connect was given up, as into a black hole. After a few in a row the server counts as down."""
+        if self._failing_since is None:
+            self._failing_since = self._clock()
+        self._unanswered += 1
+        self._failed(error, is_down=self._unanswered >= SILENT_CONNECTS)
+
+    def _failed(self, error: str, *, is_down: bool) -> None:
+        if is_down and not self.is_down:
             self.is_down = True
             self._observer(ServerDown(server=self.server, error=error))
         if self.is_down:
@@ -206,10 +218,12 @@ class ServerBudget:
         """Nothing is known of the server: the router opens anew, and what looked for it to come back has ended."""
         self.is_down = False
         self._failing_since = None
+        self._unanswered = 0
 
     def reached(self) -> None:
         """The server answered, whatever it said."""
         failing_since, self._failing_since = self._failing_since, None
+        self._unanswered = 0
         if self.is_down:
             self.is_down = False
             self._observer(ServerUp(server=self.server, seconds=self._clock() - (failing_since or self._clock())))

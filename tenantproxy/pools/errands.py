@@ -17,6 +17,7 @@ from tenantproxy.pools.budget import ServerBudget
 __all__ = ["Errands"]
 
 _PROBE_SECONDS: Final = 0.2
+_SSL_REQUEST: Final = b"\0\0\0\x08\x04\xd2\x16\x2f"  # the one question that each version answers to anybody
 
 
 class Errands:
@@ -62,7 +63,7 @@ class Errands:
             await asyncio.wait(self._tasks, timeout=timeout)
 
     def look_for(self, server: Server, budget: ServerBudget) -> None:
-        """Close the breaker as soon as something listens there again, so that it needs no caller to find out."""
+        """Close the breaker as soon as the server answers again, so that it needs no caller to find out."""
         task = self._probes.get(budget.server)
         if task is None or task.done():
             self._probes[budget.server] = self.spawn(_wait_for(server, budget))
@@ -73,8 +74,21 @@ async def _wait_for(server: Server, budget: ServerBudget) -> None:
         await asyncio.sleep(_PROBE_SECONDS)
         try:
             async with asyncio.timeout(server.connect_timeout):
-                _, writer = await asyncio.open_connection(server.host, server.port)
+                answers = await _answers(server)
         except (OSError, TimeoutError):
             continue
+        if answers:
+            budget.reached()
+
+
+async def _answers(server: Server) -> bool:
+    """Whether PostgreSQL speaks there. A process that hangs still accepts: its kernel does."""
+    if server.host.startswith("/"):
+        reader, writer = await asyncio.open_unix_connection(f"{server.host}/.s.PGSQL.{server.port}")
+    else:
+        reader, writer = await asyncio.open_connection(server.host, server.port)
+    try:
+        writer.write(_SSL_REQUEST)
+        return bool(await reader.read(1))
+    finally:
         writer.close()
-        budget.reached()

@@ -492,6 +492,8 @@ class Pool(Generic[C]):
             self.budget.give_back(self)
         if failure == "refused":
             self.budget.refused(what)
+        elif silent:
+            self.budget.unanswered(what)
         else:
             self.budget.reached()
 

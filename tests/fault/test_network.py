@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import time
 from collections.abc import AsyncIterator
@@ -11,11 +12,11 @@ from typing import Any
 import pytest
 
 from tenantproxy import ConnectFailed, PoolError
-from tenantproxy.events import ConnectFailure
+from tenantproxy.events import ConnectFailure, ServerDown, ServerUp
 from tests.fault.conftest import Figure
 from tests.support.chaos import ChaosProxy, Way
-from tests.support.checked import checked
-from tests.support.waiting import until
+from tests.support.checked import CheckedRouter, checked
+from tests.support.waiting import SLACK, until
 from tests.support.world import World
 
 COUNT = "SELECT count(*) FROM projects"
@@ -32,7 +33,7 @@ def through(proxy: ChaosProxy, **pools: Any) -> dict[str, Any]:
     """Changes to the settings: by way of the proxy, impatient."""
     return {
         "servers": {"primary": {"port": proxy.port, "connect_timeout": 0.5}},
-        "pools": {"acquire_timeout": 3.0, **pools},
+        "pools": {"acquire_timeout": 10.0, **pools},
     }
 
 
@@ -50,13 +51,13 @@ async def test_a_black_hole_fails_what_is_under_way_at_its_deadline_and_is_forgo
         with pytest.raises(TimeoutError):
             await db.fetchval(COUNT, timeout=0.3)
         figure("seconds_to_fail", time.monotonic() - began)
-        assert time.monotonic() - began < 0.6
+        assert time.monotonic() - began < 0.3 + SLACK
         healed_at = time.monotonic()
         proxy.heal()
         proxy.reset_all()  # what was open across the black hole is dead
         assert await db.fetchval(COUNT) == 3
         figure("seconds_to_heal", time.monotonic() - healed_at)
-        assert time.monotonic() - healed_at < 1.0
+        assert time.monotonic() - healed_at < 1.0 + SLACK
 
 
 @pytest.mark.parametrize("tenant", KINDS)
@@ -72,12 +73,49 @@ async def test_a_black_hole_at_connect_fails_at_the_callers_deadline_and_works_w
             with pytest.raises(PoolError):
                 await router.tenant(tenant).fetchval(COUNT, timeout=timeout)
             figure(f"seconds_to_fail_of_{timeout}", time.monotonic() - began)
-            assert time.monotonic() - began < timeout + 0.3
+            assert time.monotonic() - began < timeout + SLACK
         healed_at = time.monotonic()
         proxy.heal()
-        assert await router.tenant(tenant).fetchval(COUNT) == 3
+        await until(lambda: serves(router, tenant), "it works again")
         figure("seconds_to_heal", time.monotonic() - healed_at)
-        assert time.monotonic() - healed_at < 2.5
+        assert time.monotonic() - healed_at < 2.5 + SLACK
+
+
+async def serves(router: CheckedRouter, tenant: str) -> bool:
+    """Whether it does; not while its server counts as down."""
+    with contextlib.suppress(ConnectFailed):
+        return bool(await router.tenant(tenant).fetchval(COUNT) == 3)
+    return False
+
+
+@pytest.mark.parametrize("hole", ["stalled", "deaf"])
+async def test_after_three_connects_into_a_black_hole_callers_fail_at_once_until_it_is_healed(
+    lasting: World, proxy: ChaosProxy, figure: Figure, hole: str
+) -> None:
+    async with checked(lasting.settings(**through(proxy, acquire_timeout=30.0)), lasting) as router:
+        await until(lambda: router.is_at_rest, "it is open")
+        if hole == "deaf":  # it is accepted, as by the kernel of a server that hangs
+            proxy.deaf = True
+        else:
+            proxy.stall()
+        began = time.monotonic()
+        with pytest.raises(ConnectFailed, match="did not answer in time"):
+            await router.tenant("database1").fetchval(COUNT)
+        figure("seconds_to_find_out", time.monotonic() - began)
+        assert time.monotonic() - began < 10.0 + SLACK  # not when the wait for a connection is over
+        assert router.count(ServerDown) == 1
+        assert not router.stats().servers[0].up
+        accepted = proxy.accepted
+        began = time.monotonic()
+        for _ in range(20):
+            with pytest.raises(ConnectFailed):
+                await router.tenant("database2").fetchval(COUNT)
+        assert time.monotonic() - began < SLACK
+        assert proxy.accepted <= accepted + 10  # it is looked for, but not by each caller
+        proxy.heal()
+        proxy.reset_all()
+        await until(lambda: router.count(ServerUp), "the breaker closed without a caller")
+        await until(lambda: serves(router, "database2"), "it works again")
 
 
 async def test_every_socket_gives_up_on_a_peer_that_acknowledges_nothing(lasting: World) -> None:
@@ -98,10 +136,10 @@ async def test_a_peer_that_accepts_and_never_speaks_costs_the_connect_timeout(
     async with checked(lasting.settings(**through(proxy)), lasting) as router:
         proxy.deaf = True
         began = time.monotonic()
-        calling = asyncio.ensure_future(router.tenant("database1").fetchval(COUNT, timeout=1.2))
+        calling = asyncio.ensure_future(router.tenant("database1").fetchval(COUNT, timeout=2.5))
         await until(lambda: router.count(ConnectFailure), "the connect failed")
         figure("seconds_to_give_up_a_connect", time.monotonic() - began)
-        assert 0.4 < time.monotonic() - began < 0.9
+        assert 0.4 < time.monotonic() - began < 0.5 + SLACK
         with pytest.raises(ConnectFailed, match="did not answer in time"):
             await calling
         proxy.heal()

@@ -209,6 +209,31 @@ def test_a_server_that_refuses_for_less_is_not_down(house: House) -> None:
     assert all(caller.waits for caller in callers)
 
 
+def test_a_server_that_leaves_three_connects_in_a_row_unanswered_is_down(house: House) -> None:
+    callers = [ask(house.alone(name), name) for name in ("acme", "other", "third")]
+    for name in ("acme", "other"):
+        house.connector.fail(house.alone(name), "busy", silent=True)
+        assert not house.budget.is_down
+    assert all(caller.waits for caller in callers)
+    house.connector.fail(house.alone("third"), "busy", silent=True)
+    assert house.budget.is_down
+    assert [type(caller.error) for caller in callers] == [ConnectFailed] * 3
+
+
+@pytest.mark.parametrize("answer", ["connection", "error"])
+def test_an_answer_between_unanswered_connects_begins_the_count_anew(house: House, answer: str) -> None:
+    for name in ("a", "b", "c", "d", "e"):
+        caller = ask(house.alone(name), name)
+        if name == "c" and answer == "connection":
+            house.connector.succeed()
+            assert not caller.waits
+        elif name == "c":
+            house.connector.fail(failure="denied")
+        else:
+            house.connector.fail(house.alone(name), "busy", silent=True)
+    assert not house.budget.is_down
+
+
 def test_while_a_server_is_down_new_callers_fail_at_once(house: House) -> None:
     bring_down(house)
     with pytest.raises(ConnectFailed) as failed:
