@@ -101,18 +101,18 @@ class Login:
         """Bytes came, cut anywhere: what to send now. Look at `is_done` and `refusal` then."""
         if self._is_over():
             raise ProtocolError("the server said more than it was asked")
-        self._buffer += data
+        data = self._buffer + data
         out = b""
-        while len(self._buffer) >= HEADER:
-            length = length_of(self._buffer, 0)
-            if length > MAX_MESSAGE:
-                raise ProtocolError("a message of the login is too long", detail=f"{length} bytes")
-            if len(self._buffer) < length:
+        at = 0
+        while len(data) - at >= HEADER and not self._is_over():
+            end = at + length_of(data, at)
+            if end - at > MAX_MESSAGE:
+                raise ProtocolError("a message of the login is too long", detail=f"{end - at} bytes")
+            if end > len(data):
                 break
-            message, self._buffer = self._buffer[:length], self._buffer[length:]
-            out += self.feed(message[0], message[HEADER:])
-            if self._is_over():
-                break
+            out += self.feed(data[at], data[at + HEADER : end])
+            at = end
+        self._buffer = data[at:]
         if self.is_done and self._buffer:
             raise ProtocolError("the server said more than it was asked")
         return out
