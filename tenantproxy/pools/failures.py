@@ -12,6 +12,7 @@ import asyncpg
 from tenantproxy.errors import BudgetExhausted, ConnectFailed, TenantProxyError
 from tenantproxy.model import PoolKey
 from tenantproxy.pools.backoff import Failure
+from tenantproxy.pools.exchange import Refused
 
 __all__ = ["LOST", "classify", "describe"]
 
@@ -43,7 +44,7 @@ def classify(error: BaseException, key: PoolKey) -> tuple[TenantProxyError, Fail
     where = f"server {key.server!r}, database {key.database!r}"
     if isinstance(error, TenantProxyError):
         return error, "denied"
-    if isinstance(error, asyncpg.PostgresError):
+    if isinstance(error, asyncpg.PostgresError | Refused):
         state = error.sqlstate or ""
         if state == "53300":
             return _too_many(where), "busy"

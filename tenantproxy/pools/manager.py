@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Final, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 from tenantproxy.errors import PoolClosed
 from tenantproxy.events import (
@@ -83,7 +83,9 @@ class PoolManager(Generic[C]):
         clock: Clock,
         observer: Observer,
         counters: Counters,
+        family: list[PoolManager[Any]] | None = None,
     ) -> None:
+        """`family`: the managers that share `max_pools`, a list of the router's; this one joins it until it closes."""
         self.budgets = budgets
         self.counters = counters
         self._settings = settings
@@ -94,6 +96,8 @@ class PoolManager(Generic[C]):
         self._gone: list[Pool[C]] = []  # closed pools whose last connections are still ending
         self._seen: OrderedDict[PoolKey, None] = OrderedDict()  # keys of pools that were evicted
         self._main: Pool[C] | None = None
+        self._family: list[PoolManager[Any]] = [] if family is None else family
+        self._family.append(self)
         self.is_closed = False
 
     def main(self, key: PoolKey, *, size: int) -> Pool[C]:
@@ -146,12 +150,12 @@ class PoolManager(Generic[C]):
 
     def _make_room(self, wanted: int) -> None:
         """Evict least recently used quiet pools until `wanted` more fit in; while all are busy, more are allowed."""
-        while len(self._pools) + wanted > self._settings.max_pools:
-            quiet = (pool for pool in self._pools.values() if pool.is_quiet)
-            victim = min(quiet, key=lambda pool: pool.last_used, default=None)
+        while sum(map(len, self._family)) + wanted > self._settings.max_pools:
+            quiet = [(pool, each) for each in self._family for pool in each._pools.values() if pool.is_quiet]
+            victim, its_manager = min(quiet, key=lambda one: one[0].last_used, default=(None, self))
             if victim is None:
                 return
-            self._evict(victim, "lru")
+            its_manager._evict(victim, "lru")
 
     def _evict(self, pool: Pool[C], reason: EvictReason) -> None:
         del self._pools[pool.key]
@@ -197,6 +201,8 @@ class PoolManager(Generic[C]):
                 self._gone.append(pool)
         self._pools.clear()
         self._main = None
+        if self in self._family:
+            self._family.remove(self)
 
     def __iter__(self) -> Iterator[Pool[C]]:
         """All open pools, main first."""

@@ -1,7 +1,8 @@
 """Which connection, for whom, next? A pool that knows nothing of PostgreSQL and never awaits.
 
-It is changed by the lender (`lease_nowait`, `wait`, `resetting`, `ready`, `retire`), by the connector (`opened`,
-`open_failed`, `retired`), by the budget (`refill`, `give_up_idle`, `server_down`) and by the sweeper (`sweep`).
+It is changed by the lender (`lease_nowait`, `wait`, `resetting`, `take_to_reset`, `ready`, `retire`), by the connector
+(`opened`, `open_failed`, `retired`), by the budget (`refill`, `give_up_idle`, `server_down`) and by the sweeper
+(`sweep`).
 Each connection is in exactly one state: idle, used, resetting or retiring; those being opened are only counted.
 """
 
@@ -143,11 +144,12 @@ class Pool(Generic[C]):
         budget.join(self)
 
     # --- lending -----------------------------------------------------------------------------------------------------
-    def lease_nowait(self, tenant: TenantId, limits: Limits) -> C | None:
+    def lease_nowait(self, tenant: TenantId, limits: Limits, *, bound_only: bool = False) -> C | None:
         """A connection for `tenant` now, or None when it has to `wait`.
 
-        First an idle one that is bound to this tenant, then an unbound one, then the least recently used. `bound_to`
-        tells what the lender has to do before anybody may use it. Raises PoolClosed.
+        First an idle one that is bound to this tenant, then, unless `bound_only`, an unbound one, then the least
+        recently used. `bound_to` tells what the lender has to do before anybody may use it; `last_used` is the time of
+        the lease. Raises PoolClosed.
         """
         if self.is_closed:
             raise refusals.closed()
@@ -155,7 +157,7 @@ class Pool(Generic[C]):
         if not self._idle or turn.leased >= turn.max_size or turn.waiting:
             return None
         now = self._clock()
-        while self._idle:
+        while self._idle and not (bound_only and not self._idle.has_of(tenant)):
             slot = self._pick(tenant)
             if now < slot.expires_at and self._connector.is_usable(slot.conn):
                 self.last_used = now
@@ -277,6 +279,20 @@ class Pool(Generic[C]):
         if self._idle and self._turns.waiting:
             self._lend_idle()
 
+    def take_to_reset(self) -> C | None:
+        """The longest idle connection that is somebody's; it is resetting now, so that a stranger finds one ready.
+
+        None while anybody waits, while an idle one is nobody's or will be, and when it is the only idle one.
+        """
+        if self._resetting or self._turns.waiting or len(self._idle) < 2 or self._idle.has_of(None):
+            return None
+        slot = next(iter(self._idle))
+        self._unidle(slot)
+        slot.state = State.RESETTING
+        slot.since = self._clock()
+        self._resetting += 1
+        return slot.conn
+
     def _leave_resetting(self, slot: Slot[C]) -> None:
         self._resetting -= 1
         if slot.is_late:
@@ -292,8 +308,8 @@ class Pool(Generic[C]):
         if turn.waiting:
             self._turns.refresh(turn)
 
-    def ready(self, conn: C, bound_to: TenantId | None) -> None:
-        """`conn` may be lent again: its session is clean, and still that of `bound_to`."""
+    def ready(self, conn: C, bound_to: TenantId | None, now: float | None = None) -> None:
+        """`conn` may be lent again: its session is clean, and still that of `bound_to`. `now`: the time, if known."""
         slot = self._slots.get(conn)
         if slot is None or slot.state is State.RETIRING:
             return  # it came too late: the pool closed, or the sweeper had lost its patience
@@ -304,11 +320,12 @@ class Pool(Generic[C]):
         else:
             raise AssertionError(slot.state)
         slot.bound_to = bound_to
-        self._place(slot)
+        self._place(slot, now)
 
-    def _place(self, slot: Slot[C]) -> None:
+    def _place(self, slot: Slot[C], now: float | None = None) -> None:
         """Hand a connection that nobody has to the next waiter, or lay it down."""
-        now = self._clock()
+        if now is None:
+            now = self._clock()
         if self.is_closed or slot.retire_on_release:
             self._replace(slot, "shutdown" if self.is_closed else "evicted")
         elif now >= slot.expires_at:

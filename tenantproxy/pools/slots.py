@@ -93,8 +93,8 @@ class IdleSlots(Generic[C]):
         self._of[slot.bound_to].remove(slot)
         return slot
 
-    def has_of(self, tenant: TenantId) -> bool:
-        """Whether one is bound to `tenant`."""
+    def has_of(self, tenant: TenantId | None) -> bool:
+        """Whether one is bound to `tenant`; None: to nobody."""
         return bool(self._of.get(tenant))
 
     def purge(self) -> None:

@@ -1,0 +1,240 @@
+"""What is one connection to a PostgreSQL server, as bytes? A transport, what is known of its session, who listens.
+
+Changed by the connector until it is open, then by the lender, and by whoever it is lent to (`sink`, `session`,
+`prepared`). Whoever has it sets `sink`; while nobody has it, it listens for itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import Callable
+from typing import Final, Protocol, cast
+
+from tenantproxy.errors import ProtocolError
+from tenantproxy.isolation.proof import Signer
+from tenantproxy.model import Binding, TenantId
+from tenantproxy.pools.pool import Pool
+from tenantproxy.wire.frames import HEADER, NOTICE, PARAMETER_STATUS, length_of
+from tenantproxy.wire.statements import ServerStatements
+
+__all__ = ["Conversation", "RawBackend", "Settings", "deaf", "discard"]
+
+Settings = tuple[tuple[bytes, bytes], ...]
+"""Names and values of the tracked settings of a client's session, in a fixed order: equal sessions have equal ones."""
+
+NO_SETTINGS: Final[Settings] = ()
+
+
+class Conversation(Protocol):
+    """What we ourselves say on a backend. See `exchange.Exchange`."""
+
+    def drop(self) -> None:
+        """Nobody wants to know any more."""
+        ...
+
+
+def discard(data: bytes) -> None:
+    """What comes on a connection that is being ended."""
+
+
+def deaf(exc: Exception | None) -> None:
+    """Whoever had the connection knows that it ends."""
+
+
+def _ignore(writable: bool) -> None:
+    """Nothing is written to a connection that nobody has."""
+
+
+class RawBackend(asyncio.Protocol):
+    """One open connection. `bound_until` (monotonic) is when its proof ends, infinite where it needs none.
+
+    `session` are the tracked settings as they are applied to it now, `()` as at start-up.
+    """
+
+    __slots__ = (
+        "binding",
+        "bound",
+        "bound_until",
+        "cancels",
+        "conversation",
+        "is_closed",
+        "is_doubtful",
+        "is_ending",
+        "is_paused",
+        "leased_at",
+        "lost_by",
+        "offset",
+        "on_cancelled",
+        "on_lost",
+        "on_writable",
+        "parameters",
+        "pid",
+        "pool",
+        "prepared",
+        "resting_lost",
+        "resting_sink",
+        "secret",
+        "session",
+        "signer",
+        "sink",
+        "transport",
+        "version",
+        "write",
+    )  # fmt: skip
+
+    transport: asyncio.Transport
+    write: Callable[[bytes], None]
+
+    def __init__(self, pool: Pool[RawBackend]) -> None:
+        self.pool = pool
+        self.pid = 0
+        self.secret = b""  # what a request to cancel must show
+        self.parameters: dict[bytes, bytes] = {}  # as the server last reported them
+        self.offset = 0.0  # the server's clock minus ours
+        self.version = 0
+        self.signer: Signer | None = None
+        self.bound: TenantId | None = None
+        self.bound_until = float("inf")
+        self.binding: Binding | None = None  # what it was last entered with
+        self.leased_at = 0.0
+        self.is_closed = False
+        self.is_doubtful = False  # whoever had it cannot say what the server will send next
+        self.is_ending = False  # the connector ends it
+        self.is_paused = False  # we do not read from it
+        self.lost_by: Exception | None = None
+        self.prepared = ServerStatements()
+        self.session: Settings = NO_SETTINGS
+        self.conversation: Conversation | None = None  # of ours, under way
+        self.cancels = 0  # requests to cancel that are under way: until they are over it must not serve anybody else
+        self.on_cancelled: Callable[[], None] | None = None  # when the last of them is
+        # Kept, for they are set at each release: to make a bound method costs an allocation.
+        self.resting_sink: Callable[[bytes], None] = self._rest_received
+        self.resting_lost: Callable[[Exception | None], None] = self._rest_lost
+        self.sink: Callable[[bytes], None] = self.resting_sink
+        self.on_lost: Callable[[Exception | None], None] = self.resting_lost
+        self.on_writable: Callable[[bool], None] = _ignore
+
+    def __repr__(self) -> str:
+        return f"<RawBackend pid={self.pid} pool={self.pool.label!r}>"
+
+    # --- asyncio.Protocol --------------------------------------------------------------------------------------------
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See asyncio."""
+        self.use(cast("asyncio.Transport", transport))  # uvloop's is none by its class
+
+    def data_received(self, data: bytes) -> None:
+        """See asyncio."""
+        self.sink(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See asyncio."""
+        self.is_closed = True
+        self.lost_by = exc
+        self.on_lost(exc)
+
+    def pause_writing(self) -> None:
+        """See asyncio."""
+        self.on_writable(False)
+
+    def resume_writing(self) -> None:
+        """See asyncio."""
+        self.on_writable(True)
+
+    # --- flow control ------------------------------------------------------------------------------------------------
+    def pause_reading(self) -> None:
+        """Take nothing more from the server: whoever it is for is slow."""
+        if not self.is_paused and not self.is_closed:
+            self.is_paused = True
+            self.transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Go on."""
+        if self.is_paused:
+            self.is_paused = False
+            if not self.is_closed:
+                self.transport.resume_reading()
+
+    # --- nobody has it -----------------------------------------------------------------------------------------------
+    def rest(self) -> None:
+        """Nobody has it, and nothing is asked of it: from now on anything but what any server may say ends it."""
+        self.sink = self.resting_sink
+        self.on_lost = self.resting_lost
+        self.on_writable = _ignore
+        if self.is_paused:
+            self.resume_reading()
+
+    @property
+    def is_resting(self) -> bool:
+        """Whether nothing can be under way on it."""
+        return self.sink is self.resting_sink
+
+    def _rest_received(self, data: bytes) -> None:
+        if not self._is_casual(data):
+            self.is_doubtful = True
+            self.pool.retire(self, "error")
+
+    def _rest_lost(self, exc: Exception | None) -> None:
+        self.pool.retire(self, "error")
+
+    def _is_casual(self, data: bytes) -> bool:
+        """Whether `data` are whole messages that a server may send at any time, and nothing else."""
+        at, size = 0, len(data)
+        while size - at >= HEADER:
+            try:
+                length = length_of(data, at)
+            except ProtocolError:
+                return False
+            if size - at < length or data[at] not in (PARAMETER_STATUS, NOTICE):
+                return False
+            if data[at] == PARAMETER_STATUS:
+                self.report(data[at + HEADER : at + length])
+            at += length
+        return at == size
+
+    def report(self, payload: bytes) -> None:
+        """Note what a ParameterStatus says."""
+        name, _, rest = payload.partition(b"\0")
+        self.parameters[name] = rest.partition(b"\0")[0]
+
+    # --- the rest ----------------------------------------------------------------------------------------------------
+    def use(self, transport: asyncio.Transport) -> None:
+        """Speak through `transport` from now on."""
+        self.transport = transport
+        self.write = transport.write
+
+    def server_now(self) -> float:
+        """The server's clock, unix seconds."""
+        return time.time() + self.offset
+
+    def set_user_timeout(self, seconds: float) -> None:
+        """Let the kernel give up a peer that acknowledges nothing for so long."""
+        sock = self.transport.get_extra_info("socket")
+        if hasattr(socket, "TCP_USER_TIMEOUT") and sock is not None and sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(seconds * 1000))
+
+    def forget(self) -> None:
+        """The session is as at start-up again: nobody's, nothing set, nothing prepared."""
+        self.bound = None
+        self.bound_until = float("inf")
+        self.session = NO_SETTINGS
+        self.prepared = ServerStatements()
+
+    def detach(self) -> None:
+        """Whoever has it does not want to hear of it any more, and ends it."""
+        if self.conversation is not None:
+            self.conversation.drop()
+            self.conversation = None
+        self.on_cancelled = None
+        self.sink = discard
+        self.on_lost = deaf
+        self.on_writable = _ignore
+
+    def leave(self, on_lost: Callable[[Exception | None], None]) -> None:
+        """It is being ended: what it says is nobody's, and nobody but `on_lost` hears of its end."""
+        self.detach()
+        self.is_ending = self.is_doubtful = True
+        self.on_lost = on_lost
+        if self.is_paused:
+            self.resume_reading()
