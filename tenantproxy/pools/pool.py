@@ -122,6 +122,7 @@ class Pool(Generic[C]):
         self.budget = budget
         self.is_main = is_main
         self.is_closed = False
+        self._closed_for: CloseReason = "shutdown"  # once it is
         self.last_used = clock()
         self.wait_seconds = wait_seconds  # for the lender to count in
         self.hold_seconds = hold_seconds
@@ -327,7 +328,7 @@ class Pool(Generic[C]):
         if now is None:
             now = self._clock()
         if self.is_closed or slot.retire_on_release:
-            self._replace(slot, "shutdown" if self.is_closed else "evicted")
+            self._replace(slot, self._closed_for if self.is_closed else "evicted")
         elif now >= slot.expires_at:
             self._replace(slot, "lifetime")
         elif self.budget.contended and self._must_yield(slot):
@@ -443,6 +444,7 @@ class Pool(Generic[C]):
         if self.is_closed:
             return
         self.is_closed = True
+        self._closed_for = reason
         self._fail_waiters(error)
         for slot in list(self._idle):
             self._unidle(slot)

@@ -191,7 +191,8 @@ class RawConnector:
         key = backend.pool.key
         user = key.user or self._opening.server(key).user
         parameters = {"user": user, "database": key.database, "client_encoding": "UTF8"} | pins
-        await _log_in(backend, Login(parameters, lambda: self._opening.password(key)))
+        methods = self._opening.server(key).require_auth
+        await _log_in(backend, Login(parameters, lambda: self._opening.password(key), methods=methods))
 
     async def _check(self, backend: RawBackend, pins: dict[str, str], *, is_last: bool) -> bool:
         """Whether it may serve; False: its role had to be cleaned first, so open another one."""

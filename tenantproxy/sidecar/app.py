@@ -31,6 +31,7 @@ from tenantproxy.sidecar.auth import AuthDesk
 from tenantproxy.sidecar.http import public_app
 from tenantproxy.sidecar.lag import LoopLag
 from tenantproxy.sidecar.listener import HttpListener
+from tenantproxy.sidecar.pg import PgPort
 
 __all__ = ["DRAIN_TIMEOUT", "Sidecar", "run", "serve_until_signalled", "version"]
 
@@ -62,6 +63,7 @@ class Sidecar:
         self._tenants: TenantCounts | None = None  # as of the last scrape
         settings = router.settings
         self.auth = AuthDesk(router)
+        self.pg = PgPort.configured(router, self.auth, drain_timeout=drain_timeout)
         public = public_app(self._requests, [*self.auth.routes(), *routes])
         self._public = _listener(settings.http.listen, public, "http", settings.http.max_clients, drain_timeout)
         admin = admin_app(self._requests, readiness=self.readiness, metrics=self._scraped, stats=router.stats)
@@ -82,6 +84,14 @@ class Sidecar:
         """Where the admin listener is; None when the configuration has none."""
         return None if self._admin is None else self._admin.url
 
+    @property
+    def pg_address(self) -> str | None:
+        """Host and port of the PostgreSQL port; None when the configuration has none."""
+        if self.pg is None:
+            return None
+        host, port = self.pg.listener.address
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
     async def open(self) -> None:
         """Start everything; when one part cannot start, what did is closed again and the error raised."""
         try:
@@ -90,6 +100,8 @@ class Sidecar:
             if not self.router.is_open:
                 await self.router.open()
             await self.auth.open()
+            if self.pg is not None:
+                await _bind(self.pg, "pg.listen")
             await _bind(self._public, "http.listen")
         except BaseException:
             await self.close()
@@ -98,8 +110,10 @@ class Sidecar:
     async def close(self) -> None:
         """Drain and stop; returns when the last connection is gone. Safe to call again."""
         self._draining = True
-        if self._public is not None:
-            await self._public.close()
+        async with asyncio.TaskGroup() as drained:
+            for listener in (self._public, self.pg):
+                if listener is not None:
+                    drained.create_task(listener.close())
         await self.auth.close()
         await self.router.close()
         if self._admin is not None:
@@ -123,7 +137,7 @@ class Sidecar:
             "router open": is_open,
             "registry loaded": is_open and self._registry_loaded(),
             "a server up": any(server.up for server in servers),
-            "listening": self._public is None or self._public.is_open,
+            "listening": all(each is None or each.is_open for each in (self._public, self.pg)),
             "not draining": not self._draining,
         }
 
@@ -139,7 +153,7 @@ class Sidecar:
         return self._series
 
     def _process(self) -> ProcessStats:
-        listeners = tuple(each.stats() for each in (self._public, self._admin) if each is not None)
+        listeners = tuple(each.stats() for each in (self._public, self._admin, self.pg) if each is not None)
         return ProcessStats(listeners=listeners, draining=self._draining, lag_seconds=self._lag.worst)
 
 
@@ -192,7 +206,7 @@ def _listener(
     )
 
 
-async def _bind(listener: HttpListener | None, key: str) -> None:
+async def _bind(listener: HttpListener | PgPort | None, key: str) -> None:
     if listener is None:
         return
     try:

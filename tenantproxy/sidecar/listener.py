@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import Final
+from typing import Final, cast
 
 from aiohttp import web
 
@@ -108,8 +108,7 @@ class _Client(asyncio.Protocol):
         if self._inner is not None:
             self._inner.connection_made(transport)
             return
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by its class
         transport.write(_REFUSAL)
         self._patience = asyncio.get_running_loop().call_later(_REFUSED_SECONDS, transport.abort)
 

@@ -82,6 +82,7 @@ class Flight:
         "awaited",
         "copying",
         "is_doubtful",
+        "is_open",
         "last_bound",
         "names",
     )
@@ -89,6 +90,7 @@ class Flight:
     def __init__(self, statements: Statements) -> None:
         self.awaited: deque[_Awaited] = deque()
         self.is_doubtful = False
+        self.is_open = False  # messages were sent that no Sync has followed yet: their answers are not counted
         self.copying = False  # the server reads COPY data, and takes neither Sync nor Flush for what they are
         self.last_bound: Statement | None = None
         self.names: dict[bytes, Statement] = {}
@@ -107,7 +109,18 @@ class Flight:
         """The client sent a simple query, which ends its unnamed statement."""
         self._unnamed = None
         self._unnamed_is_there = False
+        self.is_open = False
         self.awaited.append(QUERY)
+
+    def synced(self) -> None:
+        """The client sent a Sync."""
+        self.is_open = False
+        self.awaited.append(SYNC)
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether nothing that was sent is unanswered."""
+        return not self.awaited and not self.is_open
 
     # --- to the server -----------------------------------------------------------------------------------------------
     def parse(self, message: bytes) -> bytes:
@@ -169,6 +182,21 @@ class Flight:
             self._unnamed = None
             return message
         return _CLOSE_NOTHING if self.names.pop(name, None) is not None else _unknown(message, 6)
+
+    def deallocate(self, name: bytes, message: bytes) -> bytes:
+        """For a Parse message of the unnamed statement `DEALLOCATE name`: with the name that it has there."""
+        statement = self.names.pop(name, None)
+        if statement is None:
+            return self.parse(message)
+        before = self._ensure(statement)
+        self._server.forget(statement)
+        return before + self.parse(frame(PARSE, b"\0DEALLOCATE " + statement.name + b"\0\0\0"))
+
+    def abandon(self) -> None:
+        """The backend is given up: nothing is awaited of it any more."""
+        self.awaited.clear()
+        self.is_open = self.copying = self.is_doubtful = False
+        self._unnamed_is_there = False
 
     def prepare_again(self) -> bytes:
         """Close the statement that was bound last: its plan is of yesterday. The next Bind prepares it anew."""
@@ -253,6 +281,7 @@ class Flight:
             self.is_doubtful = True  # which of them the server read before it began is anybody's guess
         elif self.awaited and self.awaited[0] is SYNC:
             self.awaited.clear()
+            self.is_open = True
 
     def copy_failed(self) -> None:
         """For an ErrorResponse while copying: a Sync that was taken back may have been read behind the error."""

@@ -76,6 +76,7 @@ class Served:
     process: subprocess.Popen[str]
     public: str
     admin: str
+    pg: str  # host:port, empty where it is not configured
 
 
 @pytest.fixture
@@ -97,7 +98,7 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Served]]:
         if not line:
             raise AssertionError(f"the sidecar did not come up: {(tmp_path / 'sidecar.log').read_text()}")
         where = json.loads(line)
-        return Served(process=process, public=where["public"], admin=where["admin"])
+        return Served(process=process, public=where["public"], admin=where["admin"], pg=where["pg"] or "")
 
     yield start
     for process in started:

@@ -1,1 +1,7 @@
-"""What happens on the PostgreSQL port? Who may come in, what is relayed, and the console."""
+"""How does a client in any language reach its tenant? PostgreSQL's own protocol, on a port of ours."""
+
+from __future__ import annotations
+
+from tenantproxy.sidecar.pg.port import PgPort
+
+__all__ = ["PgPort"]

@@ -11,20 +11,29 @@ from __future__ import annotations
 import asyncio
 import struct
 from collections.abc import Callable
+from contextvars import Context
 from time import monotonic
 from typing import Final, Protocol
 
-from tenantproxy.errors import ConnectFailed, PoolClosed, ProtocolError, TenantProxyError, TenantSuspended
+from tenantproxy.errors import (
+    ConnectFailed,
+    PoolClosed,
+    PoolError,
+    ProtocolError,
+    RegistryUnavailable,
+    TenantPaused,
+    TenantProxyError,
+)
 from tenantproxy.model import Route
 from tenantproxy.pools.backend import RawBackend
 from tenantproxy.pools.pool import Pool
 from tenantproxy.pools.raw_lender import Acquire, RawLender
+from tenantproxy.sidecar.pg.kept import KeptSettings
 from tenantproxy.sidecar.pg.traffic import Traffic
 from tenantproxy.wire import answers, frames
-from tenantproxy.wire.commands import WATCHED, deallocate_of, leaves_state, unbinds
-from tenantproxy.wire.flight import FUNCTION, QUERY, SYNC, Flight
-from tenantproxy.wire.frames import HEADER, IDLE, IN_FAILED_TRANSACTION, length_of
-from tenantproxy.wire.settings import Settings, is_tracked, read_set, with_value
+from tenantproxy.wire.commands import ALL, deallocate_of, pins, unbinds
+from tenantproxy.wire.flight import FUNCTION, SYNC, Flight
+from tenantproxy.wire.frames import HEADER, IDLE, length_of
 from tenantproxy.wire.statements import Statements
 
 __all__ = ["Relay", "Source"]
@@ -35,7 +44,7 @@ _MAX_WHOLE: Final = 16 * 1024 * 1024  # a statement's text
 _MAX_HELD: Final = 262_144  # bytes of a client that waits, before it is not read any further
 _RENEW_SECONDS: Final = 20.0  # before its proof ends a binding is renewed, between transactions
 
-# The parts of the two hot loops.
+# Kinds that the hot loops compare with.
 _QUERY: Final = frames.QUERY
 _BIND: Final = frames.BIND
 _EXECUTE: Final = frames.EXECUTE
@@ -43,16 +52,731 @@ _SYNC: Final = frames.SYNC
 _DATA_ROW: Final = frames.DATA_ROW
 _READY: Final = frames.READY
 _COMMAND_COMPLETE: Final = frames.COMMAND_COMPLETE
-_ACKNOWLEDGED: Final = frozenset((frames.PARSE_COMPLETE, frames.CLOSE_COMPLETE))
-_WITHOUT_SERVER: Final = frozenset(
-    (frames.TERMINATE, frames.FLUSH, frames.COPY_DATA, frames.COPY_DONE, frames.COPY_FAIL)
-)
-_PASSED: Final = frozenset((frames.EXECUTE, frames.FLUSH))
 _COPYING: Final = frozenset((frames.COPY_DATA, frames.COPY_DONE, frames.COPY_FAIL))
-_WHOLE: Final = frozenset((frames.PARSE, frames.DESCRIBE, frames.CLOSE))
-_MAY_STREAM: Final = frozenset((_QUERY, frames.COPY_DATA, frames.FUNCTION_CALL, frames.COPY_FAIL))
-_SMALL: Final = frozenset(  # of a server: looked at whole
-    (_READY, _COMMAND_COMPLETE, frames.ERROR, frames.PARAMETER_STATUS, frames.COPY_IN) + tuple(_ACKNOWLEDGED)
+_WITHOUT_SERVER: Final = _COPYING | {frames.TERMINATE, frames.FLUSH}  # nobody takes a backend for these
+_LOOKED_AT: Final = frozenset(  # of the server's, whole; all others stream
+    (
+        _READY,
+        _COMMAND_COMPLETE,
+        frames.ERROR,
+        frames.PARAMETER_STATUS,
+        frames.COPY_IN,
+        frames.PARSE_COMPLETE,
+        frames.CLOSE_COMPLETE,
+    )
 )
+_L: Final = ord("L")  # of SELECT
+_MAX_LOOKED_AT: Final = 1024 * 1024  # an error with a long DETAIL
+# How a simple query begins that a relay reads: SET, RESET, DEALLOCATE. Written otherwise, it costs a reset.
+_WATCHED: Final = frozenset(word for text in (b"SET", b"RES", b"DEA") for word in (text, text.lower(), text.title()))
+_TRANSLATED: Final = {frames.PARSE: Flight.parse, frames.DESCRIBE: Flight.describe, frames.CLOSE: Flight.close}
+_DEALLOCATED: Final = frames.frame(_COMMAND_COMPLETE, b"DEALLOCATE\0")
 _STALE_PLAN: Final = b"RRevalidateCachedQuery\0"
-_LOST_STATEMENT: Final = (b"C26000\0", b"C42P05\0")
+_LOST_STATEMENTS: Final = (b"C26000\0", b"C42P05\0")
+
+
+class Source(Protocol):
+    """Where a relay finds its tenant: the pool it has now and the plan that is good now."""
+
+    def known(self) -> tuple[Pool[RawBackend], Route] | None:
+        """Without asking anybody; None: `find` it."""
+        ...
+
+    async def find(self) -> tuple[Pool[RawBackend], Route]:
+        """Ask the registry. Raises TenantError, RegistryUnavailable, PoolClosed."""
+        ...
+
+
+class Relay(asyncio.Protocol):
+    """One client between its login and its end. `on_end` is called once, when nothing of it is left.
+
+    Invariants: `_held` is a list exactly while the client's bytes must wait (for a lease, a renewal, the rest of a
+    message); `backend.sink` is this relay's exactly while `backend` is set; a backend leaves it quiet, or destroyed.
+    """
+
+    def __init__(
+        self,
+        transport: asyncio.Transport,
+        *,
+        source: Source,
+        lender: RawLender,
+        statements: Statements,
+        kept: KeptSettings,
+        is_session: bool,
+        traffic: Traffic,
+        on_end: Callable[[Relay], None],
+    ) -> None:
+        self.backend: RawBackend | None = None
+        self.traffic = traffic
+        self.kept = kept
+        self.is_waiting = False  # for a backend
+        self.pin = b""  # the tag of the command whose effect only this backend has: it is kept until the client leaves
+        self._transport = transport
+        self._source = source
+        self._lender = lender
+        self._flight = Flight(statements)
+        self._is_session = is_session  # a backend of its own: its statements may keep their names
+        self._on_end = on_end
+        self._route: Route | None = None
+        self._acquire: Acquire | None = None
+        self._finding: asyncio.Task[None] | None = None
+        self._held: list[bytes] | None = None
+        self._held_size = 0
+        self._needed = 0  # bytes held from which on it is worth looking again; 0: something else is waited for
+        self._is_reading_paused = False
+        self._waits_for_answers = False  # what is held may go when nothing is unanswered
+        self._is_entering = False
+        self._rest = 0  # bytes of a message whose head has gone to the server
+        self._is_quiet_after_rest = False
+        self._dropped = 0  # bytes to come of a message that no server gets
+        self._skipping = False  # an error was told in a server's place: nothing counts until Sync
+        self._status = IDLE  # as the last ReadyForQuery said
+        self._replay: bytes | None = None  # the segment under way, while it can be sent once more
+        self._is_healing = False  # the client sees nothing of what comes, it will be sent once more
+        self._tail = b""  # a frame of the server's that has not come whole
+        self._server_rest = 0  # bytes to come of one that need not
+        self._told_fatal = False  # the server said why it goes
+        self._is_draining = False
+        self._is_over = False
+        self._client_is_slow = False
+        self._sink = self._from_server
+
+    # --- from the client ---------------------------------------------------------------------------------------------
+    def data_received(self, data: bytes) -> None:
+        """See asyncio.Protocol."""
+        self.traffic.received += len(data)
+        if self._held is not None:
+            self._hold(data)
+        elif (
+            data[0] == _QUERY  # the commonest by far: one simple query, whole, that needs no second look
+            and len(data) > HEADER
+            and _LENGTH(data, 1)[0] + 1 == len(data)
+            and data[5:8] not in _WATCHED
+            and not (self._rest or self._dropped or self._skipping)
+        ):
+            backend = self.backend
+            if backend is None:
+                backend = self._lease()
+                if backend is None:
+                    self._hold(data)
+                    return
+            elif backend.binding is not None and self._is_due(backend):
+                self._hold(data)
+                return
+            self._flight.queried()
+            backend.write(data)
+        else:
+            self._forward(data)
+
+    def _forward(self, data: bytes) -> None:
+        try:
+            self._send(data)
+        except ProtocolError as exc:
+            self._end(exc)
+
+    def _send(self, data: bytes) -> None:  # noqa: C901 - a hot loop: each call in it costs as much as it does
+        """Send what may go, message by message; hold what must wait. Raises ProtocolError."""
+        size = len(data)
+        begin, at = self._continue(data)  # what lies between the two goes out as it came
+        flight, backend, is_session = self._flight, self.backend, self._is_session
+        if backend is not None and backend.binding is not None and at < size and self._is_due(backend):
+            if begin < at:
+                backend.write(data[begin:at])
+            self._hold(data[at:])
+            return
+        self._replay = data if not is_session and flight.is_quiet and self._status == IDLE else None
+        out: list[bytes] = []
+        while size - at >= HEADER:
+            kind = data[at]
+            end = at + length_of(data, at)
+            new: bytes | None = None  # what goes out in its place
+            if backend is None or self._skipping:
+                if self._skipping or kind in _WITHOUT_SERVER:
+                    at = begin = self._dispose(kind, end, size)
+                    if at < 0:
+                        return
+                    continue
+                if end > size and size - at < _STREAMED:
+                    break
+                backend = self._lease()
+                if backend is None:
+                    self._hold(data[at:])
+                    return
+            if end > size:
+                new = self._begun(kind, data[at:], end - at)
+                if new is None:
+                    break
+                self._rest = end - size
+                end = size
+            elif kind == _EXECUTE:
+                flight.is_open = True
+            elif kind == _SYNC:
+                if flight.copying:
+                    new = b""  # the server would read it as part of the COPY, and drop it
+                else:
+                    flight.synced()
+            elif kind == _BIND:
+                flight.is_open = True
+                if not is_session:
+                    new = flight.bind(data[at:end])
+            elif kind == _QUERY:
+                if is_session or data[at + 5 : at + 8] not in _WATCHED or not self._watched(data[at + 5 : end - 1]):
+                    flight.queried()
+                else:
+                    new = b""
+            elif kind == frames.TERMINATE:
+                self._transport.close()
+                return
+            else:
+                new = self._translated(kind, data[at:end])
+            if new is not None:
+                if begin < at:
+                    out.append(data[begin:at])
+                if new:
+                    out.append(new)
+                begin = end
+            at = end
+        if begin < at:
+            out.append(data[begin:at] if begin or at < size else data)
+        if out:
+            assert backend is not None
+            backend.write(out[0] if len(out) == 1 else b"".join(out))
+        if at < size:
+            self._replay = None
+            self._hold(data[at:], needed=length_of(data, at) if size - at >= HEADER else HEADER)
+
+    def _translated(self, kind: int, message: bytes) -> bytes | None:
+        """What goes out for a message of a less common kind; None: the message as it is. Raises ProtocolError."""
+        flight = self._flight
+        translate = _TRANSLATED.get(kind)
+        if translate is not None:
+            flight.is_open = True
+            if self._is_session:
+                return None
+            if kind == frames.PARSE and message[6:9] in _WATCHED and not message[5]:
+                return self._watched_parse(message)
+            return translate(flight, message)
+        if kind in _COPYING:
+            if kind != frames.COPY_DATA:
+                flight.copying = False
+        elif kind == frames.FLUSH:
+            return b"" if flight.copying else None
+        elif kind == frames.FUNCTION_CALL:
+            flight.awaited.append(FUNCTION)
+        else:
+            raise ProtocolError("a client may not send such a message here", detail=f"kind {kind:#04x}")
+        return None
+
+    def _begun(self, kind: int, head: bytes, length: int) -> bytes | None:
+        """What goes out of a message that has not come whole, so that the rest may follow; None: wait for it."""
+        flight = self._flight
+        if kind == _QUERY:
+            flight.queried()
+        elif kind == frames.FUNCTION_CALL:
+            flight.awaited.append(FUNCTION)
+        elif kind == _BIND and (self._is_session or _names_are_there(head)):
+            flight.is_open = True
+            return head if self._is_session else flight.bind(head)
+        elif kind not in _COPYING:
+            limit = _MAX_WHOLE if kind == frames.PARSE else _STREAMED
+            if length > limit:
+                what = f"{length} bytes of kind {kind:#04x}, at most {limit} are taken"
+                raise ProtocolError("a message is too long", detail=what)
+            return None
+        return head
+
+    def _continue(self, data: bytes) -> tuple[int, int]:
+        """What of `data` belongs to a message whose head was dealt with: from, to."""
+        if self._dropped:
+            size = min(self._dropped, len(data))
+            self._dropped -= size
+            return size, size
+        if self._rest:
+            size = min(self._rest, len(data))
+            self._rest -= size
+            if not self._rest and self._is_quiet_after_rest:  # the server did not want it any more
+                assert self.backend is not None
+                self.backend.write(data[:size])
+                self._quiet(self.backend)
+                return size, size
+            return 0, size
+        return 0, 0
+
+    def _dispose(self, kind: int, end: int, size: int) -> int:
+        """A message that no server gets: where the next one begins, -1 when there is none."""
+        if kind == frames.TERMINATE:
+            self._transport.close()
+            return -1
+        if kind == _SYNC and self._skipping:
+            self._skipping = False
+            self._transport.write(answers.ready_for_query(IDLE))
+        if end > size:
+            self._dropped = end - size
+            return size
+        return end
+
+    # --- what must wait ----------------------------------------------------------------------------------------------
+    def _hold(self, data: bytes, *, needed: int = 0) -> None:
+        """Keep `data` for `_resume`: behind what is held, or, with `needed`, until so many bytes are there."""
+        if self._held is None:
+            self._held = []
+            self._needed = needed
+        self._held.append(data)
+        self._held_size += len(data)
+        if self._needed:
+            if self._held_size >= self._needed:
+                self._resume()
+        elif self._held_size > _MAX_HELD and not self._is_reading_paused:
+            self._is_reading_paused = True
+            self._transport.pause_reading()
+
+    def _resume(self) -> None:
+        data = self._unhold()
+        if data:
+            self._forward(data)
+
+    def _unhold(self) -> bytes:
+        held, self._held = self._held, None
+        self._held_size = self._needed = 0
+        if self._is_reading_paused:
+            self._is_reading_paused = False
+            if not self._transport.is_closing():
+                self._transport.resume_reading()
+        if not held:
+            return b""
+        return held[0] if len(held) == 1 else b"".join(held)
+
+    def _is_due(self, backend: RawBackend) -> bool:
+        """Whether what comes now must wait until the binding is renewed. A transaction is never cut, nor is a COPY."""
+        flight = self._flight
+        if backend.bound_until - monotonic() > _RENEW_SECONDS or flight.is_open or flight.copying:
+            return False
+        if flight.awaited:
+            self._waits_for_answers = True
+            return True
+        if self._status != IDLE or self._rest or not (self._is_session or self.pin):
+            return False
+        self._enter(backend)
+        return True
+
+    def _enter(self, backend: RawBackend) -> None:
+        assert self._route is not None
+        self._held = []
+        self._is_entering = True
+        self._lender.enter(backend, self._route, self.kept.now, self._entered)
+
+    def _entered(self, error: TenantProxyError | None) -> None:
+        self._is_entering = False
+        if self._is_over:
+            self._give_back()
+        elif error is not None:
+            self.backend = None
+            self._end(error)
+        else:
+            backend = self.backend
+            assert backend is not None
+            backend.sink = self._sink
+            backend.on_lost = self._lost
+            self._resume()
+
+    # --- a lease -----------------------------------------------------------------------------------------------------
+    def _lease(self) -> RawBackend | None:
+        """A backend for the client now; None: it is being waited for, so hold what comes."""
+        found = self._source.known()
+        if found is None:
+            self._held = []
+            self.is_waiting = True
+            self._finding = asyncio.get_running_loop().create_task(self._find(), context=Context())
+            return None
+        pool, route = found
+        backend = self._lender.lease_nowait(pool, route, self.kept.now)
+        if backend is not None:
+            self._board(backend, route)
+            return backend
+        self._held = []
+        self._acquire_from(pool, route)
+        return None
+
+    async def _find(self) -> None:
+        try:
+            pool, route = await self._source.find()
+        except TenantProxyError as exc:
+            self._finding = None
+            self.refused(exc)
+        else:
+            self._finding = None
+            self._acquire_from(pool, route)
+
+    def _acquire_from(self, pool: Pool[RawBackend], route: Route) -> None:
+        self.is_waiting = True
+        self._route = route
+        try:
+            self._acquire = self._lender.acquire(pool, route, self.kept.now, self)
+        except TenantProxyError as exc:
+            asyncio.get_running_loop().call_soon(self.refused, exc)
+
+    def leased(self, backend: RawBackend) -> None:
+        """See `raw_lender.Lessee`."""
+        self._acquire = None
+        self.is_waiting = False
+        assert self._route is not None
+        self._board(backend, self._route)
+        self._resume()
+
+    def refused(self, error: TenantProxyError) -> None:
+        """See `raw_lender.Lessee`. What would have run has not; the client may try again."""
+        self._acquire = None
+        self.is_waiting = False
+        if self._is_over:
+            return
+        data = self._unhold()
+        if not data or not isinstance(error, (PoolError, RegistryUnavailable, TenantPaused)) or self._is_session:
+            self._end(error)
+            return
+        self._transport.write(answers.error_response(error, fatal=False))
+        self._skipping = True
+        if data[0] in (_QUERY, frames.FUNCTION_CALL):  # these end by themselves, all others with a Sync
+            size = length_of(data, 0)
+            self._dropped = max(0, size - len(data))
+            data = data[size:]
+            self._skipping = False
+            self._transport.write(answers.ready_for_query(IDLE))
+        if data:
+            self._forward(data)
+
+    def _board(self, backend: RawBackend, route: Route) -> None:
+        self.backend = backend
+        self._route = route
+        self._status = IDLE
+        backend.sink = self._sink
+        backend.on_lost = self._lost
+        backend.on_writable = self._server_writable
+        self._flight.board(backend.prepared)
+        if self._client_is_slow:
+            backend.pause_reading()
+
+    def _quiet(self, backend: RawBackend) -> None:
+        """The transaction is over and nothing is unanswered: the backend may go, unless it is kept for the session."""
+        if self._is_session or self.pin:
+            self.traffic.transactions += 1
+            backend.session = self.kept.now
+            if self._is_draining:
+                self._end(_shutting_down())
+            return
+        if self._rest:  # the client is still sending what the server did not wait for
+            self._is_quiet_after_rest = True
+            return
+        self._is_quiet_after_rest = False
+        self.traffic.transactions += 1
+        self._give_back()
+        if self._is_draining:
+            self._end(_shutting_down())
+
+    def _give_back(self) -> None:
+        """Part with the backend: to the lender when nothing is open on it, else for good."""
+        backend, self.backend = self.backend, None
+        if backend is None:
+            return
+        assert self._route is not None
+        flight = self._flight
+        is_dirty = self.kept.ended() or self._is_session or bool(self.pin)
+        self.pin = b""
+        if self._client_is_slow:
+            backend.resume_reading()
+        if flight.is_quiet and self._status == IDLE and not (self._rest or flight.copying or flight.is_doubtful):
+            backend.session = self.kept.now
+            self._lender.release(backend, self._route, is_dirty=is_dirty)
+        else:
+            self._lender.destroy(backend, "error")
+            self._rest = 0
+            flight.abandon()
+
+    # --- what is read of a few statements ----------------------------------------------------------------------------
+    def _watched(self, sql: bytes) -> bool:
+        """A simple query that may be SET, RESET or DEALLOCATE; True: it was answered here, no server gets it."""
+        flight = self._flight
+        self.kept.asked(sql, is_alone=flight.is_quiet)
+        if not flight.is_quiet or self._status == frames.IN_FAILED_TRANSACTION:
+            return False
+        name = deallocate_of(sql)
+        if name is None or name is ALL or flight.names.pop(name, None) is None:
+            return False
+        self._transport.write(_DEALLOCATED + answers.ready_for_query(self._status))
+        if self._status == IDLE:
+            self._quiet(self._required())
+        return True
+
+    def _watched_parse(self, message: bytes) -> bytes:
+        """The unnamed statement, when it may be SET, RESET or DEALLOCATE."""
+        flight = self._flight
+        sql = message[6 : message.find(b"\0", 6)]
+        self.kept.asked(sql, is_alone=flight.is_quiet)
+        name = deallocate_of(sql)
+        if isinstance(name, bytes):
+            return flight.deallocate(name, message)
+        return flight.parse(message)
+
+    def _required(self) -> RawBackend:
+        assert self.backend is not None
+        return self.backend
+
+    # --- from the server ---------------------------------------------------------------------------------------------
+    def _from_server(self, data: bytes) -> None:
+        self.traffic.sent += len(data)
+        try:
+            self._relay(data)
+        except ProtocolError as exc:  # it said what it must not: whose answers these are nobody knows
+            self._server_failed(exc)
+
+    def _relay(self, data: bytes) -> None:  # noqa: C901 - a hot loop
+        """Pass on what the server says, and look at what ends something. Raises ProtocolError."""
+        at = 0
+        if self._server_rest:
+            at = min(self._server_rest, len(data))
+            self._server_rest -= at
+        elif self._tail:
+            data = self._tail + data
+            self._tail = b""
+        size = len(data)
+        begin = 0  # what lies between here and `at` goes to the client as it came
+        out: list[bytes] = []
+        flight, traffic = self._flight, self.traffic
+        awaited = flight.awaited
+        is_quiet = False
+        while size - at >= HEADER:
+            kind = data[at]
+            end = at + 1 + _LENGTH(data, at + 1)[0]
+            if kind == _DATA_ROW and end <= size:
+                at = end
+                continue
+            is_quiet = False
+            if end > size:
+                if self._is_waited_for(kind, end - at):
+                    break
+                self._server_rest = end - size
+                end = size
+            elif kind == _READY:
+                if awaited and awaited[0].is_ready:
+                    awaited.popleft()
+                else:
+                    flight.ready()
+                self._status = data[at + 5]
+                traffic.queries += 1
+                if self._is_healing:
+                    if begin < at:
+                        out.append(data[begin:at])
+                    begin = end
+                    self._send_again()
+                else:
+                    is_quiet = not awaited and self._status == IDLE and not flight.is_open
+            elif kind == _COMMAND_COMPLETE:
+                if data[at + 7] != _L or not data.startswith(b"SELECT", at + 5):
+                    self._completed(data[at + 5 : end - 1])
+            elif kind in _LOOKED_AT:
+                new = self._looked_at(kind, data[at:end], is_first=at == 0)
+                if new is not None:
+                    if begin < at:
+                        out.append(data[begin:at])
+                    out.append(new)
+                    begin = end
+            elif end - at < HEADER:
+                raise ProtocolError("the server sent a message of an impossible length")
+            at = end
+        if not self._is_healing:
+            self._replay = None
+        if begin < at:
+            out.append(data[begin:at] if begin or at < size else data)
+        if at < size:
+            self._tail = data[at:]
+        if out:
+            self._transport.write(out[0] if len(out) == 1 else b"".join(out))
+        if is_quiet and at == size:
+            backend = self.backend
+            if backend is not None:
+                self._quiet(backend)
+        if self._waits_for_answers and not awaited:
+            self._waits_for_answers = False
+            self._resume_if_held()
+
+    def _is_waited_for(self, kind: int, length: int) -> bool:
+        """Whether a message of the server's that has not come whole must, before it goes on to the client."""
+        if length > frames.MAX_FRAME + 1 or (kind in _LOOKED_AT and kind != frames.ERROR and length > _MAX_LOOKED_AT):
+            raise ProtocolError("the server sent a message of an impossible length")
+        return kind in _LOOKED_AT and length <= _MAX_LOOKED_AT
+
+    def _looked_at(self, kind: int, message: bytes, *, is_first: bool) -> bytes | None:
+        """What the client gets for it; None: the message as it is. Raises ProtocolError."""
+        flight = self._flight
+        if kind == frames.ERROR:
+            return b"" if self._failed(message, is_first=is_first) else None
+        if kind == frames.PARAMETER_STATUS:
+            self._reported(message[HEADER:-1])
+        elif kind == frames.COPY_IN:
+            flight.copy_began()
+            if self._waits_for_answers:  # it may be the very data that the server waits for now
+                self._waits_for_answers = False
+                asyncio.get_running_loop().call_soon(self._resume_if_held)
+        elif not self._is_session:  # ParseComplete, CloseComplete
+            shown = flight.acknowledged(kind)
+            if shown != kind:
+                return frames.frame(shown) if shown else b""
+        return None
+
+    def _completed(self, tag: bytes) -> None:
+        """A command ended, other than a SELECT."""
+        self.kept.tagged(tag)
+        backend = self._required()
+        if backend.binding is not None and unbinds(tag):
+            backend.bound = None
+            backend.bound_until = 0.0
+        if self._is_session:
+            return
+        if tag in (b"DISCARD ALL", b"DEALLOCATE ALL"):
+            self._flight.deallocated_all()
+        if pins(tag):
+            self.pin = tag
+        elif tag == b"DISCARD ALL" or (tag == b"UNLISTEN" and self.pin == b"LISTEN"):
+            self.pin = b""
+
+    def _failed(self, error: bytes, *, is_first: bool) -> bool:
+        """The server said an error; True: the client need not hear of it, for what it sent is sent once more."""
+        flight = self._flight
+        self.kept.failed()
+        if flight.copying:
+            flight.copy_failed()
+        if b"VFATAL\0" in error or b"VPANIC\0" in error:
+            self._told_fatal = True
+        elif self._is_session:
+            pass
+        elif _STALE_PLAN in error and is_first and self._replay is not None and flight.last_bound is not None:
+            self._is_healing = len(flight.awaited) == 1 and flight.awaited[0] is SYNC and not flight.is_open
+        elif any(lost in error for lost in _LOST_STATEMENTS):
+            self.kept.is_dirty = True  # what is prepared there is not what we believe
+        return self._is_healing
+
+    def _send_again(self) -> None:
+        """DDL made the plan of a prepared statement stale: prepare it anew, and run it where nothing has run yet."""
+        data, self._replay = self._replay, None
+        self._is_healing = False
+        assert data is not None
+        self._required().write(self._flight.prepare_again())
+        self._forward(data)
+
+    def _reported(self, status: bytes) -> None:
+        name, _, value = status.partition(b"\0")
+        self._required().parameters[name] = value
+        self.kept.reported(name, value)
+
+    def _resume_if_held(self) -> None:
+        waits = self._acquire or self._finding or self._is_entering or self._needed
+        if self._held is not None and not waits and not self._is_over:
+            self._resume()
+
+    # --- too fast ----------------------------------------------------------------------------------------------------
+    def pause_writing(self) -> None:
+        """See asyncio.Protocol: the client does not read fast enough."""
+        self._client_is_slow = True
+        if self.backend is not None:
+            self.backend.pause_reading()
+
+    def resume_writing(self) -> None:
+        """See asyncio.Protocol."""
+        self._client_is_slow = False
+        if self.backend is not None:
+            self.backend.resume_reading()
+
+    def _server_writable(self, is_writable: bool) -> None:
+        if is_writable:
+            if self._held is None or self._needed:
+                self._is_reading_paused = False
+                self._transport.resume_reading()
+        elif not self._is_reading_paused:
+            self._is_reading_paused = True
+            self._transport.pause_reading()
+
+    # --- the end -----------------------------------------------------------------------------------------------------
+    @property
+    def is_active(self) -> bool:
+        """Whether it has a backend, or waits for one."""
+        return self.backend is not None or self.is_waiting
+
+    def cancel(self) -> None:
+        """The client asks to cancel what runs for it now."""
+        if self.backend is not None and not self._flight.is_quiet:
+            self._lender.cancel_request(self.backend)
+
+    def drain(self) -> None:
+        """End as soon as nothing is under way."""
+        self._is_draining = True
+        if (not self.is_active and self._held is None) or (self.backend is not None and self._is_idle_session):
+            self._end(_shutting_down())
+
+    @property
+    def _is_idle_session(self) -> bool:
+        return bool(self._is_session or self.pin) and self._flight.is_quiet and self._status == IDLE
+
+    def kill(self) -> None:
+        """End now, whatever is under way."""
+        self._end(
+            PoolClosed("terminating connection due to administrator command", hint="the operator ended it: try again")
+        )
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See asyncio.Protocol: the client is gone."""
+        self._clean_up()
+
+    def _lost(self, exc: Exception | None) -> None:
+        """The backend is gone. What the server said of it has been passed on."""
+        backend, self.backend = self.backend, None
+        if backend is not None:
+            self._lender.destroy(backend, "error")
+        self._flight.abandon()
+        if self._told_fatal:
+            self._clean_up()
+            self._transport.close()
+        else:
+            self._end(
+                ConnectFailed(
+                    "the server closed the connection unexpectedly",
+                    hint="whether what ran has taken effect is unknown if a COMMIT was under way",
+                )
+            )
+
+    def _server_failed(self, error: ProtocolError) -> None:
+        backend, self.backend = self.backend, None
+        if backend is not None:
+            self._lender.destroy(backend, "error")
+        self._flight.abandon()
+        self._end(ConnectFailed("the server broke the protocol", detail=error.message))
+
+    def _end(self, error: TenantProxyError) -> None:
+        """Say why, and close."""
+        if self._is_over:
+            return
+        self._transport.write(answers.error_response(error, fatal=True))
+        self._clean_up()
+        self._transport.close()
+
+    def _clean_up(self) -> None:
+        if self._is_over:
+            return
+        self._is_over = True
+        self.is_waiting = False
+        self._held = None
+        if self._acquire is not None:
+            self._acquire.cancel()
+        if self._finding is not None:
+            self._finding.cancel()
+        if not self._is_entering:  # else when that is done
+            self._give_back()
+        self._on_end(self)
+
+
+def _names_are_there(bind: bytes) -> bool:
+    """Whether both names of a Bind message have come."""
+    portal_ends = bind.find(b"\0", HEADER)
+    return portal_ends >= 0 and bind.find(b"\0", portal_ends + 1) >= 0
+
+
+def _shutting_down() -> TenantProxyError:
+    return PoolClosed("terminating connection due to administrator command", hint="connect again")

@@ -1,0 +1,84 @@
+"""What is a client told of its session when it is let in? What a server says of the very same session.
+
+A server normalises values (`UTF8` for `'utf-8'`), and drivers read them. So the first client of a pool with some
+settings has a backend entered for it, and what that reported is what it and all that are like it are told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Final
+
+from tenantproxy.errors import TenantProxyError
+from tenantproxy.model import PoolKey, Route
+from tenantproxy.pools.backend import RawBackend
+from tenantproxy.pools.pool import Pool
+from tenantproxy.pools.raw_lender import RawLender
+from tenantproxy.wire.answers import parameter_status
+from tenantproxy.wire.settings import NO_SETTINGS, Settings
+
+__all__ = ["Greetings", "greeting"]
+
+_REMEMBERED: Final = 1000
+_OURS: Final = frozenset((b"is_superuser", b"session_authorization"))  # the role is ours, not the client's
+
+
+class Greetings:
+    """What servers reported, by pool and settings."""
+
+    def __init__(self, lender: RawLender) -> None:
+        self._lender = lender
+        self._reported: OrderedDict[tuple[PoolKey, Settings], Mapping[bytes, bytes]] = OrderedDict()
+
+    def forget(self) -> None:
+        """Servers may say something else now."""
+        self._reported.clear()
+
+    def known(self, key: PoolKey, settings: Settings) -> Mapping[bytes, bytes] | None:
+        """What a session like this reports, if one was looked at."""
+        return self._reported.get((key, settings))
+
+    async def ask(self, pool: Pool[RawBackend], route: Route, settings: Settings) -> Mapping[bytes, bytes]:
+        """As `known`, from a backend where it must be. Raises what a lease raises; cancellation leaves nothing."""
+        known = self.known(pool.key, settings)
+        if known is None:
+            visit = _Visit(asyncio.get_running_loop())
+            acquire = self._lender.acquire(pool, route, settings, visit)
+            try:
+                backend = await visit.future
+            except asyncio.CancelledError:
+                acquire.cancel()
+                raise
+            known = dict(backend.parameters)
+            self._lender.release(backend, route, is_dirty=False)
+            self._reported[pool.key, settings] = known
+            if len(self._reported) > _REMEMBERED:
+                self._reported.popitem(last=False)
+        return known
+
+    async def baseline(self, pool: Pool[RawBackend], route: Route) -> Mapping[bytes, bytes]:
+        """What a session as at startup reports."""
+        return await self.ask(pool, route, NO_SETTINGS)
+
+
+def greeting(reported: Mapping[bytes, bytes], user: bytes) -> bytes:
+    """The ParameterStatus messages for a client that logged in as `user`."""
+    said = {name: value for name, value in reported.items() if name not in _OURS}
+    said[b"is_superuser"] = b"off"
+    said[b"session_authorization"] = user
+    return b"".join(parameter_status(name, value) for name, value in said.items())
+
+
+class _Visit:
+    """A lessee that only looks."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.future: asyncio.Future[RawBackend] = loop.create_future()
+
+    def leased(self, backend: RawBackend) -> None:
+        self.future.set_result(backend)
+
+    def refused(self, error: TenantProxyError) -> None:
+        self.future.set_exception(error)

@@ -1,0 +1,285 @@
+"""Who is connected to the PostgreSQL port? The listener: it lets clients in, knows them by their keys, and drains.
+
+State: newcomers and clients, tenants that the operator paused, one count of traffic per tenant. Only the composition
+root opens and closes it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Final, Protocol
+
+from tenantproxy.errors import PoolClosed, TenantProxyError
+from tenantproxy.metrics.listeners import ListenerStats
+from tenantproxy.model import Route, TenantId
+from tenantproxy.pools.backend import RawBackend
+from tenantproxy.pools.pool import Pool
+from tenantproxy.pools.raw_lender import RawLender
+from tenantproxy.sidecar.pg.greetings import Greetings, greeting
+from tenantproxy.sidecar.pg.kept import KeptSettings
+from tenantproxy.sidecar.pg.login import Newcomer
+from tenantproxy.sidecar.pg.relay import Relay
+from tenantproxy.sidecar.pg.traffic import Traffic
+from tenantproxy.sidecar.pg.users import Credential, Target, Users
+from tenantproxy.wire import answers
+from tenantproxy.wire.startup import SessionWish
+from tenantproxy.wire.statements import Statements
+
+__all__ = ["Lending", "PgListener"]
+
+_BACKLOG: Final = 1024
+_OVERFLOW: Final = 100  # connections beyond max_clients that are told so; more are just closed
+_OTHERS: Final = TenantId("_other")
+
+
+class Lending(Protocol):
+    """What a listener needs of the router."""
+
+    @property
+    def lender(self) -> RawLender:
+        """Lends raw backends."""
+        ...
+
+    def known(self, tenant: TenantId) -> tuple[Pool[RawBackend], Route] | None:
+        """The tenant's pool and plan without asking anybody; None: `find` it."""
+        ...
+
+    async def find(self, tenant: TenantId) -> tuple[Pool[RawBackend], Route]:
+        """The same from the registry. Raises TenantError, RegistryUnavailable, PoolClosed."""
+        ...
+
+
+class PgListener:
+    """Serves PostgreSQL's protocol on `host:port` (0: a free one) to `max_clients` clients."""
+
+    def __init__(
+        self,
+        *,
+        host: str,
+        port: int,
+        max_clients: int,
+        max_tenants: int,
+        drain_timeout: float,
+        lending: Lending,
+        users: Users,
+    ) -> None:
+        self._host = host
+        self._port = port
+        self._max_clients = max_clients
+        self._max_tenants = max_tenants
+        self._drain_timeout = drain_timeout
+        self._lending = lending
+        self._users = users
+        self._greetings = Greetings(lending.lender)
+        self._statements = Statements()
+        self._newcomers: set[Newcomer] = set()
+        self._clients: dict[int, Client] = {}  # by the pid that they were told
+        self._traffic: dict[TenantId, Traffic] = {}
+        self._paused: dict[TenantId, asyncio.Event] = {}
+        self._server: asyncio.Server | None = None
+        self._is_empty = asyncio.Event()
+        self._is_closing = False
+
+    # --- life --------------------------------------------------------------------------------------------------------
+    async def open(self) -> None:
+        """Bind and accept. Raises OSError when the address cannot be had."""
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(lambda: Newcomer(self), self._host, self._port, backlog=_BACKLOG)
+
+    async def close(self) -> None:
+        """Accept nobody; clients end when nothing of theirs is under way, after `drain_timeout` at any rate."""
+        self._is_closing = True
+        if self._server is not None:
+            self._server.close()
+        for newcomer in list(self._newcomers):
+            newcomer.refuse(PoolClosed("the service is shutting down", hint="connect again"))
+        for client in list(self._clients.values()):
+            client.relay.drain()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._drain_timeout):
+                while self._clients:
+                    self._is_empty.clear()
+                    await self._is_empty.wait()
+        for client in list(self._clients.values()):
+            client.relay.kill()
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where it listens, with the real port. RuntimeError while it does not."""
+        if self._server is None or not self._server.sockets:
+            raise RuntimeError("the listener is not open")
+        host, port = self._server.sockets[0].getsockname()[:2]
+        return host, port
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it accepts."""
+        return self._server is not None and self._server.is_serving()
+
+    # --- what is -----------------------------------------------------------------------------------------------------
+    def stats(self) -> ListenerStats:
+        """The clients of this moment."""
+        return ListenerStats(protocol="pg", clients=len(self._clients), limit=self._max_clients)
+
+    @property
+    def traffic(self) -> dict[TenantId, Traffic]:
+        """What passed, by tenant; those beyond the first `metrics.max_tenants` share `_other`."""
+        return self._traffic
+
+    def clients(self, tenant: TenantId | None = None) -> Iterator[Client]:
+        """Who is connected (to this tenant)."""
+        return (client for client in self._clients.values() if tenant is None or client.target.tenant == tenant)
+
+    # --- Door: what newcomers ask ------------------------------------------------------------------------------------
+    def came(self, newcomer: Newcomer) -> None:
+        """See `login.Door`."""
+        self._newcomers.add(newcomer)
+        if len(self._newcomers) + len(self._clients) > self._max_clients + _OVERFLOW:
+            newcomer.transport.abort()
+
+    def left(self, newcomer: Newcomer) -> None:
+        """See `login.Door`."""
+        self._newcomers.discard(newcomer)
+
+    def is_full(self) -> bytes | None:
+        """See `login.Door`."""
+        if len(self._clients) >= self._max_clients:
+            return answers.too_many_clients(self._max_clients)
+        return None
+
+    def credential(self, user: bytes) -> Credential:
+        """See `login.Door`."""
+        return self._users.find(user)
+
+    async def authorise(self, wish: SessionWish, token: str | None) -> Target | TenantProxyError:
+        """See `login.Door`."""
+        if token is not None:
+            return await self._users.authorise_token(token, wish)
+        return await self._users.authorise(wish.user, wish)
+
+    def cancel(self, pid: int, secret: bytes) -> None:
+        """See `login.Door`."""
+        client = self._clients.get(pid)
+        if client is not None and secrets.compare_digest(client.secret, secret):
+            client.relay.cancel()
+
+    async def let_in(self, newcomer: Newcomer, target: Target, wish: SessionWish) -> None:
+        """See `login.Door`."""
+        tenant = target.tenant
+        assert tenant is not None
+        source = _Source(self, tenant)
+        pool, route = source.known() or await source.find()
+        baseline = await self._greetings.baseline(pool, route)
+        reported = await self._greetings.ask(pool, route, wish.settings) if wish.settings else baseline
+        pid = self._new_pid()
+        client = Client(self, newcomer.transport, pid, target)
+        client.relay = Relay(
+            newcomer.transport,
+            source=source,
+            lender=self._lending.lender,
+            statements=self._statements,
+            kept=KeptSettings(wish.settings, baseline),
+            is_session=target.pool_mode == "session",
+            traffic=self._traffic_of(tenant),
+            on_end=client.ended,
+        )
+        self._clients[pid] = client
+        newcomer.transport.write(
+            greeting(reported, wish.user) + answers.backend_key_data(pid, client.secret) + answers.ready_for_query()
+        )
+        newcomer.pass_on(client.relay)
+        if self._is_closing:
+            client.relay.drain()
+
+    def _new_pid(self) -> int:
+        while True:
+            pid = secrets.randbits(31)
+            if pid and pid not in self._clients:
+                return pid
+
+    def _traffic_of(self, tenant: TenantId) -> Traffic:
+        name = tenant if tenant in self._traffic or len(self._traffic) < self._max_tenants else _OTHERS
+        return self._traffic.setdefault(name, Traffic())
+
+    # --- Source: what relays ask -------------------------------------------------------------------------------------
+    def known(self, tenant: TenantId) -> tuple[Pool[RawBackend], Route] | None:
+        """See `relay.Source`."""
+        return None if tenant in self._paused else self._lending.known(tenant)
+
+    async def find(self, tenant: TenantId) -> tuple[Pool[RawBackend], Route]:
+        """See `relay.Source`."""
+        while (paused := self._paused.get(tenant)) is not None:
+            await paused.wait()
+        return await self._lending.find(tenant)
+
+    # --- what an operator does ---------------------------------------------------------------------------------------
+    async def pause(self, tenant: TenantId) -> None:
+        """Let transactions of `tenant` end and no new ones begin; returns when none is left. Its clients wait."""
+        self._paused.setdefault(tenant, asyncio.Event())
+        while tenant in self._paused and any(  # noqa: ASYNC110 - seldom, and relays have better to do than to tell
+            client.relay.backend is not None for client in self.clients(tenant)
+        ):
+            await asyncio.sleep(0.02)
+
+    def resume(self, tenant: TenantId) -> bool:
+        """Go on; False when it was not paused."""
+        event = self._paused.pop(tenant, None)
+        if event is None:
+            return False
+        event.set()
+        return True
+
+    def kill(self, tenant: TenantId) -> int:
+        """End all clients of `tenant` now; returns how many."""
+        clients = list(self.clients(tenant))
+        for client in clients:
+            client.relay.kill()
+        return len(clients)
+
+    def paused(self) -> frozenset[TenantId]:
+        """The tenants that are paused here."""
+        return frozenset(self._paused)
+
+    def ended(self, client: Client) -> None:
+        """A client is gone; called by itself."""
+        del self._clients[client.pid]
+        if not self._clients:
+            self._is_empty.set()
+
+
+class Client:
+    """One client that was let in, and by which key it may cancel."""
+
+    __slots__ = ("_listener", "address", "pid", "relay", "secret", "target")
+
+    relay: Relay
+
+    def __init__(self, listener: PgListener, transport: asyncio.Transport, pid: int, target: Target) -> None:
+        self._listener = listener
+        self.pid = pid
+        self.secret = secrets.token_bytes(4)  # as long as protocol 3.0 has it
+        self.target = target
+        self.address = transport.get_extra_info("peername")
+
+    def ended(self, relay: Relay) -> None:
+        """Its relay is over."""
+        self._listener.ended(self)
+
+
+class _Source:
+    """One tenant, as its clients find it."""
+
+    __slots__ = ("_listener", "_tenant")
+
+    def __init__(self, listener: PgListener, tenant: TenantId) -> None:
+        self._listener = listener
+        self._tenant = tenant
+
+    def known(self) -> tuple[Pool[RawBackend], Route] | None:
+        return self._listener.known(self._tenant)
+
+    async def find(self) -> tuple[Pool[RawBackend], Route]:
+        return await self._listener.find(self._tenant)

@@ -1,0 +1,196 @@
+"""How does a stranger become a client of a tenant? First packet, proof of identity, tenant, greeting; then a relay.
+
+Nothing that a stranger sends reaches a server, and nothing that is answered tells whether a user or a tenant exists.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from contextvars import Context
+from typing import Final, Protocol, cast
+
+from tenantproxy.errors import PoolTimeout, ProtocolError, TenantProxyError
+from tenantproxy.sidecar.pg.users import Credential, Target
+from tenantproxy.wire import answers
+from tenantproxy.wire.client_auth import ClientAuth, Verdict
+from tenantproxy.wire.startup import (
+    REFUSED,
+    REQUEST_SIZE,
+    CancelRequest,
+    First,
+    SessionWish,
+    Startup,
+    negotiate,
+    read_first,
+    wanted,
+)
+
+__all__ = ["Door", "Newcomer"]
+
+LOGIN_SECONDS: Final = 15.0
+_MAX_BEHIND: Final = 65_536  # bytes that may come before the client is let in
+
+
+class Door(Protocol):
+    """What a newcomer asks of the listener."""
+
+    def came(self, newcomer: Newcomer) -> None:
+        """A connection was accepted."""
+        ...
+
+    def left(self, newcomer: Newcomer) -> None:
+        """It is not a newcomer any more: gone, or a client."""
+        ...
+
+    def is_full(self) -> bytes | None:
+        """What to say to one more client, None: it may come in."""
+        ...
+
+    def credential(self, user: bytes) -> Credential:
+        """What this user has to prove."""
+        ...
+
+    async def authorise(self, wish: SessionWish, token: str | None) -> Target | TenantProxyError:
+        """Where the user of `wish` may go; `token` where the password was one."""
+        ...
+
+    def cancel(self, pid: int, secret: bytes) -> None:
+        """Cancel what runs for the client with this key, if there is one."""
+        ...
+
+    async def let_in(self, newcomer: Newcomer, target: Target, wish: SessionWish) -> None:
+        """Greet, and let a relay or the console have the transport (`pass_on`). Raises TenantProxyError."""
+        ...
+
+
+class Newcomer(asyncio.Protocol):
+    """One connection until it is somebody's. Ends by itself after LOGIN_SECONDS."""
+
+    def __init__(self, door: Door) -> None:
+        self._door = door
+        self._buffer = bytearray()
+        self._answered: list[First] = []
+        self._wish: SessionWish | None = None
+        self._auth: ClientAuth | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._is_over = False
+
+    # --- asyncio.Protocol --------------------------------------------------------------------------------------------
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See asyncio."""
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's is none by its class
+        sock = transport.get_extra_info("socket")
+        if sock is not None and sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        self._timer = asyncio.get_running_loop().call_later(LOGIN_SECONDS, transport.abort, context=Context())
+        self._door.came(self)
+
+    def data_received(self, data: bytes) -> None:
+        """See asyncio."""
+        self._buffer += data
+        if self._is_over:
+            return
+        try:
+            if len(self._buffer) > _MAX_BEHIND:
+                raise ProtocolError("too much was sent before the login was over")
+            if self._task is None:
+                self._read()
+        except TenantProxyError as exc:
+            self.refuse(exc)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See asyncio."""
+        if self._task is not None:
+            self._task.cancel()
+        self.leave()
+
+    # --- first packet ------------------------------------------------------------------------------------------------
+    def _read(self) -> None:
+        while self._auth is None and not self._is_over:
+            first = read_first(self._buffer, answered=self._answered)
+            if first is None:
+                return
+            if isinstance(first, Startup):
+                del self._buffer[: first.size]
+                self._challenge(first)
+            elif isinstance(first, CancelRequest):
+                self._door.cancel(first.pid, first.secret)
+                self.close()
+            else:
+                del self._buffer[:REQUEST_SIZE]
+                self._answered.append(first)
+                self.transport.write(REFUSED)
+        while self._auth is not None and self._task is None and not self._is_over:
+            message = self._auth.read(self._buffer)
+            if message is None:
+                return
+            del self._buffer[: message.size]
+            self._proof(self._auth, message.payload)
+
+    def _challenge(self, startup: Startup) -> None:
+        refusal = self._door.is_full()
+        if refusal is not None:
+            self.transport.write(refusal)
+            self.close()
+            return
+        self._wish = wish = wanted(startup)
+        credential = self._door.credential(wish.user)
+        self._auth = ClientAuth(credential.method, credential.verifier, user=wish.user)
+        self.transport.write(negotiate(startup) + self._auth.challenge)
+
+    def _proof(self, auth: ClientAuth, payload: bytes) -> None:
+        step = auth.feed(payload)
+        if step.verdict is Verdict.MORE:
+            self.transport.write(step.send)
+            return
+        token = step.password if step.verdict is Verdict.PASSWORD else None
+        coming = self._come_in(step.send, token)
+        self._task = asyncio.get_running_loop().create_task(coming, context=Context())
+
+    async def _come_in(self, proven: bytes, token: str | None) -> None:
+        wish = self._wish
+        assert wish is not None
+        try:
+            async with asyncio.timeout(LOGIN_SECONDS):
+                target = await self._door.authorise(wish, token)
+                if not isinstance(target, Target):
+                    raise target
+                self.transport.write(proven + answers.AUTHENTICATION_OK)
+                await self._door.let_in(self, target, wish)
+        except TimeoutError:
+            self.refuse(PoolTimeout("the login took too long", hint="see whether the tenant's server answers"))
+        except TenantProxyError as exc:
+            self.refuse(exc)
+
+    def pass_on(self, protocol: asyncio.Protocol) -> None:
+        """Let `protocol` have the transport, and what the client said behind its login."""
+        rest = bytes(self._buffer)
+        self.leave()
+        self.transport.set_protocol(protocol)
+        if rest:
+            protocol.data_received(rest)
+
+    # --- the end -----------------------------------------------------------------------------------------------------
+    def refuse(self, error: TenantProxyError) -> None:
+        """Say why, and close."""
+        if not self._is_over:
+            self.transport.write(answers.error_response(error, fatal=True))
+            self.close()
+
+    def close(self) -> None:
+        """Close, after what was written."""
+        self.leave()
+        self.transport.close()
+
+    def leave(self) -> None:
+        """It is not a newcomer any more. Safe to call again."""
+        if self._is_over:
+            return
+        self._is_over = True
+        if self._timer is not None:
+            self._timer.cancel()
+        self._buffer.clear()
+        self._door.left(self)
