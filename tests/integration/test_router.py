@@ -31,7 +31,7 @@ from tenantproxy import (
 )
 from tenantproxy.embedded import EmbeddedPostgres
 from tenantproxy.events import AdminAccess, ConnectionOpened, Event, Exhausted, PoolOpened
-from tenantproxy.model import Isolation
+from tenantproxy.model import Isolation, tenant_id
 from tenantproxy.registry import MemoryRegistry
 from tests.support.checked import CheckedRouter, checked
 from tests.support.lasting import a_lasting_world
@@ -385,6 +385,17 @@ async def test_the_statistics_are_one_frozen_moment(router: CheckedRouter, lasti
         stats.pools_limit = 1  # type: ignore[misc]
     await router.tenant("row2").fetchval("SELECT 1")
     assert stats.acquires["row2"]["ok"] == 1
+
+
+async def test_a_tenant_named_main_is_not_counted_with_the_main_database(lasting: World) -> None:
+    named = replace(next(one for one in lasting.tenants if one.id == "database1"), id=tenant_id("main"))
+    async with checked(lasting.settings(), lasting, registry=MemoryRegistry([named])) as router:
+        before = dict(router.stats().acquires)
+        assert "main" not in before
+        await router.tenant("main").fetchval("SELECT 1")
+        assert router.stats().acquires["main"]["ok"] == 1
+        await router.main().fetchval("SELECT 1")
+        assert router.stats().acquires["main"]["ok"] == 1
 
 
 # --- the current tenant ----------------------------------------------------------------------------------------------
