@@ -139,6 +139,15 @@ def test_a_pool_that_nobody_used_for_the_idle_timeout_is_closed_when_it_is_empty
     assert house.counters.evicted["idle"] == 1
 
 
+def test_a_lent_connection_of_a_removed_pool_counts_as_evicted_and_not_as_the_end_of_the_router(house: House) -> None:
+    pool = house.alone("a")
+    (link,) = house.filled(pool, "a", 1)
+    house.manager.remove(tenant_id("a"), [pool.key])
+    ready(link)
+    assert link.state == "retiring"
+    assert (house.counters.closed["evicted"], house.counters.closed["shutdown"]) == (1, 0)
+
+
 def test_a_pool_that_is_used_stays(house: House) -> None:
     pool = house.alone("a")
     house.filled(pool, "a", 1)
