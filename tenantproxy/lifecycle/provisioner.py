@@ -14,7 +14,7 @@ from typing import Final
 import asyncpg
 
 from tenantproxy.errors import ConfigurationError, Problem
-from tenantproxy.lifecycle.install import DEFAULT_SETTING, ensure_keeper, install, isolate_table
+from tenantproxy.lifecycle.install import DEFAULT_SETTING, alone, ensure_keeper, install, isolate_table
 from tenantproxy.lifecycle.verifier import scram_verifier
 from tenantproxy.model import quote_identifier
 
@@ -126,7 +126,7 @@ async def close_functions(conn: asyncpg.Connection) -> bool:
     """
     if not await conn.fetchval("SELECT rolsuper FROM pg_roles WHERE rolname = current_user"):
         return False
-    async with conn.transaction():
+    async with alone(conn, 5.0):
         open_functions = ", ".join(row[0] for row in await conn.fetch(_OPEN_FUNCTIONS))
         if open_functions:
             await conn.execute(f"REVOKE EXECUTE ON FUNCTION {open_functions} FROM PUBLIC")
@@ -201,6 +201,7 @@ async def provision_schema(
 ) -> None:
     """A schema tenant in an existing database: its schema, open to `role` alone, with `statements` run in it."""
     async with _opened(connect, database) as conn:
+        await close_functions(conn)
         await ensure_schema(conn, schema, role=role)
         await grant_access(conn, schema, role=role)
         await run_statements(conn, statements, schema=schema)

@@ -242,6 +242,22 @@ async def test_after_closing_and_installing_in_either_order_only_the_keeper_sees
             await conn.fetch("SELECT * FROM pg_prepared_statements")
 
 
+async def test_a_schema_tenant_in_a_database_of_somebody_elses_reaches_no_other_session_either(
+    each_own_postgres: EmbeddedPostgres,
+) -> None:
+    database = Database(server=each_own_postgres, name="postgres")
+    async with database.connect() as conn:
+        await ensure_role(conn, APP_ROLE, password=APP_PASSWORD)
+    one, two = (
+        provision_schema(connect_to(each_own_postgres), database="postgres", schema=schema, role=APP_ROLE)
+        for schema in ("one", "two")
+    )
+    await asyncio.gather(one, two)
+    async with database.connect(APP_ROLE, APP_PASSWORD) as conn:
+        with pytest.raises(DENIED, match="function pg_terminate_backend"):
+            await conn.execute("SELECT pg_terminate_backend(0)")
+
+
 async def test_closing_functions_needs_a_superuser_and_says_so(database: Database, name: str) -> None:
     async with database.connect() as conn:
         await ensure_role(conn, name, password=PASSWORD)
