@@ -107,8 +107,8 @@ class Router:
             for name, server in settings.servers.items()
         }
         self._clock = clock
+        self._family: list[PoolManager[Any]] = []  # its own manager, and those of other listeners
         self._manager = self._new_manager()
-        self._attached: list[PoolManager[Any]] = []  # of listeners that lend connections of another kind
         self._lender = Lender(
             counters=self._counters,
             observer=observer,
@@ -166,6 +166,7 @@ class Router:
             clock=self._clock,
             observer=self._observer,
             counters=self._counters,
+            family=self._family,
         )
 
     def _new_source(self) -> Registry:
@@ -435,17 +436,13 @@ class Router:
         """Who hears of what is rare."""
         return self._observer
 
-    def attach(self, pools: PoolManager[Any]) -> None:
-        """Count these pools among the router's, in `stats` and `expire_connections`."""
-        self._attached.append(pools)
-
-    def detach(self, pools: PoolManager[Any]) -> None:
-        """They are gone."""
-        if pools in self._attached:
-            self._attached.remove(pools)
+    @property
+    def family(self) -> list[PoolManager[Any]]:
+        """The managers that share `max_pools`, this router's own first: for listeners with connections of their own."""
+        return self._family
 
     def _all_pools(self) -> Iterator[Pool[Any]]:
-        for manager in (self._manager, *self._attached):
+        for manager in self._family:
             yield from manager
 
     def route_of(self, tenant: Tenant) -> Route:
