@@ -143,7 +143,7 @@ def _walk(loc: tuple[str, ...], model: type[BaseModel]) -> tuple[tuple[str, ...]
             target = typing.get_args(target)[1]
         elif part.isdigit():
             names.append(part)
-            target = None
+            target = next((typing.get_args(one)[0] for one in _plain(target) if _origin(one) is tuple), None)
     return tuple(names), owner, target
 
 

@@ -26,6 +26,7 @@ from tenantproxy.config.values import (
     Text,
     Texts,
     Window,
+    texts,
     told,
 )
 from tenantproxy.model import Isolation, Limits, Placement, Tenant, TenantStatus, tenant_id
@@ -105,6 +106,9 @@ class ServerLogin(Section):
     password_env: Text | None = None
 
 
+AuthMethod = Literal["scram-sha-256", "md5", "password", "none"]
+"""How we show a server who we are, in libpq's words for `require_auth`; "none" is trust, or a certificate."""
+
 SslMode = Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-full"]
 
 
@@ -121,6 +125,7 @@ class Server(Section):
     ssl_root_cert_file: Text = ""
     ssl_cert_file: Text = ""
     ssl_key_file: Text = ""
+    require_auth: Annotated[tuple[AuthMethod, ...], BeforeValidator(texts)] = ("scram-sha-256",)  # of the [pg] port
     max_connections: Size = 200
     connect_timeout: Seconds = 5.0
     statement_timeout: NoTimeout = 30.0

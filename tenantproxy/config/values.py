@@ -30,6 +30,7 @@ __all__ = [
     "is_loopback",
     "kind_of",
     "listen_address",
+    "texts",
     "told",
 ]
 
@@ -95,7 +96,7 @@ def _text(value: object) -> Any:
     return str(_only(value, (str,), "text"))
 
 
-def _texts(value: object) -> Any:
+def texts(value: object) -> Any:
     """A list of text; from the environment as JSON or separated by commas."""
     if isinstance(value, GivenText):
         if value.lstrip().startswith("["):
@@ -160,7 +161,7 @@ def _context_name(value: object) -> Any:
 
 Text = Annotated[str, BeforeValidator(_text)]
 Name = Annotated[str, StringConstraints(min_length=1), BeforeValidator(_text)]
-Texts = Annotated[tuple[Text, ...], BeforeValidator(_texts)]
+Texts = Annotated[tuple[Text, ...], BeforeValidator(texts)]
 Flag = Annotated[bool, BeforeValidator(_flag)]
 Size = Annotated[int, Field(ge=1, le=1_000_000), BeforeValidator(_whole)]
 Count = Annotated[int, Field(ge=0, le=1_000_000_000), BeforeValidator(_whole)]

@@ -95,6 +95,7 @@ BAD = [
     (changed(main={**GOOD["main"], "server": "zz"}), "main.server", ["'zz'", "[servers.zz]"]),
     (changed(servers={"primary": {"password": "x"}}), "servers.primary.user", ["missing", "user ="]),
     (changed(servers={"primary": {"user": "x"}}), "servers.primary.password_file", ["no password", "password_env"]),
+    (changed(servers=server(require_auth=["scram"])), "servers.primary.require_auth.0", ["scram-sha-256, md5"]),
     (changed(servers=server(admin={"user": "a"})), "servers.primary.admin.password_file", ["no password"]),
     (changed(servers=server(password=17)), "servers.primary.password", ["must be text", "a number"]),
     (changed(servers=server(password_env="X")), "servers.primary.password", ["password and password_env", "keep one"]),
