@@ -6,30 +6,43 @@ import json
 import math
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, TypeVar
 
 from tenantproxy.errors import AuthError, TokenExpired
 
-__all__ = ["REQUIRED", "expired", "invalid", "no_longer_valid", "parse_object", "times"]
+__all__ = ["REQUIRED", "expired", "invalid", "no_longer_valid", "parse_object", "times", "why_of"]
 
 REQUIRED: Final = ("iss", "aud", "sub", "exp", "iat")
 _MAX_DEPTH: Final = 16
 _END_OF_TIME: Final = 253_402_300_800  # the year 10000
 
 
-def invalid() -> AuthError:
-    """One error for all that is wrong with a token: a stranger does not learn which check it failed."""
-    return AuthError("the token is not valid", hint="log in again")
+E = TypeVar("E", bound=AuthError)
 
 
-def expired() -> TokenExpired:
+def invalid(why: str = "") -> AuthError:
+    """One error for all that is wrong with a token: a stranger does not learn which check it failed, see `why_of`."""
+    return _because(AuthError("the token is not valid", hint="log in again"), why)
+
+
+def expired(why: str = "") -> TokenExpired:
     """For a genuine token whose time is over."""
-    return TokenExpired("the token has expired", hint="refresh it, or log in again")
+    return _because(TokenExpired("the token has expired", hint="refresh it, or log in again"), why)
 
 
-def no_longer_valid() -> TokenExpired:
+def no_longer_valid(why: str = "") -> TokenExpired:
     """For a genuine token that was revoked, or whose tenant moved, was suspended or deleted."""
-    return TokenExpired("the token is no longer valid", hint="refresh it, or log in again")
+    return _because(TokenExpired("the token is no longer valid", hint="refresh it, or log in again"), why)
+
+
+def _because(error: E, why: str) -> E:
+    vars(error)["why"] = why  # in no message, detail or repr: those go to strangers and into logs
+    return error
+
+
+def why_of(error: AuthError) -> str:
+    """Which check a token failed, for an operator who has it before him; empty where nobody said."""
+    return str(vars(error).get("why", ""))
 
 
 def parse_object(raw: bytes) -> Mapping[str, Any]:
@@ -43,9 +56,9 @@ def parse_object(raw: bytes) -> Mapping[str, Any]:
         parsed = json.loads(text, object_pairs_hook=_distinct, parse_constant=_refused)
         frozen = _frozen(parsed, 0)
     except (ValueError, RecursionError):
-        raise invalid() from None
+        raise invalid("a part of it is no JSON that is read the same by everybody (a key twice, NUL, NaN)") from None
     if not isinstance(frozen, Mapping):
-        raise invalid()
+        raise invalid("a part of it is no JSON object")
     return frozen
 
 
@@ -82,15 +95,18 @@ def times(claims: Mapping[str, Any], now: float, leeway: float) -> float:
 
     `iat` and `nbf` must not be in the future, `exp` not in the past, by more than `leeway` seconds.
     """
-    exp, iat, nbf = _time(claims.get("exp")), _time(claims.get("iat")), _time(claims.get("nbf", 0))
-    if iat > now + leeway or nbf > now + leeway or exp < iat:
-        raise invalid()
+    exp, iat, nbf = _time(claims, "exp"), _time(claims, "iat"), _time(claims, "nbf", 0)
+    if iat > now + leeway or nbf > now + leeway:
+        raise invalid(f"it begins {max(iat, nbf) - now:.0f} s from now: do the clocks agree?")
+    if exp < iat:
+        raise invalid("exp is before iat")
     if exp <= now - leeway:
-        raise expired()
+        raise expired(f"its time was over {now - exp:.0f} s ago")
     return exp + leeway
 
 
-def _time(value: object) -> float:
+def _time(claims: Mapping[str, Any], name: str, missing: object = None) -> float:
+    value = claims.get(name, missing)
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < _END_OF_TIME:
-        raise invalid()
+        raise invalid(f"{name} is missing or no time")
     return value

@@ -280,9 +280,10 @@ def _source(text: str, key: str, *, trust_proxies: bool) -> Resolver:
 
 
 def _own(text: str, key: str) -> Resolver:
-    made: Resolver = make_own(text, key=key, protocol="tenantproxy.auth.base.Resolver", has=("resolve",))
+    made = make_own(text, key=key, protocol="tenantproxy.auth.base.Resolver", has=("resolve",))
     if not callable(made.resolve) or iscoroutinefunction(made.resolve):
         problem = "has a resolve that is async, or no method"
         fix = "write `def resolve(self, request)`: it decides from the request alone"
         raise ConfigurationError([Problem(key=key, problem=problem, fix=fix)])
-    return made
+    resolver: Resolver = made
+    return resolver

@@ -210,8 +210,10 @@ class Tokens:
         cannot be had, another AuthError for everything else, RegistryUnavailable when the tenant's epoch cannot be
         looked up. No error says which check failed.
         """
-        if len(token) > MAX_TOKEN_BYTES or not _COMPACT.fullmatch(token):
-            raise invalid()
+        if len(token) > MAX_TOKEN_BYTES:
+            raise invalid(f"it is longer than {MAX_TOKEN_BYTES} bytes")
+        if not _COMPACT.fullmatch(token):
+            raise invalid("it is no JWT: three parts of base64url with dots between (a refresh token is none)")
         name = blake2b(token.encode(), digest_size=32, key=self._salt, person=purpose.encode()).digest()
         found = self._cache.get(name)
         if found is None or found.until <= self._clock() or found.generation != self._keys.generation:
@@ -220,7 +222,7 @@ class Tokens:
             self._cache[name] = found
         claims = found.claims
         if self._revoked.is_revoked(jti=claims.get("jti"), session=claims.get("sid")):
-            raise no_longer_valid()
+            raise no_longer_valid("it, or its session, was revoked")
         if purpose == "access":
             await self._check_epoch(claims)
         return claims
@@ -229,15 +231,17 @@ class Tokens:
         header = parse_object(_decoded(token.partition(".")[0]))
         # jku, x5u, jwk and x5c are not looked at; kid goes into a dict and nowhere else.
         kid = header.get("kid")
-        if header.get("alg") != self.settings.algorithm or "crit" in header or not isinstance(kid, str | None):
-            raise invalid()
+        if header.get("alg") != self.settings.algorithm:
+            raise invalid(f"its alg is {header.get('alg')!r}, [auth] algorithm is {self.settings.algorithm!r}")
+        if "crit" in header or not isinstance(kid, str | None):
+            raise invalid("its header has crit, or a kid that is no text")
         generation = self._keys.generation
         key = self._keys.known(kid)
         if key is None:
             key = await self._keys.find(kid)
             generation = self._keys.generation
         if key is None or key.algorithm != header["alg"]:
-            raise invalid()
+            raise invalid(f"no key for {self.settings.algorithm} is called {kid!r}")
         claims = parse_object(self._payload(token, key))
         until = times(claims, self._clock(), self.settings.leeway)
         self._check_claims(claims, purpose)
@@ -249,28 +253,28 @@ class Tokens:
         try:
             payload: bytes = self._jws.decode(token, key.verifying, algorithms=[key.algorithm])
         except self._broken:
-            raise invalid() from None
+            raise invalid("its signature is not by the key that it names") from None
         return payload
 
     def _check_claims(self, claims: Mapping[str, Any], purpose: Purpose) -> None:
         subject, audience = claims.get("sub"), claims.get("aud")
         named = audience if isinstance(audience, tuple) and not self.are_own else (audience,)
-        if (
-            claims.get("iss") != self.settings.issuer
-            or self._audiences[purpose] not in named
-            or not isinstance(subject, str)
-            or not subject
-            or not all(isinstance(claims.get(name), str | None) for name in ("jti", "sid", "role", "tid"))
-        ):
-            raise invalid()
+        if claims.get("iss") != self.settings.issuer:
+            raise invalid(f"its iss is {claims.get('iss')!r}, [auth] issuer is {self.settings.issuer!r}")
+        if self._audiences[purpose] not in named:
+            raise invalid(f"its aud is {audience!r}, wanted is {self._audiences[purpose]!r}")
+        if not isinstance(subject, str) or not subject:
+            raise invalid("sub is missing or no text")
+        if not all(isinstance(claims.get(name), str | None) for name in ("jti", "sid", "role", "tid")):
+            raise invalid("jti, sid, role or tid is no text")
         if not self.are_own:
             return
         if not claims.get("jti"):
-            raise invalid()
+            raise invalid("jti is missing")
         if purpose == "access":
             tid, tep = claims.get("tid"), claims.get("tep")
             if not tid or claims.get(self.settings.tenant_claim) != tid or type(tep) is not int:
-                raise invalid()
+                raise invalid(f"tid, tep or {self.settings.tenant_claim} is missing, or they do not agree")
 
     async def _check_epoch(self, claims: Mapping[str, Any]) -> None:
         """Refuse what is older than the tenant's move, suspension, deletion, or another tenant of its name."""
@@ -278,7 +282,7 @@ class Tokens:
         if not self.are_own:
             # Another issuer knows no epochs: what it issued before the revocation is refused.
             if isinstance(tenant, str) and claims["iat"] <= self._revoked.epoch(tenant):
-                raise no_longer_valid()
+                raise no_longer_valid("all tokens of its tenant were revoked since")
             return
         if self._tenants is None or tenant is None:
             return
@@ -290,9 +294,11 @@ class Tokens:
         try:
             known = await self._tenants.get(tenant_id(tenant))
         except TenantNotFound:
-            raise no_longer_valid() from None
+            raise no_longer_valid("its tenant does not exist any more") from None
         if claims["tep"] != self.epoch(known):
-            raise no_longer_valid()
+            raise no_longer_valid(
+                f"tep is {claims['tep']}, the tenant's epoch is {self.epoch(known)}: it moved, was suspended or revoked"
+            )
 
     def _may_ask(self, tenant: str) -> bool:
         """Once a second and tenant: a token that stays wrong must not cost the registry a query each time."""
@@ -341,7 +347,7 @@ def _decoded(segment: str) -> bytes:
     try:
         return base64.urlsafe_b64decode(segment + "=" * (-len(segment) % 4))
     except ValueError:
-        raise invalid() from None
+        raise invalid("a part of it is no base64url") from None
 
 
 def _jwk(key: Key) -> dict[str, str]:

@@ -17,7 +17,7 @@ import typer
 import typer.core
 from rich.console import Console
 
-from tenantproxy.cli import deploy, read
+from tenantproxy.cli import deploy, read, tokens
 from tenantproxy.cli import login as logins
 from tenantproxy.cli.output import Output
 from tenantproxy.config import describe, json_schema, load
@@ -41,6 +41,7 @@ app = typer.Typer(
 )
 tenants_app = typer.Typer(help="Look at the registered tenants.", no_args_is_help=True)
 config_app = typer.Typer(help="Look at the configuration.", no_args_is_help=True)
+token_app = typer.Typer(help="Make an access token, or see why one is refused.", no_args_is_help=True)
 
 
 class Logins(typer.core.TyperGroup):
@@ -56,6 +57,7 @@ login_app = typer.Typer(
 )
 app.add_typer(tenants_app, name="tenants")
 app.add_typer(login_app, name="login")
+app.add_typer(token_app, name="token")
 app.add_typer(config_app, name="config")
 
 ConfigFile = Annotated[
@@ -63,6 +65,7 @@ ConfigFile = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON on standard output, for programs.")]
 DEFAULT_CONFIG = Path("tenantproxy.toml")
+_PIPED = "-"
 
 
 def main() -> None:
@@ -130,7 +133,7 @@ def serve(
 
 
 def _say_where(sidecar: Sidecar) -> None:
-    where = {"public": sidecar.public_url, "admin": sidecar.admin_url, "pid": os.getpid()}
+    where = {"public": sidecar.public_url, "admin": sidecar.admin_url, "pg": sidecar.pg_address, "pid": os.getpid()}
     sys.stdout.write(json.dumps(where) + "\n")
     sys.stdout.flush()
 
@@ -199,6 +202,38 @@ def login_reconcile(config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False
     rows, good = asyncio.run(logins.reconcile(load(config)))
     Output(as_json).rows(rows, empty="no tenants")
     if not good:
+        raise typer.Exit(1)
+
+
+@command(token_app, "issue")
+def token_issue(
+    tenant: str,
+    user: Annotated[str, typer.Option(help="Whose token it is: the claim sub.")],
+    role: Annotated[str | None, typer.Option(help="The claim role.")] = None,
+    config: ConfigFile = DEFAULT_CONFIG,
+    as_json: AsJson = False,
+) -> None:
+    """Print an access token of USER in TENANT, for a script or a try; it is good for access_ttl seconds."""
+    made = asyncio.run(tokens.issue(load(config), tenant, user=user, role=role))
+    if as_json:
+        Output(True).table(made)
+    else:
+        sys.stdout.write(f"{made['access_token']}\n")  # alone, so that $(...) takes it
+
+
+@command(token_app, "inspect")
+def token_inspect(
+    token: Annotated[str, typer.Argument(help="The token; - reads it from a pipe, or asks for it.")] = _PIPED,
+    selection: Annotated[bool, typer.Option(help="It is a selection token.")] = False,
+    config: ConfigFile = DEFAULT_CONFIG,
+    as_json: AsJson = False,
+) -> None:
+    """Show what a token says, whether it is good now, and if not, why; exits 1 then."""
+    if token == _PIPED:
+        token = getpass("token: ") if sys.stdin.isatty() else sys.stdin.readline().strip()
+    found = asyncio.run(tokens.inspect(load(config), token, purpose="selection" if selection else "access"))
+    Output(as_json).tree(found)
+    if not found["good"]:
         raise typer.Exit(1)
 
 

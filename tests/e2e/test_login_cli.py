@@ -6,13 +6,13 @@ import asyncio
 import json
 import os
 import pty
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support.command import command
 from tests.support.logins import LOGIN_PASSWORD, LOGIN_ROLE, PASSWORD, PEPPER, QUERIES, change, directory, populate
 from tests.support.world import APP_PASSWORD, APP_ROLE, ROW_SECRET, World
 
@@ -56,28 +56,14 @@ def without(config: Path, key: str) -> None:
     config.write_text("\n".join(line for line in config.read_text().splitlines() if not line.startswith(key)))
 
 
-async def run(*args: str, given: str = "") -> subprocess.CompletedProcess[str]:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("TENANTPROXY_")}
-    return await asyncio.to_thread(
-        subprocess.run,
-        [sys.executable, "-m", "tenantproxy", *args],
-        env={**environment, "COLUMNS": "200", "NO_COLOR": "1"},
-        input=given,
-        capture_output=True,
-        text=True,
-        timeout=50,
-        check=False,
-    )
-
-
 async def test_a_person_logs_in_with_a_password_from_a_pipe(config: Path) -> None:
-    ended = await run("login", "both@example.org", "--json", "--config", str(config), given=PASSWORD + "\n")
+    ended = await command("login", "both@example.org", "--json", "--config", str(config), given=PASSWORD + "\n")
     assert ended.returncode == 0, ended.stderr
     assert {row["tenant"]: row["user"] for row in json.loads(ended.stdout)} == {
         "row1": "row1-2",
         "database1": "database1-2",
     }
-    ended = await run("login", "both@example.org", "--config", str(config), given="wrong\n")
+    ended = await command("login", "both@example.org", "--config", str(config), given="wrong\n")
     assert (ended.returncode, ended.stdout) == (1, "")
     assert ended.stderr == "error: e-mail or password is wrong\n"
 
@@ -90,7 +76,7 @@ async def test_reconciling_fills_the_directory_drops_what_is_gone_and_names_who_
             "INSERT INTO tenantproxy.login_directory VALUES (sha256('1'), 'deleted', '1'), (sha256('2'), 'row1', '2')"
         )
     await change(world, "database2", "ALTER TABLE users RENAME TO away")
-    ended = await run("login", "reconcile", "--json", "--config", str(config))
+    ended = await command("login", "reconcile", "--json", "--config", str(config))
     assert ended.returncode == 1
     rows = {row["tenant"]: row for row in json.loads(ended.stdout)}
     assert rows["row1"] == {"tenant": "row1", "accounts": 2, "removed": 1, "error": None}
@@ -101,7 +87,7 @@ async def test_reconciling_fills_the_directory_drops_what_is_gone_and_names_who_
         (tenant, f"{tenant}-{number}") for tenant, people in PEOPLE.items() for number in range(1, len(people) + 1)
     }
     await change(world, "database2", "ALTER TABLE away RENAME TO users")
-    ended = await run("login", "reconcile", "--json", "--config", str(config))
+    ended = await command("login", "reconcile", "--json", "--config", str(config))
     assert ended.returncode == 0
     assert not any(row["removed"] for row in json.loads(ended.stdout))
 
@@ -126,7 +112,7 @@ async def test_on_a_terminal_it_shows_how_far_it_is_on_stderr(config: Path) -> N
 
 async def test_without_a_list_query_it_says_which_key_is_missing(config: Path) -> None:
     without(config, "list_query")
-    ended = await run("login", "reconcile", "--config", str(config))
+    ended = await command("login", "reconcile", "--config", str(config))
     assert ended.returncode == 1
     assert "login.list_query" in ended.stderr
     assert "Traceback" not in ended.stderr
