@@ -14,7 +14,7 @@ Check: TypeAlias = Callable[[bytes], bytes | None]
 """The value as it shall be sent to a server; None when it is not one."""
 
 _MAX_INT: Final = 2**31 - 1
-_DURATION: Final = re.compile(rb"(\d{1,10}(?:\.\d{1,6})?)\s*(us|ms|s|min|h|d|)")
+_DURATION: Final = re.compile(rb"((?:0|[1-9]\d{0,9})(?:\.\d{1,6})?)\s*(us|ms|s|min|h|d|)")
 _MILLISECONDS: Final = {b"us": 0.001, b"ms": 1.0, b"": 1.0, b"s": 1e3, b"min": 6e4, b"h": 3.6e6, b"d": 8.64e7}
 
 
@@ -29,7 +29,7 @@ def _duration(value: bytes) -> bytes | None:
 
 def _whole(lowest: int, highest: int) -> Check:
     def check(value: bytes) -> bytes | None:
-        found = re.fullmatch(rb"[+-]?\d{1,5}", value.strip())
+        found = re.fullmatch(rb"[+-]?(?:0|[1-9]\d?)", value.strip())  # 010 would be 8
         return found[0] if found and lowest <= int(found[0]) <= highest else None
 
     return check
@@ -125,12 +125,13 @@ def schemas(value: bytes) -> tuple[bytes, ...] | None:
 
 def quoted_schema(name: bytes) -> bytes:
     """`name` as an element of the value of search_path. (An identifier in SQL: model.quote_identifier.)"""
+    if re.fullmatch(rb"[a-z_][a-z0-9_]*", name):
+        return name
     return b'"' + name.replace(b'"', b'""') + b'"'
 
 
 def _search_path(value: bytes) -> bytes | None:
-    names = schemas(value)
-    return None if names is None else b", ".join(map(quoted_schema, names))
+    return None if schemas(value) is None else value
 
 
 _SWITCH: Final = _word(b"on", b"off", b"true", b"false", b"yes", b"no", b"1", b"0")

@@ -19,7 +19,7 @@ from tenantproxy.wire.settings import (
     with_reported,
     with_set,
 )
-from tenantproxy.wire.values import CHECKS, MAX_VALUE
+from tenantproxy.wire.values import CHECKS, MAX_VALUE, schemas
 from tests.support.fuzzing import IS_TRIED
 
 UTC = (b"TimeZone", b"UTC")
@@ -101,7 +101,7 @@ GOOD = [
     (b"client_encoding", b"sql_ascii", b"SQL_ASCII"),
     (b"default_transaction_isolation", b"Repeatable Read", b"repeatable read"),
     (b"client_min_messages", b"WARNING", b"warning"),
-    (b"search_path", b'a, "B""c" ,$user', b'"a", "B""c", "$user"'),
+    (b"search_path", b'a, "B""c" ,$user', b'a, "B""c" ,$user'),
     (b"search_path", b"", b""),
     (b"search_path", b'""', b'""'),
     (b"application_name", "größe".encode(), "größe".encode()),
@@ -120,6 +120,8 @@ BAD = [
     (b"statement_timeout", b"5 sec"),
     (b"statement_timeout", b""),
     (b"extra_float_digits", b"4"),
+    (b"extra_float_digits", b"-010"),  # eight, to a server
+    (b"statement_timeout", b"010"),
     (b"extra_float_digits", b"1e1"),
     (b"client_encoding", b"MULE_INTERNAL"),
     (b"client_encoding", b"utf16"),
@@ -144,6 +146,30 @@ def test_a_bad_value_is_refused_here_and_not_on_a_backend(name: bytes, value: by
         checked(name, value)
 
 
+@pytest.mark.parametrize(
+    ("value", "names"),
+    [
+        (b"", ()),
+        (b" ", ()),
+        (b'""', (b"",)),
+        (b"a,B , c", (b"a", b"b", b"c")),
+        (b'"A", "b""c","d,e"', (b"A", b'b"c', b"d,e")),
+        (b"$user, pg_temp", (b"$user", b"pg_temp")),
+        (b"a,", None),
+        (b",a", None),
+        (b"a b", None),
+        (b'"a', None),
+        (b'"a"b', None),
+        (b"a.b", None),
+        (b"1a", None),
+    ],
+)
+def test_the_schemas_in_a_search_path_are_those_that_the_server_sees(
+    value: bytes, names: tuple[bytes, ...] | None
+) -> None:
+    assert schemas(value) == names
+
+
 @IS_TRIED
 @given(st.sampled_from(sorted(CHECKS)), st.binary(max_size=50) | st.text(max_size=30).map(str.encode))
 def test_a_value_that_was_taken_is_taken_again_and_has_no_nul(name: bytes, value: bytes) -> None:
@@ -163,8 +189,8 @@ def test_a_value_that_was_taken_is_taken_again_and_has_no_nul(name: bytes, value
         (b"set EXTRA_FLOAT_DIGITS=3;", DIGITS),
         (b" \n SET SESSION extra_float_digits TO 3 ; ", DIGITS),
         (b"SET extra_float_digits = -3", (b"extra_float_digits", b"-3")),
-        (b"SET search_path TO a", (b"search_path", b'"a"')),
-        (b'SET search_path = A, "B""c", \'d,e\'', (b"search_path", b'"a", "B""c", "d,e"')),
+        (b"SET search_path TO a", (b"search_path", b"a")),
+        (b'SET search_path = A, "B""c", \'d,e\'', (b"search_path", b'a, "B""c", "d,e"')),
         (b"SET search_path = ''", (b"search_path", b'""')),
         (b"SET statement_timeout = '5s'", (b"statement_timeout", b"5s")),
         (b"SET statement_timeout TO DEFAULT", (b"statement_timeout", None)),
