@@ -11,7 +11,7 @@ __all__ = ["CHECKS", "MAX_VALUE", "quoted_schema", "schemas"]
 MAX_VALUE: Final = 1024  # bytes of one value
 
 Check: TypeAlias = Callable[[bytes], bytes | None]
-"""The value as it shall be sent to a server; None when it is not one."""
+"""The value as a server would report it, as far as that is known without one; None when it is not one."""
 
 _MAX_INT: Final = 2**31 - 1
 _DURATION: Final = re.compile(rb"((?:0|[1-9]\d{0,9})(?:\.\d{1,6})?)\s*(us|ms|s|min|h|d|)")
@@ -30,7 +30,7 @@ def _duration(value: bytes) -> bytes | None:
 def _whole(lowest: int, highest: int) -> Check:
     def check(value: bytes) -> bytes | None:
         found = re.fullmatch(rb"[+-]?(?:0|[1-9]\d?)", value.strip())  # 010 would be 8
-        return found[0] if found and lowest <= int(found[0]) <= highest else None
+        return b"%d" % int(found[0]) if found and lowest <= int(found[0]) <= highest else None
 
     return check
 
@@ -42,16 +42,16 @@ def _word(*words: bytes) -> Check:
     return check
 
 
-_STYLES: Final = {b"iso", b"sql", b"postgres", b"german"}
+_STYLES: Final = {b"iso": b"ISO", b"sql": b"SQL", b"postgres": b"Postgres", b"german": b"German"}
 _ORDERS: Final = {
-    b"ymd": "y",
-    b"dmy": "d",
-    b"euro": "d",
-    b"european": "d",
-    b"mdy": "m",
-    b"us": "m",
-    b"noneuro": "m",
-    b"noneuropean": "m",
+    b"ymd": b"YMD",
+    b"dmy": b"DMY",
+    b"euro": b"DMY",
+    b"european": b"DMY",
+    b"mdy": b"MDY",
+    b"us": b"MDY",
+    b"noneuro": b"MDY",
+    b"noneuropean": b"MDY",
 }
 
 
@@ -60,9 +60,9 @@ def _date_style(value: bytes) -> bytes | None:
     words = [word.strip().lower() for word in value.split(b",")]
     if not all(word in _STYLES or word in _ORDERS for word in words):
         return None
-    styles = {word for word in words if word in _STYLES}
+    styles = {_STYLES[word] for word in words if word in _STYLES}
     orders = {_ORDERS[word] for word in words if word in _ORDERS}
-    return b", ".join(words) if len(styles) <= 1 and len(orders) <= 1 else None
+    return b", ".join((*styles, *orders)) if len(styles) <= 1 and len(orders) <= 1 else None
 
 
 def _time_zone(value: bytes) -> bytes | None:
@@ -134,7 +134,15 @@ def _search_path(value: bytes) -> bytes | None:
     return None if schemas(value) is None else value
 
 
-_SWITCH: Final = _word(b"on", b"off", b"true", b"false", b"yes", b"no", b"1", b"0")
+_SWITCHES: Final = {
+    **dict.fromkeys((b"on", b"true", b"yes", b"1", b"t", b"y"), b"on"),
+    **dict.fromkeys((b"off", b"false", b"no", b"0", b"f", b"n"), b"off"),
+}
+
+
+def _switch(value: bytes) -> bytes | None:
+    return _SWITCHES.get(value.lower())
+
 
 CHECKS: Final[dict[bytes, Check]] = {
     b"DateStyle": _date_style,
@@ -160,10 +168,10 @@ CHECKS: Final[dict[bytes, Check]] = {
     ),
     b"extra_float_digits": _whole(-15, 3),
     b"idle_in_transaction_session_timeout": _duration,
-    b"jit": _SWITCH,
+    b"jit": _switch,
     b"lock_timeout": _duration,
     b"search_path": _search_path,
-    b"standard_conforming_strings": _SWITCH,
+    b"standard_conforming_strings": _switch,
     b"statement_timeout": _duration,
 }
 """Every tracked setting, by its name as PostgreSQL writes it."""

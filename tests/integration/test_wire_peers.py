@@ -173,12 +173,16 @@ VALUES: list[tuple[bytes, bytes]] = [
 ]
 
 
-def test_a_server_takes_every_value_that_passes_our_checks(each_postgres: EmbeddedPostgres) -> None:
+def test_a_server_takes_every_value_that_passes_our_checks_as_the_same(each_postgres: EmbeddedPostgres) -> None:
     assert {name for name, _ in VALUES} == set(CHECKS)
     with session(each_postgres) as server:
-        for said in VALUES:
-            server.run(b"SELECT pg_catalog.set_config($1, $2, false)", *checked(*said))
-            server.run(b"RESET ALL")
+        for name, value in VALUES:
+            seen = []
+            for sent in (value, checked(name, value)[1]):
+                server.run(b"SELECT pg_catalog.set_config($1, $2, false)", name, sent)
+                seen.append(server.setting(name))
+                server.run(b"RESET ALL")
+            assert seen[0] == seen[1], (name, value)
 
 
 def test_a_tenant_and_its_proof_are_the_same_bytes_under_every_encoding(each_postgres: EmbeddedPostgres) -> None:
