@@ -1,4 +1,9 @@
-"""What does an engine that follows the tenant cost beside SQLAlchemy's own? A select and a commit, in one run."""
+"""What does an engine that follows the tenant cost beside SQLAlchemy's own? A select and a commit, in one run.
+
+Both hold as many connections. SQLAlchemy's pool rolls back on return, which after a commit asks the server for nothing:
+three round trips a session. Ours with "reset always" has a fourth, after the caller has left; with "on_tenant_change"
+it has three as well, since only one tenant comes.
+"""
 
 from __future__ import annotations
 
@@ -29,6 +34,7 @@ Rounds = dict[str, list[Pace]]
 
 _THEIRS: Final = "SQLAlchemy's own pool"
 _DATABASE: Final = {"t": {"isolation": "database", "server": "primary", "database": "bench_database"}}
+_SCHEMA: Final = {"s": {"isolation": "schema", "server": "primary", "database": "bench_schemas", "schema": "first"}}
 _ROW: Final = {"row00": {"isolation": "row", "server": "primary", "database": "bench_signed"}}
 
 
@@ -144,12 +150,9 @@ def main(arguments: Sequence[str]) -> int:
 
 async def _measure(rounds: int, seconds: float) -> dict[str, Rounds]:
     async with open_world() as world, AsyncExitStack() as stack:
-        subjects: list[Subject] = [
-            Theirs(world),
-            Ours(world, _DATABASE, "always"),
-            Ours(world, _DATABASE, "on_tenant_change"),
-            Ours(world, _ROW, "always"),
-        ]
+        resets: tuple[Reset, ...] = ("always", "on_tenant_change")
+        subjects: list[Subject] = [Theirs(world)]
+        subjects += [Ours(world, tenants, reset) for tenants in (_DATABASE, _SCHEMA, _ROW) for reset in resets]
         for subject in subjects:
             stack.push_async_callback(subject.close)
             await subject.open(SIZE)

@@ -50,7 +50,7 @@ _TOUCHES_STATEMENTS: Final = re.compile(r"\b(?:prepare|deallocate|discard|reset\
 
 _DESCRIBED: Final = 200  # statements of which a connection remembers what their rows are made of
 
-Description = list[tuple[str, int, None, None, None, None, None]]
+Description = tuple[tuple[str, int, None, None, None, None, None], ...]
 """Name and type of each column, as PEP 249 has it."""
 
 Kept = tuple[list[Any], str, Description]
@@ -277,7 +277,8 @@ class TenantConnection(_Connection):
         known = self._described.get(query)
         if known is not None and known[0] is state:
             return known[1]
-        description = [(each.name, each.type.oid, None, None, None, None, None) for each in state._get_attributes()]
+        columns = state._get_attributes()
+        description = tuple((each.name, each.type.oid, None, None, None, None, None) for each in columns)
         if len(self._described) >= _DESCRIBED:
             self._described.clear()
         self._described[query] = state, description
