@@ -27,6 +27,7 @@ __all__ = [
     "OpenReason",
     "PoolEvicted",
     "PoolOpened",
+    "RefreshTokenReused",
     "RegistryDegraded",
     "RegistryRecovered",
     "ResetFailed",
@@ -170,6 +171,16 @@ class AdminAccess(Event):
 
     tenant: str
     reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefreshTokenReused(Event):
+    """A refresh token that was spent came again, so one of two who had it is a thief: the session was ended.
+
+    Says in which tenant, and nothing of the person or the session.
+    """
+
+    tenant: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

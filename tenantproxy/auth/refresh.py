@@ -23,6 +23,7 @@ from tenantproxy.auth.claims import expired, invalid
 from tenantproxy.auth.revocation import Revocations, lasting
 from tenantproxy.auth.tokens import Tokens
 from tenantproxy.errors import AuthError, TenantNotFound
+from tenantproxy.events import Observer, RefreshTokenReused, ignore, tolerant
 from tenantproxy.model import Tenant, TenantStatus
 
 __all__ = ["GRACE", "Grant", "Sessions"]
@@ -105,13 +106,20 @@ class Sessions:
     """
 
     def __init__(
-        self, database: Database, tokens: Tokens, *, revocations: Revocations | None = None, grace: float = GRACE
+        self,
+        database: Database,
+        tokens: Tokens,
+        *,
+        revocations: Revocations | None = None,
+        grace: float = GRACE,
+        observer: Observer = ignore,
     ) -> None:
         self._database = database
         self._tokens = tokens
         self._revocations = revocations
         self._grace = grace
         self._seconds = lasting(tokens.settings)
+        self._observer = tolerant(observer)
 
     async def open(
         self, *, tenant: Tenant, user: str, role: str | None = None, claims: Mapping[str, object] | None = None
@@ -178,6 +186,7 @@ class Sessions:
         elif outcome != "rotated":
             if outcome == "reused":
                 self._note(session.id)
+                self._observer(RefreshTokenReused(tenant=session.tenant))
             raise invalid()
         return self._grant(session, tenant, new)
 

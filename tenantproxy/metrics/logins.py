@@ -15,10 +15,14 @@ __all__ = ["LoginCollector"]
 
 
 class LoginCollector:
-    """A collector for prometheus-client over `router.login_counts`; before the first login all results are 0."""
+    """A collector for prometheus-client over `router.login_counts`; before the first login all results are 0.
 
-    def __init__(self, counts: Callable[[], LoginCounts | None]) -> None:
+    `reuses`: how often a spent refresh token came again, each of them a session that was ended.
+    """
+
+    def __init__(self, counts: Callable[[], LoginCounts | None], reuses: Callable[[], int]) -> None:
         self._counts = counts
+        self._reuses = reuses
 
     def collect(self) -> Iterator[Metric]:
         """The families of login, of this moment."""
@@ -35,3 +39,5 @@ class LoginCollector:
             (),
             {(): snapshot(counts.searched)},
         )
+        text = "Spent refresh tokens that came again: one of two who had each is a thief."
+        yield counter("refresh_token_reuses", text, (), {(): self._reuses()})

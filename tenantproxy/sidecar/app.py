@@ -71,7 +71,7 @@ class Sidecar:
         self._series = registry_of(
             RouterCollector(router.stats, version=version(), tenants=lambda: self._tenants),
             ProcessCollector(self._process, self._requests),
-            LoginCollector(lambda: router.login_counts),
+            LoginCollector(lambda: router.login_counts, lambda: self.auth.reuses),
         )
 
     @property

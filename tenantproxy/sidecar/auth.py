@@ -30,6 +30,7 @@ from tenantproxy.errors import (
     RegistryUnavailable,
     TenantNotFound,
 )
+from tenantproxy.events import Event, Observer, RefreshTokenReused
 from tenantproxy.model import Tenant, TenantStatus, tenant_id
 from tenantproxy.router import Router
 
@@ -57,6 +58,8 @@ class AuthDesk:
         self._resolver = from_settings(settings.resolve)
         self._proxies = TrustedProxies.configured(settings.http)
         self._desk: _Open | None = None  # from open to close
+        self.reuses = 0
+        """How often a spent refresh token came again."""
 
     def routes(self) -> Sequence[web.AbstractRouteDef]:
         """What the public listener mounts."""
@@ -80,13 +83,17 @@ class AuthDesk:
     async def open(self) -> None:
         """Learn what was revoked. Raises ConfigurationError where its tables are not installed."""
         if self._verifies and self._desk is None:
-            self._desk = await _Open.begin(self._router)
+            self._desk = await _Open.begin(self._router, self._observe)
 
     async def close(self) -> None:
         """Forget it. Safe to call again."""
         desk, self._desk = self._desk, None
         if desk is not None:
             await desk.tokens.close()
+
+    def _observe(self, event: Event) -> None:
+        self.reuses += isinstance(event, RefreshTokenReused)
+        self._router.observer(event)
 
     @property
     def _opened(self) -> _Open:
@@ -222,11 +229,11 @@ class _Open:
         self.sessions = sessions
 
     @classmethod
-    async def begin(cls, router: Router) -> _Open:
+    async def begin(cls, router: Router, observer: Observer) -> _Open:
         revocations = router.revocations
         tokens = Tokens(router.settings.auth, tenants=router.registry, revoked=revocations)
         await revocations.open()
-        return cls(tokens, revocations, Sessions(router.main(), tokens, revocations=revocations))
+        return cls(tokens, revocations, Sessions(router.main(), tokens, revocations=revocations, observer=observer))
 
 
 @contextmanager

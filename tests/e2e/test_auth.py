@@ -15,10 +15,11 @@ import pytest
 from multidict import CIMultiDict
 from prometheus_client.parser import text_string_to_metric_families
 
-from tenantproxy.events import Event, Observer, ignore
+from tenantproxy.events import Event, Observer, RefreshTokenReused, ignore
 from tenantproxy.metrics.logging import LogObserver, combine
 from tenantproxy.router import Router
 from tenantproxy.sidecar.app import Sidecar
+from tests.support.bad_tokens import parts
 from tests.support.logins import PASSWORD, change, login_settings, populate
 from tests.support.world import World
 
@@ -211,6 +212,30 @@ async def test_a_refresh_gives_the_next_tokens_and_a_logout_ends_them_all(servin
             assert (await client.check(token)).status == 401
         assert (await client.post("/auth/refresh", {"refresh_token": second.body["refresh_token"]})).status == 401
         assert (await client.post("/auth/logout", {"refresh_token": "nonsense"})).status == 204
+
+
+async def test_a_spent_refresh_token_that_comes_again_raises_an_alarm_that_names_nobody(
+    serving: Serving, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    events: list[Event] = []
+    async with serving(observer=combine(LogObserver(), events.append)) as client:
+        stolen = (await client.login("dan@example.org")).body
+        second = (await client.post("/auth/refresh", {"refresh_token": stolen["refresh_token"]})).body
+        third = (await client.post("/auth/refresh", {"refresh_token": second["refresh_token"]})).body
+        assert (await client.metrics())["tenantproxy_refresh_token_reuses_total",] == 0
+        assert (await client.post("/auth/refresh", {"refresh_token": stolen["refresh_token"]})).status == 401
+        assert (await client.check(third["access_token"])).status == 401, "the session is over for both"
+        assert (await client.post("/auth/refresh", {"refresh_token": third["refresh_token"]})).status == 401
+        assert (await client.metrics())["tenantproxy_refresh_token_reuses_total",] == 1
+    assert [event for event in events if isinstance(event, RefreshTokenReused)] == [
+        RefreshTokenReused(tenant="database1")
+    ]
+    seen = caplog.text + repr([record.__dict__ for record in caplog.records]) + repr(events)
+    assert "refresh_token_reused tenant=database1" in seen
+    session = parts(third["access_token"])[1]["sid"]
+    for secret in ("dan@", "database1-1", session, stolen["refresh_token"], stolen["access_token"]):
+        assert secret not in seen, secret
 
 
 async def test_an_access_token_alone_ends_its_session_too(serving: Serving) -> None:

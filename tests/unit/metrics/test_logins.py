@@ -8,8 +8,8 @@ from tenantproxy.auth.login import RESULTS, LoginCounts
 from tenantproxy.metrics.logins import LoginCollector
 
 
-def values(counts: LoginCounts | None) -> dict[tuple[str, ...], float]:
-    families: list[Metric] = list(LoginCollector(lambda: counts).collect())
+def values(counts: LoginCounts | None, reuses: int = 0) -> dict[tuple[str, ...], float]:
+    families: list[Metric] = list(LoginCollector(lambda: counts, lambda: reuses).collect())
     return {(sample.name, *sample.labels.values()): sample.value for family in families for sample in family.samples}
 
 
@@ -32,3 +32,8 @@ def test_attempts_are_counted_by_result_with_their_time_and_how_far_they_searche
     assert found["tenantproxy_login_databases_searched_bucket", "10.0"] == 2
     assert found["tenantproxy_login_databases_searched_sum",] == 57
     assert not any("_created" in key[0] for key in found)
+
+
+def test_spent_refresh_tokens_that_came_again_are_counted_from_nought() -> None:
+    assert values(None)["tenantproxy_refresh_token_reuses_total",] == 0
+    assert values(None, 3)["tenantproxy_refresh_token_reuses_total",] == 3
