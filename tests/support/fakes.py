@@ -9,7 +9,7 @@ import heapq
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import count
-from typing import Final, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 from tenantproxy.config import Pools
 from tenantproxy.errors import ConnectFailed, TenantProxyError
@@ -200,9 +200,9 @@ def settle(link: Link) -> None:
         link.state = "idle"
 
 
-def lease(pool: Pool[Link], tenant: str, limits: Limits = NO_LIMITS) -> Link | None:
+def lease(pool: Pool[Link], tenant: str, limits: Limits = NO_LIMITS, *, bound_only: bool = False) -> Link | None:
     """`lease_nowait`, noted in the books."""
-    link = pool.lease_nowait(tenant_id(tenant), limits)
+    link = pool.lease_nowait(tenant_id(tenant), limits, bound_only=bound_only)
     if link is not None:
         assert link.state == "idle", f"{link} was lent"
         assert link.user is None
@@ -224,6 +224,16 @@ def reset(link: Link, *, now: float = 0.0) -> None:
     link.user, link.state = None, "resetting"
     link.reset_at, link.is_late = now, False
     link.pool.resetting(link)
+
+
+def reset_ahead(pool: Pool[Link], *, now: float = 0.0) -> Link | None:
+    """The pool has one reset before anybody needs it, if it has one to spare."""
+    link = pool.take_to_reset()
+    if link is not None:
+        assert link.state == "idle", f"{link} was taken"
+        link.state = "resetting"
+        link.reset_at, link.is_late = now, False
+    return link
 
 
 def ready(link: Link, bound: str | None = None) -> None:
@@ -273,13 +283,18 @@ class House:
             )
             for name, limit in (servers or {"one": 20}).items()
         }
-        self.manager: PoolManager[Link] = PoolManager(
+        self.manager = self.new_manager([])
+
+    def new_manager(self, family: list[PoolManager[Any]]) -> PoolManager[Link]:
+        """One more over the same servers, with `family` to share places with."""
+        return PoolManager(
             budgets=self.budgets,
             settings=self.settings,
             connector=self.connector,
             clock=self.clock,
             observer=self.observer,
             counters=self.counters,
+            family=family,
         )
 
     @property

@@ -21,7 +21,7 @@ from tenantproxy.model import Limits, Route, TenantId
 from tenantproxy.pools.backoff import Failure
 from tenantproxy.pools.budget import HOLD_SECONDS, MAIN_RESERVE, ServerBudget
 from tenantproxy.pools.pool import LATE_SECONDS, RESET_SECONDS, Pool
-from tests.support.fakes import Caller, House, Link, ready, reset, retire, route
+from tests.support.fakes import Caller, House, Link, ready, reset, reset_ahead, retire, route
 
 __all__ = ["PoolMachine", "PoolWorld", "steps_done"]
 
@@ -172,6 +172,34 @@ class PoolWorld:
         assert caller.link is not None
         assert caller.link.user == caller.tenant
         return caller.link
+
+    def take_own(self, which: int) -> None:
+        """A tenant's caller wants a connection that is its tenant's already, or none."""
+        plan = _pick(ROUTES, which)
+        pool = self.house.pool(plan)
+        book = self.book(pool)
+        limits = self._limits(book, plan.tenant, plan.limits)
+        link = pool.lease_nowait(plan.tenant, plan.limits, bound_only=True)
+        if link is None:
+            own = [each for each in self.links("idle") if each.pool is pool and each.bound == plan.tenant]
+            may = self._leases(book, plan.tenant) < (limits.max_size or 0) and not book.queue(plan.tenant)
+            assert not (own and may), f"{own} are the tenant's, and were not lent"
+            return
+        assert (link.state, link.bound, link.alive) == ("idle", plan.tenant, True)
+        caller = Caller(plan.tenant)
+        link.state, link.user, caller.link = "used", plan.tenant, link
+        self.results["ok"] += 1
+        self.lent.append(caller)
+
+    def spare(self, which: int) -> None:
+        """A pool has one reset ahead of need."""
+        book = _pick(list(self.books.values()), which)
+        idle = [link for link in self.links("idle") if link.pool is book.pool]
+        link = reset_ahead(book.pool, now=self.house.clock.now)
+        if link is not None:
+            assert link.bound is not None
+            assert len(idle) > 1, "the only idle connection was taken for a reset"
+            assert not self._eligible(book)
 
     def reset_ends(self, which: int, bound: int) -> None:
         """A reset is confirmed; the session is still somebody's, or nobody's."""
@@ -533,6 +561,14 @@ class PoolMachine(RuleBasedStateMachine):
     @rule(which=WHICH)
     def a_lessee_hands_back(self, which: int) -> None:
         self.world.hand_back(which)
+
+    @precondition(lambda self: self.world.links("idle"))
+    @rule(which=ASKS, ahead=st.booleans())
+    def a_lender_takes_what_is_bound(self, which: int, ahead: bool) -> None:
+        if ahead:
+            self.world.spare(which)
+        else:
+            self.world.take_own(which)
 
     @precondition(lambda self: self.world.links("resetting"))
     @rule(which=WHICH, bound=WHICH, times=TIMES)

@@ -11,7 +11,8 @@ from tenantproxy.config import Pools
 from tenantproxy.errors import PoolClosed
 from tenantproxy.events import PoolEvicted, PoolOpened
 from tenantproxy.model import PoolKey, tenant_id
-from tenantproxy.pools.manager import Counters
+from tenantproxy.pools.budget import HOLD_SECONDS
+from tenantproxy.pools.manager import Counters, PoolManager
 from tests.support.fakes import House, ask, lease, ready, reset, retire, route
 
 IDLE = 30.0
@@ -146,6 +147,46 @@ def test_a_lent_connection_of_a_removed_pool_counts_as_evicted_and_not_as_the_en
     ready(link)
     assert link.state == "retiring"
     assert (house.counters.closed["evicted"], house.counters.closed["shutdown"]) == (1, 0)
+
+
+def test_managers_of_one_family_share_the_places_and_the_least_recently_used_pool_goes_wherever_it_is() -> None:
+    house = House(servers={"one": 40}, settings=Pools(max_pools=2))
+    family: list[PoolManager[Any]] = []
+    mine, other = (house.new_manager(family) for _ in range(2))
+    pools = [mine.pool(route("a")), other.pool(route("b"))]
+    house.clock.now += 1.0
+    other.pool(route("a"))
+    assert pools[0].is_closed
+    assert (len(mine), len(other)) == (0, 2)
+    house.clock.now += 1.0
+    mine.pool(route("c"))
+    assert pools[1].is_closed
+    assert (len(mine), len(other)) == (1, 1)
+
+
+def test_a_closed_manager_takes_no_place_of_its_family() -> None:
+    house = House(servers={"one": 40}, settings=Pools(max_pools=1))
+    family: list[PoolManager[Any]] = []
+    mine, other = (house.new_manager(family) for _ in range(2))
+    mine.pool(route("a"))
+    mine.close()
+    assert family == [other]
+    kept = other.pool(route("b"))
+    assert not kept.is_closed
+
+
+def test_two_managers_that_sweep_give_back_the_permit_of_a_silent_peer_once() -> None:
+    house = House(servers={"one": 10})
+    managers = [house.new_manager([]) for _ in range(2)]
+    pool = managers[0].pool(route("a"))
+    (link,) = house.filled(pool, "a", 1)
+    retire(link)
+    house.connector.end(link, silent=True)
+    assert (house.budget.in_use, house.budget.held) == (1, 1)
+    house.connector.pass_time(HOLD_SECONDS + 1)
+    for manager in managers:
+        manager.sweep()
+    assert (house.budget.in_use, house.budget.held) == (0, 0)
 
 
 def test_a_pool_that_is_used_stays(house: House) -> None:

@@ -7,7 +7,8 @@ import pytest
 from tenantproxy.config import Pools
 from tenantproxy.errors import PoolClosed, PoolFull
 from tenantproxy.model import Limits
-from tests.support.fakes import House, Link, ask, lease, ready, reset, retire, route
+from tenantproxy.pools.pool import RESET_SECONDS
+from tests.support.fakes import House, Link, ask, lease, ready, reset, reset_ahead, retire, route
 
 
 @pytest.fixture
@@ -195,6 +196,78 @@ def test_a_connection_stays_with_its_tenant_for_four_turns_while_others_wait(hou
         bound = next(caller.tenant for caller in callers if caller.link is link and caller not in served)
         served.append(next(caller for caller in callers if caller.link is link and caller not in served))
     assert [caller.tenant for caller in served] == ["acme"] * 4 + ["other"] + ["acme"] * 2
+
+
+def test_one_who_asks_for_its_own_is_lent_nothing_else(house: House) -> None:
+    pool = house.shared()
+    _, own, nobodys = bound_links(house, "other", "acme", None)
+    assert lease(pool, "acme", bound_only=True) is own
+    assert lease(pool, "acme", bound_only=True) is None
+    assert lease(pool, "stranger", bound_only=True) is None
+    assert nobodys.state == "idle"
+
+
+def test_one_whose_own_connection_is_dead_is_lent_no_other_in_its_place(house: House) -> None:
+    pool = house.shared()
+    own, _ = bound_links(house, "acme", None)
+    own.alive = False
+    assert lease(pool, "acme", bound_only=True) is None
+    assert own.state == "retiring"
+    assert house.counters.acquires["acme"]["ok"] == 0
+
+
+# --- one that is reset ahead of need ---------------------------------------------------------------------------------
+def test_the_longest_idle_bound_connection_is_reset_ahead_and_a_stranger_finds_it_unbound(house: House) -> None:
+    pool = house.shared()
+    first, second = bound_links(house, "acme", "other")
+    assert reset_ahead(pool) is first
+    assert (pool.stats().idle, pool.stats().resetting) == (1, 1)
+    ready(first)
+    assert lease(pool, "stranger") is first
+    assert second.state == "idle"
+
+
+def test_none_is_reset_ahead_while_an_idle_one_is_nobodys_or_is_being_reset(house: House) -> None:
+    pool = house.shared()
+    links = bound_links(house, "acme", "other", "third")
+    assert reset_ahead(pool) is links[0]
+    assert reset_ahead(pool) is None
+    ready(links[0])
+    assert reset_ahead(pool) is None
+
+
+def test_the_only_idle_connection_stays_with_its_tenant(house: House) -> None:
+    bound_links(house, "acme")
+    assert reset_ahead(house.shared()) is None
+
+
+def test_none_is_reset_ahead_while_somebody_waits(house: House) -> None:
+    pool = house.shared()
+    bound_links(house, "acme", "other")
+    assert lease(pool, "small", Limits(max_size=1)) is not None
+    ask(pool, "small", Limits(max_size=1))
+    assert reset_ahead(pool) is None
+
+
+def test_one_that_waits_while_a_connection_is_reset_ahead_gets_it(house: House) -> None:
+    house = House(settings=Pools(shared_size=2))
+    pool = house.shared()
+    first, second = bound_links(house, "acme", "other")
+    assert reset_ahead(pool) is first
+    assert lease(pool, "stranger") is second
+    caller = ask(pool, "late")
+    assert not house.connector.opening
+    ready(first)
+    assert caller.link is first
+
+
+def test_a_reset_ahead_that_takes_too_long_ends_its_connection(house: House) -> None:
+    pool = house.shared()
+    first, _ = bound_links(house, "acme", "other")
+    assert reset_ahead(pool) is first
+    house.connector.pass_time(RESET_SECONDS + 0.1)
+    pool.sweep(house.clock.now)
+    assert first.state == "retiring"
 
 
 # --- those who leave -------------------------------------------------------------------------------------------------
