@@ -47,6 +47,7 @@ _CONSOLE_OF_OTHERS: Final = b"pgbouncer"  # what tools that know PgBouncer ask f
 _SALT_BYTES: Final = 16
 _KEY_BYTES: Final = 32
 _SCANNED: Final = 100  # a user of more tenants names them by their ids
+_MAX_NAMES: Final = 8  # in one startup packet
 
 
 class TokenVerifier(Protocol):
@@ -179,6 +180,8 @@ class Users:
         names = _names(wish)
         if CONSOLE in names or (grant.console and names == {_CONSOLE_OF_OTHERS}):
             return grant.at_console() if len(names) == 1 else failed(user)
+        if len(names) > _MAX_NAMES:
+            return failed(user)
         if len(names) > 1:
             return None
         name = _text(wish.database)

@@ -1,0 +1,130 @@
+"""What does the console see, and what may it do? The listener implements it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from tenantproxy.config import Settings
+from tenantproxy.model import TenantId
+from tenantproxy.pools.base import Stats
+
+__all__ = ["ClientRow", "ConsoleView", "Counts", "ServerRow"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientRow:
+    """One client, now. Times are unix time. `tenant` None: on the console, or (state `login`) not known yet.
+
+    `server_id`: the backend that it has; `pool`: the label of the pool that serves it, once there is one.
+    """
+
+    id: int
+    user: str
+    tenant: str | None
+    state: Literal["active", "idle", "waiting", "login"]
+    address: str
+    port: int
+    local_address: str
+    local_port: int
+    connected_at: float
+    requested_at: float | None = None
+    waiting_seconds: float = 0.0
+    server_id: int | None = None
+    pool: str | None = None
+    pool_mode: Literal["transaction", "session"] = "transaction"
+    application_name: str = ""
+    prepared_statements: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerRow:
+    """One backend, now. `tenant`: whose it is or is bound to; None: nobody's. `client_id`: who has it."""
+
+    id: int
+    server: str
+    user: str
+    database: str
+    tenant: str | None
+    state: Literal["active", "idle", "tested", "new", "active_cancel", "being_canceled"]
+    address: str
+    port: int
+    local_address: str
+    local_port: int
+    connected_at: float
+    requested_at: float | None = None
+    pid: int = 0
+    client_id: int | None = None
+    close_needed: bool = False
+    tls: str = ""
+    application_name: str = ""
+    prepared_statements: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    """What passed for one tenant since the start; nothing here ever goes back."""
+
+    queries: int = 0
+    transactions: int = 0
+    leases: int = 0
+    logins: int = 0
+    received: int = 0
+    sent: int = 0
+    query_seconds: float = 0.0
+    transaction_seconds: float = 0.0
+    wait_seconds: float = 0.0
+    client_parses: int = 0
+    server_parses: int = 0
+    binds: int = 0
+
+
+class ConsoleView(Protocol):
+    """The listener as the console sees it. The verbs raise TenantNotFound and other TenantProxyErrors."""
+
+    @property
+    def settings(self) -> Settings:
+        """Those in force."""
+        ...
+
+    @property
+    def version(self) -> str:
+        """The version that runs."""
+        ...
+
+    def stats(self) -> Stats:
+        """The router's."""
+        ...
+
+    def clients(self) -> Iterable[ClientRow]:
+        """All clients of the port."""
+        ...
+
+    def servers(self) -> Iterable[ServerRow]:
+        """All backends of the port's pools."""
+        ...
+
+    def counts(self) -> Mapping[str, Counts]:
+        """By tenant; those beyond `metrics.max_tenants` under `_other`."""
+        ...
+
+    def paused(self) -> Collection[str]:
+        """The tenants that `pause` stopped."""
+        ...
+
+    async def pause(self, tenant: TenantId) -> None:
+        """Lend nothing to the tenant; returns when its last transaction is over. Cancelled, it stays paused."""
+        ...
+
+    async def resume(self, tenant: TenantId) -> None:
+        """Undo `pause` and `kill`."""
+        ...
+
+    async def kill(self, tenant: TenantId) -> None:
+        """As `pause`, and end its clients and what runs for them at once."""
+        ...
+
+    async def reload(self) -> None:
+        """Read the configuration again. Raises ConfigurationError, and then nothing has changed."""
+        ...
