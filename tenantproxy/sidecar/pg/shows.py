@@ -271,7 +271,7 @@ def _totals(counts: Counts) -> list[int]:
 
 def _averages(now: Counts, old: Counts, seconds: float) -> list[int]:
     """Of counts and bytes per second, of times microseconds for each of what they are times of."""
-    return [int(_average(name, field, now, old, seconds)) for name, field in _COUNTED]
+    return [round(_average(name, field, now, old, seconds)) for name, field in _COUNTED]
 
 
 def _average(name: str, field: str, now: Counts, old: Counts, seconds: float) -> float:
