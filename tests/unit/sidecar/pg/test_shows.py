@@ -15,8 +15,8 @@ PGBOUNCER: Mapping[str, str] = {
     "POOLS": "database user cl_active cl_waiting cl_active_cancel_req cl_waiting_cancel_req sv_active sv_active_cancel"
     " sv_being_canceled sv_idle sv_used sv_tested sv_login maxwait maxwait_us pool_mode load_balance_hosts",
     "DATABASES": "name host port database force_user pool_size min_pool_size reserve_pool_size server_lifetime"
-    " pool_mode load_balance_hosts max_connections current_connections max_client_connections current_client_connections paused"
-    " disabled",
+    " pool_mode load_balance_hosts max_connections current_connections max_client_connections"
+    " current_client_connections paused disabled",
     "CLIENTS": "type user database replication state addr port local_addr local_port connect_time request_time wait"
     " wait_us close_needed ptr link remote_pid tls application_name prepared_statements id",
     "STATS": "database total_server_assignment_count total_xact_count total_query_count total_received total_sent"
