@@ -241,9 +241,12 @@ def _nonce(nonce: bytes) -> bytes:
 
 def _base64(text: bytes, what: str) -> bytes:
     try:
-        return a2b_base64(text, strict_mode=True)
+        data = a2b_base64(text, strict_mode=True)
     except NotBase64:
         raise _malformed(f"{what} is not base64") from None
+    if b64encode(data) != text:  # bits to spare at its end, and not zero
+        raise _malformed(f"{what} is not base64")
+    return data
 
 
 def _new_nonce() -> bytes:

@@ -64,7 +64,7 @@ def checked(name: bytes, value: bytes) -> tuple[bytes, bytes]:
     if known is None:
         raise InvalidSetting(
             f'the setting "{_shown(name)}" cannot be set at startup',
-            hint="allowed are " + ", ".join(sorted(allowed.decode() for allowed in CHECKS)),
+            hint="allowed are tenant, " + ", ".join(sorted(allowed.decode() for allowed in CHECKS)),
         )
     if len(value) > MAX_VALUE:
         raise InvalidSetting(f'the value of "{known.decode()}" is too long', detail=f"at most {MAX_VALUE} bytes")

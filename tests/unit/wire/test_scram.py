@@ -209,6 +209,15 @@ def test_a_malformed_final_message_is_refused(before: bytes, after: bytes, why: 
     assert why in str(caught.value.detail)
 
 
+def test_each_proof_has_one_way_to_be_written() -> None:
+    server, _, answer = begun()
+    letters = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+    assert answer.endswith(b"=")
+    spare = letters[letters.index(answer[-2]) ^ 1]  # the same proof to a lenient reader
+    with pytest.raises(ProtocolError):
+        server.final(answer[:-2] + bytes([spare]) + b"=")
+
+
 def test_an_optional_attribute_is_signed_like_the_rest() -> None:
     server, _, answer = begun()
     with pytest.raises(InvalidCredentials):

@@ -110,6 +110,14 @@ def test_other_requests_are_refused(number: int) -> None:
         login(*METHODS).receive(frame(AUTHENTICATION, struct.pack("!I", number)))
 
 
+@pytest.mark.parametrize(
+    "said", [frame(AUTHENTICATION, b"\0\0\0"), frame(AUTHENTICATION, struct.pack("!I", 10) + b"SCRAM-SHA-1\0PLAIN\0\0")]
+)
+def test_a_request_that_cannot_be_answered_is_refused(said: bytes) -> None:
+    with pytest.raises(ProtocolError, match=r"too soon|no SASL mechanism"):
+        login().receive(said)
+
+
 @pytest.mark.parametrize("password", ["", "a\0b"])
 @pytest.mark.parametrize("method", ["md5", "password", "scram-sha-256"])
 def test_a_password_that_is_none_is_not_sent(method: str, password: str) -> None:
@@ -151,6 +159,8 @@ def test_an_error_of_the_server_is_a_value_and_ends_the_login() -> None:
     assert not ours.is_done
     with pytest.raises(ProtocolError):
         ours.receive(error)
+    with pytest.raises(ProtocolError):
+        ours.feed(NOTICE, b"")
 
 
 def test_an_error_without_a_state_is_an_error_too() -> None:

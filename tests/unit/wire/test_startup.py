@@ -203,7 +203,7 @@ def test_other_switches_are_refused(value: bytes) -> None:
 
 
 @IS_TRIED
-@given(st.lists(st.tuples(st.from_regex(rb"\A[a-z_.]+\Z"), st.binary(max_size=20)), max_size=5))
+@given(st.lists(st.tuples(st.sampled_from([b"a", b"b_c", b"d.e"]), st.binary(max_size=20)), max_size=5))
 def test_whatever_is_escaped_comes_out_of_the_options_as_it_was(pairs: list[tuple[bytes, bytes]]) -> None:
     def escaped(value: bytes) -> bytes:
         return b"".join(b"\\" + bytes([byte]) for byte in value)
