@@ -34,8 +34,8 @@ _DRAIN_SECONDS = 5.0
 async def run_demo(console: Console, *, once: bool) -> int:
     """Run the demo until Ctrl-C, or (`once`) its tour; the exit code: 0, or 1 when the tour saw something else."""
     started = time.monotonic()
-    listen, admin_listen = ("127.0.0.1:0", "127.0.0.1:0") if once else (_address(8080), _address(8081))
-    async with _world(listen, admin_listen) as world:
+    listen, admin_listen, pg_listen = ("127.0.0.1:0",) * 3 if once else map(_address, (8080, 8081, 6432))
+    async with _world(listen, admin_listen, pg_listen) as world:
         router = Router(load(world.config), observer=LogObserver())
         routes = demo_routes(router, lambda: sidecar.auth.tokens)
         sidecar = Sidecar(router, routes=routes, drain_timeout=_DRAIN_SECONDS)
@@ -51,10 +51,10 @@ async def run_demo(console: Console, *, once: bool) -> int:
 
 
 @asynccontextmanager
-async def _world(listen: str, admin_listen: str) -> AsyncIterator[World]:
+async def _world(listen: str, admin_listen: str, pg_listen: str) -> AsyncIterator[World]:
     with tempfile.TemporaryDirectory(prefix="tenantproxy-demo-") as folder:
         async with EmbeddedPostgres(durable=False) as server:
-            yield await build_world(server, Path(folder), listen=listen, admin_listen=admin_listen)
+            yield await build_world(server, Path(folder), listen=listen, admin_listen=admin_listen, pg_listen=pg_listen)
 
 
 def _address(wanted: int) -> str:
@@ -78,6 +78,7 @@ async def _tour(console: Console, world: World, sidecar: Sidecar) -> bool:
             stage = Stage(
                 world=world, router=sidecar.router, tokens=tokens, http=http, watch=watch,
                 public_url=str(sidecar.public_url), admin_url=str(sidecar.admin_url),
+                pg_address=str(sidecar.pg_address),
             )  # fmt: skip
             good = await take_tour(stage, lines.append)
     finally:
@@ -109,8 +110,12 @@ async def _invite(console: Console, world: World, sidecar: Sidecar) -> None:
     """What to try, ready to be copied: one line each, no colour inside a command."""
     async with aiohttp.ClientSession() as http:
         tokens = await _tokens(world, sidecar, http)
-    public, admin = str(sidecar.public_url), str(sidecar.admin_url)
-    console.print(f"tenantproxy serves at {public}, admin at {admin}; Ctrl-C ends it all.\n", highlight=False)
-    for tryout in tryouts(world, tokens, public_url=public, admin_url=admin):
+    public, admin, pg = str(sidecar.public_url), str(sidecar.admin_url), str(sidecar.pg_address)
+    console.print(
+        f"tenantproxy serves at {public}, PostgreSQL's protocol at {pg}, admin at {admin}; Ctrl-C ends it all.\n",
+        highlight=False,
+        soft_wrap=True,
+    )
+    for tryout in tryouts(world, tokens, public_url=public, admin_url=admin, pg_address=pg):
         console.print(f"[dim]# {escape(tryout.about)}[/]", highlight=False)
         console.print(tryout.line(), soft_wrap=True, markup=False, highlight=False)

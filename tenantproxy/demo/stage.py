@@ -13,7 +13,7 @@ import asyncpg
 from prometheus_client.parser import text_string_to_metric_families
 
 from tenantproxy.demo.routes import PROJECTS
-from tenantproxy.demo.world import DemoTenant, World
+from tenantproxy.demo.world import APP_ROLE, LOGIN_ROLE, DemoTenant, World
 from tenantproxy.router import Router
 
 __all__ = ["Answer", "Scrape", "Seen", "Stage", "eventually"]
@@ -73,6 +73,7 @@ class Stage:
     tokens: Mapping[str, str] = field(repr=False)
     public_url: str
     admin_url: str
+    pg_address: str
     http: aiohttp.ClientSession
     watch: asyncpg.Connection
 
@@ -104,10 +105,9 @@ class Stage:
 
     async def backends(self, role: str | None = None) -> int:
         """How many sessions of ours (of `role`) PostgreSQL has, by pg_stat_activity."""
+        roles = {APP_ROLE, LOGIN_ROLE, *(tenant.role for tenant in self.world.tenants if tenant.role)}
         count = await self.watch.fetchval(
-            "SELECT count(*) FROM pg_stat_activity"
-            " WHERE application_name = 'tenantproxy' AND usename = coalesce($1, usename)",
-            role,
+            "SELECT count(*) FROM pg_stat_activity WHERE usename = ANY($1::text[])", [role] if role else list(roles)
         )
         return int(count)
 

@@ -19,7 +19,7 @@ import aiohttp
 from tenantproxy.demo.people import EVERYWHERE, email_of
 from tenantproxy.demo.routes import PROJECTS
 from tenantproxy.demo.stage import Seen, Stage
-from tenantproxy.demo.world import APP_ROLE, SHARED, World
+from tenantproxy.demo.world import APP_ROLE, PG_USER, SHARED, DemoTenant, World
 from tenantproxy.model import Isolation
 
 __all__ = ["Tryout", "everything_printed", "tryouts"]
@@ -44,7 +44,9 @@ class Tryout:
         )
 
 
-def tryouts(world: World, tokens: Mapping[str, str], *, public_url: str, admin_url: str) -> list[Tryout]:
+def tryouts(
+    world: World, tokens: Mapping[str, str], *, public_url: str, admin_url: str, pg_address: str
+) -> list[Tryout]:
     """Everything the demo prints, in this order."""
     own = ourselves()
     config = ("--config", str(world.config))
@@ -74,6 +76,19 @@ def tryouts(world: World, tokens: Mapping[str, str], *, public_url: str, admin_u
     ]
     psql = world.server.bin_dir / "psql"
     if psql.exists():
+        found += [_over_the_port(str(psql), tenant, world, pg_address) for tenant in world.tenants]
+        found.append(
+            Tryout(
+                about=f"{acme.id} on the PostgreSQL port says that it is somebody else",
+                command=(
+                    *_psql(str(psql), acme, pg_address),
+                    "select set_config('app.current_tenant_id', 'globex', false); select * from projects",
+                ),
+                environment={"PGPASSWORD": world.pg_password},
+                shows="ERROR:  tenantproxy:",
+                fails=True,
+            )
+        )
         where = ("-h", world.server.host, "-p", str(world.server.port), "-U", APP_ROLE, "-d", SHARED)
         found.append(
             Tryout(
@@ -96,6 +111,19 @@ def tryouts(world: World, tokens: Mapping[str, str], *, public_url: str, admin_u
     return found
 
 
+def _psql(psql: str, tenant: DemoTenant, pg_address: str) -> tuple[str, ...]:
+    return (psql, "-X", f"postgresql://{PG_USER}@{pg_address}/{tenant.id}", "-c")
+
+
+def _over_the_port(psql: str, tenant: DemoTenant, world: World, pg_address: str) -> Tryout:
+    return Tryout(
+        about=f"psql, or any client in any language, as {tenant.id} ({tenant.isolation.value})",
+        command=(*_psql(psql, tenant, pg_address), "select name from projects"),
+        environment={"PGPASSWORD": world.pg_password},
+        shows=tenant.projects[0],
+    )
+
+
 def _login(about: str, public_url: str, email: str, password: str, shows: str) -> Tryout:
     body = json.dumps({"email": email, "password": password})
     command = ("curl", "-s", "-H", "Content-Type: application/json", "-d", body, f"{public_url}/auth/login")
@@ -110,7 +138,9 @@ def ourselves() -> tuple[str, ...]:
 
 async def everything_printed(stage: Stage) -> AsyncIterator[Seen]:
     """Each command that the demo prints does what it is printed for."""
-    printed = tryouts(stage.world, stage.tokens, public_url=stage.public_url, admin_url=stage.admin_url)
+    printed = tryouts(
+        stage.world, stage.tokens, public_url=stage.public_url, admin_url=stage.admin_url, pg_address=stage.pg_address
+    )
     at_once = asyncio.Semaphore(os.cpu_count() or 2)
 
     async def tried(tryout: Tryout) -> Seen:

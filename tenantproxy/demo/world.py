@@ -36,11 +36,13 @@ from tenantproxy.lifecycle.provisioner import (
 )
 from tenantproxy.model import Isolation
 
-__all__ = ["APP_ROLE", "SERVER", "SHARED", "DemoTenant", "World", "build_world"]
+__all__ = ["APP_ROLE", "LOGIN_ROLE", "PG_USER", "SERVER", "SHARED", "DemoTenant", "World", "build_world"]
 
 SERVER: Final = "primary"
 APP_ROLE: Final = "tenantproxy_app"
 LOGIN_ROLE: Final = "tenantproxy_login"
+PG_USER: Final = "demo"
+"""Who may reach every tenant on the PostgreSQL port."""
 MAIN: Final = "demo_main"
 SHARED: Final = "demo_shared"
 SCHEMAS: Final = "demo_schemas"
@@ -115,6 +117,11 @@ class World:
         return [tenant for tenant in self.tenants if tenant.isolation is isolation][index]
 
     @property
+    def pg_password(self) -> str:
+        """The password of PG_USER on the PostgreSQL port."""
+        return self._secret("pg_password")
+
+    @property
     def people_password(self) -> str:
         """The password of every person."""
         return self._secret("people_password")
@@ -134,14 +141,17 @@ class World:
         return (self.config.parent / name).read_text()
 
 
-async def build_world(server: EmbeddedPostgres, folder: Path, *, listen: str, admin_listen: str) -> World:
+async def build_world(
+    server: EmbeddedPostgres, folder: Path, *, listen: str, admin_listen: str, pg_listen: str = "127.0.0.1:0"
+) -> World:
     """Provision everything on the running `server`; write the TOML and its secrets into `folder`. About two seconds."""
     for name in ("app_password", "login_password", "role_key", "row_key", "jwt_key", "pepper"):
         _write_secret(folder / name, secrets.token_hex(32))
-    _write_secret(folder / "people_password", secrets.token_urlsafe(9))
+    for name in ("people_password", "pg_password"):
+        _write_secret(folder / name, secrets.token_urlsafe(9))
     _write_secret(folder / "admin_password", server.password)
     world = World(server=server, config=folder / "tenantproxy.toml")
-    world.config.write_text(_toml(server, listen=listen, admin_listen=admin_listen))
+    world.config.write_text(_toml(server, listen=listen, admin_listen=admin_listen, pg_listen=pg_listen))
     passwords = Passwords(threads=1)
     stored = await passwords.hash(world.people_password)
     passwords.close()
@@ -237,7 +247,7 @@ def _write_secret(path: Path, value: str) -> None:
     path.write_text(value)
 
 
-def _toml(server: EmbeddedPostgres, *, listen: str, admin_listen: str) -> str:
+def _toml(server: EmbeddedPostgres, *, listen: str, admin_listen: str, pg_listen: str) -> str:
     tables: dict[str, Mapping[str, Any]] = {
         "main": {"server": SERVER, "database": MAIN},
         f"servers.{SERVER}": {
@@ -259,6 +269,8 @@ def _toml(server: EmbeddedPostgres, *, listen: str, admin_listen: str) -> str:
         "login": LOGIN,
         "http": {"listen": listen},
         "admin": {"listen": admin_listen},
+        "pg": {"listen": pg_listen},
+        f"pg.users.{PG_USER}": {"password_file": "pg_password", "tenants": "*"},
         **{f"tenants.{tenant.id}": tenant.entry() for tenant in TENANTS},
     }
     return "\n".join(_table(name, values) for name, values in tables.items())

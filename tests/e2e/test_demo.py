@@ -46,6 +46,7 @@ async def touring(world: World, settings: Settings | None = None) -> AsyncIterat
             yield Stage(
                 world=world, router=router, tokens=tokens, http=http, watch=watch,
                 public_url=str(sidecar.public_url), admin_url=str(sidecar.admin_url),
+                pg_address=str(sidecar.pg_address),
             )  # fmt: skip
     finally:
         watch.terminate()
