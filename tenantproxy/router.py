@@ -1,13 +1,13 @@
 """Tenant identifier in, connection out: the waist that everything above passes through.
 
-State: the route cache and whether it is open. All else lives in the registry, the pools and the budgets.
+State: whether it is open, and what runs while it is. All else lives in its parts, the routes and the registry.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from contextvars import Context
 from dataclasses import replace
@@ -25,51 +25,25 @@ from tenantproxy.errors import (
     PoolError,
     Problem,
     RegistryUnavailable,
-    TenantError,
-    TenantNotFound,
-    TenantPaused,
-    TenantSuspended,
 )
 from tenantproxy.events import AdminAccess, Observer, ignore, tolerant
-from tenantproxy.isolation import DatabasePlan, Plan, RowPlan, SchemaPlan
 from tenantproxy.listen import Listener
 from tenantproxy.lookup import FixedScope, TenantAccounts, new_login
-from tenantproxy.model import (
-    Isolation,
-    Limits,
-    PoolKey,
-    Route,
-    Session,
-    Tenant,
-    TenantId,
-    TenantStatus,
-    tenant_id,
-)
-from tenantproxy.pools.asyncpg import ADMIN_PROFILE, AsyncpgConnector, Backend, Init
+from tenantproxy.model import Isolation, PoolKey, Route, Tenant, TenantId, TenantStatus, tenant_id
+from tenantproxy.parts import Parts
+from tenantproxy.pools.asyncpg import Backend, Init
 from tenantproxy.pools.base import Clock, Stats
 from tenantproxy.pools.budget import ServerBudget
 from tenantproxy.pools.guard import Guard
-from tenantproxy.pools.lender import Lender
 from tenantproxy.pools.manager import Counters, PoolManager
-from tenantproxy.pools.pool import Pool
-from tenantproxy.pools.snapshot import snapshot
-from tenantproxy.registry import (
-    CachedRegistry,
-    Entry,
-    PostgresRegistry,
-    Registry,
-    TenantMisconfigured,
-    build,
-    cache,
-)
+from tenantproxy.registry import CachedRegistry, PostgresRegistry, Registry, build, cache
 from tenantproxy.registry.postgres import CHANNEL
+from tenantproxy.routes import Routes, admin_route, main_route, may_choose, not_served
 from tenantproxy.scope import Found, Lease, Scope, TenantScope
 
 __all__ = ["Router", "not_served", "open_router"]
 
-MAIN: Final = TenantId("_main")  # no tenant can be called so
 _SWEEP_SECONDS: Final = 1.0
-_ROUTES: Final = 10_000  # plans kept; a plan costs 5 microseconds to make again
 _STARTUP_TENANTS: Final = 1_000  # tenants looked at when it opens, to refuse a role that no policy holds
 
 
@@ -94,46 +68,20 @@ class Router:
         self.settings = settings
         self.is_open = False
         self._observer = observer
-        self._counters = Counters(max_tenants=settings.metrics.max_tenants)
-        self._connector = AsyncpgConnector(settings, observer=observer, init=init, violations=self._counters.violations)
-        self._budgets = {
-            name: ServerBudget(
-                name,
-                limit=server.max_connections,
-                clock=clock,
-                observer=observer,
-                guaranteed=settings.pools.guaranteed,
-            )
-            for name, server in settings.servers.items()
-        }
-        self._clock = clock
-        self._family: list[PoolManager[Any]] = []  # its own manager, and those of other listeners
-        self._manager = self._new_manager()
-        self._lender = Lender(
-            counters=self._counters,
-            observer=observer,
-            reset=settings.pools.reset,
-            acquire_timeout=settings.pools.acquire_timeout,
-            proof_window=settings.row.proof_window,
-        )
-        self._plans: dict[Isolation, Plan] = {
-            Isolation.DATABASE: DatabasePlan(),
-            Isolation.SCHEMA: SchemaPlan(),
-            Isolation.ROW: RowPlan(signed=settings.row.signed, setting=settings.row.setting),
-        }
+        self._parts = parts = Parts(settings, init=init, observer=observer, clock=clock)
+        self._budgets = parts.budgets
+        self._manager = parts.manager
+        self._lender = parts.lender
         self._main_scope = Scope(self)
-        self._main_key = PoolKey(server=settings.main.server, database=settings.main.database)
-        self._main_route = Route(
-            tenant=MAIN,
-            isolation=Isolation.DATABASE,
-            pool=self._main_key,
-            session=Session(),
-            limits=Limits(max_size=settings.main.max_size),
-        )
+        self._main_route = main_route(settings)
         self._own_registry = registry
         self._registry = cache(self._new_source(), settings, clock=clock, observer=observer)
-        self._routes: dict[tuple[TenantId, str | None, bool, str], tuple[Entry, Route]] = {}  # good while the entry is
-        self._planned: set[TenantId] = set()  # who may have a route; most who are refused never had one
+        self._routes = Routes(
+            settings,
+            registry=self._registry,
+            counters=parts.counters,
+            removed=parts.removed,
+        )
         self._loop: asyncio.AbstractEventLoop | None = None
         self._returned = asyncio.Event()  # set when something comes back while it closes
         self._sweeper: asyncio.Task[None] | None = None
@@ -157,17 +105,6 @@ class Router:
     ) -> Self:
         """A router configured by a TOML file and the environment. Raises ConfigurationError."""
         return cls(load(path), registry=registry, init=init, observer=observer)
-
-    def _new_manager(self) -> PoolManager[Backend]:
-        return PoolManager(
-            budgets=self._budgets,
-            settings=self.settings.pools,
-            connector=self._connector,
-            clock=self._clock,
-            observer=self._observer,
-            counters=self._counters,
-            family=self._family,
-        )
 
     def _new_source(self) -> Registry:
         return self._own_registry if self._own_registry is not None else build(self.settings, self._main_scope)
@@ -201,9 +138,7 @@ class Router:
 
     async def _open(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._manager.is_closed:
-            for budget in self._budgets.values():
-                budget.forget_failures()
-            self._manager = self._new_manager()
+            self._manager = self._parts.renew()
             self._registry.renew(self._new_source())
         self.is_open = True
         manager = self._manager
@@ -233,7 +168,7 @@ class Router:
                 return
             if tenant.placement.isolation is not Isolation.ROW:
                 continue
-            route = self._plan(tenant, None, replica=False)
+            route = self._routes.plan(tenant)
             if route.pool not in seen:
                 seen.add(route.pool)
                 with suppress(PoolError):  # unreachable now is for its own callers to hear; a wrong role is not
@@ -284,10 +219,9 @@ class Router:
         for pool in pools:
             for backend in list(pool.connections()):
                 pool.retire(backend, "shutdown")
-        await self._connector.settle(max(1.0, timeout))
-        await self._connector.close()
+        await self._parts.connector.settle(max(1.0, timeout))
+        await self._parts.connector.close()
         self._routes.clear()
-        self._planned.clear()
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -329,7 +263,7 @@ class Router:
         """
         given = tuple(context.items()) if context else ()
         for name, _ in given:
-            if not _may_choose(name) or name.lower() in (self.settings.row.setting, "app.tenant_proof"):
+            if not may_choose(name, self.settings):
                 raise AccessDenied(
                     "this setting cannot be part of a tenant's context",
                     detail=repr(name),
@@ -382,23 +316,8 @@ class Router:
         if not reason.strip():
             raise AccessDenied("a reason is needed for this way in", hint='say why: router.admin(id, reason="...")')
         found = await self._look_up(tenant_id(tenant))
-        place = found.placement
-        server = self.settings.servers[place.server]
-        if server.admin is None:
-            raise AccessDenied(
-                "this server has no admin user",
-                detail=f"server {place.server!r}",
-                hint=f"configure [servers.{place.server}.admin] with a user and its password",
-            )
+        route = admin_route(self.settings, found)
         self._observer(AdminAccess(tenant=found.id, reason=reason))
-        key = PoolKey(
-            server=place.server,
-            database=place.database,
-            user=server.admin.user,
-            schema=place.schema,
-            profile=ADMIN_PROFILE,
-        )
-        route = Route(tenant=found.id, isolation=place.isolation, pool=key, session=Session())
         pool = self._manager.pool(route)
         backend = await self._lender.acquire(pool, route)
         guard = Guard(backend, backend.con)
@@ -414,9 +333,8 @@ class Router:
     async def expire_connections(self, tenant: str) -> None:
         """Close the connections that serve this tenant: idle ones now, lent ones when they come back."""
         found = await self._look_up(tenant_id(tenant))
-        keys = {self._plan(found, None, replica=False).pool}
-        keys |= {route.pool for (name, *_), (_, route) in self._routes.items() if name == found.id}
-        for pool in self._all_pools():
+        keys = self._routes.keys_of(found)
+        for pool in self._parts.pools():
             if replace(pool.key, profile="") in keys or pool.key in keys:
                 pool.expire()
 
@@ -429,7 +347,7 @@ class Router:
     @property
     def counters(self) -> Counters:
         """What is counted of all pools."""
-        return self._counters
+        return self._parts.counters
 
     @property
     def observer(self) -> Observer:
@@ -439,17 +357,13 @@ class Router:
     @property
     def family(self) -> list[PoolManager[Any]]:
         """The managers that share `max_pools`, this router's own first: for listeners with connections of their own."""
-        return self._family
-
-    def _all_pools(self) -> Iterator[Pool[Any]]:
-        for manager in self._family:
-            yield from manager
+        return self._parts.family
 
     def route_of(self, tenant: Tenant) -> Route:
         """The plan for an active tenant. Raises TenantPaused, TenantSuspended, TenantError."""
         if tenant.status is not TenantStatus.ACTIVE:
             raise not_served(tenant.status)
-        return self._plan(tenant, None, replica=False)
+        return self._routes.plan(tenant)
 
     # --- profiles ----------------------------------------------------------------------------------------------------
     def add_profile(self, profile: str, init: Init) -> None:
@@ -458,7 +372,7 @@ class Router:
         They have pools of their own: what `init` sets (codecs) lasts as long as a connection, and reaches no other.
         Raises ConfigurationError when another `init` is known under that name.
         """
-        if not self._connector.add_profile(profile, init):
+        if not self._parts.connector.add_profile(profile, init):
             problem = Problem(
                 key="profile", problem=f"{profile!r} is taken in this router", fix="give this one a name of its own"
             )
@@ -478,12 +392,9 @@ class Router:
         if not isinstance(scope, TenantScope):
             if isinstance(scope, FixedScope):
                 return self._manager.pool(scope.route), scope.route
-            return self._manager.main(self._main_key, size=self.settings.main.max_size), self._main_route
-        known = self._routes.get((scope.id, scope.system, scope.replica, scope.profile))
-        if known is None or not self._registry.is_fresh(known[0]):
-            return None
-        route = _with_context(known[1], scope)
-        return self._manager.pool(route), route
+            return self._manager.main(self._main_route.pool, size=self.settings.main.max_size), self._main_route
+        route = self._routes.known(scope)
+        return None if route is None else (self._manager.pool(route), route)
 
     def lend_nowait(self, found: Found) -> Backend | None:
         """See `scope.Source`."""
@@ -514,7 +425,7 @@ class Router:
     async def _find(self, scope: Scope) -> Found:
         self._check_open()
         assert isinstance(scope, TenantScope)  # main is always known
-        route = _with_context(self._route(await self._look_up(scope.id), scope), scope)
+        route = await self._routes.find(scope)
         return self._manager.pool(route), route
 
     def release(self, backend: Backend, route: Route) -> None:
@@ -525,60 +436,7 @@ class Router:
 
     async def _look_up(self, tenant: TenantId) -> Tenant:
         self._check_open()
-        try:
-            return await self._registry.get(tenant)
-        except TenantMisconfigured:
-            raise
-        except TenantNotFound:
-            self._forget(tenant)
-            raise
-        except RegistryUnavailable:
-            self._counters.exhaustions["registry"] += 1
-            raise
-
-    def _route(self, tenant: Tenant, scope: TenantScope) -> Route:
-        """The plan for an active tenant, remembered until the registry says something else of it."""
-        if tenant.status is not TenantStatus.ACTIVE:
-            self._forget(tenant.id)
-            raise not_served(tenant.status)
-        key = (tenant.id, scope.system, scope.replica, scope.profile)
-        known = self._routes.get(key)
-        entry = self._registry.entry(tenant.id)
-        if known is not None and known[0] is entry:
-            return known[1]
-        route = self._plan(tenant, scope.system, replica=scope.replica)
-        if scope.profile:
-            route = replace(route, pool=replace(route.pool, profile=scope.profile))
-        if known is not None and known[1] != route:
-            self._forget(tenant.id)  # it moved or has other limits: nothing may be served as it was
-        if len(self._routes) >= _ROUTES:
-            self._routes.clear()
-            self._planned.clear()
-        # Another entry came while this tenant was asked for: its plan is good for who asked before, and nobody after.
-        if entry is not None and entry.tenant is tenant:
-            self._routes[key] = (entry, route)
-            self._planned.add(tenant.id)
-        return route
-
-    def _plan(self, tenant: Tenant, system: str | None, *, replica: bool) -> Route:
-        server = self.settings.servers.get(tenant.placement.server)
-        if server is None:
-            raise TenantError(
-                "the tenant is registered on a server that is not configured",
-                detail=f"server {tenant.placement.server!r}",
-                hint=f"configure [servers.{tenant.placement.server}], or correct the registry",
-            )
-        name = server.replicas[hash(tenant.id) % len(server.replicas)] if replica and server.replicas else None
-        return self._plans[tenant.placement.isolation].plan(tenant, system=system, replica=name)
-
-    def _forget(self, tenant: TenantId) -> None:
-        """Drop the plans of a tenant that moved or is not served any more, and the pools that were its alone."""
-        if tenant not in self._planned:
-            return
-        self._planned.discard(tenant)
-        stale = [key for key in self._routes if key[0] == tenant]
-        pools = [self._routes.pop(key)[1].pool for key in stale]
-        self._manager.remove(tenant, pools)
+        return await self._routes.look_up(tenant)
 
     def _check_open(self) -> None:
         if not self.is_open:
@@ -595,42 +453,7 @@ class Router:
     # --- what is -----------------------------------------------------------------------------------------------------
     def stats(self) -> Stats:
         """An immutable snapshot of pools, budgets, waiters and counters."""
-        counters = self._counters
-        return Stats(
-            pools=tuple(pool.stats() for pool in self._all_pools()),
-            servers=tuple(budget.stats() for budget in self._budgets.values()),
-            pools_limit=self.settings.pools.max_pools,
-            acquires={tenant: dict(counts) for tenant, counts in counters.acquires.items()},
-            exhaustions=dict(counters.exhaustions),
-            acquire_wait={isolation: snapshot(histogram) for isolation, histogram in counters.acquire_wait.items()},
-            hold={isolation: snapshot(histogram) for isolation, histogram in counters.hold.items()},
-            closed=dict(counters.closed),
-            opened=dict(counters.opened),
-            evicted=dict(counters.evicted),
-            resets=dict(counters.resets),
-            violations=dict(counters.violations),
-            lookups=dict(self._registry.lookups),
-            lookup_seconds={source: snapshot(seconds) for source, seconds in self._registry.lookup_seconds.items()},
-            registry_last_success=self._registry.last_success,
-        )
-
-
-def _may_choose(setting: str) -> bool:
-    return "." in setting or setting == "application_name"
-
-
-def _with_context(route: Route, scope: TenantScope) -> Route:
-    """`route` with the settings that its caller asked for."""
-    if not scope.context:
-        return route
-    return replace(route, session=replace(route.session, context=scope.context))
-
-
-def not_served(status: TenantStatus) -> TenantError:
-    """Why a tenant in this status gets no connection."""
-    if status in (TenantStatus.PAUSED, TenantStatus.PROVISIONING):
-        return TenantPaused(f"the tenant is {status.value}", hint="it comes back: try again later", retry_after=5.0)
-    return TenantSuspended(f"the tenant is {status.value}", hint="ask the operator of this service")
+        return self._parts.stats(self._registry)
 
 
 @asynccontextmanager

@@ -1,0 +1,101 @@
+"""What is a router made of? Budgets, connector, lender and pools that fit each other, and what is counted of them.
+
+State: the manager of the pools, which is another one each time the router is opened again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from tenantproxy.config import Settings
+from tenantproxy.events import Observer
+from tenantproxy.model import PoolKey, TenantId
+from tenantproxy.pools.asyncpg import AsyncpgConnector, Backend, Init
+from tenantproxy.pools.base import Clock, Stats
+from tenantproxy.pools.budget import ServerBudget
+from tenantproxy.pools.lender import Lender
+from tenantproxy.pools.manager import Counters, PoolManager
+from tenantproxy.pools.pool import Pool
+from tenantproxy.pools.snapshot import snapshot
+from tenantproxy.registry import CachedRegistry
+
+__all__ = ["Parts"]
+
+
+class Parts:
+    """All that lends connections, made from `settings`. No I/O, and no loop is needed."""
+
+    def __init__(self, settings: Settings, *, init: Init | None, observer: Observer, clock: Clock) -> None:
+        self._settings = settings
+        self._clock = clock
+        self.observer = observer
+        self.counters = Counters(max_tenants=settings.metrics.max_tenants)
+        self.connector = AsyncpgConnector(settings, observer=observer, init=init, violations=self.counters.violations)
+        self.budgets = {
+            name: ServerBudget(
+                name,
+                limit=server.max_connections,
+                clock=clock,
+                observer=observer,
+                guaranteed=settings.pools.guaranteed,
+            )
+            for name, server in settings.servers.items()
+        }
+        self.lender = Lender(
+            counters=self.counters,
+            observer=observer,
+            reset=settings.pools.reset,
+            acquire_timeout=settings.pools.acquire_timeout,
+            proof_window=settings.row.proof_window,
+        )
+        self.family: list[PoolManager[Any]] = []  # the router's manager, and those of other listeners
+        self.manager = self._new_manager()
+
+    def _new_manager(self) -> PoolManager[Backend]:
+        return PoolManager(
+            budgets=self.budgets,
+            settings=self._settings.pools,
+            connector=self.connector,
+            clock=self._clock,
+            observer=self.observer,
+            counters=self.counters,
+            family=self.family,
+        )
+
+    def renew(self) -> PoolManager[Backend]:
+        """A manager for a router that opens again: of servers that failed before nothing is known."""
+        for budget in self.budgets.values():
+            budget.forget_failures()
+        self.manager = self._new_manager()
+        return self.manager
+
+    def removed(self, tenant: TenantId, keys: Iterable[PoolKey]) -> None:
+        """A tenant moved or is not served any more: close the pools of `keys` that were its alone."""
+        self.manager.remove(tenant, keys)
+
+    def pools(self) -> Iterator[Pool[Any]]:
+        """The open pools of all managers."""
+        for manager in self.family:
+            yield from manager
+
+    def stats(self, registry: CachedRegistry) -> Stats:
+        """An immutable snapshot of pools, budgets, waiters and counters."""
+        counters = self.counters
+        return Stats(
+            pools=tuple(pool.stats() for pool in self.pools()),
+            servers=tuple(budget.stats() for budget in self.budgets.values()),
+            pools_limit=self._settings.pools.max_pools,
+            acquires={tenant: dict(counts) for tenant, counts in counters.acquires.items()},
+            exhaustions=dict(counters.exhaustions),
+            acquire_wait={isolation: snapshot(histogram) for isolation, histogram in counters.acquire_wait.items()},
+            hold={isolation: snapshot(histogram) for isolation, histogram in counters.hold.items()},
+            closed=dict(counters.closed),
+            opened=dict(counters.opened),
+            evicted=dict(counters.evicted),
+            resets=dict(counters.resets),
+            violations=dict(counters.violations),
+            lookups=dict(registry.lookups),
+            lookup_seconds={source: snapshot(seconds) for source, seconds in registry.lookup_seconds.items()},
+            registry_last_success=registry.last_success,
+        )
