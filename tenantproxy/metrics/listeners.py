@@ -56,11 +56,16 @@ class Requests:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListenerStats:
-    """One listener, now: how many clients are connected, and how many may be."""
+    """One listener, now: how many clients are connected, and how many may be.
+
+    `received` and `sent`: bytes from and to its clients since the start; None where nobody counts them.
+    """
 
     protocol: str
     clients: int
     limit: int
+    received: int | None = None
+    sent: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +91,13 @@ class ProcessCollector:
         limits: dict[Labels, float] = {(each.protocol,): each.limit for each in now.listeners}
         yield gauge("client_connections", "Connected clients.", ("protocol",), connected)
         yield gauge("clients_limit", "Clients that may be connected.", ("protocol",), limits)
+        passed = {
+            (each.protocol, direction): count
+            for each in now.listeners
+            for direction, count in (("received", each.received), ("sent", each.sent))
+            if count is not None
+        }
+        yield counter("client_bytes", "Bytes from clients and to them.", ("protocol", "direction"), passed)
         route = ("route", "method")
         yield counter("http_requests", "HTTP requests answered.", (*route, "code"), self._requests.codes)
         yield histogram("http_request_seconds", "From a request's head to its answer.", route, self._requests.seconds)

@@ -34,6 +34,20 @@ def test_clients_draining_and_the_loops_lag_are_shown() -> None:
     assert "tenantproxy_eventloop_lag_seconds 0.25" in lines
 
 
+def test_bytes_are_shown_for_listeners_that_count_them() -> None:
+    listeners = (
+        ListenerStats(protocol="http", clients=0, limit=10),
+        ListenerStats(protocol="pg", clients=1, limit=20, received=300, sent=0),
+    )
+    now = ProcessStats(listeners=listeners, draining=False, lag_seconds=0.0)
+    lines = exposition(registry_of(ProcessCollector(lambda: now, Requests())), "")[0].decode().splitlines()
+    shown = [line for line in lines if line.startswith("tenantproxy_client_bytes_total")]
+    assert shown == [
+        'tenantproxy_client_bytes_total{direction="received",protocol="pg"} 300.0',
+        'tenantproxy_client_bytes_total{direction="sent",protocol="pg"} 0.0',
+    ]
+
+
 def test_an_invented_method_makes_no_series_of_its_own() -> None:
     requests = Requests()
     for number in range(50):

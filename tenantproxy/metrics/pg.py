@@ -1,0 +1,56 @@
+"""Which Prometheus series does the PostgreSQL port have, beside those that every listener has?
+
+Read from one snapshot at each scrape; nothing is counted here. The tenant label is bounded by whoever counts
+(`metrics.max_tenants`, the rest under `_other`). Waits, holds and resets are the router's own series.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from prometheus_client.core import Metric
+
+from tenantproxy.metrics.families import counter, gauge
+
+__all__ = ["LoginResult", "PgCollector", "PgStats"]
+
+LoginResult = Literal["ok", "refused", "not_served", "error"]
+"""How a startup packet ended. `refused`: user, password or tenant (28P01, 3D000); `not_served`: a tenant that is paused
+or suspended; `error`: the protocol broken, a time-out, a registry or server that was down."""
+
+_RESULTS = ("ok", "refused", "not_served", "error")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PgStats:
+    """The port, now; counts since the start, which never go back. `waiting`: clients that wait for a backend."""
+
+    queries: Mapping[str, int]
+    transactions: Mapping[str, int]
+    logins: Mapping[LoginResult, int] = field(default_factory=dict)
+    waiting: int = 0
+    paused: int = 0
+
+
+class PgCollector:
+    """A collector for prometheus-client over a function that gives snapshots; None: there is no such port."""
+
+    def __init__(self, stats: Callable[[], PgStats | None]) -> None:
+        self._stats = stats
+
+    def collect(self) -> Iterator[Metric]:
+        """All families of one snapshot."""
+        now = self._stats()
+        if now is None:
+            return
+        tenant = ("tenant",)
+        queries = {(name,): count for name, count in now.queries.items()}
+        transactions = {(name,): count for name, count in now.transactions.items()}
+        logins = {(result,): count for result, count in now.logins.items()}
+        yield counter("pg_queries", "Queries that clients of the PostgreSQL port got an answer to.", tenant, queries)
+        yield counter("pg_transactions", "Transactions of those clients that ended.", tenant, transactions)
+        yield counter("pg_logins", "Startup packets, by how they ended.", ("result",), logins, known=_RESULTS)
+        yield gauge("pg_waiting_clients", "Clients that wait for a backend.", (), {(): now.waiting})
+        yield gauge("pg_paused_tenants", "Tenants that the console paused.", (), {(): now.paused})

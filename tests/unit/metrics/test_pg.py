@@ -1,0 +1,30 @@
+"""Does the PostgreSQL port show its series, and nothing where there is none?"""
+
+from __future__ import annotations
+
+from tenantproxy.metrics.pg import PgCollector, PgStats
+from tenantproxy.metrics.prometheus import exposition, registry_of
+
+
+def scrape(stats: PgStats | None) -> list[str]:
+    return exposition(registry_of(PgCollector(lambda: stats)), "")[0].decode().splitlines()
+
+
+def test_queries_and_transactions_are_told_by_tenant() -> None:
+    lines = scrape(PgStats(queries={"acme": 5, "_other": 7}, transactions={"acme": 2}, waiting=3, paused=1))
+    assert 'tenantproxy_pg_queries_total{tenant="acme"} 5.0' in lines
+    assert 'tenantproxy_pg_queries_total{tenant="_other"} 7.0' in lines
+    assert 'tenantproxy_pg_transactions_total{tenant="acme"} 2.0' in lines
+    assert "tenantproxy_pg_waiting_clients 3.0" in lines
+    assert "tenantproxy_pg_paused_tenants 1.0" in lines
+
+
+def test_logins_are_shown_from_the_start_so_that_an_alert_sees_the_first_one_refused() -> None:
+    lines = scrape(PgStats(queries={}, transactions={}, logins={"ok": 4}))
+    assert 'tenantproxy_pg_logins_total{result="ok"} 4.0' in lines
+    for result in ("refused", "not_served", "error"):
+        assert f'tenantproxy_pg_logins_total{{result="{result}"}} 0.0' in lines
+
+
+def test_without_a_port_there_are_no_series() -> None:
+    assert scrape(None) == []
