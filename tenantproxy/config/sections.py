@@ -376,15 +376,13 @@ class PgUser(Section):
 
 
 class Pg(Section):
-    """The PostgreSQL listener. `jwt`: is there a user `jwt`, whose password is an access token? By default where
-    `[auth]` verifies tokens and only this machine can connect.
-    """
+    """The PostgreSQL listener. `jwt`: there is a user `jwt`, whose password is an access token of `[auth]`."""
 
     listen: Listen = "127.0.0.1:6432"
     max_clients: Size = 10_000
     ssl_cert_file: Text = ""
     ssl_key_file: Text = ""
-    jwt: Flag | None = None
+    jwt: Flag = False
     users: Mapping[str, PgUser] = Field(default_factory=dict)
 
 

@@ -348,7 +348,7 @@ def test_users_of_the_postgresql_port_are_taken_as_the_contract_writes_them() ->
         "ops": ((), "transaction", True),
         "watcher": ((), "transaction", "read"),
     }
-    assert settings.pg.jwt is None
+    assert settings.pg.jwt is False
 
 
 def test_a_token_may_be_asked_for_where_only_this_machine_can_connect() -> None:
