@@ -53,8 +53,9 @@ class Step:
 class ClientAuth:
     """One client's authentication.
 
-    "scram-sha-256": against `verifier`, which for unknown users is `scram.mock_verifier`. "cleartext": the password
-    itself, so only where nobody can listen; checked against `verifier`, or handed out (a token) when there is none.
+    "scram-sha-256": against `verifier`, for an unknown user one that no password fits: it takes the same messages and
+    the same time. "cleartext": the password itself, so only where nobody can listen; checked against `verifier`, or
+    handed out (a token) when there is none.
     """
 
     __slots__ = ("_exchange", "_is_begun", "_is_over", "_verifier", "challenge", "limit", "user")

@@ -28,7 +28,6 @@ __all__ = [
     "ClientExchange",
     "ServerExchange",
     "Verifier",
-    "mock_verifier",
 ]
 
 MECHANISM: Final = b"SCRAM-SHA-256"
@@ -86,15 +85,6 @@ class Verifier:
         """Whether it was made of this password. As slow as its iterations, 1-2 ms with 4096."""
         client_key, _ = _keys(saslprep(password), self.salt, self.iterations)
         return hmac.compare_digest(_hash(client_key), self.stored_key)
-
-
-def mock_verifier(user: str, *, secret: bytes, iterations: int = DEFAULT_ITERATIONS) -> Verifier:
-    """For a user that does not exist: the same each time, and no password fits.
-
-    `secret`: random, of this process. Without it a stranger could see that the salt was computed.
-    """
-    salt, stored, server = (_hmac(secret, what + user.encode("utf-8", "replace")) for what in (b"salt", b"key", b"own"))
-    return Verifier(iterations, salt[:_SALT_BYTES], stored, server)
 
 
 class ServerExchange:

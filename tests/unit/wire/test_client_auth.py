@@ -12,10 +12,11 @@ from tenantproxy.errors import InvalidCredentials, ProtocolError
 from tenantproxy.wire.answers import AUTHENTICATION_CLEARTEXT, AUTHENTICATION_SCRAM
 from tenantproxy.wire.client_auth import MAX_PASSWORD, MAX_SASL, ClientAuth, Message, Step, Verdict
 from tenantproxy.wire.frames import HEADER, PASSWORD, frame
-from tenantproxy.wire.scram import ClientExchange, Verifier, mock_verifier
+from tenantproxy.wire.scram import ClientExchange, Verifier
 from tests.support.fuzzing import IS_TRIED
 
 VERIFIER = Verifier.of_password("pencil", iterations=1)
+NOBODYS = Verifier(1, b"salt", bytes(32), bytes(32))
 
 
 def initial(first: bytes, mechanism: bytes = b"SCRAM-SHA-256") -> bytes:
@@ -44,7 +45,7 @@ def test_the_right_password_is_proven_without_being_said() -> None:
     assert end.send[:1] == b"R"
 
 
-@pytest.mark.parametrize("verifier", [VERIFIER, mock_verifier("billing", secret=b"x" * 32, iterations=1)])
+@pytest.mark.parametrize("verifier", [VERIFIER, NOBODYS])
 def test_a_wrong_password_and_an_unknown_user_get_the_same_answers(verifier: Verifier) -> None:
     auth = scram(verifier)
     client = ClientExchange("pencils")
