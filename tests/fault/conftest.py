@@ -21,7 +21,7 @@ async def audited() -> AsyncIterator[None]:
     checked.OPENED.clear()
     yield
     assert all(router.was_audited for router in checked.OPENED)
-    assert not checked.tasks_of_ours()
+    await checked.no_task_left()
     checked.OPENED.clear()
 
 
