@@ -28,11 +28,13 @@ def _each(formats: tuple[int, ...], columns: int) -> tuple[int, ...]:
 
 
 def _cell(value: Cell, oid: int, form: int) -> str | bytes | None:
+    if isinstance(value, int) and oid == INT4:
+        value = min(value, 2**31 - 1)  # drivers refuse what does not fit its type
     if value is None or form == 0 or oid == TEXT:
         return None if value is None else str(value)
     number = int(value)
     if oid == INT4:
-        return struct.pack("!i", min(number, 2**31 - 1))
+        return struct.pack("!i", number)
     return struct.pack("!q", number) if oid == INT8 else _numeric(number)
 
 
