@@ -20,7 +20,7 @@ from rich.console import Console
 from tenantproxy.cli import deploy, read, tokens
 from tenantproxy.cli import login as logins
 from tenantproxy.cli.output import Output
-from tenantproxy.config import describe, json_schema, load
+from tenantproxy.config import Settings, describe, json_schema, load
 from tenantproxy.demo import run_demo
 from tenantproxy.errors import TenantProxyError
 from tenantproxy.metrics.logging import LogObserver
@@ -120,14 +120,18 @@ def serve(
     log_level: Annotated[str, typer.Option(help="DEBUG, INFO, WARNING or ERROR.")] = "INFO",
 ) -> None:
     """Run the sidecar until SIGTERM or SIGINT, then drain."""
-    settings = load(config, overrides={"http.listen": listen, "admin.listen": admin_listen})
+
+    def reread() -> Settings:
+        return load(config, overrides={"http.listen": listen, "admin.listen": admin_listen})
+
+    settings = reread()
     if log_level.upper() not in ("DEBUG", "INFO", "WARNING", "ERROR"):
         raise typer.BadParameter("must be DEBUG, INFO, WARNING or ERROR", param_hint="--log-level")
     configure_logging(level=log_level.upper())
 
     async def serve_it() -> None:
         router = Router(settings, observer=LogObserver())
-        await serve_until_signalled(Sidecar(router, drain_timeout=drain_timeout), _say_where)
+        await serve_until_signalled(Sidecar(router, drain_timeout=drain_timeout, reread=reread), _say_where)
 
     run(serve_it())
 

@@ -58,6 +58,7 @@ class RawBackend(asyncio.Protocol):
         "bound",
         "bound_until",
         "cancels",
+        "connected_at",
         "conversation",
         "is_closed",
         "is_doubtful",
@@ -98,6 +99,7 @@ class RawBackend(asyncio.Protocol):
         self.bound: TenantId | None = None
         self.bound_until = float("inf")
         self.binding: Binding | None = None  # what it was last entered with
+        self.connected_at = time.time()
         self.leased_at = 0.0
         self.is_closed = False
         self.is_doubtful = False  # whoever had it cannot say what the server will send next
@@ -233,6 +235,7 @@ class RawBackend(asyncio.Protocol):
 
     def leave(self, on_lost: Callable[[Exception | None], None]) -> None:
         """It is being ended: what it says is nobody's, and nobody but `on_lost` hears of its end."""
+        self.conversation = None  # not dropped: whoever waits for its answer has to be told
         self.detach()
         self.is_ending = self.is_doubtful = True
         self.on_lost = on_lost

@@ -66,12 +66,20 @@ class Lessee(Protocol):
         ...
 
 
+class Canceller(Protocol):
+    """Who brings requests to cancel to servers."""
+
+    def cancel(self, backend: RawBackend, done: Callable[[], None]) -> None:
+        """Ask the server to cancel what runs on `backend`; `done` when it has done with the request."""
+        ...
+
+
 class RawLender:
     """Lends raw backends from pools. Holds none itself."""
 
     def __init__(
         self,
-        connector: RawConnector,
+        canceller: Canceller,
         *,
         counters: Counters,
         observer: Observer,
@@ -83,7 +91,7 @@ class RawLender:
         self.window = proof_window
         self.clock = clock
         self.counters = counters
-        self._connector = connector
+        self._canceller = canceller
         self._observer = observer
         self._renewal = proof_window / 3  # a proof that ends sooner is renewed first
         self._handed: deque[Acquire] = deque()  # have a backend, and do not know it yet
@@ -148,17 +156,19 @@ class RawLender:
                 asyncio.get_running_loop().call_soon(self._call)
 
     # --- back --------------------------------------------------------------------------------------------------------
-    def release(self, backend: RawBackend, route: Route, *, is_dirty: bool) -> None:
+    def release(self, backend: RawBackend, route: Route, *, is_dirty: bool) -> float:
         """Take a backend back on which nothing runs, no message is begun and the last word was ReadyForQuery `I`.
 
-        `is_dirty`: its session holds more than its tenant and its tracked settings.
+        `is_dirty`: its session holds more than its tenant and its tracked settings. Returns how long it was held,
+        seconds.
         """
         pool = backend.pool
         now = self.clock()
-        pool.hold_seconds.observe(now - backend.leased_at)
+        held = now - backend.leased_at
+        pool.hold_seconds.observe(held)
         if backend.is_closed or backend.is_doubtful:
             self.destroy(backend, "error")
-            return
+            return held
         backend.rest()
         if is_dirty or backend.cancels:
             self._reset(backend)
@@ -170,6 +180,7 @@ class RawLender:
                 ahead = pool.take_to_reset()
                 if ahead is not None:
                     self._begin_reset(ahead)
+        return held
 
     def _pass_on(self, backend: RawBackend, now: float) -> None:
         pool, bound = backend.pool, backend.bound
@@ -250,7 +261,7 @@ class RawLender:
             return
         backend.cancels += 1
         if backend.cancels == 1:
-            self._connector.cancel(backend, partial(self._cancelled, backend))
+            self._canceller.cancel(backend, partial(self._cancelled, backend))
 
     def _cancelled(self, backend: RawBackend) -> None:
         asked_again = backend.cancels > 1

@@ -24,6 +24,7 @@ from tenantproxy.config import listen_address
 from tenantproxy.errors import ConfigurationError, Problem
 from tenantproxy.metrics.listeners import ProcessCollector, ProcessStats, Requests
 from tenantproxy.metrics.logins import LoginCollector
+from tenantproxy.metrics.pg import PgCollector
 from tenantproxy.metrics.prometheus import RouterCollector, TenantCounts, registry_of
 from tenantproxy.router import Router
 from tenantproxy.sidecar.admin import Readiness, admin_app
@@ -31,7 +32,7 @@ from tenantproxy.sidecar.auth import AuthDesk
 from tenantproxy.sidecar.http import public_app
 from tenantproxy.sidecar.lag import LoopLag
 from tenantproxy.sidecar.listener import HttpListener
-from tenantproxy.sidecar.pg import PgPort
+from tenantproxy.sidecar.pg import PgPort, Reread
 
 __all__ = ["DRAIN_TIMEOUT", "Sidecar", "run", "serve_until_signalled", "version"]
 
@@ -46,6 +47,7 @@ logger = logging.getLogger("tenantproxy")
 class Sidecar:
     """A router and the listeners around it. `routes`: what the public listener serves besides its own.
 
+    `reread` reads the configuration anew, for RELOAD on the console.
     Owns `router` while it is open: opens it unless it is, and closes it.
     """
 
@@ -55,6 +57,7 @@ class Sidecar:
         *,
         routes: Iterable[web.AbstractRouteDef] = (),
         drain_timeout: float = DRAIN_TIMEOUT,
+        reread: Reread | None = None,
     ) -> None:
         self.router = router
         self._draining = False  # True from the first moment of `close` on, for good
@@ -63,7 +66,7 @@ class Sidecar:
         self._tenants: TenantCounts | None = None  # as of the last scrape
         settings = router.settings
         self.auth = AuthDesk(router)
-        self.pg = PgPort.configured(router, self.auth, drain_timeout=drain_timeout)
+        self.pg = PgPort.configured(router, self.auth, drain_timeout=drain_timeout, version=version(), reread=reread)
         public = public_app(self._requests, [*self.auth.routes(), *routes])
         self._public = _listener(settings.http.listen, public, "http", settings.http.max_clients, drain_timeout)
         admin = admin_app(self._requests, readiness=self.readiness, metrics=self._scraped, stats=router.stats)
@@ -72,6 +75,7 @@ class Sidecar:
             RouterCollector(router.stats, version=version(), tenants=lambda: self._tenants),
             ProcessCollector(self._process, self._requests),
             LoginCollector(lambda: router.login_counts, lambda: self.auth.reuses),
+            PgCollector(lambda: None if self.pg is None else self.pg.pg_stats()),
         )
 
     @property

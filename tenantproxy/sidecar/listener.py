@@ -109,8 +109,8 @@ class _Client(asyncio.Protocol):
             self._inner.connection_made(transport)
             return
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by its class
-        transport.write(_REFUSAL)
-        self._patience = asyncio.get_running_loop().call_later(_REFUSED_SECONDS, transport.abort)
+        self._transport.write(_REFUSAL)
+        self._patience = asyncio.get_running_loop().call_later(_REFUSED_SECONDS, self._transport.abort)
 
     def data_received(self, data: bytes) -> None:
         if self._inner is not None:

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tenantproxy.sidecar.pg.port import PgPort
+from tenantproxy.sidecar.pg.port import PgPort, Reread
 
-__all__ = ["PgPort"]
+__all__ = ["PgPort", "Reread"]

@@ -7,11 +7,16 @@ commits; in any doubt the backend is given back dirty, so what is believed of a 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Final
 
-from tenantproxy.wire.commands import leaves_state
+from tenantproxy.wire.commands import is_local, leaves_state
 from tenantproxy.wire.settings import Settings, read_set, with_reported, with_set
 
 __all__ = ["KeptSettings"]
+
+
+_LOCAL: Final = (b"", None)  # its effect ends with the transaction
+_TAGS: Final = (b"SET", b"RESET")
 
 
 class KeptSettings:
@@ -20,7 +25,7 @@ class KeptSettings:
     `baseline`: what the pool's servers report of a session as at startup.
     """
 
-    __slots__ = ("_asked", "_baseline", "_staged", "_start", "is_dirty", "now")
+    __slots__ = ("_baseline", "_staged", "_start", "asked_for", "is_dirty", "now")
 
     def __init__(self, start: Settings, baseline: Mapping[bytes, bytes]) -> None:
         self.now = start
@@ -28,18 +33,19 @@ class KeptSettings:
         self._start = start
         self._baseline = baseline
         self._staged: list[tuple[bytes, bytes | None]] = []  # done, and in force when the transaction commits
-        self._asked: list[tuple[bytes, bytes]] = []  # sent; its tag will say whether it is done
+        self.asked_for: tuple[bytes, bytes | None] | None = None  # sent; the very next tag says whether it is done
 
     def asked(self, sql: bytes, *, is_alone: bool) -> None:
         """A simple query that may set something was sent; `is_alone`: nothing else is unanswered."""
         found = read_set(sql) if is_alone else None
-        if found is not None and found[1] is not None:  # a RESET is left to the reset of the backend
-            self._asked.append((found[0], found[1]))
+        self.asked_for = _LOCAL if found is None and is_alone and is_local(sql) else found
 
     def tagged(self, tag: bytes) -> None:
         """A command was completed, other than the commonest."""
-        if tag == b"SET" and self._asked:
-            self._staged.append(self._asked.pop())
+        found, self.asked_for = self.asked_for, None
+        if tag in _TAGS and found is not None:
+            if found is not _LOCAL:
+                self._staged.append(found)
         elif tag == b"ROLLBACK" and self._staged:
             self._staged.clear()
             self.is_dirty = True
@@ -48,7 +54,7 @@ class KeptSettings:
 
     def failed(self) -> None:
         """The server said an error."""
-        self._asked.clear()
+        self.asked_for = None
         if self._staged:
             self._staged.clear()
             self.is_dirty = True
@@ -61,7 +67,9 @@ class KeptSettings:
         """The transaction ended: returns whether the backend is dirty; if not, its session is `now`."""
         for name, value in self._staged:
             self.now = with_set(self.now, name, value, start=self._start)
+            if value is None:  # to what the client wished at its start, which is not what the backend went back to
+                self.is_dirty = True
         self._staged.clear()
-        self._asked.clear()
+        self.asked_for = None
         is_dirty, self.is_dirty = self.is_dirty, False
         return is_dirty

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Iterator
 from contextlib import suppress
 from contextvars import Context
 from time import monotonic
@@ -77,6 +78,11 @@ class RawLending:
                 self._pools.sweep()
             except Exception:
                 logger.exception("sweeping the pools of the PostgreSQL port failed")
+
+    def backends(self) -> Iterator[RawBackend]:
+        """All that are open now."""
+        for pool in [*self._pools, *self._pools.closing()]:
+            yield from list(pool.connections())
 
     # --- Lending -----------------------------------------------------------------------------------------------------
     def known(self, tenant: TenantId) -> tuple[Pool[RawBackend], Route] | None:

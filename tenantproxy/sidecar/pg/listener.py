@@ -8,16 +8,28 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Final, Protocol
 
-from tenantproxy.errors import PoolClosed, TenantProxyError
+from tenantproxy.errors import (
+    AuthError,
+    InvalidSetting,
+    PoolClosed,
+    TenantNotFound,
+    TenantPaused,
+    TenantProxyError,
+    TenantSuspended,
+)
 from tenantproxy.metrics.listeners import ListenerStats
+from tenantproxy.metrics.pg import LoginResult, PgStats
 from tenantproxy.model import Route, TenantId
 from tenantproxy.pools.backend import RawBackend
 from tenantproxy.pools.pool import Pool
 from tenantproxy.pools.raw_lender import RawLender
+from tenantproxy.sidecar.pg.console import Console
+from tenantproxy.sidecar.pg.console_client import ConsoleClient
 from tenantproxy.sidecar.pg.greetings import Greetings, greeting
 from tenantproxy.sidecar.pg.kept import KeptSettings
 from tenantproxy.sidecar.pg.login import Newcomer
@@ -27,6 +39,7 @@ from tenantproxy.sidecar.pg.users import Credential, Target, Users
 from tenantproxy.wire import answers
 from tenantproxy.wire.startup import SessionWish
 from tenantproxy.wire.statements import Statements
+from tenantproxy.wire.values import schemas
 
 __all__ = ["Lending", "PgListener"]
 
@@ -82,6 +95,8 @@ class PgListener:
         self._server: asyncio.Server | None = None
         self._is_empty = asyncio.Event()
         self._is_closing = False
+        self.logins: dict[LoginResult, int] = {"ok": 0, "refused": 0, "not_served": 0, "error": 0}
+        self.new_console: Callable[[Target], Console] | None = None  # set by the port, once
 
     # --- life --------------------------------------------------------------------------------------------------------
     async def open(self) -> None:
@@ -97,14 +112,14 @@ class PgListener:
         for newcomer in list(self._newcomers):
             newcomer.refuse(PoolClosed("the service is shutting down", hint="connect again"))
         for client in list(self._clients.values()):
-            client.relay.drain()
+            client.drain()
         with suppress(TimeoutError):
             async with asyncio.timeout(self._drain_timeout):
                 while self._clients:
                     self._is_empty.clear()
                     await self._is_empty.wait()
         for client in list(self._clients.values()):
-            client.relay.kill()
+            client.kill()
 
     @property
     def address(self) -> tuple[str, int]:
@@ -122,7 +137,28 @@ class PgListener:
     # --- what is -----------------------------------------------------------------------------------------------------
     def stats(self) -> ListenerStats:
         """The clients of this moment."""
-        return ListenerStats(protocol="pg", clients=len(self._clients), limit=self._max_clients)
+        passed = self._traffic.values()
+        return ListenerStats(
+            protocol="pg",
+            clients=len(self._clients),
+            limit=self._max_clients,
+            received=sum(each.received for each in passed),
+            sent=sum(each.sent for each in passed),
+        )
+
+    def pg_stats(self) -> PgStats:
+        """What only this protocol has."""
+        return PgStats(
+            queries={name: each.queries for name, each in self._traffic.items()},
+            transactions={name: each.transactions for name, each in self._traffic.items()},
+            logins=dict(self.logins),
+            waiting=sum(client.relay is not None and client.relay.is_waiting for client in self._clients.values()),
+            paused=len(self._paused),
+        )
+
+    def forget_greetings(self) -> None:
+        """Servers may say something else of their sessions now."""
+        self._greetings.forget()
 
     @property
     def traffic(self) -> dict[TenantId, Traffic]:
@@ -139,6 +175,15 @@ class PgListener:
         self._newcomers.add(newcomer)
         if len(self._newcomers) + len(self._clients) > self._max_clients + _OVERFLOW:
             newcomer.transport.abort()
+
+    def refused(self, error: TenantProxyError) -> None:
+        """See `login.Door`."""
+        if isinstance(error, (TenantPaused, TenantSuspended)):
+            self.logins["not_served"] += 1
+        elif isinstance(error, (AuthError, TenantNotFound)):
+            self.logins["refused"] += 1
+        else:
+            self.logins["error"] += 1
 
     def left(self, newcomer: Newcomer) -> None:
         """See `login.Door`."""
@@ -163,19 +208,33 @@ class PgListener:
     def cancel(self, pid: int, secret: bytes) -> None:
         """See `login.Door`."""
         client = self._clients.get(pid)
-        if client is not None and secrets.compare_digest(client.secret, secret):
+        if client is not None and client.relay is not None and secrets.compare_digest(client.secret, secret):
             client.relay.cancel()
 
     async def let_in(self, newcomer: Newcomer, target: Target, wish: SessionWish) -> None:
         """See `login.Door`."""
-        tenant = target.tenant
-        assert tenant is not None
+        if target.tenant is None:
+            await self._let_into_console(newcomer, target)
+        else:
+            await self._let_into_tenant(newcomer, target, target.tenant, wish)
+        self.logins["ok"] += 1
+
+    async def _let_into_console(self, newcomer: Newcomer, target: Target) -> None:
+        assert self.new_console is not None
+        console = self.new_console(target)
+        client = Client(self, newcomer.transport, self._new_pid(), target)
+        client.console = ConsoleClient(newcomer.transport, console, on_end=client.ended)
+        self._admit(newcomer, client, console.welcome, client.console)
+
+    async def _let_into_tenant(self, newcomer: Newcomer, target: Target, tenant: TenantId, wish: SessionWish) -> None:
         source = _Source(self, tenant)
         pool, route = source.known() or await source.find()
+        _check_search_path(wish, route)
         baseline = await self._greetings.baseline(pool, route)
         reported = await self._greetings.ask(pool, route, wish.settings) if wish.settings else baseline
-        pid = self._new_pid()
-        client = Client(self, newcomer.transport, pid, target)
+        client = Client(self, newcomer.transport, self._new_pid(), target)
+        traffic = self._traffic_of(tenant)
+        traffic.logins += 1
         client.relay = Relay(
             newcomer.transport,
             source=source,
@@ -183,16 +242,19 @@ class PgListener:
             statements=self._statements,
             kept=KeptSettings(wish.settings, baseline),
             is_session=target.pool_mode == "session",
-            traffic=self._traffic_of(tenant),
+            traffic=traffic,
             on_end=client.ended,
         )
-        self._clients[pid] = client
-        newcomer.transport.write(
-            greeting(reported, wish.user) + answers.backend_key_data(pid, client.secret) + answers.ready_for_query()
-        )
-        newcomer.pass_on(client.relay)
+        self._admit(newcomer, client, greeting(reported, wish.user), client.relay)
         if self._is_closing:
-            client.relay.drain()
+            client.drain()
+
+    def _admit(self, newcomer: Newcomer, client: Client, welcome: bytes, protocol: asyncio.Protocol) -> None:
+        self._clients[client.pid] = client
+        newcomer.transport.write(
+            welcome + answers.backend_key_data(client.pid, client.secret) + answers.ready_for_query()
+        )
+        newcomer.pass_on(protocol)
 
     def _new_pid(self) -> int:
         while True:
@@ -220,7 +282,7 @@ class PgListener:
         """Let transactions of `tenant` end and no new ones begin; returns when none is left. Its clients wait."""
         self._paused.setdefault(tenant, asyncio.Event())
         while tenant in self._paused and any(  # noqa: ASYNC110 - seldom, and relays have better to do than to tell
-            client.relay.backend is not None for client in self.clients(tenant)
+            client.relay is not None and client.relay.backend is not None for client in self.clients(tenant)
         ):
             await asyncio.sleep(0.02)
 
@@ -233,10 +295,11 @@ class PgListener:
         return True
 
     def kill(self, tenant: TenantId) -> int:
-        """End all clients of `tenant` now; returns how many."""
+        """End all clients of `tenant` now, and serve nobody there until `resume`; returns how many they were."""
+        self._paused.setdefault(tenant, asyncio.Event())
         clients = list(self.clients(tenant))
         for client in clients:
-            client.relay.kill()
+            client.kill()
         return len(clients)
 
     def paused(self) -> frozenset[TenantId]:
@@ -250,22 +313,58 @@ class PgListener:
             self._is_empty.set()
 
 
+def _check_search_path(wish: SessionWish, route: Route) -> None:
+    """A client may not begin where its tenant is not. Raises InvalidSetting; what SQL may reach, grants decide."""
+    schema, path = route.pool.schema, dict(wish.settings).get(b"search_path")
+    if schema is not None and path is not None and set(schemas(path) or ()) != {schema.encode()}:
+        raise InvalidSetting(
+            "the search_path of this tenant is its own schema",
+            hint="leave search_path out of the startup parameters and options",
+        )
+
+
 class Client:
-    """One client that was let in, and by which key it may cancel."""
+    """One client that was let in, and by which key it may cancel. It has a relay, or the console."""
 
-    __slots__ = ("_listener", "address", "pid", "relay", "secret", "target")
-
-    relay: Relay
+    __slots__ = (
+        "_listener",
+        "address",
+        "connected_at",
+        "console",
+        "local_address",
+        "pid",
+        "relay",
+        "secret",
+        "target",
+    )
 
     def __init__(self, listener: PgListener, transport: asyncio.Transport, pid: int, target: Target) -> None:
         self._listener = listener
+        self.relay: Relay | None = None
+        self.console: ConsoleClient | None = None
         self.pid = pid
         self.secret = secrets.token_bytes(4)  # as long as protocol 3.0 has it
         self.target = target
-        self.address = transport.get_extra_info("peername")
+        self.connected_at = time.time()
+        self.address: tuple[str, int] = transport.get_extra_info("peername")[:2]
+        self.local_address: tuple[str, int] = transport.get_extra_info("sockname")[:2]
 
-    def ended(self, relay: Relay) -> None:
-        """Its relay is over."""
+    def drain(self) -> None:
+        """End it as soon as nothing is under way."""
+        if self.relay is not None:
+            self.relay.drain()
+        else:
+            self.kill()
+
+    def kill(self) -> None:
+        """End it now."""
+        if self.relay is not None:
+            self.relay.kill()
+        elif self.console is not None:
+            self.console.end(PoolClosed("terminating connection due to administrator command"))
+
+    def ended(self) -> None:
+        """It is over; called once by what it has."""
         self._listener.ended(self)
 
 

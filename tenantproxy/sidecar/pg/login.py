@@ -39,6 +39,10 @@ class Door(Protocol):
         """A connection was accepted."""
         ...
 
+    def refused(self, error: TenantProxyError) -> None:
+        """A newcomer is told this, and goes."""
+        ...
+
     def left(self, newcomer: Newcomer) -> None:
         """It is not a newcomer any more: gone, or a client."""
         ...
@@ -85,7 +89,7 @@ class Newcomer(asyncio.Protocol):
         if sock is not None and sock.family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        self._timer = asyncio.get_running_loop().call_later(LOGIN_SECONDS, transport.abort, context=Context())
+        self._timer = asyncio.get_running_loop().call_later(LOGIN_SECONDS, self.transport.abort, context=Context())
         self._door.came(self)
 
     def data_received(self, data: bytes) -> None:
@@ -177,6 +181,7 @@ class Newcomer(asyncio.Protocol):
     def refuse(self, error: TenantProxyError) -> None:
         """Say why, and close."""
         if not self._is_over:
+            self._door.refused(error)
             self.transport.write(answers.error_response(error, fatal=True))
             self.close()
 

@@ -2,41 +2,61 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
 from typing import Self
 
-from tenantproxy.config import is_loopback, listen_address
+from tenantproxy.config import Settings, is_loopback, listen_address
+from tenantproxy.errors import ConfigurationError, NotSupported, Problem
 from tenantproxy.metrics.listeners import ListenerStats
+from tenantproxy.metrics.pg import PgStats
 from tenantproxy.router import Router
 from tenantproxy.sidecar.auth import AuthDesk
+from tenantproxy.sidecar.pg.console import Console
 from tenantproxy.sidecar.pg.lending import RawLending
 from tenantproxy.sidecar.pg.listener import PgListener
+from tenantproxy.sidecar.pg.shows import Averages
 from tenantproxy.sidecar.pg.users import Users, seed_of
+from tenantproxy.sidecar.pg.view import PortView
 
-__all__ = ["PgPort"]
+__all__ = ["PgPort", "Reread"]
+
+Reread = Callable[[], Settings]
+"""Reads the configuration from where it came from. Raises ConfigurationError."""
 
 
 class PgPort:
     """The port as `[pg]` says. Opened when router and login desk are, closed before them."""
 
-    def __init__(self, router: Router, desk: AuthDesk, *, drain_timeout: float) -> None:
+    def __init__(
+        self, router: Router, desk: AuthDesk, *, drain_timeout: float, version: str, reread: Reread | None = None
+    ) -> None:
         self._router = router
         self._desk = desk
         self._drain_timeout = drain_timeout
+        self._version = version
+        self._reread = reread
+        self._averages = Averages()
         self._lending: RawLending | None = None  # from open to close
         self._listener: PgListener | None = None
+        self._users: Users | None = None
 
     @classmethod
-    def configured(cls, router: Router, desk: AuthDesk, *, drain_timeout: float) -> Self | None:
-        """The port; None where nobody could use it."""
+    def configured(
+        cls, router: Router, desk: AuthDesk, *, drain_timeout: float, version: str, reread: Reread | None = None
+    ) -> Self | None:
+        """The port; None where nobody could use it. `reread` reads the configuration anew, for RELOAD."""
         pg = router.settings.pg
-        return cls(router, desk, drain_timeout=drain_timeout) if pg.listen and (pg.users or pg.jwt) else None
+        if not (pg.listen and (pg.users or pg.jwt)):
+            return None
+        return cls(router, desk, drain_timeout=drain_timeout, version=version, reread=reread)
 
     async def open(self) -> None:
         """Read the users, bind and accept. Raises OSError, ConfigurationError; nothing is left open then."""
         settings = self._router.settings
         pg = settings.pg
         host, port = listen_address(pg.listen)
-        users = Users(
+        self._users = users = Users(
             pg.users,
             self._desk.tokens if pg.jwt else None,
             is_loopback(pg.listen),
@@ -54,11 +74,38 @@ class PgPort:
             lending=self._lending,
             users=users,
         )
+        view = PortView(self._router, self._lending, self._listener, version=self._version, reload=self.reload)
+        self._listener.new_console = lambda target: Console(
+            view, user=target.user, may_change=target.may_change, averages=self._averages
+        )
         try:
             await self._listener.open()
         except BaseException:
             await self.close()
             raise
+
+    async def reload(self) -> None:
+        """Take over the users of the configuration as it is now. Raises ConfigurationError, and nothing has changed.
+
+        Who is connected stays, with what it was let in for.
+        """
+        if self._reread is None or self._users is None:
+            raise NotSupported("this process has no configuration file to read again")
+        new = await asyncio.to_thread(self._reread)
+        old = self._router.settings
+        fixed = [name for name in type(new).model_fields if name != "pg" and getattr(new, name) != getattr(old, name)]
+        fixed += ["pg"] if new.pg.model_copy(update={"users": old.pg.users}) != old.pg else []
+        if fixed:
+            raise ConfigurationError(
+                Problem(key=name, problem="has changed, and cannot while it runs", fix="restart, or change it back")
+                for name in fixed
+            )
+        self._users.reload(new.pg.users)
+        self._greeted_anew()
+
+    def _greeted_anew(self) -> None:
+        if self._listener is not None:
+            self._listener.forget_greetings()
 
     async def close(self) -> None:
         """Drain and stop. Safe to call again."""
@@ -80,6 +127,10 @@ class PgPort:
     def is_open(self) -> bool:
         """Whether it accepts."""
         return self._listener is not None and self._listener.is_open
+
+    def pg_stats(self) -> PgStats | None:
+        """What only this protocol has; None while it is not open."""
+        return None if self._listener is None else self._listener.pg_stats()
 
     def stats(self) -> ListenerStats:
         """The clients of this moment."""

@@ -104,12 +104,13 @@ class Relay(asyncio.Protocol):
         kept: KeptSettings,
         is_session: bool,
         traffic: Traffic,
-        on_end: Callable[[Relay], None],
+        on_end: Callable[[], None],
     ) -> None:
         self.backend: RawBackend | None = None
         self.traffic = traffic
         self.kept = kept
         self.is_waiting = False  # for a backend
+        self.waiting_since = 0.0
         self.pin = b""  # the tag of the command whose effect only this backend has: it is kept until the client leaves
         self._transport = transport
         self._source = source
@@ -130,6 +131,7 @@ class Relay(asyncio.Protocol):
         self._is_quiet_after_rest = False
         self._dropped = 0  # bytes to come of a message that no server gets
         self._skipping = False  # an error was told in a server's place: nothing counts until Sync
+        self.asked_at = 0.0  # when the first message was sent that is unanswered
         self._status = IDLE  # as the last ReadyForQuery said
         self._replay: bytes | None = None  # the segment under way, while it can be sent once more
         self._is_healing = False  # the client sees nothing of what comes, it will be sent once more
@@ -152,7 +154,7 @@ class Relay(asyncio.Protocol):
             and len(data) > HEADER
             and _LENGTH(data, 1)[0] + 1 == len(data)
             and data[5:8] not in _WATCHED
-            and not (self._rest or self._dropped or self._skipping)
+            and not (self._rest or self._dropped or self._skipping or self._flight.is_open)
         ):
             backend = self.backend
             if backend is None:
@@ -163,7 +165,10 @@ class Relay(asyncio.Protocol):
             elif backend.binding is not None and self._is_due(backend):
                 self._hold(data)
                 return
-            self._flight.queried()
+            flight = self._flight
+            if not flight.awaited:
+                self.asked_at = monotonic()
+            flight.queried()
             backend.write(data)
         else:
             self._forward(data)
@@ -178,13 +183,17 @@ class Relay(asyncio.Protocol):
         """Send what may go, message by message; hold what must wait. Raises ProtocolError."""
         size = len(data)
         begin, at = self._continue(data)  # what lies between the two goes out as it came
-        flight, backend, is_session = self._flight, self.backend, self._is_session
+        flight, backend, is_session, kept = self._flight, self.backend, self._is_session, self.kept
         if backend is not None and backend.binding is not None and at < size and self._is_due(backend):
             if begin < at:
                 backend.write(data[begin:at])
             self._hold(data[at:])
             return
-        self._replay = data if not is_session and flight.is_quiet and self._status == IDLE else None
+        if flight.is_quiet:
+            self.asked_at = monotonic()
+            self._replay = data if not is_session and self._status == IDLE else None
+        else:
+            self._replay = None
         out: list[bytes] = []
         while size - at >= HEADER:
             kind = data[at]
@@ -219,6 +228,8 @@ class Relay(asyncio.Protocol):
                 flight.is_open = True
                 if not is_session:
                     new = flight.bind(data[at:end])
+                    if kept.asked_for is not None and not data.startswith(b"\0\0", at + HEADER):
+                        kept.asked_for = None  # whose tag comes next is not known
             elif kind == _QUERY:
                 if is_session or data[at + 5 : at + 8] not in _WATCHED or not self._watched(data[at + 5 : end - 1]):
                     flight.queried()
@@ -253,8 +264,10 @@ class Relay(asyncio.Protocol):
             flight.is_open = True
             if self._is_session:
                 return None
-            if kind == frames.PARSE and message[6:9] in _WATCHED and not message[5]:
-                return self._watched_parse(message)
+            if kind == frames.PARSE:
+                if message[6:9] in _WATCHED and not message[5]:
+                    return self._watched_parse(message)
+                self.kept.asked_for = None  # whose tag comes next is not known
             return translate(flight, message)
         if kind in _COPYING:
             if kind != frames.COPY_DATA:
@@ -385,7 +398,7 @@ class Relay(asyncio.Protocol):
         found = self._source.known()
         if found is None:
             self._held = []
-            self.is_waiting = True
+            self._waits()
             self._finding = asyncio.get_running_loop().create_task(self._find(), context=Context())
             return None
         pool, route = found
@@ -394,8 +407,13 @@ class Relay(asyncio.Protocol):
             self._board(backend, route)
             return backend
         self._held = []
+        self._waits()
         self._acquire_from(pool, route)
         return None
+
+    def _waits(self) -> None:
+        self.is_waiting = True
+        self.waiting_since = monotonic()
 
     async def _find(self) -> None:
         try:
@@ -408,7 +426,6 @@ class Relay(asyncio.Protocol):
             self._acquire_from(pool, route)
 
     def _acquire_from(self, pool: Pool[RawBackend], route: Route) -> None:
-        self.is_waiting = True
         self._route = route
         try:
             self._acquire = self._lender.acquire(pool, route, self.kept.now, self)
@@ -419,6 +436,7 @@ class Relay(asyncio.Protocol):
         """See `raw_lender.Lessee`."""
         self._acquire = None
         self.is_waiting = False
+        self.traffic.wait_seconds += monotonic() - self.waiting_since
         assert self._route is not None
         self._board(backend, self._route)
         self._resume()
@@ -446,6 +464,7 @@ class Relay(asyncio.Protocol):
 
     def _board(self, backend: RawBackend, route: Route) -> None:
         self.backend = backend
+        self.traffic.leases += 1
         self._route = route
         self._status = IDLE
         backend.sink = self._sink
@@ -459,6 +478,7 @@ class Relay(asyncio.Protocol):
         """The transaction is over and nothing is unanswered: the backend may go, unless it is kept for the session."""
         if self._is_session or self.pin:
             self.traffic.transactions += 1
+            self.traffic.transaction_seconds += monotonic() - self.asked_at
             backend.session = self.kept.now
             if self._is_draining:
                 self._end(_shutting_down())
@@ -467,7 +487,6 @@ class Relay(asyncio.Protocol):
             self._is_quiet_after_rest = True
             return
         self._is_quiet_after_rest = False
-        self.traffic.transactions += 1
         self._give_back()
         if self._is_draining:
             self._end(_shutting_down())
@@ -479,13 +498,17 @@ class Relay(asyncio.Protocol):
             return
         assert self._route is not None
         flight = self._flight
-        is_dirty = self.kept.ended() or self._is_session or bool(self.pin)
+        kept_it = self._is_session or bool(self.pin)
+        is_dirty = self.kept.ended() or kept_it
         self.pin = b""
         if self._client_is_slow:
             backend.resume_reading()
         if flight.is_quiet and self._status == IDLE and not (self._rest or flight.copying or flight.is_doubtful):
             backend.session = self.kept.now
-            self._lender.release(backend, self._route, is_dirty=is_dirty)
+            held = self._lender.release(backend, self._route, is_dirty=is_dirty)
+            if not kept_it:
+                self.traffic.transactions += 1
+                self.traffic.transaction_seconds += held
         else:
             self._lender.destroy(backend, "error")
             self._rest = 0
@@ -562,6 +585,9 @@ class Relay(asyncio.Protocol):
                     flight.ready()
                 self._status = data[at + 5]
                 traffic.queries += 1
+                self.kept.asked_for = None
+                if not awaited:
+                    traffic.query_seconds += monotonic() - self.asked_at
                 if self._is_healing:
                     if begin < at:
                         out.append(data[begin:at])
@@ -696,6 +722,11 @@ class Relay(asyncio.Protocol):
 
     # --- the end -----------------------------------------------------------------------------------------------------
     @property
+    def prepared_statements(self) -> int:
+        """How many the client has."""
+        return len(self._flight.names)
+
+    @property
     def is_active(self) -> bool:
         """Whether it has a backend, or waits for one."""
         return self.backend is not None or self.is_waiting
@@ -769,7 +800,7 @@ class Relay(asyncio.Protocol):
             self._finding.cancel()
         if not self._is_entering:  # else when that is done
             self._give_back()
-        self._on_end(self)
+        self._on_end()
 
 
 def _names_are_there(bind: bytes) -> bool:
