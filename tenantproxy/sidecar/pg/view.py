@@ -126,7 +126,7 @@ def _client_row(client: Client, now: float) -> ClientRow:
         connected_at=client.connected_at,
         requested_at=time.time() - (now - asked) if asked else None,
         waiting_seconds=waiting,
-        server_id=id(backend) & 0xFFFF_FFFF if backend is not None else None,
+        server_id=id(backend) & 0x7FFF_FFFF if backend is not None else None,
         pool=backend.pool.label if backend is not None else None,
         pool_mode=client.target.pool_mode,
         application_name=settings.get(b"application_name", b"").decode("utf-8", "replace"),
@@ -144,7 +144,7 @@ def _server_row(backend: RawBackend, holder: int | None, settings: Settings) -> 
     remote, local = _address(backend, "peername"), _address(backend, "sockname")
     session = dict(backend.session)
     return ServerRow(
-        id=id(backend) & 0xFFFF_FFFF,
+        id=id(backend) & 0x7FFF_FFFF,
         server=key.server,
         user=key.user or settings.servers[key.server].user,
         database=key.database,
