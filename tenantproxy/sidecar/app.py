@@ -21,7 +21,7 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from tenantproxy.config import listen_address
-from tenantproxy.errors import ConfigurationError, Problem
+from tenantproxy.errors import ConfigurationError, Problem, TenantProxyError
 from tenantproxy.metrics.listeners import ProcessCollector, ProcessStats, Requests
 from tenantproxy.metrics.logins import LoginCollector
 from tenantproxy.metrics.pg import PgCollector
@@ -124,6 +124,11 @@ class Sidecar:
             await self._admin.close()
         await self._lag.close()
 
+    async def reload(self) -> None:
+        """Read the users of the PostgreSQL port again. Raises ConfigurationError, and nothing has changed then."""
+        if self.pg is not None:
+            await self.pg.reload()
+
     async def __aenter__(self) -> Self:
         await self.open()
         return self
@@ -162,7 +167,10 @@ class Sidecar:
 
 
 async def serve_until_signalled(sidecar: Sidecar, ready: Callable[[Sidecar], Awaitable[None] | None]) -> None:
-    """Open `sidecar`, call `ready`, serve until SIGTERM or SIGINT, drain. A second signal ends the process at once."""
+    """Open `sidecar`, call `ready`, serve until SIGTERM or SIGINT, drain. A second signal ends the process at once.
+
+    SIGHUP reads the configuration again.
+    """
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
 
@@ -173,9 +181,25 @@ async def serve_until_signalled(sidecar: Sidecar, ready: Callable[[Sidecar], Awa
             signal.signal(each, signal.SIG_DFL)
         stop.set()
 
+    reloads: set[asyncio.Task[None]] = set()
+
+    async def reload() -> None:
+        try:
+            await sidecar.reload()
+        except TenantProxyError as exc:
+            logger.error("SIGHUP: nothing was changed: %s", exc)
+        else:
+            logger.info("SIGHUP: read the configuration again")
+
+    def hung_up() -> None:
+        task = loop.create_task(reload(), name="tenantproxy reload")
+        reloads.add(task)
+        task.add_done_callback(reloads.discard)
+
     async with sidecar:
         for each in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(each, signalled, each.name)
+        loop.add_signal_handler(signal.SIGHUP, hung_up)
         if (invited := ready(sidecar)) is not None:
             await invited
         await stop.wait()

@@ -125,3 +125,26 @@ async def test_a_transaction_ends_and_its_client_hears_57p01_when_the_sidecar_is
     await transaction.commit()
     await until(busy.is_closed, "the other one when its transaction is over")
     assert served.process.wait(timeout=20) == 0
+
+
+async def test_a_user_that_is_removed_is_refused_after_a_reload_and_whoever_is_connected_stays(
+    serve: Serve, config: Path, demo_world: World
+) -> None:
+    served = serve(config)
+    port, password = int(served.pg.rpartition(":")[2]), demo_world.pg_password
+    conn = await asyncpg.connect(
+        host="127.0.0.1", port=port, user="only_acme", password=password, database="acme", ssl=False, timeout=20
+    )
+    config.write_text(config.read_text().partition("[pg.users.only_acme]")[0])
+    served.process.send_signal(signal.SIGHUP)
+
+    async def is_refused() -> bool:
+        try:
+            await connected(port, "only_acme", password, "acme")
+        except asyncpg.InvalidPasswordError:
+            return True
+        return False
+
+    await until(is_refused, "the user is gone")
+    assert await conn.fetchval("SELECT count(*) FROM projects") == 2
+    await conn.close(timeout=10)
