@@ -127,6 +127,11 @@ async def test_a_transaction_ends_and_its_client_hears_57p01_when_the_sidecar_is
     assert served.process.wait(timeout=20) == 0
 
 
+def without(config: Path, user: str) -> None:
+    """Take the last user out of the file."""
+    config.write_text(config.read_text().partition(f"[pg.users.{user}]")[0])
+
+
 async def test_a_user_that_is_removed_is_refused_after_a_reload_and_whoever_is_connected_stays(
     serve: Serve, config: Path, demo_world: World
 ) -> None:
@@ -135,7 +140,7 @@ async def test_a_user_that_is_removed_is_refused_after_a_reload_and_whoever_is_c
     conn = await asyncpg.connect(
         host="127.0.0.1", port=port, user="only_acme", password=password, database="acme", ssl=False, timeout=20
     )
-    config.write_text(config.read_text().partition("[pg.users.only_acme]")[0])
+    without(config, "only_acme")
     served.process.send_signal(signal.SIGHUP)
 
     async def is_refused() -> bool:
