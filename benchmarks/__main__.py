@@ -11,6 +11,7 @@ PROGRAMS: Final = {
     "http": "in a web application: what the middleware adds to a request, and 100,000 interleaved ones per framework",
     "library": "embedded in a service: ours beside asyncpg, its pool, psycopg_pool and pools by hand",
     "login": "by e-mail and password: the directory, the search beside a loop by hand, and what strangers learn",
+    "pg": "the PostgreSQL port: ours beside PgBouncer and a direct connection, under pgbench",
     "sqlalchemy": "with SQLAlchemy: sessions of the current tenant beside SQLAlchemy's own pool on one database",
     "statemachine": "a million random steps of the pools, their invariants checked after each",
 }

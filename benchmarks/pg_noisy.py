@@ -1,0 +1,157 @@
+"""What do others notice of a tenant that floods a proxy with slow queries?
+
+Twenty tenants with five clients each. Rows: all share one pool, at PgBouncer too, which does not know them apart.
+Databases: each has its own, and all together as many server connections at both.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Final
+
+from benchmarks.measure import Spread, percentile
+from benchmarks.part import Options, Part
+from benchmarks.pg_client import Client, connect
+from benchmarks.pg_targets import NEAR_TOTAL, OURS, SHARED_SIZE, Target, Targets, open_targets
+from benchmarks.pg_world import NEIGHBOUR_ACCOUNTS, SHARED, PgWorld, neighbour_databases, neighbour_rows
+from benchmarks.table import Verdict, figure, render, spread, trust
+
+__all__ = ["FLOOD", "run", "verdicts"]
+
+CLIENTS_EACH: Final = 5
+FLOOD: Final = 100
+SLOW: Final = "SELECT pg_sleep(0.05)"
+MOST_ROUNDS: Final = 3  # each has thousands of calls of four subjects, twice
+THINK_SECONDS: Final = 0.05  # between two queries of a polite client
+ALLOWED_FACTOR, ALLOWED_MS = 1.5, 5.0
+KINDS: Final = {"rows": SHARED_SIZE, "databases": NEAR_TOTAL}
+
+
+@dataclass(slots=True)
+class Waits:
+    """The others' p99 in milliseconds, one for each round."""
+
+    alone: list[float] = field(default_factory=list)
+    beside: list[float] = field(default_factory=list)
+
+
+Series = dict[tuple[str, str], Waits]  # by the kind of the tenants and the name of the target
+
+
+async def run(world: PgWorld, options: Options) -> Part:
+    """Alone and beside the flood, in turns."""
+    series: Series = {}
+    async with open_targets(world) as targets:
+        subjects = list(_subjects(targets))
+        for kind, target, _ in subjects:
+            series[kind, target.name] = Waits()
+        for number in range(min(options.rounds, MOST_ROUNDS)):
+            for kind, target, tenants in subjects if number % 2 == 0 else list(reversed(subjects)):
+                await _round(target, tenants, options.seconds, series[kind, target.name])
+    head = ("tenants of", "server connections", "others' p99 alone, ms", f"beside {FLOOD} slow queries, ms")
+    rows = [
+        (f"{kind}, {name}", str(KINDS[kind]), spread(Spread.of(one.alone)), spread(Spread.of(one.beside)))
+        for (kind, name), one in series.items()
+    ]
+    return Part(
+        title="A noisy neighbour",
+        text=render(head, rows),
+        data={f"{kind}, {name}": {"alone": one.alone, "beside": one.beside} for (kind, name), one in series.items()},
+        verdicts=tuple(one for kind in KINDS for one in trust(verdicts(kind, series[kind, OURS]))),
+    )
+
+
+def _subjects(targets: Targets) -> Iterator[tuple[str, Target, tuple[str, ...]]]:
+    for kind in KINDS:
+        for target in targets.proxies:
+            if kind == "databases":
+                tenants = neighbour_databases()
+            elif target.name == OURS:
+                tenants = neighbour_rows()
+            else:
+                tenants = (SHARED,) * len(neighbour_rows())
+            yield kind, target, tenants
+
+
+async def _round(target: Target, tenants: tuple[str, ...], seconds: float, waits: Waits) -> None:
+    noisy, *others = tenants
+    async with _connected(target, [tenant for tenant in others for _ in range(CLIENTS_EACH)]) as polite:
+        await asyncio.gather(*(client.run(_select(number)) for number, client in enumerate(polite)))  # pools are warm
+        waits.alone.append(await _polite_p99(polite, seconds))
+        async with _connected(target, [noisy] * FLOOD) as loud:
+            waits.beside.append(await _beside(loud, polite, seconds))
+
+
+async def _beside(loud: list[Client], polite: list[Client], seconds: float) -> float:
+    over, begun = asyncio.Event(), asyncio.Event()
+
+    async def flood(client: Client) -> None:
+        while not over.is_set():
+            await client.run(SLOW)
+            begun.set()
+
+    async with asyncio.TaskGroup() as group:
+        for client in loud:
+            group.create_task(flood(client))
+        await begun.wait()
+        p99 = await _polite_p99(polite, seconds)
+        over.set()
+    return p99
+
+
+async def _polite_p99(clients: list[Client], seconds: float) -> float:
+    """In milliseconds, of all calls of all clients."""
+    taken: list[float] = []
+    start = time.perf_counter()
+
+    async def polite(number: int, client: Client) -> None:
+        await asyncio.sleep(THINK_SECONDS * number / len(clients))  # not all at once
+        while (before := time.perf_counter()) < start + seconds:
+            await client.run(_select(number + len(taken)))
+            taken.append(time.perf_counter() - before)
+            await asyncio.sleep(THINK_SECONDS)
+
+    async with asyncio.TaskGroup() as group:
+        for number, client in enumerate(clients):
+            group.create_task(polite(number, client))
+    return percentile(taken, 99) * 1e3
+
+
+def _select(number: int) -> str:
+    return f"SELECT abalance FROM pgbench_accounts WHERE aid = {number * 389 % NEIGHBOUR_ACCOUNTS + 1}"
+
+
+@asynccontextmanager
+async def _connected(target: Target, databases: list[str]) -> AsyncIterator[list[Client]]:
+    clients: list[Client] = []
+    try:
+        for database in databases:
+            clients.append(await connect(target, database))  # noqa: PERF401  # those before a failure must be closed
+        yield clients
+    finally:
+        for client in clients:
+            client.close()
+
+
+def verdicts(kind: str, ours: Waits) -> Iterator[Verdict]:
+    """The limit is made from the p99 alone: noise there would raise it until anything is fair."""
+    alone, beside = Spread.of(ours.alone), Spread.of(ours.beside)
+    allowed = ALLOWED_FACTOR * alone.median + ALLOWED_MS
+    yield Verdict(
+        target=f"{kind}: p99 of the others beside {FLOOD} slow queries of one tenant",
+        wanted=f"<= {ALLOWED_FACTOR}x alone + {ALLOWED_MS:g} ms = {figure(allowed)} ms",
+        measured=f"{spread(beside)} ms",
+        met=beside.median <= allowed,
+    )
+    steady = alone.p75 / alone.p25
+    yield Verdict(
+        target=f"{kind}: control: the p99 alone stays the same",
+        wanted="p75 <= 2x p25, median <= 10 ms",
+        measured=f"{steady:.1f}x, {figure(alone.median)} ms",
+        met=steady <= 2.0 and alone.median <= 10.0,
+        control=True,
+    )

@@ -1,0 +1,92 @@
+"""What does a short query cost through a proxy? `pgbench -S`: simple, extended and prepared."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from benchmarks.part import Options, Part
+from benchmarks.pg_pgbench import CLIENTS, Bench
+from benchmarks.pg_rounds import (
+    AGAIN,
+    Series,
+    Subject,
+    control,
+    cpu_at_most,
+    faster,
+    speed_at_least,
+    stored,
+    table,
+    take_turns,
+)
+from benchmarks.pg_targets import DIRECT, OURS, PGBOUNCER, Targets, open_targets
+from benchmarks.pg_world import DATABASE, ROW, SCHEMA, PgWorld
+from benchmarks.table import Verdict, at_least, trust
+
+__all__ = ["MODES", "run", "verdicts"]
+
+MODES: Final = ("simple", "extended", "prepared")
+DATABASE_TENANT, SCHEMA_TENANT, ROW_TENANT = f"{OURS}, database", f"{OURS}, schema", f"{OURS}, signed row"
+
+_CPU_LIMIT, _SPEED_LIMIT, _ROW_LIMIT = 1.2, 0.9, 0.85
+# What -S runs; it counts the branches to know the scale, and the shared table has none.
+_SCRIPT: Final = r"""\set aid random(1, {accounts})
+SELECT abalance FROM pgbench_accounts WHERE aid = :aid;
+"""
+
+
+async def run(world: PgWorld, options: Options) -> Part:
+    """All in each round, each mode by itself."""
+    texts: list[str] = []
+    data: dict[str, object] = {}
+    found: list[Verdict] = []
+    with tempfile.TemporaryDirectory(prefix="tenantproxy-bench-") as folder:
+        script = Path(folder) / "select.sql"
+        script.write_text(_SCRIPT.format(accounts=world.accounts))
+        async with open_targets(world) as targets:
+            for mode in MODES:
+                series = await take_turns(list(_subjects(world, targets, options, mode, script)), options.rounds)
+                texts.append(f"### {mode}\n\n{table(series, base=PGBOUNCER, unit='transaction')}")
+                data[mode] = stored(series)
+                peer_can = targets.pgbouncer is None or mode != "prepared" or targets.pgbouncer.prepares
+                found += trust(verdicts(mode, series, peer_can=peer_can))
+                if not peer_can:
+                    texts.append("This PgBouncer cannot prepare in transaction mode (1.21 and later can).")
+    title = f"pgbench -S, {CLIENTS} clients, {world.pool} server connections, {world.accounts:,} rows"
+    return Part(title=title, text="\n\n".join(texts), data=data, verdicts=tuple(found))
+
+
+def _subjects(world: PgWorld, targets: Targets, options: Options, mode: str, script: Path) -> Iterator[Subject]:
+    def bench(*arguments: str) -> Bench:
+        given = (f"--protocol={mode}", *arguments)
+        return Bench(program=world.server.bin_dir / "pgbench", arguments=given, seconds=round(options.seconds))
+
+    select, by_script = bench("--select-only"), bench(f"--file={script}")
+    yield Subject(name=DIRECT, target=targets.direct, database=DATABASE, bench=select)
+    peer = targets.pgbouncer
+    if peer is not None and mode == "prepared" and not peer.prepares:
+        peer = None
+    if peer is not None:
+        yield Subject(name=PGBOUNCER, target=peer, database=DATABASE, bench=select)
+    yield Subject(name=DATABASE_TENANT, target=targets.ours, database=DATABASE, bench=select)
+    yield Subject(name=ROW_TENANT, target=targets.ours, database=ROW, bench=by_script)
+    if mode == MODES[0]:
+        yield Subject(name=SCHEMA_TENANT, target=targets.ours, database=SCHEMA, bench=select)
+    yield Subject(name=AGAIN, target=peer or targets.direct, database=DATABASE, bench=select)
+
+
+def verdicts(mode: str, series: Series, *, peer_can: bool) -> Iterator[Verdict]:
+    """Beside PgBouncer where it can do the same, and a row tenant beside a database tenant.
+
+    The control is whoever was measured again: PgBouncer, or the direct connection where that cannot.
+    """
+    yield from control(f"{mode}: control", series, PGBOUNCER if PGBOUNCER in series else DIRECT)
+    if peer_can:
+        cpu = f"{mode}: CPU of a transaction, database tenant beside PgBouncer"
+        yield cpu_at_most(cpu, _CPU_LIMIT, series, DATABASE_TENANT, PGBOUNCER)
+        speed = f"{mode}: throughput, database tenant beside PgBouncer"
+        yield speed_at_least(speed, _SPEED_LIMIT, series, DATABASE_TENANT, PGBOUNCER)
+    row = f"{mode}: throughput, signed row tenant beside a database tenant"
+    yield at_least(row, _ROW_LIMIT, faster(series[ROW_TENANT], series[DATABASE_TENANT]))
