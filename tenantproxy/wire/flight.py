@@ -76,6 +76,7 @@ class Flight:
 
     __slots__ = (
         "_all",
+        "_ended_ahead",
         "_server",
         "_unnamed",
         "_unnamed_is_there",
@@ -95,6 +96,7 @@ class Flight:
         self.last_bound: Statement | None = None
         self.names: dict[bytes, Statement] = {}
         self._all = statements
+        self._ended_ahead = 0  # ends of COPY data that were sent before the server said that it reads any
         self._server = ServerStatements()
         self._unnamed: bytes | None = None  # the Parse message of the client's unnamed statement
         self._unnamed_is_there = False  # it is the one on the backend
@@ -103,6 +105,7 @@ class Flight:
         """The client has another backend."""
         assert not self.awaited
         self._server = server
+        self._ended_ahead = 0
         self._unnamed_is_there = False
 
     def queried(self) -> None:
@@ -116,6 +119,15 @@ class Flight:
         """The client sent a Sync."""
         self.is_open = False
         self.awaited.append(SYNC)
+
+    def copy_ended(self) -> None:
+        """The client sent CopyDone or CopyFail: some send the COPY, its data and this in one go."""
+        if self.copying:
+            self.copying = False
+        elif not self.is_quiet:  # else the server takes no notice of it
+            self._ended_ahead += 1
+            if [entry for entry in self.awaited if entry.is_ready] not in ([], [QUERY]):
+                self.is_doubtful = True  # what was sent before it may be read as part of the COPY, or not
 
     @property
     def is_quiet(self) -> bool:
@@ -149,6 +161,7 @@ class Flight:
         """For a Bind message, or for as much of a long one as holds its two names: the rest follows as it is."""
         portal_ends = _end(message, 5) + 1
         name_ends = _end(message, portal_ends)
+        self.last_bound = None
         if name_ends == portal_ends:
             return message if self._unnamed_is_there else self._with_unnamed(message)
         statement = self.names.get(message[portal_ends:name_ends])
@@ -195,6 +208,7 @@ class Flight:
     def abandon(self) -> None:
         """The backend is given up: nothing is awaited of it any more."""
         self.awaited.clear()
+        self._ended_ahead = 0
         self.is_open = self.copying = self.is_doubtful = False
         self._unnamed_is_there = False
 
@@ -276,6 +290,9 @@ class Flight:
 
     def copy_began(self) -> None:
         """For CopyInResponse. A Sync that was sent with the COPY is read as part of it, and never answered."""
+        if self._ended_ahead:
+            self._ended_ahead -= 1
+            return
         self.copying = True
         if len(self.awaited) > 1:
             self.is_doubtful = True  # which of them the server read before it began is anybody's guess
@@ -284,7 +301,11 @@ class Flight:
             self.is_open = True
 
     def copy_failed(self) -> None:
-        """For an ErrorResponse while copying: a Sync that was taken back may have been read behind the error."""
+        """For an ErrorResponse. While copying, a Sync that was taken back may have been read behind the error."""
+        if not self.copying:
+            if len(self.awaited) < 2:
+                self._ended_ahead = 0  # the COPY has not begun: the server takes no notice of its end
+            return
         self.copying = False
         if not self.awaited:
             self.is_doubtful = True
