@@ -10,7 +10,18 @@ import re
 from enum import Enum
 from typing import Final, Literal
 
-__all__ = ["ALL", "Every", "bare", "deallocate_of", "is_discard_all", "is_local", "leaves_state", "pins", "unbinds"]
+__all__ = [
+    "ALL",
+    "WATCHED",
+    "Every",
+    "bare",
+    "deallocate_of",
+    "is_discard_all",
+    "is_local",
+    "leaves_state",
+    "pins",
+    "unbinds",
+]
 
 # By the first word. What is not here leaves something: SET, RESET, DISCARD (the settings are not what we believed),
 # CREATE (perhaps TEMP), DECLARE (perhaps WITH HOLD), LISTEN, UNLISTEN, PREPARE, DEALLOCATE, LOAD; DO and CALL may do
@@ -23,6 +34,10 @@ _LEAVES_NOTHING: Final = frozenset(
 _OF_THE_TRANSACTION: Final = {b"SET CONSTRAINTS", b"PREPARE TRANSACTION"}
 _PINS: Final = {b"LISTEN", b"PREPARE"}
 _UNBINDS: Final = {b"RESET", b"DISCARD ALL", b"DISCARD SEQUENCES"}
+
+
+WATCHED: Final = frozenset(word for text in (b"SET", b"RES", b"DEA") for word in (text, text.lower(), text.title()))
+"""How the texts begin that a relay reads: SET, RESET, DEALLOCATE. Written otherwise, they cost a reset."""
 
 
 class Every(Enum):

@@ -12,6 +12,7 @@ from itertools import count
 from typing import Final
 from weakref import WeakValueDictionary
 
+from tenantproxy.wire.commands import WATCHED
 from tenantproxy.wire.frames import CLOSE, PARSE, frame
 
 __all__ = ["NAME_PREFIX", "ServerStatements", "Statement", "Statements"]
@@ -23,12 +24,14 @@ MAX_PREPARED: Final = 500  # on one backend; a plan costs the server some ten ki
 class Statement:
     """A text and its parameter types, as a Parse message holds them behind the name. Equal only to itself."""
 
-    __slots__ = ("__weakref__", "close", "name", "parse")
+    __slots__ = ("__weakref__", "close", "name", "parse", "watched")
 
     def __init__(self, name: bytes, body: bytes) -> None:
         self.name = name
         self.parse = frame(PARSE, name + b"\0" + body)
         self.close = frame(CLOSE, b"S" + name + b"\0")
+        self.watched = body[: body.find(b"\0")] if body[:3] in WATCHED else None
+        """Its text, where that says what the session keeps."""
 
     def __repr__(self) -> str:
         return f"<Statement {self.name.decode()}>"  # a text may hold what only its tenant should see

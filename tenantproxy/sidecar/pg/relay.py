@@ -31,10 +31,10 @@ from tenantproxy.pools.raw_lender import Acquire, RawLender
 from tenantproxy.sidecar.pg.kept import KeptSettings
 from tenantproxy.sidecar.pg.traffic import Traffic
 from tenantproxy.wire import answers, frames
-from tenantproxy.wire.commands import ALL, deallocate_of, pins, unbinds
+from tenantproxy.wire.commands import ALL, WATCHED, deallocate_of, pins, unbinds
 from tenantproxy.wire.flight import FUNCTION, SYNC, Flight
 from tenantproxy.wire.frames import HEADER, IDLE, length_of
-from tenantproxy.wire.statements import Statements
+from tenantproxy.wire.statements import Statement, Statements
 
 __all__ = ["Relay", "Source"]
 
@@ -67,8 +67,6 @@ _LOOKED_AT: Final = frozenset(  # of the server's, whole; all others stream
 )
 _L: Final = ord("L")  # of SELECT
 _MAX_LOOKED_AT: Final = 1024 * 1024  # an error with a long DETAIL
-# How a simple query begins that a relay reads: SET, RESET, DEALLOCATE. Written otherwise, it costs a reset.
-_WATCHED: Final = frozenset(word for text in (b"SET", b"RES", b"DEA") for word in (text, text.lower(), text.title()))
 _TRANSLATED: Final = {frames.PARSE: Flight.parse, frames.DESCRIBE: Flight.describe, frames.CLOSE: Flight.close}
 _DEALLOCATED: Final = frames.frame(_COMMAND_COMPLETE, b"DEALLOCATE\0")
 _STALE_PLAN: Final = b"RRevalidateCachedQuery\0"
@@ -133,6 +131,7 @@ class Relay(asyncio.Protocol):
         self._skipping = False  # an error was told in a server's place: nothing counts until Sync
         self.asked_at = 0.0  # when the first message was sent that is unanswered
         self._status = IDLE  # as the last ReadyForQuery said
+        self._asking = b""  # the name of the statement that `kept` was last asked for, if it was parsed
         self._replay: bytes | None = None  # the segment under way, while it can be sent once more
         self._is_healing = False  # the client sees nothing of what comes, it will be sent once more
         self._tail = b""  # a frame of the server's that has not come whole
@@ -153,7 +152,7 @@ class Relay(asyncio.Protocol):
             data[0] == _QUERY  # the commonest by far: one simple query, whole, that needs no second look
             and len(data) > HEADER
             and _LENGTH(data, 1)[0] + 1 == len(data)
-            and data[5:8] not in _WATCHED
+            and data[5:8] not in WATCHED
             and not (self._rest or self._dropped or self._skipping or self._flight.is_open)
         ):
             backend = self.backend
@@ -189,7 +188,8 @@ class Relay(asyncio.Protocol):
                 backend.write(data[begin:at])
             self._hold(data[at:])
             return
-        if flight.is_quiet:
+        is_quiet = flight.is_quiet
+        if is_quiet:
             self.asked_at = monotonic()
             self._replay = data if not is_session and self._status == IDLE else None
         else:
@@ -228,10 +228,11 @@ class Relay(asyncio.Protocol):
                 flight.is_open = True
                 if not is_session:
                     new = flight.bind(data[at:end])
-                    if kept.asked_for is not None and not data.startswith(b"\0\0", at + HEADER):
-                        kept.asked_for = None  # whose tag comes next is not known
+                    bound = flight.last_bound
+                    if bound is not None and (bound.watched is not None or kept.asked_for is not None):
+                        self._bound(bound, is_alone=is_quiet and at == 0)
             elif kind == _QUERY:
-                if is_session or data[at + 5 : at + 8] not in _WATCHED or not self._watched(data[at + 5 : end - 1]):
+                if is_session or data[at + 5 : at + 8] not in WATCHED or not self._watched(data[at + 5 : end - 1]):
                     flight.queried()
                 else:
                     new = b""
@@ -261,17 +262,19 @@ class Relay(asyncio.Protocol):
         flight = self._flight
         translate = _TRANSLATED.get(kind)
         if translate is not None:
+            is_alone = flight.is_quiet
             flight.is_open = True
             if self._is_session:
                 return None
             if kind == frames.PARSE:
-                if message[6:9] in _WATCHED and not message[5]:
-                    return self._watched_parse(message)
+                text_begins = message.find(b"\0", HEADER) + 1
+                if message[text_begins : text_begins + 3] in WATCHED:
+                    return self._watched_parse(message, text_begins, is_alone=is_alone)
                 self.kept.asked_for = None  # whose tag comes next is not known
             return translate(flight, message)
         if kind in _COPYING:
             if kind != frames.COPY_DATA:
-                flight.copying = False
+                flight.copy_ended()
         elif kind == frames.FLUSH:
             return b"" if flight.copying else None
         elif kind == frames.FUNCTION_CALL:
@@ -529,15 +532,24 @@ class Relay(asyncio.Protocol):
             self._quiet(self._required())
         return True
 
-    def _watched_parse(self, message: bytes) -> bytes:
-        """The unnamed statement, when it may be SET, RESET or DEALLOCATE."""
+    def _watched_parse(self, message: bytes, text_begins: int, *, is_alone: bool) -> bytes:
+        """A statement that may be SET, RESET or DEALLOCATE."""
         flight = self._flight
-        sql = message[6 : message.find(b"\0", 6)]
-        self.kept.asked(sql, is_alone=flight.is_quiet)
-        name = deallocate_of(sql)
+        sql = message[text_begins : message.find(b"\0", text_begins)]
+        self.kept.asked(sql, is_alone=is_alone)
+        self._asking = message[HEADER : text_begins - 1]
+        name = deallocate_of(sql) if text_begins == HEADER + 1 else None
         if isinstance(name, bytes):
             return flight.deallocate(name, message)
         return flight.parse(message)
+
+    def _bound(self, statement: Statement, *, is_alone: bool) -> None:
+        """A named statement is bound: does the next tag tell of a SET that is known?"""
+        if statement is self._flight.names.get(self._asking):
+            return  # the one that was parsed before it in the same breath
+        self.kept.asked_for = None
+        if statement.watched is not None:
+            self.kept.asked(statement.watched, is_alone=is_alone)
 
     def _required(self) -> RawBackend:
         assert self.backend is not None
@@ -667,9 +679,7 @@ class Relay(asyncio.Protocol):
     def _failed(self, error: bytes, *, is_first: bool) -> bool:
         """The server said an error; True: the client need not hear of it, for what it sent is sent once more."""
         flight = self._flight
-        self.kept.failed()
-        if flight.copying:
-            flight.copy_failed()
+        flight.copy_failed()
         if b"VFATAL\0" in error or b"VPANIC\0" in error:
             self._told_fatal = True
         elif self._is_session:
