@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from time import monotonic
-from typing import Any
 
 from tenantproxy.config import Settings
 from tenantproxy.errors import TenantProxyError
@@ -145,9 +145,10 @@ class RawHouse:
             Isolation.ROW: RowPlan(signed=settings.row.signed, setting=settings.row.setting),
         }
 
-    def route(self, tenant: Tenant, **kinds: Any) -> Route:
+    def route(self, tenant: Tenant, *, replica: str | None = None, context: tuple[tuple[str, str], ...] = ()) -> Route:
         """The plan of its client."""
-        return raw_route(self._plans[tenant.placement.isolation].plan(tenant, **kinds))
+        plan = raw_route(self._plans[tenant.placement.isolation].plan(tenant, replica=replica))
+        return replace(plan, session=replace(plan.session, context=context)) if context else plan
 
     def pool(self, tenant: Tenant) -> Pool[RawBackend]:
         """The pool of its backends."""
@@ -155,7 +156,11 @@ class RawHouse:
 
     def ask_for(self, tenant: Tenant, session: SessionSettings = ()) -> Client:
         """A client that wants a backend."""
-        client, route = Client(), self.route(tenant)
+        return self.ask_by(self.route(tenant), session)
+
+    def ask_by(self, route: Route, session: SessionSettings = ()) -> Client:
+        """A client that wants a backend by this plan."""
+        client = Client()
         client.acquire = self.lender.acquire(self.manager.pool(route), route, session, client)
         return client
 
