@@ -134,6 +134,7 @@ class RawLender:
             done(None)
 
         entry = _Entry(self, backend, route, session, entered, again=True)
+        backend.resume_reading()  # its client may be slow; the answer is ours
         if not entry.begin(ENTER_TIMEOUT):
             asyncio.get_running_loop().call_soon(lambda: None if backend.is_ending else done(None))
 

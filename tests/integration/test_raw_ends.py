@@ -246,6 +246,42 @@ async def test_the_bytes_of_a_server_may_come_one_by_one(old_world: World) -> No
                     assert backend.parameters[b"TimeZone"] == b"Asia/Tokyo"
 
 
+async def test_a_server_that_is_not_there_is_told_fast_and_serves_again_when_it_is_back(old_world: World) -> None:
+    tenant = old_world.of(Isolation.DATABASE)[0]
+    async with ChaosProxy(old_world.server.host, old_world.server.port) as proxy:
+        proxy.refusing = True
+        async with a_raw_house(through(old_world, proxy)) as house:
+            with pytest.raises(ConnectFailed, match="cannot be reached"):
+                await house.ask_for(tenant).answer()
+            assert house.budgets[SERVER].is_down
+            proxy.refusing = False
+            await until(lambda: not house.budgets[SERVER].is_down, "the breaker closed, and nobody asked")
+            async with house.leased(tenant) as backend:
+                assert await value(backend, "SELECT 1") == "1"
+
+
+async def test_a_backend_that_is_terminated_is_replaced_and_its_client_hears_what_the_server_said(
+    old_world: World,
+) -> None:
+    tenant = old_world.of(Isolation.ROW)[0]
+    async with a_raw_house(old_world.settings(pools={"shared_size": 1})) as house:
+        async with house.leased(tenant) as backend:
+            first = backend.pid
+        async with Database(server=old_world.server, name="postgres").connect() as admin:
+            await admin.execute("SELECT pg_terminate_backend($1)", first)
+            await until(lambda: house.pool(tenant).is_empty, "the idle one was found dead")
+            second = await house.lease(tenant)
+            assert second.pid != first
+            talk = Talk(second)
+            await admin.execute("SELECT pg_terminate_backend($1)", second.pid)
+            with pytest.raises(ConnectionResetError):
+                await talk.say(b"")
+            assert talk.error == "57P01"
+        house.release(second, tenant)
+        async with house.leased(tenant) as third:
+            assert await value(third, "SELECT min(name) FROM projects") == f"{tenant.id} 1"
+
+
 # --- one budget ------------------------------------------------------------------------------------------------------
 async def test_both_sides_together_never_have_more_connections_than_their_server_may(old_world: World) -> None:
     limit = 6

@@ -44,7 +44,7 @@ class Talk:
         self.kinds: list[int] = []
         self._buffer = b""
         self._left = 1
-        self._error: str | None = None
+        self.error: str | None = None
         self._done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         backend.sink, backend.on_lost = self._received, self._lost
 
@@ -58,7 +58,7 @@ class Talk:
             elif kind == COMMAND_COMPLETE:
                 self.tags.append(payload[:-1].decode())
             elif kind == ERROR:
-                self._error = sqlstate_of(payload)
+                self.error = sqlstate_of(payload)
             elif kind == READY:
                 self._left -= 1
                 if not self._left and not self._done.done():
@@ -73,8 +73,8 @@ class Talk:
         self._left = answers
         self.backend.write(messages)
         await self._done
-        if self._error is not None:
-            raise ServerError(self._error)
+        if self.error is not None:
+            raise ServerError(self.error)
         return self.rows
 
     @property
