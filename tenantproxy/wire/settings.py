@@ -139,6 +139,11 @@ _SET: Final = re.compile(
     (?P<values>[^;]+)""",
     re.IGNORECASE | re.VERBOSE,
 )
+_ISOLATION: Final = re.compile(
+    rb"""SET \s+ SESSION \s+ CHARACTERISTICS \s+ AS \s+ TRANSACTION \s+ ISOLATION \s+ LEVEL \s+
+    (SERIALIZABLE | REPEATABLE\s+READ | READ\s+(?:UN)?COMMITTED)""",
+    re.IGNORECASE | re.VERBOSE,
+)
 _RESET: Final = re.compile(rb"RESET\s+(?:(TIME\s+ZONE)|([A-Za-z_]+))", re.IGNORECASE)
 # No backslash in a literal: what it means is up to standard_conforming_strings.
 _VALUE: Final = re.compile(
@@ -153,8 +158,9 @@ _LISTS: Final = {b"search_path", b"DateStyle"}
 def read_set(sql: bytes) -> tuple[bytes, bytes | None] | None:
     """The setting and its new value (None: to what it had at startup) that this one plain statement sets.
 
-    Of the forms `SET [SESSION] name {TO|=} value`, `SET TIME ZONE value`, `SET NAMES value`, `RESET name` and `RESET
-    ALL` (the name is ALL then), for settings that are tracked. None for everything else: other settings, LOCAL, several
+    Of the forms `SET [SESSION] name {TO|=} value`, `SET TIME ZONE value`, `SET NAMES value`, `SET SESSION
+    CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL value`, `RESET name` and `RESET ALL`
+    (the name is ALL then), for settings that are tracked. None for everything else: other settings, LOCAL, several
     statements, comments. `sql` is without the NUL that ends it in its message. Whether a value is good the server says.
     """
     if len(sql) > 2 * MAX_VALUE or sql[:1] not in b"sSrR \t\r\n":
@@ -163,6 +169,9 @@ def read_set(sql: bytes) -> tuple[bytes, bytes | None] | None:
     reset = _RESET.fullmatch(text)
     if reset:
         return _reset(b"TimeZone" if reset[1] else reset[2])
+    isolation = _ISOLATION.fullmatch(text)
+    if isolation:
+        return b"default_transaction_isolation", b" ".join(isolation[1].lower().split())
     found = _SET.fullmatch(text)
     if found is None:
         return None

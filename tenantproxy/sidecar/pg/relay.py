@@ -70,7 +70,8 @@ _MAX_LOOKED_AT: Final = 1024 * 1024  # an error with a long DETAIL
 _TRANSLATED: Final = {frames.PARSE: Flight.parse, frames.DESCRIBE: Flight.describe, frames.CLOSE: Flight.close}
 _DEALLOCATED: Final = frames.frame(_COMMAND_COMPLETE, b"DEALLOCATE\0")
 _STALE_PLAN: Final = b"RRevalidateCachedQuery\0"
-_LOST_STATEMENTS: Final = (b"C26000\0", b"C42P05\0")
+# A statement is not there, or is; the session says that it is another's: a set_config in a SELECT shows nowhere else.
+_NOT_AS_BELIEVED: Final = (b"C26000\0", b"C42P05\0", b"C42501\0Mtenantproxy: ")
 
 
 class Source(Protocol):
@@ -686,8 +687,8 @@ class Relay(asyncio.Protocol):
             pass
         elif _STALE_PLAN in error and is_first and self._replay is not None and flight.last_bound is not None:
             self._is_healing = len(flight.awaited) == 1 and flight.awaited[0] is SYNC and not flight.is_open
-        elif any(lost in error for lost in _LOST_STATEMENTS):
-            self.kept.is_dirty = True  # what is prepared there is not what we believe
+        elif any(each in error for each in _NOT_AS_BELIEVED):
+            self.kept.is_dirty = True
         return self._is_healing
 
     def _send_again(self) -> None:

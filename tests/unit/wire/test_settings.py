@@ -204,6 +204,14 @@ def test_a_value_that_was_taken_is_taken_again_and_has_no_nul(name: bytes, value
         (b"SET NAMES 'UTF8'", (b"client_encoding", b"UTF8")),
         (b"SET datestyle TO ISO, DMY", (b"DateStyle", b"iso, dmy")),
         (b"SET jit = on", (b"jit", b"on")),
+        (
+            b"SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL SERIALIZABLE",
+            (b"default_transaction_isolation", b"serializable"),
+        ),
+        (
+            b"set session characteristics as transaction isolation level Repeatable  Read;",
+            (b"default_transaction_isolation", b"repeatable read"),
+        ),
         (b"RESET statement_timeout", (b"statement_timeout", None)),
         (b"RESET TIME ZONE;", (b"TimeZone", None)),
         (b"reset all", (ALL, None)),
@@ -224,6 +232,8 @@ def test_a_plain_set_is_read(sql: bytes, found: tuple[bytes, bytes | None]) -> N
         b"SET LOCAL TIME ZONE 'UTC'",
         b"SET TRANSACTION READ ONLY",
         b"SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY",
+        b"SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL SERIALIZABLE, READ ONLY",
+        b"SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL 'serializable'",
         b"SET SESSION AUTHORIZATION 'a'",
         b"SET ROLE a",
         b"SET app.current_tenant_id = 'b'",
