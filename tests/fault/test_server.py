@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
-from collections.abc import AsyncIterator
 from typing import Literal
 
 import asyncpg
@@ -19,28 +17,13 @@ from tenantproxy.lifecycle.provisioner import ensure_role
 from tests.fault.conftest import Figure, own_world
 from tests.support.chaos import ChaosProxy
 from tests.support.checked import CheckedRouter, checked
-from tests.support.database import Database
-from tests.support.faults import NotReadyProxy
+from tests.support.faults import NotReadyProxy, filled
 from tests.support.waiting import SLACK, until
-from tests.support.world import APP_PASSWORD, APP_ROLE, World
+from tests.support.world import World
 
 # InternalClientError: the driver read the server's farewell on an idle connection, and its end not yet.
 LOST = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, PoolError)
 COUNT = "SELECT count(*) FROM projects"
-
-
-@contextlib.asynccontextmanager
-async def filled(database: Database) -> AsyncIterator[list[asyncpg.Connection]]:
-    """Every connection that the server, the database and the role have left, taken by somebody else."""
-    taken: list[asyncpg.Connection] = []
-    try:
-        with contextlib.suppress(asyncpg.TooManyConnectionsError):
-            while True:
-                taken.append(await database.open(APP_ROLE, APP_PASSWORD))
-        yield taken
-    finally:
-        for conn in taken:
-            await conn.close(timeout=5)
 
 
 @pytest.mark.parametrize("mode", ["fast", "immediate"])

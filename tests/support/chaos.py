@@ -161,7 +161,7 @@ class ChaosProxy:
             if self.delay:
                 await asyncio.sleep(self.delay)
             await self._pass(link, chunk, writer, way)
-        if writer.can_write_eof():
+        if not writer.is_closing() and writer.can_write_eof():
             with contextlib.suppress(OSError):
                 writer.write_eof()
 

@@ -24,6 +24,7 @@ from tenantproxy.embedded import EmbeddedPostgres
 from tenantproxy.events import Event, Observer, ignore
 from tenantproxy.model import Route
 from tenantproxy.pools.asyncpg import Backend, Init
+from tenantproxy.pools.manager import PoolManager
 from tenantproxy.pools.pool import Pool
 from tenantproxy.registry import Registry
 from tenantproxy.scope import Found, Lease, Scope
@@ -50,6 +51,7 @@ class CheckedRouter(Router):
         self.acquired = 0
         self.released = 0
         self.events: list[Event] = []
+        self.beside: list[PoolManager[Any]] = []  # of listeners that have connections of their own
         self.was_audited = False
         self._hear = observer
         super().__init__(settings, observer=self._heard, **options)
@@ -88,17 +90,23 @@ class CheckedRouter(Router):
         return list(dict.fromkeys([*self._manager, *self._manager.closing()]))
 
     @property
+    def pools_of_all(self) -> list[Pool[Any]]:
+        """The same, and those of listeners that have connections of their own under our budgets."""
+        managers: list[PoolManager[Any]] = [self._manager, *self.beside]
+        return list(dict.fromkeys(pool for each in managers for pool in [*each, *each.closing()]))
+
+    @property
     def is_at_rest(self) -> bool:
         """Nothing is lent but to the registry's listener; nothing is waited for, opened, reset or ended."""
         if len(self.lent) > self.listener.is_wanted or not all(backend.pool.is_main for backend in self.lent):
             return False
-        pools = [pool.stats() for pool in self.all_pools]
+        pools = [pool.stats() for pool in self.pools_of_all]
         return not any(one.waiting or one.opening or one.resetting or one.retiring for one in pools)
 
     def audit_sums(self) -> None:
         """`idle + used + opening + resetting + retiring + held = in_use <= limit`, for every server. Always."""
         for name, budget in self._budgets.items():
-            pools = [pool.stats() for pool in self.all_pools if pool.key.server == name]
+            pools = [pool.stats() for pool in self.pools_of_all if pool.key.server == name]
             total = sum(one.idle + one.used + one.opening + one.resetting + one.retiring for one in pools)
             assert total + budget.held == budget.in_use, (
                 f"{name}: {total} + {budget.held} held != {budget.in_use}: {pools}"
@@ -193,7 +201,7 @@ async def checked(
             router.audit_sums()
             assert router.acquired == router.released + len(router.lent)
             await router.audit_sessions()
-            await _agrees(router, real)
+            await agrees(router, real)
     except BaseException:
         router.was_audited = True  # the test fails already, for a better reason
         raise
@@ -223,7 +231,9 @@ async def _none(server: EmbeddedPostgres) -> bool:
     return await activity(server) == 0
 
 
-async def _agrees(router: CheckedRouter, servers: Mapping[str, EmbeddedPostgres]) -> None:
+async def agrees(router: CheckedRouter, servers: Mapping[str, EmbeddedPostgres]) -> None:
+    """Wait until the servers count as many connections as our budgets do."""
+
     async def same() -> bool:
         for server in set(servers.values()):
             names = [name for name, one in servers.items() if one is server]

@@ -7,10 +7,14 @@ import contextlib
 import os
 import signal
 import struct
-from collections.abc import Callable, Coroutine, Generator, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator
 from typing import Any, Final, Generic, Literal, TypeVar
 
+import asyncpg
+
 from tests.support.chaos import ChaosProxy, Link, Way
+from tests.support.database import Database
+from tests.support.world import APP_PASSWORD, APP_ROLE
 
 T = TypeVar("T")
 
@@ -120,3 +124,17 @@ class CancelEater(ChaosProxy):
                 link.cut()
                 return
         await super()._pass(link, chunk, writer, way)
+
+
+@contextlib.asynccontextmanager
+async def filled(database: Database) -> AsyncIterator[list[asyncpg.Connection]]:
+    """Every connection that the server, the database and the role have left, taken by somebody else."""
+    taken: list[asyncpg.Connection] = []
+    try:
+        with contextlib.suppress(asyncpg.TooManyConnectionsError):
+            while True:
+                taken.append(await database.open(APP_ROLE, APP_PASSWORD))
+        yield taken
+    finally:
+        for conn in taken:
+            await conn.close(timeout=5)
