@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
@@ -19,6 +20,7 @@ SAME_EVERY_TIME = settings(
 )
 
 
+@pytest.mark.timeout(300)  # it only computes: on a busy machine for as long as it gets no time
 def test_ten_thousand_random_steps_break_no_invariant() -> None:
     before = steps_done()
     run_state_machine_as_test(PoolMachine, settings=SAME_EVERY_TIME)
