@@ -5,11 +5,12 @@ A restart shows as a mix of refused, reset and 57P03; 53300 has three texts: onl
 
 from __future__ import annotations
 
+import errno
 from typing import Final
 
 import asyncpg
 
-from tenantproxy.errors import BudgetExhausted, ConnectFailed, TenantProxyError
+from tenantproxy.errors import BudgetExhausted, ConnectFailed, ProtocolError, TenantProxyError
 from tenantproxy.model import PoolKey
 from tenantproxy.pools.backoff import Failure
 from tenantproxy.pools.exchange import Refused
@@ -25,6 +26,7 @@ _BUSY = {
     "53200": ("the PostgreSQL server is out of memory", "see the server's log"),
     "58000": ("the PostgreSQL server failed", "see the server's log"),
 }
+_OURS: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)  # says nothing of the server
 _DENIED = {
     "28P01": (
         "the PostgreSQL server refused our password",
@@ -42,6 +44,8 @@ _DENIED = {
 def classify(error: BaseException, key: PoolKey) -> tuple[TenantProxyError, Failure]:
     """The error for those who wait, and what the server is. Texts of drivers are not passed on."""
     where = f"server {key.server!r}, database {key.database!r}"
+    if isinstance(error, ProtocolError):  # the server's, and no fault of a client who hears of it
+        return ConnectFailed(error.message, detail=error.detail or where, hint=error.hint, retry_after=5.0), "denied"
     if isinstance(error, TenantProxyError):
         return error, "denied"
     if isinstance(error, asyncpg.PostgresError | Refused):
@@ -58,6 +62,8 @@ def classify(error: BaseException, key: PoolKey) -> tuple[TenantProxyError, Fail
     if isinstance(error, TimeoutError):
         message, hint = "the PostgreSQL server did not answer in time", "see whether it is reachable and not overloaded"
         return ConnectFailed(message, detail=where, hint=hint, retry_after=1.0), "busy"
+    if isinstance(error, OSError) and error.errno in _OURS:
+        return _no_descriptors(where), "busy"
     if isinstance(error, OSError | asyncpg.InterfaceError | asyncpg.InternalClientError):
         return _unreachable(where), "refused"
     message, hint = "opening a connection failed", "see the log for its class"
@@ -69,6 +75,15 @@ def _too_many(where: str) -> BudgetExhausted:
         "the PostgreSQL server, database or role has no connection left",
         detail=f"{where}, SQLSTATE 53300",
         hint="lower the server's max_connections here below what the server, the database and the role allow",
+        retry_after=1.0,
+    )
+
+
+def _no_descriptors(where: str) -> BudgetExhausted:
+    return BudgetExhausted(
+        "this process can open no more connections",
+        detail=where,
+        hint="let it have more file descriptors (ulimit -n) and memory, or lower max_clients",
         retry_after=1.0,
     )
 

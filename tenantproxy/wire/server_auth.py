@@ -114,8 +114,19 @@ class Login:
             at = end
         self._buffer = data[at:]
         if self.is_done and self._buffer:
-            raise ProtocolError("the server said more than it was asked")
+            self._hear_behind(self._buffer)
         return out
+
+    def _hear_behind(self, data: bytes) -> None:
+        """A server that shuts down may end a session as it begins; nothing else may come behind the end of a login."""
+        if data[0] != ERROR:
+            raise ProtocolError("the server said more than it was asked")
+        self._refused(data[HEADER:])
+        self.is_done = False
+
+    def _refused(self, payload: bytes) -> None:
+        fields = read_error(payload)
+        self.refusal = ServerRefusal(fields["C"], fields["M"])
 
     def _is_over(self) -> bool:
         return self.is_done or self.refusal is not None
@@ -130,8 +141,7 @@ class Login:
         if kind == NOTICE:
             return b""
         if kind == ERROR:
-            fields = read_error(payload)
-            self.refusal = ServerRefusal(fields["C"], fields["M"])
+            self._refused(payload)
             return b""
         step = _STEPS.get((self._state, kind))
         if step is None:

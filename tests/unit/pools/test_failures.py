@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 
 import asyncpg
 import pytest
 
-from tenantproxy.errors import BudgetExhausted, ConnectFailed, IsolationError, PoolClosed, PoolError, TenantProxyError
+from tenantproxy.errors import (
+    BudgetExhausted,
+    ConnectFailed,
+    IsolationError,
+    PoolClosed,
+    PoolError,
+    ProtocolError,
+    TenantProxyError,
+)
 from tenantproxy.model import PoolKey
 from tenantproxy.pools.backoff import Failure
 from tenantproxy.pools.failures import classify, describe
@@ -68,6 +77,20 @@ def test_a_failed_connect_is_told_by_its_kind_and_never_by_the_drivers_text(
 def test_the_sqlstate_of_an_answer_is_told(state: str) -> None:
     assert f"SQLSTATE {state}" in str(classify(answer(state), KEY)[0])
     assert describe(answer(state)).endswith(state)
+
+
+def test_what_is_wrong_with_a_server_is_not_told_as_the_clients_fault() -> None:
+    error, failure = classify(ProtocolError("the server asked twice", detail="of a login", hint="see to it"), KEY)
+    assert (type(error), failure) == (ConnectFailed, "denied")
+    assert (error.message, error.detail, error.hint) == ("the server asked twice", "of a login", "see to it")
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM])
+def test_that_we_have_no_more_descriptors_does_not_mean_that_the_server_is_away(number: int) -> None:
+    error, failure = classify(OSError(number, SECRET), KEY)
+    assert (type(error), failure) == (BudgetExhausted, "busy")
+    assert "file descriptors" in (error.hint or "")
+    assert error.retry_after
 
 
 @pytest.mark.parametrize("error", [IsolationError("the role is a superuser"), PoolClosed("the router is closing")])
