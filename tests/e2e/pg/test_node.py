@@ -1,0 +1,34 @@
+"""Do Node's clients find at their seats what they would find at a server of their own?"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from typing import Final
+
+import pytest
+
+from tests.e2e.pg.checks import CHECKS
+from tests.e2e.pg.conftest import Port
+from tests.e2e.pg.programs import NODE, expect_all, run_program
+from tests.e2e.pg.seats import MODES, Mode, seats
+
+IN_NODE: Final = frozenset(CHECKS) - {"late_cancel"}  # no client of Node asks for it
+OF_AN_ORM: Final = frozenset({"own_rows", "transactions", "prepared", "errors"})
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    ("program", "checks"),
+    [("node_postgres", IN_NODE), ("postgres_js", IN_NODE), ("drizzle", OF_AN_ORM)],
+    ids=["node-postgres", "postgres.js", "drizzle"],
+)
+def test_a_client_of_node_finds_what_a_server_of_its_own_would_give(
+    program: str, checks: frozenset[str], mode: Mode, pg_port: Port
+) -> None:
+    node = shutil.which("node")
+    if node is None or not (NODE / "node_modules").is_dir():
+        pytest.skip(f"needs node, and its clients: npm ci --prefix tests/e2e/pg/{NODE.name}")
+    places = [seat.as_dict() for seat in seats(mode, pg_port.host, pg_port.port)]
+    expect_all(run_program([node, str(NODE / f"{program}.mjs")], given=json.dumps({"seats": places})), checks)
