@@ -65,7 +65,21 @@ _LOOKED_AT: Final = frozenset(  # of the server's, whole; all others stream
         frames.CLOSE_COMPLETE,
     )
 )
+_FIRST_KIND: Final = frames.PARSE_COMPLETE  # of all; a row that is shorter than itself leads to a byte below
 _L: Final = ord("L")  # of SELECT
+_PASSED: Final = frozenset(  # of the server's: never looked at
+    (
+        frames.ROW_DESCRIPTION,
+        frames.BIND_COMPLETE,
+        frames.PARAMETER_DESCRIPTION,
+        frames.NO_DATA,
+        frames.COPY_DATA,
+        frames.PORTAL_SUSPENDED,
+        frames.EMPTY_QUERY,
+        frames.NOTICE,
+        frames.NOTIFICATION,
+    )
+)
 _MAX_LOOKED_AT: Final = 1024 * 1024  # an error with a long DETAIL
 _TRANSLATED: Final = {frames.PARSE: Flight.parse, frames.DESCRIBE: Flight.describe, frames.CLOSE: Flight.close}
 _DEALLOCATED: Final = frames.frame(_COMMAND_COMPLETE, b"DEALLOCATE\0")
@@ -491,7 +505,16 @@ class Relay(asyncio.Protocol):
             self._is_quiet_after_rest = True
             return
         self._is_quiet_after_rest = False
-        self._give_back()
+        if self._client_is_slow or self._flight.is_doubtful or self._flight.copying:
+            self._give_back()
+        else:
+            kept, traffic = self.kept, self.traffic
+            self.backend = None
+            is_dirty = kept.ended()
+            backend.session = kept.now
+            assert self._route is not None
+            traffic.transactions += 1
+            traffic.transaction_seconds += self._lender.release(backend, self._route, is_dirty=is_dirty)
         if self._is_draining:
             self._end(_shutting_down())
 
@@ -574,15 +597,16 @@ class Relay(asyncio.Protocol):
             data = self._tail + data
             self._tail = b""
         size = len(data)
+        last = size - HEADER  # where the last message could begin
         begin = 0  # what lies between here and `at` goes to the client as it came
-        out: list[bytes] = []
-        flight, traffic = self._flight, self.traffic
+        out: list[bytes] | None = None  # if something is not passed on as it came
+        flight = self._flight
         awaited = flight.awaited
         is_quiet = False
-        while size - at >= HEADER:
+        while at <= last:
             kind = data[at]
             end = at + 1 + _LENGTH(data, at + 1)[0]
-            if kind == _DATA_ROW and end <= size:
+            if (kind == _DATA_ROW or kind in _PASSED) and at + HEADER <= end <= size:
                 at = end
                 continue
             is_quiet = False
@@ -596,40 +620,41 @@ class Relay(asyncio.Protocol):
                     awaited.popleft()
                 else:
                     flight.ready()
-                self._status = data[at + 5]
-                traffic.queries += 1
+                self._status = status = data[at + 5]
                 self.kept.asked_for = None
+                traffic = self.traffic
+                traffic.queries += 1
                 if not awaited:
                     traffic.query_seconds += monotonic() - self.asked_at
+                    is_quiet = status == IDLE and not flight.is_open
                 if self._is_healing:
-                    if begin < at:
-                        out.append(data[begin:at])
+                    out = [*(out or ()), data[begin:at]]
                     begin = end
+                    is_quiet = False
                     self._send_again()
-                else:
-                    is_quiet = not awaited and self._status == IDLE and not flight.is_open
             elif kind == _COMMAND_COMPLETE:
                 if data[at + 7] != _L or not data.startswith(b"SELECT", at + 5):
                     self._completed(data[at + 5 : end - 1])
             elif kind in _LOOKED_AT:
                 new = self._looked_at(kind, data[at:end], is_first=at == 0)
                 if new is not None:
-                    if begin < at:
-                        out.append(data[begin:at])
-                    out.append(new)
+                    out = [*(out or ()), data[begin:at], new]
                     begin = end
-            elif end - at < HEADER:
+            elif end - at < HEADER or kind < _FIRST_KIND:
                 raise ProtocolError("the server sent a message of an impossible length")
             at = end
         if not self._is_healing:
             self._replay = None
-        if begin < at:
-            out.append(data[begin:at] if begin or at < size else data)
         if at < size:
             self._tail = data[at:]
-        if out:
-            self._transport.write(out[0] if len(out) == 1 else b"".join(out))
-        if is_quiet and at == size:
+            is_quiet = False
+        if out is not None:
+            data = b"".join((*out, data[begin:at]))
+        elif at < size:
+            data = data[:at]
+        if data:
+            self._transport.write(data)
+        if is_quiet:
             backend = self.backend
             if backend is not None:
                 self._quiet(backend)
@@ -639,7 +664,8 @@ class Relay(asyncio.Protocol):
 
     def _is_waited_for(self, kind: int, length: int) -> bool:
         """Whether a message of the server's that has not come whole must, before it goes on to the client."""
-        if length > frames.MAX_FRAME + 1 or (kind in _LOOKED_AT and kind != frames.ERROR and length > _MAX_LOOKED_AT):
+        is_huge = kind in _LOOKED_AT and kind != frames.ERROR and length > _MAX_LOOKED_AT
+        if is_huge or length > frames.MAX_FRAME + 1 or kind < _FIRST_KIND:
             raise ProtocolError("the server sent a message of an impossible length")
         return kind in _LOOKED_AT and length <= _MAX_LOOKED_AT
 
@@ -795,7 +821,8 @@ class Relay(asyncio.Protocol):
         """Say why, and close."""
         if self._is_over:
             return
-        self._transport.write(answers.error_response(error, fatal=True))
+        if not self._server_rest:  # else the client would take it for the rest of a row
+            self._transport.write(answers.error_response(error, fatal=True))
         self._clean_up()
         self._transport.close()
 
