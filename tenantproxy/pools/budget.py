@@ -65,7 +65,9 @@ class ServerBudget:
         self.closing = 0  # of them on their way back: connections in retirement
         self._claimants: dict[Claimant, None] = {}  # every open pool of the server
         self._idle: dict[Claimant, None] = {}  # of them those that have idle connections
-        self._wanting: dict[Claimant, float] = {}  # in the order in which they began to want
+        self.wanting: dict[
+            Claimant, float
+        ] = {}  # in the order in which they began to want; not to be changed by others
         self._held: deque[tuple[float, bool]] = deque()  # (until, of main) of silent peers, part of in_use
         self._clock = clock
         self._observer = observer
@@ -81,7 +83,7 @@ class ServerBudget:
     def leave(self, pool: Claimant) -> None:
         """A pool is closed; the permits of its last connections still come back through `give_back`."""
         self._claimants.pop(pool, None)
-        self._wanting.pop(pool, None)
+        self.wanting.pop(pool, None)
         self._idle.pop(pool, None)
 
     # --- permits -----------------------------------------------------------------------------------------------------
@@ -98,9 +100,9 @@ class ServerBudget:
 
     def _must_stand_back(self, pool: Claimant) -> bool:
         """Whether somebody who has nothing waits while this pool only wants more."""
-        if pool.is_main or not self._wanting or pool.starving:
+        if pool.is_main or not self.wanting or pool.starving:
             return False
-        return any(other is not pool and other.starving for other in self._wanting)
+        return any(other is not pool and other.starving for other in self.wanting)
 
     def give_back(self, pool: Claimant) -> None:
         """The server side of a connection is gone, or its connect failed."""
@@ -127,22 +129,22 @@ class ServerBudget:
 
     def want(self, pool: Claimant) -> None:
         """Remember that `pool` would open more, and close what nobody uses to make room."""
-        if pool not in self._wanting:
-            self._wanting[pool] = self._clock()
+        if pool not in self.wanting:
+            self.wanting[pool] = self._clock()
         self.reclaim()
 
     def unwant(self, pool: Claimant) -> None:
         """`pool` has what it needs."""
-        self._wanting.pop(pool, None)
+        self.wanting.pop(pool, None)
 
     def grant(self) -> None:
         """Hand out free permits one by one: the starving first, in the order in which they began to want."""
         # Each round takes a permit or a pool that wants none any more (its callers left, its connect failed).
-        for _ in range(self.limit - self.in_use + len(self._wanting)):
+        for _ in range(self.limit - self.in_use + len(self.wanting)):
             pool = self._next()
             if pool is None:
                 break
-            del self._wanting[pool]
+            del self.wanting[pool]
             pool.refill(1)  # wants again, behind the others, when one is not enough
         self.reclaim()
 
@@ -152,7 +154,7 @@ class ServerBudget:
             return None
         for_tenants = self.tenants_in_use < self.limit - MAIN_RESERVE
         first = None
-        for pool in self._wanting:
+        for pool in self.wanting:
             if pool.is_main or (for_tenants and pool.starving):
                 return pool
             if first is None and for_tenants:
@@ -161,14 +163,14 @@ class ServerBudget:
 
     def reclaim(self) -> None:
         """Close idle connections of the least recently used pools: one for each pool that wants."""
-        while self.closing < len(self._wanting) and self._idle:
+        while self.closing < len(self.wanting) and self._idle:
             victim = min(self._victims(), key=lambda pool: pool.last_used, default=None)
             if victim is None or not victim.give_up_idle():
                 return
 
     def _victims(self) -> Iterator[Claimant]:
         """Pools with idle connections whose permits would be of use to those who want one."""
-        main_helps = self.tenants_in_use < self.limit - MAIN_RESERVE or any(pool.is_main for pool in self._wanting)
+        main_helps = self.tenants_in_use < self.limit - MAIN_RESERVE or any(pool.is_main for pool in self.wanting)
         return (pool for pool in self._idle if main_helps or not pool.is_main)
 
     def is_idle(self, pool: Claimant, *, idle: bool) -> None:
@@ -186,7 +188,7 @@ class ServerBudget:
         """
         if pool.is_main:
             return False
-        for other, since in self._wanting.items():
+        for other, since in self.wanting.items():
             if other is not pool and other.starving:
                 return next_holds >= self.guaranteed or self._clock() - max(since, opened_at) > TURN_SECONDS
         return False
@@ -248,7 +250,7 @@ class ServerBudget:
     @property
     def contended(self) -> bool:
         """Whether some pool wants a permit and there is none."""
-        return bool(self._wanting)
+        return bool(self.wanting)
 
     def stats(self) -> ServerStats:
         """A snapshot."""
@@ -257,7 +259,7 @@ class ServerBudget:
             connections=self.in_use,
             limit=self.limit,
             held=len(self._held),
-            waiting_pools=len(self._wanting),
+            waiting_pools=len(self.wanting),
             up=not self.is_down,
             max_connections=self.max_connections,
             open_seconds=snapshot(self.open_seconds),

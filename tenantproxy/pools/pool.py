@@ -40,6 +40,8 @@ C = TypeVar("C")
 RESET_SECONDS: Final = 5.0  # a reset that takes longer ends its connection
 LATE_SECONDS: Final = 1.0  # one that takes so long is not waited for: another connection is opened meanwhile
 _STREAK: Final = 4  # leases that a connection may stay with its tenant while others wait
+_IDLE: Final = State.IDLE  # to look them up costs, in what is done for each lease
+_USED: Final = State.USED
 _LIFETIME_JITTER: Final = 0.1  # connections opened together must not end together
 
 
@@ -154,18 +156,21 @@ class Pool(Generic[C]):
         """
         if self.is_closed:
             raise refusals.closed()
-        turn = self._turns.get(tenant) or self._admit(tenant, limits)
-        if not self._idle or turn.leased >= turn.max_size or turn.waiting:
+        turn = self._turns.by_tenant.get(tenant) or self._admit(tenant, limits)
+        idle = self._idle
+        if not idle.all or turn.leased >= turn.max_size or turn.waiting:
             return None
         now = self._clock()
-        while self._idle and not (bound_only and not self._idle.has_of(tenant)):
-            slot = self._pick(tenant)
+        while idle.all and not (bound_only and not idle.has_of(tenant)):
+            slot = idle.take(tenant)
+            if not idle.all:
+                self.budget.is_idle(self, idle=False)
             if now < slot.expires_at and self._connector.is_usable(slot.conn):
                 self.last_used = now
                 turn.leased += 1
                 turn.counts["ok"] += 1
                 slot.turn = turn
-                slot.state = State.USED
+                slot.state = _USED
                 self._used += 1
                 return slot.conn
             if now >= slot.expires_at:
@@ -314,10 +319,10 @@ class Pool(Generic[C]):
         slot = self._slots.get(conn)
         if slot is None or slot.state is State.RETIRING:
             return  # it came too late: the pool closed, or the sweeper had lost its patience
-        if slot.state is State.RESETTING:
-            self._leave_resetting(slot)
-        elif slot.state is State.USED:
+        if slot.state is _USED:
             self._leave_used(slot)
+        elif slot.state is State.RESETTING:
+            self._leave_resetting(slot)
         else:
             raise AssertionError(slot.state)
         slot.bound_to = bound_to
@@ -327,20 +332,21 @@ class Pool(Generic[C]):
         """Hand a connection that nobody has to the next waiter, or lay it down."""
         if now is None:
             now = self._clock()
+        budget = self.budget
         if self.is_closed or slot.retire_on_release:
             self._replace(slot, self._closed_for if self.is_closed else "evicted")
         elif now >= slot.expires_at:
             self._replace(slot, "lifetime")
-        elif self.budget.contended and self._must_yield(slot):
+        elif budget.wanting and self._must_yield(slot):
             self._replace(slot, "evicted")
         elif not (self._turns.waiting and self._hand_over(slot, now)):
-            slot.state = State.IDLE
+            slot.state = _IDLE
             slot.since = now
+            if not self._idle.all:
+                budget.is_idle(self, idle=True)
             self._idle.add(slot)
-            if len(self._idle) == 1:
-                self.budget.is_idle(self, idle=True)
-            if self.budget.contended:
-                self.budget.reclaim()
+            if budget.wanting:
+                budget.reclaim()
 
     def _replace(self, slot: Slot[C], reason: CloseReason) -> None:
         """End a connection and serve who waits with others: its end may take seconds."""

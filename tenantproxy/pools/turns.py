@@ -63,30 +63,30 @@ Ring = OrderedDict[Turn[C], None]
 class Turns(Generic[C]):
     """The tenants of one pool. Those below `guaranteed` leases come first."""
 
-    __slots__ = ("_below", "_by_tenant", "_guaranteed", "_ring", "waiting")
+    __slots__ = ("_below", "_guaranteed", "_ring", "by_tenant", "waiting")
 
     def __init__(self, guaranteed: int) -> None:
         self._guaranteed = guaranteed
-        self._by_tenant: dict[TenantId, Turn[C]] = {}
+        self.by_tenant: dict[TenantId, Turn[C]] = {}
         self._below: Ring[C] = OrderedDict()  # of those who hold fewer than guaranteed
         self._ring: Ring[C] = OrderedDict()  # of the others
         self.waiting = 0  # tickets in all queues
 
     def get(self, tenant: TenantId) -> Turn[C] | None:
         """The turn of `tenant`, if it has one."""
-        return self._by_tenant.get(tenant)
+        return self.by_tenant.get(tenant)
 
     def add(self, turn: Turn[C]) -> None:
         """A tenant comes to this pool."""
-        self._by_tenant[turn.tenant] = turn
+        self.by_tenant[turn.tenant] = turn
 
     def __iter__(self) -> Iterator[Turn[C]]:
-        return iter(self._by_tenant.values())
+        return iter(self.by_tenant.values())
 
     def purge(self) -> None:
         """Forget tenants that hold nothing and wait for nothing."""
-        for turn in [turn for turn in self._by_tenant.values() if not turn.leased and not turn.waiting]:
-            del self._by_tenant[turn.tenant]
+        for turn in [turn for turn in self.by_tenant.values() if not turn.leased and not turn.waiting]:
+            del self.by_tenant[turn.tenant]
 
     def enqueue(self, ticket: Ticket[C]) -> None:
         """Put a waiter at the end of its tenant's queue."""
@@ -128,7 +128,7 @@ class Turns(Generic[C]):
         turn = self.peek()
         if turn is None or tenant is None or turn.tenant == tenant:
             return turn
-        own = self._by_tenant.get(tenant)
+        own = self.by_tenant.get(tenant)
         return own if own is not None and own.ring is not None and own.leased <= turn.leased else turn
 
     def next(self, turn: Turn[C] | None = None) -> Ticket[C] | None:
@@ -157,7 +157,7 @@ class Turns(Generic[C]):
 
     def drain(self) -> Iterator[Ticket[C]]:
         """Empty all queues."""
-        for turn in self._by_tenant.values():
+        for turn in self.by_tenant.values():
             while turn.waiting:
                 ticket, _ = turn.waiting.popitem(last=False)
                 self.waiting -= 1

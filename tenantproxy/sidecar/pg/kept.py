@@ -65,6 +65,8 @@ class KeptSettings:
 
     def ended(self) -> bool:
         """The transaction ended: returns whether the backend is dirty; if not, its session is `now`."""
+        if not (self._staged or self.is_dirty):  # most
+            return False
         for name, value in self._staged:
             self.now = with_set(self.now, name, value, start=self._start)
             if value is None:  # to what the client wished at its start, which is not what the backend went back to

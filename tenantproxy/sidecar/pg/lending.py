@@ -39,6 +39,7 @@ class RawLending:
     def __init__(self, router: Router) -> None:
         self._router = router
         self._routes: dict[TenantId, tuple[Entry, Route]] = {}
+        self._is_fresh = router.registry.is_fresh
         self._pools: PoolManager[RawBackend]
         self._connector: RawConnector
         self._pools, self.lender, self._connector = new_raw_side(
@@ -88,7 +89,7 @@ class RawLending:
     def known(self, tenant: TenantId) -> tuple[Pool[RawBackend], Route] | None:
         """See `listener.Lending`."""
         known = self._routes.get(tenant)
-        if known is None or not self._router.registry.is_fresh(known[0]):
+        if known is None or not self._is_fresh(known[0]):
             return None
         return self._pools.pool(known[1]), known[1]
 

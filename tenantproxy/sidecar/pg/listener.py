@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Container, Iterator
 from contextlib import suppress
 from typing import Final, Protocol
 
@@ -227,7 +227,7 @@ class PgListener:
         self._admit(newcomer, client, console.welcome, client.console)
 
     async def _let_into_tenant(self, newcomer: Newcomer, target: Target, tenant: TenantId, wish: SessionWish) -> None:
-        source = _Source(self, tenant)
+        source = _Source(tenant, known=self._lending.known, find=self.find, paused=self._paused)
         pool, route = source.known() or await source.find()
         _check_search_path(wish, route)
         baseline = await self._greetings.baseline(pool, route)
@@ -267,10 +267,6 @@ class PgListener:
         return self._traffic.setdefault(name, Traffic())
 
     # --- Source: what relays ask -------------------------------------------------------------------------------------
-    def known(self, tenant: TenantId) -> tuple[Pool[RawBackend], Route] | None:
-        """See `relay.Source`."""
-        return None if tenant in self._paused else self._lending.known(tenant)
-
     async def find(self, tenant: TenantId) -> tuple[Pool[RawBackend], Route]:
         """See `relay.Source`."""
         while (paused := self._paused.get(tenant)) is not None:
@@ -371,14 +367,23 @@ class Client:
 class _Source:
     """One tenant, as its clients find it."""
 
-    __slots__ = ("_listener", "_tenant")
+    __slots__ = ("_find", "_known", "_paused", "_tenant")
 
-    def __init__(self, listener: PgListener, tenant: TenantId) -> None:
-        self._listener = listener
+    def __init__(
+        self,
+        tenant: TenantId,
+        *,
+        known: Callable[[TenantId], tuple[Pool[RawBackend], Route] | None],
+        find: Callable[[TenantId], Awaitable[tuple[Pool[RawBackend], Route]]],
+        paused: Container[TenantId],
+    ) -> None:
         self._tenant = tenant
+        self._known = known
+        self._find = find
+        self._paused = paused
 
     def known(self) -> tuple[Pool[RawBackend], Route] | None:
-        return self._listener.known(self._tenant)
+        return None if self._tenant in self._paused else self._known(self._tenant)
 
     async def find(self) -> tuple[Pool[RawBackend], Route]:
-        return await self._listener.find(self._tenant)
+        return await self._find(self._tenant)
