@@ -7,19 +7,23 @@ The only file that touches asyncpg's private names. Tried with the minors that p
 from __future__ import annotations
 
 import asyncio
+import functools
+import inspect
 import os
 import re
 import secrets
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from contextvars import Context
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 import asyncpg
+from asyncpg.cursor import Cursor, CursorFactory, CursorIterator
 from asyncpg.pool import PoolConnectionProxy
 from asyncpg.prepared_stmt import PreparedStatement
+from asyncpg.transaction import Transaction
 
 from tenantproxy.errors import IsolationError
 
@@ -34,7 +38,11 @@ PRIVATE_NAMES: Final = {
         " _process_notification _process_log_message _call_termination_listeners _get_unique_id _time_and_log"
     ),
     "asyncpg.pool.PoolConnectionProxy": "_con _holder _detach",
-    "asyncpg.prepared_stmt.PreparedStatement": "_connection _state _PreparedStatement__do_execute",
+    "asyncpg.prepared_stmt.PreparedStatement": "_connection _PreparedStatement__do_execute",
+    "asyncpg.cursor.CursorFactory": "_connection",
+    "asyncpg.cursor.Cursor": "_connection",
+    "asyncpg.cursor.CursorIterator": "_connection",
+    "asyncpg.transaction.Transaction": "_connection",
     "asyncpg.protocol.protocol.BaseProtocol": (
         "_wait_for_cancellation _is_cancelling is_in_transaction query bind_execute close_statement"
     ),
@@ -101,6 +109,13 @@ if TYPE_CHECKING:
 
         async def _PreparedStatement__do_execute(self, executor: Any) -> Any: ...  # noqa: N802
 
+    class _Factory(CursorFactory[Any]):
+        _connection: Any
+
+    class _Portal(Cursor[Any]): ...
+
+    class _Rows(CursorIterator[Any]): ...
+
     class _Cache:
         __slots__: tuple[str, ...]
         _connection_tainted: Callable[[], None]
@@ -111,6 +126,9 @@ else:
     _Connection = asyncpg.Connection
     _Proxy = PoolConnectionProxy
     _Statement = PreparedStatement
+    _Factory = CursorFactory
+    _Portal = Cursor
+    _Rows = CursorIterator
     _Cache = asyncpg.connection._StatementCache
 
 
@@ -149,11 +167,11 @@ class TenantConnection(_Connection):
     __slots__ = (
         "_described",
         "_entry",
-        "_executing",
         "has_foreign_codecs",
         "is_doubtful",
         "is_tainted",
         "runs_directly",
+        "under_way",
         "was_terminated",
     )
 
@@ -164,7 +182,7 @@ class TenantConnection(_Connection):
         self.is_doubtful = False  # the driver lost track of what the server sends
         self.was_terminated = False  # ended from this side, so the other one may live on
         self.runs_directly = False  # its user ran something that asyncpg does not note as being under way
-        self._executing = 0  # how many `execute` await their end, of whatever lease
+        self.under_way = 0  # calls of its user, and of what it was given, that have begun and not ended
         self._described: dict[str, tuple[Any, Description]] = {}  # by text, with the statement
         self._entry: Any = None  # the statement that enters a session, outside of the driver's cache
         # asyncpg's own cache with our `put`: nothing of it is repeated here.
@@ -179,20 +197,51 @@ class TenantConnection(_Connection):
             return await super().execute(query, *args, timeout=timeout)
         if _TOUCHES_STATEMENTS.search(query):
             self.is_tainted = True
-        self._executing += 1
         try:
             return await super().execute(query, timeout=timeout)
         except BaseException:
             self.runs_directly = True  # whether it has ended is for the driver to say
             raise
-        finally:
-            self._executing -= 1
 
     async def _prepare(self, query: str, **kwargs: Any) -> Any:
         if _TOUCHES_STATEMENTS.search(query) or isinstance(kwargs.get("name"), str):
             self.is_tainted = True  # a name of the user's choice stays behind, and may be the driver's
         self.runs_directly = True
-        return await super()._prepare(query, **kwargs)
+        statement = await super()._prepare(query, **kwargs)
+        statement.__class__ = _LeasedStatement
+        return statement
+
+    async def prepare_kept(self, query: str) -> PreparedStatement[asyncpg.Record]:
+        """As `prepare`, but from the driver's own cache, so that what it prepares serves later leases too."""
+        statement: PreparedStatement[asyncpg.Record] = await self._prepare(query, use_cache=True)
+        return statement
+
+    def cursor(self, query: str, *args: Any, **options: Any) -> Any:
+        """As asyncpg's."""
+        factory = super().cursor(query, *args, **options)
+        factory.__class__ = _LeasedFactory
+        return factory
+
+    def transaction(self, **options: Any) -> Any:
+        """As asyncpg's."""
+        transaction = super().transaction(**options)
+        transaction.__class__ = _LeasedTransaction
+        return transaction
+
+    async def set_type_codec(self, *args: Any, **kwargs: Any) -> None:
+        """As asyncpg's; a connection that was lent is not reused afterwards."""
+        self.has_foreign_codecs = True
+        await super().set_type_codec(*args, **kwargs)
+
+    async def reset_type_codec(self, *args: Any, **kwargs: Any) -> None:
+        """As asyncpg's; a connection that was lent is not reused afterwards."""
+        self.has_foreign_codecs = True
+        await super().reset_type_codec(*args, **kwargs)
+
+    async def set_builtin_type_codec(self, *args: Any, **kwargs: Any) -> None:
+        """As asyncpg's; a connection that was lent is not reused afterwards."""
+        self.has_foreign_codecs = True
+        await super().set_builtin_type_codec(*args, **kwargs)
 
     def _get_unique_id(self, prefix: str) -> str:
         # asyncpg counts, and whoever guesses the name of another tenant's statement reads its text in EXPLAIN EXECUTE.
@@ -242,6 +291,15 @@ class TenantConnection(_Connection):
         if lease != self._pool_release_ctr:
             raise asyncpg.InterfaceError("the connection has been released back to the pool meanwhile")
 
+    def note_failure(self, exc: BaseException, lease: int) -> None:
+        """A call of `lease` failed. Raises InterfaceError for it when that lease has ended, for that is why."""
+        self.runs_directly = True  # whether it has ended is for the driver to say
+        if isinstance(exc, Exception) and not isinstance(exc, asyncpg.InterfaceError):
+            try:
+                self._check_lease(lease)
+            except asyncpg.InterfaceError as ended:
+                raise ended from exc
+
     async def hang_up(self, timeout: float) -> None:
         """Cancel what runs and say goodbye without the driver, until the server has closed. Raises TimeoutError."""
         ended = self._loop.create_future()
@@ -259,8 +317,9 @@ class TenantConnection(_Connection):
         super().terminate()
 
     async def run_kept(self, query: str, args: Sequence[object]) -> Kept:
-        """See `Guard.run_kept`. As asyncpg's `_execute`, which does not tell which statement it ran."""
+        """The rows of `query`, the tag of its command and what its rows are made of; prepared as `prepare_kept`."""
 
+        # As asyncpg's `_execute`, which does not tell which statement it ran.
         def run(state: Any, timeout: float | None) -> Any:
             return self._protocol.bind_execute(state, args, "", 0, True, timeout)
 
@@ -380,7 +439,7 @@ class TenantConnection(_Connection):
         asyncpg notes it for queries; for the rest it tells only by refusing: asked to close the entry statement, it
         does not, and says why.
         """
-        if not (self.runs_directly or self._executing):
+        if not self.runs_directly:
             return bool(self._stmt_exclusive_section._acquired)
         self.runs_directly = False
         try:
@@ -510,11 +569,93 @@ class RenewingConnection(TenantConnection):
 
     async def _prepare(self, query: str, **kwargs: Any) -> Any:
         await self.renew_if_due()
-        plain = await super()._prepare(query, **kwargs)  # held on to: its end would close what nobody else refers to
-        return _RenewingStatement(self, query, plain._state)
+        statement = await super()._prepare(query, **kwargs)
+        statement.__class__ = _RenewingStatement
+        return statement
 
 
-class _RenewingStatement(_Statement):
+# --- what a lease hands out ------------------------------------------------------------------------------------------
+# asyncpg asks whether the lease goes on when a method is called. Its coroutine may run when it likes, in a task that
+# starts after the block, say, and would then run for whoever has the connection by then. So each of them is a coroutine
+# of ours around asyncpg's, which is called in the first step. One that has begun is counted until it has ended: a
+# connection that comes back with one under way, be it between two answers of the server, is not lent again.
+def _leased(method: Callable[..., Any]) -> Any:
+    """`method` of a statement, cursor or transaction; it asks itself whether its lease goes on."""
+
+    async def call(resource: Any, *args: Any, **kwargs: Any) -> Any:
+        con: TenantConnection = resource._connection
+        lease = con._pool_release_ctr
+        con.under_way += 1
+        try:
+            return await method(resource, *args, **kwargs)
+        except BaseException as exc:
+            con.note_failure(exc, lease)
+            raise
+        finally:
+            con.under_way -= 1
+
+    return functools.update_wrapper(call, method)
+
+
+_Class = TypeVar("_Class", bound=type)
+
+
+def _all_leased(cls: _Class) -> _Class:
+    for name, method in inspect.getmembers(cls, inspect.isfunction):
+        if inspect.iscoroutinefunction(inspect.unwrap(method)) and (name[0] != "_" or name.endswith("__")):
+            setattr(cls, name, _leased(method))
+    return cls
+
+
+@_all_leased
+class _LeasedTransaction(Transaction):
+    __slots__ = ()
+
+
+@_all_leased
+class _LeasedPortal(_Portal):
+    __slots__ = ()
+
+
+@_all_leased
+class _LeasedRows(_Rows):
+    __slots__ = ()
+
+
+class _LeasedFactory(_Factory):
+    __slots__ = ()
+
+    def __aiter__(self) -> Any:
+        rows = super().__aiter__()
+        rows.__class__ = _LeasedRows
+        return rows
+
+    def __await__(self) -> Generator[Any, Any, Any]:  # asyncpg's is called in the first step of this one
+        con: TenantConnection = self._connection
+        lease = con._pool_release_ctr
+        con.under_way += 1
+        try:
+            portal = yield from super().__await__()
+        except BaseException as exc:
+            con.note_failure(exc, lease)
+            raise
+        finally:
+            con.under_way -= 1
+        portal.__class__ = _LeasedPortal
+        return portal
+
+
+@_all_leased
+class _LeasedStatement(_Statement):
+    __slots__ = ()
+
+    def cursor(self, *args: Any, **options: Any) -> Any:
+        factory = super().cursor(*args, **options)
+        factory.__class__ = _LeasedFactory
+        return factory
+
+
+class _RenewingStatement(_LeasedStatement):
     """A prepared statement that renews the binding of its connection as the connection itself does."""
 
     __slots__ = ()
@@ -527,45 +668,68 @@ class _RenewingStatement(_Statement):
 class Guard(_Proxy):
     """One lease of an asyncpg connection: everything that `asyncpg.Connection` can do, until the block ends.
 
-    Afterwards each call raises asyncpg's InterfaceError, and so do statements, cursors and transactions kept from it.
-    `isinstance(guard, asyncpg.Connection)` holds.
+    Afterwards each call raises asyncpg's InterfaceError when it is awaited, even if it was made in the block, and so do
+    statements, cursors and transactions kept from it. `isinstance(guard, asyncpg.Connection)` holds.
     """
 
     __slots__ = ()
 
-    async def set_type_codec(self, *args: Any, **kwargs: Any) -> None:
-        """As asyncpg's; the connection is not reused afterwards. Codecs for every connection: `Router(init=...)`."""
-        self._foreign_codecs()
-        await super().set_type_codec(*args, **kwargs)
+    if TYPE_CHECKING:
+        # What a lease has beside asyncpg's own methods. All its coroutine methods are set below.
+        async def prepare_kept(self, query: str) -> PreparedStatement[asyncpg.Record]:
+            """See `TenantConnection.prepare_kept`."""
+            ...
 
-    async def reset_type_codec(self, *args: Any, **kwargs: Any) -> None:
-        """As asyncpg's; the connection is not reused afterwards."""
-        self._foreign_codecs()
-        await super().reset_type_codec(*args, **kwargs)
+        async def run_kept(self, query: str, args: Sequence[object]) -> Kept:
+            """See `TenantConnection.run_kept`."""
+            ...
+    else:
 
-    async def set_builtin_type_codec(self, *args: Any, **kwargs: Any) -> None:
-        """As asyncpg's; the connection is not reused afterwards."""
-        self._foreign_codecs()
-        await super().set_builtin_type_codec(*args, **kwargs)
+        def __getattr__(self, name: str) -> Any:
+            if name[0] != "_":  # asyncpg would give what `TenantConnection` has for the lender
+                raise AttributeError(f"a lent connection has no {name!r}")
+            return super().__getattr__(name)
 
-    async def prepare_kept(self, query: str) -> PreparedStatement[asyncpg.Record]:
-        """As `prepare`, but from the driver's own cache, so that what it prepares serves later leases too."""
-        if self._con is None:
-            raise asyncpg.InterfaceError("the connection has been released back to the pool")
-        statement: PreparedStatement[asyncpg.Record] = await self._con._prepare(query, use_cache=True)
-        return statement
-
-    async def run_kept(self, query: str, args: Sequence[object]) -> Kept:
-        """The rows of `query`, the tag of its command and what its rows are made of; prepared as `prepare_kept`."""
-        if self._con is None:
-            raise asyncpg.InterfaceError("the connection has been released back to the pool")
-        return await self._con.run_kept(query, args)
-
-    def _foreign_codecs(self) -> None:
-        if self._con is not None:
-            self._con.has_foreign_codecs = True
+    @contextmanager
+    def query_logger(self, callback: Any) -> Iterator[None]:
+        """As asyncpg's, of the lease in which the block is entered."""
+        self.add_query_logger(callback)
+        try:
+            yield
+        finally:
+            if self._con is not None:
+                self.remove_query_logger(callback)
 
     def detach(self) -> TenantConnection | None:
         """End the lease on this side; the connection, or None when it ended before."""
         con: TenantConnection | None = self._detach()
         return con
+
+
+def _guarded(name: str) -> Any:
+    """The coroutine method `name` of the lent connection; see "what a lease hands out"."""
+
+    async def call(guard: Guard, *args: Any, **kwargs: Any) -> Any:
+        con = guard._con
+        if con is None:
+            raise asyncpg.InterfaceError(
+                f"cannot call Connection.{name}(): connection has been released back to the pool"
+            )
+        lease = con._pool_release_ctr
+        con.under_way += 1
+        try:
+            return await getattr(con, name)(*args, **kwargs)
+        except BaseException as exc:
+            con.note_failure(exc, lease)
+            raise
+        finally:
+            con.under_way -= 1
+
+    return functools.update_wrapper(call, getattr(TenantConnection, name))
+
+
+for _name, _ in inspect.getmembers(asyncpg.Connection, inspect.iscoroutinefunction):
+    if _name[0] != "_":
+        setattr(Guard, _name, _guarded(_name))
+for _name in ("prepare_kept", "run_kept"):
+    setattr(Guard, _name, _guarded(_name))

@@ -269,7 +269,7 @@ class Lender:
             return
         must_settle = con.must_settle
         con.take_back()
-        if con.has_foreign_codecs or con.is_doubtful:
+        if con.has_foreign_codecs or con.is_doubtful or con.under_way:  # what goes on later would do so for another
             pool.retire(backend, "error")
         elif must_settle or con.is_tainted:
             pool.resetting(backend)

@@ -44,6 +44,7 @@ class FakeSession:
         self.has_foreign_codecs = False
         self.is_doubtful = False
         self.is_busy = False
+        self.under_way = 0
         self.prepared = 0
 
     def get_server_pid(self) -> int:

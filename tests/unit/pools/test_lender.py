@@ -259,7 +259,7 @@ async def test_an_answer_that_is_not_the_resets_ends_the_session(monkeypatch: py
     await house.audit()
 
 
-@pytest.mark.parametrize("what", ["has_foreign_codecs", "is_doubtful"])
+@pytest.mark.parametrize("what", ["has_foreign_codecs", "is_doubtful", "under_way"])
 async def test_a_session_that_no_reset_can_clean_is_ended(what: str) -> None:
     house = LendingHouse()
     backend = await house.acquire(ACME)
