@@ -32,4 +32,4 @@ def test_jdbc_finds_what_a_server_of_its_own_would_give(mode: Mode, pg_port: Por
     )
     command = [java, "-XX:TieredStopAtLevel=1", "-cp", f"{tmp_path}:{DRIVER}", "Matrix"]
     said = run_program(command, given=given)
-    expect_all(said, [*CHECKS, "batch"])
+    expect_all(said, [*CHECKS, "batch", "modes"])

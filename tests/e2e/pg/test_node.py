@@ -21,7 +21,7 @@ OF_AN_ORM: Final = frozenset({"own_rows", "transactions", "prepared", "errors"})
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(
     ("program", "checks"),
-    [("node_postgres", IN_NODE), ("postgres_js", IN_NODE), ("drizzle", OF_AN_ORM)],
+    [("node_postgres", IN_NODE), ("postgres_js", IN_NODE | {"pipelines"}), ("drizzle", OF_AN_ORM)],
     ids=["node-postgres", "postgres.js", "drizzle"],
 )
 def test_a_client_of_node_finds_what_a_server_of_its_own_would_give(

@@ -60,6 +60,7 @@ public final class Matrix {
         checks.put("big_results", Matrix::bigResults);
         checks.put("other_tenants", Matrix::otherTenants);
         checks.put("batch", Matrix::batch);
+        checks.put("modes", Matrix::modes);
         BufferedReader in = new BufferedReader(new InputStreamReader(System.in, StandardCharsets.UTF_8));
         for (String line = in.readLine(); line != null; line = in.readLine()) {
             String[] fields = line.split("\t", -1);
@@ -429,6 +430,37 @@ public final class Matrix {
         }
         try (Connection conn = connect(seat)) {
             same(column(conn, NAMES), rows(seat.get("tenant")));
+        }
+    }
+
+    // Its other ways to talk: the simple protocol, a savepoint around each statement, batches as one INSERT.
+    private static void modes(Map<String, String> seat) throws Exception {
+        for (String mode : new String[] {"preferQueryMode=simple", "autosave=always", "reWriteBatchedInserts=true",
+                "preferQueryMode=extendedForPrepared", "binaryTransfer=true", "options=-c%20statement_timeout=54s"}) {
+            String mark = mark();
+            String url = "jdbc:postgresql://" + seat.get("host") + ":" + seat.get("port") + "/" + seat.get("crowded");
+            try (Connection conn = DriverManager.getConnection(
+                    url + "?prepareThreshold=1&" + mode, seat.get("user"), seat.get("password"))) {
+                conn.setAutoCommit(false);
+                for (int turn = 0; turn < 4; turn++) {
+                    try (PreparedStatement insert = conn.prepareStatement("INSERT INTO notes (body) VALUES (?)")) {
+                        for (int n = 0; n < 20; n++) {
+                            insert.setString(1, mark);
+                            insert.addBatch();
+                        }
+                        insert.executeBatch();
+                    }
+                    if (mode.equals("autosave=always")) {
+                        fails("22012", () -> run(conn, "SELECT 1/0"));
+                    }
+                    conn.commit();
+                    same(one(conn, "SELECT count(*) FROM notes WHERE body = ?", mark), String.valueOf(20 * turn + 20));
+                    conn.commit();
+                }
+                if (mode.startsWith("options")) same(one(conn, "SHOW statement_timeout"), "54s");
+                run(conn, "DELETE FROM notes WHERE body = '" + mark + "'");
+                conn.commit();
+            }
         }
     }
 

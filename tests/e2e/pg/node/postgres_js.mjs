@@ -1,5 +1,6 @@
 // How do people use postgres.js (`postgres`)?
 
+import assert from 'node:assert/strict'
 import { pipeline } from 'node:stream/promises'
 import { Readable } from 'node:stream'
 import { text } from 'node:stream/consumers'
@@ -66,7 +67,40 @@ class Session {
   }
 }
 
+// It sends queries without waiting for answers, and prepares each of them.
+async function pipelines(_client, seat) {
+  const open = () => postgres({
+    host: seat.host, port: seat.port, user: seat.user, password: seat.password, database: seat.crowded, max: 1,
+  })
+  const clients = [open(), open()]
+  const query = (sql, base, n) => {
+    if (n % 7 === 3) return sql`SELECT 1 / ${0}::int + ${base}::int AS v`
+    if (n % 5 === 1) return sql`SELECT count(*)::int AS v FROM projects WHERE ${base}::int = ${base}`
+    return sql`SELECT ${n}::int + ${base}::int AS v`
+  }
+  const expected = (base, n) => (n % 7 === 3 ? '22012' : n % 5 === 1 ? 3 : base + n)
+  const many = async (sql, base) => {
+    const said = await Promise.allSettled(Array.from({ length: 60 }, (_, n) => query(sql, base, n)))
+    const found = said.map(({ value, reason }) => (reason ? reason.code : value[0].v))
+    assert.deepEqual(found, said.map((_, n) => expected(base, n)))
+  }
+  try {
+    for (let turn = 0; turn < 4; turn += 1) {
+      await Promise.all(clients.map((sql, number) => many(sql, 1000 * number)))
+      await clients[0].begin((sql) => Promise.all([query(sql, 5, 0), query(sql, 5, 1), query(sql, 5, 2)]))
+    }
+    // What a prepared SET sets is kept as well.
+    await clients[0]`SET extra_float_digits = 0`
+    await many(clients[1], 2000)
+    assert.equal((await clients[0]`SHOW extra_float_digits`)[0].extra_float_digits, '0')
+    assert.equal((await clients[1]`SHOW extra_float_digits`)[0].extra_float_digits, '1')
+  } finally {
+    for (const sql of clients) await sql.end({ timeout: 20 })
+  }
+}
+
 await run({
+  checks: { pipelines },
   async connect(seat, tenant, user) {
     const open = () => postgres({
       host: seat.host, port: seat.port, user, password: seat.password, database: tenant, max: 1, connect_timeout: 30,

@@ -1,0 +1,47 @@
+"""Do clients with prepared statements live through a change of the tables under them?"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator
+
+import asyncpg
+import psycopg
+import pytest
+
+from tests.e2e.pg.clients.psycopg_client import conninfo
+from tests.e2e.pg.conftest import Port
+from tests.e2e.pg.seats import Seat
+from tests.support.database import Database
+
+
+@pytest.fixture
+async def admin(seat: Seat, pg_port: Port) -> AsyncIterator[asyncpg.Connection]:
+    """Where the seat's tables are, past the port."""
+    name = {"database": seat.tenant, "schema": "schemas", "row": "shared"}[seat.kind]
+    async with Database(server=pg_port.server, name=name).connect() as conn:
+        yield conn
+
+
+async def test_a_plan_that_went_stale_is_made_anew(seat: Seat, admin: asyncpg.Connection) -> None:
+    name = f"shapes_{secrets.token_hex(6)}"
+    table = f'"{seat.schema}".{name}'
+    await admin.execute(f"CREATE TABLE {table} (a int); INSERT INTO {table} VALUES (1)")
+    query = f"SELECT * FROM {name} WHERE a > %s".encode()
+    try:
+        async with await psycopg.AsyncConnection.connect(conninfo(seat), autocommit=True) as conn:
+            cursor = await conn.execute(query, (0,), prepare=True)
+            assert await cursor.fetchall() == [(1,)]
+            await admin.execute(f"ALTER TABLE {table} ADD COLUMN b text DEFAULT 'new'")
+            if seat.mode == "session":  # as at a server: who has the session alone is told
+                with pytest.raises(psycopg.errors.FeatureNotSupported):
+                    await conn.execute(query, (0,), prepare=True)
+            else:
+                cursor = await conn.execute(query, (0,), prepare=True)
+                assert await cursor.fetchall() == [(1, "new")]
+                assert [column.name for column in cursor.description or ()] == ["a", "b"]
+        async with await psycopg.AsyncConnection.connect(conninfo(seat), autocommit=True) as conn:
+            cursor = await conn.execute(query, (0,), prepare=True)
+            assert await cursor.fetchall() == [(1, "new")]
+    finally:
+        await admin.execute(f"DROP TABLE {table}")
