@@ -285,17 +285,21 @@ class Pool(Generic[C]):
         if self._idle and self._turns.waiting:
             self._lend_idle()
 
-    def take_to_reset(self) -> C | None:
+    def take_to_reset(self, now: float, *, idle_seconds: float) -> C | None:
         """The longest idle connection that is somebody's; it is resetting now, so that a stranger finds one ready.
 
-        None while anybody waits, while an idle one is nobody's or will be, and when it is the only idle one.
+        None while anybody waits, while an idle one is nobody's or will be, when it is the only idle one, and while it
+        has been idle for less than `idle_seconds`: its tenant may be in the middle of its work.
         """
-        if self._resetting or self._turns.waiting or len(self._idle) < 2 or self._idle.has_of(None):
+        idle = self._idle
+        if self._resetting or self._turns.waiting or len(idle.all) < 2 or idle.has_of(None):
             return None
-        slot = next(iter(self._idle))
+        slot = next(iter(idle))
+        if now - slot.since < idle_seconds:
+            return None
         self._unidle(slot)
         slot.state = State.RESETTING
-        slot.since = self._clock()
+        slot.since = now
         self._resetting += 1
         return slot.conn
 

@@ -44,6 +44,7 @@ __all__ = ["PROFILE", "Acquire", "Lessee", "RawLender", "new_raw_side", "raw_rou
 
 PROFILE: Final = "pg"  # keeps raw pools apart from those of the library
 ENTER_TIMEOUT: Final = 2.0  # again on a lease; while acquiring, the acquire timeout is the limit
+AHEAD_SECONDS: Final = 0.2  # idle for so long, a backend may be reset for whoever comes next
 ENTER_ATTEMPTS: Final = 3  # connections tried before a session that cannot be entered is the client's error
 
 _BEGIN: Final = statement("BEGIN READ WRITE")
@@ -178,7 +179,7 @@ class RawLender:
         else:
             pool.ready(backend, backend.bound, now)
             if pool.key.shared:
-                ahead = pool.take_to_reset()
+                ahead = pool.take_to_reset(now, idle_seconds=AHEAD_SECONDS)
                 if ahead is not None:
                     self._begin_reset(ahead)
         return held

@@ -439,11 +439,15 @@ async def test_reading_goes_on_when_a_backend_comes_back_that_was_paused_for_a_s
     assert not transport_of(backend).is_reading_paused
 
 
-async def test_of_several_idle_backends_the_longest_idle_is_reset_ahead_for_a_stranger() -> None:
+async def test_of_several_idle_backends_one_that_nobody_used_for_a_while_is_reset_ahead_for_a_stranger() -> None:
     house = WireHouse(size=2)
     first, second = lend(house, "acme"), lend(house, "other")
     release(house, first, "acme")
     assert not said(first), "the only idle backend was taken from its tenant"
+    release(house, second, "other")
+    assert not said(first), "it was taken from a tenant in the middle of its work"
+    lend(house, "other")
+    house.later = 1.0
     release(house, second, "other")
     assert is_reset(said(first))
     assert not said(second)
