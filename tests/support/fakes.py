@@ -228,7 +228,7 @@ def reset(link: Link, *, now: float = 0.0) -> None:
 
 def reset_ahead(pool: Pool[Link], *, now: float = 0.0) -> Link | None:
     """The pool has one reset before anybody needs it, if it has one to spare."""
-    link = pool.take_to_reset(now, idle_seconds=0.0)
+    link = pool.take_to_reset(pool._clock(), idle_seconds=0.0)
     if link is not None:
         assert link.state == "idle", f"{link} was taken"
         link.state = "resetting"

@@ -446,7 +446,7 @@ async def test_of_several_idle_backends_one_that_nobody_used_for_a_while_is_rese
     assert not said(first), "the only idle backend was taken from its tenant"
     release(house, second, "other")
     assert not said(first), "it was taken from a tenant in the middle of its work"
-    lend(house, "other")
+    assert house.lender.lease_nowait(second.pool, house.route("other"), ()) is second
     house.later = 1.0
     release(house, second, "other")
     assert is_reset(said(first))
