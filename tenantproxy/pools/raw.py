@@ -263,8 +263,12 @@ class RawConnector:
         try:
             async with asyncio.timeout(END_TIMEOUT):
                 await _carry(_cancel_request(backend), RawBackend(backend.pool), server)
+        except TimeoutError:
+            backend.is_doubtful = True  # the request may arrive yet, and must hit nobody else
+            if backend.on_cancelled is not None:  # it has been given back already
+                backend.pool.retire(backend, "error")
         except (OSError, ConnectFailed):
-            pass  # TimeoutError too: whoever asked for it does not rely on it
+            pass  # whoever asked for it does not rely on it
         finally:
             if done is not None:
                 done()

@@ -126,6 +126,30 @@ class CancelEater(ChaosProxy):
         await super()._pass(link, chunk, writer, way)
 
 
+class CancelHolder(ChaosProxy):
+    """Holds requests to cancel back while `holds` is set, and brings them when it is `release`d, however late."""
+
+    def __init__(self, host: str, port: int) -> None:
+        super().__init__(host, port)
+        self.holds = True
+        self.held: list[bytes] = []
+
+    async def _pass(self, link: Link, chunk: bytes, writer: asyncio.StreamWriter, way: Way) -> None:
+        if self.holds and way is Way.TO_SERVER and not link.passed[way] and chunk.startswith(_CANCEL):
+            self.held.append(chunk)
+            await asyncio.Event().wait()
+        await super()._pass(link, chunk, writer, way)
+
+    async def release(self) -> None:
+        """Bring them, even if whoever sent them has given up; returns when the server has seen to them."""
+        self.holds = False
+        for request in self.held:
+            reader, writer = await asyncio.open_connection(*self._target)
+            writer.write(request)
+            await reader.read()
+            writer.close()
+
+
 @contextlib.asynccontextmanager
 async def filled(database: Database) -> AsyncIterator[list[asyncpg.Connection]]:
     """Every connection that the server, the database and the role have left, taken by somebody else."""
