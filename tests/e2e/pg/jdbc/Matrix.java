@@ -460,6 +460,13 @@ public final class Matrix {
                 if (mode.startsWith("options")) same(one(conn, "SHOW statement_timeout"), "54s");
                 run(conn, "DELETE FROM notes WHERE body = '" + mark + "'");
                 conn.commit();
+                if (mode.equals("autosave=always")) {
+                    try (Statement slow = conn.createStatement()) {
+                        slow.setQueryTimeout(1);
+                        fails("57014", () -> slow.execute("SELECT pg_sleep(60)"));
+                    }
+                    same(one(conn, "SELECT 7"), "7");
+                }
             }
         }
     }
