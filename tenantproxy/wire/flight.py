@@ -25,7 +25,7 @@ from tenantproxy.wire.frames import (
 )
 from tenantproxy.wire.statements import NAME_PREFIX, ServerStatements, Statement, Statements
 
-__all__ = ["FUNCTION", "QUERY", "SYNC", "Flight"]
+__all__ = ["QUERY", "SYNC", "Flight"]
 
 _HEAD: Final = struct.Struct("!BI")
 _SWALLOWED: Final = 0
@@ -38,7 +38,7 @@ _CLOSE_UNNAMED: Final = frame(CLOSE, b"S\0")
 class _Awaited:
     """One answer to come: `kind` as the server sends it, `shown` as the client sees it (0: not at all)."""
 
-    __slots__ = ("client_name", "is_ready", "kind", "shown", "statement")
+    __slots__ = ("body", "client_name", "is_behind", "is_ready", "is_unnamed", "kind", "names", "shown", "statement")
 
     def __init__(
         self,
@@ -47,24 +47,31 @@ class _Awaited:
         *,
         statement: Statement | None = None,
         client_name: bytes | None = None,
+        body: bytes | None = None,
+        names: dict[bytes, Statement] | None = None,
         is_ready: bool = False,
+        is_behind: bool = False,
+        is_unnamed: bool = False,
     ) -> None:
         self.kind = kind
         self.shown = shown
         self.statement = statement  # what is prepared, or closed, by then
-        self.client_name = client_name  # the name that a client gave it by this very message
+        self.client_name = client_name  # the name that a client gave it, or took from it, by this very message
+        self.body = body  # of a Parse under a name that is taken, unless what has it fails
+        self.names = names  # what the client deallocates by this statement
         self.is_ready = is_ready  # a ReadyForQuery ends everything before it
+        self.is_behind = is_behind  # messages without a Sync were sent before it: their error skips it
+        self.is_unnamed = is_unnamed  # the backend's statement without a name is another one afterwards
 
 
 QUERY: Final = _Awaited(0, 0, is_ready=True)
 SYNC: Final = _Awaited(0, 0, is_ready=True)
-FUNCTION: Final = _Awaited(0, 0, is_ready=True)
-_PARSED: Final = _Awaited(PARSE_COMPLETE, PARSE_COMPLETE)
-_PARSED_UNNAMED: Final = _Awaited(PARSE_COMPLETE, PARSE_COMPLETE)
-_OWN_UNNAMED: Final = _Awaited(PARSE_COMPLETE, _SWALLOWED)
+_BEHIND: Final = _Awaited(0, 0, is_ready=True, is_behind=True)
+_PARSED_UNNAMED: Final = _Awaited(PARSE_COMPLETE, PARSE_COMPLETE, is_unnamed=True)
+_OWN_UNNAMED: Final = _Awaited(PARSE_COMPLETE, _SWALLOWED, is_unnamed=True)
+_OWN_PARSED: Final = _Awaited(PARSE_COMPLETE, _SWALLOWED)
 _CLOSED: Final = _Awaited(CLOSE_COMPLETE, CLOSE_COMPLETE)
 _OWN_CLOSED: Final = _Awaited(CLOSE_COMPLETE, _SWALLOWED)
-_KNOWN: Final = _Awaited(CLOSE_COMPLETE, PARSE_COMPLETE)  # it is prepared already: only say so
 
 
 class Flight:
@@ -76,7 +83,10 @@ class Flight:
 
     __slots__ = (
         "_all",
+        "_begun",
         "_ended_ahead",
+        "_is_torn",
+        "_segment",
         "_server",
         "_unnamed",
         "_unnamed_is_there",
@@ -86,6 +96,7 @@ class Flight:
         "is_open",
         "last_bound",
         "names",
+        "unsure",
     )
 
     def __init__(self, statements: Statements) -> None:
@@ -93,6 +104,7 @@ class Flight:
         self.is_doubtful = False
         self.is_open = False  # messages were sent that no Sync has followed yet: their answers are not counted
         self.copying = False  # the server reads COPY data, and takes neither Sync nor Flush for what they are
+        self.unsure = 0  # Syncs that it read as part of a COPY, unless that had failed by then
         self.last_bound: Statement | None = None
         self.names: dict[bytes, Statement] = {}
         self._all = statements
@@ -100,6 +112,9 @@ class Flight:
         self._server = ServerStatements()
         self._unnamed: bytes | None = None  # the Parse message of the client's unnamed statement
         self._unnamed_is_there = False  # it is the one on the backend
+        self._segment = 0  # how many were sent
+        self._is_torn = False  # an error came where a query may have been skipped with what was sent before it
+        self._begun: dict[Statement, int] = {}  # not known to be prepared yet, and in which segment that was sent
 
     def board(self, server: ServerStatements) -> None:
         """The client has another backend."""
@@ -107,18 +122,38 @@ class Flight:
         self._server = server
         self._ended_ahead = 0
         self._unnamed_is_there = False
+        self._begun.clear()
 
     def queried(self) -> None:
         """The client sent a simple query, which ends its unnamed statement."""
         self._unnamed = None
         self._unnamed_is_there = False
+        self.called()
+
+    def called(self) -> None:
+        """The client sent a simple query or a function call."""
+        if self._is_torn:
+            self._mend()
+        self._segment += 1
+        self.awaited.append(_BEHIND if self.is_open else QUERY)
         self.is_open = False
-        self.awaited.append(QUERY)
 
     def synced(self) -> None:
         """The client sent a Sync."""
+        if self.copying:
+            self.unsure += 1
+            return
+        if self._is_torn:
+            self._mend()
+        self._segment += 1
         self.is_open = False
         self.awaited.append(SYNC)
+
+    def _mend(self) -> None:
+        """More is sent before it is known whether a query was skipped."""
+        self._is_torn = False
+        if _BEHIND in self.awaited:
+            self.is_doubtful = True
 
     def copy_ended(self) -> None:
         """The client sent CopyDone or CopyFail: some send the COPY, its data and this in one go."""
@@ -126,7 +161,7 @@ class Flight:
             self.copying = False
         elif not self.is_quiet:  # else the server takes no notice of it
             self._ended_ahead += 1
-            if [entry for entry in self.awaited if entry.is_ready] not in ([], [QUERY]):
+            if [entry for entry in self.awaited if entry.is_ready] not in ([], [QUERY], [_BEHIND]):
                 self.is_doubtful = True  # what was sent before it may be read as part of the COPY, or not
 
     @property
@@ -146,16 +181,16 @@ class Flight:
         name, body = message[5:name_ends], message[name_ends + 1 :]
         known = self.names.get(name)
         if known is not None:  # let the server say that the name is taken, in its own words
+            if known in self._begun:  # under its name something stands in any case
+                self._begun[known] = self._segment
             before = self._ensure(known)
-            self.awaited.append(_PARSED)
+            self.awaited.append(_Awaited(PARSE_COMPLETE, PARSE_COMPLETE, statement=known, client_name=name, body=body))
             return before + frame(PARSE, known.name + b"\0" + body)
         statement = self.names[name] = self._all.of(body)
-        if self._server.use(statement):
-            self.awaited.append(_KNOWN)
+        if self._is_there(statement):  # only say so
+            self.awaited.append(_Awaited(CLOSE_COMPLETE, PARSE_COMPLETE, statement=statement, client_name=name))
             return _CLOSE_NOTHING
-        before = self._make_room(statement)
-        self.awaited.append(_Awaited(PARSE_COMPLETE, PARSE_COMPLETE, statement=statement, client_name=name))
-        return before + statement.parse
+        return self._prepare(statement, name)
 
     def bind(self, message: bytes) -> bytes:
         """For a Bind message, or for as much of a long one as holds its two names: the rest follows as it is."""
@@ -167,7 +202,7 @@ class Flight:
         statement = self.names.get(message[portal_ends:name_ends])
         if statement is None:
             return _unknown(message, portal_ends)
-        before = b"" if self._server.use(statement) else self._ensure(statement)
+        before = self._ensure(statement)
         self.last_bound = statement
         name = statement.name
         length = length_of(message, 0) - 1 + len(name) - (name_ends - portal_ends)
@@ -187,28 +222,49 @@ class Flight:
 
     def close(self, message: bytes) -> bytes:
         """For a Close message. A named statement stays prepared for others; only the client's name is gone."""
-        self.awaited.append(_CLOSED)
         if message[5:6] != b"S":
+            self.awaited.append(_CLOSED)
             return message
         name = message[6 : _end(message, 6)]
+        statement = self.names.pop(name, None)
+        if statement is not None:
+            self.awaited.append(_Awaited(CLOSE_COMPLETE, CLOSE_COMPLETE, statement=statement, client_name=name))
+            return _CLOSE_NOTHING
+        self.awaited.append(_CLOSED)
         if not name:
             self._unnamed = None
             return message
-        return _CLOSE_NOTHING if self.names.pop(name, None) is not None else _unknown(message, 6)
+        return _unknown(message, 6)
 
     def deallocate(self, name: bytes, message: bytes) -> bytes:
-        """For a Parse message of the unnamed statement `DEALLOCATE name`: with the name that it has there."""
+        """For a Parse message of the unnamed statement `DEALLOCATE name`: the statement stays prepared for others."""
         statement = self.names.pop(name, None)
         if statement is None:
             return self.parse(message)
-        before = self._ensure(statement)
-        self._server.forget(statement)
-        return before + self.parse(frame(PARSE, b"\0DEALLOCATE " + statement.name + b"\0\0\0"))
+        instead = self._all.nothing()
+        self.awaited.append(_OWN_PARSED)
+        sent = self.parse(frame(PARSE, b"\0DEALLOCATE " + instead.name + b"\0\0\0"))
+        self._taken_back_unless_parsed({name: statement})
+        return instead.parse + sent
+
+    def deallocate_all(self, message: bytes) -> bytes:
+        """For a Parse message of the unnamed statement `DEALLOCATE ALL`, which will be run."""
+        sent = self.parse(message)
+        self._taken_back_unless_parsed(self.names)
+        self.names = {}
+        self._server.doubt()
+        return sent
+
+    def _taken_back_unless_parsed(self, names: dict[bytes, Statement]) -> None:
+        self.awaited[-1] = _Awaited(PARSE_COMPLETE, PARSE_COMPLETE, names=names, is_unnamed=True)
 
     def abandon(self) -> None:
         """The backend is given up: nothing is awaited of it any more."""
         self.awaited.clear()
+        self._begun.clear()
+        self._is_torn = False
         self._ended_ahead = 0
+        self.unsure = 0
         self.is_open = self.copying = self.is_doubtful = False
         self._unnamed_is_there = False
 
@@ -218,15 +274,20 @@ class Flight:
         if statement is None:
             return b""
         self._server.forget(statement)
+        self.is_open = True
         self.awaited.append(_Awaited(CLOSE_COMPLETE, _SWALLOWED, statement=statement))
         return statement.close
 
     def deallocated_all(self) -> None:
-        """Every statement is gone, the backend's and the client's."""
-        self.names.clear()
+        """Every statement is gone, the backend's and the client's: all but what was sent since."""
+        self.names = {}
         self._server.clear()
-        self._unnamed = None
-        self._unnamed_is_there = False
+        for entry in self.awaited:
+            self._redo(entry)
+
+    def lost(self) -> None:
+        """The server does not know a statement, or knows one that it should not: believe nothing of it any more."""
+        self._server.doubt()
 
     def _with_unnamed(self, message: bytes) -> bytes:
         """What the client parsed on another backend is parsed here too; what it never did must not be another's."""
@@ -238,18 +299,28 @@ class Flight:
         return self._unnamed + message
 
     def _ensure(self, statement: Statement) -> bytes:
-        if self._server.use(statement):
-            return b""
-        before = self._make_room(statement)
-        self.awaited.append(_Awaited(PARSE_COMPLETE, _SWALLOWED, statement=statement))
-        return before + statement.parse
+        return b"" if self._is_there(statement) else self._prepare(statement)
 
-    def _make_room(self, statement: Statement) -> bytes:
+    def _is_there(self, statement: Statement) -> bool:
+        """Whether it will be prepared when what is sent now is read. An error skips a Parse to the end of its segment,
+        not beyond."""
+        is_there = self._server.use(statement)
+        return is_there and (not self._begun or self._begun.get(statement, self._segment) == self._segment)
+
+    def _prepare(self, statement: Statement, client_name: bytes | None = None) -> bytes:
+        if statement in self._begun or self._server.is_doubtful:  # it may be there: that must be no error
+            self.awaited.append(_OWN_CLOSED)
+            before = statement.close
+        else:
+            before = b""
         out = self._server.add(statement)
-        if out is None:
-            return b""
-        self.awaited.append(_Awaited(CLOSE_COMPLETE, _SWALLOWED, statement=out))
-        return out.close
+        if out is not None:
+            self.awaited.append(_Awaited(CLOSE_COMPLETE, _SWALLOWED, statement=out))
+            before += out.close
+        shown = _SWALLOWED if client_name is None else PARSE_COMPLETE
+        self.awaited.append(_Awaited(PARSE_COMPLETE, shown, statement=statement, client_name=client_name))
+        self._begun[statement] = self._segment
+        return before + statement.parse
 
     # --- from the server ---------------------------------------------------------------------------------------------
     def acknowledged(self, kind: int) -> int:
@@ -259,34 +330,74 @@ class Flight:
         """
         if not self.awaited or self.awaited[0].kind != kind:
             raise ProtocolError("the server answered what it was not asked", detail=f"kind {kind:#04x}")
-        return self.awaited.popleft().shown
+        entry = self.awaited.popleft()
+        if entry.statement is not None:
+            self._done(entry, entry.statement)
+        return entry.shown
+
+    def _done(self, entry: _Awaited, statement: Statement) -> None:
+        if entry.kind == CLOSE_COMPLETE:
+            if entry.client_name is None:
+                self._server.forget(statement)
+        elif entry.body is None:
+            self._begun.pop(statement, None)
+            self._server.put_back(statement)
+        else:  # what had the name had failed: now another text stands there under the name that we gave it
+            assert entry.client_name is not None
+            self._server.doubt()
+            self.names[entry.client_name] = self._all.of(entry.body)
 
     def ready(self) -> None:
         """For ReadyForQuery. What was not acknowledged before it has not happened.
 
         Raises ProtocolError when none was due.
         """
+        skipped: list[_Awaited] = []
         while self.awaited:
             entry = self.awaited.popleft()
             if entry.is_ready:
+                for each in reversed(skipped):
+                    self._undo(each)
                 return
-            self._undo(entry)
-        raise ProtocolError("the server was ready once more than it was asked")
+            skipped.append(entry)
+        if not self.is_doubtful:
+            raise ProtocolError("the server was ready once more than it was asked")
 
     def _undo(self, entry: _Awaited) -> None:
-        if entry is _PARSED_UNNAMED:
-            self._unnamed = None
-        if entry is _PARSED_UNNAMED or entry is _OWN_UNNAMED:
+        if entry.is_unnamed:
             self._unnamed_is_there = False
-        statement = entry.statement
+            if entry.shown:
+                self._unnamed = None
+            if entry.names:
+                self.names = entry.names | self.names
+        statement, name = entry.statement, entry.client_name
+        if statement is None or entry.body is not None:
+            return
+        if entry.kind == PARSE_COMPLETE:
+            self._server.forget(statement)
+            self._begun.pop(statement, None)
+        elif name is None:
+            self._server.put_back(statement)
+        if name is not None:
+            if entry.shown == CLOSE_COMPLETE:
+                self.names[name] = statement
+            elif self.names.get(name) is statement:
+                del self.names[name]
+
+    def _redo(self, entry: _Awaited) -> None:
+        """It was sent after everything was forgotten."""
+        statement, name = entry.statement, entry.client_name
         if statement is None:
             return
-        if entry.kind == CLOSE_COMPLETE:
+        if entry.kind == PARSE_COMPLETE:
             self._server.put_back(statement)
-            return
-        self._server.forget(statement)
-        if entry.client_name is not None and self.names.get(entry.client_name) is statement:
-            del self.names[entry.client_name]
+        elif name is None:
+            self._server.forget(statement)
+        if name is not None:
+            if entry.shown == CLOSE_COMPLETE:
+                self.names.pop(name, None)
+            else:
+                self.names[name] = statement
 
     def copy_began(self) -> None:
         """For CopyInResponse. A Sync that was sent with the COPY is read as part of it, and never answered."""
@@ -294,21 +405,33 @@ class Flight:
             self._ended_ahead -= 1
             return
         self.copying = True
-        if len(self.awaited) > 1:
-            self.is_doubtful = True  # which of them the server read before it began is anybody's guess
-        elif self.awaited and self.awaited[0] is SYNC:
+        if self.awaited and all(entry is SYNC for entry in self.awaited):
+            self.unsure += len(self.awaited)
             self.awaited.clear()
             self.is_open = True
+        elif len(self.awaited) > 1:
+            self.is_doubtful = True  # which of them the server read before it began is anybody's guess
 
-    def copy_failed(self) -> None:
-        """For an ErrorResponse. While copying, a Sync that was taken back may have been read behind the error."""
-        if not self.copying:
-            if len(self.awaited) < 2:
-                self._ended_ahead = 0  # the COPY has not begun: the server takes no notice of its end
-            return
+    def failed(self) -> bool:
+        """For an ErrorResponse. False: what is answered from now on cannot be known."""
+        if not self.copying and len(self.awaited) < 2:
+            self._ended_ahead = 0  # the COPY has not begun: the server takes no notice of its end
         self.copying = False
-        if not self.awaited:
+        if self.unsure:  # it may have come before such a Sync was read: then that is answered
+            self.unsure = 0
             self.is_doubtful = True
+        ready = [entry for entry in self.awaited if entry.is_ready]
+        if not ready or not ready[0].is_behind:
+            return True
+        if len(ready) == 1:  # a ReadyForQuery tells that it was the query itself
+            self._is_torn = True
+            return True
+        self.is_doubtful = True
+        return False
+
+    def copied(self) -> None:
+        """For the end of a COPY: all that was sent before it has been read."""
+        self.unsure = 0
 
 
 def _end(message: bytes, begin: int) -> int:

@@ -51,6 +51,10 @@ class Statements:
             statement = self._by_body[body] = Statement(b"%b%d" % (NAME_PREFIX, next(self._numbers)), body)
         return statement
 
+    def nothing(self) -> Statement:
+        """An empty one, under a name that no other has."""
+        return Statement(b"%b%d" % (NAME_PREFIX, next(self._numbers)), b"\0\0\0")
+
     def __len__(self) -> int:
         return len(self._by_body)
 
@@ -58,9 +62,10 @@ class Statements:
 class ServerStatements:
     """What is prepared on one backend, the least recently used first. Changed by whoever has the backend."""
 
-    __slots__ = ("_limit", "_prepared")
+    __slots__ = ("_limit", "_prepared", "is_doubtful")
 
     def __init__(self, limit: int = MAX_PREPARED) -> None:
+        self.is_doubtful = False  # there may be more than is known here
         self._limit = limit
         self._prepared: OrderedDict[Statement, None] = OrderedDict()
 
@@ -88,6 +93,11 @@ class ServerStatements:
     def clear(self) -> None:
         """Nothing is prepared."""
         self._prepared.clear()
+
+    def doubt(self) -> None:
+        """Perhaps nothing is prepared, perhaps everything."""
+        self._prepared.clear()
+        self.is_doubtful = True
 
     def __len__(self) -> int:
         return len(self._prepared)

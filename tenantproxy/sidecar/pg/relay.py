@@ -32,7 +32,7 @@ from tenantproxy.sidecar.pg.kept import KeptSettings
 from tenantproxy.sidecar.pg.traffic import Traffic
 from tenantproxy.wire import answers, frames
 from tenantproxy.wire.commands import ALL, WATCHED, deallocate_of, pins, unbinds
-from tenantproxy.wire.flight import FUNCTION, SYNC, Flight
+from tenantproxy.wire.flight import SYNC, Flight
 from tenantproxy.wire.frames import HEADER, IDLE, length_of
 from tenantproxy.wire.statements import Statement, Statements
 
@@ -66,7 +66,7 @@ _LOOKED_AT: Final = frozenset(  # of the server's, whole; all others stream
     )
 )
 _FIRST_KIND: Final = frames.PARSE_COMPLETE  # of all; a row that is shorter than itself leads to a byte below
-_L: Final = ord("L")  # of SELECT
+_READY_SIZE: Final = 6
 _PASSED: Final = frozenset(  # of the server's: never looked at
     (
         frames.ROW_DESCRIPTION,
@@ -151,6 +151,9 @@ class Relay(asyncio.Protocol):
         self._is_healing = False  # the client sees nothing of what comes, it will be sent once more
         self._tail = b""  # a frame of the server's that has not come whole
         self._server_rest = 0  # bytes to come of one that need not
+        self._is_quiet_soon = False  # when that has come whole
+        self._is_lost = False  # what is answered to the client cannot be known any more
+        self._listens = 0  # how often it said LISTEN since it was pinned
         self._told_fatal = False  # the server said why it goes
         self._is_draining = False
         self._is_over = False
@@ -197,6 +200,8 @@ class Relay(asyncio.Protocol):
         """Send what may go, message by message; hold what must wait. Raises ProtocolError."""
         size = len(data)
         begin, at = self._continue(data)  # what lies between the two goes out as it came
+        if self._is_over:
+            return
         flight, backend, is_session, kept = self._flight, self.backend, self._is_session, self.kept
         if backend is not None and backend.binding is not None and at < size and self._is_due(backend):
             if begin < at:
@@ -206,10 +211,11 @@ class Relay(asyncio.Protocol):
         is_quiet = flight.is_quiet
         if is_quiet:
             self.asked_at = monotonic()
-            self._replay = data if not is_session and self._status == IDLE else None
+            self._replay = data if not is_session and self._status == IDLE and not at else None
         else:
             self._replay = None
         out: list[bytes] = []
+        is_answered = False  # something was, here
         while size - at >= HEADER:
             kind = data[at]
             end = at + length_of(data, at)
@@ -219,6 +225,7 @@ class Relay(asyncio.Protocol):
                     at = begin = self._dispose(kind, end, size)
                     if at < 0:
                         return
+                    self._replay = None
                     continue
                 if end > size and size - at < _STREAMED:
                     break
@@ -234,11 +241,10 @@ class Relay(asyncio.Protocol):
                 end = size
             elif kind == _EXECUTE:
                 flight.is_open = True
+                if kept.asked_for is not None and data[at + HEADER]:
+                    kept.asked_for = None  # a portal with a name: whose tag comes next is not known
             elif kind == _SYNC:
-                if flight.copying:
-                    new = b""  # the server would read it as part of the COPY, and drop it
-                else:
-                    flight.synced()
+                flight.synced()
             elif kind == _BIND:
                 flight.is_open = True
                 if not is_session:
@@ -248,12 +254,16 @@ class Relay(asyncio.Protocol):
                         self._bound(bound, is_alone=is_quiet and at == 0)
             elif kind == _QUERY:
                 if is_session or data[at + 5 : at + 8] not in WATCHED or not self._watched(data[at + 5 : end - 1]):
+                    if flight.is_open:
+                        kept.asked_for = None
                     flight.queried()
                 else:
                     new = b""
+                    is_answered = True
             elif kind == frames.TERMINATE:
                 self._transport.close()
-                return
+                size = at
+                break
             else:
                 new = self._translated(kind, data[at:end])
             if new is not None:
@@ -268,9 +278,21 @@ class Relay(asyncio.Protocol):
         if out:
             assert backend is not None
             backend.write(out[0] if len(out) == 1 else b"".join(out))
+        if is_answered:
+            self._replay = None
+            if flight.is_quiet and self._status == IDLE:
+                self._quiet(self._required())
         if at < size:
             self._replay = None
-            self._hold(data[at:], needed=length_of(data, at) if size - at >= HEADER else HEADER)
+            self._hold(data[at:], needed=self._enough(data, at))
+
+    def _enough(self, data: bytes, at: int) -> int:
+        """How much there must be of the message that begins at `at`, before it is looked at again."""
+        if len(data) - at < HEADER:
+            return HEADER
+        length = length_of(data, at)
+        is_whole = data[at] == frames.PARSE and self.backend is not None
+        return length if is_whole else min(length, _STREAMED)
 
     def _translated(self, kind: int, message: bytes) -> bytes | None:
         """What goes out for a message of a less common kind; None: the message as it is. Raises ProtocolError."""
@@ -290,24 +312,25 @@ class Relay(asyncio.Protocol):
         if kind in _COPYING:
             if kind != frames.COPY_DATA:
                 flight.copy_ended()
-        elif kind == frames.FLUSH:
-            return b"" if flight.copying else None
         elif kind == frames.FUNCTION_CALL:
-            flight.awaited.append(FUNCTION)
-        else:
+            flight.called()
+        elif kind != frames.FLUSH:
             raise ProtocolError("a client may not send such a message here", detail=f"kind {kind:#04x}")
         return None
 
     def _begun(self, kind: int, head: bytes, length: int) -> bytes | None:
         """What goes out of a message that has not come whole, so that the rest may follow; None: wait for it."""
         flight = self._flight
+        self.kept.asked_for = None
         if kind == _QUERY:
             flight.queried()
         elif kind == frames.FUNCTION_CALL:
-            flight.awaited.append(FUNCTION)
+            flight.called()
         elif kind == _BIND and (self._is_session or _names_are_there(head)):
             flight.is_open = True
             return head if self._is_session else flight.bind(head)
+        elif kind == _BIND and len(head) < _STREAMED:
+            return None
         elif kind not in _COPYING:
             limit = _MAX_WHOLE if kind == frames.PARSE else _STREAMED
             if length > limit:
@@ -382,6 +405,8 @@ class Relay(asyncio.Protocol):
         flight = self._flight
         if backend.bound_until - monotonic() > _RENEW_SECONDS or flight.is_open or flight.copying:
             return False
+        if flight.is_doubtful:  # what is awaited may never come
+            return False
         if flight.awaited:
             self._waits_for_answers = True
             return True
@@ -413,6 +438,15 @@ class Relay(asyncio.Protocol):
     # --- a lease -----------------------------------------------------------------------------------------------------
     def _lease(self) -> RawBackend | None:
         """A backend for the client now; None: it is being waited for, so hold what comes."""
+        try:
+            return self._lease_nowait()
+        except TenantProxyError as exc:
+            self._held = []
+            self._waits()
+            asyncio.get_running_loop().call_soon(self.refused, exc)
+            return None
+
+    def _lease_nowait(self) -> RawBackend | None:
         found = self._source.known()
         if found is None:
             self._held = []
@@ -485,6 +519,9 @@ class Relay(asyncio.Protocol):
         self.traffic.leases += 1
         self._route = route
         self._status = IDLE
+        self._tail = b""
+        self._server_rest = 0
+        self._is_quiet_soon = False
         backend.sink = self._sink
         backend.on_lost = self._lost
         backend.on_writable = self._server_writable
@@ -505,7 +542,7 @@ class Relay(asyncio.Protocol):
             self._is_quiet_after_rest = True
             return
         self._is_quiet_after_rest = False
-        if self._client_is_slow or self._flight.is_doubtful or self._flight.copying:
+        if self._client_is_slow or self._tail or self._flight.is_doubtful or self._flight.copying:
             self._give_back()
         else:
             kept, traffic = self.kept, self.traffic
@@ -528,9 +565,11 @@ class Relay(asyncio.Protocol):
         kept_it = self._is_session or bool(self.pin)
         is_dirty = self.kept.ended() or kept_it
         self.pin = b""
+        self._listens = 0
         if self._client_is_slow:
             backend.resume_reading()
-        if flight.is_quiet and self._status == IDLE and not (self._rest or flight.copying or flight.is_doubtful):
+        is_amid = self._rest or self._tail or self._server_rest or flight.copying or flight.is_doubtful
+        if flight.is_quiet and self._status == IDLE and not is_amid:
             backend.session = self.kept.now
             held = self._lender.release(backend, self._route, is_dirty=is_dirty)
             if not kept_it:
@@ -546,14 +585,14 @@ class Relay(asyncio.Protocol):
         """A simple query that may be SET, RESET or DEALLOCATE; True: it was answered here, no server gets it."""
         flight = self._flight
         self.kept.asked(sql, is_alone=flight.is_quiet)
-        if not flight.is_quiet or self._status == frames.IN_FAILED_TRANSACTION:
-            return False
         name = deallocate_of(sql)
+        if name is ALL:
+            flight.lost()  # when it is run, and what comes behind it must not be taken for prepared before that
+        if not flight.is_quiet or self._status not in (IDLE, frames.IN_TRANSACTION):
+            return False
         if name is None or name is ALL or flight.names.pop(name, None) is None:
             return False
         self._transport.write(_DEALLOCATED + answers.ready_for_query(self._status))
-        if self._status == IDLE:
-            self._quiet(self._required())
         return True
 
     def _watched_parse(self, message: bytes, text_begins: int, *, is_alone: bool) -> bytes:
@@ -565,7 +604,7 @@ class Relay(asyncio.Protocol):
         name = deallocate_of(sql) if text_begins == HEADER + 1 else None
         if isinstance(name, bytes):
             return flight.deallocate(name, message)
-        return flight.parse(message)
+        return flight.deallocate_all(message) if name is ALL else flight.parse(message)
 
     def _bound(self, statement: Statement, *, is_alone: bool) -> None:
         """A named statement is bound: does the next tag tell of a SET that is known?"""
@@ -602,17 +641,19 @@ class Relay(asyncio.Protocol):
         out: list[bytes] | None = None  # if something is not passed on as it came
         flight = self._flight
         awaited = flight.awaited
-        is_quiet = False
+        is_quiet = self._is_quiet_soon and flight.is_quiet
+        self._is_quiet_soon = False
         while at <= last:
             kind = data[at]
             end = at + 1 + _LENGTH(data, at + 1)[0]
             if (kind == _DATA_ROW or kind in _PASSED) and at + HEADER <= end <= size:
                 at = end
                 continue
-            is_quiet = False
             if end > size:
                 if self._is_waited_for(kind, end - at):
                     break
+                if kind == frames.ERROR:
+                    self._failed(data[at:], is_first=False)
                 self._server_rest = end - size
                 end = size
             elif kind == _READY:
@@ -620,7 +661,10 @@ class Relay(asyncio.Protocol):
                     awaited.popleft()
                 else:
                     flight.ready()
+                if end - at != _READY_SIZE:
+                    raise ProtocolError("the server sent a message of an impossible length")
                 self._status = status = data[at + 5]
+                is_quiet = False
                 self.kept.asked_for = None
                 traffic = self.traffic
                 traffic.queries += 1
@@ -633,7 +677,7 @@ class Relay(asyncio.Protocol):
                     is_quiet = False
                     self._send_again()
             elif kind == _COMMAND_COMPLETE:
-                if data[at + 7] != _L or not data.startswith(b"SELECT", at + 5):
+                if not data.startswith(b"SELECT", at + 5):
                     self._completed(data[at + 5 : end - 1])
             elif kind in _LOOKED_AT:
                 new = self._looked_at(kind, data[at:end], is_first=at == 0)
@@ -647,7 +691,9 @@ class Relay(asyncio.Protocol):
             self._replay = None
         if at < size:
             self._tail = data[at:]
+        if is_quiet and (self._tail or self._server_rest):
             is_quiet = False
+            self._is_quiet_soon = True
         if out is not None:
             data = b"".join((*out, data[begin:at]))
         elif at < size:
@@ -658,7 +704,14 @@ class Relay(asyncio.Protocol):
             backend = self.backend
             if backend is not None:
                 self._quiet(backend)
-        if self._waits_for_answers and not awaited:
+        if self._is_lost:
+            self._end(
+                ProtocolError(
+                    "an error came amid messages that no Sync had ended before a simple query or a function call",
+                    hint="end messages of the extended protocol with a Sync",
+                )
+            )
+        elif self._waits_for_answers and not awaited:
             self._waits_for_answers = False
             self._resume_if_held()
 
@@ -672,6 +725,8 @@ class Relay(asyncio.Protocol):
     def _looked_at(self, kind: int, message: bytes, *, is_first: bool) -> bytes | None:
         """What the client gets for it; None: the message as it is. Raises ProtocolError."""
         flight = self._flight
+        if len(message) < HEADER:
+            raise ProtocolError("the server sent a message of an impossible length")
         if kind == frames.ERROR:
             return b"" if self._failed(message, is_first=is_first) else None
         if kind == frames.PARAMETER_STATUS:
@@ -690,6 +745,8 @@ class Relay(asyncio.Protocol):
     def _completed(self, tag: bytes) -> None:
         """A command ended, other than a SELECT."""
         self.kept.tagged(tag)
+        if tag.startswith(b"COPY"):
+            self._flight.copied()
         backend = self._required()
         if backend.binding is not None and unbinds(tag):
             backend.bound = None
@@ -699,22 +756,31 @@ class Relay(asyncio.Protocol):
         if tag in (b"DISCARD ALL", b"DEALLOCATE ALL"):
             self._flight.deallocated_all()
         if pins(tag):
-            self.pin = tag
-        elif tag == b"DISCARD ALL" or (tag == b"UNLISTEN" and self.pin == b"LISTEN"):
-            self.pin = b""
+            self._listens += tag == b"LISTEN"
+            if self.pin != b"PREPARE":  # that one goes with DISCARD ALL only
+                self.pin = tag
+        elif tag == b"DISCARD ALL" or (tag == b"UNLISTEN" and self.pin == b"LISTEN" and self._listens == 1):
+            self.pin = b""  # of several channels it may have left one
+            self._listens = 0
 
     def _failed(self, error: bytes, *, is_first: bool) -> bool:
         """The server said an error; True: the client need not hear of it, for what it sent is sent once more."""
         flight = self._flight
-        flight.copy_failed()
-        if b"VFATAL\0" in error or b"VPANIC\0" in error:
+        is_known = flight.failed()
+        if b"\0VFATAL\0" in error or b"\0VPANIC\0" in error:  # no text that a user chose has a NUL before it
             self._told_fatal = True
+            self._is_healing = False
         elif self._is_session:
             pass
+        elif not is_known:
+            self._is_lost = True
         elif _STALE_PLAN in error and is_first and self._replay is not None and flight.last_bound is not None:
             self._is_healing = len(flight.awaited) == 1 and flight.awaited[0] is SYNC and not flight.is_open
+            if self._is_healing and self._held is None:
+                self._held = []  # what comes now comes after it
         elif any(each in error for each in _NOT_AS_BELIEVED):
             self.kept.is_dirty = True
+            flight.lost()
         return self._is_healing
 
     def _send_again(self) -> None:
@@ -724,6 +790,7 @@ class Relay(asyncio.Protocol):
         assert data is not None
         self._required().write(self._flight.prepare_again())
         self._forward(data)
+        self._resume_if_held()
 
     def _reported(self, status: bytes) -> None:
         name, _, value = status.partition(b"\0")
@@ -731,7 +798,7 @@ class Relay(asyncio.Protocol):
         self.kept.reported(name, value)
 
     def _resume_if_held(self) -> None:
-        waits = self._acquire or self._finding or self._is_entering or self._needed
+        waits = self._acquire or self._finding or self._is_entering or self._needed or self._is_healing
         if self._held is not None and not waits and not self._is_over:
             self._resume()
 

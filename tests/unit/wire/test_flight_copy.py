@@ -29,7 +29,7 @@ def test_the_end_of_a_copy_may_be_sent_before_the_server_says_that_it_begins(fli
 def test_the_end_of_a_copy_that_never_began_does_not_end_the_next_one(flight: Flight) -> None:
     flight.queried()
     flight.copy_ended()
-    flight.copy_failed()
+    flight.failed()
     flight.ready()
     flight.queried()
     flight.copy_began()
@@ -38,7 +38,7 @@ def test_the_end_of_a_copy_that_never_began_does_not_end_the_next_one(flight: Fl
 
 def test_an_end_that_comes_when_all_is_answered_is_nobodys(flight: Flight) -> None:
     flight.queried()
-    flight.copy_failed()
+    flight.failed()
     flight.ready()
     flight.copy_ended()
     flight.queried()

@@ -1,0 +1,467 @@
+"""Does a relay hand each client its own answers, and part with a backend only when nothing of it is left there?"""
+
+from __future__ import annotations
+
+import asyncio
+from time import monotonic
+
+import pytest
+
+from tenantproxy.errors import PoolTimeout
+from tenantproxy.model import Binding, Proof, tenant_id
+from tenantproxy.wire import answers, frames
+from tenantproxy.wire.frames import frame
+from tenantproxy.wire.statements import Statements
+from tests.support import model_server as pg
+from tests.support.model_server import STALE_PLAN, SYNC, ModelServer, query, run
+from tests.support.relay_desk import Backend, Client, Lender, settle
+
+READY = answers.ready_for_query()
+PARSED, CLOSED, BOUND = frame(frames.PARSE_COMPLETE), frame(frames.CLOSE_COMPLETE), frame(frames.BIND_COMPLETE)
+BUSY = PoolTimeout("no connection became free")
+
+
+def alone(*sent: bytes) -> bytes:
+    """What a server answers to a client that has it to itself."""
+    return ModelServer().feed(b"".join(sent))
+
+
+def rows(count: int = 1) -> bytes:
+    return alone(query(b"rows %d" % count))
+
+
+def as_row_tenant(backend: Backend, *, ends_in: float) -> None:
+    """Let it be bound by a proof that ends so soon."""
+    backend.binding = Binding(tenant=tenant_id("acme"), proof=Proof.BOUND)
+    backend.bound = tenant_id("acme")
+    backend.bound_until = monotonic() + ends_in
+
+
+async def test_nothing_is_sent_on_a_backend_that_an_answer_of_ours_gave_back() -> None:
+    """DEALLOCATE is answered here, and what comes in the same packet needs a backend again."""
+    lender = Lender()
+    client = Client(lender)
+    client.ask(pg.parse(b"s", b"rows 1") + SYNC)
+    answer = client.ask(query(b"DEALLOCATE s") + query(b"rows 1") + query(b"rows 2"))
+    assert answer == pg.tag(b"DEALLOCATE") + READY + rows(1) + rows(2)
+
+
+async def test_an_answered_deallocate_leaves_no_backend_held() -> None:
+    lender = Lender()
+    client = Client(lender)
+    client.ask(pg.parse(b"s", b"rows 1") + SYNC)
+    assert client.ask(query(b"DEALLOCATE s")) == pg.tag(b"DEALLOCATE") + READY
+    assert len(lender.idle) == 1
+
+
+# --- COPY ------------------------------------------------------------------------------------------------------------
+async def test_a_copy_that_fails_before_it_reads_leaves_nobody_an_answer_too_many() -> None:
+    """The Sync sent with the COPY is answered after all; the client has sent the end of its data and one more."""
+    lender = Lender()
+    client = Client(lender)
+    client.send(pg.parse(b"", b"trap") + run() + SYNC)
+    backend = client.backend
+    opening, failure = backend.answers.split(pg.error(b"P0001"))
+    backend.answers = b""
+    backend.data_received(opening)  # CopyInResponse has come, the error not yet
+    client.send(pg.data() + pg.DONE + SYNC)
+    backend.answers = pg.error(b"P0001") + failure + backend.answers
+    while backend.is_leased and backend.answers:
+        backend.deliver(1)
+    assert lender.destroyed == 1
+    assert lender.released == 0
+    assert client.ask(query(b"rows 1")).endswith(rows(1))
+
+
+@pytest.mark.parametrize("is_session", [False, True])
+async def test_a_copy_in_the_extended_protocol_is_answered_as_by_a_server(is_session: bool) -> None:
+    """As libpq does it: a Sync with the COPY, and one behind its data."""
+    lender = Lender()
+    client = Client(lender, is_session=is_session)
+    begin = pg.parse(b"", b"copy in") + run() + SYNC
+    for end in (pg.data() * 3 + pg.DONE, pg.data(b"wrong\n"), pg.data() + pg.fail()):
+        server = ModelServer()
+        assert client.ask(begin) == server.feed(begin)
+        assert client.ask(end) == server.feed(end)
+        assert client.ask(SYNC) == server.feed(SYNC)
+        assert client.ask(query(b"rows 1")) == rows(1)
+
+
+@pytest.mark.parametrize("is_session", [False, True])
+async def test_a_sync_amid_a_copy_that_has_failed_unseen_is_answered(is_session: bool) -> None:
+    lender = Lender()
+    client = Client(lender, is_session=is_session)
+    client.ask(pg.parse(b"", b"copy in") + run() + pg.FLUSH)
+    client.send(pg.data(b"wrong\n"))  # the server knows, the relay does not
+    assert client.ask(SYNC).endswith(pg.error(b"22P04") + READY)
+    assert client.ask(query(b"rows 1")) == rows(1)
+
+
+async def test_a_copy_whose_data_came_with_it_leaves_a_session_usable() -> None:
+    lender = Lender()
+    client = Client(lender, is_session=True)
+    sent = query(b"copy in") + pg.data() + pg.DONE
+    assert client.ask(sent) == alone(sent)
+    sent = pg.parse(b"", b"rows 1") + run() + SYNC
+    assert client.ask(sent) == alone(sent)
+
+
+async def test_a_copy_that_fails_with_an_enormous_error_leaves_a_session_usable() -> None:
+    lender = Lender()
+    client = Client(lender, is_session=True)
+    client.ask(pg.parse(b"", b"copy in") + run() + pg.FLUSH)
+    backend = client.backend
+    backend.model.feed(pg.data(b"wrong\n"))
+    enormous = frame(frames.ERROR, b"SERROR\0VERROR\0C22P04\0M" + b"x" * 1_100_000 + b"\0\0")
+    for at in range(0, len(enormous), 65536):
+        backend.data_received(enormous[at : at + 65536])
+    assert client.take().endswith(enormous)
+    assert client.ask(SYNC) == READY
+
+
+async def test_a_client_that_leaves_amid_a_piece_of_copy_data_leaves_no_backend_behind() -> None:
+    lender = Lender()
+    client = Client(lender)
+    client.ask(query(b"copy in"))
+    client.send(pg.data(b"x" * 100)[:50])
+    client.leave()
+    assert lender.destroyed == 1
+
+
+async def test_data_that_a_failed_copy_no_longer_takes_is_not_read_as_something_else() -> None:
+    lender = Lender()
+    client = Client(lender)
+    client.ask(query(b"copy in"))
+    long = pg.data(b"x" * 100)
+    client.send(pg.data(b"wrong\n") + long[:50])
+    settle(lender)
+    assert client.take() == pg.error(b"22P04") + READY
+    assert client.ask(long[50:] + pg.data() + pg.DONE + query(b"rows 1")) == rows(1)
+    assert lender.destroyed == 0
+
+
+# --- what the server says, in pieces ---------------------------------------------------------------------------------
+STATUS = answers.parameter_status(b"TimeZone", b"UTC")
+
+
+@pytest.mark.parametrize("cut", range(len(STATUS) + 1))
+async def test_a_backend_is_given_back_however_a_message_behind_the_answer_is_cut(cut: int) -> None:
+    """A server reports a setting at any time, so also right behind ReadyForQuery."""
+    lender = Lender()
+    client = Client(lender)
+    client.send(query(b"rows 1"))
+    backend = client.backend
+    answer, backend.answers = backend.answers, b""
+    backend.data_received(answer + STATUS[:cut])
+    if backend.is_leased and STATUS[cut:]:
+        backend.data_received(STATUS[cut:])
+    assert not backend.is_leased
+    assert client.take().startswith(answer)
+
+
+async def test_an_error_of_ours_is_not_put_into_the_middle_of_a_row() -> None:
+    """A client would take it for the row's value."""
+    lender = Lender()
+    client = Client(lender)
+    client.send(query(b"rows 1"))
+    client.backend.answers = b""
+    begun = pg.row(b"x" * 200)[:100]
+    client.backend.data_received(begun)
+    client.backend.connection_lost(None)
+    assert client.take() == begun
+    assert client.line.is_closed
+    assert client.ends == 1
+
+
+BROKEN = [b"Z\0\0\0\4", b"Z\0\0\0\0", b"E\0\0\0\3"]
+STRANGE = [b"C\0\0\0\4", b"C\0\0\0\5\0", b"S\0\0\0\4"]
+
+
+@pytest.mark.parametrize("garbage", BROKEN + STRANGE)
+async def test_a_server_that_breaks_the_protocol_ends_its_client_and_raises_nothing(garbage: bytes) -> None:
+    for behind in (b"", b"Z\0\0\0\5I"):
+        lender = Lender()
+        client = Client(lender)
+        client.send(query(b"rows 1"))
+        client.backend.answers = b""
+        client.backend.data_received(garbage + behind)
+        if garbage in BROKEN:
+            assert client.line.is_closed
+            assert lender.released == 0
+
+
+# --- prepared statements ---------------------------------------------------------------------------------------------
+async def test_a_statement_that_was_skipped_can_be_prepared_again() -> None:
+    """It is prepared on the backend for another client: its Parse is only said to be done, unless it is skipped."""
+    lender = Lender()
+    other, client = Client(lender, statements=(shared := Statements())), Client(lender, statements=shared)
+    other.ask(pg.parse(b"x", b"rows 1") + SYNC)
+    skipped = pg.parse(b"", b"fail") + run() + pg.parse(b"s", b"rows 1") + SYNC
+    again = pg.parse(b"s", b"rows 1") + run(b"s") + SYNC
+    assert client.ask(skipped) + client.ask(again) == alone(skipped, again)
+
+
+async def test_a_close_that_was_skipped_has_closed_nothing() -> None:
+    lender = Lender()
+    client = Client(lender)
+    sent = [
+        pg.parse(b"s", b"rows 1") + SYNC,
+        pg.parse(b"", b"fail") + run() + pg.close(b"s") + pg.parse(b"s", b"rows 2") + pg.close(b"s") + SYNC,
+        run(b"s") + SYNC,
+    ]
+    assert b"".join(client.ask(each) for each in sent) == alone(*sent)
+
+
+async def test_what_is_prepared_right_behind_deallocate_all_is_there() -> None:
+    """All in one write: the tag comes when the rest has long been sent."""
+    lender = Lender()
+    client = Client(lender)
+    sent = [
+        pg.parse(b"old", b"rows 1") + SYNC,
+        pg.parse(b"", b"DEALLOCATE ALL") + run() + pg.parse(b"s", b"rows 2") + run(b"s") + SYNC,
+        run(b"s") + SYNC,
+        run(b"old") + SYNC,
+    ]
+    assert b"".join(client.ask(each) for each in sent) == alone(*sent)
+
+
+async def test_a_name_used_again_before_its_failure_is_known_is_the_later_statement() -> None:
+    lender = Lender()
+    client = Client(lender)
+    sent = [
+        pg.parse(b"s", b"bad") + SYNC + pg.parse(b"s", b"rows 2") + run(b"s") + SYNC,
+        run(b"s") + SYNC,
+    ]
+    assert b"".join(client.ask(each) for each in sent) == alone(*sent)
+
+
+async def test_a_deallocate_that_was_skipped_does_not_spoil_the_statement_for_others() -> None:
+    lender = Lender()
+    shared = Statements()
+    client, other = Client(lender, statements=shared), Client(lender, statements=shared)
+    client.ask(pg.parse(b"s", b"rows 1") + SYNC)
+    client.ask(pg.parse(b"", b"fail") + run() + pg.parse(b"", b"DEALLOCATE s") + run() + SYNC)
+    sent = pg.parse(b"x", b"rows 1") + run(b"x") + SYNC
+    assert other.ask(sent) == alone(sent)
+
+
+async def test_a_deallocated_statement_is_unknown_afterwards() -> None:
+    lender = Lender()
+    client = Client(lender)
+    sent = [
+        pg.parse(b"s", b"rows 1") + SYNC,
+        pg.parse(b"", b"DEALLOCATE s") + run() + SYNC,
+        run(b"s") + SYNC,
+        pg.parse(b"s", b"rows 2") + run(b"s") + SYNC,
+    ]
+    assert b"".join(client.ask(each) for each in sent) == alone(*sent)
+
+
+async def test_a_plan_made_stale_by_ddl_is_healed_and_the_client_sees_nothing_of_it() -> None:
+    lender = Lender()
+    client = Client(lender)
+    client.ask(pg.parse(b"s", b"rows 1") + SYNC)
+    lender.idle[0].model.stale.add(b"rows 1")
+    assert client.ask(run(b"s") + SYNC) == BOUND + rows(1)
+
+
+async def test_what_a_client_sends_while_a_plan_is_healed_comes_after_it() -> None:
+    lender = Lender()
+    client = Client(lender)
+    client.ask(pg.parse(b"s", b"rows 1") + SYNC)
+    lender.idle[0].model.stale.add(b"rows 1")
+    client.send(run(b"s") + SYNC)
+    backend = client.backend
+    assert backend.answers == STALE_PLAN + READY
+    backend.deliver(len(STALE_PLAN))
+    client.send(query(b"rows 2"))
+    client.send(pg.parse(b"", b"rows 3") + run() + SYNC)
+    settle(lender)
+    assert client.take() == BOUND + rows(1) + rows(2) + alone(pg.parse(b"", b"rows 3") + run() + SYNC)
+
+
+async def test_a_stale_plan_is_healed_also_when_the_binding_is_about_to_end() -> None:
+    lender = Lender()
+    client = Client(lender)
+    client.ask(pg.parse(b"s", b"rows 1") + SYNC)
+    as_row_tenant(lender.idle[0], ends_in=1.0)
+    lender.idle[0].model.stale.add(b"rows 1")
+    assert client.ask(run(b"s") + SYNC) == BOUND + rows(1)
+
+
+async def test_a_client_hears_of_the_end_of_its_backend_amid_healing() -> None:
+    lender = Lender()
+    client = Client(lender)
+    client.ask(pg.parse(b"s", b"rows 1") + SYNC)
+    lender.idle[0].model.stale.add(b"rows 1")
+    client.send(run(b"s") + SYNC)
+    backend = client.backend
+    goodbye = pg.error(b"57P01", severity=b"FATAL")
+    backend.answers = STALE_PLAN
+    backend.deliver()
+    backend.data_received(goodbye)
+    backend.connection_lost(None)
+    assert client.take() == goodbye
+
+
+# --- messages in pieces ----------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("cut", range(1, 20))
+async def test_a_long_bind_may_be_cut_anywhere(cut: int) -> None:
+    """In a transaction, where the backend is there already: it streams as soon as its names have come."""
+    lender = Lender()
+    client = Client(lender)
+    client.ask(query(b"begin") + pg.parse(b"statement", b"rows 1") + SYNC)
+    bind = pg.bind(b"statement", values=b"x" * 200_000)
+    client.send(bind[:cut])
+    assert client.ask(bind[cut:] + pg.execute() + SYNC).startswith(BOUND)
+
+
+async def test_a_giant_message_is_not_gathered_before_it_is_sent() -> None:
+    lender = Lender()
+    client = Client(lender)
+    client.send(b"Q" + (500_000_000).to_bytes(4, "big"))
+    piece = b"x" * 65536
+    for _ in range(10):
+        client.send(piece)
+    assert len(client.backend.model.input) > 9 * len(piece)
+
+
+# --- who leaves, and who is refused ----------------------------------------------------------------------------------
+async def test_what_a_client_sent_before_its_farewell_is_run() -> None:
+    lender = Lender()
+    client = Client(lender)
+    backend = lender.idle[0]
+    client.send(query(b"rows 1") + pg.TERMINATE)
+    assert backend.model.ran == [b"rows 1"]
+    assert client.line.is_closed
+    client.leave()
+    assert lender.released + lender.destroyed == 1
+
+
+async def test_a_client_that_was_drained_takes_no_backend_any_more() -> None:
+    lender = Lender()
+    client = Client(lender)
+    client.ask(query(b"copy in"))
+    long = pg.data(b"x" * 100)
+    client.send(pg.data(b"wrong\n") + long[:50])
+    settle(lender)
+    client.relay.drain()
+    client.send(long[50:] + query(b"begin"))
+    settle(lender)
+    assert client.ends == 1
+    assert len(lender.idle) == 1
+
+
+@pytest.mark.parametrize("sent", [
+    query(b"rows 1"), pg.parse(b"", b"rows 1") + run() + SYNC, SYNC, pg.function(), query(b"rows 1") * 3,
+    pg.parse(b"", b"rows 1") + SYNC + query(b"rows 1"), query(b"rows 1") + pg.parse(b"", b"rows 1") + SYNC,
+])  # fmt: skip
+@pytest.mark.parametrize("size", [1, 7, None])
+async def test_a_client_that_is_refused_a_backend_hears_one_error_for_each_segment(
+    sent: bytes, size: int | None
+) -> None:
+    lender = Lender()
+    lender.is_busy = True
+    client = Client(lender)
+    client.send(sent, size=size)
+    while lender.waiting:
+        lender.refuse(BUSY)
+    segments = sent.count(query(b"rows 1")) + sent.count(SYNC) + sent.count(pg.function())
+    assert client.take() == (answers.error_response(BUSY) + READY) * segments
+    lender.is_busy = False
+    assert client.ask(query(b"rows 1")) == rows(1)
+
+
+async def test_a_segment_that_was_refused_is_not_run_when_a_later_one_could_be_healed() -> None:
+    lender = Lender()
+    shared = Statements()
+    client = Client(lender, statements=shared)
+    client.ask(pg.parse(b"s", b"rows 1") + SYNC)
+    lender.is_busy = True
+    client.send(pg.parse(b"", b"rows 7") + run() + SYNC + run(b"s") + SYNC)
+    lender.idle[0].model.stale.add(b"rows 1")
+    lender.is_busy = False
+    lender.refuse(BUSY)
+    settle(lender)
+    assert client.take() == answers.error_response(BUSY) + READY + STALE_PLAN + READY
+    assert b"rows 7" not in lender.backends[0].model.ran
+
+
+# --- a simple query inside an extended one ---------------------------------------------------------------------------
+@pytest.mark.parametrize("is_session", [False, True])
+async def test_a_query_that_was_skipped_with_its_segment_leaves_no_answer_expected_for_ever(is_session: bool) -> None:
+    """An error makes a server skip all until Sync, a simple query too; here it cannot be known what failed."""
+    lender = Lender()
+    client = Client(lender, is_session=is_session)
+    sent = pg.parse(b"", b"bad") + query(b"rows 1") + SYNC
+    assert client.ask(sent).startswith(alone(sent)[: -len(READY)])
+    if client.line.is_closed:
+        assert lender.released == 0
+    else:
+        assert client.ask(pg.parse(b"s", b"rows 1") + run(b"s") + SYNC) == alone(
+            pg.parse(b"s", b"rows 1") + run(b"s") + SYNC
+        )
+
+
+@pytest.mark.parametrize("sql", [b"rows 2", b"fail", b"copy in;fail"])
+async def test_a_query_inside_a_segment_that_does_not_fail_is_answered(sql: bytes) -> None:
+    """asyncpg prepares without a Sync, and may ask something else then."""
+    lender = Lender()
+    client = Client(lender)
+    sent = pg.parse(b"s", b"rows 1") + pg.describe(b"s") + pg.FLUSH + query(sql)
+    if b"copy" in sql:
+        sent += pg.data() + pg.DONE
+    assert client.ask(sent) == alone(sent)
+    assert lender.released == 1
+
+
+# --- clients that keep their backend ---------------------------------------------------------------------------------
+async def test_a_client_that_listens_to_two_channels_keeps_its_backend_when_it_leaves_one() -> None:
+    lender = Lender()
+    client = Client(lender)
+    client.ask(query(b"LISTEN a") + query(b"LISTEN b") + query(b"UNLISTEN a"))
+    assert client.backend.is_leased
+    client.ask(query(b"DISCARD ALL"))
+    assert lender.released == 1
+
+
+async def test_a_long_session_is_renewed_between_transactions_and_never_in_one() -> None:
+    lender = Lender()
+    client = Client(lender, is_session=True)
+    client.ask(query(b"begin"))
+    as_row_tenant(client.backend, ends_in=1.0)
+    assert client.ask(query(b"rows 1")) == alone(query(b"begin") + query(b"rows 1"))[-len(rows(1)) :]
+    client.ask(query(b"commit"))
+    client.send(query(b"rows 2"))
+    assert len(lender.entering) == 1
+    settle(lender)
+    assert client.take() == b""
+    lender.entered()
+    settle(lender)
+    assert client.take() == rows(2)
+
+
+@pytest.mark.parametrize("sent", [
+    query(b"rows 1") * 4, query(b"copy in") + pg.data() + pg.DONE, (pg.parse(b"", b"rows 1") + run() + SYNC) * 3,
+    query(b"copy in;copy in") + (pg.data() + pg.DONE) * 2, pg.parse(b"", b"rows 1") + pg.FLUSH + run() + SYNC,
+    pg.parse(b"", b"copy in") + run() + pg.FLUSH + pg.data() + pg.DONE + SYNC, pg.function() * 2,
+    pg.parse(b"", b"copy in") + run() + SYNC + pg.data() + SYNC + pg.data(b"wrong\n") + SYNC + query(b"rows 1"),
+])  # fmt: skip
+@pytest.mark.parametrize("is_session", [False, True])
+async def test_no_byte_is_held_for_ever_when_a_binding_is_about_to_end(sent: bytes, is_session: bool) -> None:
+    for size in (1, 3, 10, 30, len(sent)):
+        lender = Lender()
+        client = Client(lender, is_session=is_session)
+        client.ask(query(b"begin"))
+        as_row_tenant(client.backend, ends_in=1.0)
+        client.send(query(b"commit"))
+        for at in range(0, len(sent), size):
+            client.send(sent[at : at + size])
+            if at % 3:
+                settle(lender)
+        for _ in range(10):
+            await asyncio.sleep(0)  # what the relay put off to the next turn of the loop
+            settle(lender)
+            while lender.entering:
+                lender.entered()
+        assert client.line.is_closed or client.ask(query(b"rows 3")).endswith(rows(3))
