@@ -44,12 +44,13 @@ class Greetings:
         """As `known`, from a backend where it must be. Raises what a lease raises; cancellation leaves nothing."""
         known = self.known(pool.key, settings)
         if known is None:
-            visit = _Visit(asyncio.get_running_loop())
+            visit = _Visit(self._lender, route)
             acquire = self._lender.acquire(pool, route, settings, visit)
             try:
                 backend = await visit.future
             except asyncio.CancelledError:
                 acquire.cancel()
+                visit.leave()
                 raise
             known = dict(backend.parameters)
             self._lender.release(backend, route, is_dirty=False)
@@ -74,11 +75,23 @@ def greeting(reported: Mapping[bytes, bytes], user: bytes) -> bytes:
 class _Visit:
     """A lessee that only looks."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.future: asyncio.Future[RawBackend] = loop.create_future()
+    def __init__(self, lender: RawLender, route: Route) -> None:
+        self.future: asyncio.Future[RawBackend] = asyncio.get_running_loop().create_future()
+        self._lender = lender
+        self._route = route
 
     def leased(self, backend: RawBackend) -> None:
-        self.future.set_result(backend)
+        if self.future.done():  # who waited for it was cancelled a moment ago
+            self._lender.release(backend, self._route, is_dirty=False)
+        else:
+            self.future.set_result(backend)
 
     def refused(self, error: TenantProxyError) -> None:
-        self.future.set_exception(error)
+        if not self.future.done():
+            self.future.set_exception(error)
+
+    def leave(self) -> None:
+        """Whoever waited does so no more, perhaps since a moment after it was leased."""
+        future = self.future
+        if future.done() and not future.cancelled() and future.exception() is None:
+            self._lender.release(future.result(), self._route, is_dirty=False)
