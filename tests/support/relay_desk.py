@@ -196,6 +196,9 @@ class Line(asyncio.Transport):
     def is_closing(self) -> bool:
         return self.is_closed
 
+    def get_write_buffer_size(self) -> int:
+        return 0  # it reads all at once
+
     def pause_reading(self) -> None:
         self.is_reading_paused = True
 

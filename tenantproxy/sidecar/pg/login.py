@@ -151,6 +151,8 @@ class Newcomer(asyncio.Protocol):
             self.transport.write(step.send)
             return
         token = step.password if step.verdict is Verdict.PASSWORD else None
+        if self._timer is not None:
+            self._timer.cancel()  # from now on it is we who take time, and whoever waits in vain is told so
         coming = self._come_in(step.send, token)
         self._task = asyncio.get_running_loop().create_task(coming, context=Context())
 

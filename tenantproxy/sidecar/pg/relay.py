@@ -42,6 +42,7 @@ _LENGTH: Final = struct.Struct("!I").unpack_from
 _STREAMED: Final = 65_536  # of a message that need not be seen whole; less is waited for before a backend is taken
 _MAX_WHOLE: Final = 16 * 1024 * 1024  # a statement's text
 _MAX_HELD: Final = 262_144  # bytes of a client that waits, before it is not read any further
+_LINGER_SECONDS: Final = 10.0  # that a client has for reading what was said last
 _RENEW_SECONDS: Final = 20.0  # before its proof ends a binding is renewed, between transactions
 
 # Kinds that the hot loops compare with.
@@ -868,7 +869,7 @@ class Relay(asyncio.Protocol):
         self._flight.abandon()
         if self._told_fatal:
             self._clean_up()
-            self._transport.close()
+            self._close()
         else:
             self._end(
                 ConnectFailed(
@@ -891,7 +892,13 @@ class Relay(asyncio.Protocol):
         if not self._server_rest:  # else the client would take it for the rest of a row
             self._transport.write(answers.error_response(error, fatal=True))
         self._clean_up()
+        self._close()
+
+    def _close(self) -> None:
+        """Close, after what was written; not for ever after, where the client reads nothing of it."""
         self._transport.close()
+        if self._transport.get_write_buffer_size():
+            asyncio.get_running_loop().call_later(_LINGER_SECONDS, self._transport.abort, context=Context())
 
     def _clean_up(self) -> None:
         if self._is_over:
