@@ -13,7 +13,7 @@ from typing import Final, Literal
 
 import asyncpg
 
-from tenantproxy.errors import ConnectFailed, IsolationError, PoolTimeout, TenantProxyError
+from tenantproxy.errors import IsolationError, TenantProxyError
 from tenantproxy.events import IsolationViolation, Observer, ResetFailed
 from tenantproxy.isolation.base import FULL_RESET, SOFT_RESET
 from tenantproxy.isolation.row import change_reset, enter, keep_reset
@@ -24,6 +24,7 @@ from tenantproxy.pools.failures import LOST, describe
 from tenantproxy.pools.guard import RenewingConnection
 from tenantproxy.pools.manager import Counters
 from tenantproxy.pools.pool import Pool
+from tenantproxy.pools.refusals import entered_late, lost_early, not_entered, place_of, proof_refused
 from tenantproxy.pools.turns import Ticket
 
 __all__ = ["Lender"]
@@ -231,33 +232,17 @@ class Lender:
 
     def _not_entered(self, pool: Pool[Backend], exc: BaseException) -> TenantProxyError:
         """The caller's error when its session could not be entered. Texts of the server are not passed on."""
-        where = f"server {pool.key.server!r}, database {pool.key.database!r}, {describe(exc)}"
+        detail = f"{place_of(pool.key)}, {describe(exc)}"
         if isinstance(exc, asyncpg.InsufficientPrivilegeError):
             self._violated_in(pool, "bind")
-            return IsolationError(
-                "the database refuses the proof of this tenant",
-                detail=where,
-                hint="it is fenced (suspended or being moved), or the key in [row] is not the one installed there",
-            )
+            return proof_refused(detail)
         if isinstance(exc, TimeoutError):
-            return PoolTimeout(
-                "the connection could not be made the tenant's in time",
-                detail=where,
-                hint="see whether the PostgreSQL server is slow or silent",
-                retry_after=1.0,
-            )
+            return entered_late(detail)
         is_answer = isinstance(exc, asyncpg.PostgresError) and (exc.sqlstate or "")[:2] not in ("57", "08")
         if is_answer or isinstance(exc, _Unconfirmed):
             self._violated_in(pool, "bind")
-            return IsolationError(
-                "the session could not be made the tenant's", detail=where, hint="see the server's log"
-            )
-        return ConnectFailed(
-            "the connection was lost before it could be lent",
-            detail=where,
-            hint="see whether the PostgreSQL server runs",
-            retry_after=1.0,
-        )
+            return not_entered(detail)
+        return lost_early(detail)
 
     # --- back --------------------------------------------------------------------------------------------------------
     def release(self, backend: Backend, route: Route) -> None:

@@ -8,63 +8,30 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
-from tenantproxy.config import Settings as Configuration
-from tenantproxy.errors import ConnectFailed, IsolationError, PoolTimeout, ProtocolError, TenantProxyError
+from tenantproxy.errors import TenantProxyError
 from tenantproxy.events import CloseReason, IsolationViolation, Observer, ResetFailed
-from tenantproxy.isolation.row import enter
-from tenantproxy.model import Binding, Proof, Route
+from tenantproxy.model import Route
 from tenantproxy.pools.backend import RawBackend, Settings
 from tenantproxy.pools.base import Clock
-from tenantproxy.pools.budget import ServerBudget
-from tenantproxy.pools.exchange import (
-    READY_IDLE,
-    RESET,
-    RESET_ANSWER,
-    SYNC_NOW,
-    Exchange,
-    Refused,
-    Unconfirmed,
-    answer_of,
-    row,
-    statement,
-)
+from tenantproxy.pools.exchange import RESET, RESET_ANSWER, Exchange
 from tenantproxy.pools.failures import describe
-from tenantproxy.pools.manager import Counters, PoolManager
+from tenantproxy.pools.manager import Counters
 from tenantproxy.pools.pool import Pool
-from tenantproxy.pools.raw import RawConnector
-from tenantproxy.pools.turns import Ticket
-from tenantproxy.wire.frames import DATA_ROW
+from tenantproxy.pools.raw_acquire import Acquire, Lessee
+from tenantproxy.pools.raw_entry import Entry
 
-__all__ = ["PROFILE", "Acquire", "Lessee", "RawLender", "new_raw_side", "raw_route"]
+__all__ = ["PROFILE", "Acquire", "Lessee", "RawLender", "raw_route"]
 
 PROFILE: Final = "pg"  # keeps raw pools apart from those of the library
 ENTER_TIMEOUT: Final = 2.0  # again on a lease; while acquiring, the acquire timeout is the limit
 AHEAD_SECONDS: Final = 0.2  # idle for so long, a backend may be reset for whoever comes next
-ENTER_ATTEMPTS: Final = 3  # connections tried before a session that cannot be entered is the client's error
-
-_BEGIN: Final = statement("BEGIN READ WRITE")
-_BEGIN_ANSWER: Final = answer_of("BEGIN")
-_COMMIT: Final = statement("COMMIT")
-_COMMIT_ANSWER: Final = answer_of("COMMIT")
 
 Entered = Callable[[TenantProxyError | None], None]
-
-
-class Lessee(Protocol):
-    """Who waits for a backend. Each call comes once, from the event loop and never from within `acquire`."""
-
-    def leased(self, backend: RawBackend) -> None:
-        """It is yours, and entered: your bytes may go out now. Set its `sink` and `on_lost`."""
-        ...
-
-    def refused(self, error: TenantProxyError) -> None:
-        """There is none."""
-        ...
 
 
 class Canceller(Protocol):
@@ -134,7 +101,7 @@ class RawLender:
             backend.sink, backend.on_lost, backend.on_writable = listening
             done(None)
 
-        entry = _Entry(self, backend, route, session, entered, again=True)
+        entry = Entry(self, backend, route, session, entered, again=True)
         backend.resume_reading()  # its client may be slow; the answer is ours
         if not entry.begin(ENTER_TIMEOUT):
             asyncio.get_running_loop().call_soon(lambda: None if backend.is_ending else done(None))
@@ -275,347 +242,6 @@ class RawLender:
             self.cancel_request(backend)
 
 
-class _Entry:
-    """A session is being made what a route says. Nothing of the client's may go out before it is confirmed."""
-
-    __slots__ = ("_again", "_backend", "_bind_size", "_binding", "_lender", "_then", "_until", "_wanted")
-
-    def __init__(
-        self,
-        lender: RawLender,
-        backend: RawBackend,
-        route: Route,
-        session: Settings,
-        then: Callable[[Exception | None], None],
-        *,
-        again: bool = False,
-    ) -> None:
-        self._lender = lender
-        self._backend = backend
-        self._binding = route.session.binding
-        self._wanted = session
-        if route.session.context:
-            self._wanted += tuple((name.encode(), value.encode()) for name, value in route.session.context)
-        self._then = then
-        self._again = again
-        self._until = float("inf")
-        self._bind_size = 0  # of the expected answer
-
-    def begin(self, timeout: float | None = None) -> bool:
-        """Say what has to be said; False: nothing has to."""
-        backend, messages, expected = self._backend, b"", b""
-        if self._binding is not None and self._must_bind(self._binding):
-            messages, expected = self._bind(self._binding)
-            self._bind_size = len(expected)
-        changes = _changes(backend.session, self._wanted)
-        if changes:
-            columns = ", ".join(
-                f"pg_catalog.set_config(${2 * n - 1}, ${2 * n}, false) IS NULL" for n in _count(changes)
-            )
-            # A setting without a value goes back to what it was at start-up.
-            messages += statement(f"SELECT {columns}", [part for change in changes for part in change])
-            expected += answer_of("SELECT 1", row(*[b"f"] * len(changes)))
-        if not messages:
-            return False
-        if self._again or backend.bound is not None:
-            # Its user may have made the session read only, and one that reads only cannot be bound.
-            messages, expected = _BEGIN + messages + _COMMIT, _BEGIN_ANSWER + expected + _COMMIT_ANSWER
-            self._bind_size += len(_BEGIN_ANSWER)
-        backend.bound = None
-        Exchange(backend, expected + READY_IDLE, self._answered).begin(messages + SYNC_NOW, timeout=timeout)
-        return True
-
-    def _must_bind(self, binding: Binding) -> bool:
-        backend, lender = self._backend, self._lender
-        if self._again or backend.bound != binding.tenant:
-            return True
-        return backend.bound_until - lender.window / 3 <= lender.clock()
-
-    def _bind(self, binding: Binding) -> tuple[bytes, bytes]:
-        backend, lender = self._backend, self._lender
-        if binding.proof is not Proof.PLAIN:
-            self._until = lender.clock() + lender.window
-        bind = enter(binding, backend.signer, pid=backend.pid, server_now=backend.server_now(), window=lender.window)
-        args = [arg.encode() for arg in bind.args]
-        # What each function answers: the tenant, or what it was told to set; setseed() answers nothing.
-        values = {Proof.BOUND: args[:1], Proof.PLAIN: args[1:], Proof.CARRIED: [*args[1:], b""]}[binding.proof]
-        return statement(bind.sql, args), answer_of("SELECT 1", row(*values))
-
-    def _answered(self, error: Exception | None) -> None:
-        if error is None:
-            backend, binding = self._backend, self._binding
-            backend.session = self._wanted
-            if binding is not None:
-                backend.binding = binding
-                backend.bound = binding.tenant
-                if self._bind_size:
-                    backend.bound_until = self._until
-        self._then(error)
-
-    def is_final(self, error: Exception) -> bool:
-        """Whether another connection would not do either."""
-        return isinstance(error, Refused) and (error.sqlstate == "42501" or self._is_of_settings(error))
-
-    def _is_of_settings(self, error: Refused) -> bool:
-        return error.confirmed >= self._bind_size and error.sqlstate[:2] in ("22", "42")
-
-    def refusal(self, error: Exception) -> TenantProxyError:
-        """The client's error when its session could not be entered. Texts of the server are not passed on."""
-        pool = self._backend.pool
-        where = f"server {pool.key.server!r}, database {pool.key.database!r}, {describe(error)}"
-        if isinstance(error, Refused) and self._is_of_settings(error):
-            return ProtocolError(
-                "the server refuses a setting of this session",
-                detail=where,
-                hint="see the settings that the client sends when it connects, and those it sets",
-            )
-        if isinstance(error, Refused) and error.sqlstate == "42501":
-            self._lender.violated(pool)
-            return IsolationError(
-                "the database refuses the proof of this tenant",
-                detail=where,
-                hint="it is fenced (suspended or being moved), or the key in [row] is not the one installed there",
-            )
-        if isinstance(error, Unconfirmed) and error.kind == DATA_ROW:
-            self._lender.violated(pool)
-            return IsolationError("the database bound another tenant than the one asked for", detail=where)
-        if isinstance(error, TimeoutError):
-            return _late(pool)
-        if isinstance(error, Unconfirmed) or (isinstance(error, Refused) and error.sqlstate[:2] not in ("57", "08")):
-            self._lender.violated(pool)
-            return IsolationError(
-                "the session could not be made the tenant's", detail=where, hint="see the server's log"
-            )
-        return ConnectFailed(
-            "the connection was lost before it could be lent",
-            detail=where,
-            hint="see whether the PostgreSQL server runs",
-            retry_after=1.0,
-        )
-
-
-class Acquire:
-    """A client on its way to a backend: it waits in its tenant's turn, then its session is entered."""
-
-    __slots__ = (
-        "_attempt",
-        "_backend",
-        "_entry",
-        "_lender",
-        "_lessee",
-        "_loop",
-        "_pool",
-        "_route",
-        "_session",
-        "_since",
-        "_ticket",
-        "_timeout",
-        "_timer",
-    )  # fmt: skip
-
-    def __init__(
-        self, lender: RawLender, pool: Pool[RawBackend], route: Route, session: Settings, lessee: Lessee
-    ) -> None:
-        self._lender = lender
-        self._pool = pool
-        self._route = route
-        self._session = session
-        self._lessee: Lessee | None = lessee  # None: told, or gone
-        self._ticket: Ticket[RawBackend] | None = None  # while it waits
-        self._since = 0.0  # when it began to
-        self._backend: RawBackend | None = None  # what it was lent, until its lessee knows
-        self._entry: _Entry | None = None
-        self._attempt = 0
-        self._loop = asyncio.get_running_loop()
-        self._timeout = route.limits.acquire_timeout or lender.acquire_timeout
-        self._timer = self._loop.call_later(self._timeout, self._expire)
-        self._lease()
-
-    def _lease(self) -> None:
-        self._attempt += 1
-        pool, route = self._pool, self._route
-        try:
-            backend = pool.lease_nowait(route.tenant, route.limits)
-            if backend is None:
-                self._since = self._lender.clock()
-                self._ticket = pool.wait(route.tenant, route.limits, self)
-                return
-        except TenantProxyError as exc:
-            self._loop.call_soon(self._refuse, exc)
-            return
-        pool.wait_seconds.counts[0] += 1
-        self._begin(backend)
-
-    # --- Waiter ------------------------------------------------------------------------------------------------------
-    def offer(self, conn: RawBackend, /) -> bool:
-        """See `base.Waiter`."""
-        self._ticket = None
-        self._pool.wait_seconds.observe(self._lender.clock() - self._since)
-        self._begin(conn)
-        return True
-
-    def fail(self, error: TenantProxyError, /) -> None:
-        """See `base.Waiter`."""
-        self._ticket = None
-        self._pool.wait_seconds.observe(self._lender.clock() - self._since)
-        self._loop.call_soon(self._refuse, error)
-
-    # --- entering ----------------------------------------------------------------------------------------------------
-    def _begin(self, backend: RawBackend) -> None:
-        """Enter what was lent. May come from within the pool: so this writes, and calls nobody."""
-        self._backend = backend
-        binding = self._route.session.binding
-        if binding is not None and backend.bound is not None and backend.bound != binding.tenant:
-            # Between two tenants: a reset in messages of its own, confirmed, before anything is bound.
-            Exchange(backend, RESET_ANSWER, self._was_reset, is_reset=True).begin(RESET)
-        else:
-            self._enter(backend)
-
-    def _was_reset(self, error: Exception | None) -> None:
-        backend, lender = self._backend, self._lender
-        assert backend is not None
-        if error is not None:
-            lender.note_reset_failed(self._pool, error)
-            self._fail(backend, error)
-            return
-        lender.counters.resets["ok"] += 1
-        backend.forget()
-        self._enter(backend)
-
-    def _enter(self, backend: RawBackend) -> None:
-        self._entry = _Entry(self._lender, backend, self._route, self._session, self._entered)
-        if not self._entry.begin():
-            self._entry = None
-            self._lender.hand(self)
-
-    def _entered(self, error: Exception | None) -> None:
-        backend = self._backend
-        assert backend is not None
-        if error is None:
-            self._lend(backend)
-        else:
-            self._lender.counters.resets["failed"] += 1
-            self._fail(backend, error)
-
-    def _fail(self, backend: RawBackend, error: Exception) -> None:
-        """Nothing of the client has run: another connection may do, unless the database refuses the tenant."""
-        entry, self._entry, self._backend = self._entry, None, None
-        self._lender.destroy(backend)
-        if self._attempt < ENTER_ATTEMPTS and not (entry is not None and entry.is_final(error)):
-            self._lease()
-            return
-        if entry is None:  # it was the reset that failed
-            entry = _Entry(self._lender, backend, self._route, self._session, self._entered)
-        self._refuse(entry.refusal(error))
-
-    def go(self) -> None:
-        """It has a backend that need not be entered; called by the lender, and by no pool."""
-        if self._backend is not None and self._lessee is not None:
-            self._lend(self._backend)
-
-    # --- the end -----------------------------------------------------------------------------------------------------
-    def _lend(self, backend: RawBackend) -> None:
-        lessee = self._lessee
-        assert lessee is not None
-        if backend.is_closed or backend.is_ending:
-            self._fail(backend, ConnectionResetError("the server closed the connection"))
-            return
-        self._over()
-        backend.leased_at = self._lender.clock()
-        lessee.leased(backend)
-
-    def _refuse(self, error: TenantProxyError) -> None:
-        lessee = self._lessee
-        if lessee is not None:
-            self._over()
-            lessee.refused(error)
-
-    def _over(self) -> None:
-        self._lessee = None
-        self._backend = self._entry = None
-        self._timer.cancel()
-
-    def _expire(self) -> None:
-        ticket, backend = self._ticket, self._backend
-        if ticket is not None:
-            self._ticket = None
-            if self._pool.cancel(ticket, "timeout"):
-                self._pool.wait_seconds.observe(self._lender.clock() - self._since)
-                self._refuse(self._pool.timed_out(ticket, self._timeout))
-        elif backend is not None and not backend.is_resting:
-            self._lender.counters.resets["failed"] += 1
-            self._lender.destroy(backend)
-            self._refuse(_late(self._pool))
-
-    def cancel(self) -> None:
-        """The client left: its lessee is not called any more."""
-        ticket, backend = self._ticket, self._backend
-        if self._lessee is None:
-            return
-        self._over()
-        if ticket is not None:
-            self._ticket = None
-            self._pool.wait_seconds.observe(self._lender.clock() - self._since)
-            self._pool.cancel(ticket, "cancelled")
-        elif backend is not None and backend.is_resting:
-            self._lender.give_back(backend)
-        elif backend is not None:
-            self._lender.destroy(backend)
-
-
-def _late(pool: Pool[RawBackend]) -> PoolTimeout:
-    return PoolTimeout(
-        "the connection could not be made the tenant's in time",
-        detail=f"server {pool.key.server!r}, database {pool.key.database!r}",
-        hint="see whether the PostgreSQL server is slow or silent",
-        retry_after=1.0,
-    )
-
-
-def _count(changes: list[tuple[bytes, bytes | None]]) -> range:
-    return range(1, len(changes) + 1)
-
-
-def _changes(now: Settings, wanted: Settings) -> list[tuple[bytes, bytes | None]]:
-    """What has to be set, and what has to go back to what it was at start-up."""
-    if now == wanted:
-        return []
-    before, after = dict(now), dict(wanted)
-    gone: list[tuple[bytes, bytes | None]] = [(name, None) for name in before if name not in after]
-    return gone + [(name, value) for name, value in after.items() if before.get(name) != value]
-
-
 def raw_route(route: Route) -> Route:
     """`route`, by a raw backend."""
     return replace(route, pool=replace(route.pool, profile=PROFILE))
-
-
-def new_raw_side(
-    settings: Configuration,
-    budgets: Mapping[str, ServerBudget],
-    counters: Counters,
-    clock: Clock,
-    observer: Observer,
-    *,
-    family: list[PoolManager[Any]] | None = None,
-) -> tuple[PoolManager[RawBackend], RawLender, RawConnector]:
-    """What lends raw backends beside a router's own connections, under the same budgets and counters."""
-    connector = RawConnector(settings, observer=observer, violations=counters.violations)
-    manager: PoolManager[RawBackend] = PoolManager(
-        budgets=budgets,
-        settings=settings.pools,
-        connector=connector,
-        clock=clock,
-        observer=observer,
-        counters=counters,
-        family=family,
-    )
-    lender = RawLender(
-        connector,
-        counters=counters,
-        observer=observer,
-        clock=clock,
-        acquire_timeout=settings.pools.acquire_timeout,
-        proof_window=settings.row.proof_window,
-    )
-    return manager, lender, connector

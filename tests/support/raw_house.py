@@ -19,7 +19,8 @@ from tenantproxy.pools.budget import ServerBudget
 from tenantproxy.pools.exchange import query, sqlstate_of, values_of
 from tenantproxy.pools.manager import Counters, PoolManager
 from tenantproxy.pools.pool import Pool
-from tenantproxy.pools.raw_lender import Acquire, new_raw_side, raw_route
+from tenantproxy.pools.raw_lender import Acquire, raw_route
+from tenantproxy.pools.raw_side import new_raw_side
 from tenantproxy.wire.frames import COMMAND_COMPLETE, DATA_ROW, ERROR, HEADER, NOTIFICATION, READY, length_of
 from tests.support.waiting import until
 

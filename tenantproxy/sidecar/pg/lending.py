@@ -19,7 +19,8 @@ from tenantproxy.pools.backend import RawBackend
 from tenantproxy.pools.manager import PoolManager
 from tenantproxy.pools.pool import Pool
 from tenantproxy.pools.raw import RawConnector
-from tenantproxy.pools.raw_lender import RawLender, new_raw_side, raw_route
+from tenantproxy.pools.raw_lender import RawLender, raw_route
+from tenantproxy.pools.raw_side import new_raw_side
 from tenantproxy.registry import Entry
 from tenantproxy.router import Router
 

@@ -1,0 +1,156 @@
+"""How is a raw session made what a route says? Bound, with its client's settings, in one confirmed conversation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from tenantproxy.errors import IsolationError, ProtocolError, TenantProxyError
+from tenantproxy.isolation.row import enter
+from tenantproxy.model import Binding, Proof, Route
+from tenantproxy.pools.backend import RawBackend, Settings
+from tenantproxy.pools.base import Clock
+from tenantproxy.pools.exchange import READY_IDLE, SYNC_NOW, Exchange, Refused, Unconfirmed, answer_of, row, statement
+from tenantproxy.pools.failures import describe
+from tenantproxy.pools.pool import Pool
+from tenantproxy.pools.refusals import entered_late, lost_early, not_entered, place_of, proof_refused
+from tenantproxy.wire.frames import DATA_ROW
+
+__all__ = ["Binder", "Entry"]
+
+_BEGIN: Final = statement("BEGIN READ WRITE")
+_BEGIN_ANSWER: Final = answer_of("BEGIN")
+_COMMIT: Final = statement("COMMIT")
+_COMMIT_ANSWER: Final = answer_of("COMMIT")
+
+
+class Binder(Protocol):
+    """What an entry needs of its lender. `window`: for how long a proof is good, seconds."""
+
+    clock: Clock
+    window: float
+
+    def violated(self, pool: Pool[RawBackend]) -> None:
+        """A session could not be bound."""
+        ...
+
+
+class Entry:
+    """A session is being made what a route says. Nothing of the client's may go out before it is confirmed."""
+
+    __slots__ = ("_again", "_backend", "_bind_size", "_binding", "_lender", "_then", "_until", "_wanted")
+
+    def __init__(
+        self,
+        lender: Binder,
+        backend: RawBackend,
+        route: Route,
+        session: Settings,
+        then: Callable[[Exception | None], None],
+        *,
+        again: bool = False,
+    ) -> None:
+        self._lender = lender
+        self._backend = backend
+        self._binding = route.session.binding
+        self._wanted = session
+        if route.session.context:
+            self._wanted += tuple((name.encode(), value.encode()) for name, value in route.session.context)
+        self._then = then
+        self._again = again
+        self._until = float("inf")
+        self._bind_size = 0  # of the expected answer
+
+    def begin(self, timeout: float | None = None) -> bool:
+        """Say what has to be said; False: nothing has to."""
+        backend, messages, expected = self._backend, b"", b""
+        if self._binding is not None and self._must_bind(self._binding):
+            messages, expected = self._bind(self._binding)
+            self._bind_size = len(expected)
+        changes = _changes(backend.session, self._wanted)
+        if changes:
+            columns = ", ".join(
+                f"pg_catalog.set_config(${2 * n - 1}, ${2 * n}, false) IS NULL" for n in _count(changes)
+            )
+            # A setting without a value goes back to what it was at start-up.
+            messages += statement(f"SELECT {columns}", [part for change in changes for part in change])
+            expected += answer_of("SELECT 1", row(*[b"f"] * len(changes)))
+        if not messages:
+            return False
+        if self._again or backend.bound is not None:
+            # Its user may have made the session read only, and one that reads only cannot be bound.
+            messages, expected = _BEGIN + messages + _COMMIT, _BEGIN_ANSWER + expected + _COMMIT_ANSWER
+            self._bind_size += len(_BEGIN_ANSWER)
+        backend.bound = None
+        Exchange(backend, expected + READY_IDLE, self._answered).begin(messages + SYNC_NOW, timeout=timeout)
+        return True
+
+    def _must_bind(self, binding: Binding) -> bool:
+        backend, lender = self._backend, self._lender
+        if self._again or backend.bound != binding.tenant:
+            return True
+        return backend.bound_until - lender.window / 3 <= lender.clock()
+
+    def _bind(self, binding: Binding) -> tuple[bytes, bytes]:
+        backend, lender = self._backend, self._lender
+        if binding.proof is not Proof.PLAIN:
+            self._until = lender.clock() + lender.window
+        bind = enter(binding, backend.signer, pid=backend.pid, server_now=backend.server_now(), window=lender.window)
+        args = [arg.encode() for arg in bind.args]
+        # What each function answers: the tenant, or what it was told to set; setseed() answers nothing.
+        values = {Proof.BOUND: args[:1], Proof.PLAIN: args[1:], Proof.CARRIED: [*args[1:], b""]}[binding.proof]
+        return statement(bind.sql, args), answer_of("SELECT 1", row(*values))
+
+    def _answered(self, error: Exception | None) -> None:
+        if error is None:
+            backend, binding = self._backend, self._binding
+            backend.session = self._wanted
+            if binding is not None:
+                backend.binding = binding
+                backend.bound = binding.tenant
+                if self._bind_size:
+                    backend.bound_until = self._until
+        self._then(error)
+
+    def is_final(self, error: Exception) -> bool:
+        """Whether another connection would not do either."""
+        return isinstance(error, Refused) and (error.sqlstate == "42501" or self._is_of_settings(error))
+
+    def _is_of_settings(self, error: Refused) -> bool:
+        return error.confirmed >= self._bind_size and error.sqlstate[:2] in ("22", "42")
+
+    def refusal(self, error: Exception) -> TenantProxyError:
+        """The client's error when its session could not be entered. Texts of the server are not passed on."""
+        pool = self._backend.pool
+        where = f"{place_of(pool.key)}, {describe(error)}"
+        if isinstance(error, Refused) and self._is_of_settings(error):
+            return ProtocolError(
+                "the server refuses a setting of this session",
+                detail=where,
+                hint="see the settings that the client sends when it connects, and those it sets",
+            )
+        if isinstance(error, TimeoutError):
+            return entered_late(place_of(pool.key))
+        if isinstance(error, Refused) and error.sqlstate == "42501":
+            self._lender.violated(pool)
+            return proof_refused(where)
+        if isinstance(error, Unconfirmed) and error.kind == DATA_ROW:
+            self._lender.violated(pool)
+            return IsolationError("the database bound another tenant than the one asked for", detail=where)
+        if isinstance(error, Unconfirmed) or (isinstance(error, Refused) and error.sqlstate[:2] not in ("57", "08")):
+            self._lender.violated(pool)
+            return not_entered(where)
+        return lost_early(where)
+
+
+def _count(changes: list[tuple[bytes, bytes | None]]) -> range:
+    return range(1, len(changes) + 1)
+
+
+def _changes(now: Settings, wanted: Settings) -> list[tuple[bytes, bytes | None]]:
+    """What has to be set, and what has to go back to what it was at start-up."""
+    if now == wanted:
+        return []
+    before, after = dict(now), dict(wanted)
+    gone: list[tuple[bytes, bytes | None]] = [(name, None) for name in before if name not in after]
+    return gone + [(name, value) for name, value in after.items() if before.get(name) != value]
