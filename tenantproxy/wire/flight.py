@@ -18,6 +18,8 @@ from tenantproxy.wire.frames import (
     CLOSE,
     CLOSE_COMPLETE,
     DESCRIBE,
+    EXECUTE,
+    HEADER,
     PARSE,
     PARSE_COMPLETE,
     frame,
@@ -25,7 +27,7 @@ from tenantproxy.wire.frames import (
 )
 from tenantproxy.wire.statements import NAME_PREFIX, ServerStatements, Statement, Statements
 
-__all__ = ["QUERY", "SYNC", "Flight"]
+__all__ = ["QUERY", "SYNC", "Flight", "is_described"]
 
 _HEAD: Final = struct.Struct("!BI")
 _SWALLOWED: Final = 0
@@ -218,6 +220,7 @@ class Flight:
         statement = self.names.get(name)
         if statement is None:
             return _unknown(message, 6)
+        self.last_bound = statement
         return self._ensure(statement) + frame(DESCRIBE, b"S" + statement.name + b"\0")
 
     def close(self, message: bytes) -> bytes:
@@ -277,6 +280,11 @@ class Flight:
         self.is_open = True
         self.awaited.append(_Awaited(CLOSE_COMPLETE, _SWALLOWED, statement=statement))
         return statement.close
+
+    def outdated(self) -> None:
+        """The plan of the statement used last is of yesterday: whoever prepares its text from now on gets a new one."""
+        if self.last_bound is not None:
+            self._all.renew(self.last_bound)
 
     def deallocated_all(self) -> None:
         """Every statement is gone, the backend's and the client's: all but what was sent since."""
@@ -432,6 +440,22 @@ class Flight:
     def copied(self) -> None:
         """For the end of a COPY: all that was sent before it has been read."""
         self.unsure = 0
+
+
+def is_described(segment: bytes) -> bool:
+    """Whether a client that sent this learns anew of what shape the rows are: each Execute stands behind a Describe of
+    its portal, and nothing is prepared here. Many drivers remember the shape, and would misread rows of another.
+    """
+    at, is_known = 0, False
+    while len(segment) - at >= HEADER:
+        kind = segment[at]
+        if kind == PARSE or (kind == DESCRIBE and segment[at + HEADER : at + HEADER + 1] != b"P"):
+            return False
+        if kind == EXECUTE and not is_known:
+            return False
+        is_known = kind == DESCRIBE or (is_known and kind != BIND)
+        at += length_of(segment, at)
+    return True
 
 
 def _end(message: bytes, begin: int) -> int:

@@ -13,7 +13,7 @@ from typing import Final
 from weakref import WeakValueDictionary
 
 from tenantproxy.wire.commands import WATCHED
-from tenantproxy.wire.frames import CLOSE, PARSE, frame
+from tenantproxy.wire.frames import CLOSE, HEADER, PARSE, frame
 
 __all__ = ["NAME_PREFIX", "ServerStatements", "Statement", "Statements"]
 
@@ -54,6 +54,12 @@ class Statements:
     def nothing(self) -> Statement:
         """An empty one, under a name that no other has."""
         return Statement(b"%b%d" % (NAME_PREFIX, next(self._numbers)), b"\0\0\0")
+
+    def renew(self, statement: Statement) -> None:
+        """Whoever comes with the content of `statement` from now on gets another one."""
+        body = statement.parse[HEADER + len(statement.name) + 1 :]
+        if self._by_body.get(body) is statement:
+            del self._by_body[body]
 
     def __len__(self) -> int:
         return len(self._by_body)

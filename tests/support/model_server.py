@@ -39,6 +39,11 @@ def describe(name: bytes) -> bytes:
     return frame(frames.DESCRIBE, b"S" + name + b"\0")
 
 
+def shown(name: bytes) -> bytes:
+    """Bind, ask for the shape of the rows, and execute."""
+    return bind(name) + frame(frames.DESCRIBE, b"P\0") + execute()
+
+
 def close(name: bytes) -> bytes:
     """Forget a statement."""
     return frame(frames.CLOSE, b"S" + name + b"\0")

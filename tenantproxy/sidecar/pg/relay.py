@@ -32,7 +32,7 @@ from tenantproxy.sidecar.pg.kept import KeptSettings
 from tenantproxy.sidecar.pg.traffic import Traffic
 from tenantproxy.wire import answers, frames
 from tenantproxy.wire.commands import ALL, WATCHED, deallocate_of, pins, unbinds
-from tenantproxy.wire.flight import SYNC, Flight
+from tenantproxy.wire.flight import SYNC, Flight, is_described
 from tenantproxy.wire.frames import HEADER, IDLE, length_of
 from tenantproxy.wire.statements import Statement, Statements
 
@@ -775,9 +775,12 @@ class Relay(asyncio.Protocol):
             pass
         elif not is_known:
             self._is_lost = True
-        elif _STALE_PLAN in error and is_first and self._replay is not None and flight.last_bound is not None:
-            self._is_healing = len(flight.awaited) == 1 and flight.awaited[0] is SYNC and not flight.is_open
-            if self._is_healing and self._held is None:
+        elif _STALE_PLAN in error:
+            if is_first and self._replay is not None and is_described(self._replay):
+                self._is_healing = len(flight.awaited) == 1 and flight.awaited[0] is SYNC and not flight.is_open
+            if not self._is_healing:
+                flight.outdated()  # the driver may mend it, by preparing again
+            elif self._held is None:
                 self._held = []  # what comes now comes after it
         elif any(each in error for each in _NOT_AS_BELIEVED):
             self.kept.is_dirty = True

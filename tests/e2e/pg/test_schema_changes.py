@@ -9,6 +9,7 @@ import asyncpg
 import psycopg
 import pytest
 
+from tests.e2e.pg.clients.asyncpg_client import arguments
 from tests.e2e.pg.clients.psycopg_client import conninfo
 from tests.e2e.pg.conftest import Port
 from tests.e2e.pg.seats import Seat
@@ -44,4 +45,20 @@ async def test_a_plan_that_went_stale_is_made_anew(seat: Seat, admin: asyncpg.Co
             cursor = await conn.execute(query, (0,), prepare=True)
             assert await cursor.fetchall() == [(1, "new")]
     finally:
+        await admin.execute(f"DROP TABLE {table}")
+
+
+async def test_asyncpg_hears_of_it_as_from_a_server_and_goes_on(seat: Seat, admin: asyncpg.Connection) -> None:
+    name = f"shapes_{secrets.token_hex(6)}"
+    table = f'"{seat.schema}".{name}'
+    await admin.execute(f"CREATE TABLE {table} (a int); INSERT INTO {table} VALUES (1)")
+    conn = await asyncpg.connect(**arguments(seat))
+    try:
+        assert [tuple(row) for row in await conn.fetch(f"SELECT * FROM {name}")] == [(1,)]
+        await admin.execute(f"ALTER TABLE {table} ADD COLUMN b text DEFAULT 'new'")
+        assert [tuple(row) for row in await conn.fetch(f"SELECT * FROM {name}")] == [(1, "new")]
+        await admin.execute(f"ALTER TABLE {table} ALTER COLUMN a TYPE text")
+        assert [tuple(row) for row in await conn.fetch(f"SELECT * FROM {name}")] == [("1", "new")]
+    finally:
+        await conn.close(timeout=20)
         await admin.execute(f"DROP TABLE {table}")
