@@ -13,7 +13,7 @@ from tenantproxy.config import Settings
 from tenantproxy.embedded import EmbeddedPostgres
 from tenantproxy.errors import ConnectFailed, TenantProxyError
 from tenantproxy.model import Isolation, Tenant
-from tenantproxy.pools import raw
+from tenantproxy.pools import raw, raw_cancel, raw_end
 from tenantproxy.pools.backend import RawBackend
 from tenantproxy.pools.exchange import query, statement
 from tests.support.chaos import ChaosProxy
@@ -99,7 +99,8 @@ async def old_world(request: pytest.FixtureRequest, cluster: Callable[[int], Emb
 @pytest.fixture
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """No server of a busy machine is taken for a silent one."""
-    monkeypatch.setattr(raw, "END_TIMEOUT", 20.0)
+    for module in (raw, raw_cancel, raw_end):
+        monkeypatch.setattr(module, "END_TIMEOUT", 20.0)
 
 
 @pytest.mark.usefixtures("patience")
