@@ -63,8 +63,6 @@ class Jwks:
         self._flight: asyncio.Task[None] | None = None  # while they are asked for
         self.generation = 0
         """See `keys.KeySource`."""
-        self.fetches = 0
-        """How often the issuer was asked."""
 
     def known(self, kid: str | None) -> Key | None:
         """See `keys.KeySource`."""
@@ -107,7 +105,6 @@ class Jwks:
 
     async def _fetch(self) -> None:
         try:
-            self.fetches += 1
             async with asyncio.timeout(self._timeout):
                 raw = await self._get()
             self._take(read_keys(raw, self._algorithm))

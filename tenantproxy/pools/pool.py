@@ -431,11 +431,11 @@ class Pool(Generic[C]):
             self.budget.give_back(self)
         self.refill()
 
-    def give_up_idle(self) -> bool:
+    def give_up_idle(self, idle_seconds: float) -> bool:
         """See `budget.Claimant`."""
-        if not self._idle:
+        slot = next(iter(self._idle), None)
+        if slot is None or self._clock() - slot.since < idle_seconds:
             return False
-        slot = next(iter(self._idle))
         self._unidle(slot)
         self._retire(slot, "evicted")
         return True
@@ -613,11 +613,6 @@ class Pool(Generic[C]):
     def used(self) -> int:
         """Connections that are lent."""
         return self._used
-
-    @property
-    def idle_count(self) -> int:
-        """Connections that nobody uses."""
-        return len(self._idle)
 
     @property
     def is_quiet(self) -> bool:

@@ -16,7 +16,6 @@ __all__ = [
     "Every",
     "bare",
     "deallocate_of",
-    "is_discard_all",
     "is_local",
     "leaves_state",
     "pins",
@@ -72,7 +71,6 @@ def unbinds(tag: bytes) -> bool:
 
 _NAME: Final = rb"(?:([A-Za-z_\x80-\xff][\w$\x80-\xff]*)|\"((?:[^\"\0]|\"\")+)\")"
 _DEALLOCATE: Final = re.compile(rb"DEALLOCATE(?:\s+PREPARE)?(?:\s+|(?=\"))" + _NAME, re.IGNORECASE)
-_DISCARD_ALL: Final = re.compile(rb"DISCARD\s+ALL", re.IGNORECASE)
 # A value may be anything that cannot end the statement.
 _LOCAL: Final = re.compile(rb"SET\s+(?:LOCAL|TRANSACTION|CONSTRAINTS)\s[^;]*", re.IGNORECASE)
 _MAX_NAME: Final = 63  # longer ones the server cuts in SQL, and not in the protocol
@@ -98,11 +96,6 @@ def deallocate_of(sql: bytes) -> bytes | Literal[Every.ALL] | None:
         return ALL
     name: bytes = plain.lower() if quoted is None else quoted.replace(b'""', b'"')
     return name if len(name) <= _MAX_NAME else None
-
-
-def is_discard_all(sql: bytes) -> bool:
-    """Whether this is `DISCARD ALL` and nothing else."""
-    return len(sql) <= _MAX_TEXT and _DISCARD_ALL.fullmatch(bare(sql)) is not None
 
 
 def is_local(sql: bytes) -> bool:

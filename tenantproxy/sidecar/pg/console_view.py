@@ -75,9 +75,6 @@ class Counts:
     query_seconds: float = 0.0
     transaction_seconds: float = 0.0
     wait_seconds: float = 0.0
-    client_parses: int = 0
-    server_parses: int = 0
-    binds: int = 0
 
 
 class ConsoleView(Protocol):

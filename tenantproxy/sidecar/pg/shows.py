@@ -241,12 +241,12 @@ _COUNTED: Final = (
     ("xact_time", "transaction_seconds"),
     ("query_time", "query_seconds"),
     ("wait_time", "wait_seconds"),
-    ("client_parse_count", "client_parses"),
-    ("server_parse_count", "server_parses"),
-    ("bind_count", "binds"),
+    ("client_parse_count", ""),
+    ("server_parse_count", ""),
+    ("bind_count", ""),
     ("client_login_count", "logins"),
 )
-"""PgBouncer's names in its order, and ours."""
+"""PgBouncer's names in its order, and ours; those without one are not counted, and always 0."""
 
 _SHORTER: Final = {"received": "recv"}
 _LONGER: Final = {"received": "bytes_received", "sent": "bytes_sent"}
@@ -263,10 +263,12 @@ _AVERAGES_NAMES: Final = " ".join(
 
 def _totals(counts: Counts) -> list[int]:
     """In microseconds where it is a time."""
-    return [
-        round(value * 1e6) if name in _PER else int(value)
-        for name, value in ((name, getattr(counts, field)) for name, field in _COUNTED)
-    ]
+    return [round(_count(counts, field) * (1e6 if name in _PER else 1)) for name, field in _COUNTED]
+
+
+def _count(counts: Counts, field: str) -> float:
+    count: float = getattr(counts, field) if field else 0
+    return count
 
 
 def _averages(now: Counts, old: Counts, seconds: float) -> list[int]:
@@ -275,10 +277,10 @@ def _averages(now: Counts, old: Counts, seconds: float) -> list[int]:
 
 
 def _average(name: str, field: str, now: Counts, old: Counts, seconds: float) -> float:
-    delta: float = getattr(now, field) - getattr(old, field)
+    delta = _count(now, field) - _count(old, field)
     if name not in _PER:
         return delta / seconds
-    times: int = getattr(now, _PER[name]) - getattr(old, _PER[name])
+    times = _count(now, _PER[name]) - _count(old, _PER[name])
     return delta * 1e6 / times if times else 0.0
 
 

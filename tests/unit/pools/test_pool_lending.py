@@ -40,7 +40,7 @@ def test_a_connection_that_comes_back_goes_straight_to_the_one_who_waits(house: 
     assert caller.waits, "a session that is being reset was lent"
     ready(link)
     assert caller.link is link
-    assert pool.idle_count == 0
+    assert pool.stats().idle == 0
 
 
 def test_a_late_comer_does_not_overtake_those_of_its_tenant_who_wait(house: House) -> None:

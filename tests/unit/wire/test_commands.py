@@ -10,7 +10,6 @@ from tenantproxy.wire.commands import (
     ALL,
     Every,
     deallocate_of,
-    is_discard_all,
     is_local,
     leaves_state,
     pins,
@@ -127,16 +126,6 @@ def test_the_name_in_a_deallocate_is_what_the_server_takes_it_for(sql: bytes, na
     assert deallocate_of(sql) == name
 
 
-@pytest.mark.parametrize("sql", [b"DISCARD ALL", b" discard\tall ;\n"])
-def test_discard_all_is_recognised(sql: bytes) -> None:
-    assert is_discard_all(sql)
-
-
-@pytest.mark.parametrize("sql", [b"DISCARD TEMP", b"DISCARD ALL; SELECT 1", b"DISCARDALL", b"", b"DISCARD ALL;;"])
-def test_other_texts_are_not_discard_all(sql: bytes) -> None:
-    assert not is_discard_all(sql)
-
-
 @pytest.mark.parametrize(
     "sql",
     [
@@ -170,4 +159,4 @@ def test_what_may_last_longer_is_not_taken_for_local(sql: bytes) -> None:
 @given(st.binary(max_size=500))
 def test_any_tag_and_any_text_has_an_answer(data: bytes) -> None:
     leaves_state(data), unbinds(data), pins(data)
-    deallocate_of(b"DEALLOCATE " + data), is_discard_all(data), is_local(b"SET LOCAL " + data)
+    deallocate_of(b"DEALLOCATE " + data), is_local(b"SET LOCAL " + data)
