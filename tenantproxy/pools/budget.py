@@ -18,6 +18,7 @@ __all__ = ["Claimant", "ServerBudget"]
 
 MAIN_RESERVE: Final = 2  # permits that only the main database's pool may take
 TURN_SECONDS: Final = 0.1  # how long a connection may go on serving its own pool while a tenant elsewhere has none
+CALM_SECONDS: Final = 0.05  # idle for so long, a connection is closed for a tenant that only wants more
 HOLD_SECONDS: Final = 30.0  # how long the permit of a peer that fell silent is kept
 BREAKER_SECONDS: Final = 0.5  # a server that refuses for so long is down
 SILENT_CONNECTS: Final = 3  # one that leaves so many in a row unanswered is, too
@@ -38,8 +39,8 @@ class Claimant(Protocol):
         """Take what it needs, at most so many permits."""
         ...
 
-    def give_up_idle(self) -> bool:
-        """Close its least recently used idle connection; False when there is none."""
+    def give_up_idle(self, idle_seconds: float) -> bool:
+        """Close its least recently used idle connection; False when none has been idle for so long."""
         ...
 
     def server_down(self) -> None:
@@ -127,11 +128,12 @@ class ServerBudget:
         if not of_main:
             self.tenants_in_use -= 1
 
-    def want(self, pool: Claimant) -> None:
-        """Remember that `pool` would open more, and close what nobody uses to make room."""
+    def want(self, pool: Claimant) -> bool:
+        """Remember that `pool` would open more, and close what nobody uses to make room; False: nothing is, for now."""
         if pool not in self.wanting:
             self.wanting[pool] = self._clock()
         self.reclaim()
+        return self.closing >= len(self.wanting)
 
     def unwant(self, pool: Claimant) -> None:
         """`pool` has what it needs."""
@@ -162,10 +164,15 @@ class ServerBudget:
         return first
 
     def reclaim(self) -> None:
-        """Close idle connections of the least recently used pools: one for each pool that wants."""
+        """Close idle connections of the least recently used pools: one for each pool that wants.
+
+        For one with a tenant that has nothing at once; for one that only wants more, what nobody used for a while. Its
+        own connections come back meanwhile, and to close and open one costs more than that.
+        """
         while self.closing < len(self.wanting) and self._idle:
             victim = min(self._victims(), key=lambda pool: pool.last_used, default=None)
-            if victim is None or not victim.give_up_idle():
+            calm = CALM_SECONDS if self.closing >= sum(pool.starving for pool in self.wanting) else 0.0
+            if victim is None or not victim.give_up_idle(calm):
                 return
 
     def _victims(self) -> Iterator[Claimant]:

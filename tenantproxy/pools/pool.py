@@ -29,7 +29,7 @@ from tenantproxy.model import Limits, PoolKey, TenantId
 from tenantproxy.pools import refusals
 from tenantproxy.pools.backoff import Backoff, Failure
 from tenantproxy.pools.base import AcquireResult, Clock, PoolStats, TenantPoolStats, Waiter
-from tenantproxy.pools.budget import ServerBudget
+from tenantproxy.pools.budget import CALM_SECONDS, ServerBudget
 from tenantproxy.pools.slots import IdleSlots, Slot, State
 from tenantproxy.pools.turns import AcquireCounts, Ticket, Turn, Turns
 
@@ -143,6 +143,7 @@ class Pool(Generic[C]):
         self._late = 0  # of them; 0 <= late <= resetting
         self._retiring = 0
         self._opening = 0
+        self._asks_again = False  # a timer runs
         self._backoff = Backoff()
         budget.join(self)
 
@@ -488,10 +489,16 @@ class Pool(Generic[C]):
             need -= 1
             self._opening += 1
             self._connector.open(self)
-        if need:
-            self.budget.want(self)
-        else:
+        if not need:
             self.budget.unwant(self)
+        elif not self.budget.want(self) and not self._asks_again:
+            self._asks_again = True
+            self._connector.later(CALM_SECONDS, self._ask_again)
+
+    def _ask_again(self) -> None:
+        """What was idle for too short a time to be closed for us may be so no more."""
+        self._asks_again = False
+        self.refill()
 
     def opened(self, conn: C) -> None:
         """A connect succeeded: the connection goes to the next waiter, whoever it was opened for."""

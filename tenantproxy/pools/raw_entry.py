@@ -38,7 +38,7 @@ class Binder(Protocol):
 class Entry:
     """A session is being made what a route says. Nothing of the client's may go out before it is confirmed."""
 
-    __slots__ = ("_again", "_backend", "_bind_size", "_binding", "_lender", "_then", "_until", "_wanted")
+    __slots__ = ("_again", "_backend", "_bind_size", "_binding", "_binds", "_lender", "_then", "_until", "_wanted")
 
     def __init__(
         self,
@@ -59,6 +59,7 @@ class Entry:
         self._then = then
         self._again = again
         self._until = float("inf")
+        self._binds = False  # and does not only set something
         self._bind_size = 0  # of the expected answer
 
     def begin(self, timeout: float | None = None) -> bool:
@@ -66,6 +67,7 @@ class Entry:
         backend, messages, expected = self._backend, b"", b""
         if self._binding is not None and self._must_bind(self._binding):
             messages, expected = self._bind(self._binding)
+            self._binds = True
             self._bind_size = len(expected)
         changes = _changes(backend.session, self._wanted)
         if changes:
@@ -108,7 +110,7 @@ class Entry:
             if binding is not None:
                 backend.binding = binding
                 backend.bound = binding.tenant
-                if self._bind_size:
+                if self._binds:
                     backend.bound_until = self._until
         self._then(error)
 
