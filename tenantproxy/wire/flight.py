@@ -116,7 +116,8 @@ class Flight:
         self._unnamed_is_there = False  # it is the one on the backend
         self._segment = 0  # how many were sent
         self._is_torn = False  # an error came where a query may have been skipped with what was sent before it
-        self._begun: dict[Statement, int] = {}  # not known to be prepared yet, and in which segment that was sent
+        # Not known to be prepared yet: in which segment that was sent, and under which name if the client asked for it.
+        self._begun: dict[Statement, tuple[int, bytes | None]] = {}
 
     def board(self, server: ServerStatements) -> None:
         """The client has another backend."""
@@ -183,13 +184,11 @@ class Flight:
         name, body = message[5:name_ends], message[name_ends + 1 :]
         known = self.names.get(name)
         if known is not None:  # let the server say that the name is taken, in its own words
-            if known in self._begun:  # under its name something stands in any case
-                self._begun[known] = self._segment
-            before = self._ensure(known)
+            before = self._ensure(known, name)
             self.awaited.append(_Awaited(PARSE_COMPLETE, PARSE_COMPLETE, statement=known, client_name=name, body=body))
             return before + frame(PARSE, known.name + b"\0" + body)
         statement = self.names[name] = self._all.of(body)
-        if self._is_there(statement):  # only say so
+        if self._is_there(statement, b""):  # only say so
             self.awaited.append(_Awaited(CLOSE_COMPLETE, PARSE_COMPLETE, statement=statement, client_name=name))
             return _CLOSE_NOTHING
         return self._prepare(statement, name)
@@ -204,7 +203,7 @@ class Flight:
         statement = self.names.get(message[portal_ends:name_ends])
         if statement is None:
             return _unknown(message, portal_ends)
-        before = self._ensure(statement)
+        before = self._ensure(statement, message[portal_ends:name_ends])
         self.last_bound = statement
         name = statement.name
         length = length_of(message, 0) - 1 + len(name) - (name_ends - portal_ends)
@@ -221,7 +220,7 @@ class Flight:
         if statement is None:
             return _unknown(message, 6)
         self.last_bound = statement
-        return self._ensure(statement) + frame(DESCRIBE, b"S" + statement.name + b"\0")
+        return self._ensure(statement, name) + frame(DESCRIBE, b"S" + statement.name + b"\0")
 
     def close(self, message: bytes) -> bytes:
         """For a Close message. A named statement stays prepared for others; only the client's name is gone."""
@@ -255,7 +254,7 @@ class Flight:
         sent = self.parse(message)
         self._taken_back_unless_parsed(self.names)
         self.names = {}
-        self._server.doubt()
+        self.deallocating_all()
         return sent
 
     def _taken_back_unless_parsed(self, names: dict[bytes, Statement]) -> None:
@@ -293,6 +292,11 @@ class Flight:
         for entry in self.awaited:
             self._redo(entry)
 
+    def deallocating_all(self) -> None:
+        """All statements are about to go, so what comes behind must not take one for prepared."""
+        self._begun.clear()
+        self._server.doubt()
+
     def lost(self) -> None:
         """The server does not know a statement, or knows one that it should not: believe nothing of it any more."""
         self._server.doubt()
@@ -306,14 +310,17 @@ class Flight:
         self.awaited.append(_OWN_UNNAMED)
         return self._unnamed + message
 
-    def _ensure(self, statement: Statement) -> bytes:
-        return b"" if self._is_there(statement) else self._prepare(statement)
+    def _ensure(self, statement: Statement, name: bytes) -> bytes:
+        return b"" if self._is_there(statement, name) else self._prepare(statement)
 
-    def _is_there(self, statement: Statement) -> bool:
-        """Whether it will be prepared when what is sent now is read. An error skips a Parse to the end of its segment,
-        not beyond."""
-        is_there = self._server.use(statement)
-        return is_there and (not self._begun or self._begun.get(statement, self._segment) == self._segment)
+    def _is_there(self, statement: Statement, name: bytes) -> bool:
+        """Whether it will be prepared when what is sent now is read, or is not for the client under this name either.
+
+        An error skips a Parse to the end of its segment, and not what comes behind that.
+        """
+        if self._begun and (begun := self._begun.get(statement)) is not None:
+            return begun[0] == self._segment or begun[1] == name
+        return self._server.use(statement)
 
     def _prepare(self, statement: Statement, client_name: bytes | None = None) -> bytes:
         if statement in self._begun or self._server.is_doubtful:  # it may be there: that must be no error
@@ -323,11 +330,12 @@ class Flight:
             before = b""
         out = self._server.add(statement)
         if out is not None:
+            self._begun.pop(out, None)
             self.awaited.append(_Awaited(CLOSE_COMPLETE, _SWALLOWED, statement=out))
             before += out.close
         shown = _SWALLOWED if client_name is None else PARSE_COMPLETE
         self.awaited.append(_Awaited(PARSE_COMPLETE, shown, statement=statement, client_name=client_name))
-        self._begun[statement] = self._segment
+        self._begun[statement] = self._segment, client_name
         return before + statement.parse
 
     # --- from the server ---------------------------------------------------------------------------------------------
@@ -353,7 +361,8 @@ class Flight:
         else:  # what had the name had failed: now another text stands there under the name that we gave it
             assert entry.client_name is not None
             self._server.doubt()
-            self.names[entry.client_name] = self._all.of(entry.body)
+            if not any(later.client_name == entry.client_name for later in self.awaited):
+                self.names[entry.client_name] = self._all.of(entry.body)
 
     def ready(self) -> None:
         """For ReadyForQuery. What was not acknowledged before it has not happened.
@@ -389,8 +398,12 @@ class Flight:
         if name is not None:
             if entry.shown == CLOSE_COMPLETE:
                 self.names[name] = statement
-            elif self.names.get(name) is statement:
+                return
+            if self.names.get(name) is statement:
                 del self.names[name]
+            for later in self.awaited:  # a Close sent since has nothing to give back
+                if later.client_name == name and later.statement is statement and later.shown == CLOSE_COMPLETE:
+                    later.statement = None
 
     def _redo(self, entry: _Awaited) -> None:
         """It was sent after everything was forgotten."""

@@ -34,6 +34,7 @@ from tenantproxy.wire import answers, frames
 from tenantproxy.wire.commands import ALL, WATCHED, deallocate_of, pins, unbinds
 from tenantproxy.wire.flight import SYNC, Flight, is_described
 from tenantproxy.wire.frames import HEADER, IDLE, length_of
+from tenantproxy.wire.rows import LONGEST, end_of_rows
 from tenantproxy.wire.statements import Statement, Statements
 
 __all__ = ["Relay", "Source"]
@@ -81,6 +82,8 @@ _PASSED: Final = frozenset(  # of the server's: never looked at
         frames.NOTIFICATION,
     )
 )
+_MANY: Final = 1024  # bytes of rows in which to look for their end at once
+_MISSES: Final = 4
 _MAX_LOOKED_AT: Final = 1024 * 1024  # an error with a long DETAIL
 _TRANSLATED: Final = {frames.PARSE: Flight.parse, frames.DESCRIBE: Flight.describe, frames.CLOSE: Flight.close}
 _DEALLOCATED: Final = frames.frame(_COMMAND_COMPLETE, b"DEALLOCATE\0")
@@ -107,6 +110,49 @@ class Relay(asyncio.Protocol):
     Invariants: `_held` is a list exactly while the client's bytes must wait (for a lease, a renewal, the rest of a
     message); `backend.sink` is this relay's exactly while `backend` is set; a backend leaves it quiet, or destroyed.
     """
+
+    __slots__ = (
+        "_acquire",
+        "_asking",
+        "_client_is_slow",
+        "_dropped",
+        "_finding",
+        "_flight",
+        "_held",
+        "_held_size",
+        "_is_draining",
+        "_is_entering",
+        "_is_healing",
+        "_is_lost",
+        "_is_over",
+        "_is_quiet_after_rest",
+        "_is_quiet_soon",
+        "_is_reading_paused",
+        "_is_session",
+        "_lender",
+        "_listens",
+        "_needed",
+        "_on_end",
+        "_replay",
+        "_rest",
+        "_route",
+        "_server_rest",
+        "_sink",
+        "_skipping",
+        "_source",
+        "_status",
+        "_tail",
+        "_told_fatal",
+        "_transport",
+        "_waits_for_answers",
+        "asked_at",
+        "backend",
+        "is_waiting",
+        "kept",
+        "pin",
+        "traffic",
+        "waiting_since",
+    )  # thousands of clients may be there, most of them idle
 
     def __init__(
         self,
@@ -588,7 +634,7 @@ class Relay(asyncio.Protocol):
         self.kept.asked(sql, is_alone=flight.is_quiet)
         name = deallocate_of(sql)
         if name is ALL:
-            flight.lost()  # when it is run, and what comes behind it must not be taken for prepared before that
+            flight.deallocating_all()
         if not flight.is_quiet or self._status not in (IDLE, frames.IN_TRANSACTION):
             return False
         if name is None or name is ALL or flight.names.pop(name, None) is None:
@@ -642,13 +688,18 @@ class Relay(asyncio.Protocol):
         out: list[bytes] | None = None  # if something is not passed on as it came
         flight = self._flight
         awaited = flight.awaited
+        misses = 0  # how often rows turned out to be of many lengths
         is_quiet = self._is_quiet_soon and flight.is_quiet
         self._is_quiet_soon = False
         while at <= last:
             kind = data[at]
             end = at + 1 + _LENGTH(data, at + 1)[0]
             if (kind == _DATA_ROW or kind in _PASSED) and at + HEADER <= end <= size:
-                at = end
+                if size - end > _MANY and kind == _DATA_ROW and end - at <= LONGEST and misses < _MISSES:
+                    at = end_of_rows(data, end, end - at - 1)
+                    misses += at - end < _MANY
+                else:
+                    at = end
                 continue
             if end > size:
                 if self._is_waited_for(kind, end - at):
