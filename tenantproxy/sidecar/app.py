@@ -29,6 +29,7 @@ from tenantproxy.metrics.prometheus import RouterCollector, TenantCounts, regist
 from tenantproxy.router import Router
 from tenantproxy.sidecar.admin import Readiness, admin_app
 from tenantproxy.sidecar.auth import AuthDesk
+from tenantproxy.sidecar.descriptors import ceiling, raise_limit
 from tenantproxy.sidecar.http import public_app
 from tenantproxy.sidecar.lag import LoopLag
 from tenantproxy.sidecar.listener import HttpListener
@@ -68,7 +69,8 @@ class Sidecar:
         self.auth = AuthDesk(router)
         self.pg = PgPort.configured(router, self.auth, drain_timeout=drain_timeout, version=version(), reread=reread)
         public = public_app(self._requests, [*self.auth.routes(), *routes])
-        self._public = _listener(settings.http.listen, public, "http", settings.http.max_clients, drain_timeout)
+        most = ceiling(settings.servers.values())
+        self._public = _listener(settings.http.listen, public, "http", settings.http.max_clients, drain_timeout, most)
         admin = admin_app(self._requests, readiness=self.readiness, metrics=self._scraped, stats=router.stats)
         self._admin = _listener(settings.admin.listen, admin, "admin", _ADMIN_CLIENTS, drain_timeout)
         self._series = registry_of(
@@ -206,7 +208,8 @@ async def serve_until_signalled(sidecar: Sidecar, ready: Callable[[Sidecar], Awa
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:
-    """Run `main` in a new event loop, uvloop's where there is one."""
+    """Run `main` in a new event loop, uvloop's where there is one, with all the descriptors that there may be."""
+    raise_limit()
     if sys.platform == "win32":
         return asyncio.run(main)
     import uvloop
@@ -224,13 +227,24 @@ def version() -> str:
 
 
 def _listener(
-    listen: str, app: web.Application, protocol: str, max_clients: int, drain_timeout: float
+    listen: str,
+    app: web.Application,
+    protocol: str,
+    max_clients: int,
+    drain_timeout: float,
+    most: int | None = None,
 ) -> HttpListener | None:
     if not listen:
         return None
     host, port = listen_address(listen)
     return HttpListener(
-        app, protocol=protocol, host=host, port=port, max_clients=max_clients, drain_timeout=drain_timeout
+        app,
+        protocol=protocol,
+        host=host,
+        port=port,
+        max_clients=max_clients,
+        drain_timeout=drain_timeout,
+        ceiling=most,
     )
 
 

@@ -9,6 +9,7 @@ from typing import Final, cast
 from aiohttp import web
 
 from tenantproxy.metrics.listeners import ListenerStats
+from tenantproxy.sidecar.descriptors import is_scarce
 
 __all__ = ["HttpListener"]
 
@@ -30,8 +31,17 @@ class HttpListener:
     """Serves `app` on `host:port` (0: a free one) to `max_clients` connections; one more is answered 503 and closed."""
 
     def __init__(
-        self, app: web.Application, *, protocol: str, host: str, port: int, max_clients: int, drain_timeout: float
+        self,
+        app: web.Application,
+        *,
+        protocol: str,
+        host: str,
+        port: int,
+        max_clients: int,
+        drain_timeout: float,
+        ceiling: int | None = None,
     ) -> None:
+        self.ceiling = ceiling  # see `descriptors.ceiling`
         self._runner = web.AppRunner(
             app,
             access_log=None,
@@ -103,6 +113,9 @@ class _Client(asyncio.Protocol):
         self._patience: asyncio.TimerHandle | None = None  # set while a refused client is waited for
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        if is_scarce(transport, self._listener.ceiling):
+            cast("asyncio.Transport", transport).abort()
+            return
         # Here and not when the protocol is made: a burst is accepted, and all its protocols made, in one loop step.
         self._inner = self._listener.admit()
         if self._inner is not None:

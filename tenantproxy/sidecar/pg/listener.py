@@ -28,6 +28,7 @@ from tenantproxy.model import Route, TenantId
 from tenantproxy.pools.backend import RawBackend
 from tenantproxy.pools.pool import Pool
 from tenantproxy.pools.raw_lender import RawLender
+from tenantproxy.sidecar.descriptors import is_scarce
 from tenantproxy.sidecar.pg.console import Console
 from tenantproxy.sidecar.pg.console_client import ConsoleClient
 from tenantproxy.sidecar.pg.greetings import Greetings, greeting
@@ -78,7 +79,9 @@ class PgListener:
         drain_timeout: float,
         lending: Lending,
         users: Users,
+        ceiling: int | None = None,
     ) -> None:
+        self._ceiling = ceiling  # see `descriptors.ceiling`
         self._host = host
         self._port = port
         self._max_clients = max_clients
@@ -173,7 +176,8 @@ class PgListener:
     def came(self, newcomer: Newcomer) -> None:
         """See `login.Door`."""
         self._newcomers.add(newcomer)
-        if len(self._newcomers) + len(self._clients) > self._max_clients + _OVERFLOW:
+        is_too_many = len(self._newcomers) + len(self._clients) > self._max_clients + _OVERFLOW
+        if is_too_many or is_scarce(newcomer.transport, self._ceiling):
             newcomer.transport.abort()
 
     def refused(self, error: TenantProxyError) -> None:

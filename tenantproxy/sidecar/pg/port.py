@@ -12,6 +12,7 @@ from tenantproxy.metrics.listeners import ListenerStats
 from tenantproxy.metrics.pg import PgStats
 from tenantproxy.router import Router
 from tenantproxy.sidecar.auth import AuthDesk
+from tenantproxy.sidecar.descriptors import ceiling
 from tenantproxy.sidecar.pg.console import Console
 from tenantproxy.sidecar.pg.lending import RawLending
 from tenantproxy.sidecar.pg.listener import PgListener
@@ -73,6 +74,7 @@ class PgPort:
             drain_timeout=self._drain_timeout,
             lending=self._lending,
             users=users,
+            ceiling=ceiling(settings.servers.values()),
         )
         view = PortView(self._router, self._lending, self._listener, version=self._version, reload=self.reload)
         self._listener.new_console = lambda target: Console(
