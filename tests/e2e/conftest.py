@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
-import select
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from tenantproxy.demo.world import World, build_world
 from tenantproxy.embedded import EmbeddedPostgres
+from tests.support.sidecar import Served, a_sidecar
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -69,52 +67,12 @@ def get(url: str, **headers: str) -> tuple[int, str, str]:
             return exc.code, exc.headers["Content-Type"], exc.read().decode()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Served:
-    """A running `tenantproxy serve`."""
-
-    process: subprocess.Popen[str]
-    public: str
-    admin: str
-    pg: str  # host:port, empty where it is not configured
-
-
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[Callable[..., Served]]:
     """`serve(config)` starts the sidecar and returns when it is ready; ended after the test whatever happens."""
-    started: list[subprocess.Popen[str]] = []
+    with ExitStack() as running:
 
-    def start(config: Path, *options: str) -> Served:
-        with (tmp_path / "sidecar.log").open("w") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "tenantproxy", "serve", "--config", str(config), *options],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-            )
-        started.append(process)
-        line = _line(process, within=40.0)
-        if not line:
-            raise AssertionError(f"the sidecar did not come up: {(tmp_path / 'sidecar.log').read_text()}")
-        where = json.loads(line)
-        return Served(process=process, public=where["public"], admin=where["admin"], pg=where["pg"] or "")
+        def start(config: Path, *options: str) -> Served:
+            return running.enter_context(a_sidecar(config, tmp_path / "sidecar.log", *options))
 
-    yield start
-    for process in started:
-        process.terminate()
-        try:
-            process.communicate(timeout=30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
-            raise
-
-
-def _line(process: subprocess.Popen[str], *, within: float) -> str:
-    assert process.stdout is not None
-    deadline = time.monotonic() + within
-    while process.poll() is None and time.monotonic() < deadline:
-        if select.select([process.stdout], [], [], 0.1)[0]:
-            return process.stdout.readline()
-    return ""
+        yield start

@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 
 from tenantproxy.cli.main import app
 from tenantproxy.demo.world import SHARED, World
-from tests.e2e.conftest import Served
+from tests.support.sidecar import Served
 
 Cli = Callable[..., Result]
 

@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from tenantproxy.demo.world import PG_USER, World
 from tenantproxy.sidecar.pg.shows import TABLES
-from tests.e2e.conftest import Served
+from tests.support.sidecar import Served
 from tests.support.waiting import wait_until
 
 PSQL = shutil.which("psql")

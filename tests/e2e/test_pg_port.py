@@ -12,7 +12,8 @@ import pytest
 
 from tenantproxy.demo.world import PG_USER, World
 from tenantproxy.model import Isolation
-from tests.e2e.conftest import Command, Served
+from tests.e2e.conftest import Command
+from tests.support.sidecar import Served
 from tests.support.waiting import until
 
 Serve = Callable[..., Served]

@@ -13,7 +13,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tenantproxy.demo.world import World
-from tests.e2e.conftest import Command, Served, get
+from tests.e2e.conftest import Command, get
+from tests.support.sidecar import Served
 from tests.support.waiting import until
 
 Serve = Callable[..., Served]
