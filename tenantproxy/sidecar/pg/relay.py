@@ -85,6 +85,9 @@ _PASSED: Final = frozenset(  # of the server's: never looked at
 _MANY: Final = 1024  # bytes of rows in which to look for their end at once
 _MISSES: Final = 4
 _MAX_LOOKED_AT: Final = 1024 * 1024  # an error with a long DETAIL
+_IN_ONE_BREATH: Final = (  # how libpq ends a statement
+    frames.frame(frames.DESCRIBE, b"P\0") + frames.frame(_EXECUTE, b"\0\0\0\0\0") + frames.frame(_SYNC)
+)
 _TRANSLATED: Final = {frames.PARSE: Flight.parse, frames.DESCRIBE: Flight.describe, frames.CLOSE: Flight.close}
 _DEALLOCATED: Final = frames.frame(_COMMAND_COMPLETE, b"DEALLOCATE\0")
 _STALE_PLAN: Final = b"RRevalidateCachedQuery\0"
@@ -234,8 +237,52 @@ class Relay(asyncio.Protocol):
                 self.asked_at = monotonic()
             flight.queried()
             backend.write(data)
-        else:
+        elif not (
+            data.endswith(_IN_ONE_BREATH)
+            and not (self._rest or self._dropped or self._skipping or self._is_session)
+            and self._flight.is_quiet
+            and self._breathed(data)
+        ):
             self._forward(data)
+
+    def _breathed(self, data: bytes) -> bool:
+        """One statement as libpq sends it, Parse (unnamed, or none) Bind Describe Execute Sync; False: it is not that.
+
+        Does what `_send` would do with it, which asks of each message what it is.
+        """
+        bind_at = 0
+        if data[0] == frames.PARSE and not data[HEADER] and data[6:9] not in WATCHED:
+            bind_at = 1 + _LENGTH(data, 1)[0]
+        end = len(data) - len(_IN_ONE_BREATH)
+        if bind_at + HEADER > end or data[bind_at] != _BIND or bind_at + 1 + _LENGTH(data, bind_at + 1)[0] != end:
+            return False
+        backend = self.backend
+        if backend is None:
+            backend = self._lease()
+            if backend is None:
+                self._hold(data)
+                return True
+        elif backend.binding is not None and self._is_due(backend):
+            self._hold(data)
+            return True
+        flight, kept = self._flight, self.kept
+        self.asked_at = monotonic()
+        self._replay = data if self._status == IDLE else None
+        try:
+            if bind_at:
+                kept.asked_for = None
+                out = flight.parse(data[:bind_at]) + flight.bind(data[bind_at:end])
+            else:
+                out = flight.bind(data[:end])
+        except ProtocolError as exc:
+            self._end(exc)
+            return True
+        bound = flight.last_bound
+        if bound is not None and (bound.watched is not None or kept.asked_for is not None):
+            self._bound(bound, is_alone=not bind_at)
+        flight.synced()
+        backend.write(out + _IN_ONE_BREATH)
+        return True
 
     def _forward(self, data: bytes) -> None:
         try:
