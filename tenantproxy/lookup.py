@@ -145,6 +145,8 @@ class TenantAccounts:
         user, stored = str(values.pop("user_id")), values.pop("password_hash")
         if isinstance(stored, bytes):
             stored = stored.decode("ascii", "replace")
+        if not isinstance(stored, str):
+            stored = None  # a tenant may have made a column of numbers of it: nobody's password, and nobody's error
         claims = {name: _plain(value) for name, value in values.items() if value is not None}
         return Candidate(account=Account(tenant=tenant, user=user, claims=claims), password_hash=stored)
 
@@ -184,9 +186,13 @@ class TenantAccounts:
 
 def _plain(value: object) -> object:
     """A value that JSON has."""
+    if isinstance(value, list):
+        return [_plain(each) for each in value]
+    if isinstance(value, dict):
+        return {str(name): _plain(each) for name, each in value.items()}
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
-    return value if isinstance(value, str | int | float | bool | list | dict) else str(value)
+    return value if value is None or isinstance(value, str | int | float) else str(value)
 
 
 def new_login(settings: Settings, *, main: Scope, accounts: TenantAccounts) -> Login:

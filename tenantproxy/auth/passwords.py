@@ -31,12 +31,14 @@ _RETRY_SECONDS: Final = 1.0
 _MAX_STORED: Final = 512
 _MAX_MEMORY_KIB: Final = 128 * 1024
 _MAX_WORK_KIB: Final = 512 * 1024  # memory times passes: twice what any framework asks for by itself
+_MAX_LANES: Final = 16  # each is a thread
 _MAX_BCRYPT_COST: Final = 14
 _ARGON2: Final = re.compile(
     r"\$argon2(?P<kind>id|i|d)(?:\$v=(?P<version>\d{1,3}))?"
-    r"\$m=(?P<memory>\d{1,10}),t=(?P<passes>\d{1,10}),p=(?P<lanes>\d{1,3})\$[A-Za-z0-9+/]+\$[A-Za-z0-9+/]+"
+    r"\$m=(?P<memory>\d{1,10}),t=(?P<passes>\d{1,10}),p=(?P<lanes>\d{1,3})\$[A-Za-z0-9+/]+\$[A-Za-z0-9+/]+",
+    re.ASCII,  # other digits are digits to int() and no text to argon2
 )
-_BCRYPT: Final = re.compile(r"\$2[abxy]\$(?P<cost>\d\d)\$[./A-Za-z0-9]{53}")
+_BCRYPT: Final = re.compile(r"\$2[abxy]\$(?P<cost>\d\d)\$[./A-Za-z0-9]{53}", re.ASCII)
 
 T = TypeVar("T")
 
@@ -149,7 +151,7 @@ class Passwords:
         if parts is None:
             return None
         memory, passes, lanes = (int(parts[name]) for name in ("memory", "passes", "lanes"))
-        if memory > _MAX_MEMORY_KIB or memory * passes > _MAX_WORK_KIB:
+        if memory > _MAX_MEMORY_KIB or memory * passes > _MAX_WORK_KIB or lanes > _MAX_LANES:
             return None
         kind = {"id": self._argon2.Type.ID, "i": self._argon2.Type.I, "d": self._argon2.Type.D}[parts["kind"]]
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -20,10 +21,10 @@ from tenantproxy.errors import (
     TooManyAttempts,
 )
 from tenantproxy.events import Event, LoginSearchFailed
-from tenantproxy.model import TenantStatus
+from tenantproxy.model import TenantStatus, tenant_id
 from tenantproxy.router import Router
-from tests.support.logins import PASSWORD, PEPPER, add, change, directory, failure, login_settings, populate
-from tests.support.world import World
+from tests.support.logins import HASH, PASSWORD, PEPPER, add, change, directory, failure, login_settings, populate
+from tests.support.world import APP_ROLE, World
 
 PEOPLE = {
     "row1": ["ann@example.org", "both@example.org"],
@@ -268,6 +269,42 @@ async def test_what_a_tenant_broke_itself_counts_as_no_account_and_is_told_to_th
     (failed, *_) = [event for event in events if isinstance(event, LoginSearchFailed)]
     assert (failed.place, failed.is_down) == ("database2", False)
     assert "42P01" in failed.error
+
+
+@pytest.mark.parametrize(
+    "instead", ["4711", "ARRAY[password_hash]", "now()", "'$argon2id$v=19$m=\uff18,t=1,p=1$c2Fs$c2Fs'"]
+)
+async def test_a_tenant_whose_hashes_are_none_keeps_nobody_out_of_another(people: World, instead: str) -> None:
+    await change(people, "database2", "INSERT INTO users (id, email) VALUES ('evil', 'dan@example.org')")
+    await change(people, "database2", "ALTER TABLE users RENAME TO people")
+    await change(
+        people,
+        "database2",
+        f"CREATE VIEW users AS SELECT id, email, {instead} AS password_hash, role, is_active FROM people",
+    )
+    await change(people, "database2", f"GRANT SELECT ON users TO {APP_ROLE}")
+    async with Router(login_settings(people)) as router:
+        assert await failure(router.login("dan@example.org", "wrong")) == "InvalidCredentials"
+        assert await router.login("dan@example.org", PASSWORD) == one("database1", "database1-1")
+
+
+async def test_a_tenant_with_many_rows_of_an_address_crowds_out_no_other(people: World, router: Router) -> None:
+    for n in range(8):
+        await change(people, "database2", f"INSERT INTO users VALUES ('evil{n}', 'dan@example.org', $1)", HASH)
+    for tenant in ("database2", "database1"):  # the directory knows the crowd first
+        key = router.logins.directory.key("dan@example.org")
+        await router.logins.directory.add(key, tenant_id(tenant), f"{tenant}-1")
+    found = await router.login("dan@example.org", PASSWORD)
+    assert [account.user for account in found if account.tenant == "database1"] == ["database1-1"]
+
+
+async def test_claims_are_what_json_has_however_deep_they_are(people: World) -> None:
+    deep = "ARRAY[now()::date, '2025-01-31'] AS days, ARRAY['NaN'::float8, 1.5] AS numbers, ARRAY[NULL, 'a'] AS texts"
+    query = f"select id as user_id, password_hash, {deep} from users where lower(email) = $1"
+    async with Router(login_settings(people, login={"account_query": query})) as router:
+        (account,) = await router.login("dan@example.org", PASSWORD)
+    claims = json.loads(json.dumps(dict(account.claims), allow_nan=False))
+    assert (claims["days"][1], claims["numbers"], claims["texts"]) == ("2025-01-31", ["nan", 1.5], [None, "a"])
 
 
 async def test_an_account_query_without_the_columns_is_told_and_lets_nobody_in(people: World) -> None:

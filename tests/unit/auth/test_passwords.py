@@ -86,6 +86,8 @@ async def test_bcrypt_looks_at_72_bytes_as_it_always_did(passwords: Passwords) -
         "$argon2id$v=19$m=131072,t=5,p=1$c2FsdHNhbHRzYWx0$c2FsdHNhbHRzYWx0c2FsdHNhbHQ",
         "$argon2id$v=19$m=0,t=0,p=0$c2FsdHNhbHRzYWx0$c2FsdHNhbHRzYWx0c2FsdHNhbHQ",
         "$argon2id$v=19$m=8,t=1,p=255$c2FsdHNhbHRzYWx0$c2FsdHNhbHRzYWx0c2FsdHNhbHQ",
+        "$argon2id$v=19$m=\uff18,t=1,p=1$c2FsdHNhbHRzYWx0$c2FsdHNhbHRzYWx0c2FsdHNhbHQ",
+        "$2b$0\uff14$" + "." * 53,
         "$2b$31$" + "." * 53,
         "$2b$04$short",
         "$2b$99$" + "." * 53,
@@ -98,6 +100,11 @@ async def test_what_is_no_hash_or_costs_too_much_matches_nothing(stored: str | N
     async with asyncio.timeout(5):
         assert await passwords.verify(b"anything", stored) == NO
         assert await passwords.verify((stored or "none").encode(), stored) == NO
+
+
+async def test_a_hash_that_would_start_a_crowd_of_threads_is_not_computed(passwords: Passwords) -> None:
+    stored = argon2.low_level.hash_secret(b"right", b"saltsalt", 1, 8 * 17, 17, 16, argon2.Type.ID).decode()
+    assert await passwords.verify(b"right", stored) == NO
 
 
 @pytest.mark.parametrize("stored", [None, "!", "$2b$31$" + "." * 53, "$argon2id$v=19$m=8,t=1,p=9$AA$AA"])
