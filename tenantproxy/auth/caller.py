@@ -173,7 +173,7 @@ def _client_value(kind: str, name: str, request: RequestContext) -> str | None:
         values = request.header_values(name)
         return _text(", ".join(values)) if values else None
     claim = None if request.claims is None else request.claims.get(name)
-    return claim if claim is None or isinstance(claim, str) else json.dumps(claim)
+    return claim if claim is None or isinstance(claim, str) else json.dumps(claim, default=dict)  # objects are frozen
 
 
 def _text(value: str) -> str:

@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any, Final
 
+import asyncpg
+
 from tenantproxy.auth.base import Database
 from tenantproxy.auth.claims import expired, invalid
 from tenantproxy.auth.revocation import Revocations, lasting
@@ -122,38 +124,51 @@ class Sessions:
         self._observer = tolerant(observer)
 
     async def open(
-        self, *, tenant: Tenant, user: str, role: str | None = None, claims: Mapping[str, object] | None = None
+        self,
+        *,
+        tenant: Tenant,
+        user: str,
+        role: str | None = None,
+        claims: Mapping[str, object] | None = None,
+        session: str | None = None,
     ) -> Grant:
         """Begin a session of somebody who has proven to be `user` of `tenant`.
 
-        `role` and `claims` go into every access token of the session. PostgreSQL's own errors pass through.
+        `role` and `claims` go into every access token of the session. `session` is its id, by default a new one: of two
+        that begin with the same, one raises AuthError. PostgreSQL's own errors pass through.
         """
         refresh = _Refresh(secrets.token_bytes(_FAMILY_BYTES), secrets.token_bytes(_SECRET_BYTES))
-        session = _Session(
+        kept = {"role": role, "claims": dict(claims or {})}
+        begun = _Session(
             family=refresh.family_hash,
-            id=secrets.token_urlsafe(16),
+            id=session if session is not None else secrets.token_urlsafe(16),
             tenant=tenant.id,
             user=user,
             epoch=self._tokens.epoch(tenant),
-            claims=json.dumps({"role": role, "claims": dict(claims or {})}, separators=(",", ":"), allow_nan=False),
+            claims=json.dumps(
+                kept, separators=(",", ":"), allow_nan=False, default=dict
+            ),  # those of a token are frozen
         )
-        grant = self._grant(session, tenant, refresh)
-        kid, mac = self._tokens.seal(session.signed())
-        await self._database.fetch(
-            "SELECT tenantproxy.open_session($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
-            session.family,
-            session.id,
-            session.tenant,
-            session.user,
-            session.epoch,
-            session.claims,
-            kid,
-            mac,
-            refresh.secret_hash,
-            self._tokens.settings.refresh_ttl,
-            self._tokens.settings.session_ttl,
-            timeout=_TIMEOUT,
-        )
+        grant = self._grant(begun, tenant, refresh)
+        kid, mac = self._tokens.seal(begun.signed())
+        try:
+            await self._database.fetch(
+                "SELECT tenantproxy.open_session($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+                begun.family,
+                begun.id,
+                begun.tenant,
+                begun.user,
+                begun.epoch,
+                begun.claims,
+                kid,
+                mac,
+                refresh.secret_hash,
+                self._tokens.settings.refresh_ttl,
+                self._tokens.settings.session_ttl,
+                timeout=_TIMEOUT,
+            )
+        except asyncpg.UniqueViolationError:
+            raise invalid() from None
         return grant
 
     async def refresh(self, refresh_token: str) -> Grant:
@@ -182,7 +197,11 @@ class Sessions:
         )
         outcome = rows[0]["o_outcome"]
         if outcome == "again":
-            new = _Refresh(old.family, _crossed(rows[0]["o_sealed"], self._pad(old, rows[0]["o_kid"])))
+            try:
+                pad = self._pad(old, rows[0]["o_kid"])
+            except KeyError:
+                raise expired() from None  # another process has a newer key: as in `_find`
+            new = _Refresh(old.family, _crossed(rows[0]["o_sealed"], pad))
         elif outcome != "rotated":
             if outcome == "reused":
                 self._note(session.id)

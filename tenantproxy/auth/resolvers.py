@@ -212,16 +212,20 @@ def weight_of(source: Resolver, request: RequestContext) -> Weight:
     return Weight.PROOF if own is None else Weight(own(request))
 
 
-def authorise(resolver: Resolver, request: RequestContext) -> Identity | None:
+def authorise(resolver: Resolver, request: RequestContext, *, tenant_claim: str = "") -> Identity | None:
     """Who asks, for which tenant; None: the request names none. Whether that tenant exists is still to be looked up.
 
-    Raises TenantUnresolved (400), AuthError (401) or AccessDenied (403).
+    An address says where the caller wants to be, not that its token is good there: what the token names under
+    `tenant_claim`, if anything, must be the same. Raises TenantUnresolved (400), AuthError (401) or AccessDenied (403).
     """
     named = resolver.resolve(request)
     if named is None:
         return None
-    if weight_of(resolver, request) is Weight.HEARSAY:
+    weight = weight_of(resolver, request)
+    if weight is Weight.HEARSAY:
         raise _unproven(request)
+    if weight is Weight.ADDRESS and request.claims is not None and request.claims.get(tenant_claim, named) != named:
+        raise mismatch()  # user 7 of one tenant is not user 7 of another
     try:
         tenant = tenant_id(named)
     except TenantNotFound:

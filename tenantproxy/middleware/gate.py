@@ -46,7 +46,7 @@ class Gate:
         Raises AuthError and its kin; RegistryUnavailable where the tenant has to be looked up and cannot be.
         """
         request = self._context_of(method, path, headers, peer, await self._claims(headers))
-        identity = authorise(self._resolver, request)
+        identity = authorise(self._resolver, request, tenant_claim=self._router.settings.auth.tenant_claim)
         if identity is None:
             return None
         registry = self._router.registry

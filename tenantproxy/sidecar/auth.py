@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
@@ -16,9 +17,9 @@ import asyncpg
 from aiohttp import web
 
 from tenantproxy.auth.accounts import Account
-from tenantproxy.auth.base import Identity, RequestContext
+from tenantproxy.auth.base import RequestContext
 from tenantproxy.auth.caller import Headers, TrustedProxies, bearer_token, header_texts, host_of, unwrap_token
-from tenantproxy.auth.claims import invalid
+from tenantproxy.auth.claims import invalid, no_longer_valid
 from tenantproxy.auth.refresh import Grant, Sessions
 from tenantproxy.auth.resolvers import authorise, from_settings, mismatch
 from tenantproxy.auth.revocation import Revocations
@@ -31,7 +32,7 @@ from tenantproxy.errors import (
     TenantNotFound,
 )
 from tenantproxy.events import Event, Observer, RefreshTokenReused
-from tenantproxy.model import Tenant, TenantStatus, tenant_id
+from tenantproxy.model import Tenant, TenantId, TenantStatus
 from tenantproxy.router import Router
 
 __all__ = ["MAX_LOGIN_BODY", "AuthDesk"]
@@ -65,7 +66,11 @@ class AuthDesk:
         """What the public listener mounts."""
         routes: list[web.AbstractRouteDef] = []
         if self._verifies:
-            routes += [web.get("/auth/check", self._check), web.get("/auth/jwks.json", self._jwks)]
+            routes += [
+                web.route("*", "/auth/check", self._check),
+                web.route("*", "/auth/check/{path:.*}", self._check),  # Envoy keeps the request's own method and path
+                web.get("/auth/jwks.json", self._jwks),
+            ]
         if self._logs_in:
             routes += [
                 web.post("/auth/login", self._login),
@@ -108,9 +113,15 @@ class AuthDesk:
         accounts = await self._router.login(body["email"], body["password"], address=address, tenant=body.get("tenant"))
         if len(accounts) == 1:
             return await self._granted(accounts[0])
-        choices = [{"tenant": one.tenant, "user": one.user, "claims": one.claims} for one in accounts]
+        choices = [await self._choice(one) for one in accounts]
         token = self.tokens.issue_selection(subject=secrets.token_urlsafe(16), claims={"choices": choices})
         return _answer({"selection_token": token, "tenants": [self._shown(one) for one in accounts]})
+
+    async def _choice(self, account: Account) -> dict[str, object]:
+        """As it stands in a selection token: of this very tenant, not of another that gets its name meanwhile."""
+        with _unnamed():
+            epoch = self.tokens.epoch(await self._served(account.tenant))
+        return {"tenant": account.tenant, "tep": epoch, "user": account.user, "claims": account.claims}
 
     def _shown(self, account: Account) -> dict[str, str]:
         claim = self._router.settings.auth.tenant_claim
@@ -122,23 +133,32 @@ class AuthDesk:
         for choice in claims["choices"]:
             if choice["tenant"] == body["tenant"]:
                 account = Account(tenant=choice["tenant"], user=choice["user"], claims=dict(choice["claims"]))
-                answer = await self._granted(account)
-                with _unnamed():
-                    await self._opened.revocations.revoke_token(claims["jti"])  # good once
+                # Good once: the session has its name, so that of two at the same moment one finds it taken.
+                answer = await self._granted(account, epoch=choice["tep"], session=claims["jti"])
+                await self._revoke(claims)
                 return answer
         raise mismatch()
 
-    async def _granted(self, account: Account) -> web.Response:
-        """Begin a session and answer with its tokens."""
+    async def _revoke(self, claims: Mapping[str, Any]) -> None:
+        """Of a token that is good until it expires."""
+        left = float(claims["exp"]) - time.time() + self._router.settings.auth.leeway
+        with _unnamed():
+            await self._opened.revocations.revoke_token(claims["jti"], expires_in=left)
+
+    async def _granted(self, account: Account, *, epoch: int | None = None, session: str | None = None) -> web.Response:
+        """Begin a session and answer with its tokens. `epoch`: which the tenant was in when the password was right."""
         claims = dict(account.claims)
         role = claims.pop("role", None)
         with _unnamed():
-            try:
-                tenant = await self._router.registry.get(account.tenant)
-            except TenantNotFound:
-                raise mismatch() from None
+            tenant = await self._served(account.tenant)
+            if epoch is not None and epoch != self.tokens.epoch(tenant):
+                raise no_longer_valid()
             grant = await self._opened.sessions.open(
-                tenant=tenant, user=account.user, role=None if role is None else str(role), claims=claims
+                tenant=tenant,
+                user=account.user,
+                role=None if role is None else str(role),
+                claims=claims,
+                session=session,
             )
         return self._answer(grant)
 
@@ -174,33 +194,36 @@ class AuthDesk:
             if isinstance(session := claims.get("sid"), str):
                 with _unnamed():
                     await sessions.close_session(session)
+            else:
+                await self._revoke(claims)
         return web.Response(status=204, headers=_NO_STORE)
 
     async def _check(self, request: web.Request) -> web.Response:
         """For a proxy in front: may this request go on, and whose is it?"""
         headers, token = unwrap_token(header_texts(request.raw_headers))  # the proxy asks for websockets too
         client, trusted = self._client(request)
+        path = request.match_info.get("path")
         context = RequestContext(
             method=request.method,
-            path=request.path,
+            path=request.path if path is None else f"/{path}",
             host=host_of(request.headers.getall("Host", [])),
             headers=headers,
             client_ip=client,
             is_trusted_proxy=trusted,
             claims=await self._claims(headers + token),
         )
-        identity = authorise(self._resolver, context)
+        identity = authorise(self._resolver, context, tenant_claim=self._router.settings.auth.tenant_claim)
         if identity is None:
             raise AuthError("an access token is needed", hint="send it as Authorization: Bearer")
-        tenant = await self._served(identity)
+        tenant = await self._served(identity.tenant)
         found = {"X-Tenant-Id": tenant.id, "X-Tenant-Database": _plain(tenant.placement.database)}
         if identity.user is not None:
             found["X-User-Id"] = _plain(identity.user)
         return web.Response(headers={**_NO_STORE, **found})
 
-    async def _served(self, identity: Identity) -> Tenant:
+    async def _served(self, name: TenantId) -> Tenant:
         try:
-            tenant = await self._router.registry.get(tenant_id(identity.tenant))
+            tenant = await self._router.registry.get(name)
         except TenantNotFound:
             raise mismatch() from None
         if tenant.status is not TenantStatus.ACTIVE:

@@ -7,7 +7,7 @@ import json
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import aiohttp
@@ -17,6 +17,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tenantproxy.events import Event, Observer, RefreshTokenReused, ignore
 from tenantproxy.metrics.logging import LogObserver, combine
+from tenantproxy.model import TenantStatus, tenant_id
+from tenantproxy.registry import MemoryRegistry
 from tenantproxy.router import Router
 from tenantproxy.sidecar.app import Sidecar
 from tests.support.bad_tokens import parts
@@ -145,6 +147,26 @@ async def test_who_is_in_several_tenants_chooses_and_the_choice_is_good_once(ser
         assert named.body["tenant"] == "database1"
 
 
+async def test_of_two_choices_at_the_same_moment_one_counts(serving: Serving) -> None:
+    async with serving() as client:
+        token = (await client.login("both@example.org")).body["selection_token"]
+        choices = [{"selection_token": token, "tenant": tenant} for tenant in ("row1", "database1", "row1", "row1")]
+        answers = await asyncio.gather(*(client.post("/auth/select", choice) for choice in choices))
+        assert sorted(answer.status for answer in answers) == [200, 401, 401, 401]
+
+
+@pytest.mark.parametrize("other", [{"status": TenantStatus.SUSPENDED}, {"epoch": 1}], ids=["suspended", "another one"])
+async def test_a_choice_among_tenants_does_not_outlive_the_tenant(serving: Serving, other: dict[str, Any]) -> None:
+    async with serving() as client:
+        token = (await client.login("both@example.org")).body["selection_token"]
+        registry = client.sidecar.router.registry
+        tenants = [replace(each, **other) if each.id == "row1" else each async for each in registry.tenants()]
+        registry.renew(MemoryRegistry(tenants))
+        gone = await client.post("/auth/select", {"selection_token": token, "tenant": "row1"})
+        assert gone.status == (403 if "status" in other else 401)
+        assert (await client.post("/auth/select", {"selection_token": token, "tenant": "database1"})).status == 200
+
+
 def same(answer: Answer) -> tuple[object, ...]:
     """All of an answer but what differs between any two."""
     headers = {name: value for name, value in answer.headers.items() if name.lower() not in ("x-request-id", "date")}
@@ -247,6 +269,39 @@ async def test_an_access_token_alone_ends_its_session_too(serving: Serving) -> N
         assert (await client.check(token)).status == 401
         assert (await client.check(other)).status == 200
         assert (await client.post("/auth/logout")).status == 401
+
+
+async def test_a_token_without_a_session_ends_by_itself_alone(serving: Serving) -> None:
+    async with serving() as client:
+        tokens = client.sidecar.auth.tokens
+        tenant = await client.sidecar.router.registry.get(tenant_id("database1"))
+        token, other = (tokens.issue(tenant=tenant, user="script") for _ in range(2))
+        assert (await client.post("/auth/logout", headers={"Authorization": f"Bearer {token}"})).status == 204
+        assert ((await client.check(token)).status, (await client.check(other)).status) == (401, 200)
+
+
+async def test_a_check_keeps_the_method_and_the_path_of_the_request_that_it_is_for(serving: Serving) -> None:
+    agree = {"agree": ["claim:agencyDatabase", "path:/t/{tenant}/"]}
+    async with serving(resolve=agree) as client:
+        token = (await client.login("dan@example.org")).body["access_token"]
+        bearer = {"Authorization": f"Bearer {token}"}
+        for path in ("", "/", "/projects/7", "/t/database1/projects"):
+            for method in ("GET", "POST", "DELETE"):
+                async with client.http.request(method, f"{client.public}/auth/check{path}", headers=bearer) as answer:
+                    assert (answer.status, answer.headers["X-Tenant-Id"]) == (200, "database1"), (method, path)
+        assert (await client.get("/auth/check/t/row1/projects", *bearer.items())).status == 403
+        assert (await client.get("/auth/check/t/database1/projects")).status == 401
+
+
+async def test_a_token_of_one_tenant_opens_no_other_by_its_address(serving: Serving) -> None:
+    async with serving(resolve={"agree": ["path:/t/{tenant}/"]}) as client:
+        token = (await client.login("dan@example.org")).body["access_token"]
+        bearer = ("Authorization", f"Bearer {token}")
+        mine = await client.get("/auth/check/t/database1/", bearer)
+        assert (mine.status, mine.headers["X-User-Id"]) == (200, "database1-1")
+        answer = await client.get("/auth/check/t/row1/", bearer)
+        assert (answer.status, answer.body["error"]) == (403, "Agency mismatch")
+        assert "X-User-Id" not in answer.headers
 
 
 async def test_claim_and_header_must_agree_or_it_is_an_agency_mismatch(serving: Serving) -> None:

@@ -15,6 +15,7 @@ from tenantproxy.auth.caller import (
     session_settings,
     unwrap_token,
 )
+from tenantproxy.auth.claims import parse_object
 from tenantproxy.errors import AuthError, TenantUnresolved
 from tenantproxy.model import tenant_id
 
@@ -130,6 +131,12 @@ def test_claims_that_are_no_text_are_json_and_headers_are_utf8_where_they_can_be
     assert session_settings(CONTEXT, asked, ACME)["app.user_id"] == "7"
     assert session_settings(CONTEXT, asked, ACME)["app.trace"] == "caf\xc3\xa9, \xff"
     assert session_settings(CONTEXT, request(("x-trace", "caf\xc3\xa9")), ACME)["app.trace"] == "café"
+
+
+def test_a_claim_that_is_an_object_is_json_too() -> None:
+    claims = parse_object(b'{"sub": {"roles": ["admin", {"of": "all"}]}}')  # as a verified token's are: frozen
+    found = session_settings(CONTEXT, request(claims=dict(claims)), ACME)
+    assert found["app.user_id"] == '{"roles": ["admin", {"of": "all"}]}'
 
 
 def test_a_value_with_a_nul_is_refused_before_it_reaches_a_session() -> None:

@@ -250,6 +250,21 @@ def test_addresses_among_themselves_must_agree_too() -> None:
     assert identity.tenant == "acme"
 
 
+def test_a_token_of_one_tenant_is_nobodys_at_the_address_of_another() -> None:
+    for resolver in (
+        SubdomainResolver("example.com"),
+        FirstOf(HeaderResolver("X-Other"), SubdomainResolver("example.com")),
+        Agreeing(SubdomainResolver("example.com"), PathResolver("/t/{tenant}/")),
+    ):
+        with pytest.raises(AccessDenied, match="Agency mismatch"):
+            authorise(resolver, ask(host="beta.example.com", claim="acme"), tenant_claim="agencyDatabase")
+        for claim in ("beta", None):  # and who has no tenant may be somebody everywhere
+            request = ask(host="beta.example.com", claim=claim, token=True)
+            identity = authorise(resolver, request, tenant_claim="agencyDatabase")
+            assert identity is not None
+            assert (identity.tenant, identity.user) == ("beta", "user-7")
+
+
 class Own:
     """An application's resolver."""
 
