@@ -45,7 +45,7 @@ async def permits_cover(house: PortHouse, world: World) -> bool:
     return house.router.stats().servers[0].connections >= backends
 
 
-@pytest.mark.parametrize("tenant", KINDS)
+@pytest.mark.parametrize("tenant", ["database1", "row1"])
 async def test_a_frozen_backend_costs_its_client_alone_and_is_replaced_when_that_one_leaves(
     lasting: World, figure: Figure, tenant: str
 ) -> None:
@@ -73,7 +73,7 @@ async def test_a_frozen_backend_costs_its_client_alone_and_is_replaced_when_that
         assert other.result() < SLACK  # the frozen one is waited for longer
 
 
-@pytest.mark.parametrize("tenant", KINDS)
+@pytest.mark.parametrize("tenant", ["database1", "row1"])
 async def test_a_backend_that_freezes_in_its_reset_is_not_lent_again_and_does_not_hold_up_its_tenant(
     lasting: World, figure: Figure, tenant: str
 ) -> None:
