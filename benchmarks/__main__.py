@@ -8,6 +8,7 @@ from typing import Final
 
 # A new program is one line here and a module of that name with `main(arguments) -> int`.
 PROGRAMS: Final = {
+    "fuzz": "a million inputs of strangers: the parsers of the PostgreSQL port, and its relay between two of them",
     "http": "in a web application: what the middleware adds to a request, and 100,000 interleaved ones per framework",
     "library": "embedded in a service: ours beside asyncpg, its pool, psycopg_pool and pools by hand",
     "login": "by e-mail and password: the directory, the search beside a loop by hand, and what strangers learn",

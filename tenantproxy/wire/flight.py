@@ -361,8 +361,9 @@ class Flight:
         else:  # what had the name had failed: now another text stands there under the name that we gave it
             assert entry.client_name is not None
             self._server.doubt()
-            if not any(later.client_name == entry.client_name for later in self.awaited):
-                self.names[entry.client_name] = self._all.of(entry.body)
+            name = entry.client_name
+            if not any(later.client_name == name and later.shown == CLOSE_COMPLETE for later in self.awaited):
+                self.names[name] = self._all.of(entry.body)
 
     def ready(self) -> None:
         """For ReadyForQuery. What was not acknowledged before it has not happened.

@@ -153,6 +153,8 @@ class ModelServer:
             self._obey(kind, payload)
         except _Failed as failed:
             self._fail(failed.args[0], is_simple=kind in (frames.QUERY, frames.FUNCTION_CALL))
+        except ValueError:  # a message that is not what its kind says
+            self._fail(error(b"08P01"), is_simple=kind in (frames.QUERY, frames.FUNCTION_CALL))
 
     def _obey(self, kind: int, payload: bytes) -> None:  # noqa: C901 - a branch for each kind
         if kind == frames.QUERY:
@@ -232,7 +234,7 @@ class ModelServer:
         if sql in (b"fail", b"bad"):
             raise _Failed(error(b"22012"))
         if word == b"rows":
-            for n in range(int(rest)):
+            for n in range(min(int(rest), 10)):
                 self._say(row(b"%b %d" % (sql, n)))
             self._say(tag(b"SELECT " + rest))
         elif sql in (b"begin", b"commit", b"rollback"):
@@ -282,6 +284,8 @@ class ModelServer:
                     self._run_left()
                 except _Failed as failed:
                     self._fail(failed.args[0], is_simple=True)
+                except ValueError:
+                    self._fail(error(b"08P01"), is_simple=True)
         else:
             self._die()
 

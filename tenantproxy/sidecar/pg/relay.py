@@ -356,7 +356,7 @@ class Relay(asyncio.Protocol):
                     is_answered = True
             elif kind == frames.TERMINATE:
                 self._transport.close()
-                size = at
+                data, size = data[:at], at
                 break
             else:
                 new = self._translated(kind, data[at:end])

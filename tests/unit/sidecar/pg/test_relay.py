@@ -334,6 +334,7 @@ async def test_what_a_client_sent_before_its_farewell_is_run() -> None:
     backend = lender.idle[0]
     client.send(query(b"rows 1") + pg.TERMINATE)
     assert backend.model.ran == [b"rows 1"]
+    assert not backend.model.is_closed, "the farewell went on to the server"
     assert client.line.is_closed
     client.leave()
     assert lender.released + lender.destroyed == 1
