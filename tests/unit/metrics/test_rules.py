@@ -1,7 +1,8 @@
-"""Do the shipped alerts read series that exist, and fire when they should?"""
+"""Do the shipped alerts and panels read series that exist, and do alerts fire when they should?"""
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -11,34 +12,62 @@ import pytest
 
 from tenantproxy.metrics.families import PREFIX
 from tenantproxy.metrics.listeners import ListenerStats, ProcessCollector, ProcessStats, Requests
+from tenantproxy.metrics.logins import LoginCollector
+from tenantproxy.metrics.pg import PgCollector, PgStats
 from tenantproxy.metrics.prometheus import RouterCollector
 from tests.unit.metrics.test_prometheus import STATS
 
-RULES = Path(__file__).parents[3] / "config" / "prometheus"
+CONFIG = Path(__file__).parents[3] / "config"
+RULES = CONFIG / "prometheus"
+DASHBOARD = CONFIG / "grafana" / "tenantproxy.json"
 
 
-def test_every_series_in_the_rules_is_one_that_a_scrape_yields() -> None:
+def expressions() -> list[str]:
+    """Those of the dashboard, with Grafana's variables filled in."""
+    panels = json.loads(DASHBOARD.read_text())["panels"]
+    told = [target["expr"] for panel in panels for target in panel.get("targets", ())]
+    return [expr.replace("$__rate_interval", "5m").replace("$instance", ".*") for expr in told]
+
+
+def yielded() -> set[str]:
+    """The names of all series."""
     now = ProcessStats(listeners=(ListenerStats(protocol="http", clients=0, limit=1),), draining=False, lag_seconds=0.0)
-    collectors = (RouterCollector(lambda: STATS, version="1"), ProcessCollector(lambda: now, Requests()))
-    yielded = {
-        family.name + ("_total" if family.type == "counter" else "") for each in collectors for family in each.collect()
+    collectors = (
+        RouterCollector(lambda: STATS, version="1"),
+        ProcessCollector(lambda: now, Requests()),
+        LoginCollector(lambda: None, lambda: 0),
+        PgCollector(lambda: PgStats(queries={}, transactions={})),
+    )
+    endings = {"counter": ("_total",), "histogram": ("_bucket", "_count", "_sum")}
+    return {
+        family.name + ending
+        for each in collectors
+        for family in each.collect()
+        for ending in endings.get(family.type, ("",))
     }
-    text = (RULES / "rules.yml").read_text()
-    read = set(re.findall(PREFIX + "[a-z_]+", text))
+
+
+@pytest.mark.parametrize("file", [RULES / "rules.yml", DASHBOARD], ids=lambda file: file.name)
+def test_every_series_in_a_shipped_file_is_one_that_a_scrape_yields(file: Path) -> None:
+    read = set(re.findall(PREFIX + "[a-z_]+", file.read_text()))
     assert read
-    assert read <= yielded
+    assert read <= yielded()
+
+
+def test_prometheus_understands_every_panel_of_the_dashboard(tmp_path: Path) -> None:
+    rules = [{"record": f"panel:{number}", "expr": expr} for number, expr in enumerate(expressions())]
+    (tmp_path / "rules.yml").write_text(json.dumps({"groups": [{"name": "dashboard", "rules": rules}]}))
+    promtool("check", "rules", "rules.yml", folder=tmp_path)
 
 
 def test_promtool_agrees_with_the_rules_own_tests() -> None:
-    promtool = shutil.which("promtool")
-    if promtool is None:
+    promtool("test", "rules", "rules_test.yml", folder=RULES)
+
+
+def promtool(*args: str, folder: Path) -> None:
+    """Run it; it must be content."""
+    program = shutil.which("promtool")
+    if program is None:
         pytest.skip("needs promtool: apt-get install prometheus")
-    done = subprocess.run(
-        [promtool, "test", "rules", "rules_test.yml"],
-        cwd=RULES,
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
+    done = subprocess.run([program, *args], cwd=folder, capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
