@@ -1,7 +1,7 @@
 """What was revoked? Sessions, single tokens, all of a tenant: kept in the main database, known in every process.
 
-State: what this process has heard. A revocation reaches it through NOTIFY, or by asking every few seconds while nobody
-listens. A notification carries nothing: it says that there is something to read, so that a forged one does no harm.
+State: what this process has heard. A revocation reaches it through NOTIFY, and what was not heard by asking every few
+seconds. A notification carries nothing: it says that there is something to read, so that a forged one does no harm.
 """
 
 from __future__ import annotations
@@ -41,8 +41,6 @@ _SWEPT_AT_ONCE: Final = 1000
 class Hearing(Protocol):
     """Who listens on the main database; the router's `listener` is one."""
 
-    listening: asyncio.Event
-
     def hear(self, channel: str, heard: Heard, /) -> Callable[[], None]:
         """Call `heard` with what is announced; returns how to stop that."""
         ...
@@ -56,7 +54,7 @@ def lasting(settings: Auth) -> float:
 class Revocations:
     """Asked at each verification, without waiting; see `tokens.Revoked`. Between `open` and `close` it is up to date.
 
-    `poll_interval`: how often it asks while nobody listens. When the main database cannot be reached, what was known
+    `poll_interval`: how often it asks, whatever it hears. When the main database cannot be reached, what was known
     last stays in force.
     """
 
@@ -196,9 +194,9 @@ class Revocations:
                 async with asyncio.timeout(self._poll_interval):
                     await self._news.wait()
             try:
-                if self._news.is_set() or not self._is_listening():
-                    self._news.clear()
-                    await self._read()
+                # Also while we listen: a pooler that takes LISTEN and passes nothing on looks just like silence.
+                self._news.clear()
+                await self._read()
                 self._forget()
                 if self._clock() - swept >= self._sweep_interval:
                     swept = self._clock()
@@ -207,9 +205,6 @@ class Revocations:
                 self._seen = _EVERYTHING
                 await asyncio.sleep(min(1.0, self._poll_interval))
                 self._news.set()
-
-    def _is_listening(self) -> bool:
-        return self._hearing is not None and self._hearing.listening.is_set()
 
     async def _read(self) -> None:
         gaps = self._gaps

@@ -37,6 +37,7 @@ Purpose = Literal["access", "selection"]
 _COMPACT: Final = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 _CACHED: Final = 10_000
 _CACHED_OF_OTHERS: Final = 300.0
+_REVOKED: Final = 2**20  # what a revocation, in Unix seconds, counts in `tep`: still a number that JavaScript has
 _RESERVED: Final = frozenset({*REQUIRED, "nbf", "jti", "tid", "tep", "sid", "role"})
 
 
@@ -179,7 +180,8 @@ class Tokens:
 
     def epoch(self, tenant: Tenant) -> int:
         """What `tep` must be now: another number after a move, a suspension, a deletion or `revoke_tenant`."""
-        return tenant.epoch + self._revoked.epoch(tenant.id)
+        # Not their sum: a tenant that began anew at 0 and was revoked a second later would be what it was at 1.
+        return tenant.epoch + self._revoked.epoch(tenant.id) * _REVOKED
 
     def _common(self, purpose: Purpose, subject: str, ttl: float) -> dict[str, object]:
         now = int(self._clock())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from time import monotonic
 
 import asyncpg
@@ -13,8 +13,10 @@ from tenantproxy.auth.refresh import Sessions
 from tenantproxy.auth.revocation import Revocations
 from tenantproxy.auth.tokens import Tokens
 from tenantproxy.cli.deploy import install_all
+from tenantproxy.config import Auth
 from tenantproxy.embedded import EmbeddedPostgres
 from tenantproxy.errors import AuthError, ConfigurationError, TokenExpired
+from tenantproxy.listen import Heard
 from tests.contracts.main_database import MainDatabase
 from tests.support.database import Database, fresh_database
 from tests.support.sessions_world import SECRET, Process, a_process, install_main
@@ -150,6 +152,24 @@ async def test_where_nobody_can_listen_it_is_found_out_by_asking(here: Process, 
         await here.revocations.revoke_session("s1")
         await refused_there(deaf, token, timeout=20.0)
         assert deaf.main.pids == []
+
+
+class Deaf:
+    """Listens, as far as it knows, and hears nothing: through a pooler, or a connection that died in silence."""
+
+    def hear(self, channel: str, heard: Heard, /) -> Callable[[], None]:
+        return lambda: None
+
+
+async def test_who_listens_and_hears_nothing_finds_it_out_by_asking(here: Process) -> None:
+    settings = Auth.model_validate({"key": SECRET})
+    revocations = Revocations(here.main, settings, hearing=Deaf(), poll_interval=0.05)
+    await revocations.open()
+    try:
+        await here.revocations.revoke_session("s1")
+        await until(lambda: revocations.is_revoked(jti=None, session="s1"), "it was asked for", timeout=20.0)
+    finally:
+        await revocations.close()
 
 
 async def test_what_was_revoked_while_nobody_listened_is_known_after_the_reconnect(

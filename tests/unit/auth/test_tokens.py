@@ -422,6 +422,18 @@ async def test_a_token_is_refused_when_its_tenant_is_not_the_same_any_more(
     assert isinstance(await refusal(tokens, token), TokenExpired)
 
 
+async def test_a_tenant_that_began_anew_is_at_no_number_that_another_of_its_name_was_at(desk: Desk) -> None:
+    tokens = desk.tokens()
+    desk.revoked.epochs["acme"] = int(NOW)
+    desk.tenants.real["acme"] = a_tenant(epoch=1)
+    token = tokens.issue(tenant=a_tenant(epoch=1), user="7")
+    assert (await tokens.verify(token))["tep"] < 2**53
+    desk.tenants.known.clear()
+    desk.revoked.epochs["acme"] = int(NOW) + 1  # deleted a second later, and made again
+    desk.tenants.real["acme"] = a_tenant(epoch=0)
+    assert isinstance(await refusal(tokens, token), TokenExpired)
+
+
 async def test_a_token_newer_than_what_is_known_of_the_tenant_makes_it_ask_once(desk: Desk) -> None:
     tokens = desk.tokens()
     await tokens.verify(issued(tokens))
