@@ -151,13 +151,13 @@ async def test_idle_backends_that_were_terminated_cost_no_client_an_error(lastin
 async def test_a_killed_backend_restarts_the_server_and_no_permit_is_lost(own: World, figure: Figure) -> None:
     async with a_port(own, pools={"max_size": 3, "acquire_timeout": 20.0}) as house:
         served_at = dict.fromkeys(("database1", "row1"), 0.0)
-        killed_at = float("inf")
+        killed_at = all_died_at = float("inf")
         ends: list[str] = []
         strange: list[object] = []
 
         async def work(tenant: str) -> None:
             client: WireClient | None = None
-            while served_at[tenant] <= killed_at:
+            while served_at[tenant] <= all_died_at:
                 began = time.monotonic()
                 try:
                     client = client or await house.client(tenant)
@@ -184,9 +184,12 @@ async def test_a_killed_backend_restarts_the_server_and_no_permit_is_lost(own: W
                 for _ in range(4):
                     tasks.create_task(work(tenant))
             await until(lambda: min(served_at.values()), "everybody works")
-            victim = next(iter(house.lending.backends()))
+            open_then = list(house.lending.backends())
             killed_at = time.monotonic()
-            os.kill(victim.pid, signal.SIGKILL)
+            os.kill(open_then[0].pid, signal.SIGKILL)
+            # Queries are answered until the server has noticed, which may take it a while.
+            await until(lambda: all(one.is_closed for one in open_then), "the server ended every backend")
+            all_died_at = time.monotonic()
         figure("errors", len(ends))
         figure("recovery_seconds", time.monotonic() - killed_at)
         assert not strange
