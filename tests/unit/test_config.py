@@ -11,6 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from tenantproxy.config import Settings, describe, is_loopback, json_schema, listen_address, load
+from tenantproxy.config.sections import Pg, PgUser
 from tenantproxy.errors import ConfigurationError, Problem
 from tenantproxy.model import Isolation, Limits
 
@@ -368,12 +369,19 @@ def test_a_listen_address_is_a_host_and_a_port(text: str, address: tuple[str, in
 
 
 def test_the_shipped_example_is_accepted_once_its_secrets_exist(tmp_path: Path) -> None:
-    for name in ("pg", "pg_admin", "pg_login", "row_key", "admin", "pepper"):
+    for name in ("pg", "pg_admin", "pg_login", "row_key", "admin", "pepper", "billing", "ops"):
         (tmp_path / name).write_text("0123456789abcdef" * 4 + "\n")
     copy = tmp_path / "tenantproxy.toml"
     copy.write_text(EXAMPLE.read_text().replace("/run/secrets/", f"{tmp_path}/"))
     settings = load(copy)
     assert settings.servers["primary"].replicas == ("replica",)
     assert settings.servers["primary"].admin is not None
+    assert (settings.pg.users["billing"].tenants, settings.pg.users["ops"].console) == ("*", True)
     assert load(EXAMPLE, secrets=False).pools == settings.pools == Settings(**GOOD).pools
     assert load(EXAMPLE, secrets=False).registry == Settings(**changed(registry=None)).registry
+
+
+def test_every_key_of_the_port_is_explained() -> None:
+    explained = (EXAMPLE.parents[1] / "docs" / "configuration.md").read_text()
+    keys = {*Pg.model_fields, *PgUser.model_fields, "require_auth"} - {"users"}
+    assert [key for key in sorted(keys) if f"`{key}`" not in explained] == []
