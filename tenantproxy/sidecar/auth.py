@@ -5,6 +5,7 @@ Nothing is logged here. What a stranger hears is the same whether or not an acco
 
 from __future__ import annotations
 
+import asyncio
 import json
 import secrets
 import time
@@ -38,6 +39,7 @@ from tenantproxy.router import Router
 __all__ = ["MAX_LOGIN_BODY", "AuthDesk"]
 
 MAX_LOGIN_BODY: Final = 64 * 1024
+_BODY_SECONDS: Final = 10.0  # for all of a body: it is small, and its sender unknown
 
 _DATABASE_ERRORS: Final = (PoolError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
 _NO_STORE: Final = {"Cache-Control": "no-store"}
@@ -276,7 +278,11 @@ async def _body(request: web.Request, *names: str, optional: Sequence[str] = ())
         raise web.HTTPUnsupportedMediaType(reason="application/json is needed")
     if (request.content_length or 0) > MAX_LOGIN_BODY:
         raise web.HTTPRequestEntityTooLarge(max_size=MAX_LOGIN_BODY, actual_size=request.content_length or 0)
-    raw = await request.read()
+    try:
+        async with asyncio.timeout(_BODY_SECONDS):
+            raw = await request.read()
+    except TimeoutError:
+        raise web.HTTPRequestTimeout from None
     if len(raw) > MAX_LOGIN_BODY:
         raise web.HTTPRequestEntityTooLarge(max_size=MAX_LOGIN_BODY, actual_size=len(raw))
     try:

@@ -17,6 +17,7 @@ _LINE_BYTES: Final = 8190  # of the request line, and of each header
 _HEADERS: Final = 64
 _KEEPALIVE_SECONDS: Final = 75.0
 _REFUSED_SECONDS: Final = 1.0
+_HEAD_SECONDS: Final = 10.0
 
 _BODY: Final = json.dumps(
     {"type": "about:blank", "title": "too many clients", "status": 503, "code": "too_many_clients"}
@@ -28,7 +29,11 @@ _REFUSAL: Final = (
 
 
 class HttpListener:
-    """Serves `app` on `host:port` (0: a free one) to `max_clients` connections; one more is answered 503 and closed."""
+    """Serves `app` on `host:port` (0: a free one) to `max_clients` connections; one more is answered 503 and closed.
+
+    Whoever has not sent the head of a first request after `head_timeout` seconds is closed: silence is free of charge,
+    and would take the places of all.
+    """
 
     def __init__(
         self,
@@ -40,8 +45,10 @@ class HttpListener:
         max_clients: int,
         drain_timeout: float,
         ceiling: int | None = None,
+        head_timeout: float = _HEAD_SECONDS,
     ) -> None:
         self.ceiling = ceiling  # see `descriptors.ceiling`
+        self.head_timeout = head_timeout
         self._runner = web.AppRunner(
             app,
             access_log=None,
@@ -110,7 +117,8 @@ class _Client(asyncio.Protocol):
     def __init__(self, listener: HttpListener) -> None:
         self._listener = listener
         self._inner: asyncio.Protocol | None = None  # None: not admitted
-        self._patience: asyncio.TimerHandle | None = None  # set while a refused client is waited for
+        self._patience: asyncio.TimerHandle | None = None  # set while a refused client, or a first head, is waited for
+        self._tail = b""  # of what came of that head
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         if is_scarce(transport, self._listener.ceiling):
@@ -118,18 +126,29 @@ class _Client(asyncio.Protocol):
             return
         # Here and not when the protocol is made: a burst is accepted, and all its protocols made, in one loop step.
         self._inner = self._listener.admit()
-        if self._inner is not None:
-            self._inner.connection_made(transport)
-            return
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by its class
-        self._transport.write(_REFUSAL)
-        self._patience = asyncio.get_running_loop().call_later(_REFUSED_SECONDS, self._transport.abort)
+        if self._inner is None:
+            self._transport.write(_REFUSAL)
+        else:
+            self._inner.connection_made(transport)
+        seconds = _REFUSED_SECONDS if self._inner is None else self._listener.head_timeout
+        self._patience = asyncio.get_running_loop().call_later(seconds, self._transport.abort)
 
     def data_received(self, data: bytes) -> None:
         if self._inner is not None:
+            if self._patience is not None:
+                self._watch_head(self._patience, data)
             self._inner.data_received(data)
         else:
             self._transport.close()  # only now: closing on unread bytes would reset our answer away
+
+    def _watch_head(self, patience: asyncio.TimerHandle, data: bytes) -> None:
+        """Between later requests aiohttp's own keep-alive holds."""
+        seen = self._tail + data
+        self._tail = seen[-2:]
+        if b"\n\r\n" in seen or b"\n\n" in seen:
+            patience.cancel()
+            self._patience = None
 
     def eof_received(self) -> bool | None:
         return None if self._inner is None else self._inner.eof_received()

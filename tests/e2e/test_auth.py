@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
@@ -218,6 +219,16 @@ async def test_what_is_no_login_is_said_so_and_never_an_error_of_ours(
         answer = await client.post("/auth/login", **options)
         assert answer.status == status
         assert answer.headers["Content-Type"].startswith("application/problem+json")
+
+
+async def test_a_body_that_does_not_come_is_not_waited_for(serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tenantproxy.sidecar.auth._BODY_SECONDS", 0.05)
+    head = b"POST /auth/login HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n{"
+    async with serving() as client:
+        reader, writer = await asyncio.open_connection("127.0.0.1", urlsplit(client.public).port)
+        writer.write(head)
+        assert b" 408 " in await asyncio.wait_for(reader.readline(), 20)
+        writer.close()
 
 
 async def test_a_refresh_gives_the_next_tokens_and_a_logout_ends_them_all(serving: Serving) -> None:

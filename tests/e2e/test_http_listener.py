@@ -6,7 +6,7 @@ import asyncio
 import io
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -16,7 +16,7 @@ from aiohttp import web
 from tenantproxy.errors import InvalidCredentials, PoolTimeout, TenantNotFound
 from tenantproxy.metrics.listeners import Requests
 from tenantproxy.sidecar.http import public_app
-from tenantproxy.sidecar.listener import HttpListener
+from tenantproxy.sidecar.listener import HttpListener, _Client
 from tests.e2e.waiting import until
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -24,11 +24,21 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 @asynccontextmanager
 async def listening(
-    *routes: web.AbstractRouteDef, max_clients: int = 50, requests: Requests | None = None, drain_timeout: float = 5.0
+    *routes: web.AbstractRouteDef,
+    max_clients: int = 50,
+    requests: Requests | None = None,
+    drain_timeout: float = 5.0,
+    head_timeout: float = 60.0,
 ) -> AsyncIterator[HttpListener]:
     app = public_app(requests or Requests(), routes)
     listener = HttpListener(
-        app, protocol="http", host="127.0.0.1", port=0, max_clients=max_clients, drain_timeout=drain_timeout
+        app,
+        protocol="http",
+        host="127.0.0.1",
+        port=0,
+        max_clients=max_clients,
+        drain_timeout=drain_timeout,
+        head_timeout=head_timeout,
     )
     await listener.open()
     try:
@@ -61,6 +71,42 @@ async def raw(url: str, sent: bytes) -> bytes:
         writer.write(sent)
         return await asyncio.wait_for(reader.read(), 20)
     finally:
+        writer.close()
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET / HTTP/1.1\r\n", b"GET / HTTP/1.1\r\nHost: x\r\nX-Slow: "])
+async def test_who_does_not_say_what_he_wants_keeps_no_place(sent: bytes) -> None:
+    async with listening(web.get("/", ok), max_clients=1, head_timeout=0.05) as listener:
+        with suppress(ConnectionResetError):  # it may be cut before all of it was read
+            assert await raw(listener.url, sent) == b""
+        await until(lambda: listener.stats().clients == 0)
+
+
+async def test_who_said_it_in_pieces_has_all_the_time_for_his_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    told, leave = asyncio.Event(), asyncio.Event()
+    watched: list[_Client] = []
+    genuine = _Client._watch_head
+
+    def watch(client: _Client, patience: asyncio.TimerHandle, data: bytes) -> None:
+        watched.append(client)
+        genuine(client, patience, data)
+
+    monkeypatch.setattr(_Client, "_watch_head", watch)
+
+    async def slow(request: web.Request) -> web.Response:
+        told.set()
+        await leave.wait()
+        return web.Response(text="fine")
+
+    async with listening(web.get("/", slow), head_timeout=60.0) as listener:
+        reader, writer = await asyncio.open_connection("127.0.0.1", urlsplit(listener.url).port)
+        for piece in (b"GET / HTTP/1.1\r", b"\nHost: x\r\n\r", b"\n"):
+            writer.write(piece)
+            await writer.drain()
+        await asyncio.wait_for(told.wait(), 20)
+        assert watched[0]._patience is None
+        leave.set()
+        assert b"200 OK" in await asyncio.wait_for(reader.readline(), 20)
         writer.close()
 
 
