@@ -159,6 +159,8 @@ async def a_port(
     **changes: Any,
 ) -> AsyncIterator[PortHouse]:
     """The tenants of `world` on a free port; `changes` as of `World.settings`. Audited at the end of the block."""
+    uncaught: list[dict[str, Any]] = []  # exceptions in callbacks, of which nobody hears otherwise
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: uncaught.append(context))
     async with checked(port_settings(world, **changes), world) as router:
         port = PgPort(router, AuthDesk(router), drain_timeout=drain_timeout, version="of the tests")
         await port.open()
@@ -180,6 +182,7 @@ async def a_port(
             watcher.result()
         assert not [*manager, *manager.closing()], "a raw pool is left"
         assert not any(backend for backend in _open_backends(manager)), "a raw backend is left"
+    assert not uncaught, uncaught
 
 
 def _open_backends(manager: Any) -> Iterator[RawBackend]:

@@ -24,7 +24,7 @@ from tests.support.world import APP_PASSWORD, APP_ROLE, ROW_SECRET, World
 
 COUNT = "SELECT count(*) FROM projects"
 DESCRIPTORS = 256
-START_SECONDS = 40.0
+START_SECONDS = 90.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +107,7 @@ async def short_of_descriptors(world: World, folder: Path) -> AsyncIterator[Proc
     assert "Traceback" not in (folder / "log").read_text()
 
 
+@pytest.mark.timeout(180)  # a process has to start
 @pytest.mark.parametrize("listener", ["pg", "public"])
 async def test_strangers_who_take_all_descriptors_neither_stop_nor_busy_the_sidecar(
     lasting: World, tmp_path: Path, figure: Figure, listener: str

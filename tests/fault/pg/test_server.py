@@ -14,6 +14,7 @@ from tenantproxy.lifecycle.provisioner import ensure_role
 from tests.fault.conftest import Figure, own_world
 from tests.support.chaos import ChaosProxy
 from tests.support.faults import filled
+from tests.support.outage import Outage
 from tests.support.port_house import PortHouse, a_port
 from tests.support.waiting import SLACK, until
 from tests.support.wire_client import Refused, WireClient
@@ -29,37 +30,20 @@ async def test_clients_that_stay_connected_are_served_again_after_the_server_was
 ) -> None:
     async with a_port(own, pools={"acquire_timeout": 15.0}) as house:
         idle = [await house.client(tenant) for tenant in ("database1", "row1")]
-        last_served = dict.fromkeys(("database1", "row1"), 0.0)
-        outage = dict.fromkeys(last_served, 0.0)
-        back_at = float("inf")
-        errors: list[str] = []
+        outage = Outage("database1", "row1")
 
         async def work(tenant: str) -> None:
             client: WireClient | None = None
-            while last_served[tenant] <= back_at:
+            while outage.goes_on(tenant):
                 client, error = await served(house, tenant, client)
-                now = time.monotonic()
                 if error is None:
-                    outage[tenant] = max(outage[tenant], now - (last_served[tenant] or now))
-                    last_served[tenant] = now
+                    outage.served(tenant)
                 else:
-                    errors.append(error)
+                    outage.errors.append(error)
                     await asyncio.sleep(0.01)
 
-        async with asyncio.TaskGroup() as tasks:
-            for tenant in last_served:
-                for _ in range(4):
-                    tasks.create_task(work(tenant))
-            await until(lambda: all(last_served.values()), "everybody works")
-            down_at = time.monotonic()
-            await asyncio.to_thread(own.server.stop, mode)
-            await asyncio.to_thread(own.server.start)
-            back_at = time.monotonic()
-        figure("server_outage_seconds", back_at - down_at)
-        figure("client_outage_minus_server_outage", max(outage.values()) - (back_at - down_at))
-        figure("errors", len(errors))
-        assert set(errors) <= AWAY
-        assert max(outage.values()) - (back_at - down_at) < 2.5 + SLACK
+        assert await outage.measure(own.server, mode, work, figure, workers=4) < 2.5 + SLACK
+        assert set(outage.errors) <= AWAY
         for client in idle:  # they have not even noticed
             assert (await client.query(COUNT)).value == "3"
 
