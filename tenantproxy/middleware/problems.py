@@ -14,7 +14,7 @@ from typing import Final
 import asyncpg
 
 from tenantproxy.auth.resolvers import mismatch
-from tenantproxy.errors import ConnectFailed, TenantNotFound, TenantProxyError, problem_json
+from tenantproxy.errors import AccessDenied, ConnectFailed, TenantError, TenantNotFound, TenantProxyError, problem_json
 
 __all__ = ["GONE", "OURS", "ProblemAnswer", "answer_to", "problem_answer", "request_id"]
 
@@ -59,13 +59,15 @@ def answer_to(error: BaseException, request: str) -> ProblemAnswer:
     if known.http_status >= 500:
         logger.log(
             logging.ERROR if known.http_status == 500 else logging.WARNING,
-            "request %s failed: %s", request, known.code, exc_info=error if known.http_status == 500 else None,
+            "request %s failed: %s: %s", request, known.code, known,
+            exc_info=error if known.http_status == 500 else None,
             extra={"request_id": request, "code": known.code},
         )  # fmt: skip
     body = problem_json(known, request_id=request)
     if known.http_status == 500:
         body["title"] = "internal error"
-        body.pop("detail", None)
+    if known.http_status >= 500 or isinstance(known, AccessDenied | TenantError):
+        body.pop("detail", None)  # it names servers, databases and other tenants, and what to configure
     headers: list[tuple[str, str]] = []
     if known.retry_after is not None:
         headers.append(("retry-after", str(max(1, math.ceil(known.retry_after)))))

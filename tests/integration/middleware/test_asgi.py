@@ -22,7 +22,14 @@ from tenantproxy import (
     TenantUnresolved,
 )
 from tenantproxy.auth.resolvers import SubdomainResolver
-from tenantproxy.errors import Problem
+from tenantproxy.errors import (
+    AccessDenied,
+    BudgetExhausted,
+    Problem,
+    RegistryUnavailable,
+    TenantError,
+    TenantProxyError,
+)
 from tenantproxy.middleware.asgi import TenantMiddleware, tenant
 from tenantproxy.middleware.logs import TenantFilter
 from tests.support.checked import CheckedRouter, checked
@@ -313,6 +320,25 @@ async def test_what_we_are_to_blame_for_is_logged_and_not_told(
     assert "secret" not in answer.body.decode()
     assert "request r1 failed" in caplog.text
     assert "secret detail" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        AccessDenied("this block runs for another tenant already", detail="it is secret's", hint="secret"),
+        TenantError("the tenant is registered on a server that is not configured", detail="server 'secret'"),
+        RegistryUnavailable("the tenant could not be looked up", detail="secret", hint="grant the secret SELECT"),
+        BudgetExhausted("no connection left", detail="server 'secret', database 'secret'", hint="lower secret"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+async def test_what_servers_databases_and_other_tenants_are_called_is_for_the_program_alone(
+    router: CheckedRouter, error: TenantProxyError, caplog: pytest.LogCaptureFixture
+) -> None:
+    answer = await ask(around(raising(error), router))
+    assert (answer.status, answer.json()["code"]) == (error.http_status, error.code)
+    assert "secret" not in answer.body.decode()
+    assert ("secret" in caplog.text) == (error.http_status >= 500)
 
 
 @pytest.mark.parametrize("error", [ValueError("x"), asyncpg.UniqueViolationError("x"), RuntimeError("x")])
