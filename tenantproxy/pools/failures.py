@@ -14,6 +14,7 @@ from tenantproxy.errors import BudgetExhausted, ConnectFailed, ProtocolError, Te
 from tenantproxy.model import PoolKey
 from tenantproxy.pools.backoff import Failure
 from tenantproxy.pools.exchange import Refused
+from tenantproxy.pools.refusals import place_of, unreachable
 
 __all__ = ["LOST", "classify", "describe"]
 
@@ -43,7 +44,7 @@ _DENIED = {
 
 def classify(error: BaseException, key: PoolKey) -> tuple[TenantProxyError, Failure]:
     """The error for those who wait, and what the server is. Texts of drivers are not passed on."""
-    where = f"server {key.server!r}, database {key.database!r}"
+    where = place_of(key)
     if isinstance(error, ProtocolError):  # the server's, and no fault of a client who hears of it
         return ConnectFailed(error.message, detail=error.detail or where, hint=error.hint, retry_after=5.0), "denied"
     if isinstance(error, TenantProxyError):
@@ -53,7 +54,7 @@ def classify(error: BaseException, key: PoolKey) -> tuple[TenantProxyError, Fail
         if state == "53300":
             return _too_many(where), "busy"
         if state.startswith("08"):
-            return _unreachable(where), "refused"
+            return unreachable(where), "refused"
         if state in _BUSY:
             message, hint = _BUSY[state]
             return ConnectFailed(message, detail=f"{where}, SQLSTATE {state}", hint=hint, retry_after=1.0), "busy"
@@ -65,7 +66,7 @@ def classify(error: BaseException, key: PoolKey) -> tuple[TenantProxyError, Fail
     if isinstance(error, OSError) and error.errno in _OURS:
         return _no_descriptors(where), "busy"
     if isinstance(error, OSError | asyncpg.InterfaceError | asyncpg.InternalClientError):
-        return _unreachable(where), "refused"
+        return unreachable(where), "refused"
     message, hint = "opening a connection failed", "see the log for its class"
     return ConnectFailed(message, detail=f"{where}, {describe(error)}", hint=hint, retry_after=5.0), "denied"
 
@@ -84,15 +85,6 @@ def _no_descriptors(where: str) -> BudgetExhausted:
         "this process can open no more connections",
         detail=where,
         hint="let it have more file descriptors (ulimit -n) and memory, or lower max_clients",
-        retry_after=1.0,
-    )
-
-
-def _unreachable(where: str) -> ConnectFailed:
-    return ConnectFailed(
-        "the PostgreSQL server cannot be reached",
-        detail=where,
-        hint="see whether it runs, and its host and port in the configuration",
         retry_after=1.0,
     )
 

@@ -577,7 +577,7 @@ class Pool(Generic[C]):
 
     def _connect_failed(self) -> PoolError:
         error = self._backoff.error
-        return error.again() if isinstance(error, PoolError) else refusals.unreachable(self.key.server)
+        return error.again() if isinstance(error, PoolError) else refusals.unreachable(f"server {self.key.server!r}")
 
     def _note(self, cause: ExhaustCause, turn: Turn[C], limit: int) -> None:
         self._exhausted_counts[cause] += 1

@@ -76,12 +76,12 @@ def budget_spent(timeout: float, *, limit: int, waiting: int) -> BudgetExhausted
     )
 
 
-def unreachable(server: str) -> ConnectFailed:
+def unreachable(detail: str) -> ConnectFailed:
     """Nobody listens there."""
     return ConnectFailed(
         "the PostgreSQL server cannot be reached",
-        detail=f"server {server!r}",
-        hint="see whether it runs and whether host and port in its configuration are right",
+        detail=detail,
+        hint="see whether it runs, and its host and port in the configuration",
         retry_after=1.0,
     )
 

@@ -22,7 +22,7 @@ from tenantproxy.embedded import EmbeddedPostgres
 from tests.support.lasting import a_lasting_world
 from tests.support.waiting import wait_until
 from tests.support.web import AUTH, HEADER
-from tests.support.world import APP_PASSWORD, APP_ROLE, ROW_SECRET, World
+from tests.support.world import World
 
 ROOT: Final = Path(__file__).parents[2]
 UVICORN: Final = ("-m", "uvicorn", "--port", "0")
@@ -48,24 +48,7 @@ def example_world(postgres: EmbeddedPostgres) -> Iterator[World]:
 def config(example_world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The configuration as an operator would write it."""
     path = tmp_path_factory.mktemp("examples") / "tenantproxy.toml"
-    path.write_text(f"""
-[main]
-server = "primary"
-database = "{example_world.main.name}"
-[servers.primary]
-host = "{example_world.server.host}"
-port = {example_world.server.port}
-user = "{APP_ROLE}"
-password = "{APP_PASSWORD}"
-ssl = "disable"
-max_connections = 20
-[registry]
-source = "postgres"
-[row]
-key = "{ROW_SECRET.decode()}"
-[auth]
-key = "{AUTH["key"]}"
-""")
+    path.write_text(f'{example_world.toml()}[auth]\nkey = "{AUTH["key"]}"\n')
     return path
 
 

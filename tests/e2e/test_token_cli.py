@@ -14,7 +14,7 @@ from tenantproxy.cli.tokens import inspect
 from tenantproxy.config import load
 from tests.support.bad_tokens import changed, parts
 from tests.support.command import command
-from tests.support.world import APP_PASSWORD, APP_ROLE, ROW_SECRET, World
+from tests.support.world import World
 
 KEY = "a key that is long enough to sign with"
 
@@ -23,23 +23,7 @@ KEY = "a key that is long enough to sign with"
 def config(world: World, tmp_path: Path) -> Path:
     """The TOML of a world, with a key to sign with."""
     path = tmp_path / "tenantproxy.toml"
-    path.write_text(f"""
-[main]
-server = "primary"
-database = "{world.main.name}"
-[servers.primary]
-host = "{world.server.host}"
-port = {world.server.port}
-user = "{APP_ROLE}"
-password = "{APP_PASSWORD}"
-ssl = "disable"
-[registry]
-source = "postgres"
-[row]
-key = "{ROW_SECRET.decode()}"
-[auth]
-key = "{KEY}"
-""")
+    path.write_text(f'{world.toml()}[auth]\nkey = "{KEY}"\n')
     return path
 
 

@@ -18,6 +18,7 @@ from tests.fault.conftest import Figure, own_world
 from tests.support.chaos import ChaosProxy
 from tests.support.checked import CheckedRouter, checked
 from tests.support.faults import NotReadyProxy, filled
+from tests.support.outage import Outage
 from tests.support.waiting import SLACK, until
 from tests.support.world import World
 
@@ -31,36 +32,19 @@ async def test_work_goes_on_by_itself_after_the_server_was_restarted(
     own: World, figure: Figure, mode: Literal["fast", "immediate"]
 ) -> None:
     async with checked(own.settings(pools={"acquire_timeout": 10.0}), own) as router:
-        last_served = dict.fromkeys(("database1", "row1"), 0.0)
-        back_at = float("inf")
-        errors: list[BaseException] = []
-        outage = dict.fromkeys(last_served, 0.0)
+        outage = Outage("database1", "row1")
 
         async def work(tenant: str) -> None:
-            while last_served[tenant] <= back_at:
+            while outage.goes_on(tenant):
                 try:
                     assert await router.tenant(tenant).fetchval(COUNT, timeout=10.0) == 3
                 except LOST as exc:
-                    errors.append(exc)
+                    outage.errors.append(exc)
                     await asyncio.sleep(0.005)
                 else:
-                    now = time.monotonic()
-                    outage[tenant] = max(outage[tenant], now - (last_served[tenant] or now))
-                    last_served[tenant] = now
+                    outage.served(tenant)
 
-        async with asyncio.TaskGroup() as tasks:
-            for tenant in last_served:
-                for _ in range(5):
-                    tasks.create_task(work(tenant))
-            await until(lambda: all(last_served.values()), "everybody works")
-            down_at = time.monotonic()
-            await asyncio.to_thread(own.server.stop, mode)
-            await asyncio.to_thread(own.server.start)
-            back_at = time.monotonic()
-        figure("server_outage_seconds", back_at - down_at)
-        figure("client_outage_minus_server_outage", max(outage.values()) - (back_at - down_at))
-        figure("errors", len(errors))
-        assert max(outage.values()) - (back_at - down_at) < 2.5 + SLACK
+        assert await outage.measure(own.server, mode, work, figure, workers=5) < 2.5 + SLACK
 
 
 async def test_work_that_comes_while_the_server_is_away_for_a_moment_waits_and_is_served(

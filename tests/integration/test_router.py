@@ -36,7 +36,7 @@ from tenantproxy.registry import MemoryRegistry
 from tests.support.checked import CheckedRouter, checked
 from tests.support.lasting import a_lasting_world
 from tests.support.waiting import SLACK, until
-from tests.support.world import APP_PASSWORD, APP_ROLE, ROW_SECRET, World
+from tests.support.world import APP_PASSWORD, APP_ROLE, World
 
 KINDS = ("database1", "schema1", "row1")
 NAMES = "SELECT name FROM projects ORDER BY name"
@@ -427,21 +427,7 @@ async def test_the_current_tenant_is_the_tasks_own_and_there_is_no_default(route
 # --- life ------------------------------------------------------------------------------------------------------------
 async def test_a_configuration_file_is_enough_for_an_open_router(lasting: World, tmp_path: Path) -> None:
     path = tmp_path / "tenantproxy.toml"
-    path.write_text(
-        f"""
-        [main]
-        server = "primary"
-        database = "{lasting.main.name}"
-        [servers.primary]
-        host = "{lasting.server.host}"
-        port = {lasting.server.port}
-        user = "{APP_ROLE}"
-        password = "{APP_PASSWORD}"
-        ssl = "disable"
-        [row]
-        key = "{ROW_SECRET.decode()}"
-        """
-    )
+    path.write_text(lasting.toml())
     closed = Router.from_file(path)  # nothing is opened yet
     with pytest.raises(PoolClosed, match="not open"):
         await closed.tenant("row1").fetchval("SELECT 1")

@@ -89,6 +89,25 @@ class World:
                 mapping[section] = mapping.get(section, {}) | dict(keys)
         return Settings.from_mapping(mapping)
 
+    def toml(self) -> str:
+        """The least that a configuration file of this world says; the tenants are in our table in main."""
+        return f"""
+[main]
+server = "{SERVER}"
+database = "{self.main.name}"
+[servers.{SERVER}]
+host = "{self.server.host}"
+port = {self.server.port}
+user = "{APP_ROLE}"
+password = "{APP_PASSWORD}"
+ssl = "disable"
+max_connections = 20
+[registry]
+source = "postgres"
+[row]
+key = "{ROW_SECRET.decode()}"
+"""
+
     def signer(self, kid: int = 1) -> Signer:
         """Signs for the shared database."""
         return signer(self.shared.name, kid)
