@@ -9,6 +9,7 @@ tenant's. In any doubt the backend is destroyed, never lent again.
 from __future__ import annotations
 
 import asyncio
+import logging
 import struct
 from collections.abc import Callable
 from contextvars import Context
@@ -38,6 +39,8 @@ from tenantproxy.wire.rows import LONGEST, end_of_rows
 from tenantproxy.wire.statements import Statement, Statements
 
 __all__ = ["Relay", "Source"]
+
+logger = logging.getLogger("tenantproxy")
 
 _LENGTH: Final = struct.Struct("!I").unpack_from
 _STREAMED: Final = 65_536  # of a message that need not be seen whole; less is waited for before a backend is taken
@@ -288,6 +291,7 @@ class Relay(asyncio.Protocol):
         try:
             self._send(data)
         except ProtocolError as exc:
+            self._flight.is_doubtful = True  # what was to be sent before it may not have been
             self._end(exc)
 
     def _send(self, data: bytes) -> None:  # noqa: C901 - a hot loop: each call in it costs as much as it does
@@ -567,6 +571,10 @@ class Relay(asyncio.Protocol):
         except TenantProxyError as exc:
             self._finding = None
             self.refused(exc)
+        except Exception:  # a rim: a client must not wait for ever, and a registry or plan may be somebody else's
+            logger.exception("a tenant could not be found")
+            self._finding = None
+            self.refused(TenantProxyError("the tenant could not be looked up", hint="see the service's log"))
         else:
             self._finding = None
             self._acquire_from(pool, route)

@@ -129,6 +129,19 @@ async def test_a_client_that_leaves_amid_a_piece_of_copy_data_leaves_no_backend_
     assert lender.destroyed == 1
 
 
+@pytest.mark.parametrize("is_session", [False, True])
+async def test_the_end_of_a_message_that_was_never_sent_leaves_no_backend_with_its_beginning(is_session: bool) -> None:
+    """It came together with bytes that are no message."""
+    lender = Lender()
+    client = Client(lender, is_session=is_session)
+    client.ask(SYNC)
+    client.send(pg.fail()[:7])
+    client.send(pg.fail()[7:] + b"\0\xff\xff\xff\xff")
+    client.leave()
+    assert len(lender.idle) == 1
+    assert client.ends == 1
+
+
 async def test_data_that_a_failed_copy_no_longer_takes_is_not_read_as_something_else() -> None:
     lender = Lender()
     client = Client(lender)

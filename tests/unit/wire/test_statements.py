@@ -1,0 +1,81 @@
+"""Is a statement known by what it says, and is it known what a backend has?"""
+
+from __future__ import annotations
+
+import gc
+
+from tenantproxy.wire.frames import length_of
+from tenantproxy.wire.statements import NAME_PREFIX, ServerStatements, Statement, Statements
+
+
+def body(text: str) -> bytes:
+    return text.encode() + b"\0\0\0"
+
+
+def test_the_same_text_is_one_statement_whoever_says_it() -> None:
+    everybody = Statements()
+    first = everybody.of(body("SELECT 1"))
+    assert everybody.of(body("SELECT 1")) is first
+    assert everybody.of(body("SELECT 2")) is not first
+    assert everybody.of(b"SELECT 1\0\0\1\0\0\0\x17") is not first, "it has other parameters"
+
+
+def test_a_statement_that_nobody_has_is_forgotten_and_its_name_is_not_used_again() -> None:
+    everybody = Statements()
+    statement = everybody.of(body("SELECT 1"))
+    name = statement.name
+    del statement
+    gc.collect()
+    assert len(everybody) == 0
+    assert everybody.of(body("SELECT 1")).name != name
+
+
+def test_its_messages_are_framed_and_its_text_is_not_shown() -> None:
+    statement = Statements().of(body("SELECT 'secret'"))
+    assert length_of(statement.parse, 0) == len(statement.parse)
+    assert length_of(statement.close, 0) == len(statement.close)
+    assert statement.name.startswith(NAME_PREFIX)
+    assert "secret" not in repr(statement)
+
+
+def test_a_statement_that_says_nothing_is_like_no_other() -> None:
+    everybody = Statements()
+    assert everybody.nothing().name != everybody.nothing().name
+    assert len(everybody) == 0
+
+
+def filled(limit: int) -> tuple[ServerStatements, list[Statement]]:
+    everybody, server = Statements(), ServerStatements(limit)
+    statements = [everybody.of(body(f"SELECT {n}")) for n in range(limit + 1)]
+    for statement in statements[:limit]:
+        assert server.add(statement) is None
+    return server, statements
+
+
+def test_the_one_not_used_for_longest_makes_room() -> None:
+    server, statements = filled(3)
+    assert server.use(statements[0])
+    assert server.add(statements[3]) is statements[1]
+    assert not server.use(statements[1])
+    assert all(server.use(statement) for statement in (statements[0], statements[2], statements[3]))
+
+
+def test_what_was_not_closed_after_all_is_there_again() -> None:
+    server, statements = filled(2)
+    out = server.add(statements[2])
+    assert out is not None
+    server.forget(statements[2])
+    server.put_back(out)
+    assert server.use(out)
+    assert not server.use(statements[2])
+
+
+def test_what_is_cleared_is_gone_and_what_is_doubted_may_be_there() -> None:
+    server, statements = filled(2)
+    server.clear()
+    assert len(server) == 0
+    assert not server.is_doubtful
+    server.add(statements[0])
+    server.doubt()
+    assert not server.use(statements[0])
+    assert server.is_doubtful
