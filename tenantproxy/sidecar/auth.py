@@ -9,7 +9,7 @@ import asyncio
 import json
 import secrets
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 from urllib.parse import quote
@@ -24,6 +24,7 @@ from tenantproxy.auth.claims import invalid, no_longer_valid
 from tenantproxy.auth.refresh import Grant, Sessions
 from tenantproxy.auth.resolvers import authorise, from_settings, mismatch
 from tenantproxy.auth.revocation import Revocations
+from tenantproxy.auth.throttle import Throttle
 from tenantproxy.auth.tokens import Tokens
 from tenantproxy.errors import (
     AuthError,
@@ -60,6 +61,7 @@ class AuthDesk:
         self._logs_in = bool(auth.keys()) and login.account_query is not None
         self._resolver = from_settings(settings.resolve)
         self._proxies = TrustedProxies.configured(settings.http)
+        self._tries = Throttle(per_account=0, per_address=login.attempts_per_address, per_second=0)
         self._desk: _Open | None = None  # from open to close
         self.reuses = 0
         """How often a spent refresh token came again."""
@@ -179,16 +181,19 @@ class AuthDesk:
 
     async def _refresh(self, request: web.Request) -> web.Response:
         body = await _body(request, "refresh_token")
-        with _unnamed():
-            return self._answer(await self._opened.sessions.refresh(body["refresh_token"]))
+        with self._counted(request) as forgive, _unnamed():
+            grant = await self._opened.sessions.refresh(body["refresh_token"])
+            forgive()
+        return self._answer(grant)
 
     async def _logout(self, request: web.Request) -> web.Response:
         """End the session of the refresh token in the body, or of the access token in the header."""
         sessions = self._opened.sessions
         if request.can_read_body:
             body = await _body(request, "refresh_token")
-            with _unnamed():
-                await sessions.close(body["refresh_token"])
+            with self._counted(request) as forgive, _unnamed():
+                if await sessions.close(body["refresh_token"]):
+                    forgive()
         else:
             claims = await self._claims(header_texts(request.raw_headers))
             if claims is None:
@@ -199,6 +204,24 @@ class AuthDesk:
             else:
                 await self._revoke(claims)
         return web.Response(status=204, headers=_NO_STORE)
+
+    @contextmanager
+    def _counted(self, request: web.Request) -> Iterator[Callable[[], None]]:
+        """A refresh token that is none costs a query too: an address may try so often as it may guess passwords.
+
+        Call what it gives when the token was good. That we could not tell does not count either.
+        """
+        address, _ = self._client(request)
+        self._tries.take(b"", address)
+
+        def forgive() -> None:
+            self._tries.forgive(b"", address)
+
+        try:
+            yield forgive
+        except LoginUnavailable:
+            forgive()
+            raise
 
     async def _check(self, request: web.Request) -> web.Response:
         """For a proxy in front: may this request go on, and whose is it?"""

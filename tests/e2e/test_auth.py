@@ -383,6 +383,17 @@ async def test_who_tries_too_often_is_told_when_to_come_back(serving: Serving) -
         assert late.body["code"] == "too_many_attempts"
 
 
+@pytest.mark.parametrize(("path", "status"), [("/auth/refresh", 401), ("/auth/logout", 204)])
+async def test_refresh_tokens_cannot_be_tried_without_end(path: str, status: int, serving: Serving) -> None:
+    async with serving(login={"attempts_per_address": 4}) as client:
+        token = (await client.login("dan@example.org")).body["refresh_token"]
+        for _ in range(6):  # those that are good do not count
+            token = (await client.post("/auth/refresh", {"refresh_token": token})).body["refresh_token"]
+        heard = [(await client.post(path, {"refresh_token": f"tpr_{n:064}"})).status for n in range(12)]
+        assert set(heard) == {status, 429}
+        assert heard[:3] == [status] * 3
+
+
 async def test_the_address_is_the_one_that_a_trusted_proxy_names(serving: Serving) -> None:
     async def tries(client: Client, address: str) -> list[int]:
         body = {"email": "x@example.org", "password": "guess"}
