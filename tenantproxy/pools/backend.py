@@ -10,21 +10,17 @@ import asyncio
 import socket
 import time
 from collections.abc import Callable
-from typing import Final, Protocol, cast
+from typing import Protocol, cast
 
 from tenantproxy.errors import ProtocolError
 from tenantproxy.isolation.proof import Signer
 from tenantproxy.model import Binding, TenantId
 from tenantproxy.pools.pool import Pool
 from tenantproxy.wire.frames import HEADER, NOTICE, PARAMETER_STATUS, length_of
+from tenantproxy.wire.settings import NO_SETTINGS, Settings
 from tenantproxy.wire.statements import ServerStatements
 
 __all__ = ["Conversation", "RawBackend", "Settings", "deaf", "discard"]
-
-Settings = tuple[tuple[bytes, bytes], ...]
-"""Names and values of the tracked settings of a client's session, in a fixed order: equal sessions have equal ones."""
-
-NO_SETTINGS: Final[Settings] = ()
 
 
 class Conversation(Protocol):

@@ -15,6 +15,7 @@ from tenantproxy.pools.failures import describe
 from tenantproxy.pools.pool import Pool
 from tenantproxy.pools.refusals import entered_late, lost_early, not_entered, place_of, proof_refused
 from tenantproxy.wire.frames import DATA_ROW
+from tenantproxy.wire.settings import changes
 
 __all__ = ["Binder", "Entry"]
 
@@ -69,14 +70,13 @@ class Entry:
             messages, expected = self._bind(self._binding)
             self._binds = True
             self._bind_size = len(expected)
-        changes = _changes(backend.session, self._wanted)
-        if changes:
-            columns = ", ".join(
-                f"pg_catalog.set_config(${2 * n - 1}, ${2 * n}, false) IS NULL" for n in _count(changes)
-            )
+        to_set = changes(backend.session, self._wanted)
+        if to_set:
+            numbers = range(1, 2 * len(to_set), 2)
+            columns = ", ".join(f"pg_catalog.set_config(${n}, ${n + 1}, false) IS NULL" for n in numbers)
             # A setting without a value goes back to what it was at start-up.
-            messages += statement(f"SELECT {columns}", [part for change in changes for part in change])
-            expected += answer_of("SELECT 1", row(*[b"f"] * len(changes)))
+            messages += statement(f"SELECT {columns}", [part for change in to_set for part in change])
+            expected += answer_of("SELECT 1", row(*[b"f"] * len(to_set)))
         if not messages:
             return False
         if self._again or backend.bound is not None:
@@ -143,16 +143,3 @@ class Entry:
             self._lender.violated(pool)
             return not_entered(where)
         return lost_early(where)
-
-
-def _count(changes: list[tuple[bytes, bytes | None]]) -> range:
-    return range(1, len(changes) + 1)
-
-
-def _changes(now: Settings, wanted: Settings) -> list[tuple[bytes, bytes | None]]:
-    """What has to be set, and what has to go back to what it was at start-up."""
-    if now == wanted:
-        return []
-    before, after = dict(now), dict(wanted)
-    gone: list[tuple[bytes, bytes | None]] = [(name, None) for name in before if name not in after]
-    return gone + [(name, value) for name, value in after.items() if before.get(name) != value]

@@ -102,7 +102,7 @@ def changes(applied: Settings, wanted: Settings) -> tuple[tuple[bytes, bytes | N
         return ()
     had, wants = dict(applied), dict(wanted)
     gone: list[tuple[bytes, bytes | None]] = [(name, None) for name in had if name not in wants]
-    return tuple(gone) + tuple(pair for pair in wanted if had.get(pair[0]) != pair[1])
+    return tuple(gone) + tuple(pair for pair in wants.items() if had.get(pair[0]) != pair[1])
 
 
 def _with(settings: Settings, name: bytes, value: bytes | None) -> Settings:

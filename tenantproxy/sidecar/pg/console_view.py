@@ -15,7 +15,7 @@ __all__ = ["ClientRow", "ConsoleView", "Counts", "ServerRow"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientRow:
-    """One client, now. Times are unix time. `tenant` None: on the console, or (state `login`) not known yet.
+    """One client, now. Times are unix time. `tenant` None: on the console.
 
     `server_id`: the backend that it has; `pool`: the label of the pool that serves it, once there is one.
     """
@@ -23,7 +23,7 @@ class ClientRow:
     id: int
     user: str
     tenant: str | None
-    state: Literal["active", "idle", "waiting", "login"]
+    state: Literal["active", "idle", "waiting"]
     address: str
     port: int
     local_address: str
@@ -47,7 +47,7 @@ class ServerRow:
     user: str
     database: str
     tenant: str | None
-    state: Literal["active", "idle", "tested", "new", "active_cancel", "being_canceled"]
+    state: Literal["active", "idle", "tested", "active_cancel"]
     address: str
     port: int
     local_address: str
@@ -56,8 +56,6 @@ class ServerRow:
     requested_at: float | None = None
     pid: int = 0
     client_id: int | None = None
-    close_needed: bool = False
-    tls: str = ""
     application_name: str = ""
     prepared_statements: int = 0
 

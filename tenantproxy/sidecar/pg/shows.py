@@ -6,7 +6,6 @@ that its releases before 1.8 and 1.24 had under another name, which exporters st
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,7 +13,17 @@ from typing import Any, Final, TypeAlias
 
 from tenantproxy.config import Settings, describe, listen_address
 from tenantproxy.pools.base import PoolStats, Stats
-from tenantproxy.sidecar.pg.console_view import ClientRow, ConsoleView, Counts, ServerRow
+from tenantproxy.sidecar.pg.console_view import ClientRow, ConsoleView, ServerRow
+from tenantproxy.sidecar.pg.show_stats import (
+    AVERAGE_NAMES,
+    AVERAGES_NAMES,
+    TOTAL_NAMES,
+    TOTALS_NAMES,
+    Averages,
+    stats_averages,
+    stats_both,
+    stats_totals,
+)
 
 __all__ = ["INT4", "INT8", "NUMERIC", "TABLES", "TEXT", "Averages", "Cell", "Row", "Table"]
 
@@ -24,27 +33,7 @@ _TYPES: Final = {"i": INT4, "q": INT8, "N": NUMERIC, "s": TEXT}
 Cell: TypeAlias = str | int | None
 Row: TypeAlias = Sequence[Cell]
 
-PERIOD: Final = 60.0
-"""Averages are over at least this many seconds, as PgBouncer's stats_period."""
-
 _CONSOLE: Final = "tenantproxy"
-
-
-class Averages:
-    """Remembers earlier counts, so that rates can be told. One for all consoles; nothing runs between two readings."""
-
-    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        nothing: Mapping[str, Counts] = {}
-        self._old = (clock(), nothing)  # what averages are counted from
-        self._new = self._old  # becomes `_old` once it is a period old
-
-    def since(self, now: Mapping[str, Counts]) -> tuple[float, Mapping[str, Counts]]:
-        """How many seconds ago other counts were read, and which; `now` is remembered."""
-        at = self._clock()
-        if at - self._new[0] >= PERIOD:
-            self._old, self._new = self._new, (at, now)
-        return max(at - self._old[0], 1e-6), self._old[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +150,7 @@ def _databases(view: ConsoleView, _: Averages) -> Iterator[Row]:
     settings, clients = view.settings, list(view.clients())
     lifetime, limit = round(settings.pools.max_lifetime), settings.pg.max_clients
     port = listen_address(settings.pg.listen)[1] if settings.pg.listen else 0
-    consoles = sum(client.tenant is None and client.state != "login" for client in clients)
+    consoles = sum(client.tenant is None for client in clients)
     yield (
         _CONSOLE, None, port, _CONSOLE, None, 0, 0, 0, lifetime, "transaction", None, 0, 0, limit, consoles, 0, 0, 0,
     )  # fmt: skip
@@ -195,7 +184,7 @@ _SOCKET: Final = (
 
 def _clients(view: ConsoleView, _: Averages) -> Iterator[Row]:
     for client in view.clients():
-        database = client.tenant or ("(nodb)" if client.state == "login" else _CONSOLE)
+        database = client.tenant or _CONSOLE
         names = (f"c{client.id:x}", "" if client.server_id is None else f"s{client.server_id:x}")
         seconds, micros = _split(client.waiting_seconds)
         yield (
@@ -209,8 +198,8 @@ def _servers(view: ConsoleView, _: Averages) -> Iterator[Row]:
         database = server.tenant or f"{server.server}/{server.database}"
         names = (f"s{server.id:x}", "" if server.client_id is None else f"c{server.client_id:x}")
         yield (
-            "S", server.user, database, *_ends(server), 0, 0, int(server.close_needed), *names, server.pid, server.tls,
-            server.application_name, server.prepared_statements, server.id,
+            "S", server.user, database, *_ends(server), 0, 0, 0, *names, server.pid, "", server.application_name,
+            server.prepared_statements, server.id,
         )  # fmt: skip
 
 
@@ -231,83 +220,6 @@ def _moment(unix: float | None) -> str:
     return "" if unix is None else datetime.fromtimestamp(unix, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
-# --- statistics -------------------------------------------------------------------------------------------------------
-_COUNTED: Final = (
-    ("server_assignment_count", "leases"),
-    ("xact_count", "transactions"),
-    ("query_count", "queries"),
-    ("received", "received"),
-    ("sent", "sent"),
-    ("xact_time", "transaction_seconds"),
-    ("query_time", "query_seconds"),
-    ("wait_time", "wait_seconds"),
-    ("client_parse_count", ""),
-    ("server_parse_count", ""),
-    ("bind_count", ""),
-    ("client_login_count", "logins"),
-)
-"""PgBouncer's names in its order, and ours; those without one are not counted, and always 0."""
-
-_SHORTER: Final = {"received": "recv"}
-_LONGER: Final = {"received": "bytes_received", "sent": "bytes_sent"}
-_PER: Final = {"xact_time": "transactions", "query_time": "queries", "wait_time": "leases"}
-
-_TOTAL_NAMES: Final = " ".join(f"N:total_{name}" for name, _ in _COUNTED)
-_AVERAGE_NAMES: Final = " ".join(f"N:avg_{_SHORTER.get(name, name)}" for name, _ in _COUNTED)
-_TOTALS_NAMES: Final = " ".join(f"N:{_LONGER.get(name, name)}" for name, _ in _COUNTED)
-_AVERAGES_NAMES: Final = " ".join(
-    f"N:{'avg_' if 'parse' in name or name in ('bind_count', 'client_login_count') else ''}{_LONGER.get(name, name)}"
-    for name, _ in _COUNTED
-)
-
-
-def _totals(counts: Counts) -> list[int]:
-    """In microseconds where it is a time."""
-    return [round(_count(counts, field) * (1e6 if name in _PER else 1)) for name, field in _COUNTED]
-
-
-def _count(counts: Counts, field: str) -> float:
-    count: float = getattr(counts, field) if field else 0
-    return count
-
-
-def _averages(now: Counts, old: Counts, seconds: float) -> list[int]:
-    """Of counts and bytes per second, of times microseconds for each of what they are times of."""
-    return [round(_average(name, field, now, old, seconds)) for name, field in _COUNTED]
-
-
-def _average(name: str, field: str, now: Counts, old: Counts, seconds: float) -> float:
-    delta = _count(now, field) - _count(old, field)
-    if name not in _PER:
-        return delta / seconds
-    times = _count(now, _PER[name]) - _count(old, _PER[name])
-    return delta * 1e6 / times if times else 0.0
-
-
-def _by_tenant(view: ConsoleView, averages: Averages) -> Iterator[tuple[str, list[int], list[int]]]:
-    counts = view.counts()
-    seconds, old = averages.since(counts)
-    for tenant, now in sorted(counts.items()):
-        yield tenant, _totals(now), _averages(now, old.get(tenant, _NO_COUNTS), seconds)
-
-
-_NO_COUNTS: Final = Counts()
-
-
-def _stats(view: ConsoleView, averages: Averages) -> Iterator[Row]:
-    queries = [name for name, _ in _COUNTED].index("query_count")
-    for tenant, totals, average in _by_tenant(view, averages):
-        yield tenant, *totals, *average, totals[queries]
-
-
-def _stats_totals(view: ConsoleView, averages: Averages) -> Iterator[Row]:
-    return ((tenant, *totals) for tenant, totals, _ in _by_tenant(view, averages))
-
-
-def _stats_averages(view: ConsoleView, averages: Averages) -> Iterator[Row]:
-    return ((tenant, *average) for tenant, _, average in _by_tenant(view, averages))
-
-
 # --- the rest ---------------------------------------------------------------------------------------------------------
 def _lists(view: ConsoleView, _: Averages) -> Iterator[Row]:
     stats, clients = view.stats(), list(view.clients())
@@ -317,8 +229,8 @@ def _lists(view: ConsoleView, _: Averages) -> Iterator[Row]:
     yield "pools", len(stats.pools)
     yield "peer_pools", 0
     yield "free_clients", 0
-    yield "used_clients", sum(client.state != "login" for client in clients)
-    yield "login_clients", sum(client.state == "login" for client in clients)
+    yield "used_clients", len(clients)
+    yield "login_clients", 0
     yield "free_servers", 0
     yield "used_servers", _open(stats.pools)
     yield from ((name, 0) for name in ("dns_names", "dns_zones", "dns_queries", "dns_pending"))
@@ -394,9 +306,9 @@ TABLES: Final[Mapping[str, Table]] = {
         " i:max_client_connections i:current_client_connections i:paused i:disabled i:reserve_pool",
         _databases,
     ),
-    "STATS": _table(f"s:database {_TOTAL_NAMES} {_AVERAGE_NAMES} N:total_requests", _stats),
-    "STATS_TOTALS": _table(f"s:database {_TOTALS_NAMES}", _stats_totals),
-    "STATS_AVERAGES": _table(f"s:database {_AVERAGES_NAMES}", _stats_averages),
+    "STATS": _table(f"s:database {TOTAL_NAMES} {AVERAGE_NAMES} N:total_requests", stats_both),
+    "STATS_TOTALS": _table(f"s:database {TOTALS_NAMES}", stats_totals),
+    "STATS_AVERAGES": _table(f"s:database {AVERAGES_NAMES}", stats_averages),
     "LISTS": _table("s:list i:items", _lists),
     "USERS": _table(
         "s:name s:pool_size s:reserve_pool_size s:pool_mode i:max_user_connections i:current_connections"
