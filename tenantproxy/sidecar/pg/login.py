@@ -6,6 +6,7 @@ Nothing that a stranger sends reaches a server, and nothing that is answered tel
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from contextvars import Context
 from typing import Final, Protocol, cast
@@ -27,6 +28,8 @@ from tenantproxy.wire.startup import (
 )
 
 __all__ = ["Door", "Newcomer"]
+
+logger = logging.getLogger("tenantproxy")
 
 LOGIN_SECONDS: Final = 15.0
 _MAX_BEHIND: Final = 65_536  # bytes that may come before the client is let in
@@ -170,6 +173,9 @@ class Newcomer(asyncio.Protocol):
             self.refuse(PoolTimeout("the login took too long", hint="see whether the tenant's server answers"))
         except TenantProxyError as exc:
             self.refuse(exc)
+        except Exception:  # a rim: whoever waits must hear of it, and a registry or plan may be somebody else's
+            logger.exception("a login failed")
+            self.refuse(TenantProxyError("the login failed", hint="see the service's log"))
 
     def pass_on(self, protocol: asyncio.Protocol) -> None:
         """Let `protocol` have the transport, and what the client said behind its login."""

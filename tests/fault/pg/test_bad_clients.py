@@ -355,3 +355,28 @@ async def test_no_counter_goes_back_when_pools_are_freed(lasting: World) -> None
             await admin.execute("SELECT pg_terminate_backend($1, 5000)", one)
         await until(lambda: not list(house.lending.backends()), "all are gone")
         house.audit_counters()
+
+
+# --- and we ourselves ------------------------------------------------------------------------------------------------
+async def test_a_mistake_in_our_own_code_leaves_no_client_waiting(
+    lasting: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A plan, a registry or a resolver may be a user's own, and raise anything."""
+
+    async def mistaken(*_: object) -> None:
+        raise RuntimeError("never thought of that")
+
+    async with a_port(lasting) as house:
+        with monkeypatch.context() as broken:
+            broken.setattr(house.lending, "known", lambda _: None)
+            client = await house.client("row1")
+            broken.setattr(house.lending, "find", mistaken)
+            client.send(query(COUNT))
+            told = await client.rest()
+            assert (told.sqlstate, told.errors[0]["S"]) == ("XX000", "FATAL")
+            with pytest.raises(Refused) as refused:
+                await house.client("row1")
+            assert refused.value.sqlstate == "XX000"
+            assert "never thought" not in str(refused.value)
+        async with house.a_client("row1") as after:
+            assert (await after.query(COUNT)).value == "3"
