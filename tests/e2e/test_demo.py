@@ -28,7 +28,7 @@ from tenantproxy.model import Isolation, tenant_id
 from tenantproxy.router import Router
 from tenantproxy.sidecar.app import Sidecar
 from tests.e2e.conftest import Command, get
-from tests.e2e.waiting import wait_until
+from tests.support.waiting import wait_until
 
 
 @asynccontextmanager
@@ -71,7 +71,7 @@ def test_the_demo_serves_until_it_is_interrupted_and_leaves_nothing(open_folder:
             stderr=to_err,
         )
     try:
-        wait_until(lambda: "pools --url" in out.read_text() or process.poll() is not None, within=30)
+        wait_until(lambda: "pools --url" in out.read_text() or process.poll() is not None, "it is up", timeout=30)
         curl = next(line for line in out.read_text().splitlines() if line.startswith("curl") and "Bearer" in line)
         token, url = curl.split("Bearer ")[1].split("' ")
         status, _, body = get(url, Authorization=f"Bearer {token}")

@@ -17,7 +17,7 @@ from tenantproxy.errors import InvalidCredentials, PoolTimeout, TenantNotFound
 from tenantproxy.metrics.listeners import Requests
 from tenantproxy.sidecar.http import public_app
 from tenantproxy.sidecar.listener import HttpListener, _Client
-from tests.e2e.waiting import until
+from tests.support.waiting import until
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -79,7 +79,7 @@ async def test_who_does_not_say_what_he_wants_keeps_no_place(sent: bytes) -> Non
     async with listening(web.get("/", ok), max_clients=1, head_timeout=0.05) as listener:
         with suppress(ConnectionResetError):  # it may be cut before all of it was read
             assert await raw(listener.url, sent) == b""
-        await until(lambda: listener.stats().clients == 0)
+        await until(lambda: listener.stats().clients == 0, "nobody is connected")
 
 
 async def test_who_said_it_in_pieces_has_all_the_time_for_his_answer(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,7 +187,7 @@ async def test_one_client_too_many_is_told_so_and_the_next_after_a_leave_is_serv
         assert listener.stats().clients == 2
         for _, writer in held:
             writer.close()
-        await until(lambda: not listener.stats().clients)
+        await until(lambda: not listener.stats().clients, "nobody is connected")
         async with client.get(listener.url) as answer:
             assert answer.status == 200
 
@@ -208,7 +208,7 @@ async def test_a_burst_never_gets_more_than_the_limit_in() -> None:
     async with listening(web.get("/", wait), max_clients=5) as listener:
         asked = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
         calls = [asyncio.ensure_future(raw(listener.url, asked)) for _ in range(40)]
-        await until(lambda: sum(call.done() for call in calls) == 35)
+        await until(lambda: sum(call.done() for call in calls) == 35, "those too many were refused")
         release.set()
         answers = await asyncio.gather(*calls)
     assert most == 5
@@ -228,7 +228,7 @@ async def test_closing_lets_a_running_request_finish_and_takes_no_new_one(client
         running = asyncio.ensure_future(client.get(url))
         await started.wait()
         closing = asyncio.ensure_future(listener.close())
-        await until(lambda: not listener.is_open)
+        await until(lambda: not listener.is_open, "it does not accept")
         with pytest.raises(OSError, match=r"."):
             await asyncio.open_connection(urlsplit(url).hostname, urlsplit(url).port)
         assert not closing.done()
@@ -277,6 +277,6 @@ async def test_clients_that_come_and_go_in_any_way_leave_the_count_at_zero(clien
                 writer.transport.abort()
             else:
                 writer.close()
-        await until(lambda: listener.stats().clients == 0)
+        await until(lambda: listener.stats().clients == 0, "nobody is connected")
         async with client.get(listener.url) as answer:
             assert answer.status == 200
