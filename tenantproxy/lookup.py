@@ -103,12 +103,13 @@ class TenantAccounts:
                 found.append(tenant_id(row["tenant_id"]))
         return found
 
-    async def store_hash(self, account: Account, password_hash: str, *, timeout: float) -> None:
+    async def store_hash(self, account: Account, password_hash: str, *, former: str, timeout: float) -> None:
         """See `Accounts`."""
         query = self._settings.login.rehash_query
         if query is not None:
             scope = TenantScope(self._source, account.tenant)
-            await self._ask(account.tenant, scope, query, account.user, password_hash, timeout=timeout)
+            values = (account.user, password_hash, former)[: 3 if "$3" in query else 2]
+            await self._ask(account.tenant, scope, query, *values, timeout=timeout)
 
     async def pages(self, tenant: TenantId) -> AsyncIterator[list[tuple[str, str]]]:
         """All accounts of a tenant as (e-mail, user), in pages, by `[login] list_query`. Errors are the database's."""

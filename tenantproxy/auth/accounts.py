@@ -62,6 +62,6 @@ class Accounts(Protocol):
         """All that a complete search has to ask; None: more than a search may ask. Raises RegistryUnavailable."""
         ...
 
-    async def store_hash(self, account: Account, password_hash: str, *, timeout: float) -> None:
-        """Replace the stored hash, where that is configured. Raises TenantError."""
+    async def store_hash(self, account: Account, password_hash: str, *, former: str, timeout: float) -> None:
+        """Replace the stored hash, where that is configured; `former` is the one that it was. Raises TenantError."""
         ...

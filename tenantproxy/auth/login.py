@@ -72,7 +72,7 @@ class _Attempt:
     raw: bytes = field(repr=False)
     asked: dict[TenantId, None] = field(default_factory=dict)
     verified: int = 0
-    right: list[tuple[Account, Verdict]] = field(default_factory=list)
+    right: list[tuple[Candidate, Verdict]] = field(default_factory=list)
     searched: int = 0
     is_known: bool = False  # the directory, or a search of lately, named a tenant
     is_complete: bool = True  # everybody who should have been asked was
@@ -141,7 +141,7 @@ class Login:
         await self._pad(started)
         if failure is not None:
             raise failure
-        return tuple(account for account, _ in attempt.right)
+        return tuple(candidate.account for candidate, _ in attempt.right)
 
     def close(self) -> None:
         """Let its threads end."""
@@ -228,7 +228,7 @@ class Login:
         checks = (self._passwords.verify(attempt.raw, candidate.password_hash) for candidate in chosen)
         for candidate, verdict in zip(chosen, await asyncio.gather(*checks), strict=True):
             if verdict.matches:
-                attempt.right.append((candidate.account, verdict))
+                attempt.right.append((candidate, verdict))
 
     def _failure(self, attempt: _Attempt) -> TenantProxyError:
         """One for everybody whose login fails now."""
@@ -239,7 +239,8 @@ class Login:
     async def _repair(self, attempt: _Attempt, entries: Sequence[Entry]) -> None:
         """Write what was proven into the directory, and new hashes for old; a login does not fail for it."""
         self._search.forget(attempt.key)  # that there was a search must not show in the next attempt
-        for account, verdict in attempt.right:
+        for candidate, verdict in attempt.right:
+            account, former = candidate.account, candidate.password_hash or ""
             timeout = self._settings.fan_out_timeout
             if Entry(tenant=account.tenant, user=account.user) not in entries:
                 with suppress(*_DATABASE_ERRORS):
@@ -247,7 +248,7 @@ class Login:
             if verdict.rehash and self._settings.rehash_query is not None:
                 with suppress(TooManyAttempts, TenantError, LoginUnavailable):
                     new = await self._passwords.hash(attempt.raw.decode())
-                    await self._accounts.store_hash(account, new, timeout=timeout)
+                    await self._accounts.store_hash(account, new, former=former, timeout=timeout)
 
     async def _pad(self, started: float) -> None:
         slot = self._settings.pad_to

@@ -303,9 +303,10 @@ class Login(Section):
     """Finding the account behind an e-mail address. The queries are about any table of users.
 
     `account_query` (an e-mail address in lower case as $1; user_id, password_hash and further claims) and
-    `rehash_query` (a user_id, a new hash) run in the tenant's own session, `list_query` too (accounts after the
-    user_id $1 in order, at most $2; user_id, email), for `login reconcile`. `lookup_query` (an address; tenant_id,
-    user_id) is asked of all row tenants of a database at once, inside a function that `install` makes of it.
+    `rehash_query` (a user_id, a new hash, and the former one if there is a $3) run in the tenant's own session,
+    `list_query` too (accounts after the user_id $1 in order, at most $2; user_id, email), for `login reconcile`.
+    `lookup_query` (an address; tenant_id, user_id) is asked of all row tenants of a database at once, inside a function
+    that `install` makes of it.
     """
 
     account_query: Name | None = None

@@ -177,6 +177,27 @@ async def test_a_legacy_hash_logs_in_and_is_replaced(people: World, router: Rout
     assert await router.login("eve@example.org", PASSWORD) == one("database2", "database2-1")
 
 
+async def test_a_password_that_changes_while_its_old_hash_is_replaced_stays_changed(
+    people: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    legacy = bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(4)).decode()
+    await change(people, "database1", "UPDATE users SET password_hash = $1", legacy)
+    query = "update users set password_hash = $2 where id = $1 and password_hash = $3"
+    async with Router(login_settings(people, login={"rehash_query": query})) as router:
+        passwords = router.logins._passwords
+        genuine = passwords.hash
+        changed = await genuine("another one")
+
+        async def hash_later(password: str) -> str:
+            await change(people, "database1", "UPDATE users SET password_hash = $1", changed)
+            return await genuine(password)
+
+        monkeypatch.setattr(passwords, "hash", hash_later)
+        assert await router.login("dan@example.org", PASSWORD) == one("database1", "database1-1")
+        assert await failure(router.login("dan@example.org", PASSWORD)) == "InvalidCredentials"
+        assert await router.login("dan@example.org", "another one") == one("database1", "database1-1")
+
+
 async def test_a_hash_is_left_as_it_is_where_no_query_replaces_it(people: World) -> None:
     old = bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(4)).decode()
     await change(people, "database2", "UPDATE users SET password_hash = $1", old)

@@ -53,7 +53,7 @@ class FakeAccounts:
     async def places(self) -> Sequence[Place] | None:
         return self._places
 
-    async def store_hash(self, account: Account, password_hash: str, *, timeout: float) -> None:
+    async def store_hash(self, account: Account, password_hash: str, *, former: str, timeout: float) -> None:
         raise AssertionError
 
 
