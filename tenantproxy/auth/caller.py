@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
@@ -35,6 +36,8 @@ _Network: TypeAlias = IPv4Network | IPv6Network
 
 _MAX_HOPS: Final = 32  # of X-Forwarded-For that are looked at
 _CARRIER: Final = f"{SUBPROTOCOL}.bearer."
+# As Azure's gateway and IIS write a hop.
+_PORTED: Final = re.compile(r"\[([0-9A-Fa-f:.]+)\](?::[0-9]{1,5})?|([0-9.]+):[0-9]{1,5}")
 _OFFERED: Final = "sec-websocket-protocol"
 
 
@@ -127,7 +130,8 @@ class TrustedProxies:
         client = peer
         hops = [hop.strip() for value in forwarded for hop in value.split(",")]
         for hop in reversed(hops[-_MAX_HOPS:]):
-            address = _address(hop)
+            ported = _PORTED.fullmatch(hop)
+            address = _address(hop if ported is None else ported[1] or ported[2])
             if address is None:
                 break
             client = str(address)
