@@ -25,12 +25,14 @@ from tenantproxy.wire.frames import (
     frame,
     length_of,
 )
-from tenantproxy.wire.statements import NAME_PREFIX, ServerStatements, Statement, Statements
+from tenantproxy.wire.statements import MAX_PREPARED_BYTES, NAME_PREFIX, ServerStatements, Statement, Statements
 
 __all__ = ["QUERY", "SYNC", "Flight", "is_described"]
 
 _HEAD: Final = struct.Struct("!BI")
 _SWALLOWED: Final = 0
+_SMALL: Final = 65_536  # a text that need not be counted each time
+_KEPT: Final = 2000  # bytes that a statement counts beside its text
 
 # Closing what does not exist is no error: an answer of the right length at the right place.
 _CLOSE_NOTHING: Final = frame(CLOSE, b"S" + NAME_PREFIX + b"none\0")
@@ -131,10 +133,14 @@ class Flight:
         """The client sent a simple query, which ends its unnamed statement."""
         self._unnamed = None
         self._unnamed_is_there = False
-        self.called()
+        if self._is_torn:
+            self._mend()
+        self._segment += 1
+        self.awaited.append(_BEHIND if self.is_open else QUERY)
+        self.is_open = False
 
     def called(self) -> None:
-        """The client sent a simple query or a function call."""
+        """The client sent a function call."""
         if self._is_torn:
             self._mend()
         self._segment += 1
@@ -187,11 +193,21 @@ class Flight:
             before = self._ensure(known, name)
             self.awaited.append(_Awaited(PARSE_COMPLETE, PARSE_COMPLETE, statement=known, client_name=name, body=body))
             return before + frame(PARSE, known.name + b"\0" + body)
+        self._check_room(len(body))
         statement = self.names[name] = self._all.of(body)
         if self._is_there(statement, b""):  # only say so
             self.awaited.append(_Awaited(CLOSE_COMPLETE, PARSE_COMPLETE, statement=statement, client_name=name))
             return _CLOSE_NOTHING
         return self._prepare(statement, name)
+
+    def _check_room(self, size: int) -> None:
+        """A client's texts are kept for as long as it may bind them. Raises ProtocolError for too many."""
+        if (size > _SMALL or len(self.names) % 64 == 63) and (
+            sum(len(each.parse) + _KEPT for each in self.names.values()) + size > MAX_PREPARED_BYTES
+        ):
+            raise ProtocolError(
+                "too many prepared statements", detail=f"at most {MAX_PREPARED_BYTES} bytes of a client"
+            )
 
     def bind(self, message: bytes) -> bytes:
         """For a Bind message, or for as much of a long one as holds its two names: the rest follows as it is."""
@@ -203,7 +219,8 @@ class Flight:
         statement = self.names.get(message[portal_ends:name_ends])
         if statement is None:
             return _unknown(message, portal_ends)
-        before = self._ensure(statement, message[portal_ends:name_ends])
+        is_there = not self._begun and self._server.use(statement)
+        before = b"" if is_there else self._ensure(statement, message[portal_ends:name_ends])
         self.last_bound = statement
         name = statement.name
         length = length_of(message, 0) - 1 + len(name) - (name_ends - portal_ends)
@@ -328,8 +345,7 @@ class Flight:
             before = statement.close
         else:
             before = b""
-        out = self._server.add(statement)
-        if out is not None:
+        for out in self._server.add(statement):
             self._begun.pop(out, None)
             self.awaited.append(_Awaited(CLOSE_COMPLETE, _SWALLOWED, statement=out))
             before += out.close

@@ -19,6 +19,7 @@ __all__ = ["NAME_PREFIX", "ServerStatements", "Statement", "Statements"]
 
 NAME_PREFIX: Final = b"tp_"
 MAX_PREPARED: Final = 500  # on one backend; a plan costs the server some ten kilobytes
+MAX_PREPARED_BYTES: Final = 32 * 1024 * 1024  # of texts on one backend, and of one client
 
 
 class Statement:
@@ -68,12 +69,13 @@ class Statements:
 class ServerStatements:
     """What is prepared on one backend, the least recently used first. Changed by whoever has the backend."""
 
-    __slots__ = ("_limit", "_prepared", "is_doubtful")
+    __slots__ = ("_limit", "_prepared", "_size", "is_doubtful")
 
     def __init__(self, limit: int = MAX_PREPARED) -> None:
         self.is_doubtful = False  # there may be more than is known here
         self._limit = limit
         self._prepared: OrderedDict[Statement, None] = OrderedDict()
+        self._size = 0  # bytes of their texts, which are ours as long as they are here
 
     def use(self, statement: Statement) -> bool:
         """Whether `statement` is prepared; then it is the last that will have to make room."""
@@ -82,27 +84,37 @@ class ServerStatements:
         self._prepared.move_to_end(statement)
         return True
 
-    def add(self, statement: Statement) -> Statement | None:
-        """`statement` is being prepared; the one returned must be closed before, to make room."""
-        out = self._prepared.popitem(last=False)[0] if len(self._prepared) >= self._limit else None
+    def add(self, statement: Statement) -> list[Statement]:
+        """`statement` is being prepared; those returned must be closed before, to make room."""
+        out = []
+        self._size += len(statement.parse)
+        while self._prepared and (len(self._prepared) >= self._limit or self._size > MAX_PREPARED_BYTES):
+            oldest = self._prepared.popitem(last=False)[0]
+            self._size -= len(oldest.parse)
+            out.append(oldest)
         self._prepared[statement] = None
         return out
 
     def put_back(self, statement: Statement) -> None:
         """It was not closed after all."""
-        self._prepared[statement] = None
+        if statement not in self._prepared:
+            self._size += len(statement.parse)
+            self._prepared[statement] = None
 
     def forget(self, statement: Statement) -> None:
         """It is not prepared, or not any more."""
-        self._prepared.pop(statement, None)
+        if statement in self._prepared:
+            del self._prepared[statement]
+            self._size -= len(statement.parse)
 
     def clear(self) -> None:
         """Nothing is prepared."""
         self._prepared.clear()
+        self._size = 0
 
     def doubt(self) -> None:
         """Perhaps nothing is prepared, perhaps everything."""
-        self._prepared.clear()
+        self.clear()
         self.is_doubtful = True
 
     def __len__(self) -> int:

@@ -187,3 +187,16 @@ def test_a_skipped_parse_is_sent_again_for_what_comes_behind_its_segment() -> No
     assert [wire.flight.acknowledged(kind) for kind in (CLOSE_COMPLETE, PARSE_COMPLETE)] == [0, 0]
     wire.flight.ready()
     assert [each[:1] for each in messages(wire.flight.bind(bind(b"s")))] == [b"B"]
+
+
+@pytest.mark.parametrize(("size", "most"), [(20, 20_000), (1_000_000, 40)])
+def test_a_client_cannot_fill_our_memory_with_statements(size: int, most: int) -> None:
+    wire = Wire()
+
+    def prepare() -> None:
+        for n in range(most):
+            wire.parsed(b"s%d" % n, b"%d" % n + b"x" * size)
+
+    with pytest.raises(ProtocolError, match="too many"):
+        prepare()
+    assert len(wire.flight.names) > most // 2

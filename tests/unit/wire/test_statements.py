@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 
 from tenantproxy.wire.frames import length_of
-from tenantproxy.wire.statements import NAME_PREFIX, ServerStatements, Statement, Statements
+from tenantproxy.wire.statements import MAX_PREPARED_BYTES, NAME_PREFIX, ServerStatements, Statement, Statements
 
 
 def body(text: str) -> bytes:
@@ -48,22 +48,21 @@ def filled(limit: int) -> tuple[ServerStatements, list[Statement]]:
     everybody, server = Statements(), ServerStatements(limit)
     statements = [everybody.of(body(f"SELECT {n}")) for n in range(limit + 1)]
     for statement in statements[:limit]:
-        assert server.add(statement) is None
+        assert server.add(statement) == []
     return server, statements
 
 
 def test_the_one_not_used_for_longest_makes_room() -> None:
     server, statements = filled(3)
     assert server.use(statements[0])
-    assert server.add(statements[3]) is statements[1]
+    assert server.add(statements[3]) == [statements[1]]
     assert not server.use(statements[1])
     assert all(server.use(statement) for statement in (statements[0], statements[2], statements[3]))
 
 
 def test_what_was_not_closed_after_all_is_there_again() -> None:
     server, statements = filled(2)
-    out = server.add(statements[2])
-    assert out is not None
+    (out,) = server.add(statements[2])
     server.forget(statements[2])
     server.put_back(out)
     assert server.use(out)
@@ -79,3 +78,15 @@ def test_what_is_cleared_is_gone_and_what_is_doubted_may_be_there() -> None:
     server.doubt()
     assert not server.use(statements[0])
     assert server.is_doubtful
+
+
+def test_long_texts_make_room_for_each_other_before_they_fill_our_memory() -> None:
+    everybody, server = Statements(), ServerStatements()
+    long = [everybody.of(body(f"{n}" + "x" * (MAX_PREPARED_BYTES // 4))) for n in range(9)]
+    assert [len(server.add(each)) for each in long] == [0, 0, 0, 1, 1, 1, 1, 1, 1]
+    server.forget(long[-1])
+    server.forget(long[-1])
+    server.put_back(long[-1])
+    server.put_back(long[-1])
+    assert len(server.add(long[0])) == 1
+    assert len(server) == 3
