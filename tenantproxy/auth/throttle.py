@@ -20,6 +20,7 @@ __all__ = ["Buckets", "Throttle"]
 _MINUTE: Final = 60.0
 _MAX_ENTRIES: Final = 50_000  # of each kind; about 10 MB when full
 _KEY_BYTES: Final = 16
+_RIGHT_COSTS: Final = 0.2  # to the account: one that logs in without end would take the tokens of all
 
 
 class Buckets:
@@ -56,9 +57,9 @@ class Buckets:
         """Take one token; `wait` said that there is one."""
         self._put(key, self._level(key) - 1.0)
 
-    def give_back(self, key: bytes) -> None:
-        """It was no attempt after all."""
-        self._put(key, self._level(key) + 1.0)
+    def give_back(self, key: bytes, part: float = 1.0) -> None:
+        """It was no attempt after all, or only part of one."""
+        self._put(key, self._level(key) + part)
 
     def _level(self, key: bytes) -> float:
         level, at = self._levels.get(key, (self._burst, 0.0))
@@ -115,9 +116,11 @@ class Throttle:
             buckets.take(key)
 
     def forgive(self, account: bytes, address: str | None) -> None:
-        """The attempt was right: it does not count for the account and the address."""
-        for buckets, key in self._keys(account, address)[1:]:
-            buckets.give_back(key)
+        """The attempt was right: it does not count for the address, and little for the account."""
+        _, (accounts, key), *addresses = self._keys(account, address)
+        accounts.give_back(key, 1.0 - _RIGHT_COSTS)
+        for buckets, each in addresses:
+            buckets.give_back(each)
 
     def _keys(self, account: bytes, address: str | None) -> list[tuple[Buckets, bytes]]:
         keys = [(self._all, b""), (self._accounts, self._mac(b"account", account))]

@@ -72,12 +72,32 @@ def test_one_address_that_tries_without_end_leaves_the_tokens_of_all_to_the_othe
     assert tried(limits, b"late", "10.0.2.1", 1) == 1
 
 
-def test_what_was_right_does_not_count(clock: Clock) -> None:
+def test_what_was_right_does_not_count_for_an_address(clock: Clock) -> None:
+    limits = throttle(clock)
+    for n in range(50):
+        limits.take(b"%d" % n, "10.0.0.1")
+        limits.forgive(b"%d" % n, "10.0.0.1")
+    assert sum(tried(limits, b"ann%d" % n, "10.0.0.1", 1) for n in range(20)) == 6
+
+
+def test_who_logs_in_now_and_then_may_mistype_as_often_as_before(clock: Clock) -> None:
     limits = throttle(clock)
     for _ in range(50):
         limits.take(b"ann", "10.0.0.1")
         limits.forgive(b"ann", "10.0.0.1")
+        clock.now += 5.0
     assert tried(limits, b"ann", "10.0.0.1", 9) == 3
+
+
+def test_one_account_that_logs_in_without_end_leaves_the_tokens_of_all_to_the_others(clock: Clock) -> None:
+    limits = throttle(clock, second=50)
+    right = 0
+    for _ in range(1000):
+        if tried(limits, b"ann", "10.0.0.1", 1):
+            limits.forgive(b"ann", "10.0.0.1")
+            right += 1
+    assert 10 <= right <= 15
+    assert sum(tried(limits, b"%d" % n, f"10.0.1.{n}", 1) for n in range(35)) == 35
 
 
 def test_a_limit_of_nought_is_none(clock: Clock) -> None:
