@@ -11,6 +11,7 @@ from tenantproxy.errors import ConnectFailed, IsolationError, PoolClosed, PoolFu
 from tenantproxy.events import IsolationViolation, ResetFailed
 from tenantproxy.pools.backend import RawBackend
 from tenantproxy.pools.exchange import READY_IDLE, RESET_ANSWER, answer_of, row, tag
+from tenantproxy.wire.statements import Statements
 from tests.support.fake_wire import WireHouse, bound, bound_again, error, is_reset, said, transport_of
 from tests.support.raw_house import Client
 from tests.support.waiting import until
@@ -95,7 +96,7 @@ async def test_a_backend_whose_proof_is_about_to_end_or_whose_settings_are_other
 
 async def test_a_stranger_gets_a_bound_backend_after_a_confirmed_reset_and_then_a_bind(house: WireHouse) -> None:
     backend = lend(house, "acme")
-    backend.prepared.add(object())  # type: ignore[arg-type]
+    backend.prepared.add(Statements().of(b"SELECT 1\0\0\0"))
     release(house, backend, "acme")
     client = house.ask_for("other")
     assert is_reset(said(backend))
