@@ -11,7 +11,7 @@ import psutil  # type: ignore[import-untyped]
 import pytest
 
 from tenantproxy.pools.exchange import query
-from tenantproxy.wire.frames import DATA_ROW, ERROR, READY, frame
+from tenantproxy.wire.frames import COMMAND_COMPLETE, COPY_IN, DATA_ROW, ERROR, PARAMETER_STATUS, READY, frame
 from tests.fault.conftest import Figure
 from tests.support import hostile
 from tests.support.hostile import LyingProxy, Part, hostile_server, repeats, says
@@ -92,6 +92,8 @@ BROKEN = {
     "a message of 2 GiB": b"D\x7f\xff\xff\xff" + b"x" * 100,
     "a ParameterStatus of 1 GiB": b"S\x3f\xff\xff\xff" + b"x" * 100,
     "a CommandComplete of 100 MB": b"C\x05\xf5\xe1\x00" + b"x" * 100,
+    "a ReadyForQuery that says nothing": ANSWER + b"Z\0\0\0\4",
+    "a ReadyForQuery that says too much": ANSWER + b"Z\0\0\0\6II",
     "one ReadyForQuery too many": ANSWER + b"Z\0\0\0\5I" * 2,
     "a ParseComplete that nobody asked for": b"1\0\0\0\4",
 }
@@ -113,6 +115,35 @@ async def test_a_server_that_breaks_the_protocol_loses_its_client_and_its_connec
         async with house.a_client("database1") as after:
             assert (await after.query(COUNT)).value == "3"
         assert backend.is_closed
+
+
+ODD = {
+    "a ReadyForQuery of no known status": ANSWER + b"Z\0\0\0\5?",
+    "a tag that says nothing": b"C\0\0\0\4",
+    "a tag of one letter": b"C\0\0\0\5S",
+    "an error of nothing": frame(ERROR, b""),
+    "an error that does not end": frame(ERROR, b"SERROR\0C"),
+    "a report of nothing": frame(PARAMETER_STATUS, b""),
+    "a report of nothing that is something": frame(PARAMETER_STATUS, b"\0\0"),
+    "a report without an end": frame(PARAMETER_STATUS, b"TimeZone\0Nowhere"),
+    "a report that is no text": frame(PARAMETER_STATUS, b"TimeZone\0\xff\xfe\0"),
+    "an empty COPY": frame(COPY_IN, b""),
+    "a tag that is no text": frame(COMMAND_COMPLETE, b"\xff\xfe\xfd\0"),
+    "a tag without an end": frame(COMMAND_COMPLETE, b"SET"),
+}
+
+
+@pytest.mark.parametrize("lie", ODD.values(), ids=ODD.keys())
+async def test_a_server_that_says_odd_things_brings_nobody_down(lasting: World, lie: bytes) -> None:
+    async with lying(lasting) as (house, proxy):
+        client = await house.client("database1")
+        proxy.lie = lie + frame(READY, b"I")
+        client.send(query(COUNT))
+        told = await client.reader.readexactly(5)
+        assert told[:1] in (lie[:1], b"E")
+        client.abort()
+        async with house.a_client("database1") as after:
+            assert (await after.query(COUNT)).value == "3"
 
 
 async def test_an_error_without_an_sqlstate_is_passed_on_and_the_session_goes_on(lasting: World) -> None:

@@ -91,6 +91,21 @@ async def test_a_client_that_is_slow_in_the_middle_of_a_message_holds_no_backend
         assert (await slow.answer()).value == "slow"
 
 
+async def test_a_client_that_says_much_while_it_waits_is_not_read_any_further(lasting: World, figure: Figure) -> None:
+    async with a_port(lasting, pools={"max_size": 1, "acquire_timeout": 40.0}) as house:
+        holder, eager = await house.client("database1"), await house.client("database1")
+        await holder.query("BEGIN")
+        before, count = memory(), 2000
+        for _ in range(count):
+            eager.send(query(f"SELECT 1 -- {'x' * 5000}"))
+        await until(lambda: _relay(house, eager)._is_reading_paused, "it is not read any more")
+        figure("megabytes", (memory() - before) / MEGABYTE)
+        assert _relay(house, eager)._held_size < MEGABYTE
+        await holder.query("COMMIT")
+        for _ in range(count):
+            assert (await eager.answer()).value == "1"
+
+
 # --- slow to read ----------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("user", USERS)
 async def test_a_big_result_that_nobody_reads_stays_at_the_server_and_others_are_served(
