@@ -176,6 +176,15 @@ async def test_without_a_verifier_no_token_is_believed(router: CheckedRouter, ca
     assert (await ask(blind, "/", token, (HEADER, "row1"))).status == 401
 
 
+async def test_a_token_of_another_tenant_is_refused_at_an_address(router: CheckedRouter, caller: Caller) -> None:
+    by_host = TenantMiddleware(who, router=router, resolver=SubdomainResolver("testserver"), tokens=caller.tokens)
+    for name, expected in (("row1", 200), ("row2", 403)):
+        token = (b"authorization", f"Bearer {await caller.token('row1')}".encode())
+        headers = [(b"host", f"{name}.testserver".encode())]
+        assert (await ask(by_host, scope={"headers": [*headers, token]})).status == expected
+        assert (await ask(by_host, scope={"headers": headers})).status == 200  # who says nothing of himself
+
+
 async def test_a_header_alone_is_believed_from_a_trusted_proxy_only(lasting: World) -> None:
     settings = lasting.settings(http={"trusted_proxies": ["192.0.2.0/24"]}, resolve={"trust_header_from_proxies": True})
     async with checked(settings, lasting) as router:
