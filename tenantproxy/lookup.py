@@ -119,7 +119,11 @@ class TenantAccounts:
             yield [(row["email"], str(row["user_id"])) for row in rows if row["email"] is not None]
             if len(rows) < _PAGE:
                 return
-            after = str(rows[-1]["user_id"])
+            before, after = after, str(rows[-1]["user_id"])
+            if after == before:
+                fix = "it must give the accounts after the user_id $1 in order, at most $2"
+                problem = "gives the same page again"
+                raise ConfigurationError([Problem(key="login.list_query", problem=problem, fix=fix)])
 
     async def _ask(
         self, place: Place, scope: Scope, query: str, *args: str, timeout: float

@@ -21,6 +21,7 @@ from tenantproxy.errors import (
     TooManyAttempts,
 )
 from tenantproxy.events import Event, LoginSearchFailed
+from tenantproxy.lookup import TenantAccounts
 from tenantproxy.model import TenantStatus, tenant_id
 from tenantproxy.router import Router
 from tests.support.logins import HASH, PASSWORD, PEPPER, add, change, directory, failure, login_settings, populate
@@ -334,6 +335,18 @@ async def test_an_account_query_without_the_columns_is_told_and_lets_nobody_in(p
     async with Router(login_settings(people, login=wrong), observer=events.append) as router:
         assert await failure(router.login("dan@example.org", PASSWORD)) == "LoginUnavailable"
     assert any(isinstance(event, LoginSearchFailed) and "password_hash" in event.error for event in events)
+
+
+async def test_a_list_query_that_does_not_page_is_told_and_not_read_for_ever(
+    people: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tenantproxy.lookup._PAGE", 1)
+    query = "select id as user_id, email from users where $1::text is not null order by id limit $2"
+    async with Router(login_settings(people, login={"list_query": query})) as router:
+        accounts = TenantAccounts(router.settings, source=router, tenants=router.registry)
+        with pytest.raises(ConfigurationError, match=r"login\.list_query: gives the same page again"):
+            async for _ in accounts.pages(tenant_id("database1")):
+                pass
 
 
 async def test_without_the_directory_nobody_hears_more_than_503(people: World) -> None:
