@@ -27,10 +27,10 @@ KINDS = ("database1", "schema1", "row1")
 UNKNOWN = "whether what ran has taken effect is unknown if a COMMIT was under way"
 
 
-def through(proxy: ChaosProxy, **pools: Any) -> dict[str, Any]:
-    """By way of the proxy, impatient."""
+def through(proxy: ChaosProxy, *, connect_timeout: float = 10.0, **pools: Any) -> dict[str, Any]:
+    """By way of the proxy."""
     return {
-        "servers": {"primary": {"port": proxy.port, "connect_timeout": 1.0}},
+        "servers": {"primary": {"port": proxy.port, "connect_timeout": connect_timeout}},
         "pools": {"acquire_timeout": 10.0, **pools},
     }
 
@@ -62,6 +62,7 @@ async def test_a_client_can_leave_a_black_hole_and_the_dead_connection_is_not_le
         figure("seconds_to_notice", time.monotonic() - began)
         proxy.heal()
         proxy.reset_all()  # what was open across the black hole is dead
+        await no_backend(house)
         healed_at = time.monotonic()
         await until(lambda: serves(after), "others are served")
         figure("seconds_to_heal", time.monotonic() - healed_at)
@@ -107,7 +108,7 @@ async def test_a_half_open_connection_costs_one_client_an_error_and_nobody_a_wro
 async def test_after_three_connects_into_a_black_hole_clients_fail_at_once_until_it_is_healed(
     lasting: World, proxy: ChaosProxy, figure: Figure, hole: str
 ) -> None:
-    async with a_port(lasting, **through(proxy, acquire_timeout=40.0)) as house:
+    async with a_port(lasting, **through(proxy, connect_timeout=1.0, acquire_timeout=40.0)) as house:
         clients = [await house.client(tenant) for tenant in ("database1", "row1")]
         proxy.reset_all()
         if hole == "deaf":  # it is accepted, as by the kernel of a server that hangs
@@ -137,7 +138,7 @@ async def test_after_three_connects_into_a_black_hole_clients_fail_at_once_until
 async def test_a_server_that_accepts_and_never_speaks_costs_a_newcomer_its_wait_and_not_more(
     lasting: World, proxy: ChaosProxy, figure: Figure
 ) -> None:
-    async with a_port(lasting, **through(proxy, acquire_timeout=2.0)) as house:
+    async with a_port(lasting, **through(proxy, connect_timeout=1.0, acquire_timeout=2.0)) as house:
         proxy.deaf = True
         began = time.monotonic()
         with pytest.raises(Refused) as refused:
@@ -199,6 +200,7 @@ async def test_of_writes_cut_anywhere_none_that_was_acknowledged_is_lost_and_non
                     assert told[-1]["H"] == UNKNOWN
                 proxy.heal()
                 proxy.reset_all()
+                await no_backend(house)
         async with database.connect() as admin:
             found = [row["n"] for row in await admin.fetch("SELECT n FROM ledger")]
     figure("acknowledged", len(done))
