@@ -105,7 +105,11 @@ class Search:
         Raises TooManyAttempts when fan-outs come too fast, RegistryUnavailable. What a dead or slow tenant leaves out
         makes the result incomplete; who else was asked is in it.
         """
-        places = await self._accounts.places()
+        try:
+            async with asyncio.timeout(self._settings.fan_out_timeout):
+                places = await self._accounts.places()
+        except TimeoutError:
+            return Searched(is_complete=False)
         if not places:
             return None
         if (wait := self._bucket.wait(b"")) > 0:

@@ -181,6 +181,19 @@ async def test_where_there_are_too_many_or_none_nothing_is_asked(places: list[Pl
     assert accounts.asked == []
 
 
+async def test_a_registry_that_does_not_list_its_tenants_holds_up_no_login(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def never() -> Sequence[Place] | None:
+        await asyncio.Event().wait()
+        return None
+
+    accounts = FakeAccounts(tenants(3))
+    monkeypatch.setattr(accounts, "places", never)
+    async with asyncio.timeout(20):
+        found = await search(accounts, fan_out_timeout=0.05).everywhere(KEY, "ann@example.org", asked=())
+    assert found is not None
+    assert (found.is_complete, found.candidates, accounts.asked) == (False, [], [])
+
+
 async def test_a_search_that_is_cancelled_leaves_no_task_and_gives_its_places_back() -> None:
     accounts = FakeAccounts(tenants(30))
     accounts.behave = lambda tenant: asyncio.Event().wait()
