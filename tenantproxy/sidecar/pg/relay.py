@@ -72,6 +72,8 @@ _LOOKED_AT: Final = frozenset(  # of the server's, whole; all others stream
 )
 _FIRST_KIND: Final = frames.PARSE_COMPLETE  # of all; a row that is shorter than itself leads to a byte below
 _READY_SIZE: Final = 6
+_SHORTEST_TAG: Final = 2  # DO
+_STATUSES: Final = b"ITE"
 _PASSED: Final = frozenset(  # of the server's: never looked at
     (
         frames.ROW_DESCRIPTION,
@@ -768,8 +770,8 @@ class Relay(asyncio.Protocol):
                     awaited.popleft()
                 else:
                     flight.ready()
-                if end - at != _READY_SIZE:
-                    raise ProtocolError("the server sent a message of an impossible length")
+                if end - at != _READY_SIZE or data[at + 5] not in _STATUSES:
+                    raise ProtocolError("the server is ready in no way that there is")
                 self._status = status = data[at + 5]
                 is_quiet = False
                 self.kept.asked_for = None
@@ -850,7 +852,9 @@ class Relay(asyncio.Protocol):
         return None
 
     def _completed(self, tag: bytes) -> None:
-        """A command ended, other than a SELECT."""
+        """A command ended, other than a SELECT. Raises ProtocolError."""
+        if len(tag) < _SHORTEST_TAG:
+            raise ProtocolError("the server ended a command that there is not")
         self.kept.tagged(tag)
         if tag.startswith(b"COPY"):
             self._flight.copied()

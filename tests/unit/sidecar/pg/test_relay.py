@@ -187,8 +187,8 @@ async def test_an_error_of_ours_is_not_put_into_the_middle_of_a_row() -> None:
     assert client.ends == 1
 
 
-BROKEN = [b"Z\0\0\0\4", b"Z\0\0\0\0", b"E\0\0\0\3"]
-STRANGE = [b"C\0\0\0\4", b"C\0\0\0\5\0", b"S\0\0\0\4"]
+BROKEN = [b"Z\0\0\0\4", b"Z\0\0\0\0", b"Z\0\0\0\5X", b"E\0\0\0\3", b"C\0\0\0\4", b"C\0\0\0\5\0"]
+STRANGE = [b"S\0\0\0\4", b"S\0\0\0\5\0"]
 
 
 @pytest.mark.parametrize("garbage", BROKEN + STRANGE)
