@@ -71,8 +71,8 @@ def unbinds(tag: bytes) -> bool:
 
 _NAME: Final = rb"(?:([A-Za-z_\x80-\xff][\w$\x80-\xff]*)|\"((?:[^\"\0]|\"\")+)\")"
 _DEALLOCATE: Final = re.compile(rb"DEALLOCATE(?:\s+PREPARE)?(?:\s+|(?=\"))" + _NAME, re.IGNORECASE)
-# A value may be anything that cannot end the statement.
-_LOCAL: Final = re.compile(rb"SET\s+(?:LOCAL|TRANSACTION|CONSTRAINTS)\s[^;]*", re.IGNORECASE)
+# A value may be anything that cannot end the statement. A name has to follow: `SET local .x = 1` sets `local.x`.
+_LOCAL: Final = re.compile(rb"SET\s+(?:LOCAL|TRANSACTION|CONSTRAINTS)\s+[A-Za-z_\"\x80-\xff][^;]*", re.IGNORECASE)
 _MAX_NAME: Final = 63  # longer ones the server cuts in SQL, and not in the protocol
 _MAX_TEXT: Final = 400
 

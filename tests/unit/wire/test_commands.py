@@ -148,6 +148,9 @@ def test_what_is_set_for_a_transaction_only_is_recognised(sql: bytes) -> None:
         b"SET local = 1; SET y = 2",
         b"SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY",
         b"SET LOCAL x = 'a;b'",
+        b"SET local .x = 1",
+        b"SET transaction .x = 1",
+        b"SET constraints /**/ .x = 1",
         b"",
     ],
 )
