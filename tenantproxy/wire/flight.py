@@ -398,12 +398,12 @@ class Flight:
             raise ProtocolError("the server was ready once more than it was asked")
 
     def _undo(self, entry: _Awaited) -> None:
-        if entry.is_unnamed:
+        if entry.is_unnamed and not any(later.is_unnamed for later in self.awaited):  # else that one stands there
             self._unnamed_is_there = False
             if entry.shown:
                 self._unnamed = None
-            if entry.names:
-                self.names = entry.names | self.names
+        if entry.names:
+            self.names = entry.names | self.names
         statement, name = entry.statement, entry.client_name
         if statement is None or entry.body is not None:
             return

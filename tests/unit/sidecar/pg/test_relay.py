@@ -215,6 +215,15 @@ async def test_a_statement_that_was_skipped_can_be_prepared_again() -> None:
     assert client.ask(skipped) + client.ask(again) == alone(skipped, again)
 
 
+async def test_a_skipped_statement_without_a_name_takes_the_next_one_not_with_it() -> None:
+    """The answer that tells of it comes between the Parse and the Bind of the next."""
+    lender = Lender()
+    client = Client(lender)
+    before = pg.parse(b"", b"bad") + pg.parse(b"", b"rows 1") + run() + SYNC + pg.parse(b"", b"rows 2")
+    behind = run() + SYNC
+    assert client.ask(before) + client.ask(behind) == alone(before, behind)
+
+
 async def test_a_close_that_was_skipped_has_closed_nothing() -> None:
     lender = Lender()
     client = Client(lender)
