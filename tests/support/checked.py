@@ -134,7 +134,7 @@ async def _audit_session(pool: Pool[Backend], backend: Backend) -> None:
     bound, con = pool.bound_to(backend), backend.con
     assert backend.bound == bound
     assert not con.is_in_transaction()
-    found = await con.fetchrow(_SESSION, timeout=5.0)
+    found = await con.fetchrow(_SESSION, timeout=30.0)
     assert found is not None
     setting, path, user, *left_behind = found
     assert (setting or None) == bound, f"the session says {setting!r}, we say {bound!r}"
@@ -143,7 +143,7 @@ async def _audit_session(pool: Pool[Backend], backend: Backend) -> None:
     assert left_behind == [0, 0, 0], "locks, temporary tables or channels are left"
     if pool.key.shared and backend.signer is not None:
         try:
-            verified = await con.fetchval("SELECT tenantproxy.bound_tenant()", timeout=5.0)
+            verified = await con.fetchval("SELECT tenantproxy.bound_tenant()", timeout=30.0)
         except asyncpg.PostgresError:
             verified = None
         assert verified in (bound, None)  # None: nobody is bound, or the proof's time is over
