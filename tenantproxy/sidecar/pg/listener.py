@@ -7,16 +7,19 @@ root opens and closes it.
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Container, Iterator
 from contextlib import suppress
+from contextvars import Context
 from typing import Final, Protocol
 
 from tenantproxy.errors import (
     AuthError,
     InvalidSetting,
     PoolClosed,
+    TenantError,
     TenantNotFound,
     TenantPaused,
     TenantProxyError,
@@ -45,8 +48,11 @@ from tenantproxy.wire.values import schemas
 __all__ = ["Lending", "PgListener"]
 
 _BACKLOG: Final = 1024
+_WATCH_SECONDS: Final = 1.0  # a suspended tenant's sessions end within a few of these
 _OVERFLOW: Final = 100  # connections beyond max_clients that are told so; more are just closed
 _OTHERS: Final = TenantId("_other")
+
+logger = logging.getLogger("tenantproxy")
 
 
 class Lending(Protocol):
@@ -96,6 +102,7 @@ class PgListener:
         self._traffic: dict[TenantId, Traffic] = {}
         self._paused: dict[TenantId, asyncio.Event] = {}
         self._server: asyncio.Server | None = None
+        self._watch: asyncio.Task[None] | None = None
         self._is_empty = asyncio.Event()
         self._is_closing = False
         self.logins: dict[LoginResult, int] = {"ok": 0, "refused": 0, "not_served": 0, "error": 0}
@@ -106,6 +113,7 @@ class PgListener:
         """Bind and accept. Raises OSError when the address cannot be had."""
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(lambda: Newcomer(self), self._host, self._port, backlog=_BACKLOG)
+        self._watch = loop.create_task(self._watch_over(), name="tenantproxy pg watch", context=Context())
 
     async def close(self) -> None:
         """Accept nobody; clients end when nothing of theirs is under way, after `drain_timeout` at any rate."""
@@ -123,6 +131,35 @@ class PgListener:
                     await self._is_empty.wait()
         for client in list(self._clients.values()):
             client.kill()
+        if self._watch is not None:
+            self._watch.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._watch
+            self._watch = None
+
+    async def _watch_over(self) -> None:
+        """End those who hold a backend of a tenant that is not served any more; the others hear it when they ask."""
+        while True:
+            await asyncio.sleep(_WATCH_SECONDS)
+            for client in [each for each in self._clients.values() if each.holds_backend]:
+                try:
+                    await self._look_after(client)
+                except Exception:
+                    logger.exception("looking after the clients of the PostgreSQL port failed")
+
+    async def _look_after(self, client: Client) -> None:
+        relay, tenant = client.relay, client.target.tenant
+        assert relay is not None
+        assert tenant is not None
+        if self._lending.known(tenant) is None:
+            try:
+                await self._lending.find(tenant)
+            except TenantError as exc:
+                relay.kill(exc)
+            except TenantProxyError:
+                return  # nobody can be asked now
+        if relay.backend is not None and relay.backend.pool.is_closed:
+            relay.drain()  # the tenant is elsewhere now
 
     @property
     def address(self) -> tuple[str, int]:
@@ -348,6 +385,11 @@ class Client:
         self.connected_at = time.time()
         self.address: tuple[str, int] = transport.get_extra_info("peername")[:2]
         self.local_address: tuple[str, int] = transport.get_extra_info("sockname")[:2]
+
+    @property
+    def holds_backend(self) -> bool:
+        """Whether something may run for it now."""
+        return self.relay is not None and self.relay.backend is not None
 
     def drain(self) -> None:
         """End it as soon as nothing is under way."""

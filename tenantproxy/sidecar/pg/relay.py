@@ -964,10 +964,13 @@ class Relay(asyncio.Protocol):
     def _is_idle_session(self) -> bool:
         return bool(self._is_session or self.pin) and self._flight.is_quiet and self._status == IDLE
 
-    def kill(self) -> None:
-        """End now, whatever is under way."""
+    def kill(self, why: TenantProxyError | None = None) -> None:
+        """End now, whatever is under way; `why`: other than that the operator said so."""
         self._end(
-            PoolClosed("terminating connection due to administrator command", hint="the operator ended it: try again")
+            why
+            or PoolClosed(
+                "terminating connection due to administrator command", hint="the operator ended it: try again"
+            )
         )
 
     def connection_lost(self, exc: Exception | None) -> None:
