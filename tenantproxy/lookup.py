@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Final, Protocol
 
@@ -26,6 +26,7 @@ from tenantproxy.errors import (
     PoolError,
     Problem,
     RegistryUnavailable,
+    TenantError,
     TenantNotFound,
 )
 from tenantproxy.events import LoginSearchFailed, Observer, ignore
@@ -111,6 +112,19 @@ class TenantAccounts:
             values = (account.user, password_hash, former)[: 3 if "$3" in query else 2]
             await self._ask(account.tenant, scope, query, *values, timeout=timeout)
 
+    async def claims_of(self, tenant: TenantId, user: str, *, timeout: float) -> Mapping[str, object] | None:
+        """See `Standing`; by `[login] session_query`, in the tenant's own session."""
+        query = self._settings.login.session_query or ""
+        try:
+            rows = await TenantScope(self._source, tenant).fetch(query, user, timeout=timeout)
+        except TenantError:
+            raise _unavailable() from None  # who is gone for good is refused before
+        except (*_DOWN, asyncpg.PostgresError) as exc:  # also what the tenant broke: nobody knows whose account it is
+            raise self._down(tenant, describe(exc)) from None
+        if len(rows) > 1:
+            raise self._down(tenant, "login.session_query gives more than one row")
+        return _claims(dict(rows[0])) if rows else None
+
     async def pages(self, tenant: TenantId) -> AsyncIterator[list[tuple[str, str]]]:
         """All accounts of a tenant as (e-mail, user), in pages, by `[login] list_query`. Errors are the database's."""
         scope, after = TenantScope(self._source, tenant), ""
@@ -141,7 +155,7 @@ class TenantAccounts:
 
     def _down(self, place: Place, error: str) -> LoginUnavailable:
         self._observer(LoginSearchFailed(place=str(place), error=error, is_down=True))
-        return LoginUnavailable("the accounts cannot be asked")
+        return _unavailable()
 
     def _candidate(self, tenant: TenantId, row: asyncpg.Record) -> Candidate:
         values = dict(row)
@@ -152,8 +166,7 @@ class TenantAccounts:
             stored = stored.decode("ascii", "replace")
         if not isinstance(stored, str):
             stored = None  # a tenant may have made a column of numbers of it: nobody's password, and nobody's error
-        claims = {name: _plain(value) for name, value in values.items() if value is not None}
-        return Candidate(account=Account(tenant=tenant, user=user, claims=claims), password_hash=stored)
+        return Candidate(account=Account(tenant=tenant, user=user, claims=_claims(values)), password_hash=stored)
 
     def _shared(self, place: SharedDatabase) -> Scope:
         if (scope := self._scopes.get(place)) is None:
@@ -187,6 +200,16 @@ class TenantAccounts:
         if place.isolation is Isolation.ROW and server is not None and server.login is not None:
             return SharedDatabase(server=place.server, database=place.database)
         return tenant.id
+
+
+def _unavailable() -> LoginUnavailable:
+    return LoginUnavailable("logging in is not possible at the moment", hint="try again", retry_after=1.0)
+
+
+def _claims(values: Mapping[str, object]) -> dict[str, object]:
+    """The columns that an access token takes: all but who it is, and never a hash."""
+    values = {name: value for name, value in values.items() if name not in ("user_id", "password_hash")}
+    return {name: _plain(value) for name, value in values.items() if value is not None}
 
 
 def _plain(value: object) -> object:

@@ -14,7 +14,7 @@ from dataclasses import replace
 from time import monotonic
 from typing import Any, Final, Self
 
-from tenantproxy.auth.accounts import Account
+from tenantproxy.auth.accounts import Account, Standing
 from tenantproxy.auth.login import Login, LoginCounts
 from tenantproxy.auth.revocation import Revocations
 from tenantproxy.config import Settings, load
@@ -298,6 +298,20 @@ class Router:
         TooManyAttempts, LoginUnavailable, which are the same whether or not there is an account.
         """
         return await self.logins.login(email, password, address=address, tenant=tenant)
+
+    @property
+    def standing(self) -> Standing | None:
+        """Says at a refresh what an account is by now, for `auth.refresh.Sessions`; None without `session_query`."""
+        if self.settings.login.session_query is None:
+            return None
+        return TenantAccounts(self.settings, source=self, tenants=self._registry, observer=self._observer)
+
+    async def end_sessions(self, tenant: str, user: str) -> int:
+        """Log one user out everywhere, as after a change of the password; how many sessions that were.
+
+        Needs what `tenantproxy install` makes in the main database; its errors pass through.
+        """
+        return await self.revocations.end_user(tenant_id(tenant), user)
 
     async def tenants(self, *, status: TenantStatus | str | None = None) -> AsyncIterator[Tenant]:
         """All tenants, in order of their identifiers; asks the registry itself, not its cache."""

@@ -8,7 +8,7 @@ from typing import Protocol, TypeAlias
 
 from tenantproxy.model import TenantId
 
-__all__ = ["Account", "Accounts", "Candidate", "Place", "SharedDatabase"]
+__all__ = ["Account", "Accounts", "Candidate", "Place", "SharedDatabase", "Standing"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +37,17 @@ class SharedDatabase:
 
     def __str__(self) -> str:
         return f"{self.server}/{self.database}"
+
+
+class Standing(Protocol):
+    """Who somebody that is logged in is by now."""
+
+    async def claims_of(self, tenant: TenantId, user: str, *, timeout: float) -> Mapping[str, object] | None:
+        """What a login would give as claims, `role` among them; None: there is no such account any more.
+
+        Raises LoginUnavailable whenever that could not be found out.
+        """
+        ...
 
 
 Place: TypeAlias = "TenantId | SharedDatabase"

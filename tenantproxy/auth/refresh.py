@@ -14,19 +14,20 @@ import json
 import re
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import Any, Final
 
 import asyncpg
 
+from tenantproxy.auth.accounts import Standing
 from tenantproxy.auth.base import Database
 from tenantproxy.auth.claims import expired, invalid
-from tenantproxy.auth.revocation import Revocations, lasting
+from tenantproxy.auth.revocation import Revocations, end_sessions, lasting
 from tenantproxy.auth.tokens import Tokens
 from tenantproxy.errors import AuthError, TenantNotFound
 from tenantproxy.events import Observer, RefreshTokenReused, ignore, tolerant
-from tenantproxy.model import Tenant, TenantStatus
+from tenantproxy.model import Tenant, TenantId, TenantStatus
 
 __all__ = ["GRACE", "Grant", "Sessions"]
 
@@ -104,7 +105,8 @@ class _Refresh:
 class Sessions:
     """Begins, continues and ends sessions. Holds nothing itself: any process may do the next step.
 
-    Needs tokens of our own (`tokens.are_own`), and what `sessions.sql` installs in `database`.
+    Needs tokens of our own (`tokens.are_own`), and what `sessions.sql` installs in `database`. `standing` (the
+    router's) is asked at each refresh who the person is by now; without it a session keeps what the login gave.
     """
 
     def __init__(
@@ -113,12 +115,14 @@ class Sessions:
         tokens: Tokens,
         *,
         revocations: Revocations | None = None,
+        standing: Standing | None = None,
         grace: float = GRACE,
         observer: Observer = ignore,
     ) -> None:
         self._database = database
         self._tokens = tokens
         self._revocations = revocations
+        self._standing = standing
         self._grace = grace
         self._seconds = lasting(tokens.settings)
         self._observer = tolerant(observer)
@@ -134,8 +138,9 @@ class Sessions:
     ) -> Grant:
         """Begin a session of somebody who has proven to be `user` of `tenant`.
 
-        `role` and `claims` go into every access token of the session. `session` is its id, by default a new one: of two
-        that begin with the same, one raises AuthError. PostgreSQL's own errors pass through.
+        `role` and `claims` go into every access token of the session, until `standing` has newer ones. `session` is its
+        id, by default a new one: of two that begin with the same, one raises AuthError. PostgreSQL's own errors pass
+        through.
         """
         refresh = _Refresh(secrets.token_bytes(_FAMILY_BYTES), secrets.token_bytes(_SECRET_BYTES))
         kept = {"role": role, "claims": dict(claims or {})}
@@ -149,7 +154,7 @@ class Sessions:
                 kept, separators=(",", ":"), allow_nan=False, default=dict
             ),  # those of a token are frozen
         )
-        grant = self._grant(begun, tenant, refresh)
+        grant = self._grant(begun, tenant, refresh, kept)
         kid, mac = self._tokens.seal(begun.signed())
         try:
             await self._database.fetch(
@@ -175,12 +180,15 @@ class Sessions:
         """The next access and refresh token of the session; the given one is spent.
 
         Raises TokenExpired where it was not used for too long or the tenant moved or ended; another AuthError for one
-        that is unknown or was spent before: then the session is over. RegistryUnavailable: it is not spent, try again.
+        that is unknown or was spent before, or whose account is gone: then the session is over. RegistryUnavailable,
+        LoginUnavailable: it is not spent, try again.
         """
         old = _Refresh.read(refresh_token)
         session = await self._find(old)
         tenant = await self._tenant_of(session)
+        kept = await self._kept(session)
         new = old.next()
+        grant = self._grant(session, tenant, new, kept)  # before the old one is spent: claims may be too long
         kid, mac = self._tokens.seal(session.signed())
         rows = await self._database.fetch(
             "SELECT * FROM tenantproxy.rotate_session($1, $2, $3, $4, $5, $6, $7, $8, $9)",
@@ -207,7 +215,7 @@ class Sessions:
                 self._note(session.id)
                 self._observer(RefreshTokenReused(tenant=session.tenant))
             raise invalid()
-        return self._grant(session, tenant, new)
+        return replace(grant, refresh_token=new.text())
 
     async def close(self, refresh_token: str) -> bool:
         """Log out: the session's refresh and access tokens are worth nothing. Whether there was one.
@@ -239,18 +247,12 @@ class Sessions:
         tenant: str | None = None,
         user: str | None = None,
     ) -> int:
-        rows = await self._database.fetch(
-            "SELECT id FROM tenantproxy.end_sessions($1, $2, $3, $4, $5) AS ended(id)",
-            family,
-            session,
-            tenant,
-            user,
-            self._seconds,
-            timeout=_TIMEOUT,
+        ended = await end_sessions(
+            self._database, self._seconds, family=family, session=session, tenant=tenant, user=user
         )
-        for row in rows:
-            self._note(row["id"])
-        return len(rows)
+        for each in ended:
+            self._note(each)
+        return len(ended)
 
     def _note(self, session: str) -> None:
         if self._revocations is not None:
@@ -293,12 +295,24 @@ class Sessions:
             raise expired()  # not ended: what this process knows may be a moment old
         return tenant
 
+    async def _kept(self, session: _Session) -> Mapping[str, Any]:
+        """The role and the claims of the next access token: today's, where somebody knows them."""
+        if self._standing is None:
+            kept: dict[str, Any] = json.loads(session.claims)
+            return kept
+        found = await self._standing.claims_of(TenantId(session.tenant), session.user, timeout=_TIMEOUT)
+        if found is None:
+            await self._end(session=session.id)
+            raise invalid()
+        claims = dict(found)
+        role = claims.pop("role", None)
+        return {"role": None if role is None else str(role), "claims": claims}
+
     def _pad(self, refresh: _Refresh, kid: str) -> bytes:
         """What hides a successor: different for each token, known to nobody who lacks the token or our key."""
         return self._tokens.seal(b"successor\0" + refresh.family + refresh.secret, kid)[1]
 
-    def _grant(self, session: _Session, tenant: Tenant, refresh: _Refresh) -> Grant:
-        kept = json.loads(session.claims)
+    def _grant(self, session: _Session, tenant: Tenant, refresh: _Refresh, kept: Mapping[str, Any]) -> Grant:
         token = self._tokens.issue(
             tenant=tenant, user=session.user, role=kept["role"], session=session.id, claims=kept["claims"]
         )

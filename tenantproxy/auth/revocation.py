@@ -21,7 +21,7 @@ from tenantproxy.config import Auth
 from tenantproxy.errors import ConfigurationError, PoolClosed, Problem
 from tenantproxy.listen import Heard
 
-__all__ = ["CHANNEL", "Hearing", "Revocations", "lasting"]
+__all__ = ["CHANNEL", "Hearing", "Revocations", "end_sessions", "lasting"]
 
 CHANNEL: Final = "tenantproxy_revocations"
 """Where it is announced that something was revoked."""
@@ -49,6 +49,28 @@ class Hearing(Protocol):
 def lasting(settings: Auth) -> float:
     """Seconds after which no access token of today is good any more; `access_ttl` is to hold for other issuers too."""
     return settings.access_ttl + 2 * settings.leeway + 1.0
+
+
+async def end_sessions(
+    database: Database,
+    seconds: float,
+    *,
+    family: bytes | None = None,
+    session: str | None = None,
+    tenant: str | None = None,
+    user: str | None = None,
+) -> list[str]:
+    """End those of a family, of a `sid`, or of a user of a tenant; which. `seconds`: see `lasting`."""
+    rows = await database.fetch(
+        "SELECT id FROM tenantproxy.end_sessions($1, $2, $3, $4, $5) AS ended(id)",
+        family,
+        session,
+        tenant,
+        user,
+        seconds,
+        timeout=_TIMEOUT,
+    )
+    return [row["id"] for row in rows]
 
 
 class Revocations:
@@ -119,6 +141,13 @@ class Revocations:
         rows = await self._database.fetch("SELECT tenantproxy.revoke_tenant($1)", tenant, timeout=_TIMEOUT)
         self._learn("tenant", tenant, float(rows[0][0]))
         return self.epoch(tenant)
+
+    async def end_user(self, tenant: str, user: str) -> int:
+        """End all sessions of one user; how many. None of their refresh and access tokens is good any more."""
+        ended = await end_sessions(self._database, self._seconds, tenant=tenant, user=user)
+        for session in ended:
+            self.note("session", session, self._seconds)
+        return len(ended)
 
     async def _revoke(self, kind: str, name: str, seconds: float) -> None:
         await self._database.fetch("SELECT tenantproxy.revoke($1, $2, $3)", kind, name, seconds, timeout=_TIMEOUT)

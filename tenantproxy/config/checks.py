@@ -280,7 +280,7 @@ def _login(parts: Parts) -> Iterator[Problem]:
         yield Problem(key="login.pepper_file", problem="is missing: the directory of accounts needs it", fix=fix)
     lookups = [name for name, server in parts.servers.items() if server is not None and server.login is not None]
     if login.account_query is None:
-        for key in ("lookup_query", "list_query", "rehash_query"):
+        for key in ("lookup_query", "list_query", "rehash_query", "session_query"):
             if getattr(login, key) is not None:
                 yield Problem(key=f"login.{key}", problem="is only read beside account_query", fix="add account_query")
     elif lookups and login.lookup_query is None:

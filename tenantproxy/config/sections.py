@@ -304,7 +304,8 @@ class Login(Section):
 
     `account_query` (an e-mail address in lower case as $1; user_id, password_hash and further claims) and
     `rehash_query` (a user_id, a new hash, and the former one if there is a $3) run in the tenant's own session,
-    `list_query` too (accounts after the user_id $1 in order, at most $2; user_id, email), for `login reconcile`.
+    `session_query` too (a user_id as $1, as text; the columns of `account_query` but the hash), at each refresh,
+    and `list_query` (accounts after the user_id $1 in order, at most $2; user_id, email), for `login reconcile`.
     `lookup_query` (an address; tenant_id, user_id) is asked of all row tenants of a database at once, inside a function
     that `install` makes of it.
     """
@@ -313,6 +314,7 @@ class Login(Section):
     lookup_query: Name | None = None
     list_query: Name | None = None
     rehash_query: Name | None = None
+    session_query: Name | None = None
     fan_out: Flag = True
     fan_out_concurrency: Size = 8
     fan_out_timeout: Seconds = 2.0

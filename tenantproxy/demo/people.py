@@ -22,6 +22,7 @@ LOGIN: Final[Mapping[str, Any]] = {
     "account_query": "select id as user_id, password_hash, role from users where lower(email) = $1",
     "lookup_query": "select tenant_id, id as user_id from users where lower(email) = $1",
     "list_query": "select id as user_id, email from users where id > $1 order by id limit $2",
+    "session_query": "select role from users where id = $1",
     "pepper_file": "pepper",
 }
 """The section of the configuration."""

@@ -281,7 +281,8 @@ class _Open:
         revocations = router.revocations
         tokens = Tokens(router.settings.auth, tenants=router.registry, revoked=revocations)
         await revocations.open()
-        return cls(tokens, revocations, Sessions(router.main(), tokens, revocations=revocations, observer=observer))
+        sessions = Sessions(router.main(), tokens, revocations=revocations, standing=router.standing, observer=observer)
+        return cls(tokens, revocations, sessions)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ import pytest
 from multidict import CIMultiDict
 from prometheus_client.parser import text_string_to_metric_families
 
-from tenantproxy.events import Event, Observer, RefreshTokenReused, ignore
+from tenantproxy.events import Event, LoginSearchFailed, Observer, RefreshTokenReused, ignore
 from tenantproxy.metrics.logging import LogObserver, combine
 from tenantproxy.model import TenantStatus, tenant_id
 from tenantproxy.registry import MemoryRegistry
@@ -24,6 +24,7 @@ from tenantproxy.router import Router
 from tenantproxy.sidecar.app import Sidecar
 from tests.support.bad_tokens import parts
 from tests.support.logins import PASSWORD, change, login_settings, populate
+from tests.support.waiting import until
 from tests.support.world import World
 
 PEOPLE = {
@@ -245,6 +246,115 @@ async def test_a_refresh_gives_the_next_tokens_and_a_logout_ends_them_all(servin
             assert (await client.check(token)).status == 401
         assert (await client.post("/auth/refresh", {"refresh_token": second.body["refresh_token"]})).status == 401
         assert (await client.post("/auth/logout", {"refresh_token": "nonsense"})).status == 204
+
+
+# --- the account at a refresh ----------------------------------------------------------------------------------------
+ASKED = {"session_query": "select role, email as address from users where id = $1 and is_active"}
+LOGINS = [("ann@example.org", "row1"), ("cem@example.org", "schema1"), ("dan@example.org", "database1")]
+
+
+async def alter(people: World, tenant: str, sql: str) -> None:
+    """`sql` about the first account of `tenant`, wherever it is."""
+    await change(people, tenant, f"UPDATE users SET {sql} WHERE id = $1", f"{tenant}-1")
+
+
+@pytest.mark.parametrize(("email", "tenant"), LOGINS)
+async def test_a_refresh_gives_the_role_and_claims_that_the_account_has_by_now(
+    email: str, tenant: str, people: World, serving: Serving
+) -> None:
+    async with serving(login=ASKED) as client:
+        first = (await client.login(email)).body
+        await alter(people, tenant, "role = 'reader'")
+        second = await client.post("/auth/refresh", {"refresh_token": first["refresh_token"]})
+        claims = await client.sidecar.auth.tokens.verify(second.body["access_token"])
+        assert (claims["role"], claims["address"], claims["sub"]) == ("reader", email, f"{tenant}-1")
+        await alter(people, tenant, "role = NULL")
+        third = await client.post("/auth/refresh", {"refresh_token": second.body["refresh_token"]})
+        assert "role" not in await client.sidecar.auth.tokens.verify(third.body["access_token"])
+
+
+@pytest.mark.parametrize(("email", "tenant"), LOGINS)
+async def test_a_refresh_for_an_account_that_is_off_is_refused_and_ends_the_session(
+    email: str, tenant: str, people: World, serving: Serving
+) -> None:
+    async with serving(login=ASKED) as client:
+        first = (await client.login(email)).body
+        await alter(people, tenant, "is_active = false")
+        assert (await client.post("/auth/refresh", {"refresh_token": first["refresh_token"]})).status == 401
+        assert (await client.check(first["access_token"])).status == 401
+        await alter(people, tenant, "is_active = true")
+        assert (await client.post("/auth/refresh", {"refresh_token": first["refresh_token"]})).status == 401
+
+
+async def test_a_row_tenants_session_is_not_kept_alive_by_the_same_user_of_another_tenant(
+    people: World, serving: Serving
+) -> None:
+    async with serving(login=ASKED) as client:
+        first = (await client.login("ann@example.org")).body
+        await change(people, "row1", "UPDATE users SET tenant_id = 'row2' WHERE id = 'row1-1'")
+        assert (await client.post("/auth/refresh", {"refresh_token": first["refresh_token"]})).status == 401
+
+
+async def test_while_the_account_cannot_be_asked_a_refresh_is_503_and_its_token_stays_good(
+    people: World, serving: Serving
+) -> None:
+    events: list[Event] = []
+    async with serving(observer=events.append, login=ASKED) as client:
+        first = (await client.login("dan@example.org")).body
+        await change(people, "database1", "ALTER TABLE users RENAME TO people")
+        answer = await client.post("/auth/refresh", {"refresh_token": first["refresh_token"]})
+        assert (answer.status, answer.body["code"]) == (503, "login_unavailable")
+        assert "users" not in answer.text
+        assert "Retry-After" in answer.headers
+        assert (await client.check(first["access_token"])).status == 200
+        await change(people, "database1", "ALTER TABLE people RENAME TO users")
+        assert (await client.post("/auth/refresh", {"refresh_token": first["refresh_token"]})).status == 200
+    assert [event.place for event in events if isinstance(event, LoginSearchFailed)] == ["database1"]
+
+
+@pytest.mark.parametrize(
+    "query", ["select role from users where id = $1::int4::text", "select role from users where $1::text is not null"]
+)
+async def test_a_session_query_that_is_wrong_ends_no_session(query: str, people: World, serving: Serving) -> None:
+    async with serving(login={"session_query": query}) as client:
+        await change(people, "database1", "INSERT INTO users (id, role) VALUES ('another', 'admin')")
+        first = (await client.login("dan@example.org")).body
+        assert (await client.post("/auth/refresh", {"refresh_token": first["refresh_token"]})).status == 503
+        assert (await client.check(first["access_token"])).status == 200
+
+
+async def test_a_password_hash_that_the_session_query_gives_is_in_no_token(serving: Serving) -> None:
+    query = "select id as user_id, password_hash, role from users where id = $1"
+    async with serving(login={"session_query": query}) as client:
+        first = (await client.login("dan@example.org")).body
+        second = (await client.post("/auth/refresh", {"refresh_token": first["refresh_token"]})).body
+        claims = await client.sidecar.auth.tokens.verify(second["access_token"])
+        assert not {"password_hash", "user_id"} & claims.keys()
+        assert claims["role"] == "member"
+
+
+async def test_without_a_session_query_a_session_keeps_what_the_login_gave(people: World, serving: Serving) -> None:
+    async with serving() as client:
+        first = (await client.login("dan@example.org")).body
+        await alter(people, "database1", "role = 'reader', is_active = false")
+        second = (await client.post("/auth/refresh", {"refresh_token": first["refresh_token"]})).body
+        assert (await client.sidecar.auth.tokens.verify(second["access_token"]))["role"] == "member"
+
+
+async def test_the_router_ends_all_sessions_of_one_person_and_nobody_elses(people: World, serving: Serving) -> None:
+    async with serving() as client, Router(login_settings(people, auth={"key": KEY})) as elsewhere:
+        mine = [(await client.login("dan@example.org")).body for _ in range(2)]
+        other = (await client.login("cem@example.org")).body
+        assert await elsewhere.end_sessions("database1", "nobody") == 0
+        assert await elsewhere.end_sessions("database1", "database1-1") == 2
+        for tokens in mine:
+            assert (await client.post("/auth/refresh", {"refresh_token": tokens["refresh_token"]})).status == 401
+
+        async def refused() -> bool:
+            return [(await client.check(tokens["access_token"])).status for tokens in mine] == [401, 401]
+
+        await until(refused, "the other process refuses the access tokens too", timeout=30.0)
+        assert (await client.check(other["access_token"])).status == 200
 
 
 async def test_a_spent_refresh_token_that_comes_again_raises_an_alarm_that_names_nobody(

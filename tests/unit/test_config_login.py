@@ -50,6 +50,7 @@ def test_everything_for_login_is_understood() -> None:
         ({"list_query": QUERY}, "login.list_query"),
         ({"rehash_query": QUERY}, "login.rehash_query"),
         ({"lookup_query": QUERY}, "login.lookup_query"),
+        ({"session_query": QUERY}, "login.session_query"),
         ({"account_query": QUERY, "pepper": "p" * 32, "server": ROLE}, "login.lookup_query"),
         ({"server": {"login": {"user": "lookup"}}}, "servers.primary.login.password_file"),
         ({"server": {"login": {"user": "app", "password": "y"}}}, "servers.primary.login.user"),
