@@ -215,9 +215,27 @@ class PoolClosed(PoolError):
 
 
 class ConnectFailed(PoolError):
-    """The PostgreSQL server could not be reached, or refused us."""
+    """The PostgreSQL server could not be reached, or refused us: `refusal` is the SQLSTATE with which it did."""
 
     sqlstate, code = "08001", "connect_failed"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        detail: str | None = None,
+        hint: str | None = None,
+        retry_after: float | None = None,
+        refusal: str | None = None,
+    ) -> None:
+        super().__init__(message, detail=detail, hint=hint, retry_after=retry_after)
+        self.refusal = refusal
+
+    def again(self) -> Self:
+        """See TenantProxyError.again."""
+        again = super().again()
+        again.refusal = self.refusal
+        return again
 
 
 class IsolationError(TenantProxyError):

@@ -14,13 +14,14 @@ from typing import Final, Protocol
 
 import asyncpg
 
-from tenantproxy.auth.accounts import Account, Candidate, Place, SharedDatabase
+from tenantproxy.auth.accounts import Account, AccountsDenied, Candidate, Place, SharedDatabase
 from tenantproxy.auth.directory import Directory
 from tenantproxy.auth.login import Login
 from tenantproxy.auth.passwords import Passwords
 from tenantproxy.config import Settings
 from tenantproxy.errors import (
     ConfigurationError,
+    ConnectFailed,
     IsolationError,
     LoginUnavailable,
     PoolError,
@@ -44,6 +45,7 @@ _DOWN: Final = (
     TimeoutError,
 )  # fmt: skip
 _DOWN_CLASSES: Final = frozenset({"08", "53", "57", "58", "XX"})  # of SQLSTATEs: the server, not the statement
+_DENIED: Final = frozenset({"28P01", "28000", "3D000", "42501"})  # of one tenant: its role, its database, its grants
 _ROWS: Final = 4
 _PAGE: Final = 1000
 _PLACES_SECONDS: Final = 10.0
@@ -120,7 +122,7 @@ class TenantAccounts:
         except TenantError:
             raise _unavailable() from None  # who is gone for good is refused before
         except (*_DOWN, asyncpg.PostgresError) as exc:  # also what the tenant broke: nobody knows whose account it is
-            raise self._down(tenant, describe(exc)) from None
+            raise self._down(tenant, _told(exc)) from None
         if len(rows) > 1:
             raise self._down(tenant, "login.session_query gives more than one row")
         return _claims(dict(rows[0])) if rows else None
@@ -144,14 +146,12 @@ class TenantAccounts:
     ) -> Sequence[asyncpg.Record]:
         try:
             return await scope.fetch(query, *args, timeout=timeout)
-        except _DOWN as exc:
-            raise self._down(place, describe(exc)) from None
-        except asyncpg.PostgresError as exc:
-            shared = isinstance(place, SharedDatabase)  # the function is ours: whatever it says, nobody was searched
-            if shared or (exc.sqlstate or "XX")[:2] in _DOWN_CLASSES:
-                raise self._down(place, describe(exc)) from None
-            self._observer(LoginSearchFailed(place=str(place), error=describe(exc), is_down=False))
-            return ()
+        except (*_DOWN, asyncpg.PostgresError) as exc:
+            # A shared database has a function and a role of ours: whatever it says, many tenants were not searched.
+            if isinstance(place, SharedDatabase) or not _is_denied(exc):
+                raise self._down(place, _told(exc)) from None
+            self._observer(LoginSearchFailed(place=str(place), error=_told(exc), is_down=False))
+            raise AccountsDenied("the accounts of the tenant cannot be asked") from None
 
     def _down(self, place: Place, error: str) -> LoginUnavailable:
         self._observer(LoginSearchFailed(place=str(place), error=error, is_down=True))
@@ -200,6 +200,19 @@ class TenantAccounts:
         if place.isolation is Isolation.ROW and server is not None and server.login is not None:
             return SharedDatabase(server=place.server, database=place.database)
         return tenant.id
+
+
+def _is_denied(error: BaseException) -> bool:
+    """Whether a server that is up refuses this one tenant, or the tenant's own tables do."""
+    if isinstance(error, ConnectFailed):
+        return error.refusal in _DENIED
+    return isinstance(error, asyncpg.PostgresError) and (error.sqlstate or "XX")[:2] not in _DOWN_CLASSES
+
+
+def _told(error: BaseException) -> str:
+    """What an event says of it: classes and codes."""
+    state = error.refusal if isinstance(error, ConnectFailed) else None
+    return f"{type(error).__name__} {state}" if state else describe(error)
 
 
 def _unavailable() -> LoginUnavailable:

@@ -6,9 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
+from tenantproxy.errors import TenantError
 from tenantproxy.model import TenantId
 
-__all__ = ["Account", "Accounts", "Candidate", "Place", "SharedDatabase", "Standing"]
+__all__ = ["Account", "Accounts", "AccountsDenied", "Candidate", "Place", "SharedDatabase", "Standing"]
+
+
+class AccountsDenied(TenantError):
+    """The tenant's database is up and refuses the question: until that is mended nobody has an account there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +63,8 @@ class Accounts(Protocol):
     """The tenants' own tables of users.
 
     `timeout` in seconds bounds the wait for a connection and the query together. All but `places` raise
-    LoginUnavailable for who cannot be asked now; what a tenant itself broke counts as no account.
+    LoginUnavailable for who cannot be asked now, and AccountsDenied for a tenant whose database refuses us or whose
+    table does: one tenant that is set up wrong must not keep everybody else out.
     """
 
     async def of_tenant(self, tenant: TenantId, email: str, *, timeout: float) -> Sequence[Candidate]:

@@ -59,7 +59,8 @@ def classify(error: BaseException, key: PoolKey) -> tuple[TenantProxyError, Fail
             message, hint = _BUSY[state]
             return ConnectFailed(message, detail=f"{where}, SQLSTATE {state}", hint=hint, retry_after=1.0), "busy"
         message, hint = _DENIED.get(state, ("the PostgreSQL server refused the connection", "see the server's log"))
-        return ConnectFailed(message, detail=f"{where}, SQLSTATE {state}", hint=hint, retry_after=5.0), "denied"
+        detail = f"{where}, SQLSTATE {state}"
+        return ConnectFailed(message, detail=detail, hint=hint, retry_after=5.0, refusal=state), "denied"
     if isinstance(error, TimeoutError):
         message, hint = "the PostgreSQL server did not answer in time", "see whether it is reachable and not overloaded"
         return ConnectFailed(message, detail=where, hint=hint, retry_after=1.0), "busy"

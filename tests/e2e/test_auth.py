@@ -23,7 +23,7 @@ from tenantproxy.registry import MemoryRegistry
 from tenantproxy.router import Router
 from tenantproxy.sidecar.app import Sidecar
 from tests.support.bad_tokens import parts
-from tests.support.logins import PASSWORD, change, login_settings, populate
+from tests.support.logins import PASSWORD, change, login_settings, populate, take_away
 from tests.support.waiting import until
 from tests.support.world import World
 
@@ -460,9 +460,7 @@ async def test_a_dead_tenant_database_is_503_for_everybody_who_fails(people: Wor
     async with serving() as client:
         await client.login("dan@example.org")
         await client.login("cem@example.org")
-        name = people.tenants[-1].placement.database
-        async with people.main.connect() as admin:
-            await admin.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+        await take_away(people, "database2")
         answers = [await client.login("nobody@example.org"), await client.login("cem@example.org", "wrong")]
         assert [answer.status for answer in answers] == [503, 503]
         assert same(answers[0]) == same(answers[1])

@@ -13,6 +13,7 @@ import pytest
 
 from tenantproxy.auth.accounts import Account, SharedDatabase
 from tenantproxy.config import Settings
+from tenantproxy.config.secret import Secret
 from tenantproxy.errors import (
     ConfigurationError,
     InvalidCredentials,
@@ -24,8 +25,20 @@ from tenantproxy.events import Event, LoginSearchFailed
 from tenantproxy.lookup import TenantAccounts
 from tenantproxy.model import TenantStatus, tenant_id
 from tenantproxy.router import Router
-from tests.support.logins import HASH, PASSWORD, PEPPER, add, change, directory, failure, login_settings, populate
-from tests.support.world import APP_ROLE, World
+from tests.support.logins import (
+    HASH,
+    PASSWORD,
+    PEPPER,
+    add,
+    change,
+    directory,
+    failure,
+    give_back,
+    login_settings,
+    populate,
+    take_away,
+)
+from tests.support.world import APP_PASSWORD, APP_ROLE, SERVER, World
 
 PEOPLE = {
     "row1": ["ann@example.org", "both@example.org"],
@@ -248,9 +261,7 @@ async def test_while_a_tenants_database_is_dead_everybody_who_fails_hears_503_an
         await router.login("dan@example.org", PASSWORD)
         assert await failure(router.login("before@example.org", PASSWORD)) == "InvalidCredentials"
         await router.expire_connections("database2")
-        async with people.main.connect() as admin:
-            name = people.tenants[-1].placement.database
-            await admin.execute(f'ALTER DATABASE "{name}" RENAME TO "{name}_away"')
+        await take_away(people, "database2")
         try:
             told = {
                 "has an account there": await failure(router.login("eve@example.org", PASSWORD)),
@@ -265,8 +276,7 @@ async def test_while_a_tenants_database_is_dead_everybody_who_fails_hears_503_an
             assert await router.login("cem@example.org", PASSWORD) == one("schema1", "schema1-1")
             assert router.logins.counts.results["unavailable"] == len(told)
         finally:
-            async with people.main.connect() as admin:
-                await admin.execute(f'ALTER DATABASE "{name}_away" RENAME TO "{name}"')
+            await give_back(people, "database2")
     failed = [event for event in events if isinstance(event, LoginSearchFailed)]
     assert {(event.place, event.is_down) for event in failed} == {("database2", True)}
     assert len(failed) == 1  # the breaker: one was enough
@@ -291,6 +301,67 @@ async def test_what_a_tenant_broke_itself_counts_as_no_account_and_is_told_to_th
     (failed, *_) = [event for event in events if isinstance(event, LoginSearchFailed)]
     assert (failed.place, failed.is_down) == ("database2", False)
     assert "42P01" in failed.error
+
+
+def elsewhere(settings: Settings, **server: object) -> Settings:
+    """With `database2` on a server of its own name, which is the same one for another login."""
+    other = settings.servers[SERVER].model_copy(update=server)
+    tenant = settings.tenants["database2"].model_copy(update={"server": "other"})
+    servers, tenants = {**settings.servers, "other": other}, {**settings.tenants, "database2": tenant}
+    return settings.model_copy(update={"servers": servers, "tenants": tenants})
+
+
+@pytest.mark.parametrize(
+    ("kind", "state"),
+    [
+        ("no such database", "3D000"),
+        ("a wrong password", "28P01"),
+        ("a role that may not log in", "28000"),
+        ("a role that may not connect", "42501"),
+        ("a table that may not be read", "42501"),
+        ("no such table", "42P01"),
+    ],
+)
+async def test_a_tenant_whose_database_denies_us_keeps_nobody_else_from_hearing_what_is_wrong(
+    kind: str, state: str, people: World
+) -> None:
+    events: list[Event] = []
+    settings, name = login_settings(people), people.tenants[-1].placement.database
+    idler = f"idler_{name}"  # the server has roles of other tests too
+    async with Router(settings) as router:
+        await router.login("eve@example.org", PASSWORD)  # it is in the directory
+    noted = await directory(people.main)
+    async with people.main.connect() as admin:
+        if kind == "no such database":
+            await admin.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+        elif kind == "a wrong password":
+            settings = elsewhere(settings, password=Secret.inline("another one"))
+        elif kind == "a role that may not log in":
+            settings = elsewhere(settings, user=idler)
+            await admin.execute(f"CREATE ROLE {idler} NOLOGIN PASSWORD '{APP_PASSWORD}'")
+        elif kind == "a role that may not connect":
+            await admin.execute(f'REVOKE ALL ON DATABASE "{name}" FROM PUBLIC, {APP_ROLE}')
+        elif kind == "a table that may not be read":
+            await change(people, "database2", f"REVOKE ALL ON users FROM PUBLIC, {APP_ROLE}")
+        else:
+            await change(people, "database2", "DROP TABLE users")
+    try:
+        async with Router(settings, observer=events.append) as router:
+            told = {
+                "nobody": await failure(router.login("nobody@example.org", PASSWORD)),
+                "wrong password elsewhere": await failure(router.login("dan@example.org", "wrong")),
+                "has an account there": await failure(router.login("eve@example.org", PASSWORD)),
+                "looks there alone": await failure(router.login("eve@example.org", PASSWORD, tenant="database2")),
+            }
+            assert told == dict.fromkeys(told, "InvalidCredentials")
+            assert await router.login("dan@example.org", PASSWORD) == one("database1", "database1-1")
+    finally:
+        async with people.main.connect() as admin:
+            await admin.execute(f"DROP ROLE IF EXISTS {idler}")
+    failed = [event for event in events if isinstance(event, LoginSearchFailed)]
+    assert {(event.place, event.is_down) for event in failed} == {("database2", False)}
+    assert all(state in event.error for event in failed)
+    assert noted <= await directory(people.main), "what is only denied for now is not forgotten"
 
 
 @pytest.mark.parametrize(

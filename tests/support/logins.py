@@ -73,6 +73,21 @@ async def change(world: World, tenant: str, sql: str, *args: object) -> None:
         await admin.execute(sql, *args)
 
 
+async def take_away(world: World, tenant: str) -> None:
+    """The tenant's database lets nobody in for now, and who was in is out; `give_back` ends that."""
+    name = next(each for each in world.tenants if each.id == tenant).placement.database
+    async with world.main.connect() as admin:
+        await admin.execute(f"ALTER DATABASE {quote_identifier(name)} ALLOW_CONNECTIONS false")
+        await admin.execute("SELECT pg_terminate_backend(pid, 20000) FROM pg_stat_activity WHERE datname = $1", name)
+
+
+async def give_back(world: World, tenant: str) -> None:
+    """See `take_away`."""
+    name = next(each for each in world.tenants if each.id == tenant).placement.database
+    async with world.main.connect() as admin:
+        await admin.execute(f"ALTER DATABASE {quote_identifier(name)} ALLOW_CONNECTIONS true")
+
+
 def _schema(tenant: Tenant) -> str:
     return quote_identifier(tenant.placement.schema or "public")
 

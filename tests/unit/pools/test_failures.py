@@ -79,6 +79,13 @@ def test_the_sqlstate_of_an_answer_is_told(state: str) -> None:
     assert describe(answer(state)).endswith(state)
 
 
+@pytest.mark.parametrize("state", ["28P01", "28000", "3D000", "42501", "55000"])
+def test_with_what_a_server_refused_us_is_known_also_to_who_hears_of_it_later(state: str) -> None:
+    error, _ = classify(answer(state), KEY)
+    assert isinstance(error, ConnectFailed)
+    assert (error.refusal, error.again().refusal) == (state, state)
+
+
 def test_what_is_wrong_with_a_server_is_not_told_as_the_clients_fault() -> None:
     error, failure = classify(ProtocolError("the server asked twice", detail="of a login", hint="see to it"), KEY)
     assert (type(error), failure) == (ConnectFailed, "denied")
