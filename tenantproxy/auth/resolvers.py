@@ -45,6 +45,7 @@ class Weight(IntEnum):
     HEARSAY = 0
     ADDRESS = 1
     PROOF = 2
+    OWN = 3  # a resolver of the application's, which says itself what a token is good for
 
 
 def mismatch() -> AccessDenied:
@@ -91,6 +92,10 @@ class ClaimResolver:
         if value is not None and not isinstance(value, str):
             raise TenantUnresolved("the claim that names the tenant is not text", detail=self.name)
         return value
+
+    def weight(self, request: RequestContext) -> Weight:
+        """PROOF."""
+        return Weight.PROOF
 
 
 class SubdomainResolver:
@@ -174,8 +179,7 @@ class Agreeing:
 
     def __init__(self, *sources: Resolver) -> None:
         self.sources = _some(sources)
-        has_claim = any(isinstance(source, ClaimResolver) for source in self.sources)
-        self._needed = Weight.PROOF if has_claim else Weight.ADDRESS
+        self._needed = Weight.PROOF if any(map(_has_claim, self.sources)) else Weight.ADDRESS
 
     def resolve(self, request: RequestContext) -> str | None:
         """See `Resolver`."""
@@ -200,6 +204,13 @@ class Agreeing:
         return self._needed
 
 
+def _has_claim(source: Resolver) -> bool:
+    """Whether it is a claim, or combines one with others."""
+    if isinstance(source, FirstOf | Agreeing):
+        return any(map(_has_claim, source.sources))
+    return isinstance(source, ClaimResolver)
+
+
 def _some(sources: tuple[Resolver, ...]) -> tuple[Resolver, ...]:
     if not sources:
         raise ValueError("at least one source is needed")
@@ -209,14 +220,15 @@ def _some(sources: tuple[Resolver, ...]) -> tuple[Resolver, ...]:
 def weight_of(source: Resolver, request: RequestContext) -> Weight:
     """What `source` is worth for `request`; a resolver of the application's own answers for itself."""
     own = getattr(source, "weight", None)
-    return Weight.PROOF if own is None else Weight(own(request))
+    return Weight.OWN if own is None else Weight(own(request))
 
 
 def authorise(resolver: Resolver, request: RequestContext, *, tenant_claim: str = "") -> Identity | None:
     """Who asks, for which tenant; None: the request names none. Whether that tenant exists is still to be looked up.
 
-    An address says where the caller wants to be, not that its token is good there: what the token names under
-    `tenant_claim`, if anything, must be the same. Raises TenantUnresolved (400), AuthError (401) or AccessDenied (403).
+    An address says where the caller wants to be, a proxy's header where the request is to go; neither says that the
+    token is good there: what it names under `tenant_claim`, if anything, must be the same. Raises TenantUnresolved (400),
+    AuthError (401) or AccessDenied (403).
     """
     named = resolver.resolve(request)
     if named is None:
@@ -224,7 +236,7 @@ def authorise(resolver: Resolver, request: RequestContext, *, tenant_claim: str 
     weight = weight_of(resolver, request)
     if weight is Weight.HEARSAY:
         raise _unproven(request)
-    if weight is Weight.ADDRESS and request.claims is not None and request.claims.get(tenant_claim, named) != named:
+    if weight < Weight.OWN and request.claims is not None and request.claims.get(tenant_claim, named) != named:
         raise mismatch()  # user 7 of one tenant is not user 7 of another
     try:
         tenant = tenant_id(named)

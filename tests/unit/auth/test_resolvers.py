@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -105,6 +106,35 @@ def test_a_header_beside_a_token_that_names_no_tenant_is_refused() -> None:
 @pytest.mark.parametrize("claim", [None, "acme"])
 def test_two_headers_of_the_name_are_malformed_even_when_they_agree(claim: str | None) -> None:
     assert status(DEFAULT, ask("acme", "acme", claim=claim)) == 400
+
+
+@pytest.mark.parametrize("agree", [("header:X-Agency-Database",), ("claim:other", "header:X-Agency-Database")])
+def test_a_trusted_proxys_header_opens_no_tenant_to_the_token_of_another(agree: tuple[str, ...]) -> None:
+    trusting = from_settings(Resolve(agree=agree, trust_header_from_proxies=True))
+    with pytest.raises(AccessDenied, match="Agency mismatch"):
+        authorise(trusting, ask("acme", claim="beta", proxy=True), tenant_claim="agencyDatabase")
+    for good in (ask("acme", claim="acme", proxy=True), ask("acme", proxy=True), ask("acme", token=True, proxy=True)):
+        identity = authorise(trusting, good, tenant_claim="agencyDatabase")
+        assert identity is not None
+        assert identity.tenant == "acme"
+
+
+def test_a_token_that_names_two_tenants_opens_neither() -> None:
+    request = ask(claim="beta")
+    assert request.claims is not None
+    both = replace(request, claims={**request.claims, "other": "acme"})
+    with pytest.raises(AccessDenied, match="Agency mismatch"):
+        authorise(from_settings(Resolve(agree=("claim:other",))), both, tenant_claim="agencyDatabase")
+
+
+@pytest.mark.parametrize("nested", [FirstOf(CLAIM, HEADER), Agreeing(CLAIM, HEADER), FirstOf(FirstOf(HEADER, CLAIM))])
+def test_a_claim_among_combined_sources_makes_an_address_alone_too_little(nested: Resolver) -> None:
+    agreeing = Agreeing(nested, SubdomainResolver("example.com"))
+    assert status(agreeing, ask(host="acme.example.com")) == 401
+    assert status(agreeing, ask(host="acme.example.com", token=True)) == 403
+    identity = authorise(agreeing, ask(host="acme.example.com", claim="acme"))
+    assert identity is not None
+    assert identity.tenant == "acme"
 
 
 def test_a_header_alone_is_believed_from_a_trusted_proxy_where_the_settings_say_so() -> None:
