@@ -227,8 +227,8 @@ def authorise(resolver: Resolver, request: RequestContext, *, tenant_claim: str 
     """Who asks, for which tenant; None: the request names none. Whether that tenant exists is still to be looked up.
 
     An address says where the caller wants to be, a proxy's header where the request is to go; neither says that the
-    token is good there: what it names under `tenant_claim`, if anything, must be the same. Raises TenantUnresolved (400),
-    AuthError (401) or AccessDenied (403).
+    token is good there: what it names under `tenant_claim`, if anything, must be the same. Raises TenantUnresolved
+    (400), AuthError (401) or AccessDenied (403).
     """
     named = resolver.resolve(request)
     if named is None:
