@@ -48,7 +48,7 @@ class Identity:
 
     tenant: TenantId
     user: str | None
-    claims: Mapping[str, object]
+    claims: Mapping[str, object] = field(repr=False)
 
 
 class Resolver(Protocol):

@@ -1,6 +1,7 @@
 """How does an aiohttp application become multi-tenant? `setup(app, router=..., tokens=...)`.
 
-`request[TENANT]` and `tenantproxy.current()` are the scope of the request, `app[ROUTER]` is the router.
+`request[TENANT]` and `tenantproxy.current()` are the scope of the request, `request[IDENTITY]` is who asks,
+`app[ROUTER]` is the router.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Final
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from tenantproxy.auth.base import Resolver, TokenVerifier
+from tenantproxy.auth.base import Identity, Resolver, TokenVerifier
 from tenantproxy.auth.caller import SUBPROTOCOL, Headers, carries_token, header_texts, unwrap_token
 from tenantproxy.auth.resolvers import mismatch
 from tenantproxy.errors import TenantUnresolved
@@ -22,10 +23,11 @@ from tenantproxy.middleware.problems import GONE, OURS, ProblemAnswer, answer_to
 from tenantproxy.router import Router
 from tenantproxy.scope import TenantScope, begin
 
-__all__ = ["REQUEST_ID", "ROUTER", "TENANT", "as_response", "route_of", "setup"]
+__all__ = ["IDENTITY", "REQUEST_ID", "ROUTER", "TENANT", "as_response", "route_of", "setup"]
 
 ROUTER: Final = web.AppKey("tenantproxy_router", Router)
 TENANT: Final = web.RequestKey("tenantproxy_tenant", TenantScope)
+IDENTITY: Final = web.RequestKey("tenantproxy_identity", Identity)
 REQUEST_ID: Final = web.RequestKey("tenantproxy_request_id", str)
 
 _SUBPROTOCOL: Final = web.RequestKey("tenantproxy_subprotocol", str)
@@ -44,8 +46,9 @@ def setup(
     """Make `app` multi-tenant; call it before the application starts.
 
     The parameters are those of `middleware.asgi.TenantMiddleware`. The router is opened and closed with the
-    application, unless it is open already. Handlers of requests that name no tenant have no `request[TENANT]`, and
-    `current()` raises TenantUnresolved there. Errors of ours and lost connections become problem+json.
+    application, unless it is open already. Handlers of requests that name no tenant have no `request[TENANT]` and no
+    `request[IDENTITY]`, and `current()` raises TenantUnresolved there. Errors of ours and lost
+    connections become problem+json.
     """
     gate = Gate(router, resolver=resolver, tokens=tokens)
     life = life_of(router)
@@ -126,15 +129,18 @@ def _without_token(request: web.Request) -> web.Request:
 
 async def _admit(gate: Gate, request: web.Request, headers: Headers) -> None:
     outer = request.get(TENANT)  # of an application that this one is mounted in
-    found = await gate.admit(
+    entered = await gate.enter(
         method=request.method,
         path=request.path,
         headers=headers,
         peer=request.remote,
     )
+    found = None if entered is None else entered[0]
     if outer is not None and found is not None and outer.id != found.id:
         raise mismatch()
     found = found if found is not None else outer
+    if entered is not None and (outer is None or entered[1].claims):  # else the outer one knows better who asks
+        request[IDENTITY] = entered[1]
     if found is not None:
         request[TENANT] = found
     # It is not ended: aiohttp gives each request a task, and writes the body there after all middlewares have returned.

@@ -55,7 +55,8 @@ class TenantMiddleware:
     hears of what is revoked as long as the router is open, unless it was given a `revoked` of its own;
     `requests` counts (`metrics.listeners.Requests`). A router that is not open is opened and closed with the
     application, or opened at the first request where the server has no lifespan. The scope's `state` gets `request_id`,
-    and `tenant` where there is one. Errors of ours and lost connections become problem+json while nothing was sent.
+    and where there is a tenant `tenant`, its scope, and `identity`, who asks (`auth.base.Identity`). Errors
+    of ours and lost connections become problem+json while nothing was sent.
     """
 
     def __init__(
@@ -131,13 +132,16 @@ class TenantMiddleware:
         """The application, for the tenant of the request or for nobody."""
         await self._life.ready()
         client = scope.get("client")
-        found = await self._gate.admit(
+        entered = await self._gate.enter(
             method=scope.get("method", "GET"), path=scope["path"], headers=headers, peer=client[0] if client else None
         )
+        found = None if entered is None else entered[0]
         outer: TenantScope | None = scope.get(_OUTER)
         if outer is not None and found is not None and outer.id != found.id:
             raise mismatch()
         found = found if found is not None else outer
+        if entered is not None and (outer is None or entered[1].claims):  # else an outer one knows better who asks
+            scope["state"]["identity"] = entered[1]
         if found is not None:
             scope["state"]["tenant"] = scope[_OUTER] = found
         token = begin(found)
@@ -152,7 +156,8 @@ def _name(scope: Scope, request: str) -> None:
     state = scope.setdefault("state", {})
     state["request_id"] = request
     if _OUTER not in scope:
-        state.pop("tenant", None)  # what the application's lifespan left there is no request's
+        state.pop("tenant", None)
+        state.pop("identity", None)  # what the application's lifespan left there is no request's
 
 
 def _route(scope: Scope) -> str:

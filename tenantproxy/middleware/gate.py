@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
-from tenantproxy.auth.base import RequestContext, Resolver, TokenVerifier
+from tenantproxy.auth.base import Identity, RequestContext, Resolver, TokenVerifier
 from tenantproxy.auth.caller import Headers, TrustedProxies, bearer_token, host_of, session_settings
 from tenantproxy.auth.resolvers import authorise, from_settings, mismatch
 from tenantproxy.errors import TenantNotFound
@@ -41,7 +41,14 @@ class Gate:
         self._proxies = TrustedProxies.configured(settings.http)
 
     async def admit(self, *, method: str, path: str, headers: Headers, peer: str | None) -> TenantScope | None:
-        """The scope for a request; None: it names no tenant. Needs an open router. `headers` as in RequestContext.
+        """The scope for a request; see `enter`."""
+        found = await self.enter(method=method, path=path, headers=headers, peer=peer)
+        return None if found is None else found[0]
+
+    async def enter(
+        self, *, method: str, path: str, headers: Headers, peer: str | None
+    ) -> tuple[TenantScope, Identity] | None:
+        """Its scope and who asks; None: it names no tenant. Needs an open router. `headers` as in RequestContext.
 
         Raises AuthError and its kin; RegistryUnavailable where the tenant has to be looked up and cannot be.
         """
@@ -56,7 +63,7 @@ class Gate:
             except TenantNotFound:
                 raise mismatch() from None
         settings = session_settings(self._context, request, identity.tenant) if self._context else None
-        return self._router.tenant(identity.tenant, context=settings)
+        return self._router.tenant(identity.tenant, context=settings), identity
 
     async def _claims(self, headers: Headers) -> Mapping[str, object] | None:
         if self._tokens is None:

@@ -12,7 +12,7 @@ from pytest_aiohttp import AiohttpClient
 import tenantproxy
 from tenantproxy import PoolTimeout, Router
 from tenantproxy.auth.resolvers import SubdomainResolver
-from tenantproxy.middleware.aiohttp import ROUTER, TENANT, setup
+from tenantproxy.middleware.aiohttp import IDENTITY, ROUTER, TENANT, setup
 from tests.support.checked import CheckedRouter
 from tests.support.web import AUTH, HEADER, Caller
 from tests.support.world import World
@@ -31,11 +31,14 @@ class Counted:
 async def who(request: web.Request) -> web.Response:
     scope = request[TENANT]
     assert scope is tenantproxy.current()
+    assert (request[IDENTITY].tenant, request[IDENTITY].claims["tid"]) == (scope.id, scope.id)
+    assert request[IDENTITY].user == request[IDENTITY].claims["sub"]
     assert request.app[ROUTER].is_open
     return web.Response(text=f"{scope.id} {await scope.fetchval('SELECT count(*) FROM projects')}")
 
 
 async def public(request: web.Request) -> web.Response:
+    assert (TENANT in request) is (IDENTITY in request)
     return web.Response(text=str(request.get(TENANT)))
 
 

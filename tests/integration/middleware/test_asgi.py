@@ -32,6 +32,7 @@ from tenantproxy.errors import (
 )
 from tenantproxy.middleware.asgi import TenantMiddleware, tenant
 from tenantproxy.middleware.logs import TenantFilter
+from tenantproxy.model import tenant_id
 from tests.support.checked import CheckedRouter, checked
 from tests.support.waiting import until
 from tests.support.web import AUTH, HEADER, App, Caller, Message, ask, http_scope
@@ -213,6 +214,29 @@ async def test_one_middleware_inside_another_may_not_change_the_tenant(router: C
 
 
 # --- what the application is given -----------------------------------------------------------------------------------
+async def who_asks(scope: Mapping[str, Any], receive: Any, send: Any) -> None:
+    """Answers who the middleware says it is."""
+    identity = scope["state"].get("identity")
+    told = "nobody" if identity is None else f"{identity.tenant} {identity.user} {identity.claims.get('role')}"
+    assert "role" not in repr(identity)
+    await reply(send, told)
+
+
+async def test_the_application_sees_who_asks_and_nothing_of_an_earlier_one(
+    router: CheckedRouter, caller: Caller
+) -> None:
+    app, left = around(who_asks, router), {"identity": "what a lifespan left"}
+    token = caller.tokens.issue(tenant=await router.registry.get(tenant_id("row1")), user="ann", role="admin")
+    bearer = (b"authorization", f"Bearer {token}".encode())
+    assert (await ask(app, scope={"headers": [bearer]})).body == b"row1 ann admin"
+    assert (await ask(app, scope={"headers": [], "state": left})).body == b"nobody"
+    by_host = around(who_asks, router, resolver=SubdomainResolver("testserver"))
+    host = (b"host", b"row1.testserver")
+    assert (await ask(by_host, scope={"headers": [host]})).body == b"row1 None None"
+    nested = around(TenantMiddleware(who_asks, router=router, resolver=SubdomainResolver("testserver")), router)
+    assert (await ask(nested, scope={"headers": [bearer, host]})).body == b"row1 ann admin"
+
+
 async def test_session_settings_come_from_the_request(lasting: World) -> None:
     async def app(scope: Mapping[str, Any], receive: Any, send: Any) -> None:
         row = await tenantproxy.current().fetchrow(
