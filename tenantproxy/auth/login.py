@@ -177,17 +177,21 @@ class Login:
         noted = {entry.tenant for entry in found.entries}
         for tenant in self._tenants(attempt, found, chosen):
             attempt.is_known = True
-            candidates += (here := await self._ask_one(attempt, tenant, noted))
-            if not here and chosen is None:
+            here = await self._ask_one(attempt, tenant, noted)
+            candidates += here or ()
+            if here is not None and not here and chosen is None:
                 self._search.forget(attempt.key)  # what was known is not so any more
         if not attempt.asked and (decoy := found.decoy or self._decoy) is not None:
             others = await self._ask_one(attempt, decoy, ())
-            candidates += others if chosen is None else ()  # nobody knows: the decoy may have the account
+            candidates += (others or ()) if chosen is None else ()  # nobody knows: the decoy may have the account
         if found.decoy is not None:
             self._decoy = found.decoy
         await self._verify(attempt, candidates)
 
-    async def _ask_one(self, attempt: _Attempt, tenant: TenantId, noted: Iterable[TenantId]) -> Sequence[Candidate]:
+    async def _ask_one(
+        self, attempt: _Attempt, tenant: TenantId, noted: Iterable[TenantId]
+    ) -> Sequence[Candidate] | None:
+        """Who has the address there; None: that tenant lets nobody in for now, whoever has an account."""
         try:
             candidates = await self._search.ask(tenant, attempt.email)
         except LoginUnavailable:
@@ -196,7 +200,7 @@ class Login:
         except TenantNotFound:
             candidates = ()
         except TenantError:
-            return ()  # paused or suspended: the account may well be there, and nobody gets in
+            return None  # paused, suspended, or its database refuses us: the account may well be there
         else:
             attempt.asked[tenant] = None
         if not candidates and tenant in noted:

@@ -326,7 +326,7 @@ async def test_a_tenant_whose_database_denies_us_keeps_nobody_else_from_hearing_
     kind: str, state: str, people: World
 ) -> None:
     events: list[Event] = []
-    settings, name = login_settings(people), people.tenants[-1].placement.database
+    settings, name = login_settings(people, login={"negative_ttl": 600}), people.tenants[-1].placement.database
     idler = f"idler_{name}"  # the server has roles of other tests too
     async with Router(settings) as router:
         await router.login("eve@example.org", PASSWORD)  # it is in the directory
@@ -354,6 +354,10 @@ async def test_a_tenant_whose_database_denies_us_keeps_nobody_else_from_hearing_
                 "looks there alone": await failure(router.login("eve@example.org", PASSWORD, tenant="database2")),
             }
             assert told == dict.fromkeys(told, "InvalidCredentials")
+            searched = router.logins.counts.searched.total
+            for email in ("nobody@example.org", "eve@example.org"):  # alike: both were searched for lately
+                assert await failure(router.login(email, PASSWORD)) == "InvalidCredentials"
+            assert router.logins.counts.searched.total == searched
             assert await router.login("dan@example.org", PASSWORD) == one("database1", "database1-1")
     finally:
         async with people.main.connect() as admin:
