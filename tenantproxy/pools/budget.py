@@ -19,6 +19,7 @@ __all__ = ["Claimant", "ServerBudget"]
 MAIN_RESERVE: Final = 2  # permits that only the main database's pool may take
 TURN_SECONDS: Final = 0.1  # how long a connection may go on serving its own pool while a tenant elsewhere has none
 CALM_SECONDS: Final = 0.05  # idle for so long, a connection is closed for a tenant that only wants more
+LAST_SECONDS: Final = 2.0  # and so long, if it is all that its own tenant has
 HOLD_SECONDS: Final = 30.0  # how long the permit of a peer that fell silent is kept
 BREAKER_SECONDS: Final = 0.5  # a server that refuses for so long is down
 SILENT_CONNECTS: Final = 3  # one that leaves so many in a row unanswered is, too
@@ -40,7 +41,10 @@ class Claimant(Protocol):
         ...
 
     def give_up_idle(self, idle_seconds: float) -> bool:
-        """Close its least recently used idle connection; False when none has been idle for so long."""
+        """Close its least recently used idle connection; False when none has been idle for so long.
+
+        Unless that is 0, a pool keeps its last connection for LAST_SECONDS: others only want more than they have.
+        """
         ...
 
     def server_down(self) -> None:

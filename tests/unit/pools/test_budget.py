@@ -10,7 +10,7 @@ import pytest
 from tenantproxy.config import Pools
 from tenantproxy.events import BudgetOverrun
 from tenantproxy.model import tenant_id
-from tenantproxy.pools.budget import HOLD_SECONDS, TURN_SECONDS
+from tenantproxy.pools.budget import CALM_SECONDS, HOLD_SECONDS, LAST_SECONDS, TURN_SECONDS
 from tests.support.fakes import Caller, House, Link, ask, ready, reset, retire, route
 
 
@@ -153,6 +153,36 @@ def test_idle_connections_of_the_least_recently_used_pool_are_closed_to_serve_a_
     house.connector.succeed()
     assert not caller.waits
     assert house.counters.closed["evicted"] == 1
+
+
+def test_a_tenant_that_only_wants_more_gets_no_connection_that_was_in_use_a_moment_ago(house: House) -> None:
+    links = house.filled(house.alone("polite"), "polite", 2)
+    house.filled(house.alone("greedy"), "greedy", 3)
+    for link in links:
+        ready(link)
+    ask(house.alone("greedy"), "greedy")
+    assert [link.state for link in links] == ["idle", "idle"], "its own would have come back before a new one is there"
+    house.connector.pass_time(CALM_SECONDS * 2)
+    assert [link.state for link in links] == ["retiring", "idle"]
+
+
+def test_a_tenant_keeps_its_last_connection_for_a_while_against_those_who_only_want_more(house: House) -> None:
+    (link,) = house.filled(house.alone("polite"), "polite", 1)
+    house.filled(house.alone("greedy"), "greedy", 4)
+    ready(link)
+    ask(house.alone("greedy"), "greedy")
+    house.connector.pass_time(LAST_SECONDS * 0.9)
+    assert link.state == "idle"
+    house.connector.pass_time(LAST_SECONDS)
+    assert link.state == "retiring"
+
+
+def test_a_tenant_with_nothing_gets_the_last_connection_of_another_at_once(house: House) -> None:
+    (link,) = house.filled(house.alone("polite"), "polite", 1)
+    house.filled(house.alone("greedy"), "greedy", 4)
+    ready(link)
+    ask(house.alone("poor"), "poor")
+    assert link.state == "retiring"
 
 
 def test_no_more_idle_connections_are_closed_than_are_wanted(house: House) -> None:
