@@ -32,6 +32,11 @@ class Claimant(Protocol):
     last_used: float
 
     @property
+    def permits(self) -> int:
+        """How many it holds."""
+        ...
+
+    @property
     def starving(self) -> bool:
         """Whether a tenant waits in it that holds fewer than the guaranteed number, and nothing is on its way to it."""
         ...
@@ -41,10 +46,7 @@ class Claimant(Protocol):
         ...
 
     def give_up_idle(self, idle_seconds: float) -> bool:
-        """Close its least recently used idle connection; False when none has been idle for so long.
-
-        Unless that is 0, a pool keeps its last connection for LAST_SECONDS: others only want more than they have.
-        """
+        """Close its least recently used idle connection; False when none has been idle for so long."""
         ...
 
     def server_down(self) -> None:
@@ -170,13 +172,26 @@ class ServerBudget:
     def reclaim(self) -> None:
         """Close idle connections of the least recently used pools: one for each pool that wants.
 
-        For one with a tenant that has nothing at once; for one that only wants more, what nobody used for a while. Its
-        own connections come back meanwhile, and to close and open one costs more than that.
+        For a tenant that has nothing at once, but not the last one of another that is at work while somebody holds
+        several: those yield one when they give it back. For one that only wants more, what nobody used for a while: its
+        own come back meanwhile, and to close and open one costs more than that.
         """
         while self.closing < len(self.wanting) and self._idle:
-            victim = min(self._victims(), key=lambda pool: pool.last_used, default=None)
-            calm = CALM_SECONDS if self.closing >= sum(pool.starving for pool in self.wanting) else 0.0
-            if victim is None or not victim.give_up_idle(calm):
+            victims = list(self._victims())
+            victim = min(victims, key=lambda pool: pool.last_used, default=None)
+            if victim is None:
+                return
+            since = [since for pool, since in self.wanting.items() if pool.starving]
+            if self.closing >= len(since):
+                calm = CALM_SECONDS if victim.permits > 1 else LAST_SECONDS
+            else:
+                spare = min(
+                    (each for each in victims if each.permits > 1), key=lambda pool: pool.last_used, default=None
+                )
+                victim, calm = spare or victim, 0.0
+                if spare is None and any(each.permits > 1 for each in self._claimants if not each.is_main):
+                    calm = max(0.0, CALM_SECONDS - (self._clock() - since[self.closing]))
+            if not victim.give_up_idle(calm):
                 return
 
     def _victims(self) -> Iterator[Claimant]:

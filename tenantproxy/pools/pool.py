@@ -29,7 +29,7 @@ from tenantproxy.model import Limits, PoolKey, TenantId
 from tenantproxy.pools import refusals
 from tenantproxy.pools.backoff import Backoff, Failure
 from tenantproxy.pools.base import AcquireResult, Clock, PoolStats, TenantPoolStats, Waiter
-from tenantproxy.pools.budget import CALM_SECONDS, LAST_SECONDS, ServerBudget
+from tenantproxy.pools.budget import CALM_SECONDS, ServerBudget
 from tenantproxy.pools.slots import IdleSlots, Slot, State
 from tenantproxy.pools.turns import AcquireCounts, Ticket, Turn, Turns
 
@@ -435,8 +435,6 @@ class Pool(Generic[C]):
     def give_up_idle(self, idle_seconds: float) -> bool:
         """See `budget.Claimant`."""
         slot = next(iter(self._idle), None)
-        if idle_seconds and len(self._slots) == 1:
-            idle_seconds = LAST_SECONDS
         if slot is None or self._clock() - slot.since < idle_seconds:
             return False
         self._unidle(slot)

@@ -177,12 +177,33 @@ def test_a_tenant_keeps_its_last_connection_for_a_while_against_those_who_only_w
     assert link.state == "retiring"
 
 
-def test_a_tenant_with_nothing_gets_the_last_connection_of_another_at_once(house: House) -> None:
-    (link,) = house.filled(house.alone("polite"), "polite", 1)
-    house.filled(house.alone("greedy"), "greedy", 4)
-    ready(link)
+def test_a_tenant_with_nothing_gets_the_last_connection_of_another_at_once_where_nobody_holds_more(
+    house: House,
+) -> None:
+    links = [house.filled(house.alone(name), name, 1)[0] for name in ("a", "b", "c", "d", "e")]
+    ready(links[0])
     ask(house.alone("poor"), "poor")
-    assert link.state == "retiring"
+    assert links[0].state == "retiring"
+
+
+def test_a_tenant_with_nothing_lets_those_who_hold_several_yield_before_another_loses_its_last(house: House) -> None:
+    (last,) = house.filled(house.alone("polite"), "polite", 1)
+    rich = house.filled(house.alone("greedy"), "greedy", 4)
+    ready(last)
+    ask(house.alone("greedy"), "greedy")
+    ask(house.alone("poor"), "poor")
+    assert last.state == "idle"
+    ready(rich[0])
+    assert (rich[0].state, last.state) == ("retiring", "idle")
+
+
+def test_a_tenant_with_nothing_waits_no_longer_than_a_moment_for_them(house: House) -> None:
+    (last,) = house.filled(house.alone("polite"), "polite", 1)
+    house.filled(house.alone("greedy"), "greedy", 4)
+    ready(last)
+    ask(house.alone("poor"), "poor")
+    house.connector.pass_time(CALM_SECONDS * 2)
+    assert last.state == "retiring"
 
 
 def test_no_more_idle_connections_are_closed_than_are_wanted(house: House) -> None:
