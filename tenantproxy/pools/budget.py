@@ -45,6 +45,10 @@ class Claimant(Protocol):
         """Take what it needs, at most so many permits."""
         ...
 
+    def look_again(self) -> None:
+        """What is idle has not been for long enough: `refill` in a moment."""
+        ...
+
     def give_up_idle(self, idle_seconds: float) -> bool:
         """Close its least recently used idle connection; False when none has been idle for so long."""
         ...
@@ -134,12 +138,11 @@ class ServerBudget:
         if not of_main:
             self.tenants_in_use -= 1
 
-    def want(self, pool: Claimant) -> bool:
-        """Remember that `pool` would open more, and close what nobody uses to make room; False: nothing is, for now."""
+    def want(self, pool: Claimant) -> None:
+        """Remember that `pool` would open more, and close what nobody uses to make room."""
         if pool not in self.wanting:
             self.wanting[pool] = self._clock()
         self.reclaim()
-        return self.closing >= len(self.wanting)
 
     def unwant(self, pool: Claimant) -> None:
         """`pool` has what it needs."""
@@ -192,6 +195,8 @@ class ServerBudget:
                 if spare is None and any(each.permits > 1 for each in self._claimants if not each.is_main):
                     calm = max(0.0, CALM_SECONDS - (self._clock() - since[self.closing]))
             if not victim.give_up_idle(calm):
+                for pool in self.wanting:
+                    pool.look_again()
                 return
 
     def _victims(self) -> Iterator[Claimant]:

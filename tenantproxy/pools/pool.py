@@ -489,14 +489,18 @@ class Pool(Generic[C]):
             need -= 1
             self._opening += 1
             self._connector.open(self)
-        if not need:
+        if need:
+            self.budget.want(self)
+        else:
             self.budget.unwant(self)
-        elif not self.budget.want(self) and not self._asks_again:
+
+    def look_again(self) -> None:
+        """See `budget.Claimant`."""
+        if not self._asks_again:
             self._asks_again = True
             self._connector.later(CALM_SECONDS, self._ask_again)
 
     def _ask_again(self) -> None:
-        """What was idle for too short a time to be closed for us may be so no more."""
         self._asks_again = False
         self.refill()
 

@@ -407,9 +407,8 @@ class PoolWorld:
             wanting = sum(
                 need > 0 for need in needs.values()
             )  # each gets one after the other, not all it needs at once
-            starving = sum(need > 0 and pool.starving for pool, need in needs.items())
-            assert starving <= budget.closing, "connections lie idle while tenants that have none want their permits"
-            looks_again = bool(self.house.connector.timers)  # for those that were in use a moment ago
+            # Those that were in use a moment ago are left where they are, and each that wants one looks again.
+            looks_again = all(pool._asks_again for pool, need in needs.items() if need > 0)
             assert wanting <= budget.closing or looks_again, "connections lie idle while others want their permits"
 
     def _need(self, book: Book) -> int:
