@@ -61,7 +61,7 @@ class RawLender:
         self.counters = counters
         self._canceller = canceller
         self._observer = observer
-        self._renewal = proof_window / 3  # a proof that ends sooner is renewed first
+        self.renewal: Final = proof_window / 3  # seconds: a proof that ends sooner is renewed first
         self._handed: deque[Acquire] = deque()  # have a backend, and do not know it yet
         self._is_calling = False  # they will be told in this same callback
 
@@ -72,7 +72,7 @@ class RawLender:
         if backend is None:
             return None
         now = pool.last_used
-        if backend.session != session or backend.bound_until - self._renewal <= now or route.session.context:
+        if backend.session != session or backend.bound_until - self.renewal <= now or route.session.context:
             pool.uncount(backend)
             pool.ready(backend, backend.bound, now)  # as it came: nothing has run on it
             return None

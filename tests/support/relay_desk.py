@@ -72,6 +72,8 @@ class _Waiting:
 class Lender:
     """Lends `size` backends; `is_busy`: none for now, whoever comes waits until `grant`."""
 
+    renewal = 20.0
+
     def __init__(self, size: int = 1) -> None:
         self.idle: deque[Backend] = deque()
         self.backends: list[Backend] = []

@@ -47,7 +47,6 @@ _STREAMED: Final = 65_536  # of a message that need not be seen whole; less is w
 _MAX_WHOLE: Final = 16 * 1024 * 1024  # a statement's text
 _MAX_HELD: Final = 262_144  # bytes of a client that waits, before it is not read any further
 _LINGER_SECONDS: Final = 10.0  # that a client has for reading what was said last
-_RENEW_SECONDS: Final = 20.0  # before its proof ends a binding is renewed, between transactions
 
 # Kinds that the hot loops compare with.
 _QUERY: Final = frames.QUERY
@@ -503,7 +502,7 @@ class Relay(asyncio.Protocol):
     def _is_due(self, backend: RawBackend) -> bool:
         """Whether what comes now must wait until the binding is renewed. A transaction is never cut, nor is a COPY."""
         flight = self._flight
-        if backend.bound_until - monotonic() > _RENEW_SECONDS or flight.is_open or flight.copying:
+        if backend.bound_until - monotonic() > self._lender.renewal or flight.is_open or flight.copying:
             return False
         if flight.is_doubtful:  # what is awaited may never come
             return False
