@@ -25,18 +25,6 @@ from tests.support.world import APP_PASSWORD, APP_ROLE, World
 
 
 @pytest.fixture
-async def main(database: Database) -> Database:
-    await install_main(database)
-    return database
-
-
-@pytest.fixture
-async def here(main: Database) -> AsyncIterator[Process]:
-    async with a_process(main) as process:
-        yield process
-
-
-@pytest.fixture
 async def there(main: Database) -> AsyncIterator[Process]:
     async with a_process(main) as process:
         yield process

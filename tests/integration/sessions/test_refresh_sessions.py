@@ -16,20 +16,8 @@ from tenantproxy.auth.tokens import Tokens
 from tenantproxy.config import Auth
 from tenantproxy.errors import AuthError, TenantProxyError, TokenExpired
 from tests.support.database import Database
-from tests.support.sessions_world import SECRET, Process, a_process, install_main
+from tests.support.sessions_world import SECRET, Process, a_process
 from tests.support.waiting import until
-
-
-@pytest.fixture
-async def main(database: Database) -> Database:
-    await install_main(database)
-    return database
-
-
-@pytest.fixture
-async def here(main: Database) -> AsyncIterator[Process]:
-    async with a_process(main) as process:
-        yield process
 
 
 @pytest.fixture
