@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
 from tenantproxy.config import Pools
@@ -26,6 +28,7 @@ def ended(house: House) -> dict[CloseReason, int]:
 
 # --- lifetime --------------------------------------------------------------------------------------------------------
 def test_connections_that_were_opened_together_do_not_end_together(house: House) -> None:
+    random.seed(1)  # else all ten end on one side of the middle once in 512 times
     pool = house.alone("acme")
     links = house.idle(pool, 10, "acme")
     house.clock.now += LIFETIME * 0.95
