@@ -28,7 +28,8 @@ if [ "$(cat .venv/installed 2>/dev/null || true)" != "$_stamp" ] || ! _usable .v
     _usable .venv/bin/python && [ "$(.venv/bin/python -c 'import sys; print(sys.prefix)')" = "$PWD/.venv" ] ||
         "$_python" -m venv --clear .venv
     _pip() { .venv/bin/python -m pip --disable-pip-version-check install --quiet "$@"; }
-    _pip --require-hashes --requirement requirements.lock
+    # The lock is complete; without --no-deps pip would ask what has been released since for the extras it does not name.
+    _pip --no-deps --require-hashes --requirement requirements.lock
     _pip --no-deps --no-build-isolation --editable .
     echo "$_stamp" >.venv/installed
 fi
