@@ -1,7 +1,7 @@
 # Sourced by its neighbours: goes to the project's folder and makes .venv from requirements.lock; does nothing when it is up to date.
 # PYTHON=... chooses the interpreter; otherwise the first of these that is new enough.
 set -eu
-cd "$(dirname "$0")/.."
+cd "$(dirname "${BASH_SOURCE:-$0}")/.." # from bash it can be sourced by hand, or by a script elsewhere
 
 _usable() {
     "$1" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1

@@ -58,6 +58,13 @@ def test_a_python_that_is_too_old_is_told_so_and_nothing_is_installed(tmp_path: 
     assert not (tmp_path / ".venv").exists()
 
 
+def test_a_script_elsewhere_sources_the_environment_in_bash(tmp_path: Path) -> None:
+    outside = tmp_path / "elsewhere"
+    outside.write_text(f'. "{ROOT}/scripts/env.sh"; pwd; command -v python\n')
+    done = subprocess.run(["bash", str(outside)], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.splitlines() == [str(ROOT), str(ROOT / ".venv" / "bin" / "python")]
+
+
 def test_the_lock_names_no_host_and_no_folder(lock: str) -> None:
     assert not re.search(r"https?:|file:|://|--(extra-)?index-url|--find-links|--trusted-host", lock)
 
