@@ -29,7 +29,7 @@ ADDED_LIMIT_US: Final = 60.0
 CALLS: Final = 4_000  # of each application in each round
 REQUESTS: Final = 100_000  # through each framework
 TASKS: Final = 200
-HEADER: Final = "x-agency-database"
+HEADER: Final = "x-tenant-id"
 
 
 async def cost(world: World, options: Options) -> Part:

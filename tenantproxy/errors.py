@@ -4,7 +4,7 @@
       ConfigurationError                 at start only: names the key, the problem and the fix
       AuthError 401 28000
         TenantUnresolved 400 08P01  InvalidCredentials 401 28P01  TokenExpired 401 28000
-        AccessDenied 403 42501      TooManyAttempts 429 53400  LoginUnavailable 503 08006 retry
+        AccessDenied 403 42501: TenantMismatch      TooManyAttempts 429 53400  LoginUnavailable 503 08006 retry
       TenantError
         TenantNotFound 404 3D000    TenantPaused 503 57P03 retry  TenantSuspended 403 28000
       RegistryUnavailable 503 08006 retry
@@ -43,6 +43,7 @@ __all__ = [
     "ProtocolError",
     "RegistryUnavailable",
     "TenantError",
+    "TenantMismatch",
     "TenantNotFound",
     "TenantPaused",
     "TenantProxyError",
@@ -140,6 +141,12 @@ class AccessDenied(AuthError):
     """The caller is known and may not do this."""
 
     http_status, sqlstate, code = 403, "42501", "access_denied"
+
+
+class TenantMismatch(AccessDenied):
+    """Sources name different tenants, or one that does not exist; `[resolve] mismatch_text` is what callers read."""
+
+    code = "tenant_mismatch"
 
 
 class TooManyAttempts(AuthError):

@@ -17,7 +17,14 @@ from tenantproxy.auth.base import Identity, RequestContext, Resolver
 from tenantproxy.config.own import make_own, names_a_class
 from tenantproxy.config.problems import nearest
 from tenantproxy.config.sections import Resolve
-from tenantproxy.errors import AccessDenied, AuthError, ConfigurationError, Problem, TenantNotFound, TenantUnresolved
+from tenantproxy.errors import (
+    AuthError,
+    ConfigurationError,
+    Problem,
+    TenantMismatch,
+    TenantNotFound,
+    TenantUnresolved,
+)
 from tenantproxy.model import tenant_id
 
 __all__ = [
@@ -48,9 +55,9 @@ class Weight(IntEnum):
     OWN = 3  # a resolver of the application's, which says itself what a token is good for
 
 
-def mismatch() -> AccessDenied:
+def mismatch() -> TenantMismatch:
     """Sources disagree, or there is no such tenant: a stranger cannot tell which."""
-    return AccessDenied("Agency mismatch")
+    return TenantMismatch("tenant mismatch")
 
 
 def _unproven(request: RequestContext) -> AuthError:
@@ -255,9 +262,7 @@ def from_settings(settings: Resolve) -> Agreeing:
     problems: list[Problem] = []
     sources = tuple(_sources(settings, problems))
     if not sources and not problems:
-        problems.append(
-            Problem(key="resolve.agree", problem="is empty", fix='write ["claim:agencyDatabase"] or more sources')
-        )
+        problems.append(Problem(key="resolve.agree", problem="is empty", fix='write ["claim:tenant"] or more sources'))
     if problems:
         raise ConfigurationError(problems)
     return Agreeing(*sources)

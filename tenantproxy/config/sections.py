@@ -252,8 +252,9 @@ class Resolve(Section):
     then that proxy must set the header itself, or remove the client's.
     """
 
-    agree: Texts = ("claim:agencyDatabase", "header:X-Agency-Database")
+    agree: Texts = ("claim:tenant", "header:X-Tenant-ID")
     trust_header_from_proxies: Flag = False
+    mismatch_text: Name = "tenant mismatch"
 
 
 _KEY_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
@@ -275,7 +276,7 @@ class Auth(Section):
     jwks_url: Text = ""
     issuer: Name = "tenantproxy"
     audience: Name = "tenantproxy"
-    tenant_claim: Name = "agencyDatabase"
+    tenant_claim: Name = "tenant"
     leeway: Leeway = 5.0
     access_ttl: Seconds = 900.0
     selection_ttl: Seconds = 300.0
@@ -297,6 +298,11 @@ class Auth(Section):
         if self.key is not None:
             return {"1": self.key}
         return {kid: Secret.file(path) for kid, path in self.key_files.items()}
+
+
+_ANSWERED = frozenset(
+    {"access_token", "expires_in", "refresh_token", "selection_token", "tenants", "token_type", "user"}
+)
 
 
 class Login(Section):
@@ -325,9 +331,16 @@ class Login(Section):
     attempts_per_account: Count = 10  # a minute; 0 = no limit
     attempts_per_address: Count = 100  # a minute
     attempts_per_second: Count = 100  # of all
+    response_names: Texts = ()  # further names under which an answer gives the tenant
     pepper: Secret | None = None
     pepper_file: Text | None = None
     pepper_env: Text | None = None
+
+    @model_validator(mode="after")
+    def _check_response_names(self) -> Self:
+        if taken := sorted(_ANSWERED & set(self.response_names)):
+            raise told(f"response_names has {taken[0]!r}, which an answer says already", "take it out, or rename it")
+        return self
 
 
 class Http(Section):

@@ -61,8 +61,8 @@ async def strangers(stage: Stage) -> AsyncIterator[Seen]:
     saw = ", ".join(f"{answer.status} {answer.body.get('code')}" for answer in answers)
     expected = "401 unauthorized, 401 unauthorized"
     yield Seen(what="no token, wrong token", expected=expected, saw=saw, ok=saw == expected)
-    mixed = await stage.ask(acme, **{"X-Agency-Database": globex.id})
-    saw, expected = f"{mixed.status} {mixed.body.get('error')}", "403 Agency mismatch"
+    mixed = await stage.ask(acme, **{"X-Tenant-ID": globex.id})
+    saw, expected = f"{mixed.status} {mixed.body.get('error')}", "403 tenant mismatch"
     yield Seen(
         what=f"{acme.id}'s token with a header that names {globex.id}", expected=expected, saw=saw, ok=saw == expected
     )
@@ -78,7 +78,7 @@ async def logins(stage: Stage) -> AsyncIterator[Seen]:
         tenant = stage.world.one(kind, 1)
         status, body = await stage.log_in(email_of(tenant.id), stage.world.people_password)
         token = f"Bearer {body.get('access_token')}"
-        opened = (await stage.ask(None, **{"Authorization": token, "X-Agency-Database": tenant.id})).projects
+        opened = (await stage.ask(None, **{"Authorization": token, "X-Tenant-ID": tenant.id})).projects
         saw, expected = (
             f"{status} {body.get('tenant')}: {_listed(opened)}",
             f"200 {tenant.id}: {_listed(tenant.projects)}",

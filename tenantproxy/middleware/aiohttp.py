@@ -108,7 +108,7 @@ async def _answer(gate: Gate, request: web.Request, handler: Handler) -> web.Str
     except OURS as exc:
         if _BEGUN in request:  # it can only be cut
             raise
-        return as_response(answer_to(exc, request[REQUEST_ID]))
+        return as_response(answer_to(exc, request[REQUEST_ID], mismatch_text=gate.mismatch_text))
 
 
 def _without_token(request: web.Request) -> web.Request:

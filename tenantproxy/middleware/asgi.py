@@ -23,7 +23,7 @@ from tenantproxy.middleware.problems import GONE, OURS, ProblemAnswer, answer_to
 from tenantproxy.router import Router
 from tenantproxy.scope import TenantScope, begin, current, end
 
-__all__ = ["PATTERN", "TenantMiddleware", "tenant"]
+__all__ = ["MISMATCH_TEXT", "PATTERN", "TenantMiddleware", "tenant"]
 
 PATTERN: Final = "path_template"
 """In an ASGI scope: the pattern that the request's path matched, where the application's framework says it."""
@@ -35,6 +35,8 @@ Send: TypeAlias = Callable[[Message], Awaitable[None]]
 App: TypeAlias = Callable[[Any, Any, Any], Awaitable[None]]  # each framework has its own types for the three
 
 _OUTER: Final = "tenantproxy.scope"  # in an ASGI scope: what an outer TenantMiddleware resolved
+MISMATCH_TEXT: Final = "tenantproxy.mismatch_text"
+"""In an ASGI scope: `[resolve] mismatch_text`, for who answers our errors inside of the application."""
 _UNMATCHED: Final = "unmatched"
 
 logger = logging.getLogger("tenantproxy")
@@ -89,7 +91,7 @@ class TenantMiddleware:
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = header_texts(scope["headers"])
         request = request_id([value for name, value in headers if name == "x-request-id"])
-        _name(scope, request)
+        _name(scope, request, self._gate.mismatch_text)
         answer = _Answer(send, request)
         started = time.perf_counter()
         try:
@@ -98,7 +100,7 @@ class TenantMiddleware:
             if answer.status is not None:
                 answer.failed = True
                 raise
-            await answer.refuse(answer_to(exc, request))
+            await answer.refuse(answer_to(exc, request, mismatch_text=self._gate.mismatch_text))
         except Exception:
             answer.failed = True
             raise
@@ -114,7 +116,7 @@ class TenantMiddleware:
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers, token = unwrap_token(header_texts(scope["headers"]))
         request = request_id([value for name, value in headers if name == "x-request-id"])
-        _name(scope, request)
+        _name(scope, request, self._gate.mismatch_text)
         offered = [each for each in scope.get("subprotocols") or () if not carries_token(each)]
         if token:  # it is for us: the application need not see it, and cannot choose it
             scope["headers"] = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
@@ -126,7 +128,7 @@ class TenantMiddleware:
         except OURS as exc:
             if socket.is_closed:
                 raise
-            await socket.refuse(answer_to(exc, request))
+            await socket.refuse(answer_to(exc, request, mismatch_text=self._gate.mismatch_text))
 
     async def _run(self, scope: Scope, headers: tuple[tuple[str, str], ...], receive: Receive, send: Send) -> None:
         """The application, for the tenant of the request or for nobody."""
@@ -151,10 +153,11 @@ class TenantMiddleware:
             end(token)
 
 
-def _name(scope: Scope, request: str) -> None:
+def _name(scope: Scope, request: str, mismatch_text: str) -> None:
     """In place, as middlewares do: those around this one read there what the application leaves."""
     state = scope.setdefault("state", {})
     state["request_id"] = request
+    scope[MISMATCH_TEXT] = mismatch_text
     if _OUTER not in scope:
         state.pop("tenant", None)
         state.pop("identity", None)  # what the application's lifespan left there is no request's

@@ -11,7 +11,7 @@ from typing import Any
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.http import HttpRequest, HttpResponse
 
-from tenantproxy.middleware.asgi import PATTERN
+from tenantproxy.middleware.asgi import MISMATCH_TEXT, PATTERN
 from tenantproxy.middleware.problems import OURS, answer_to
 
 __all__ = ["TenantErrors"]
@@ -49,7 +49,9 @@ class TenantErrors:
         """The answer to one of our errors."""
         if not isinstance(error, OURS):
             return None
-        answer = answer_to(error, request.scope["state"]["request_id"])
+        answer = answer_to(
+            error, request.scope["state"]["request_id"], mismatch_text=request.scope.get(MISMATCH_TEXT, "")
+        )
         headers = {name: value for name, value in answer.headers if name != "content-length"}
         return HttpResponse(answer.body, status=answer.status, headers=headers)
 

@@ -38,6 +38,8 @@ class Gate:
         self._resolver = resolver if resolver is not None else from_settings(settings.resolve)
         self._tokens = tokens
         self._context = dict(settings.context)
+        self.mismatch_text = settings.resolve.mismatch_text
+        """What a caller reads whose sources name different tenants."""
         self._proxies = TrustedProxies.configured(settings.http)
 
     async def admit(self, *, method: str, path: str, headers: Headers, peer: str | None) -> TenantScope | None:

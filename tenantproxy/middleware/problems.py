@@ -14,7 +14,15 @@ from typing import Final
 import asyncpg
 
 from tenantproxy.auth.resolvers import mismatch
-from tenantproxy.errors import AccessDenied, ConnectFailed, TenantError, TenantNotFound, TenantProxyError, problem_json
+from tenantproxy.errors import (
+    AccessDenied,
+    ConnectFailed,
+    TenantError,
+    TenantMismatch,
+    TenantNotFound,
+    TenantProxyError,
+    problem_json,
+)
 
 __all__ = ["GONE", "OURS", "ProblemAnswer", "answer_to", "problem_answer", "request_id"]
 
@@ -50,8 +58,10 @@ def request_id(given: Sequence[str]) -> str:
     return given[0] if len(given) == 1 and _GIVEN_ID.fullmatch(given[0]) else secrets.token_hex(16)
 
 
-def answer_to(error: BaseException, request: str) -> ProblemAnswer:
+def answer_to(error: BaseException, request: str, *, mismatch_text: str = "") -> ProblemAnswer:
     """The answer to one of OURS in the request with that id; logs what the server is to blame for.
+
+    `mismatch_text` is `[resolve] mismatch_text`; empty: the error's own words.
 
     An unknown tenant looks like one that is not the caller's; what an error of the server says is for the log alone.
     """
@@ -66,6 +76,8 @@ def answer_to(error: BaseException, request: str) -> ProblemAnswer:
     body = problem_json(known, request_id=request)
     if known.http_status == 500:
         body["title"] = "internal error"
+    if mismatch_text and isinstance(known, TenantMismatch):
+        body["title"] = body["error"] = mismatch_text
     if known.http_status >= 500 or isinstance(known, AccessDenied | TenantError):
         body.pop("detail", None)  # it names servers, databases and other tenants, and what to configure
     headers: list[tuple[str, str]] = []

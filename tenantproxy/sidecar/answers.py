@@ -22,7 +22,7 @@ MAX_BODY_BYTES: Final = 1024 * 1024
 logger = logging.getLogger("tenantproxy")
 
 
-def answering(requests: Requests) -> Middleware:
+def answering(requests: Requests, *, mismatch_text: str = "") -> Middleware:
     """The outermost middleware of a listener: caps the head, names the request, turns errors into problems, counts."""
 
     @web.middleware
@@ -32,7 +32,7 @@ def answering(requests: Requests) -> Middleware:
         request[REQUEST_ID] = request_id(request.headers.getall("X-Request-ID", ()))
         code = GONE
         try:
-            response = await _answer(request, handler)
+            response = await _answer(request, handler, mismatch_text)
             code = response.status
         finally:
             requests.observe(route=route_of(request), method=request.method, code=code, seconds=loop.time() - started)
@@ -42,7 +42,7 @@ def answering(requests: Requests) -> Middleware:
     return answer
 
 
-async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
+async def _answer(request: web.Request, handler: Handler, mismatch_text: str) -> web.StreamResponse:
     try:
         if (refused := _too_large(request)) is not None:
             return refused
@@ -52,7 +52,7 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
             raise
         return _plain_problem(request, exc.status, exc.reason, allow=exc.headers.get("Allow"))
     except OURS as exc:
-        return as_response(answer_to(exc, request[REQUEST_ID]))
+        return as_response(answer_to(exc, request[REQUEST_ID], mismatch_text=mismatch_text))
     except Exception:
         # The rim: what PostgreSQL or a driver says is for the log, never for strangers.
         logger.exception("request %s failed", request[REQUEST_ID], extra={"request_id": request[REQUEST_ID]})

@@ -68,7 +68,9 @@ class Sidecar:
         settings = router.settings
         self.auth = AuthDesk(router)
         self.pg = PgPort.configured(router, self.auth, drain_timeout=drain_timeout, version=version(), reread=reread)
-        public = public_app(self._requests, [*self.auth.routes(), *routes])
+        public = public_app(
+            self._requests, [*self.auth.routes(), *routes], mismatch_text=settings.resolve.mismatch_text
+        )
         most = ceiling(settings.servers.values())
         self._public = _listener(settings.http.listen, public, "http", settings.http.max_clients, drain_timeout, most)
         admin = admin_app(self._requests, readiness=self.readiness, metrics=self._scraped, stats=router.stats)

@@ -128,8 +128,13 @@ class AuthDesk:
         return {"tenant": account.tenant, "tep": epoch, "user": account.user, "claims": account.claims}
 
     def _shown(self, account: Account) -> dict[str, str]:
-        claim = self._router.settings.auth.tenant_claim
-        return {"tenant": account.tenant, claim: account.tenant, "user": account.user}
+        return {**self._named(account.tenant), "user": account.user}
+
+    def _named(self, tenant: str) -> dict[str, str]:
+        """The tenant under each of its names: "tenant", the claim's and those of `[login] response_names`."""
+        settings = self._router.settings
+        names = ("tenant", settings.auth.tenant_claim, *settings.login.response_names)
+        return dict.fromkeys(names, tenant)
 
     async def _select(self, request: web.Request) -> web.Response:
         body = await _body(request, "selection_token", "tenant")
@@ -173,8 +178,7 @@ class AuthDesk:
                 "token_type": "Bearer",
                 "expires_in": grant.expires_in,
                 "refresh_token": grant.refresh_token,
-                "tenant": grant.tenant.id,
-                self._router.settings.auth.tenant_claim: grant.tenant.id,
+                **self._named(grant.tenant.id),
                 "user": grant.user,
             }
         )

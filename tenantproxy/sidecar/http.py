@@ -12,8 +12,12 @@ from tenantproxy.sidecar.answers import MAX_BODY_BYTES, answering
 __all__ = ["public_app"]
 
 
-def public_app(requests: Requests, routes: Iterable[web.AbstractRouteDef] = ()) -> web.Application:
+def public_app(
+    requests: Requests, routes: Iterable[web.AbstractRouteDef] = (), *, mismatch_text: str = ""
+) -> web.Application:
     """The application of the public listener with `routes`; whoever mounts a route also says who may call it."""
-    app = web.Application(middlewares=[answering(requests)], client_max_size=MAX_BODY_BYTES)
+    app = web.Application(
+        middlewares=[answering(requests, mismatch_text=mismatch_text)], client_max_size=MAX_BODY_BYTES
+    )
     app.add_routes(list(routes))
     return app

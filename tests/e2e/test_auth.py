@@ -114,17 +114,16 @@ async def test_a_login_gives_tokens_that_open_the_persons_tenant(
         answer = await client.login(email)
         assert answer.status == 200
         body = answer.body
-        assert {name: body[name] for name in ("token_type", "expires_in", "tenant", "agencyDatabase", "user")} == {
+        assert {name: body[name] for name in ("token_type", "expires_in", "tenant", "user")} == {
             "token_type": "Bearer",
             "expires_in": 900,
             "tenant": tenant,
-            "agencyDatabase": tenant,
             "user": f"{tenant}-1",
         }
         assert answer.headers["Cache-Control"] == "no-store"
         claims = await client.sidecar.auth.tokens.verify(body["access_token"])
         assert (claims["sub"], claims["role"], claims["tid"]) == (f"{tenant}-1", "member", tenant)
-        checked = await client.check(body["access_token"], ("X-Agency-Database", tenant))
+        checked = await client.check(body["access_token"], ("X-Tenant-ID", tenant))
         assert checked.status == 200
         database = next(each for each in people.tenants if each.id == tenant).placement.database
         assert (checked.headers["X-Tenant-Id"], checked.headers["X-Tenant-Database"]) == (tenant, database)
@@ -402,7 +401,7 @@ async def test_a_token_without_a_session_ends_by_itself_alone(serving: Serving) 
 
 
 async def test_a_check_keeps_the_method_and_the_path_of_the_request_that_it_is_for(serving: Serving) -> None:
-    agree = {"agree": ["claim:agencyDatabase", "path:/t/{tenant}/"]}
+    agree = {"agree": ["claim:tenant", "path:/t/{tenant}/"]}
     async with serving(resolve=agree) as client:
         token = (await client.login("dan@example.org")).body["access_token"]
         bearer = {"Authorization": f"Bearer {token}"}
@@ -421,20 +420,39 @@ async def test_a_token_of_one_tenant_opens_no_other_by_its_address(serving: Serv
         mine = await client.get("/auth/check/t/database1/", bearer)
         assert (mine.status, mine.headers["X-User-Id"]) == (200, "database1-1")
         answer = await client.get("/auth/check/t/row1/", bearer)
-        assert (answer.status, answer.body["error"]) == (403, "Agency mismatch")
+        assert (answer.status, answer.body["error"]) == (403, "tenant mismatch")
         assert "X-User-Id" not in answer.headers
 
 
-async def test_claim_and_header_must_agree_or_it_is_an_agency_mismatch(serving: Serving) -> None:
+async def test_a_platform_may_use_names_of_its_own(serving: Serving) -> None:
+    own = {
+        "resolve": {"agree": ["claim:agencyDatabase", "header:X-Agency-Database"], "mismatch_text": "Agency mismatch"},
+        "auth": {"tenant_claim": "agencyDatabase"},
+        "login": {"response_names": ["agencyDatabase"]},
+    }
+    async with serving(**own) as client:
+        body = (await client.login("ann@example.org")).body
+        assert (body["tenant"], body["agencyDatabase"]) == ("row1", "row1")
+        assert (await client.check(body["access_token"], ("X-Agency-Database", "row1"))).status == 200
+        answer = await client.check(body["access_token"], ("X-Agency-Database", "schema1"))
+        assert (answer.status, answer.body["title"], answer.body["error"]) == (403, *["Agency mismatch"] * 2)
+        assert (await client.check(body["access_token"], ("X-Tenant-ID", "schema1"))).status == 200
+        refreshed = await client.post("/auth/refresh", {"refresh_token": body["refresh_token"]})
+        assert refreshed.body["agencyDatabase"] == "row1"
+        both = (await client.login("both@example.org")).body
+        assert {one["agencyDatabase"] for one in both["tenants"]} == {"row1", "database1"}
+
+
+async def test_claim_and_header_must_agree_or_it_is_a_tenant_mismatch(serving: Serving) -> None:
     async with serving() as client:
         token = (await client.login("dan@example.org")).body["access_token"]
         for other in ("row1", "nobody", "DATABASE1", "database1 ", ""):
-            answer = await client.check(token, ("X-Agency-Database", other))
+            answer = await client.check(token, ("X-Tenant-ID", other))
             if other.strip() != "database1":
-                assert (answer.status, answer.body["error"]) == (403, "Agency mismatch"), other
-        two = [("X-Agency-Database", "database1")] * 2
+                assert (answer.status, answer.body["error"]) == (403, "tenant mismatch"), other
+        two = [("X-Tenant-ID", "database1")] * 2
         assert (await client.check(token, *two)).status == 400
-        assert (await client.get("/auth/check", ("X-Agency-Database", "database1"))).status == 401
+        assert (await client.get("/auth/check", ("X-Tenant-ID", "database1"))).status == 401
         assert (await client.get("/auth/check")).status == 401
         assert (await client.check(token + "x")).status == 401
         socket = await client.get("/auth/check", ("Sec-WebSocket-Protocol", f"chat, tenantproxy.bearer.{token}"))

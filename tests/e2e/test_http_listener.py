@@ -124,7 +124,7 @@ async def test_every_answer_has_a_request_id_and_a_sensible_one_is_kept(client: 
     ("error", "status", "code"),
     [
         (InvalidCredentials("no"), 401, "invalid_credentials"),
-        (TenantNotFound("no such tenant zeta"), 403, "access_denied"),
+        (TenantNotFound("no such tenant zeta"), 403, "tenant_mismatch"),
         (PoolTimeout("no connection", retry_after=0.2), 503, "pool_timeout"),
         (RuntimeError("password=hunter2"), 500, "internal_error"),
         (web.HTTPNotFound(), 404, "not_found"),

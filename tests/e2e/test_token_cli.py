@@ -75,7 +75,7 @@ async def test_it_says_why_a_token_is_refused(config: Path) -> None:
         changed(token, b"another key, as long as the first"): ("its signature is not by the key", False),
         changed(token, key, iat=claims["iat"] + 900, exp=claims["iat"] + 1800): ("do the clocks agree", False),
         changed(token, key, tep=claims["tep"] + 1): ("the tenant's epoch is", True),
-        changed(token, key, tid="gone", agencyDatabase="gone"): ("does not exist any more", True),
+        changed(token, key, tid="gone", tenant="gone"): ("does not exist any more", True),
         changed(token, key, sub=None): ("sub is missing", False),
         f"{'a' * 9000}.b.c": ("longer than 8192", False),
         "tpr_" + "a" * 64: ("it is no JWT", False),

@@ -107,7 +107,7 @@ async def jwks(issuer: Issuer, clock: Clock) -> AsyncIterator[Jwks]:
 
 
 def token(kid: str | None = "k1", signer: str = "k1", **claims: Any) -> str:
-    body = {"iss": ISSUER, "aud": "us", "sub": "7", "iat": NOW, "exp": NOW + 600, "agencyDatabase": "acme"} | claims
+    body = {"iss": ISSUER, "aud": "us", "sub": "7", "iat": NOW, "exp": NOW + 600, "tenant": "acme"} | claims
     return jwt.encode(body, SIGNERS[signer], "ES256", headers={} if kid is None else {"kid": kid})
 
 
@@ -120,7 +120,7 @@ async def test_a_token_of_the_issuer_is_good_and_its_keys_are_fetched_once(issue
     verifier = tokens(jwks)
     assert issuer.asked == 0
     for one in (token(), token(), token(kid=None)):
-        assert (await verifier.verify(one))["agencyDatabase"] == "acme"
+        assert (await verifier.verify(one))["tenant"] == "acme"
     assert issuer.asked == 1
 
 

@@ -18,7 +18,7 @@ from tenantproxy.model import tenant_id
 from tests.support.waiting import until
 
 AUTH: Final = {"key": "the key that the tests sign their tokens with"}
-HEADER: Final = "X-Agency-Database"
+HEADER: Final = "X-Tenant-ID"
 
 Message = MutableMapping[str, Any]
 App = Callable[[Any, Any, Any], Awaitable[None]]

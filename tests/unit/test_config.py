@@ -287,7 +287,7 @@ def test_every_section_and_default_of_the_contract_is_there() -> None:
     assert (pools.idle_timeout, pools.max_lifetime) == (300, 3600)
     assert (registry.cache_ttl, registry.negative_ttl) == (30, 5)
     assert (settings.row.setting, settings.row.signed, settings.row.proof_window) == ("app.current_tenant_id", True, 60)
-    assert settings.resolve.agree == ("claim:agencyDatabase", "header:X-Agency-Database")
+    assert settings.resolve.agree == ("claim:tenant", "header:X-Tenant-ID")
     assert (settings.http.listen, settings.admin.listen, settings.pg.listen) == (
         "127.0.0.1:8080", "127.0.0.1:8081", "127.0.0.1:6432",
     )  # fmt: skip

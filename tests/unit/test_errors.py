@@ -25,6 +25,7 @@ TABLE: dict[str, tuple[int, str, str, bool]] = {
     "InvalidCredentials": (401, "28P01", "invalid_credentials", False),
     "TokenExpired": (401, "28000", "token_expired", False),
     "AccessDenied": (403, "42501", "access_denied", False),
+    "TenantMismatch": (403, "42501", "tenant_mismatch", False),
     "TooManyAttempts": (429, "53400", "too_many_attempts", True),
     "LoginUnavailable": (503, "08006", "login_unavailable", True),
     "TenantError": (404, "3D000", "tenant_error", False),

@@ -104,7 +104,7 @@ async def test_bytes_that_are_no_ascii_do_not_agree(
 ) -> None:
     client = await aiohttp_client(app_of(router))
     answer = await client.get("/public", headers=[*(await caller.headers("row1"))[:1], (HEADER, "row1é")])
-    assert (answer.status, (await answer.json(content_type=None))["title"]) == (403, "Agency mismatch")
+    assert (answer.status, (await answer.json(content_type=None))["title"]) == (403, "tenant mismatch")
 
 
 async def test_errors_become_problems_and_the_applications_own_pass(

@@ -115,7 +115,7 @@ async def test_a_tenant_stays_with_its_request_while_others_run(router: CheckedR
     assert [answer.body.decode() for answer in await asyncio.gather(*tasks)] == [f"{n} {n}" for n in KINDS * 5]
 
 
-MISMATCH = (403, "Agency mismatch")
+MISMATCH = (403, "tenant mismatch")
 BEARER = "an access token is needed"
 
 

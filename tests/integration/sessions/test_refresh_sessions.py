@@ -53,7 +53,7 @@ async def test_a_session_goes_on_with_the_same_person_tenant_role_and_claims(her
     third = await here.sessions.refresh(second.refresh_token)
     assert len({first.refresh_token, second.refresh_token, third.refresh_token}) == 3
     claims = [await here.tokens.verify(grant.access_token) for grant in (first, second, third)]
-    kept = ("sub", "tid", "tep", "role", "sid", "name", "agencyDatabase")
+    kept = ("sub", "tid", "tep", "role", "sid", "name", "tenant")
     assert len({tuple(one[name] for name in kept) for one in claims}) == 1
     assert len({one["jti"] for one in claims}) == 3
     assert (third.user, third.tenant.id, third.session, third.expires_in) == ("7", "acme", claims[0]["sid"], 900)

@@ -52,8 +52,8 @@ async def refused_there(process: Process, token: str, *, timeout: float = 1.0 + 
 async def test_a_token_of_one_process_is_good_in_another(here: Process, there: Process) -> None:
     token = here.tokens.issue(tenant=await here.tenant(), user="7", role="admin", session="s1")
     claims = await there.tokens.verify(token)
-    assert {name: claims[name] for name in ("sub", "tid", "agencyDatabase", "role", "sid")} == {
-        "sub": "7", "tid": "acme", "agencyDatabase": "acme", "role": "admin", "sid": "s1"
+    assert {name: claims[name] for name in ("sub", "tid", "tenant", "role", "sid")} == {
+        "sub": "7", "tid": "acme", "tenant": "acme", "role": "admin", "sid": "s1"
     }  # fmt: skip
 
 

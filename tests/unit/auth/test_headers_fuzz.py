@@ -32,7 +32,7 @@ SETTINGS: Final = Settings.from_mapping(
     }
 )
 NAMES: Final = (
-    "authorization", "x-agency-database", "X-Agency-Database", "host", "x-forwarded-for", "sec-websocket-protocol",
+    "authorization", "x-tenant-id", "X-Tenant-ID", "host", "x-forwarded-for", "sec-websocket-protocol",
     "x-request-id", "cookie", "",
 )  # fmt: skip
 TOKEN: Final = b"TOKEN"  # stands for acme's own
@@ -85,7 +85,7 @@ def test_whatever_the_headers_are_nobody_gets_more_than_the_tenant_of_his_token(
     if scope is not None:
         assert scope.id == "acme"
         assert any(TOKEN in value for _, value in raw)
-        assert all(value == b"acme" for name, value in raw if name.lower() == b"x-agency-database")
+        assert all(value == b"acme" for name, value in raw if name.lower() == b"x-tenant-id")
 
 
 @settings(max_examples=100, deadline=None)
@@ -95,5 +95,5 @@ def test_a_good_token_is_believed_unless_what_else_is_said_disagrees(
 ) -> None:
     others = [(name, value) for name, value in raw if name.lower() not in (b"authorization", b"sec-websocket-protocol")]
     scope = admitted(runner, gate, [*others, (b"authorization", b"Bearer " + TOKEN)], peer)
-    named = [value for name, value in others if name.lower() == b"x-agency-database"]
+    named = [value for name, value in others if name.lower() == b"x-tenant-id"]
     assert (scope is not None and scope.id == "acme") is (named in ([], [b"acme"]))

@@ -24,7 +24,7 @@ from tenantproxy.auth.resolvers import (
 from tenantproxy.config.sections import Resolve
 from tenantproxy.errors import AccessDenied, AuthError, ConfigurationError, TenantUnresolved, problem_json
 
-CLAIM, HEADER = ClaimResolver("agencyDatabase"), HeaderResolver("X-Agency-Database")
+CLAIM, HEADER = ClaimResolver("tenant"), HeaderResolver("X-Tenant-ID")
 DEFAULT = from_settings(Resolve())
 TENANTS = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,62}", fullmatch=True)
 LATIN = st.text(st.characters(max_codepoint=255), max_size=80)
@@ -38,12 +38,12 @@ def ask(
     host: str = "example.com",
     proxy: bool = False,
 ) -> RequestContext:
-    """A request with those X-Agency-Database headers; `token`: whether one came, by default where there is a claim."""
+    """A request with those X-Tenant-ID headers; `token`: whether one came, by default where there is a claim."""
     claims: Mapping[str, object] | None = None
     if token or (token is None and claim is not None):
-        claims = {"sub": "user-7"} if claim is None else {"sub": "user-7", "agencyDatabase": claim}
+        claims = {"sub": "user-7"} if claim is None else {"sub": "user-7", "tenant": claim}
     return RequestContext(
-        method="GET", path=path, host=host, headers=tuple(("x-agency-database", value) for value in headers),
+        method="GET", path=path, host=host, headers=tuple(("x-tenant-id", value) for value in headers),
         client_ip="192.0.2.1", is_trusted_proxy=proxy, claims=claims,
     )  # fmt: skip
 
@@ -84,7 +84,7 @@ def test_a_request_that_names_nothing_has_no_tenant_and_no_default() -> None:
 def test_a_header_that_is_not_the_claim_is_a_mismatch(header: str) -> None:
     with pytest.raises(AccessDenied) as caught:
         authorise(DEFAULT, ask(header, claim="acme"))
-    assert problem_json(caught.value)["title"] == "Agency mismatch"
+    assert problem_json(caught.value)["title"] == "tenant mismatch"
     assert "detail" not in problem_json(caught.value)
 
 
@@ -108,13 +108,13 @@ def test_two_headers_of_the_name_are_malformed_even_when_they_agree(claim: str |
     assert status(DEFAULT, ask("acme", "acme", claim=claim)) == 400
 
 
-@pytest.mark.parametrize("agree", [("header:X-Agency-Database",), ("claim:other", "header:X-Agency-Database")])
+@pytest.mark.parametrize("agree", [("header:X-Tenant-ID",), ("claim:other", "header:X-Tenant-ID")])
 def test_a_trusted_proxys_header_opens_no_tenant_to_the_token_of_another(agree: tuple[str, ...]) -> None:
     trusting = from_settings(Resolve(agree=agree, trust_header_from_proxies=True))
-    with pytest.raises(AccessDenied, match="Agency mismatch"):
-        authorise(trusting, ask("acme", claim="beta", proxy=True), tenant_claim="agencyDatabase")
+    with pytest.raises(AccessDenied, match="tenant mismatch"):
+        authorise(trusting, ask("acme", claim="beta", proxy=True), tenant_claim="tenant")
     for good in (ask("acme", claim="acme", proxy=True), ask("acme", proxy=True), ask("acme", token=True, proxy=True)):
-        identity = authorise(trusting, good, tenant_claim="agencyDatabase")
+        identity = authorise(trusting, good, tenant_claim="tenant")
         assert identity is not None
         assert identity.tenant == "acme"
 
@@ -123,8 +123,8 @@ def test_a_token_that_names_two_tenants_opens_neither() -> None:
     request = ask(claim="beta")
     assert request.claims is not None
     both = replace(request, claims={**request.claims, "other": "acme"})
-    with pytest.raises(AccessDenied, match="Agency mismatch"):
-        authorise(from_settings(Resolve(agree=("claim:other",))), both, tenant_claim="agencyDatabase")
+    with pytest.raises(AccessDenied, match="tenant mismatch"):
+        authorise(from_settings(Resolve(agree=("claim:other",))), both, tenant_claim="tenant")
 
 
 @pytest.mark.parametrize("nested", [FirstOf(CLAIM, HEADER), Agreeing(CLAIM, HEADER), FirstOf(FirstOf(HEADER, CLAIM))])
@@ -286,11 +286,11 @@ def test_a_token_of_one_tenant_is_nobodys_at_the_address_of_another() -> None:
         FirstOf(HeaderResolver("X-Other"), SubdomainResolver("example.com")),
         Agreeing(SubdomainResolver("example.com"), PathResolver("/t/{tenant}/")),
     ):
-        with pytest.raises(AccessDenied, match="Agency mismatch"):
-            authorise(resolver, ask(host="beta.example.com", claim="acme"), tenant_claim="agencyDatabase")
+        with pytest.raises(AccessDenied, match="tenant mismatch"):
+            authorise(resolver, ask(host="beta.example.com", claim="acme"), tenant_claim="tenant")
         for claim in ("beta", None):  # and who has no tenant may be somebody everywhere
             request = ask(host="beta.example.com", claim=claim, token=True)
-            identity = authorise(resolver, request, tenant_claim="agencyDatabase")
+            identity = authorise(resolver, request, tenant_claim="tenant")
             assert identity is not None
             assert (identity.tenant, identity.user) == ("beta", "user-7")
 
@@ -317,7 +317,7 @@ def test_a_combination_of_nothing_is_refused() -> None:
 
 def test_a_header_name_that_no_request_can_have_is_refused() -> None:
     with pytest.raises(ValueError, match="header"):
-        HeaderResolver("X Agency")
+        HeaderResolver("X Tenant")
 
 
 # --- the configuration -----------------------------------------------------------------------------------------------

@@ -59,7 +59,7 @@ async def test_a_token_says_who_of_which_tenant_until_when(desk: Desk) -> None:
     jti = claims["jti"]
     assert dict(claims) == {
         "iss": "tenantproxy", "aud": "tenantproxy", "sub": "7", "iat": int(NOW), "exp": int(NOW) + 900, "jti": jti,
-        "tid": "acme", "tep": 0, "agencyDatabase": "acme", "role": "admin", "sid": "s1", "name": "Ada", "teams": ("a",),
+        "tid": "acme", "tep": 0, "tenant": "acme", "role": "admin", "sid": "s1", "name": "Ada", "teams": ("a",),
     }  # fmt: skip
     assert len(jti) >= 16
 
@@ -78,7 +78,7 @@ async def test_the_name_of_the_tenants_claim_is_the_operators(desk: Desk) -> Non
     tokens = desk.tokens(tenant_claim="workspace")
     claims = await tokens.verify(issued(tokens))
     assert claims["workspace"] == "acme"
-    assert "agencyDatabase" not in claims
+    assert "tenant" not in claims
 
 
 async def test_other_libraries_read_our_tokens(desk: Desk) -> None:
@@ -89,7 +89,7 @@ async def test_other_libraries_read_our_tokens(desk: Desk) -> None:
     assert claims["sub"] == "7"
 
 
-@pytest.mark.parametrize("name", ["sub", "exp", "aud", "tid", "tep", "sid", "role", "agencyDatabase", "jti", "nbf"])
+@pytest.mark.parametrize("name", ["sub", "exp", "aud", "tid", "tep", "sid", "role", "tenant", "jti", "nbf"])
 def test_claims_that_are_ours_cannot_be_given(desk: Desk, name: str) -> None:
     with pytest.raises(ValueError, match=name):
         issued(desk.tokens(), claims={name: "x"})
@@ -153,7 +153,7 @@ async def test_tokens_of_another_issuer_are_verified_and_not_issued(desk: Desk, 
         algorithm=algorithm, public_key_file=str(path), issuer="https://issuer.example/", audience="us"
     )
     token = jwt.encode(foreign_claims(), key, algorithm, headers={"kid": "whatever they call it"})
-    assert (await tokens.verify(token))["agencyDatabase"] == "acme"
+    assert (await tokens.verify(token))["tenant"] == "acme"
     assert not tokens.are_own
     with pytest.raises(ConfigurationError, match="no key to sign with"):
         issued(tokens)
@@ -173,7 +173,7 @@ def private_key(algorithm: str) -> Any:
 def foreign_claims() -> dict[str, Any]:
     return {
         "iss": "https://issuer.example/", "aud": ["us", "them"], "sub": "auth0|7", "iat": int(NOW), "exp": NOW + 600.5,
-        "agencyDatabase": "acme",
+        "tenant": "acme",
     }  # fmt: skip
 
 
@@ -300,7 +300,7 @@ BAD: dict[str, Callable[[Desk], str]] = {
     "the same key twice further down": lambda desk: with_text(desk, '"sub": "7"', '"sub": "7", "x": {"a": 1, "a": 2}'),
     "the same key twice, once escaped": lambda desk: with_text(desk, '"sub": "7"', '"sub": "7", "s\\u0075b": "8"'),
     **{f"{name} missing": lambda desk, name=name: forged(desk, **{name: None}) for name in  # type: ignore[misc]
-       ("exp", "iat", "iss", "aud", "sub", "jti", "tid", "tep", "agencyDatabase")},
+       ("exp", "iat", "iss", "aud", "sub", "jti", "tid", "tep", "tenant")},
     "exp is text": lambda desk: forged(desk, exp=str(NOW + 60)),
     "exp is true": lambda desk: forged(desk, exp=True),
     "exp is null": lambda desk: with_text(desk, f'"exp": {int(NOW) + 900}', '"exp": null'),
@@ -332,7 +332,7 @@ BAD: dict[str, Callable[[Desk], str]] = {
     "sid is a number": lambda desk: forged(desk, sid=1),
     "tep is text": lambda desk: forged(desk, tep="0"),
     "tep is false": lambda desk: forged(desk, tep=False),
-    "tid of one, database of another": lambda desk: forged(desk, agencyDatabase="globex"),
+    "tid of one, database of another": lambda desk: forged(desk, tenant="globex"),
 }  # fmt: skip
 
 

@@ -90,7 +90,7 @@ def test_what_we_signed_is_read_as_it_stands_or_refused(header: dict[str, Any], 
         return
     assert (head["alg"], head["kid"]) == ("HS256", "1")
     assert "crit" not in head
-    assert (read["iss"], read["aud"], read["tid"], read["agencyDatabase"]) == (
+    assert (read["iss"], read["aud"], read["tid"], read["tenant"]) == (
         "tenantproxy",
         "tenantproxy",
         "acme",

@@ -81,11 +81,11 @@ class Tokens:
     async def verify(self, token: str, /) -> Mapping[str, Any]:
         match token.split(":"):
             case ["good", tenant]:
-                return {"agencyDatabase": tenant, "sub": "7"}
+                return {"tenant": tenant, "sub": "7"}
             case ["nobody's"]:
                 return {"sub": "7"}
             case ["several"]:
-                return {"agencyDatabase": ("acme", "beta")}
+                return {"tenant": ("acme", "beta")}
             case ["old"]:
                 raise no_longer_valid()
             case ["down"]:
