@@ -14,7 +14,7 @@ from tenantproxy.errors import AccessDenied, TenantUnresolved
 from tenantproxy.model import Route, TenantId
 from tenantproxy.pools.asyncpg import END_TIMEOUT, Backend
 from tenantproxy.pools.failures import LOST
-from tenantproxy.pools.guard import Guard
+from tenantproxy.pools.guard import Guard, TenantConnection
 from tenantproxy.pools.pool import Pool
 
 if TYPE_CHECKING:
@@ -53,6 +53,25 @@ class Source(Protocol):
         ...
 
 
+class _Call:
+    """One call on a connection that no caller holds: released at its end, whatever that is."""
+
+    __slots__ = ("_backend", "_route", "_source")
+
+    def __init__(self, source: Source, backend: Backend, route: Route) -> None:
+        self._source = source
+        self._backend = backend
+        self._route = route
+
+    def __enter__(self) -> TenantConnection:
+        return self._backend.con
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if error is not None:
+            self._backend.con.note_interruption(error)
+        self._source.release(self._backend, self._route)
+
+
 class Scope:
     """Queries in one tenant's (or the main database's) session.
 
@@ -88,28 +107,22 @@ class Scope:
     ) -> list[Record]:
         """All rows of `query`."""
         backend, route, left = await self._take(timeout)
-        try:
-            return await backend.con.fetch(query, *args, timeout=left, record_class=record_class)
-        finally:
-            self._source.release(backend, route)
+        with _Call(self._source, backend, route) as con:
+            return await con.fetch(query, *args, timeout=left, record_class=record_class)
 
     async def fetchrow(
         self, query: str, *args: object, timeout: float | None = None, record_class: type[Record] | None = None
     ) -> Record | None:
         """The first row of `query`, or None."""
         backend, route, left = await self._take(timeout)
-        try:
-            return await backend.con.fetchrow(query, *args, timeout=left, record_class=record_class)
-        finally:
-            self._source.release(backend, route)
+        with _Call(self._source, backend, route) as con:
+            return await con.fetchrow(query, *args, timeout=left, record_class=record_class)
 
     async def fetchval(self, query: str, *args: object, column: int = 0, timeout: float | None = None) -> Any:
         """One column of the first row of `query`, or None."""
         backend, route, left = await self._take(timeout)
-        try:
-            return await backend.con.fetchval(query, *args, column=column, timeout=left)
-        finally:
-            self._source.release(backend, route)
+        with _Call(self._source, backend, route) as con:
+            return await con.fetchval(query, *args, column=column, timeout=left)
 
     async def fetchmany(
         self,
@@ -121,28 +134,22 @@ class Scope:
     ) -> list[Record]:
         """The rows of `query` for each of `args`, in one transaction."""
         backend, route, left = await self._take(timeout)
-        try:
-            return await backend.con.fetchmany(query, args, timeout=left, record_class=record_class)
-        finally:
-            self._source.release(backend, route)
+        with _Call(self._source, backend, route) as con:
+            return await con.fetchmany(query, args, timeout=left, record_class=record_class)
 
     async def execute(self, query: str, *args: object, timeout: float | None = None) -> str:
         """Run `query` (several commands when there are no `args`); the tag of the last command."""
         backend, route, left = await self._take(timeout)
-        try:
-            return await backend.con.execute(query, *args, timeout=left)
-        finally:
-            self._source.release(backend, route)
+        with _Call(self._source, backend, route) as con:
+            return await con.execute(query, *args, timeout=left)
 
     async def executemany(
         self, command: str, args: Iterable[Sequence[object]], *, timeout: float | None = None
     ) -> None:
         """Run `command` for each of `args`: all of them or none."""
         backend, route, left = await self._take(timeout)
-        try:
-            await backend.con.executemany(command, args, timeout=left)
-        finally:
-            self._source.release(backend, route)
+        with _Call(self._source, backend, route) as con:
+            await con.executemany(command, args, timeout=left)
 
     async def copy_records_to_table(
         self,
@@ -154,28 +161,22 @@ class Scope:
     ) -> str:
         """COPY `records` into a table; `options` as asyncpg's. Refused for tables under row-level security."""
         backend, route, left = await self._take(timeout)
-        try:
-            return await backend.con.copy_records_to_table(table_name, records=records, timeout=left, **options)
-        finally:
-            self._source.release(backend, route)
+        with _Call(self._source, backend, route) as con:
+            return await con.copy_records_to_table(table_name, records=records, timeout=left, **options)
 
     async def copy_to_table(self, table_name: str, *, source: Any, timeout: float | None = None, **options: Any) -> str:
         """COPY `source` (path, file object, async iterable of bytes) into a table; `options` as asyncpg's."""
         backend, route, left = await self._take(timeout)
-        try:
-            return await backend.con.copy_to_table(table_name, source=source, timeout=left, **options)
-        finally:
-            self._source.release(backend, route)
+        with _Call(self._source, backend, route) as con:
+            return await con.copy_to_table(table_name, source=source, timeout=left, **options)
 
     async def copy_from_query(
         self, query: str, *args: object, output: Any, timeout: float | None = None, **options: Any
     ) -> str:
         """COPY the rows of `query` to `output` (path, file object, async callable); `options` as asyncpg's."""
         backend, route, left = await self._take(timeout)
-        try:
-            return await backend.con.copy_from_query(query, *args, output=output, timeout=left, **options)
-        finally:
-            self._source.release(backend, route)
+        with _Call(self._source, backend, route) as con:
+            return await con.copy_from_query(query, *args, output=output, timeout=left, **options)
 
     def connection(self, *, timeout: float | None = None) -> _Connection:
         """One connection for the block: `async with scope.connection() as conn`. Unusable after it.

@@ -9,27 +9,27 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine
 from contextvars import Context
-from typing import Any, Final
+from typing import Any
 
 __all__ = ["Detached"]
-
-_EMPTY: Final = Context()  # one for all callbacks of the loop: they do not nest, and nothing of ours is set in it
 
 
 class Detached:
     """Runs `coroutine` in an empty context, now or from the next round of the loop on, whenever its awaited is done."""
 
-    __slots__ = ("_coroutine", "_done", "_future", "_is_cancelled")
+    __slots__ = ("_context", "_coroutine", "_done", "_future", "_is_cancelled")
 
     def __init__(self, coroutine: Coroutine[Any, Any, None], *, later: asyncio.AbstractEventLoop | None = None) -> None:
         self._coroutine = coroutine
+        # One for each: a context can be entered by one thread at a time, and every thread may run a loop.
+        self._context = Context()
         self._future: asyncio.Future[Any] | None = None
         self._done = False
         self._is_cancelled = False
         if later is None:
-            Context().run(self._step)
+            self._context.run(self._step)
         else:
-            later.call_soon(self._step, context=_EMPTY)
+            later.call_soon(self._step, context=self._context)
 
     def _step(self, _: object = None) -> None:
         try:
@@ -43,7 +43,7 @@ class Detached:
         # What asyncio.Task does with a future that `__await__` yields; see "Future" in the asyncio sources.
         future._asyncio_future_blocking = False
         self._future = future
-        future.add_done_callback(self._step, context=_EMPTY)
+        future.add_done_callback(self._step, context=self._context)
 
     def done(self) -> bool:
         """Whether it ran to its end."""

@@ -56,6 +56,10 @@ _ASK_AGAIN_SECONDS: Final = 0.1  # then twice as long each time
 # SQL that may take the driver's prepared statements, or the tenant, from under it. Looked for once per new text.
 _TOUCHES_STATEMENTS: Final = re.compile(r"\b(?:prepare|deallocate|discard|reset\s+all)\b", re.IGNORECASE)
 
+# Any simple query ends in a Sync of its own. This one takes no snapshot, so a SET TRANSACTION may follow it. (asyncpg
+# has no call for a lone Sync, and fails on the answer to an empty query.)
+_SYNC: Final = "SHOW server_version_num"
+
 _DESCRIBED: Final = 200  # statements of which a connection remembers what their rows are made of
 
 Description = tuple[tuple[str, int, None, None, None, None, None], ...]
@@ -170,6 +174,7 @@ class TenantConnection(_Connection):
         "has_foreign_codecs",
         "is_doubtful",
         "is_tainted",
+        "is_unsynced",
         "runs_directly",
         "under_way",
         "was_terminated",
@@ -180,6 +185,7 @@ class TenantConnection(_Connection):
         self.is_tainted = False  # a prepared statement of the driver may be gone or replaced
         self.has_foreign_codecs = False  # a user changed how values are read and written
         self.is_doubtful = False  # the driver lost track of what the server sends
+        self.is_unsynced = False  # the server may be in an implicit transaction that no Sync has ended
         self.was_terminated = False  # ended from this side, so the other one may live on
         self.runs_directly = False  # its user ran something that asyncpg does not note as being under way
         self.under_way = 0  # calls of its user, and of what it was given, that have begun and not ended
@@ -207,9 +213,30 @@ class TenantConnection(_Connection):
         if _TOUCHES_STATEMENTS.search(query) or isinstance(kwargs.get("name"), str):
             self.is_tainted = True  # a name of the user's choice stays behind, and may be the driver's
         self.runs_directly = True
+        timeout, started = kwargs.get("timeout"), monotonic()
         statement = await super()._prepare(query, **kwargs)
         statement.__class__ = _LeasedStatement
+        if not kwargs.get("use_cache"):  # the caller decides when it runs, which may be much later
+            await self.sync(None if timeout is None else max(0.001, timeout - (monotonic() - started)))
         return statement
+
+    async def sync(self, timeout: float | None) -> None:
+        """End the implicit transaction that a Parse without a Sync begins; one round trip.
+
+        asyncpg ends a prepare with Flush. The server then stays in a transaction that no ReadyForQuery tells of: its
+        start is what a proof is checked against later, and `statement_timeout` runs on and fails the next statement.
+        Source: PostgreSQL documentation, "Extended Query" (55.2.3), `exec_parse_message` in tcop/postgres.c.
+        """
+        self.is_unsynced = False
+        if self.is_closed():
+            return  # the call that follows has the better error
+        try:
+            await self._protocol.query(_SYNC, timeout)
+        except asyncpg.InFailedSQLTransactionError:
+            pass  # answered, so synchronised; the caller's statement hears of the failed transaction by itself
+        except asyncpg.QueryCanceledError:  # its statement_timeout ran out before: that ended it too
+            if self._protocol.is_in_transaction():
+                raise
 
     async def prepare_kept(self, query: str) -> PreparedStatement[asyncpg.Record]:
         """As `prepare`, but from the driver's own cache, so that what it prepares serves later leases too."""
@@ -294,11 +321,17 @@ class TenantConnection(_Connection):
     def note_failure(self, exc: BaseException, lease: int) -> None:
         """A call of `lease` failed. Raises InterfaceError for it when that lease has ended, for that is why."""
         self.runs_directly = True  # whether it has ended is for the driver to say
+        self.note_interruption(exc)
         if isinstance(exc, Exception) and not isinstance(exc, asyncpg.InterfaceError):
             try:
                 self._check_lease(lease)
             except asyncpg.InterfaceError as ended:
                 raise ended from exc
+
+    def note_interruption(self, exc: BaseException) -> None:
+        """A call failed with `exc`: unless it is an answer of the server, a Parse may be without its Sync."""
+        if not (isinstance(exc, asyncpg.PostgresError) and exc.severity):  # asyncpg's own DataError has no severity
+            self.is_unsynced = True
 
     async def hang_up(self, timeout: float) -> None:
         """Cancel what runs and say goodbye without the driver, until the server has closed. Raises TimeoutError."""
@@ -378,6 +411,8 @@ class TenantConnection(_Connection):
         protocol = self._protocol
         if protocol._is_cancelling():
             await protocol._wait_for_cancellation(timeout)
+        if self.is_unsynced:
+            await self.sync(timeout)
         if protocol.is_in_transaction():
             await protocol.query("ROLLBACK", timeout)
             if protocol.is_in_transaction():
@@ -454,7 +489,7 @@ class TenantConnection(_Connection):
     def must_settle(self) -> bool:
         """Whether something still runs, is open or is listened to: it must end before the session can be reset."""
         protocol = self._protocol
-        return bool(protocol.is_in_transaction() or protocol._is_cancelling() or self._listeners)
+        return bool(protocol.is_in_transaction() or protocol._is_cancelling() or self._listeners or self.is_unsynced)
 
     def set_user_timeout(self, seconds: float) -> None:
         """Let the kernel give up on a peer that acknowledges nothing for so long (TCP_USER_TIMEOUT; Linux only)."""
@@ -587,6 +622,8 @@ def _leased(method: Callable[..., Any]) -> Any:
         lease = con._pool_release_ctr
         con.under_way += 1
         try:
+            if con.is_unsynced:
+                await con.sync(kwargs.get("timeout"))
             return await method(resource, *args, **kwargs)
         except BaseException as exc:
             con.note_failure(exc, lease)
@@ -718,6 +755,8 @@ def _guarded(name: str) -> Any:
         lease = con._pool_release_ctr
         con.under_way += 1
         try:
+            if con.is_unsynced and name != "close":
+                await con.sync(kwargs.get("timeout"))
             return await getattr(con, name)(*args, **kwargs)
         except BaseException as exc:
             con.note_failure(exc, lease)
