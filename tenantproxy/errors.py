@@ -201,6 +201,8 @@ class PoolTimeout(PoolError):
     """No connection of the tenant became free within the acquire timeout."""
 
     code = "pool_timeout"
+    is_server_slow = False
+    """Whether it was the server that took its time to open one more: no limit was met."""
 
 
 class PoolFull(PoolError):

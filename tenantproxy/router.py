@@ -38,8 +38,17 @@ from tenantproxy.pools.guard import Guard
 from tenantproxy.pools.manager import Counters, PoolManager
 from tenantproxy.registry import CachedRegistry, PostgresRegistry, Registry, build, cache
 from tenantproxy.registry.postgres import CHANNEL
-from tenantproxy.routes import Routes, admin_route, main_route, may_choose, not_served
-from tenantproxy.scope import Found, Lease, Scope, TenantScope
+from tenantproxy.routes import (
+    Routes,
+    admin_route,
+    listener_route,
+    main_route,
+    main_size,
+    may_choose,
+    not_served,
+    registry_route,
+)
+from tenantproxy.scope import Found, LaneScope, Lease, Scope, TenantScope
 
 __all__ = ["Router", "not_served", "open_router"]
 
@@ -74,6 +83,7 @@ class Router:
         self._lender = parts.lender
         self._main_scope = Scope(self)
         self._main_route = main_route(settings)
+        self._registry_scope = LaneScope(self, registry_route(settings))
         self._own_registry = registry
         self._registry = cache(self._new_source(), settings, clock=clock, observer=observer)
         self._routes = Routes(
@@ -86,7 +96,7 @@ class Router:
         self._returned = asyncio.Event()  # set when something comes back while it closes
         self._sweeper: asyncio.Task[None] | None = None
         self._unhear: Callable[[], None] | None = None  # ends what the registry hears
-        self.listener = Listener(self._main_scope)
+        self.listener = Listener(LaneScope(self, listener_route(settings)))
         """Hears what the main database announces while the router is open, unless `[registry] listen` is off."""
         self.revocations = Revocations(self._main_scope, settings.auth, hearing=self.listener)
         """What was revoked. Whoever verifies tokens opens it (the middleware does, by itself); `close` closes it."""
@@ -107,7 +117,7 @@ class Router:
         return cls(load(path), registry=registry, init=init, observer=observer)
 
     def _new_source(self) -> Registry:
-        return self._own_registry if self._own_registry is not None else build(self.settings, self._main_scope)
+        return self._own_registry if self._own_registry is not None else build(self.settings, self._registry_scope)
 
     # --- life --------------------------------------------------------------------------------------------------------
     async def open(self) -> None:
@@ -406,7 +416,8 @@ class Router:
         if not isinstance(scope, TenantScope):
             if isinstance(scope, FixedScope):
                 return self._manager.pool(scope.route), scope.route
-            return self._manager.main(self._main_route.pool, size=self.settings.main.max_size), self._main_route
+            to_main = scope.route if isinstance(scope, LaneScope) else self._main_route
+            return self._manager.main(to_main.pool, size=main_size(self.settings)), to_main
         route = self._routes.known(scope)
         return None if route is None else (self._manager.pool(route), route)
 

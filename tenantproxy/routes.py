@@ -25,9 +25,24 @@ from tenantproxy.pools.manager import Counters
 from tenantproxy.registry import CachedRegistry, Entry, TenantMisconfigured
 from tenantproxy.scope import TenantScope
 
-__all__ = ["MAIN", "Routes", "admin_route", "main_route", "may_choose", "not_served"]
+__all__ = [
+    "MAIN",
+    "Routes",
+    "admin_route",
+    "listener_route",
+    "main_route",
+    "main_size",
+    "may_choose",
+    "not_served",
+    "registry_route",
+]
 
 MAIN: Final = TenantId("_main")  # no tenant can be called so
+REGISTRY: Final = TenantId("_registry")
+LISTENER: Final = TenantId("_listener")
+_OWN_LANES: Final = 2  # connections of the main pool that its callers leave to the registry and the listener
+_LOOKUP_CONNECTIONS: Final = 3  # two for lookups, one for a listing
+_NO_LIMIT: Final = 1_000_000
 _ROUTES: Final = 10_000  # plans kept; a plan costs 5 microseconds to make again
 
 
@@ -138,15 +153,29 @@ def _with_context(route: Route, scope: TenantScope) -> Route:
     return replace(route, session=replace(route.session, context=scope.context))
 
 
+def main_size(settings: Settings) -> int:
+    """How many connections the main pool may have: `max_size`, and at least one for each of its lanes."""
+    return max(settings.main.max_size, _OWN_LANES + 1)
+
+
 def main_route(settings: Settings) -> Route:
-    """To the shared main database."""
-    return Route(
-        tenant=MAIN,
-        isolation=Isolation.DATABASE,
-        pool=PoolKey(server=settings.main.server, database=settings.main.database),
-        session=Session(),
-        limits=Limits(max_size=settings.main.max_size),
-    )
+    """To the shared main database, for callers: they leave one connection for the registry, one for the listener."""
+    return _lane(settings, MAIN, Limits(max_size=max(1, settings.main.max_size - _OWN_LANES)))
+
+
+def registry_route(settings: Settings) -> Route:
+    """To the main database for lookups: they do not queue behind callers of `main`."""
+    return _lane(settings, REGISTRY, Limits(max_size=_LOOKUP_CONNECTIONS, max_waiting=_NO_LIMIT))
+
+
+def listener_route(settings: Settings) -> Route:
+    """To the main database for what listens there; it holds one connection all the time."""
+    return _lane(settings, LISTENER, Limits(max_size=1, max_waiting=_NO_LIMIT))
+
+
+def _lane(settings: Settings, name: TenantId, limits: Limits) -> Route:
+    key = PoolKey(server=settings.main.server, database=settings.main.database)
+    return Route(tenant=name, isolation=Isolation.DATABASE, pool=key, session=Session(), limits=limits)
 
 
 def admin_route(settings: Settings, tenant: Tenant) -> Route:

@@ -21,7 +21,19 @@ if TYPE_CHECKING:
     from asyncpg import Record
     from asyncpg.transaction import Transaction
 
-__all__ = ["Found", "IsolationLevel", "Lease", "Scope", "Source", "TenantScope", "begin", "current", "end", "use"]
+__all__ = [
+    "Found",
+    "IsolationLevel",
+    "LaneScope",
+    "Lease",
+    "Scope",
+    "Source",
+    "TenantScope",
+    "begin",
+    "current",
+    "end",
+    "use",
+]
 
 IsolationLevel = Literal["read_uncommitted", "read_committed", "repeatable_read", "serializable"]
 
@@ -196,6 +208,19 @@ class Scope:
     ) -> _Transaction:
         """One connection in one transaction for the block: committed at its end, rolled back when it raises."""
         return _Transaction(self, timeout, isolation=isolation, readonly=readonly, deferrable=deferrable)
+
+
+class LaneScope(Scope):
+    """A share of the main database's connections, with a queue of its own, for what the router itself asks there.
+
+    `route` leads to the main pool under a name that is not a tenant's; its limits are the lane's.
+    """
+
+    __slots__ = ("route",)
+
+    def __init__(self, source: Source, route: Route) -> None:
+        super().__init__(source)
+        self.route = route
 
 
 class TenantScope(Scope):

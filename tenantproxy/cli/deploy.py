@@ -152,7 +152,7 @@ class _One:
         return await self._conn.fetch(sql, *args, timeout=timeout)
 
     @asynccontextmanager
-    async def connection(self) -> AsyncIterator[asyncpg.Connection]:
+    async def connection(self, *, timeout: float | None = None) -> AsyncIterator[asyncpg.Connection]:
         yield self._conn
 
 

@@ -569,7 +569,9 @@ class Pool(Generic[C]):
             return refusals.tenant_spent(timeout, max_size=turn.max_size, waiting=waiting)
         if self._opening or self._resetting:
             self._note("connect", turn, 0)
-            return refusals.not_ready(timeout, opening=self._opening, resetting=self._resetting, waiting=waiting)
+            error = refusals.not_ready(timeout, opening=self._opening, resetting=self._resetting, waiting=waiting)
+            error.is_server_slow = self._opening > 0 and len(self._slots) + self._opening < self.limit
+            return error
         if len(self._slots) >= self.limit:
             self._note("tenant_limit", turn, self.limit)
             return refusals.pool_spent(timeout, limit=self.limit, waiting=waiting)

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
-from tenantproxy.errors import RegistryUnavailable
+from tenantproxy.errors import RegistryUnavailable, TenantProxyError
 from tenantproxy.model import Tenant, TenantId, TenantStatus
 
-__all__ = ["Announces", "AnyConnection", "Database", "Registry", "TenantMisconfigured"]
+__all__ = [
+    "Announces",
+    "Answer",
+    "AnyConnection",
+    "Ask",
+    "AsksMany",
+    "ConnectionLost",
+    "Database",
+    "Registry",
+    "RegistryBusy",
+    "TenantMisconfigured",
+]
 
 AnyConnection: TypeAlias = "asyncpg.Connection[Any] | PoolConnectionProxy[Any]"
 
@@ -24,6 +35,26 @@ class TenantMisconfigured(RegistryUnavailable):
     """
 
     http_status, sqlstate, code, retryable = 500, "XX000", "tenant_misconfigured", False
+
+
+class RegistryBusy(RegistryUnavailable):
+    """This process had no connection to spare for the lookup within `lookup_timeout`.
+
+    It says nothing about the source: it is not an outage, and nothing older is served in its place.
+    """
+
+    sqlstate, code = "53300", "registry_busy"
+
+
+class ConnectionLost(RegistryUnavailable):
+    """The connection broke while the source was asked; asking again on another one may help."""
+
+
+Answer: TypeAlias = Tenant | TenantProxyError
+"""A tenant, or the error that asking for it gave: TenantNotFound, TenantMisconfigured, RegistryUnavailable."""
+
+Ask: TypeAlias = Callable[[Sequence[TenantId]], Awaitable[Mapping[TenantId, Answer]]]
+"""Looks many tenants up in one question. Raises RegistryUnavailable when that fails for all of them."""
 
 
 class Registry(Protocol):
@@ -64,6 +95,18 @@ class Announces(Protocol):
         ...
 
 
+@runtime_checkable
+class AsksMany(Protocol):
+    """A registry that can look many tenants up at once: then lookups that wait are asked together."""
+
+    def asking(self, timeout: float | None, /) -> AbstractAsyncContextManager[Ask]:
+        """What it takes to ask (a connection), for the length of the block; waits for it `timeout` seconds at most.
+
+        Raises RegistryBusy when this process has none to spare, RegistryUnavailable when the source cannot be reached.
+        """
+        ...
+
+
 class Database(Protocol):
     """The main database, as the registry needs it; the router's main scope is one."""
 
@@ -71,6 +114,6 @@ class Database(Protocol):
         """The rows of one statement."""
         ...
 
-    def connection(self) -> AbstractAsyncContextManager[AnyConnection]:
-        """One connection for the length of the block."""
+    def connection(self, *, timeout: float | None = None) -> AbstractAsyncContextManager[AnyConnection]:
+        """One connection for the length of the block; `timeout` bounds the wait for it, in seconds."""
         ...

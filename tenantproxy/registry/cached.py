@@ -1,6 +1,6 @@
 """Is an earlier answer still good? Keeps what a registry said, asks once for many, and remembers the last known good.
 
-State: `_entries` (found), `_refused` (not found, unusable) and `_flights` (being asked), changed by lookups and
+State: `_entries` (found), `_refused` (not found, unusable) and `_flights` (being looked up), changed by lookups and
 `invalidate` alone, all in the event loop's thread.
 """
 
@@ -19,7 +19,8 @@ from cachetools import TTLCache
 from tenantproxy.errors import RegistryUnavailable, TenantNotFound, TenantProxyError
 from tenantproxy.events import Event, Histogram, Observer, RegistryDegraded, RegistryRecovered, ignore
 from tenantproxy.model import Tenant, TenantId, TenantStatus
-from tenantproxy.registry.base import Announces, Registry, TenantMisconfigured
+from tenantproxy.registry.base import Announces, Answer, AsksMany, Registry, RegistryBusy, TenantMisconfigured
+from tenantproxy.registry.lookups import Lookup, LookupQueue, closed
 
 __all__ = ["CachedRegistry", "Entry"]
 
@@ -72,9 +73,10 @@ class CachedRegistry:
         self._entries: TTLCache[str, Entry] = TTLCache(max_entries, ttl + stale_for, timer=clock)
         self._refused: TTLCache[str, TenantProxyError] = TTLCache(max_entries, negative_ttl, timer=clock)
         self._round = 0  # counts the times when everything was invalidated
-        # The lookup that newcomers may join and that may write to the cache; an invalidation takes it out.
-        self._flights: dict[str, asyncio.Task[Tenant | TenantProxyError]] = {}
-        self._tasks: set[asyncio.Task[Tenant | TenantProxyError]] = set()  # every lookup under way, joinable or not
+        # The lookup that later callers may join and that may write to the cache; an invalidation takes it out.
+        self._flights: dict[str, Lookup] = {}
+        self._queue = LookupQueue(self._many, timeout=lookup_timeout, settle=self._settle)
+        self._tasks: set[asyncio.Task[None]] = set()  # of a source that is asked for one tenant at a time
         self._unsubscribe: Callable[[], None] | None = None
         self._closed = False
         self._down_since: float | None = None  # when the source stopped answering
@@ -89,9 +91,13 @@ class CachedRegistry:
         """That of the registry behind."""
         return self.inner.source
 
+    def _many(self) -> AsksMany:
+        assert isinstance(self.inner, AsksMany)
+        return self.inner
+
     @property
     def lookups(self) -> Mapping[tuple[str, str], int]:
-        """By (source, result): `cache` hit, negative, stale; the source's found, not_found, invalid, error."""
+        """By (source, result): `cache` hit, negative, stale; the source's found, not_found, invalid, busy, error."""
         return {("cache", "hit"): self._hits, **self._lookups}
 
     @property
@@ -126,48 +132,76 @@ class CachedRegistry:
             self._count("cache", "negative")
             raise _again(refusal)
         if self._closed:
-            raise _closed()
+            raise closed()
+        lookup = self._flights.get(tenant) or self._begin(tenant)
         # The shield keeps the lookup from the cancellation of any one of those who wait for it.
-        flight = self._flights.get(tenant) or self._depart(tenant)
-        try:
-            answer = await asyncio.shield(flight)
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if flight.cancelled() and task is not None and not task.cancelling():
-                raise _closed() from None  # cancelled by `close` before its first step
-            raise
+        answer = await asyncio.shield(lookup.answer)
         if isinstance(answer, Tenant):
             return answer
         raise _again(answer)
 
-    def _depart(self, tenant: TenantId) -> asyncio.Task[Tenant | TenantProxyError]:
-        # An empty context: the connection that a lookup may open would keep the context of whoever asked first.
-        task = asyncio.get_running_loop().create_task(
-            self._look_up(tenant), name="tenantproxy registry lookup", context=contextvars.Context()
-        )
-        self._flights[tenant] = task
-        self._tasks.add(task)
-        task.add_done_callback(lambda done: self._arrived(tenant, done))
-        return task
+    def _begin(self, tenant: TenantId) -> Lookup:
+        """Start a lookup that later callers of `tenant` join."""
+        if isinstance(self.inner, AsksMany):
+            lookup = self._queue.put(tenant)
+        else:
+            loop = asyncio.get_running_loop()
+            lookup = Lookup(tenant, loop, timeout=self._lookup_timeout)
+            lookup.is_sent = True
+            # An empty context: the connection that a lookup may open would keep that of the caller.
+            task = loop.create_task(
+                self._look_up(lookup), name="tenantproxy registry lookup", context=contextvars.Context()
+            )
+            self._tasks.add(task)
+            task.add_done_callback(lambda done: self._asked(lookup, done))
+        self._flights[tenant] = lookup
+        return lookup
 
-    def _arrived(self, tenant: str, task: asyncio.Task[Tenant | TenantProxyError]) -> None:
+    def _asked(self, lookup: Lookup, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        if self._flights.get(tenant) is task:
-            del self._flights[tenant]
+        if not lookup.answer.done():  # cancelled by `close` before its first step
+            self._settle(lookup, closed())
 
-    async def _look_up(self, tenant: TenantId) -> Tenant | TenantProxyError:
-        """Ask the source. Returns errors, so that one that nobody waits for any more is not reported as lost."""
-        task = asyncio.current_task()
-        start = self._clock()
+    async def _look_up(self, lookup: Lookup) -> None:
+        """Ask a source that looks up one tenant at a time."""
         try:
-            answer: Tenant | TenantProxyError = await self._ask(tenant)
+            answer = await self._ask(lookup.tenant)
         except asyncio.CancelledError:
-            return _closed()  # only `close` cancels a lookup; to those who wait it is a failure, not their cancellation
-        self.lookup_seconds[self.source].observe(self._clock() - start)
+            answer = (
+                closed()
+            )  # only `close` cancels a lookup; to those who wait it is a failure, not their cancellation
+        self._settle(lookup, answer)
+
+    async def _ask(self, tenant: TenantId) -> Answer:
+        try:
+            async with asyncio.timeout(self._lookup_timeout):
+                return await self.inner.get(tenant)
+        except (TenantNotFound, RegistryUnavailable) as exc:
+            return exc
+        except TimeoutError:
+            error: str = f"no answer within {self._lookup_timeout:g} s"
+        except Exception as exc:  # noqa: BLE001  # a rim: a registry of the user's own may raise anything
+            error = f"{self.source}: {type(exc).__name__}"
+        return RegistryUnavailable("the tenant could not be looked up", detail=error, retry_after=1.0)
+
+    def _settle(self, lookup: Lookup, answer: Answer) -> None:
+        """Remember an answer and tell those who wait for it."""
+        tenant = lookup.tenant
+        self.lookup_seconds[self.source].observe(lookup.answer.get_loop().time() - lookup.began)
         # Once invalidated, the answer is good for those who asked before; whoever comes later asks again.
-        current = self._flights.get(tenant) is task
+        current = self._flights.get(tenant) is lookup
+        if current:
+            del self._flights[tenant]
+        if not lookup.answer.done():
+            lookup.answer.set_result(self._judge(tenant, answer, current=current))
+
+    def _judge(self, tenant: TenantId, answer: Answer, *, current: bool) -> Answer:
+        """What those who wait for `tenant` are told; `current`: the answer may be remembered."""
+        if isinstance(answer, RegistryBusy):
+            self._count(self.source, "busy")
+            return answer
         if isinstance(answer, RegistryUnavailable) and not isinstance(answer, TenantMisconfigured):
-            return self._source_failed(tenant, answer, current=current)
+            return answer if self._closed else self._source_failed(tenant, answer, current=current)
         self._source_answered()
         if isinstance(answer, Tenant):
             self._count(self.source, "found")
@@ -180,18 +214,6 @@ class CachedRegistry:
             _drop(self._entries, tenant)
             self._refused[tenant] = _again(answer)  # a copy: this one will carry the tracebacks of its waiters
         return answer
-
-    async def _ask(self, tenant: TenantId) -> Tenant | TenantProxyError:
-        try:
-            async with asyncio.timeout(self._lookup_timeout):
-                return await self.inner.get(tenant)
-        except (TenantNotFound, RegistryUnavailable) as exc:
-            return exc
-        except TimeoutError:
-            error: str = f"no answer within {self._lookup_timeout:g} s"
-        except Exception as exc:  # noqa: BLE001  # a rim: a registry of the user's own may raise anything
-            error = f"{self.source}: {type(exc).__name__}"
-        return RegistryUnavailable("the tenant could not be looked up", detail=error, retry_after=1.0)
 
     def _source_answered(self) -> None:
         self.last_success = self._wall()
@@ -223,11 +245,13 @@ class CachedRegistry:
         if tenant is not None:
             _drop(self._entries, tenant)
             _drop(self._refused, tenant)
-            self._flights.pop(tenant, None)
+            flight = self._flights.get(tenant)
+            if flight is not None and flight.is_sent:  # one that is not will see the change
+                del self._flights[tenant]
             return
         self._round += 1
         self._refused.clear()
-        self._flights.clear()
+        self._flights = {name: flight for name, flight in self._flights.items() if not flight.is_sent}
 
     def tenants(self, *, status: TenantStatus | None = None) -> AsyncIterator[Tenant]:
         """See `base.Registry`. Always asks the source."""
@@ -247,6 +271,7 @@ class CachedRegistry:
         self.inner = inner
         self.lookup_seconds.setdefault(inner.source, Histogram())
         self.invalidate(None)
+        self._flights.clear()
         self._entries.clear()
         self._refused.clear()
         self._closed = False
@@ -257,6 +282,7 @@ class CachedRegistry:
         if self._unsubscribe is not None:
             self._unsubscribe()
             self._unsubscribe = None
+        await self._queue.close()
         tasks = tuple(self._tasks)
         for task in tasks:
             task.cancel()
@@ -288,7 +314,3 @@ def _again(error: TenantProxyError) -> TenantProxyError:
     copy = type(error)(error.message, detail=error.detail, hint=error.hint, retry_after=error.retry_after)
     copy.__cause__ = error.__cause__
     return copy
-
-
-def _closed() -> RegistryUnavailable:
-    return RegistryUnavailable("the registry is closed")

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 import asyncpg
 
-from tenantproxy.errors import PoolError, RegistryUnavailable, TenantNotFound
+from tenantproxy.errors import ConnectFailed, PoolClosed, PoolError, PoolTimeout, RegistryUnavailable, TenantNotFound
 from tenantproxy.model import Tenant, TenantId, TenantStatus
-from tenantproxy.registry.base import Database, TenantMisconfigured
+from tenantproxy.registry.base import (
+    Answer,
+    AnyConnection,
+    Ask,
+    ConnectionLost,
+    Database,
+    RegistryBusy,
+    TenantMisconfigured,
+)
 from tenantproxy.registry.memory import not_found
 from tenantproxy.registry.rows import RowReader
 
@@ -27,12 +37,14 @@ _COLUMNS = (
     " acquire_timeout, settings, systems"
 )
 QUERY: Final = f"select {_COLUMNS} from tenantproxy.tenants where id = $1"
+_QUERY_MANY: Final = f"select {_COLUMNS} from tenantproxy.tenants where id = any($1::text[])"
 LIST_QUERY: Final = f"select {_COLUMNS} from tenantproxy.tenants where id > $1 order by id limit $2"
 _OF_DATABASE: Final = (  # as the table's own unique index has it
     "select id from tenantproxy.tenants where isolation = 'database' and coalesce(server, '') = any($2)"
     " and pg_catalog.lower(database) = pg_catalog.lower($1) and database = $1 limit 2"
 )
 
+_ASKED: Final = "tenantproxy_asked"
 _PAGE: Final = 500
 _MAX_UNUSABLE: Final = 1000
 
@@ -59,6 +71,7 @@ class PostgresRegistry:
         self._list_query = list_query or (LIST_QUERY if query is None else None)
         self._timeout = timeout
         self._page = page
+        self._can_pipeline = True  # until it turns out that the query cannot be a subquery
         self.unusable: dict[str, str] = {}
 
     @property
@@ -68,25 +81,84 @@ class PostgresRegistry:
 
     async def get(self, tenant: TenantId) -> Tenant:
         """See `base.Registry`. The row's id must be the asked one byte for byte: a collation may fold case."""
+        async with self.asking(self._timeout) as ask:
+            answer = (await ask([tenant]))[tenant]
+        if isinstance(answer, Tenant):
+            return answer
+        raise answer
+
+    @asynccontextmanager
+    async def asking(self, timeout: float | None, /) -> AsyncIterator[Ask]:
+        """See `base.AsksMany`: one connection for the block."""
+        with _translated():
+            async with self._database.connection(timeout=timeout) as conn:
+                yield partial(self._ask, conn)
+
+    async def _ask(self, conn: AnyConnection, tenants: Sequence[TenantId]) -> Mapping[TenantId, Answer]:
+        with _translated():
+            if self._query == QUERY:
+                rows = await conn.fetch(_QUERY_MANY, tenants, timeout=self._timeout)
+                found: dict[str, list[asyncpg.Record]] = {}
+                for row in rows:
+                    found.setdefault(row["id"], []).append(row)
+            else:
+                return await self._run_each(conn, tenants)
+        return {tenant: self._answer(tenant, found.get(tenant, ())) for tenant in tenants}
+
+    async def _run_each(self, conn: AnyConnection, tenants: Sequence[TenantId]) -> Mapping[TenantId, Answer]:
+        """The configured query, run for each of `tenants`: all in one pipeline where it can be a subquery."""
+        if len(tenants) > 1:
+            try:
+                found = await self._pipeline(conn, tenants)
+            except asyncpg.DataError:  # of one of them, which must not be the error of the others
+                half = len(tenants) // 2
+                return {**await self._run_each(conn, tenants[:half]), **await self._run_each(conn, tenants[half:])}
+            except (asyncpg.PostgresSyntaxError, asyncpg.FeatureNotSupportedError):
+                self._can_pipeline = False
+                found = {}
+            if self._can_pipeline:
+                return {tenant: self._answer(tenant, found.get(tenant, ())) for tenant in tenants}
+        return {tenant: await self._run_one(conn, tenant) for tenant in tenants}
+
+    async def _pipeline(
+        self, conn: AnyConnection, tenants: Sequence[TenantId]
+    ) -> Mapping[str, Sequence[asyncpg.Record]]:
+        """The rows of the query by the id that was asked for, which each row is given beside its own columns."""
+        found: dict[str, list[asyncpg.Record]] = {}
+        if self._can_pipeline:
+            # $1 stays as it is in the query, so that it keeps the type that PostgreSQL finds for it.
+            query = self._query.rstrip().rstrip(";")
+            sql = f"select $2::text as {_ASKED}, tenantproxy_found.* from (\n{query}\n) tenantproxy_found"
+            pairs = [(tenant, tenant) for tenant in tenants]
+            for row in await conn.fetchmany(sql, pairs, timeout=self._timeout):
+                found.setdefault(row[_ASKED], []).append(row)
+        return found
+
+    async def _run_one(self, conn: AnyConnection, tenant: TenantId) -> Answer:
         try:
-            rows = await self._fetch(self._query, tenant)
+            return self._answer(tenant, await conn.fetch(self._query, tenant, timeout=self._timeout))
         except asyncpg.DataError as exc:
             # An id that is not of the column's type (a uuid, say) cannot be there; the driver finds out before asking.
             if exc.sqlstate == asyncpg.DataError.sqlstate and isinstance(exc.__cause__, ValueError):
-                raise not_found() from None
-            raise _query_failed(exc) from exc
+                return not_found()
+            failed = _query_failed(exc)
+            failed.__cause__ = exc
+            return failed
+
+    def _answer(self, tenant: TenantId, rows: Sequence[asyncpg.Record]) -> Answer:
         if not rows:
-            raise not_found()
+            return not_found()
         if len(rows) > 1:
-            raise TenantMisconfigured(
+            return TenantMisconfigured(
                 "the registry has several entries for one tenant",
                 detail=f"registry.query returned {len(rows)} rows",
                 hint="make the query find one: its column should be unique",
             )
-        found = self._reader.read(rows[0])
-        if found.id != tenant:
-            raise not_found()
-        return found
+        try:
+            found = self._reader.read(rows[0])
+        except TenantMisconfigured as exc:
+            return exc
+        return found if found.id == tenant else not_found()
 
     async def of_database(self, database: str, /) -> tuple[TenantId, ...]:
         """See `by_database.FindsDatabases`. Finds nothing where the queries are not our own."""
@@ -133,16 +205,8 @@ class PostgresRegistry:
 
     async def _fetch(self, sql: str, *args: object) -> list[asyncpg.Record]:
         """The rows; a failure that says something of the source, not of the arguments, becomes RegistryUnavailable."""
-        try:
+        with _translated():
             return await self._database.fetch(sql, *args, timeout=self._timeout)
-        except asyncpg.DataError:
-            raise
-        except asyncpg.PostgresError as exc:
-            raise _unavailable(f"{type(exc).__name__} {exc.sqlstate}", _HINTS.get(exc.sqlstate or "")) from exc
-        except (PoolError, TenantNotFound) as exc:
-            raise _unavailable(exc.code, None) from exc
-        except (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError) as exc:
-            raise _unavailable(type(exc).__name__, None) from exc
 
     async def open(self) -> None:
         """See `base.Registry`. Asks nothing: the main database may come up later."""
@@ -151,6 +215,11 @@ class PostgresRegistry:
         """See `base.Registry`."""
 
 
+_MESSAGE: Final = "the tenant could not be looked up"
+_LOST: Final = (  # of a connection that was open; a query that was cut off changed nothing
+    asyncpg.PostgresConnectionError, asyncpg.AdminShutdownError, asyncpg.CrashShutdownError, ConnectionError,
+    asyncpg.ConnectionDoesNotExistError,
+)  # fmt: skip
 _HINTS: Final = {
     "42P01": "create the table (tenantproxy install makes our own), or correct registry.query",
     "42703": "a column in registry.query does not exist",
@@ -160,10 +229,40 @@ _HINTS: Final = {
 }
 
 
-def _unavailable(error: str, hint: str | None) -> RegistryUnavailable:
-    return RegistryUnavailable(
-        "the tenant could not be looked up", detail=f"the registry: {error}", hint=hint, retry_after=1.0
+@contextmanager
+def _translated() -> Iterator[None]:
+    """What says something of the source, not of what was asked, becomes RegistryUnavailable."""
+    try:
+        yield
+    except asyncpg.DataError:
+        raise
+    except _LOST as exc:
+        raise ConnectionLost(_MESSAGE, detail=f"the registry: {type(exc).__name__}", retry_after=1.0) from exc
+    except asyncpg.PostgresError as exc:
+        raise _unavailable(f"{type(exc).__name__} {exc.sqlstate}", _HINTS.get(exc.sqlstate or "")) from exc
+    except PoolError as exc:
+        raise _of_pool(exc) from exc
+    except TenantNotFound as exc:
+        raise _unavailable(exc.code, None) from exc
+    except TimeoutError as exc:
+        raise _unavailable("no answer in time", "see whether the main database is slow or silent") from exc
+    except (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError) as exc:
+        raise _unavailable(type(exc).__name__, None) from exc
+
+
+def _of_pool(exc: PoolError) -> RegistryUnavailable:
+    if isinstance(exc, ConnectFailed | PoolClosed) or (isinstance(exc, PoolTimeout) and exc.is_server_slow):
+        return _unavailable(exc.code, None)
+    return RegistryBusy(
+        "the tenant could not be looked up: no connection to the main database was free",
+        detail=exc.detail,
+        hint="raise main.max_size, or hold connections of the main database for less time",
+        retry_after=1.0,
     )
+
+
+def _unavailable(error: str, hint: str | None) -> RegistryUnavailable:
+    return RegistryUnavailable(_MESSAGE, detail=f"the registry: {error}", hint=hint, retry_after=1.0)
 
 
 def _query_failed(exc: asyncpg.DataError) -> TenantMisconfigured:

@@ -25,7 +25,7 @@ class MainDatabase:
             return await conn.fetch(sql, *args, timeout=timeout)
 
     @asynccontextmanager
-    async def connection(self) -> AsyncIterator[AnyConnection]:
+    async def connection(self, *, timeout: float | None = None) -> AsyncIterator[AnyConnection]:
         async with self._database.connect(self._user, self._password) as conn:
             self.pids.append(conn.get_server_pid())
             yield conn

@@ -274,7 +274,7 @@ async def test_a_lost_connection_is_replaced_and_what_changed_meanwhile_is_asked
     async with listening(installed) as (cached, listener, main):
         await cached.get(ACME)
         async with installed.connect() as conn:
-            await conn.execute("select pg_terminate_backend($1, 5000)", main.pids[-1])
+            await conn.execute("select pg_terminate_backend($1, 5000)", main.pids[0])
             await conn.execute("update tenantproxy.tenants set status = 'paused' where id = 'acme'")
         await until(lambda: listener.connects >= 2 and listener.listening.is_set(), "it listens again")
         assert (await cached.get(ACME)).status == "paused"
@@ -283,7 +283,7 @@ async def test_a_lost_connection_is_replaced_and_what_changed_meanwhile_is_asked
 async def test_a_connection_that_fell_silent_is_found_out(installed: Database) -> None:
     async with listening(installed, heartbeat=0.05, heartbeat_timeout=0.2) as (_cached, listener, main):
         async with installed.connect() as conn:
-            pid = main.pids[-1]
+            pid = main.pids[0]
             os.kill(pid, signal.SIGSTOP)
             try:
                 await until(lambda: listener.connects >= 2, "it listens on another connection")

@@ -26,7 +26,7 @@ class NoDatabase:
     async def fetch(self, sql: str, *args: object, timeout: float | None = None) -> list[asyncpg.Record]:
         raise AssertionError("asked")
 
-    def connection(self) -> AbstractAsyncContextManager[AnyConnection]:
+    def connection(self, *, timeout: float | None = None) -> AbstractAsyncContextManager[AnyConnection]:
         raise AssertionError("asked")
 
 
