@@ -66,7 +66,7 @@ async def strangers(stage: Stage) -> AsyncIterator[Seen]:
     yield Seen(
         what=f"{acme.id}'s token with a header that names {globex.id}", expected=expected, saw=saw, ok=saw == expected
     )
-    other = (await stage.ask(acme, **{"X-Tenant-Id": globex.id})).projects
+    other = (await stage.ask(acme, **{"X-Agency-Database": globex.id})).projects
     what = f"{acme.id}'s token with a header that means nothing here"
     yield Seen(what=what, expected=_listed(acme.projects), saw=_listed(other), ok=other == acme.projects)
 
