@@ -241,16 +241,19 @@ def _bytes(problem: ProblemAnswer) -> list[tuple[bytes, bytes]]:
 
 
 class _Lifespan:
-    """The application's lifespan inside ours: the router is open before it starts and after it has ended.
+    """The application's lifespan inside ours: the router is open before it starts and until the server shuts down.
 
-    Answers for an application that has none, which the protocol lets say so by raising or returning.
+    Answers for an application that has no lifespan, which the protocol lets it say by raising or returning before it
+    has read the startup message. One that raises after that has failed to start, and the server is told so.
     """
 
-    def __init__(self, app: App, start: Callable[[], Awaitable[None]], stop: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, app: App, start: Callable[[], Awaitable[None]], stop: Callable[[bool], Awaitable[None]]) -> None:
         self._app = app
         self._start = start
         self._stop = stop
+        self._has_read = False  # the application took the startup message
         self._is_answered = False  # the application answered the startup, whichever way
+        self._is_ending = False  # the server said that it shuts down
         self._is_over = False  # the server was told of the end
 
     async def run(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -264,30 +267,57 @@ class _Lifespan:
             await send({"type": "lifespan.startup.failed", "message": f"the router cannot be opened: {exc}"})
             return
 
-        async def replayed() -> Message:
-            return first.pop() if first else await receive()
+        async def taken() -> Message:
+            self._has_read = True
+            return first.pop() if first else await self._next(receive)
 
         async def told(message: Message) -> None:
             self._is_answered = True
             if message["type"] != "lifespan.startup.complete":
-                await self._stop()
                 self._is_over = True
+                await self._stop(True)
             await send(message)
 
         try:
-            await self._serve(scope, replayed, told, receive, send)
+            failure = await self._serve(scope, taken, told)
+            if not self._is_over:
+                await self._see_out(failure, receive, send)
+            elif failure is not None:
+                raise failure
         finally:
-            await self._stop()
+            # Cancelled without a shutdown: should a request come after all, it opens the router again.
+            await self._stop(self._is_ending or self._is_over)
 
-    async def _serve(self, scope: Scope, replayed: Receive, told: Send, receive: Receive, send: Send) -> None:
+    async def _next(self, receive: Receive) -> Message:
+        message = await receive()
+        self._is_ending = self._is_ending or message["type"] == "lifespan.shutdown"
+        return message
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> Exception | None:
+        """Run the application's lifespan; what it raised."""
         try:
-            await self._app(scope, replayed, told)
-        except Exception:
-            if self._is_answered:
-                raise
+            await self._app(scope, receive, send)
+        except Exception as exc:  # noqa: BLE001 - a boundary: what it means is decided by what was said before
+            return exc
+        return None
+
+    async def _see_out(self, failure: Exception | None, receive: Receive, send: Send) -> None:
+        """The application's lifespan has ended and the server's has not: serve on until it shuts down."""
         if not self._is_answered:
+            if failure is not None and self._has_read:
+                self._is_over = True
+                await self._stop(True)
+                logger.error("the application failed to start", exc_info=failure)
+                await send({"type": "lifespan.startup.failed", "message": f"{type(failure).__name__}: {failure}"})
+                return
+            failure = None
             await send({"type": "lifespan.startup.complete"})
-            await receive()
-        if not self._is_over:
-            await self._stop()
+        if failure is not None:
+            logger.error("the application's lifespan ended with an error; tenants are still served", exc_info=failure)
+        while not self._is_ending:
+            await self._next(receive)
+        await self._stop(True)
+        if failure is None:
             await send({"type": "lifespan.shutdown.complete"})
+        else:
+            await send({"type": "lifespan.shutdown.failed", "message": f"{type(failure).__name__}: {failure}"})

@@ -5,14 +5,14 @@ MIDDLEWARE = ["tenantproxy.middleware.django.TenantErrors", ...]
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from typing import Any
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.http import HttpRequest, HttpResponse
 
 from tenantproxy.middleware.asgi import MISMATCH_TEXT, PATTERN
-from tenantproxy.middleware.problems import OURS, answer_to
+from tenantproxy.middleware.problems import OURS, answer_to, request_id
 
 __all__ = ["TenantErrors"]
 
@@ -49,13 +49,19 @@ class TenantErrors:
         """The answer to one of our errors."""
         if not isinstance(error, OURS):
             return None
-        answer = answer_to(
-            error, request.scope["state"]["request_id"], mismatch_text=request.scope.get(MISMATCH_TEXT, "")
-        )
+        scope = _scope(request)
+        asked: str = scope.get("state", {}).get("request_id") or request_id([request.headers.get("X-Request-ID") or ""])
+        answer = answer_to(error, asked, mismatch_text=scope.get(MISMATCH_TEXT, ""))
         headers = {name: value for name, value in answer.headers if name != "content-length"}
         return HttpResponse(answer.body, status=answer.status, headers=headers)
 
 
+def _scope(request: HttpRequest) -> MutableMapping[str, Any]:
+    """The ASGI scope of a request. WSGI has none, nor has Django's `test.Client`: an empty one."""
+    scope: MutableMapping[str, Any] | None = getattr(request, "scope", None)
+    return {} if scope is None else scope
+
+
 def _leave_pattern(request: HttpRequest) -> None:
     if request.resolver_match is not None:
-        request.scope[PATTERN] = f"/{request.resolver_match.route}"
+        _scope(request)[PATTERN] = f"/{request.resolver_match.route}"

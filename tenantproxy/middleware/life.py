@@ -40,10 +40,11 @@ class Life:
         if not self._is_ready():
             await self._open()
 
-    async def stop(self) -> None:
-        """The application ends: close the router if we opened it."""
+    async def stop(self, for_good: bool = True) -> None:
+        """The application ends: close the router if we opened it. Unless `for_good`, a later request opens it again."""
         if self._is_ours:
             self._is_ours = False
+            self._was_open = self._was_open and for_good
             await self._router.close()
 
     async def ready(self) -> None:

@@ -663,6 +663,60 @@ async def test_an_application_that_fails_to_start_leaves_no_open_router(lasting:
     assert not router.is_open
 
 
+async def test_a_failure_in_a_running_lifespan_leaves_tenants_served(lasting: World) -> None:
+    router = unopened(lasting)
+    fail = asyncio.Event()
+
+    async def failing_later(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            return await who(scope, receive, send)
+        await receive()
+        await send({"type": "lifespan.startup.complete"})
+        await fail.wait()
+        raise RuntimeError("a background task of the application")
+
+    app = TenantMiddleware(failing_later, router=router, tokens=Caller.of(router).tokens)
+    lifespan = Lifespan(app)
+    assert await lifespan.startup() == "lifespan.startup.complete"
+    fail.set()
+    await asyncio.sleep(0)
+    for _ in range(3):
+        assert (await ask(app, "/", *await Caller.of(router).headers("row1"))).body == b"row1"
+    assert not lifespan.task.done()
+    assert await lifespan.shutdown() == "lifespan.shutdown.failed"
+    assert "a background task" in lifespan.sent[-1]["message"]
+    assert not router.is_open
+
+
+async def test_a_cancelled_lifespan_lets_a_later_request_open_the_router(lasting: World) -> None:
+    router = unopened(lasting)
+    app = TenantMiddleware(Living(router), router=router, tokens=Caller.of(router).tokens)
+    lifespan = Lifespan(app)
+    await lifespan.startup()
+    headers = await Caller.of(router).headers("row1")
+    lifespan.task.cancel()
+    await asyncio.wait([lifespan.task])
+    assert not router.is_open
+    try:
+        assert (await ask(app, "/", *headers)).body == b"row1"
+    finally:
+        await router.close()
+
+
+async def test_an_application_that_raises_in_its_startup_fails_the_start(lasting: World) -> None:
+    router = unopened(lasting)
+
+    async def raising(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        raise RuntimeError("no database of my own")
+
+    lifespan = Lifespan(TenantMiddleware(raising, router=router))
+    assert await lifespan.startup() == "lifespan.startup.failed"
+    assert lifespan.sent[-1]["message"] == "RuntimeError: no database of my own"
+    await lifespan.task
+    assert not router.is_open
+
+
 async def test_an_application_can_start_again(lasting: World) -> None:
     router = unopened(lasting)
     caller, registry = Caller.of(router), router.registry

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Final
@@ -18,6 +19,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Mount, Route
 
+import tenantproxy
 from tenantproxy import Router, TenantUnresolved
 from tenantproxy.metrics.listeners import Requests
 from tenantproxy.middleware.aiohttp import setup
@@ -116,3 +118,21 @@ async def test_a_sync_view_of_django_that_fails_is_counted_by_its_route(router: 
     async with django(router, requests) as url, aiohttp.ClientSession() as http, http.get(f"{url}/api/fails") as answer:
         assert (answer.status, (await answer.json(content_type=None))["code"]) == (400, "tenant_unresolved")
     assert requests.codes == {("/api/fails", "GET", "400"): 1}
+
+
+async def test_djangos_test_client_hears_an_error_of_ours_without_a_scope(router: CheckedRouter) -> None:
+    ways.django_app(router, None)
+    from django.http import HttpResponse
+    from django.test import Client
+    from django.urls import path
+
+    def by_tenant(request: Any) -> HttpResponse:
+        tenantproxy.current()
+        return HttpResponse()
+
+    ways.urlpatterns[:] = [path("of-a-tenant", by_tenant), path("of-none", lambda request: HttpResponse("ok"))]
+    client = Client()
+    assert (await asyncio.to_thread(client.get, "/of-none")).content == b"ok"
+    answer = await asyncio.to_thread(client.get, "/of-a-tenant")
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.json()["request_id"]
