@@ -3,8 +3,8 @@
 FROM python:3.13-slim-bookworm AS build
 WORKDIR /src
 COPY requirements.lock pyproject.toml README.md LICENSE ./
-# The versions of the lock, without its tools: as constraints, which may not carry hashes beside a local folder.
-RUN sed -e '/--hash=/d' -e 's/ \\$//' requirements.lock > constraints.txt \
+# The versions of the lock as constraints, which take no extras, and no hashes with a local folder.
+RUN sed -e '/--hash=/d' -e 's/ \\$//' -e 's/\[[^]]*\]//' requirements.lock > constraints.txt \
     && python -m venv /opt/tenantproxy
 COPY tenantproxy ./tenantproxy
 RUN /opt/tenantproxy/bin/pip install --no-cache-dir --constraint constraints.txt ".[sidecar]"

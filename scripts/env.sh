@@ -1,7 +1,9 @@
-# Sourced by its neighbours: goes to the project's folder and makes .venv from requirements.lock; does nothing when it is up to date.
+# Sourced by its neighbours: goes to the project's folder and makes .venv; does nothing when it is up to date.
+# _lock=requirements.lock: what the demo needs. Without it requirements-dev.lock: the same and every tool.
 # PYTHON=... chooses the interpreter; otherwise the first of these that is new enough.
 set -eu
 cd "$(dirname "${BASH_SOURCE:-$0}")/.." # from bash it can be sourced by hand, or by a script elsewhere
+_lock=${_lock:-requirements-dev.lock}
 
 _usable() {
     "$1" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1
@@ -20,18 +22,28 @@ _choose_python() {
 }
 
 # The folder is part of the stamp: a moved .venv has the old path in its scripts.
-_stamp="$PWD $(cat requirements.lock pyproject.toml | cksum)"
-if [ "$(cat .venv/installed 2>/dev/null || true)" != "$_stamp" ] || ! _usable .venv/bin/python; then
+_stamp() { echo "$PWD $1 $(cat "$1" pyproject.toml | cksum)"; }
+# Who has the tools has what the demo needs too.
+_is_installed() {
+    case $(cat .venv/installed 2>/dev/null || true) in
+        "$(_stamp "$_lock")" | "$(_stamp requirements-dev.lock)") _usable .venv/bin/python ;;
+        *) false ;;
+    esac
+}
+
+if ! _is_installed; then
     _python=$(_choose_python)
-    echo "installing into .venv with $("$_python" --version) ..." >&2
+    echo "installing $(grep -c == "$_lock") packages of $_lock into .venv with $("$_python" --version) ..." >&2
     rm -f .venv/installed
     _usable .venv/bin/python && [ "$(.venv/bin/python -c 'import sys; print(sys.prefix)')" = "$PWD/.venv" ] ||
         "$_python" -m venv --clear .venv
-    _pip() { .venv/bin/python -m pip --disable-pip-version-check install --quiet "$@"; }
-    # The lock is complete; without --no-deps pip would ask what has been released since for the extras it does not name.
-    _pip --no-deps --require-hashes --requirement requirements.lock
-    _pip --no-deps --no-build-isolation --editable .
-    echo "$_stamp" >.venv/installed
+    _quiet=$([ -t 2 ] || echo --quiet) # on a terminal pip shows how far it is
+    # shellcheck disable=SC2086  # no option, or one
+    _pip() { .venv/bin/python -m pip --disable-pip-version-check install $_quiet --no-deps "$@" >&2; }
+    # The lock is complete: with --no-deps no release that comes after it can change what is installed.
+    _pip --require-hashes --requirement "$_lock"
+    _pip --no-build-isolation --editable .
+    _stamp "$_lock" >.venv/installed
 fi
 PATH="$PWD/.venv/bin:$PATH"
 export PATH
