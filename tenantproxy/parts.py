@@ -5,12 +5,12 @@ State: the manager of the pools, which is another one each time the router is op
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from tenantproxy.config import Settings
 from tenantproxy.events import Observer
-from tenantproxy.model import PoolKey, TenantId
+from tenantproxy.model import Limits, PoolKey, TenantId
 from tenantproxy.pools.asyncpg import AsyncpgConnector, Backend, Init
 from tenantproxy.pools.base import Clock, Stats
 from tenantproxy.pools.budget import ServerBudget
@@ -70,9 +70,23 @@ class Parts:
         self.manager = self._new_manager()
         return self.manager
 
-    def removed(self, tenant: TenantId, keys: Iterable[PoolKey]) -> None:
-        """A tenant moved or is not served any more: close the pools of `keys` that were its alone."""
-        self.manager.remove(tenant, keys)
+    def fit(self, tenant: TenantId, limits: Limits, is_right: Callable[[PoolKey], bool]) -> None:
+        """Make the tenant's own pools, of all listeners, what it may have now; see `PoolManager.fit`."""
+        for manager in self.family:
+            manager.fit(tenant, limits, is_right)
+
+    def has_own(self, tenant: TenantId) -> bool:
+        """Whether any listener has pools that are the tenant's alone."""
+        return any(manager.has_own(tenant) for manager in self.family)
+
+    def owners(self) -> set[TenantId]:
+        """The tenants that have pools to themselves."""
+        return {tenant for manager in self.family for tenant in manager.owners}
+
+    def of_tenant(self, tenant: TenantId) -> Iterator[Pool[Any]]:
+        """The pools, of all listeners, that are the tenant's alone."""
+        for manager in self.family:
+            yield from manager.of_tenant(tenant)
 
     def pools(self) -> Iterator[Pool[Any]]:
         """The open pools of all managers."""

@@ -17,6 +17,7 @@ from typing import Any, Final, Self
 from tenantproxy.auth.accounts import Account, Standing
 from tenantproxy.auth.login import Login, LoginCounts
 from tenantproxy.auth.revocation import Revocations
+from tenantproxy.changes import Changes
 from tenantproxy.config import Settings, load
 from tenantproxy.errors import (
     AccessDenied,
@@ -90,8 +91,9 @@ class Router:
             settings,
             registry=self._registry,
             counters=parts.counters,
-            removed=parts.removed,
+            fit=parts.fit,
         )
+        self._changes = Changes(follow=self._routes.follow, has_own=parts.has_own, owners=parts.owners)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._returned = asyncio.Event()  # set when something comes back while it closes
         self._sweeper: asyncio.Task[None] | None = None
@@ -151,6 +153,7 @@ class Router:
             self._manager = self._parts.renew()
             self._registry.renew(self._new_source())
         self.is_open = True
+        self._registry.on_invalidate = self._changes.announce
         manager = self._manager
         try:
             self._sweeper = loop.create_task(self._sweep(), name="tenantproxy sweeper", context=Context())
@@ -218,6 +221,8 @@ class Router:
         if self._logins is not None:
             self._logins.close()
             self._logins = None
+        self._registry.on_invalidate = None
+        await self._changes.close()
         await self._registry.close()
         pools = [*self._manager, *self._manager.closing()]
         self._manager.close()
@@ -357,9 +362,9 @@ class Router:
     async def expire_connections(self, tenant: str) -> None:
         """Close the connections that serve this tenant: idle ones now, lent ones when they come back."""
         found = await self._look_up(tenant_id(tenant))
-        keys = self._routes.keys_of(found)
+        keys, own = self._routes.keys_of(found), set(self._parts.of_tenant(found.id))
         for pool in self._parts.pools():
-            if replace(pool.key, profile="") in keys or pool.key in keys:
+            if pool in own or replace(pool.key, profile="") in keys:
                 pool.expire()
 
     # --- other kinds of connections ----------------------------------------------------------------------------------
@@ -377,6 +382,11 @@ class Router:
     def observer(self) -> Observer:
         """Who hears of what is rare."""
         return self._observer
+
+    @property
+    def routes(self) -> Routes:
+        """The plans of tenants, for listeners with connections of their own."""
+        return self._routes
 
     @property
     def family(self) -> list[PoolManager[Any]]:

@@ -1,12 +1,16 @@
 """By which route is a tenant served now? Looks it up, plans, and remembers the plan for as long as it is true.
 
 State: the remembered plans. Changed by `find`, which sees what the registry says; the router empties it when it closes.
+Whatever is remembered, a tenant that changed is compared with the pools that are open for it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections import OrderedDict
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
+from itertools import product
 from typing import Final
 
 from tenantproxy.config import Settings
@@ -16,6 +20,7 @@ from tenantproxy.errors import (
     TenantError,
     TenantNotFound,
     TenantPaused,
+    TenantProxyError,
     TenantSuspended,
 )
 from tenantproxy.isolation import DatabasePlan, Plan, RowPlan, SchemaPlan
@@ -44,10 +49,17 @@ _OWN_LANES: Final = 2  # connections of the main pool that its callers leave to 
 _LOOKUP_CONNECTIONS: Final = 3  # two for lookups, one for a listing
 _NO_LIMIT: Final = 1_000_000
 _ROUTES: Final = 10_000  # plans kept; a plan costs 5 microseconds to make again
+_NOTHING: Final = Limits()
+
+RouteKey = tuple[TenantId, str | None, bool, str]
+"""Tenant, system, replica, profile."""
+
+Fit = Callable[[TenantId, Limits, Callable[[PoolKey], bool]], None]
+"""Makes the pools that are the tenant's alone what it may have now, as `PoolManager.fit` does."""
 
 
 class Routes:
-    """The routes of all tenants. `removed` is told when a tenant moved or is not served any more: which, its pools."""
+    """The routes of all tenants, for all listeners. `fit` is told what the registry says of a tenant that changed."""
 
     def __init__(
         self,
@@ -55,44 +67,61 @@ class Routes:
         *,
         registry: CachedRegistry,
         counters: Counters,
-        removed: Callable[[TenantId, Iterable[PoolKey]], None],
+        fit: Fit,
+        most: int = _ROUTES,
     ) -> None:
         self._servers = settings.servers
         self._registry = registry
         self._counters = counters
-        self._removed = removed
+        self._fit = fit
+        self._most = most
         self._plans: dict[Isolation, Plan] = {
             Isolation.DATABASE: DatabasePlan(),
             Isolation.SCHEMA: SchemaPlan(),
             Isolation.ROW: RowPlan(signed=settings.row.signed, setting=settings.row.setting),
         }
-        self._routes: dict[tuple[TenantId, str | None, bool, str], tuple[Entry, Route]] = {}  # good while the entry is
-        self._planned: set[TenantId] = set()  # who may have a route; most who are refused never had one
+        # Good while the entry is; the least recently used first, roughly: the order is kept from half of `most` on.
+        self._routes: OrderedDict[RouteKey, tuple[Entry, Route]] = OrderedDict()
 
     def known(self, scope: TenantScope) -> Route | None:
         """The route when nobody has to be asked for it."""
-        known = self._routes.get((scope.id, scope.system, scope.replica, scope.profile))
+        route = self.known_by((scope.id, scope.system, scope.replica, scope.profile))
+        return route if route is None or not scope.context else _with_context(route, scope)
+
+    def known_by(self, key: RouteKey) -> Route | None:
+        """As `known`, without a scope."""
+        routes = self._routes
+        known = routes.get(key)
         if known is None or not self._registry.is_fresh(known[0]):
             return None
-        return known[1] if not scope.context else _with_context(known[1], scope)
+        if 2 * len(routes) > self._most:
+            routes.move_to_end(key)
+        return known[1]
 
     async def find(self, scope: TenantScope) -> Route:
         """The route of a tenant that the registry is asked for. Raises TenantError, RegistryUnavailable."""
-        route = self._remembered(await self.look_up(scope.id), scope)
+        route = await self.find_by((scope.id, scope.system, scope.replica, scope.profile))
         return route if not scope.context else _with_context(route, scope)
+
+    async def find_by(self, key: RouteKey) -> Route:
+        """As `find`, without a scope."""
+        return self._remembered(await self.look_up(key[0]), key)
 
     async def look_up(self, tenant: TenantId) -> Tenant:
         """What the registry says of it now. Raises TenantNotFound, RegistryUnavailable."""
         try:
             return await self._registry.get(tenant)
-        except TenantMisconfigured:
-            raise
-        except TenantNotFound:
-            self._forget(tenant)
+        except (TenantMisconfigured, TenantNotFound):
+            self._close_all(tenant)
             raise
         except RegistryUnavailable:
             self._counters.exhaustions["registry"] += 1
             raise
+
+    async def follow(self, tenant: TenantId) -> None:
+        """Look up a tenant that changed, so that its pools change without waiting for its next caller."""
+        with suppress(TenantProxyError):  # a caller will hear it
+            self._apply(await self.look_up(tenant))
 
     def plan(self, tenant: Tenant, system: str | None = None, *, replica: bool = False) -> Route:
         """The route of a tenant, whatever its status. Raises TenantError when it is on no server of ours."""
@@ -107,45 +136,59 @@ class Routes:
         return self._plans[tenant.placement.isolation].plan(tenant, system=system, replica=name)
 
     def keys_of(self, tenant: Tenant) -> set[PoolKey]:
-        """The pools that may hold connections of this tenant."""
-        remembered = {route.pool for (name, *_), (_, route) in self._routes.items() if name == tenant.id}
-        return {self.plan(tenant).pool} | remembered
+        """The pools, without their profile, that may hold connections of this tenant."""
+        keys: set[PoolKey] = set()
+        for system, replica in product((None, *tenant.systems), (False, True)):
+            with suppress(TenantError):  # a database of its own has no systems
+                keys.add(self.plan(tenant, system, replica=replica).pool)
+        return keys
 
     def clear(self) -> None:
         """Remember nothing."""
         self._routes.clear()
-        self._planned.clear()
 
-    def _remembered(self, tenant: Tenant, scope: TenantScope) -> Route:
+    def _remembered(self, tenant: Tenant, key: RouteKey) -> Route:
         """The plan for an active tenant, remembered until the registry says something else of it."""
-        if tenant.status is not TenantStatus.ACTIVE:
-            self._forget(tenant.id)
-            raise not_served(tenant.status)
-        key = (tenant.id, scope.system, scope.replica, scope.profile)
         known = self._routes.get(key)
         entry = self._registry.entry(tenant.id)
-        if known is not None and known[0] is entry:
+        if known is not None and known[0] is entry and tenant.status is TenantStatus.ACTIVE:
             return known[1]
-        route = self.plan(tenant, scope.system, replica=scope.replica)
-        if scope.profile:
-            route = replace(route, pool=replace(route.pool, profile=scope.profile))
-        if known is not None and known[1] != route:
-            self._forget(tenant.id)  # it moved or has other limits: nothing may be served as it was
-        if len(self._routes) >= _ROUTES:
-            self.clear()
+        self._apply(tenant)
+        if tenant.status is not TenantStatus.ACTIVE:
+            raise not_served(tenant.status)
+        _, system, replica, profile = key
+        route = self.plan(tenant, system, replica=replica)
+        if profile:
+            route = replace(route, pool=replace(route.pool, profile=profile))
         # Another entry came while this tenant was asked for: its plan is good for who asked before, and nobody after.
         if entry is not None and entry.tenant is tenant:
             self._routes[key] = (entry, route)
-            self._planned.add(tenant.id)
+            self._routes.move_to_end(key)
+            if len(self._routes) > self._most:
+                self._routes.popitem(last=False)
         return route
 
-    def _forget(self, tenant: TenantId) -> None:
-        """Drop the plans of a tenant that moved or is not served any more, and the pools that were its alone."""
-        if tenant not in self._planned:
+    def _apply(self, tenant: Tenant) -> None:
+        """Let the pools that are the tenant's alone follow what the registry says of it."""
+        if tenant.status is not TenantStatus.ACTIVE or tenant.placement.server not in self._servers:
+            self._close_all(tenant.id)
             return
-        self._planned.discard(tenant)
-        stale = [key for key in self._routes if key[0] == tenant]
-        self._removed(tenant, [self._routes.pop(key)[1].pool for key in stale])
+        keys: set[PoolKey] = set()  # made when there is a pool to compare
+
+        def is_right(key: PoolKey) -> bool:
+            if not keys:
+                keys.update(self.keys_of(tenant))
+            return _is_operators(key) or replace(key, profile="") in keys
+
+        self._fit(tenant.id, tenant.limits, is_right)
+
+    def _close_all(self, tenant: TenantId) -> None:
+        self._fit(tenant, _NOTHING, _is_operators)
+
+
+def _is_operators(key: PoolKey) -> bool:
+    """Whether its connections are the way in by `Router.admin`, which is there whatever the tenant's status."""
+    return key.profile == ADMIN_PROFILE
 
 
 def _with_context(route: Route, scope: TenantScope) -> Route:

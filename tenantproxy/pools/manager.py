@@ -7,7 +7,7 @@ gone never comes back, its key gets a new one.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 from tenantproxy.errors import PoolClosed
@@ -21,7 +21,7 @@ from tenantproxy.events import (
     PoolEvicted,
     PoolOpened,
 )
-from tenantproxy.model import Isolation, PoolKey, Route, TenantId
+from tenantproxy.model import Isolation, Limits, PoolKey, Route, TenantId
 from tenantproxy.pools.base import Clock
 from tenantproxy.pools.budget import ServerBudget
 from tenantproxy.pools.pool import Connector, Pool, PoolSettings
@@ -93,6 +93,9 @@ class PoolManager(Generic[C]):
         self._clock = clock
         self._observer = observer
         self._pools: dict[PoolKey, Pool[C]] = {}
+        self._own: dict[
+            TenantId, dict[PoolKey, Limits]
+        ] = {}  # pools that are one tenant's alone, and what it may there
         self._gone: list[Pool[C]] = []  # closed pools whose last connections are still ending
         self._seen: OrderedDict[PoolKey, None] = OrderedDict()  # keys of pools that were evicted
         self._main: Pool[C] | None = None
@@ -115,17 +118,20 @@ class PoolManager(Generic[C]):
 
     def _open(self, route: Route) -> Pool[C]:
         key = route.pool
-        if key.shared:
-            label, limit = key.name, self._settings.shared_size
-        else:
-            label, limit = route.tenant, route.limits.max_size or self._settings.max_size
+        label = key.name if key.shared else route.tenant
+        limit = self._settings.shared_size if key.shared else self._own_limit(route.limits)
         pool = self._new(key, route.isolation, label=label, limit=limit)
         self._make_room(1)
         self._pools[key] = pool
+        if not key.shared:
+            self._own.setdefault(route.tenant, {})[key] = route.limits
         reason: OpenReason = "reopen" if key in self._seen else "cold"
         self.counters.opened[reason] += 1
         self._observer(PoolOpened(pool=label, reason=reason))
         return pool
+
+    def _own_limit(self, limits: Limits) -> int:
+        return limits.max_size or self._settings.max_size
 
     def _new(self, key: PoolKey, isolation: Isolation, *, label: str, limit: int, is_main: bool = False) -> Pool[C]:
         if self.is_closed:
@@ -159,6 +165,9 @@ class PoolManager(Generic[C]):
 
     def _evict(self, pool: Pool[C], reason: EvictReason) -> None:
         del self._pools[pool.key]
+        own = self._own.get(TenantId(pool.label))
+        if own is not None and own.pop(pool.key, None) is not None and not own:
+            del self._own[TenantId(pool.label)]
         self._seen[pool.key] = None
         if len(self._seen) > _REOPENED_MEMORY:
             self._seen.popitem(last=False)
@@ -176,6 +185,29 @@ class PoolManager(Generic[C]):
             pool = self._pools.get(key)
             if pool is not None and not key.shared and pool.label == tenant:
                 self._evict(pool, "removed")
+
+    def has_own(self, tenant: str) -> bool:
+        """Whether there are pools that are the tenant's alone."""
+        return tenant in self._own
+
+    @property
+    def owners(self) -> Iterable[TenantId]:
+        """The tenants that have pools to themselves."""
+        return self._own.keys()
+
+    def of_tenant(self, tenant: TenantId) -> list[Pool[C]]:
+        """The pools that are the tenant's alone."""
+        return [self._pools[key] for key in self._own.get(tenant, ())]
+
+    def fit(self, tenant: TenantId, limits: Limits, is_right: Callable[[PoolKey], bool]) -> None:
+        """Make the tenant's own pools what it may have now: those of wrong keys close, the others get its limits."""
+        for key, former in list(self._own.get(tenant, {}).items()):
+            pool = self._pools[key]
+            if not is_right(key):
+                self._evict(pool, "removed")
+            elif former != limits:
+                self._own[tenant][key] = limits
+                pool.resize(tenant, limits, min(self._own_limit(limits), pool.budget.limit))
 
     def sweep(self) -> None:
         """What time demands; called by the one sweeper about every second."""
@@ -200,6 +232,7 @@ class PoolManager(Generic[C]):
             if not pool.is_empty:
                 self._gone.append(pool)
         self._pools.clear()
+        self._own.clear()
         self._main = None
         if self in self._family:
             self._family.remove(self)

@@ -1,8 +1,8 @@
 """Which connection, for whom, next? A pool that knows nothing of PostgreSQL and never awaits.
 
 It is changed by the lender (`lease_nowait`, `wait`, `resetting`, `take_to_reset`, `ready`, `retire`), by the connector
-(`opened`, `open_failed`, `retired`), by the budget (`refill`, `give_up_idle`, `server_down`) and by the sweeper
-(`sweep`).
+(`opened`, `open_failed`, `retired`), by the budget (`refill`, `give_up_idle`, `server_down`), by the manager (`resize`,
+`close`) and by the sweeper (`sweep`).
 Each connection is in exactly one state: idle, used, resetting or retiring; those being opened are only counted.
 """
 
@@ -157,7 +157,9 @@ class Pool(Generic[C]):
         """
         if self.is_closed:
             raise refusals.closed()
-        turn = self._turns.by_tenant.get(tenant) or self._admit(tenant, limits)
+        turn = self._turns.by_tenant.get(tenant)
+        if turn is None or turn.limits is not limits:
+            turn = self._admit(tenant, limits)
         idle = self._idle
         if not idle.all or turn.leased >= turn.max_size or turn.waiting:
             return None
@@ -181,14 +183,45 @@ class Pool(Generic[C]):
         return None
 
     def _admit(self, tenant: TenantId, limits: Limits) -> Turn[C]:
-        turn: Turn[C] = Turn(
-            tenant,
-            max_size=min(limits.max_size or self._settings.max_size, self.limit),
-            max_waiting=limits.max_waiting or self._settings.max_waiting,
-            counts=self._counts_of(tenant),
-        )
-        self._turns.add(turn)
+        """The turn of a tenant that has none, or other limits now."""
+        turn = self._turns.get(tenant)
+        if turn is None:
+            max_size, max_waiting = self._limits_of(limits)
+            turn = Turn(
+                tenant, limits=limits, max_size=max_size, max_waiting=max_waiting, counts=self._counts_of(tenant)
+            )
+            self._turns.add(turn)
+        else:
+            self._limit(turn, limits)
         return turn
+
+    def _limits_of(self, limits: Limits) -> tuple[int, int]:
+        max_size = min(limits.max_size or self._settings.max_size, self.limit)
+        return max_size, limits.max_waiting or self._settings.max_waiting
+
+    def _limit(self, turn: Turn[C], limits: Limits) -> None:
+        former = turn.max_size
+        turn.limits = limits
+        turn.max_size, turn.max_waiting = self._limits_of(limits)
+        if turn.max_size != former and turn.waiting:
+            self._turns.refresh(turn)
+            self._lend_idle()
+
+    def resize(self, tenant: TenantId, limits: Limits, limit: int) -> None:
+        """The one tenant whose pool this is has other limits now; what exceeds them is closed when nobody uses it."""
+        self.limit = limit
+        for slot in list(self._idle):
+            if self._has_too_many and slot.conn in self._idle:
+                self._unidle(slot)
+                self._retire(slot, "evicted")
+        turn = self._turns.get(tenant)
+        if turn is not None:
+            self._limit(turn, limits)
+        self.refill()
+
+    @property
+    def _has_too_many(self) -> bool:
+        return len(self._slots) - self._retiring > self.limit
 
     def _pick(self, tenant: TenantId) -> Slot[C]:
         slot = self._idle.take(tenant)
@@ -224,7 +257,9 @@ class Pool(Generic[C]):
         """
         if self.is_closed:
             raise refusals.closed()
-        turn = self._turns.get(tenant) or self._admit(tenant, limits)
+        turn = self._turns.get(tenant)
+        if turn is None or turn.limits is not limits:
+            turn = self._admit(tenant, limits)
         now = self._clock()
         self.last_used = now
         if self.budget.is_down and not self._slots:
@@ -338,7 +373,7 @@ class Pool(Generic[C]):
         if now is None:
             now = self._clock()
         budget = self.budget
-        if self.is_closed or slot.retire_on_release:
+        if self.is_closed or slot.retire_on_release or self._has_too_many:
             self._replace(slot, self._closed_for if self.is_closed else "evicted")
         elif now >= slot.expires_at:
             self._replace(slot, "lifetime")

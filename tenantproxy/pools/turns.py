@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import Generic, TypeVar
 
-from tenantproxy.model import TenantId
+from tenantproxy.model import Limits, TenantId
 from tenantproxy.pools.base import AcquireResult, Waiter
 
 __all__ = ["AcquireCounts", "Ticket", "Turn", "Turns"]
@@ -39,10 +39,13 @@ class Turn(Generic[C]):
     Only `Turns` and the pool change it. Invariant: it is in a ring exactly when somebody waits and `leased < max_size`.
     """
 
-    __slots__ = ("counts", "leased", "max_size", "max_waiting", "ring", "tenant", "waiting")
+    __slots__ = ("counts", "leased", "limits", "max_size", "max_waiting", "ring", "tenant", "waiting")
 
-    def __init__(self, tenant: TenantId, *, max_size: int, max_waiting: int, counts: AcquireCounts) -> None:
+    def __init__(
+        self, tenant: TenantId, *, limits: Limits, max_size: int, max_waiting: int, counts: AcquireCounts
+    ) -> None:
         self.tenant = tenant
+        self.limits = limits  # of which the two below were made
         self.max_size = max_size
         self.max_waiting = max_waiting
         self.counts = counts

@@ -85,6 +85,8 @@ class CachedRegistry:
         self.lookup_seconds: dict[str, Histogram] = {inner.source: Histogram()}
         self.last_success: float | None = None
         """When the source last answered, as a unix timestamp."""
+        self.on_invalidate: Callable[[str | None], None] | None = None
+        """Called, when it is set, with what `invalidate` was, after it."""
 
     @property
     def source(self) -> str:
@@ -243,15 +245,20 @@ class CachedRegistry:
         again, and stays the last known good in case the source is down.
         """
         if tenant is not None:
-            _drop(self._entries, tenant)
-            _drop(self._refused, tenant)
-            flight = self._flights.get(tenant)
-            if flight is not None and flight.is_sent:  # one that is not will see the change
-                del self._flights[tenant]
-            return
-        self._round += 1
-        self._refused.clear()
-        self._flights = {name: flight for name, flight in self._flights.items() if not flight.is_sent}
+            self._invalidate_one(tenant)
+        else:
+            self._round += 1
+            self._refused.clear()
+            self._flights = {name: flight for name, flight in self._flights.items() if not flight.is_sent}
+        if self.on_invalidate is not None:
+            self.on_invalidate(tenant)
+
+    def _invalidate_one(self, tenant: str) -> None:
+        _drop(self._entries, tenant)
+        _drop(self._refused, tenant)
+        flight = self._flights.get(tenant)
+        if flight is not None and flight.is_sent:  # one that is not will see the change
+            del self._flights[tenant]
 
     def tenants(self, *, status: TenantStatus | None = None) -> AsyncIterator[Tenant]:
         """See `base.Registry`. Always asks the source."""

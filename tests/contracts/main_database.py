@@ -12,13 +12,17 @@ from tests.support.database import Database
 
 
 class MainDatabase:
-    """`registry.base.Database` over a test's own database; `pids` are the backends that were lent by `connection`."""
+    """`registry.base.Database` over a test's own database; `pids` are the backends that were lent by `connection`.
+
+    Of them those that still are: `held`.
+    """
 
     def __init__(self, database: Database, *, user: str | None = None, password: str | None = None) -> None:
         self._database = database
         self._user = user
         self._password = password
         self.pids: list[int] = []
+        self.held: set[int] = set()
 
     async def fetch(self, sql: str, *args: object, timeout: float | None = None) -> list[asyncpg.Record]:
         async with self._database.connect(self._user, self._password) as conn:
@@ -27,5 +31,10 @@ class MainDatabase:
     @asynccontextmanager
     async def connection(self, *, timeout: float | None = None) -> AsyncIterator[AnyConnection]:
         async with self._database.connect(self._user, self._password) as conn:
-            self.pids.append(conn.get_server_pid())
-            yield conn
+            pid = conn.get_server_pid()
+            self.pids.append(pid)
+            self.held.add(pid)
+            try:
+                yield conn
+            finally:
+                self.held.discard(pid)

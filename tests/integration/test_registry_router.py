@@ -12,6 +12,7 @@ from tenantproxy import Router
 from tenantproxy.config import Settings
 from tenantproxy.errors import TenantNotFound, TenantSuspended
 from tenantproxy.lifecycle import install_registry
+from tenantproxy.model import TenantStatus
 from tests.support.database import Database, fresh_database
 from tests.support.waiting import until
 
@@ -54,7 +55,7 @@ async def test_a_tenant_that_is_registered_and_suspended_is_served_and_refused_a
         )
         await until(lambda: _serves(router), "the new tenant is served")
         await admin.execute("update tenantproxy.tenants set status = 'suspended'")
-        await until(lambda: router.registry.peek("acme") is None, "the suspension was heard")
+        await until(lambda: _has_heard(router), "the suspension was heard")
         with pytest.raises(TenantSuspended):
             await acme.fetchval("select 1")
 
@@ -75,7 +76,7 @@ async def test_listening_goes_on_after_its_connection_was_terminated(settings: S
 
         await until(another, "it listens on another connection")
         await admin.execute("update tenantproxy.tenants set status = 'suspended'")
-        await until(lambda: router.registry.peek("acme") is None, "the suspension was heard")
+        await until(lambda: _has_heard(router), "the suspension was heard")
         with pytest.raises(TenantSuspended):
             await router.tenant("acme").fetchval("select 1")
 
@@ -85,6 +86,11 @@ async def _listeners(admin: asyncpg.Connection) -> list[int]:
         "select pid from pg_stat_activity where datname = current_database() and query ilike 'listen%'"
     )
     return [row["pid"] for row in rows]
+
+
+def _has_heard(router: Router) -> bool:
+    known = router.registry.peek("acme")  # with a pool open it is looked up again at once
+    return known is None or known.status is TenantStatus.SUSPENDED
 
 
 async def _serves(router: Router) -> bool:

@@ -1,6 +1,6 @@
 """Which raw backends are there for the PostgreSQL port? Pools of them beside the router's own, under the same budgets.
 
-Opened after its router and closed before it. State: the plans of tenants, good while their registry entries are.
+Opened after its router and closed before it. The plans of tenants are the router's.
 """
 
 from __future__ import annotations
@@ -13,21 +13,18 @@ from contextvars import Context
 from time import monotonic
 from typing import Final
 
-from tenantproxy.errors import TenantNotFound
 from tenantproxy.model import Route, TenantId
 from tenantproxy.pools.backend import RawBackend
 from tenantproxy.pools.manager import PoolManager
 from tenantproxy.pools.pool import Pool
 from tenantproxy.pools.raw import RawConnector
-from tenantproxy.pools.raw_lender import RawLender, raw_route
+from tenantproxy.pools.raw_lender import PROFILE, RawLender
 from tenantproxy.pools.raw_side import new_raw_side
-from tenantproxy.registry import Entry
 from tenantproxy.router import Router
 
 __all__ = ["RawLending"]
 
 _SWEEP_SECONDS: Final = 1.0
-_ROUTES: Final = 10_000  # plans kept; a plan costs microseconds to make again
 
 logger = logging.getLogger("tenantproxy")
 
@@ -38,9 +35,7 @@ class RawLending:
     lender: RawLender
 
     def __init__(self, router: Router) -> None:
-        self._router = router
-        self._routes: dict[TenantId, tuple[Entry, Route]] = {}
-        self._is_fresh = router.registry.is_fresh
+        self._routes = router.routes
         self._pools: PoolManager[RawBackend]
         self._connector: RawConnector
         self._pools, self.lender, self._connector = new_raw_side(
@@ -89,30 +84,10 @@ class RawLending:
     # --- Lending -----------------------------------------------------------------------------------------------------
     def known(self, tenant: TenantId) -> tuple[Pool[RawBackend], Route] | None:
         """See `listener.Lending`."""
-        known = self._routes.get(tenant)
-        if known is None or not self._is_fresh(known[0]):
-            return None
-        return self._pools.pool(known[1]), known[1]
+        route = self._routes.known_by((tenant, None, False, PROFILE))
+        return None if route is None else (self._pools.pool(route), route)
 
     async def find(self, tenant: TenantId) -> tuple[Pool[RawBackend], Route]:
         """See `listener.Lending`."""
-        try:
-            found = await self._router.registry.get(tenant)
-            route = raw_route(self._router.route_of(found))
-        except TenantNotFound:
-            self._forget(tenant)
-            raise
-        known = self._routes.get(tenant)
-        if known is not None and known[1] != route:
-            self._forget(tenant)  # it moved, or has other limits: nothing may be served as it was
-        if len(self._routes) >= _ROUTES:
-            self._routes.clear()
-        entry = self._router.registry.entry(tenant)
-        if entry is not None and entry.tenant is found:
-            self._routes[tenant] = (entry, route)
+        route = await self._routes.find_by((tenant, None, False, PROFILE))
         return self._pools.pool(route), route
-
-    def _forget(self, tenant: TenantId) -> None:
-        known = self._routes.pop(tenant, None)
-        if known is not None:
-            self._pools.remove(tenant, [known[1].pool])

@@ -1,0 +1,60 @@
+"""Which tenants changed while their pools are open? Looks them up again, many at once, with or without callers.
+
+State: the tenants to look up, and the task that does it while there are any.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any, Final
+
+from tenantproxy.model import TenantId
+
+__all__ = ["Changes"]
+
+_AT_ONCE: Final = 50
+
+
+class Changes:
+    """Follows what the registry announces, for tenants that have pools to themselves."""
+
+    def __init__(
+        self,
+        *,
+        follow: Callable[[TenantId], Coroutine[Any, Any, None]],
+        has_own: Callable[[TenantId], bool],
+        owners: Callable[[], Iterable[TenantId]],
+    ) -> None:
+        self._follow = follow
+        self._has_own = has_own
+        self._owners = owners
+        self._changed: dict[TenantId, None] = {}
+        self._task: asyncio.Task[None] | None = None
+
+    def announce(self, tenant: str | None) -> None:
+        """`tenant` changed; None: any may have. Returns at once; needs a running loop."""
+        changed = self._owners() if tenant is None else [TenantId(tenant)] if self._has_own(TenantId(tenant)) else []
+        self._changed.update(dict.fromkeys(changed))
+        if self._changed and self._task is None:
+            loop = asyncio.get_running_loop()
+            self._task = loop.create_task(self._run(), name="tenantproxy changes", context=contextvars.Context())
+
+    async def _run(self) -> None:
+        try:
+            while self._changed:
+                some = [tenant for tenant, _ in zip(self._changed, range(_AT_ONCE), strict=False)]
+                for tenant in some:
+                    del self._changed[tenant]
+                await asyncio.gather(*(self._follow(tenant) for tenant in some))
+        finally:
+            self._task = None
+
+    async def close(self) -> None:
+        """Stop; it may be used again."""
+        self._changed.clear()
+        task = self._task
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])
