@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import asyncpg
 
-from tenantproxy.config import Settings
+from tenantproxy.config import Server, Settings
 from tenantproxy.errors import ConfigurationError, Problem
 from tenantproxy.isolation.proof import derive_key
 from tenantproxy.lifecycle.install import install, install_auth, install_registry
@@ -22,7 +22,21 @@ from tenantproxy.pools.asyncpg import ssl_argument
 from tenantproxy.registry import FileRegistry, PostgresRegistry
 from tenantproxy.registry.rows import RowReader
 
-__all__ = ["install_all"]
+__all__ = [
+    "Target",
+    "admin_connection",
+    "check_signed",
+    "connect_as",
+    "context_secrets",
+    "install_all",
+    "install_contexts",
+    "install_main",
+    "needs_auth",
+    "needs_main",
+    "needs_registry",
+    "registered",
+    "targets",
+]
 
 
 class Target(NamedTuple):
@@ -40,26 +54,63 @@ async def install_all(settings: Settings, databases: Sequence[str], *, closing: 
     A row for each thing done, and for each that could not be. Raises ConfigurationError where admin credentials or a
     key are missing.
     """
-    done: list[dict[str, Any]] = []
-    if settings.registry.source == "postgres" and settings.registry.query is None:
-        done.append(await _install_registry(settings))
+    done = await install_main(settings)
+    found = targets(settings, databases, await registered(settings))
+    check_signed(settings, found)
+    return done + await install_contexts(settings, found, closing=closing)
+
+
+def check_signed(settings: Settings, found: Sequence[Target]) -> None:
+    """Raises ConfigurationError where the signed context is to be installed and rows are not signed."""
+    if found and not settings.row.signed:
+        fix = "set it to true: unsigned rows need nothing installed but their policies (--table, --all-with-column)"
+        raise ConfigurationError([Problem(key="row.signed", problem="is false", fix=fix)])
+
+
+def needs_registry(settings: Settings) -> bool:
+    """Whether the registry is our own table."""
+    return settings.registry.source == "postgres" and settings.registry.query is None
+
+
+def needs_auth(settings: Settings) -> bool:
+    """Whether sessions or accounts are kept in the main database."""
     auth = settings.auth
-    if auth.keys() or auth.public_key_file or auth.jwks_url or settings.login.account_query is not None:
+    signs = auth.keys() or auth.public_key_file or auth.jwks_url
+    return bool(signs) or settings.login.account_query is not None
+
+
+def needs_main(settings: Settings) -> bool:
+    """Whether anything of ours belongs into the main database."""
+    return needs_registry(settings) or needs_auth(settings)
+
+
+async def install_main(settings: Settings) -> list[dict[str, Any]]:
+    """What the main database needs: the registry, sessions and the login directory, as far as they are configured."""
+    done: list[dict[str, Any]] = []
+    if needs_registry(settings):
+        done.append(await _install_registry(settings))
+    if needs_auth(settings):
         done.append(await _install_auth(settings))
-    targets = [_named(settings, name) for name in databases] or await _row_targets(settings)
-    if targets and not settings.row.signed:
-        problem = Problem(
-            key="row.signed", problem="is false", fix="set it to true: unsigned rows need nothing installed"
-        )
-        raise ConfigurationError([problem])
+    return done
+
+
+async def install_contexts(settings: Settings, found: Sequence[Target], *, closing: bool) -> list[dict[str, Any]]:
+    """The signed context of each database of row tenants, with its keys. Raises as `install_all`."""
+    secrets = context_secrets(settings) if found else {}
+    done: list[dict[str, Any]] = []
+    for target in found:
+        done.extend(await _install_context(settings, target, secrets, closing=closing))
+    return done
+
+
+def context_secrets(settings: Settings) -> dict[int, bytes]:
+    """What the keys of all databases are derived from, by key id. Raises ConfigurationError where there is none."""
     secrets = {kid: secret.read_bytes() for kid, secret in settings.row.keys().items()}
-    if targets and not secrets:
+    if not secrets:
         raise ConfigurationError(
             [Problem(key="row.key_file", problem="is missing", fix="name a file with 32 bytes or more")]
         )
-    for target in targets:
-        done.extend(await _install_context(settings, target, secrets, closing=closing))
-    return done
+    return secrets
 
 
 async def _install_context(
@@ -69,7 +120,7 @@ async def _install_context(
         kid: derive_key(secret, server=target.server, database=target.database, kid=kid)
         for kid, secret in secrets.items()
     }
-    async with _admin(settings, target.server, target.database) as conn:
+    async with admin_connection(settings, target.server, target.database) as conn:
         await install(conn, app_role=target.role, keys=keys, setting=settings.row.setting)
         done = [{"installed": "signed context", **target._asdict()}]
         if closing:
@@ -99,7 +150,7 @@ async def _install_lookup(settings: Settings, target: Target, conn: asyncpg.Conn
 async def _install_registry(settings: Settings) -> dict[str, Any]:
     server, database = settings.main.server, settings.main.database
     role = settings.servers[server].user
-    async with _admin(settings, server, database) as conn:
+    async with admin_connection(settings, server, database) as conn:
         await install_registry(conn, app_role=role)
     return {"installed": "registry", "server": server, "database": database, "role": role}
 
@@ -107,7 +158,7 @@ async def _install_registry(settings: Settings) -> dict[str, Any]:
 async def _install_auth(settings: Settings) -> dict[str, Any]:
     server, database = settings.main.server, settings.main.database
     role = settings.servers[server].user
-    async with _admin(settings, server, database) as conn:
+    async with admin_connection(settings, server, database) as conn:
         await install_auth(conn, app_role=role)
     return {"installed": "sessions and login directory", "server": server, "database": database, "role": role}
 
@@ -119,13 +170,19 @@ def _named(settings: Settings, name: str) -> Target:
     return Target(server, database, _server_user(settings, server))
 
 
-async def _row_targets(settings: Settings) -> list[Target]:
-    found: dict[Target, None] = {}
-    async for tenant in _tenants(settings):
+def targets(settings: Settings, databases: Sequence[str], tenants: Sequence[Tenant]) -> list[Target]:
+    """The named databases, or those of the row tenants among `tenants`."""
+    found = dict.fromkeys(_named(settings, name) for name in databases)
+    for tenant in tenants if not databases else ():
         place = tenant.placement
         if place.isolation is Isolation.ROW:
             found[Target(place.server, place.database, place.role or _server_user(settings, place.server))] = None
     return list(found)
+
+
+async def registered(settings: Settings) -> list[Tenant]:
+    """All tenants that the registry lists; none where it is a class of the operator's own."""
+    return [tenant async for tenant in _tenants(settings)]
 
 
 async def _tenants(settings: Settings) -> AsyncIterator[Tenant]:
@@ -134,7 +191,8 @@ async def _tenants(settings: Settings) -> AsyncIterator[Tenant]:
             yield tenant
     elif settings.registry.source == "postgres":
         reader = RowReader(default_server=settings.main.server, servers=frozenset(settings.servers), rows=True)
-        async with _admin(settings, settings.main.server, settings.main.database) as conn:
+        main = settings.main
+        async with admin_connection(settings, main.server, main.database, reading=True) as conn:
             registry = PostgresRegistry(
                 _One(conn), reader=reader, query=settings.registry.query, list_query=settings.registry.list_query
             )
@@ -166,22 +224,35 @@ def _server_user(settings: Settings, server: str) -> str:
 
 
 @asynccontextmanager
-async def _admin(settings: Settings, name: str, database: str) -> AsyncIterator[asyncpg.Connection]:
+async def admin_connection(
+    settings: Settings, name: str, database: str, *, reading: bool = False
+) -> AsyncIterator[asyncpg.Connection]:
+    """A connection with the server's admin credentials; for `reading` alone the server's own user is enough.
+
+    Raises ConfigurationError where they are missing.
+    """
     server = settings.servers[name]
-    if server.admin is None:
+    if server.admin is None and not reading:
         key = f"servers.{name}.admin"
         fix = "name a user that may create functions and policies, and its password"
         raise ConfigurationError([Problem(key=key, problem="is missing, and installing needs it", fix=fix)])
-    conn: asyncpg.Connection = await asyncpg.connect(
-        host=server.host,
-        port=server.port,
-        user=server.admin.user,
-        password=server.admin.password.read() if server.admin.password is not None else None,
-        database=database,
-        ssl=ssl_argument(server),
-        timeout=server.connect_timeout,
-    )
+    user = server if server.admin is None else server.admin
+    conn = await connect_as(server, database, user.user, user.password.read() if user.password is not None else None)
     try:
         yield conn
     finally:
         await conn.close()
+
+
+async def connect_as(server: Server, database: str, user: str, password: str | None) -> asyncpg.Connection:
+    """A plain connection to a configured server; the caller closes it."""
+    conn: asyncpg.Connection = await asyncpg.connect(
+        host=server.host,
+        port=server.port,
+        user=user,
+        password=password,
+        database=database,
+        ssl=ssl_argument(server),
+        timeout=server.connect_timeout,
+    )
+    return conn

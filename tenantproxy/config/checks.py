@@ -9,6 +9,7 @@ from typing import Final
 from tenantproxy.config.own import names_a_class
 from tenantproxy.config.pg_users import pg_problems
 from tenantproxy.config.problems import nearest
+from tenantproxy.config.secret import Secret
 from tenantproxy.config.sections import (
     Admin,
     Auth,
@@ -61,6 +62,7 @@ def check(parts: Parts) -> list[Problem]:
         _sizes,
         _registry,
         _tenants,
+        _roles,
         _row_key,
         _context,
         _auth,
@@ -209,6 +211,24 @@ def _tenants(parts: Parts) -> Iterator[Problem]:
             yield from _unknown_server(f"tenants.{tenant}.server", entry.server, parts)
     if parts.main is not None:
         yield from tenant_problems(parts.tenants, parts.main)
+
+
+def _roles(parts: Parts) -> Iterator[Problem]:
+    """A role's password follows from a key; only a certificate, or a server that asks for none, does without."""
+    if parts.main is None or (parts.tenant_roles is not None and parts.tenant_roles.key is not None):
+        return
+    for tenant, entry in parts.tenants.items():
+        if entry is None or entry.role is None:
+            continue
+        server = parts.servers.get(entry.server or parts.main.server)
+        if server is None or entry.role == server.user or server.ssl_cert_file or server.password == Secret.inline(""):
+            continue
+        yield Problem(
+            key=f"tenants.{tenant}.role",
+            problem=f"is {entry.role}, and there is no [tenant_roles] key_file that its password follows from",
+            fix="write a key with: openssl rand -hex 32, name its file in [tenant_roles] key_file, and make the role:"
+            " tenantproxy install --roles",
+        )
 
 
 def _row_key(parts: Parts) -> Iterator[Problem]:

@@ -15,10 +15,16 @@ import asyncpg
 
 from tenantproxy.errors import ConfigurationError, Problem
 from tenantproxy.isolation.proof import MIN_KEY_BYTES, key_pads
+from tenantproxy.lifecycle.change import apply
+from tenantproxy.lifecycle.column_type import Comparison
+from tenantproxy.lifecycle.table_facts import find_table, read_table
+from tenantproxy.lifecycle.table_plan import isolation_changes
 from tenantproxy.model import quote_identifier
 from tenantproxy.registry.postgres import SCHEMA_SQL
 
 __all__ = [
+    "AUTH_FILES",
+    "CONTEXT_FILES",
     "DEFAULT_SETTING",
     "alone",
     "check_setting",
@@ -28,13 +34,14 @@ __all__ = [
     "install_auth",
     "install_registry",
     "isolate_table",
+    "missing_rights",
     "sql_file",
 ]
 
 DEFAULT_SETTING: Final = "app.current_tenant_id"
 _SETTING: Final = re.compile(r"[a-z_][a-z0-9_]*\.[a-z_][a-z0-9_]*")
-_AUTH_FILES: Final = ("sessions.sql", "login_directory.sql")  # of tenantproxy/auth/, in this order
-_FILES: Final = ("keeper_role.sql", "keeper.sql", "signed_context.sql", "bound_lease.sql")
+AUTH_FILES: Final = ("sessions.sql", "login_directory.sql")  # of tenantproxy/auth/, in this order
+CONTEXT_FILES: Final = ("keeper_role.sql", "keeper.sql", "signed_context.sql", "bound_lease.sql")
 
 
 async def install(
@@ -52,7 +59,7 @@ async def install(
     keeper. Takes no longer than `lock_timeout` seconds waiting for any one lock: then asyncpg.LockNotAvailableError.
     """
     role, pads = quote_identifier(app_role), _pads(keys)
-    scripts = [sql_file(name, app=role, setting=check_setting(setting)) for name in _FILES]
+    scripts = [sql_file(name, app=role, setting=check_setting(setting)) for name in CONTEXT_FILES]
     async with alone(conn, lock_timeout):
         for script in scripts:
             await conn.execute(script)
@@ -62,6 +69,36 @@ async def install(
                 " ON CONFLICT (kid) DO UPDATE SET ipad = excluded.ipad, opad = excluded.opad, not_after = 'infinity'",
                 pads,
             )
+
+
+_RIGHTS: Final = """
+SELECT me.rolname::text AS user, me.rolsuper AS is_super, me.rolcreaterole AS creates_roles,
+  current_database()::text AS database, has_database_privilege(current_database(), 'CREATE') AS creates,
+  me.rolcreaterole AND (current_setting('server_version_num')::int < 160000 OR keeper.oid IS NULL)
+    OR coalesce(pg_has_role(me.oid, keeper.oid, 'MEMBER WITH ADMIN OPTION'), false) AS grants_keeper
+FROM pg_roles me LEFT JOIN pg_roles keeper ON keeper.rolname = 'tenantproxy_keeper' WHERE me.rolname = current_user
+"""
+
+
+async def missing_rights(conn: asyncpg.Connection) -> list[Problem]:
+    """What the user of `conn` lacks to install our own things in this database; each with the grant that gives it."""
+    row = await conn.fetchrow(_RIGHTS)
+    assert row is not None
+    if row["is_super"]:
+        return []
+    key, user = f"user {row['user']}", quote_identifier(row["user"])
+    missing = []
+    if not row["creates"]:
+        database = quote_identifier(row["database"])
+        fix = f"GRANT CREATE ON DATABASE {database} TO {user}, or let it own the database"
+        missing.append(Problem(key=key, problem=f"may not create a schema in the database {database}", fix=fix))
+    if not row["creates_roles"] and not row["grants_keeper"]:
+        fix = f"ALTER ROLE {user} CREATEROLE, or name a superuser in [servers.NAME.admin]"
+        missing.append(Problem(key=key, problem="may not create the role tenantproxy_keeper", fix=fix))
+    elif not row["grants_keeper"]:
+        fix = f"as a superuser: GRANT tenantproxy_keeper TO {user} WITH ADMIN OPTION"
+        missing.append(Problem(key=key, problem="may not act for the role tenantproxy_keeper", fix=fix))
+    return missing
 
 
 async def ensure_keeper(conn: asyncpg.Connection) -> None:
@@ -100,7 +137,7 @@ async def install_auth(conn: asyncpg.Connection, *, app_role: str, lock_timeout:
     """
     async with alone(conn, lock_timeout):
         await _ensure_schema(conn)
-        for name in _AUTH_FILES:
+        for name in AUTH_FILES:
             text = resources.files("tenantproxy.auth").joinpath(name).read_text()
             await conn.execute(text.replace(':"app"', quote_identifier(app_role)))
 
@@ -170,23 +207,6 @@ async def _as_keeper(conn: asyncpg.Connection) -> AsyncIterator[None]:
     await conn.execute("RESET ROLE; REVOKE tenantproxy_keeper FROM CURRENT_USER")
 
 
-# The column's type decides what the tenant, a text, must be cast to so that an index on it can be used.
-_DESCRIBE: Final = """
-SELECT c.oid, c.relrowsecurity AS enabled, c.relforcerowsecurity AS forced,
-       coalesce($3::text::regtype::text, format_type(a.atttypid, NULL)) AS type,
-       EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = c.oid AND p.polpermissive
-               AND p.polname <> ALL ('{tenantproxy,tenantproxy_signed}')) AS has_others
-FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = $2 AND NOT a.attisdropped
-WHERE c.oid = to_regclass($1) AND c.relkind IN ('r', 'p')
-"""
-_OURS: Final = """
-SELECT polname AS name, polpermissive AS permissive, polcmd = '*' AND polroles = '{0}' AS for_all,
-       pg_get_expr(polqual, polrelid) AS reads, pg_get_expr(polwithcheck, polrelid) AS writes
-FROM pg_policy WHERE polrelid = $1 AND polname IN ('tenantproxy', 'tenantproxy_signed')
-"""
-_PARTITIONS: Final = "SELECT relid::regclass::text FROM pg_partition_tree($1::oid) WHERE relid <> $1"
-
-
 async def isolate_table(
     conn: asyncpg.Connection,
     table: str,
@@ -205,36 +225,16 @@ async def isolate_table(
     """
     name = f"{quote_identifier(schema)}.{quote_identifier(table)}"
     async with alone(conn, lock_timeout):
-        oid = await _isolate(conn, name, column, cast)
-        for partition in await conn.fetch(_PARTITIONS, oid):
-            await _isolate(conn, partition[0], column, cast)
-
-
-async def _isolate(conn: asyncpg.Connection, name: str, column: str, cast: str | None) -> int:
-    found = await conn.fetchrow(_DESCRIBE, name, column, cast)
-    if found is None:
-        problem = f"there is no table {name} with a column {quote_identifier(column)} here"
-        raise ConfigurationError([Problem(key="isolate", problem=problem, fix="create it first, as its owner")])
-    kind = "" if found["type"] in ("text", "character varying") else f"::{found['type']}"
-    rule = f"{quote_identifier(column)} = (SELECT tenantproxy.bound_tenant()){kind}"
-    wanted = ("tenantproxy_signed", False) if found["has_others"] else ("tenantproxy", True)
-    ours = await conn.fetch(_OURS, found["oid"])
-    if [(row["name"], row["permissive"]) for row in ours] != [wanted] or not _says(ours[0], rule):
-        for row in ours:
-            await conn.execute(f"DROP POLICY {row['name']} ON {name}")
-        manner = "PERMISSIVE" if wanted[1] else "RESTRICTIVE"
-        # Never a TO clause: any tenant may run DROP OWNED BY the app role, which drops every policy TO it.
-        await conn.execute(f"CREATE POLICY {wanted[0]} ON {name} AS {manner} USING ({rule}) WITH CHECK ({rule})")
-    if not (found["enabled"] and found["forced"]):
-        await conn.execute(f"ALTER TABLE {name} ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
-    oid: int = found["oid"]
-    return oid
-
-
-def _says(policy: asyncpg.Record, rule: str) -> bool:
-    """Whether the policy stands for all roles and commands and says `rule`, as PostgreSQL prints it."""
-    return policy["for_all"] and {_plain(policy["reads"]), _plain(policy["writes"])} == {_plain(rule)}
-
-
-def _plain(expression: str | None) -> str:
-    return re.sub(r'[\s()"]|AS bound_tenant|(?<=\))::text(?= =)', "", expression or "")
+        found = await find_table(conn, name, column, "pg_catalog")
+        if isinstance(found, str) or not found["has_column"] or found["kind"] not in ("r", "p"):
+            problem = f"there is no table {name} with a column {quote_identifier(column)} here"
+            raise ConfigurationError([Problem(key="isolate", problem=problem, fix="create it first, as its owner")])
+        facts = await read_table(conn, found["oid"], column, ())
+        wanted = facts.kind.cast if cast is None else await conn.fetchval("SELECT $1::text::regtype::text", cast)
+        if wanted is None:
+            key, problem = f"isolate {name}", f"{quote_identifier(column)} {facts.kind.objection()}"
+            raise ConfigurationError([Problem(key=key, problem=problem, fix="name another column")])
+        comparison = Comparison(signed=True, setting=DEFAULT_SETTING)
+        for relation in facts.relations:
+            if relation.kind != "f":
+                await apply(conn, isolation_changes(relation, quote_identifier(column), wanted, comparison))

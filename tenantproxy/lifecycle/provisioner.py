@@ -27,6 +27,7 @@ __all__ = [
     "ensure_database",
     "ensure_role",
     "ensure_schema",
+    "functions_closing",
     "grant_access",
     "provision_database",
     "provision_schema",
@@ -47,8 +48,9 @@ WHERE pronamespace = 'pg_catalog'::regnamespace AND prokind = 'f'
        OR proname LIKE 'pg\\_stat\\_get\\_backend\\_%')
   AND EXISTS (SELECT FROM aclexplode(coalesce(proacl, acldefault('f', proowner))) WHERE grantee = 0)
 """
-_KEEPER_SEES_PREPARED: Final = (
-    "SELECT has_function_privilege('tenantproxy_keeper', 'pg_catalog.pg_prepared_statement()', 'EXECUTE')"
+_KEEPER_SEES_PREPARED: Final = (  # by a grant of its own, and not only as long as PUBLIC does
+    "SELECT EXISTS (SELECT FROM pg_proc p, aclexplode(p.proacl) a JOIN pg_roles r ON r.oid = a.grantee"
+    " WHERE p.oid = 'pg_catalog.pg_prepared_statement()'::regprocedure AND r.rolname = 'tenantproxy_keeper')"
 )
 
 
@@ -118,6 +120,15 @@ async def close_public(conn: asyncpg.Connection, *, role: str) -> None:
         await conn.execute(f"GRANT USAGE ON SCHEMA public TO {quote_identifier(role)}")
 
 
+async def functions_closing(conn: asyncpg.Connection) -> list[str]:
+    """The statements that `close_functions` would run in this database, for a superuser; the keeper exists by then."""
+    open_functions = ", ".join(row[0] for row in await conn.fetch(_OPEN_FUNCTIONS))
+    closing = [f"REVOKE EXECUTE ON FUNCTION {open_functions} FROM PUBLIC"] if open_functions else []
+    if not await conn.fetchval(_KEEPER_SEES_PREPARED):
+        closing.append("GRANT EXECUTE ON FUNCTION pg_catalog.pg_prepared_statement() TO tenantproxy_keeper")
+    return closing
+
+
 async def close_functions(conn: asyncpg.Connection) -> bool:
     """Take from PUBLIC, in this database, the functions that reach other sessions or run text as SQL.
 
@@ -127,12 +138,9 @@ async def close_functions(conn: asyncpg.Connection) -> bool:
     if not await conn.fetchval("SELECT rolsuper FROM pg_roles WHERE rolname = current_user"):
         return False
     async with alone(conn, 5.0):
-        open_functions = ", ".join(row[0] for row in await conn.fetch(_OPEN_FUNCTIONS))
-        if open_functions:
-            await conn.execute(f"REVOKE EXECUTE ON FUNCTION {open_functions} FROM PUBLIC")
         await ensure_keeper(conn)
-        if not await conn.fetchval(_KEEPER_SEES_PREPARED):
-            await conn.execute("GRANT EXECUTE ON FUNCTION pg_catalog.pg_prepared_statement() TO tenantproxy_keeper")
+        for statement in await functions_closing(conn):
+            await conn.execute(statement)
     return True
 
 

@@ -127,6 +127,8 @@ BAD = [
     (changed(row={"key": "k" * 32, "setting": "app.x; drop"}), "row.setting", ["custom setting"]),
     (changed(row={"key": "k" * 32, "proof_window": 0.5}), "row.proof_window", ["at least 1"]),
     (changed(tenant_roles={"key": "short"}), "tenant_roles.key", ["5 bytes", "32"]),
+    (changed(tenants={"acme": {"isolation": "database", "database": "d", "role": "r"}}), "tenants.acme.role",
+     ["is r", "no [tenant_roles] key_file", "tenantproxy install --roles"]),
     (changed(auth={"key": "short"}), "auth.key", ["5 bytes", "32"]),
     (changed(auth={"key_files": {"k1": "/nowhere/key"}}), "auth.key_files.k1", ["/nowhere/key", "cannot be read"]),
     (changed(auth={"key": "k" * 32, "key_files": {"2": "x"}}), "auth", ["exclude each other"]),
@@ -385,3 +387,18 @@ def test_every_key_of_the_port_is_explained() -> None:
     explained = (EXAMPLE.parents[1] / "docs" / "configuration.md").read_text()
     keys = {*Pg.model_fields, *PgUser.model_fields, "require_auth"} - {"users"}
     assert [key for key in sorted(keys) if f"`{key}`" not in explained] == []
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"tenant_roles": {"key": "k" * 32}},
+        {"servers": server(ssl_cert_file="c", ssl_key_file="k")},
+        {"servers": server(password="")},
+        {"servers": server(user="r")},
+    ],
+    ids=["a key", "a certificate", "no password asked for", "the server's own user"],
+)
+def test_a_role_needs_no_key_where_its_password_comes_from_elsewhere(given: dict[str, Any]) -> None:
+    entry = {"isolation": "database", "database": "d", "role": "r"}
+    Settings.from_mapping(changed(tenants={"acme": entry}, **given))

@@ -1,0 +1,150 @@
+"""What does `tenantproxy install --roles` do? A login role for each tenant, which reaches what is that tenant's alone.
+
+Passwords follow from the key of `[tenant_roles]`; only their verifiers leave this process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import asyncpg
+
+from tenantproxy.cli import deploy
+from tenantproxy.config import Secret, Settings, role_password
+from tenantproxy.errors import ConfigurationError, Problem
+from tenantproxy.lifecycle.change import Plan, apply
+from tenantproxy.lifecycle.home import Home, plan_home
+from tenantproxy.lifecycle.install import alone
+from tenantproxy.lifecycle.login_roles import PasswordCheck, plan_login
+from tenantproxy.model import Isolation, Tenant
+
+__all__ = ["RoleStep", "RoleWork", "role_work"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoleStep:
+    """The plan of one role, or of what it reaches in one database."""
+
+    server: str
+    database: str
+    role: str
+    plan: Plan
+
+
+@dataclass(frozen=True, slots=True)
+class RoleWork:
+    """All steps, roles first, and what is to be said about them. `creating`: roles that do not exist yet."""
+
+    steps: tuple[RoleStep, ...] = ()
+    notes: tuple[dict[str, Any], ...] = ()
+    creating: frozenset[str] = field(default=frozenset())
+
+    def plans(self) -> list[Plan]:
+        """Of all steps."""
+        return [step.plan for step in self.steps]
+
+    async def run(self, settings: Settings) -> None:
+        """Do it, one transaction a step."""
+        for step in self.steps:
+            if step.plan.changes:
+                async with deploy.admin_connection(settings, step.server, step.database) as conn, alone(conn, 5.0):
+                    await apply(conn, step.plan.changes)
+
+
+async def role_work(settings: Settings, tenants: Sequence[Tenant]) -> RoleWork:
+    """What is still to be done for the servers' own users and for the roles of `tenants`.
+
+    Raises ConfigurationError when a tenant has a role and there is no key to derive its password from.
+    """
+    with_role = [tenant for tenant in tenants if tenant.placement.role not in (None, _user(settings, tenant))]
+    key = settings.tenant_roles.key if settings.tenant_roles is not None else None
+    if with_role and key is None:
+        problem = f"is missing: the role of the tenant {with_role[0].id!r} needs a password that follows from it"
+        fix = "write a key with: openssl rand -hex 32, and name its file"
+        raise ConfigurationError([Problem(key="tenant_roles.key_file", problem=problem, fix=fix)])
+    steps = await _logins(settings, tenants, key)
+    creating = frozenset(step.role for step in steps if any(c.sql.startswith("CREATE ROLE") for c in step.plan.changes))
+    homes = [await _home(settings, tenant, tenants) for tenant in tenants if _has_home(tenant)]
+    return RoleWork((*steps, *homes), tuple(_notes(settings, tenants)), creating)
+
+
+def _user(settings: Settings, tenant: Tenant) -> str:
+    return settings.servers[tenant.placement.server].user
+
+
+def _role(settings: Settings, tenant: Tenant) -> str:
+    return tenant.placement.role or _user(settings, tenant)
+
+
+def _has_home(tenant: Tenant) -> bool:
+    return tenant.placement.isolation is not Isolation.ROW
+
+
+async def _logins(settings: Settings, tenants: Sequence[Tenant], key: Secret | None) -> list[RoleStep]:
+    main = settings.main
+    wanted: dict[tuple[str, str], str] = {(main.server, settings.servers[main.server].user): main.database}
+    for tenant in tenants:
+        place = tenant.placement
+        for role in dict.fromkeys((_user(settings, tenant), _role(settings, tenant))):
+            wanted.setdefault((place.server, role), place.database)
+    steps = []
+    for (name, role), database in wanted.items():
+        server = settings.servers[name]
+        is_shared = role == server.user
+        if is_shared:
+            password = server.password.read() if server.password is not None else None
+        else:
+            assert key is not None
+            password = role_password(key.read_bytes(), name, role)
+        async with deploy.admin_connection(settings, name, database, reading=True) as conn:
+            check = _log_in(settings, name, database)
+            plan = await plan_login(conn, role, password, check, keep_password=is_shared)
+        steps.append(RoleStep(server=name, database=database, role=role, plan=plan))
+    return steps
+
+
+def _log_in(settings: Settings, name: str, database: str) -> PasswordCheck:
+    async def check(role: str, password: str) -> bool:
+        try:
+            conn = await deploy.connect_as(settings.servers[name], database, role, password)
+        except (asyncpg.InvalidPasswordError, asyncpg.InvalidAuthorizationSpecificationError):
+            return False
+        except asyncpg.InsufficientPrivilegeError:
+            return True  # the password was right, and it may not connect to this database
+        await conn.close()
+        return True
+
+    return check
+
+
+async def _home(settings: Settings, tenant: Tenant, tenants: Sequence[Tenant]) -> RoleStep:
+    place, role = tenant.placement, _role(settings, tenant)
+    others = [_role(settings, other) for other in tenants if other.placement.server == place.server]
+    whole = place.isolation is Isolation.DATABASE
+    schemas = settings.servers[place.server].search_path if whole else (place.schema or "", *tenant.systems.values())
+    home = Home(
+        role=role,
+        schemas=tuple(dict.fromkeys(schemas)),
+        whole=whole,
+        strangers=tuple(dict.fromkeys(one for one in [_user(settings, tenant), *others] if one != role)),
+    )
+    async with deploy.admin_connection(settings, place.server, place.database, reading=True) as conn:
+        plan = await plan_home(conn, home)
+    return RoleStep(server=place.server, database=place.database, role=role, plan=plan)
+
+
+def _notes(settings: Settings, tenants: Sequence[Tenant]) -> list[dict[str, Any]]:
+    """Schema tenants of a database that share a role: each could name the other's tables."""
+    sharing: dict[tuple[str, str, str], list[str]] = {}
+    for tenant in tenants:
+        place = tenant.placement
+        if place.isolation is Isolation.SCHEMA:
+            sharing.setdefault((place.server, place.database, _role(settings, tenant)), []).append(tenant.id)
+    said = "have the role {role} in common, and read each other's tables with it: give each a role of its own"
+    return [
+        {"note": f"{', '.join(ids[:10])} {said.format(role=role)}", "server": server, "database": database}
+        for (server, database, role), ids in sharing.items()
+        if len(ids) > 1
+    ]
