@@ -119,6 +119,10 @@ class TrustedProxies:
             fix = 'write addresses or networks, such as "10.0.0.0/8"'
             raise ConfigurationError([Problem(key="http.trusted_proxies", problem=str(exc), fix=fix)]) from None
 
+    def trusts(self, peer: str) -> bool:
+        """Whether `peer` is one of them."""
+        return bool(self._networks) and self._trusts(peer)
+
     def client(self, peer: str | None, forwarded: Sequence[str]) -> tuple[str | None, bool]:
         """The address of the client, and whether `peer` is trusted. `forwarded`: the X-Forwarded-For headers.
 

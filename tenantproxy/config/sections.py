@@ -344,11 +344,17 @@ class Login(Section):
 
 
 class Http(Section):
-    """The public listener."""
+    """The public listener. `max_clients_per_address`: by default half of `max_clients`, 0 = no limit."""
 
     listen: Listen = "127.0.0.1:8080"
     max_clients: Size = 1000
+    max_clients_per_address: Count | None = None
     trusted_proxies: Texts = ()
+
+    @property
+    def per_address(self) -> int:
+        """The most clients of one address; 0: no limit."""
+        return (self.max_clients + 1) // 2 if self.max_clients_per_address is None else self.max_clients_per_address
 
 
 class Admin(Section):

@@ -76,10 +76,26 @@ def registry_of(*collectors: Collector) -> CollectorRegistry:
 def exposition(registry: CollectorRegistry, accept: str) -> tuple[bytes, str]:
     """The body and its content type: OpenMetrics when `accept`, the request's header, asks for it, else plain text."""
     # Not prometheus_client's choose_encoder: it raises on versions that it cannot parse, and anybody may send those.
-    if any(each.split(";")[0].strip().lower() == _OPENMETRICS for each in accept.split(",")):
+    wanted = _quality(accept, _OPENMETRICS)
+    if wanted > 0 and wanted >= _quality(accept, "text/plain"):
         body: bytes = openmetrics.generate_latest(registry)  # type: ignore[no-untyped-call]
         return body, openmetrics.CONTENT_TYPE_LATEST
     return generate_latest(registry), _TEXT
+
+
+def _quality(accept: str, wanted: str) -> float:
+    """How much a media type is wanted (RFC 9110 12.5.1), from 0 to 1; what cannot be read counts as not wanted."""
+    best = 0.0
+    for each in accept.split(","):
+        kind, *parameters = (part.strip().lower() for part in each.split(";"))
+        if kind != wanted:
+            continue
+        given = [part[2:].strip() for part in parameters if part.startswith("q=")]
+        try:
+            best = max(best, float(given[0]) if given else 1.0)
+        except ValueError:
+            continue
+    return best
 
 
 def _tenants(counts: TenantCounts | None) -> Iterator[Metric]:

@@ -13,6 +13,7 @@ from tenantproxy.metrics.listeners import Requests
 from tenantproxy.metrics.prometheus import exposition
 from tenantproxy.pools.base import PoolStats, ServerStats, Stats
 from tenantproxy.sidecar.answers import MAX_BODY_BYTES, answering
+from tenantproxy.sidecar.http_protocol import unmarked
 
 __all__ = ["Readiness", "admin_app"]
 
@@ -46,6 +47,7 @@ def admin_app(
         return web.json_response({"servers": [_server(server) for server in stats().servers]})
 
     app = web.Application(middlewares=[answering(requests)], client_max_size=MAX_BODY_BYTES)
+    app.on_response_prepare.append(unmarked)
     app.router.add_get("/livez", livez)
     app.router.add_get("/readyz", readyz)
     app.router.add_get("/metrics", scrape)

@@ -53,6 +53,9 @@ async def _answer(request: web.Request, handler: Handler, mismatch_text: str) ->
         return _plain_problem(request, exc.status, exc.reason, allow=exc.headers.get("Allow"))
     except OURS as exc:
         return as_response(answer_to(exc, request[REQUEST_ID], mismatch_text=mismatch_text))
+    except web.RequestPayloadError:
+        # What it says may quote the body, and with it a password.
+        return _plain_problem(request, 400, "malformed request body")
     except Exception:
         # The rim: what PostgreSQL or a driver says is for the log, never for strangers.
         logger.exception("request %s failed", request[REQUEST_ID], extra={"request_id": request[REQUEST_ID]})

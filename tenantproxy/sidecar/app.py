@@ -20,6 +20,7 @@ from typing import Any, Final, Self, TypeVar
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
+from tenantproxy.auth.caller import TrustedProxies
 from tenantproxy.config import listen_address
 from tenantproxy.errors import ConfigurationError, Problem, TenantProxyError
 from tenantproxy.metrics.listeners import ProcessCollector, ProcessStats, Requests
@@ -71,10 +72,20 @@ class Sidecar:
         public = public_app(
             self._requests, [*self.auth.routes(), *routes], mismatch_text=settings.resolve.mismatch_text
         )
-        most = ceiling(settings.servers.values())
-        self._public = _listener(settings.http.listen, public, "http", settings.http.max_clients, drain_timeout, most)
+        self._public = _listener(
+            settings.http.listen,
+            public,
+            protocol="http",
+            max_clients=settings.http.max_clients,
+            drain_timeout=drain_timeout,
+            ceiling=ceiling(settings.servers.values()),
+            max_per_address=settings.http.per_address,
+            is_exempt=TrustedProxies.configured(settings.http).trusts,
+        )
         admin = admin_app(self._requests, readiness=self.readiness, metrics=self._scraped, stats=router.stats)
-        self._admin = _listener(settings.admin.listen, admin, "admin", _ADMIN_CLIENTS, drain_timeout)
+        self._admin = _listener(
+            settings.admin.listen, admin, protocol="admin", max_clients=_ADMIN_CLIENTS, drain_timeout=drain_timeout
+        )
         self._series = registry_of(
             RouterCollector(router.stats, version=version(), tenants=lambda: self._tenants),
             ProcessCollector(self._process, self._requests),
@@ -228,26 +239,11 @@ def version() -> str:
         return "unknown"
 
 
-def _listener(
-    listen: str,
-    app: web.Application,
-    protocol: str,
-    max_clients: int,
-    drain_timeout: float,
-    most: int | None = None,
-) -> HttpListener | None:
+def _listener(listen: str, app: web.Application, **options: Any) -> HttpListener | None:
     if not listen:
         return None
     host, port = listen_address(listen)
-    return HttpListener(
-        app,
-        protocol=protocol,
-        host=host,
-        port=port,
-        max_clients=max_clients,
-        drain_timeout=drain_timeout,
-        ceiling=most,
-    )
+    return HttpListener(app, host=host, port=port, **options)
 
 
 async def _bind(listener: HttpListener | PgPort | None, key: str) -> None:

@@ -8,6 +8,7 @@ from aiohttp import web
 
 from tenantproxy.metrics.listeners import Requests
 from tenantproxy.sidecar.answers import MAX_BODY_BYTES, answering
+from tenantproxy.sidecar.http_protocol import unmarked
 
 __all__ = ["public_app"]
 
@@ -19,5 +20,6 @@ def public_app(
     app = web.Application(
         middlewares=[answering(requests, mismatch_text=mismatch_text)], client_max_size=MAX_BODY_BYTES
     )
+    app.on_response_prepare.append(unmarked)
     app.add_routes(list(routes))
     return app

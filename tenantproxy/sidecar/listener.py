@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 from typing import Final, cast
 
 from aiohttp import web
 
 from tenantproxy.metrics.listeners import ListenerStats
 from tenantproxy.sidecar.descriptors import is_scarce
+from tenantproxy.sidecar.http_protocol import HttpProtocol
+from tenantproxy.sidecar.places import Places, network_of
 
 __all__ = ["HttpListener"]
 
@@ -19,19 +22,28 @@ _KEEPALIVE_SECONDS: Final = 75.0
 _REFUSED_SECONDS: Final = 1.0
 _HEAD_SECONDS: Final = 10.0
 
-_BODY: Final = json.dumps(
-    {"type": "about:blank", "title": "too many clients", "status": 503, "code": "too_many_clients"}
-).encode()
-_REFUSAL: Final = (
-    b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/problem+json\r\nRetry-After: 1\r\n"
-    b"Connection: close\r\nContent-Length: %d\r\n\r\n%s" % (len(_BODY), _BODY)
-)
+
+def _refusal(status: bytes, title: str) -> bytes:
+    code = int(status[:3])
+    problem = {"type": "about:blank", "title": title, "status": code, "code": title.replace(" ", "_")}
+    body = json.dumps(problem).encode()
+    return (
+        b"HTTP/1.1 %s\r\nContent-Type: application/problem+json\r\nRetry-After: 1\r\nCache-Control: no-store\r\n"
+        b"Connection: close\r\nContent-Length: %d\r\n\r\n%s" % (status, len(body), body)
+    )
+
+
+_REFUSAL: Final = _refusal(b"503 Service Unavailable", "too many clients")
+_REFUSAL_OF_ADDRESS: Final = _refusal(b"429 Too Many Requests", "too many clients of this address")
 
 
 class HttpListener:
-    """Serves `app` on `host:port` (0: a free one) to `max_clients` connections; one more is answered 503 and closed.
+    """Serves `app` on `host:port` (0: a free one) to `max_clients` connections.
 
-    Whoever has not sent the head of a first request after `head_timeout` seconds is closed: silence is free of charge,
+    One more takes the place of the connection that has waited longest for a next request, `idle_grace` seconds at
+    least; where all are at work it is answered 503 and closed. `max_per_address` (0: no limit) does the same for each
+    address that `is_exempt` does not hold for, with 429. The head of each request must be complete `head_timeout`
+    seconds after its first byte, that of the first request after the connection was opened: silence is free of charge,
     and would take the places of all.
     """
 
@@ -46,23 +58,18 @@ class HttpListener:
         drain_timeout: float,
         ceiling: int | None = None,
         head_timeout: float = _HEAD_SECONDS,
+        max_per_address: int = 0,
+        idle_grace: float = 1.0,
+        is_exempt: Callable[[str], bool] = lambda peer: False,
     ) -> None:
         self.ceiling = ceiling  # see `descriptors.ceiling`
         self.head_timeout = head_timeout
-        self._runner = web.AppRunner(
-            app,
-            access_log=None,
-            keepalive_timeout=_KEEPALIVE_SECONDS,
-            shutdown_timeout=drain_timeout,
-            max_line_size=_LINE_BYTES,
-            max_field_size=_LINE_BYTES,
-            max_headers=_HEADERS,
-        )
+        self.is_exempt = is_exempt
+        self.places: Places[_Client] = Places(max_clients, max_per_address, _Client.give_way, grace=idle_grace)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=drain_timeout)
         self._protocol = protocol
         self._host = host
         self._port = port
-        self._max_clients = max_clients
-        self._clients = 0  # admitted and not yet lost
         self._server: asyncio.Server | None = None
 
     async def open(self) -> None:
@@ -90,7 +97,7 @@ class HttpListener:
 
     def stats(self) -> ListenerStats:
         """The clients of this moment."""
-        return ListenerStats(protocol=self._protocol, clients=self._clients, limit=self._max_clients)
+        return ListenerStats(protocol=self._protocol, clients=len(self.places), limit=self.places.limit)
 
     async def close(self) -> None:
         """Stop accepting; what runs may finish within `drain_timeout`, idle connections end at once; cut the rest."""
@@ -98,60 +105,90 @@ class HttpListener:
             self._server.close()
         await self._runner.cleanup()
 
-    def admit(self) -> asyncio.Protocol | None:
-        """aiohttp's protocol for one more client, or None when there are as many as may be; called by `_Client`."""
+    def admit(self, client: _Client) -> HttpProtocol | bytes:
+        """aiohttp's protocol for one more client, or what it is answered; called by `_Client`."""
         server = self._runner.server
-        if server is None or self._clients >= self._max_clients:
-            return None
-        self._clients += 1
-        return server()
-
-    def lost(self) -> None:
-        """An admitted client is gone; called by `_Client`, once."""
-        self._clients -= 1
+        if server is None:
+            return _REFUSAL
+        if not self.places.take(client):
+            return _REFUSAL if client.address is None or len(self.places) >= self.places.limit else _REFUSAL_OF_ADDRESS
+        return HttpProtocol(
+            server,
+            loop=asyncio.get_running_loop(),
+            on_idle=client.waits,
+            access_log=None,
+            keepalive_timeout=_KEEPALIVE_SECONDS,
+            max_line_size=_LINE_BYTES,
+            max_field_size=_LINE_BYTES,
+            max_headers=_HEADERS,
+        )
 
 
 class _Client(asyncio.Protocol):
-    """One connection: admitted and passed on to aiohttp, or told 503."""
+    """One connection: admitted and passed on to aiohttp, or refused."""
 
     def __init__(self, listener: HttpListener) -> None:
         self._listener = listener
-        self._inner: asyncio.Protocol | None = None  # None: not admitted
-        self._patience: asyncio.TimerHandle | None = None  # set while a refused client, or a first head, is waited for
-        self._tail = b""  # of what came of that head
+        self._inner: HttpProtocol | None = None  # None: not admitted
+        self._transport: asyncio.Transport | None = None  # from the moment of admission
+        self._timer: asyncio.TimerHandle | None = None  # set while a head, or the end of a closed client, is waited for
+        self.address: str | None = None  # what it counts for; None: a trusted proxy, or unknown
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         if is_scarce(transport, self._listener.ceiling):
             cast("asyncio.Transport", transport).abort()
             return
         # Here and not when the protocol is made: a burst is accepted, and all its protocols made, in one loop step.
-        self._inner = self._listener.admit()
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by its class
-        if self._inner is None:
-            self._transport.write(_REFUSAL)
-        else:
-            self._inner.connection_made(transport)
-        seconds = _REFUSED_SECONDS if self._inner is None else self._listener.head_timeout
-        self._patience = asyncio.get_running_loop().call_later(seconds, self._transport.abort)
+        peer = transport.get_extra_info("peername")
+        if peer and not self._listener.is_exempt(peer[0]):
+            self.address = network_of(peer[0])
+        admitted = self._listener.admit(self)
+        if isinstance(admitted, bytes):
+            self._transport.write(admitted)
+            self._abort_after(_REFUSED_SECONDS)
+            return
+        self._inner = admitted
+        self._inner.connection_made(transport)
+        self._abort_after(self._listener.head_timeout)
 
     def data_received(self, data: bytes) -> None:
-        if self._inner is not None:
-            if self._patience is not None:
-                self._watch_head(self._patience, data)
-            self._inner.data_received(data)
-        else:
-            self._transport.close()  # only now: closing on unread bytes would reset our answer away
+        if self._inner is None:
+            if self._transport is not None:
+                self._transport.close()  # only now: closing on unread bytes would reset our answer away
+            return
+        before = self._inner.heads
+        self._inner.data_received(data)
+        if self._inner.heads != before:
+            self._listener.places.works(self)
+            self._stop_timer()
+        elif self._timer is None and self._inner.is_waiting:
+            self._abort_after(self._listener.head_timeout)  # the first bytes of another head
 
-    def _watch_head(self, patience: asyncio.TimerHandle, data: bytes) -> None:
-        """Between later requests aiohttp's own keep-alive holds."""
-        seen = self._tail + data
-        self._tail = seen[-2:]
-        if b"\n\r\n" in seen or b"\n\n" in seen:
-            patience.cancel()
-            self._patience = None
+    def waits(self) -> None:
+        """An answer was sent, and no other request has come; called by aiohttp's protocol."""
+        self._listener.places.waits(self)
+
+    def give_way(self) -> None:
+        """Close: another takes the place. What was answered may still be on its way, for a moment."""
+        if self._transport is not None:
+            self._transport.close()
+            self._abort_after(_REFUSED_SECONDS)
+
+    def _abort_after(self, seconds: float) -> None:
+        self._stop_timer()
+        if self._transport is not None:
+            self._timer = asyncio.get_running_loop().call_later(seconds, self._transport.abort)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def eof_received(self) -> bool | None:
-        return None if self._inner is None else self._inner.eof_received()
+        if self._inner is not None:
+            self._inner.eof_received()
+        return None
 
     def pause_writing(self) -> None:
         if self._inner is not None:
@@ -162,8 +199,7 @@ class _Client(asyncio.Protocol):
             self._inner.resume_writing()
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        if self._patience is not None:
-            self._patience.cancel()
+        self._stop_timer()
+        self._listener.places.leave(self)
         if self._inner is not None:
-            self._listener.lost()
-            self._inner.connection_lost(exc)  # type: ignore[arg-type]  # aiohttp takes any
+            self._inner.connection_lost(exc)

@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -16,7 +17,7 @@ from aiohttp import web
 from tenantproxy.errors import InvalidCredentials, PoolTimeout, TenantNotFound
 from tenantproxy.metrics.listeners import Requests
 from tenantproxy.sidecar.http import public_app
-from tenantproxy.sidecar.listener import HttpListener, _Client
+from tenantproxy.sidecar.listener import HttpListener
 from tests.support.waiting import until
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -29,6 +30,7 @@ async def listening(
     requests: Requests | None = None,
     drain_timeout: float = 5.0,
     head_timeout: float = 60.0,
+    **options: Any,
 ) -> AsyncIterator[HttpListener]:
     app = public_app(requests or Requests(), routes)
     listener = HttpListener(
@@ -39,6 +41,7 @@ async def listening(
         max_clients=max_clients,
         drain_timeout=drain_timeout,
         head_timeout=head_timeout,
+        **options,
     )
     await listener.open()
     try:
@@ -74,6 +77,28 @@ async def raw(url: str, sent: bytes) -> bytes:
         writer.close()
 
 
+Opened = Callable[..., Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]
+
+
+@pytest.fixture
+async def opened() -> AsyncIterator[Opened]:
+    """`opened(listener, sent)`: a connection that has sent this, until the end of the test."""
+    writers: list[asyncio.StreamWriter] = []
+
+    async def make(listener: HttpListener, sent: bytes = b"") -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        parts = urlsplit(listener.url)
+        reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+        writers.append(writer)
+        writer.write(sent)
+        return reader, writer
+
+    yield make
+    for writer in writers:
+        writer.close()
+        with suppress(OSError):
+            await writer.wait_closed()
+
+
 @pytest.mark.parametrize("sent", [b"", b"GET / HTTP/1.1\r\n", b"GET / HTTP/1.1\r\nHost: x\r\nX-Slow: "])
 async def test_who_does_not_say_what_he_wants_keeps_no_place(sent: bytes) -> None:
     async with listening(web.get("/", ok), max_clients=1, head_timeout=0.05) as listener:
@@ -82,16 +107,8 @@ async def test_who_does_not_say_what_he_wants_keeps_no_place(sent: bytes) -> Non
         await until(lambda: listener.stats().clients == 0, "nobody is connected")
 
 
-async def test_who_said_it_in_pieces_has_all_the_time_for_his_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_who_said_it_in_pieces_has_all_the_time_for_his_answer() -> None:
     told, leave = asyncio.Event(), asyncio.Event()
-    watched: list[_Client] = []
-    genuine = _Client._watch_head
-
-    def watch(client: _Client, patience: asyncio.TimerHandle, data: bytes) -> None:
-        watched.append(client)
-        genuine(client, patience, data)
-
-    monkeypatch.setattr(_Client, "_watch_head", watch)
 
     async def slow(request: web.Request) -> web.Response:
         told.set()
@@ -104,7 +121,8 @@ async def test_who_said_it_in_pieces_has_all_the_time_for_his_answer(monkeypatch
             writer.write(piece)
             await writer.drain()
         await asyncio.wait_for(told.wait(), 20)
-        assert watched[0]._patience is None
+        (at_work,) = listener.places._taken
+        assert at_work._timer is None
         leave.set()
         assert b"200 OK" in await asyncio.wait_for(reader.readline(), 20)
         writer.close()
@@ -174,22 +192,135 @@ async def test_a_body_beyond_1_mib_is_refused_with_and_without_a_length(client: 
             assert answer.status == 413
 
 
-async def test_one_client_too_many_is_told_so_and_the_next_after_a_leave_is_served(
-    client: aiohttp.ClientSession,
+async def test_a_client_too_many_is_refused_while_all_are_at_work(
+    opened: Opened, client: aiohttp.ClientSession
 ) -> None:
-    async with listening(web.get("/", ok), max_clients=2) as listener:
-        parts = urlsplit(listener.url)
-        held = [await asyncio.open_connection(parts.hostname, parts.port) for _ in range(2)]
+    release = asyncio.Event()
+
+    async def wait(request: web.Request) -> web.Response:
+        await release.wait()
+        return web.Response(text="done")
+
+    async with listening(web.get("/", wait), max_clients=2) as listener:
+        asked = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+        held = [await opened(listener, asked) for _ in range(2)]
+        await until(lambda: not waiting(listener), "both are at work")
         refused = await raw(listener.url, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         assert refused.startswith(b"HTTP/1.1 503")
         assert b"Retry-After" in refused
         assert json.loads(refused.partition(b"\r\n\r\n")[2])["code"] == "too_many_clients"
         assert listener.stats().clients == 2
-        for _, writer in held:
-            writer.close()
+        release.set()
+        for reader, _ in held:
+            assert b"done" in await asyncio.wait_for(reader.read(), 20)
         await until(lambda: not listener.stats().clients, "nobody is connected")
         async with client.get(listener.url) as answer:
             assert answer.status == 200
+
+
+def waiting(listener: HttpListener) -> int:
+    return len(listener.places._idle)
+
+
+async def test_idle_connections_give_way_the_longest_idle_first(opened: Opened) -> None:
+    async with listening(web.get("/", ok), max_clients=3, idle_grace=0) as listener:
+        held: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+        for number in range(3):
+            held.append(await opened(listener, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"))
+            await asyncio.wait_for(held[number][0].readuntil(b"fine"), 20)
+            await until(lambda: waiting(listener) == len(held), "the answer is done with")
+        reader, writer = held[0]  # used again: now the second has waited longest
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        await asyncio.wait_for(reader.readuntil(b"fine"), 20)
+        await until(lambda: waiting(listener) == 3, "the answer is done with")
+        for closed in (1, 2, 0):
+            held.append(await opened(listener, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"))
+            assert b"200 OK" in await asyncio.wait_for(held[-1][0].readline(), 20)
+            assert await asyncio.wait_for(held[closed][0].read(), 20) == b""
+            assert listener.stats().clients <= 3
+
+
+async def test_an_address_at_its_limit_leaves_the_other_places_alone(opened: Opened) -> None:
+    release = asyncio.Event()
+
+    async def wait(request: web.Request) -> web.Response:
+        await release.wait()
+        return web.Response(text="done")
+
+    asked = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    async with listening(web.get("/", wait), max_clients=9, max_per_address=2) as listener:
+        held = [await opened(listener, asked) for _ in range(2)]
+        await until(lambda: listener.stats().clients == 2 and not waiting(listener), "both are at work")
+        refused = await raw(listener.url, asked)
+        assert refused.startswith(b"HTTP/1.1 429")
+        assert json.loads(refused.partition(b"\r\n\r\n")[2])["code"] == "too_many_clients_of_this_address"
+        release.set()
+        for reader, _ in held:
+            assert b"done" in await asyncio.wait_for(reader.read(), 20)
+
+
+async def test_a_trusted_proxy_has_no_limit_of_its_own(opened: Opened) -> None:
+    exempt = {"127.0.0.1"}
+    async with listening(web.get("/", ok), max_per_address=1, is_exempt=exempt.__contains__) as listener:
+        held = [await opened(listener) for _ in range(5)]
+        await until(lambda: listener.stats().clients == 5, "all are in")
+        assert len(held) == 5
+
+
+@pytest.mark.parametrize("rest", [b"GET / HT", b"\r\n", b"GET / HTTP/1.1\r\nHost: x\r\nX-Slow: "])
+async def test_the_head_of_a_second_request_has_its_time_too(opened: Opened, rest: bytes) -> None:
+    async with listening(web.get("/", ok), head_timeout=0.05) as listener:
+        reader, writer = await opened(listener, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        await asyncio.wait_for(reader.readuntil(b"fine"), 20)
+        await until(lambda: waiting(listener) == 1, "the answer is done with")
+        writer.write(rest)
+        with suppress(ConnectionResetError):
+            assert await asyncio.wait_for(reader.read(), 20) == b""
+        await until(lambda: listener.stats().clients == 0, "nobody is connected")
+
+
+TOKEN = b"eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiI3In0.c2VjcmV0LXNpZ25hdHVyZQ"
+MALFORMED = {
+    "a space before the colon": b"GET / HTTP/1.1\r\nHost: x\r\nAuthorization : Bearer %s\r\n\r\n" % TOKEN,
+    "a line feed in the token": b"GET / HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\x01\n\r\n" % TOKEN,
+    "a NUL": b"GET / HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\0\r\n\r\n" % TOKEN,
+    "a header of 9 KB": b"GET / HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\n\r\n" % (TOKEN * 160),
+    "a request line of 9 KB": b"GET /?token=%s HTTP/1.1\r\nHost: x\r\n\r\n" % (TOKEN * 160),
+    "no HTTP": b"Authorization: Bearer %s\r\n\r\n" % TOKEN,
+    "two lengths": b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: %s\r\n\r\n" % TOKEN,
+    "an expectation": b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nExpect: %s\r\n\r\n" % TOKEN,
+    "a chunk": b"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n%s\r\n" % TOKEN,
+}
+
+
+@pytest.mark.parametrize("kind", MALFORMED)
+async def test_a_malformed_request_is_quoted_neither_in_the_answer_nor_in_the_log(
+    kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def read(request: web.Request) -> web.Response:
+        return web.Response(text=str(len(await request.read())))
+
+    async with listening(web.get("/", ok), web.post("/", read)) as listener:
+        answer = await raw(listener.url, MALFORMED[kind])
+    head, _, body = answer.partition(b"\r\n\r\n")
+    problem = json.loads(body)
+    assert head.split(b" ")[1] == str(problem["status"]).encode()
+    assert problem["status"] in (400, 417, 431)
+    assert b"application/problem+json" in head
+    assert b"\r\nserver:" not in head.lower()
+    assert TOKEN[:20] not in answer
+    assert len(body) < 200
+    assert TOKEN[:20].decode() not in caplog.text
+    assert "Traceback" not in caplog.text
+    assert all(record.levelname != "ERROR" for record in caplog.records)
+    assert len(caplog.records) <= 1
+
+
+async def test_no_answer_says_which_server_made_it(client: aiohttp.ClientSession) -> None:
+    async with listening(web.get("/", ok)) as listener:
+        for path in ("/", "/nowhere"):
+            async with client.get(listener.url + path) as answer:
+                assert "Server" not in answer.headers
 
 
 async def test_a_burst_never_gets_more_than_the_limit_in() -> None:
@@ -205,7 +336,7 @@ async def test_a_burst_never_gets_more_than_the_limit_in() -> None:
         inside -= 1
         return web.Response(text="done")
 
-    async with listening(web.get("/", wait), max_clients=5) as listener:
+    async with listening(web.get("/", wait), max_clients=5, idle_grace=60) as listener:
         asked = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
         calls = [asyncio.ensure_future(raw(listener.url, asked)) for _ in range(40)]
         await until(lambda: sum(call.done() for call in calls) == 35, "those too many were refused")

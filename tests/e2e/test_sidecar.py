@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -22,9 +23,15 @@ Serve = Callable[..., Served]
 BACKENDS: Final = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'tenantproxy'"
 
 
+def named_server(url: str) -> str | None:
+    with urllib.request.urlopen(url, timeout=30) as answer:
+        return str(answer.headers["Server"]) if "Server" in answer.headers else None
+
+
 async def test_it_is_alive_ready_and_tells_why(demo_world: World, serve: Serve) -> None:
     served = serve(demo_world.config)
     assert get(f"{served.admin}/livez")[0] == 200
+    assert named_server(f"{served.admin}/livez") is None
     status, _, text = get(f"{served.admin}/readyz?verbose")
     assert status == 200
     assert text.splitlines() == [

@@ -152,6 +152,11 @@ def test_both_formats_hold_the_same_numbers() -> None:
         ("text/plain;version=x.y", "text/plain; version=0.0.4"),
         (OPENMETRICS, "application/openmetrics-text; version=1.0.0"),
         ("application/openmetrics-text", "application/openmetrics-text; version=1.0.0"),
+        ("application/openmetrics-text;q=0", "text/plain; version=0.0.4"),
+        ("application/openmetrics-text; q=0.000, text/plain", "text/plain; version=0.0.4"),
+        ("application/openmetrics-text;q=0.3,text/plain;q=0.5", "text/plain; version=0.0.4"),
+        ("application/openmetrics-text;q=0.5,text/plain;q=0.2", "application/openmetrics-text; version=1.0.0"),
+        ("application/openmetrics-text;q=x", "text/plain; version=0.0.4"),
         ("application/openmetrics-text; version=never", "application/openmetrics-text; version=1.0.0"),
     ],
 )
