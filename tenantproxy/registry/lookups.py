@@ -1,4 +1,4 @@
-"""Lookups that wait to be sent to the source, many ids in one question, on a few connections.
+"""Which lookups wait to be sent to the source? Many ids go in one question, on a few connections.
 
 State: the lookups that wait and the workers that take them. Changed by `put`, the workers, timers and `close`, all in
 the event loop's thread.
