@@ -58,3 +58,8 @@ class Changes:
         if task is not None:
             task.cancel()
             await asyncio.wait([task])
+
+    def forget_loop(self) -> None:
+        """The event loop has ended, and the task in it."""
+        self._changed.clear()
+        self._task = None

@@ -84,9 +84,17 @@ class Listener:
     def start(self) -> None:
         """Begin, in a task of our own; needs a running loop."""
         if self._task is None:
+            self._woken = asyncio.Event()  # one belongs to the loop in which it was first waited for
             self._task = asyncio.get_running_loop().create_task(
                 self._run(), name="tenantproxy listener", context=contextvars.Context()
             )
+
+    def forget_loop(self) -> None:
+        """The event loop in which it was started has ended, and its task and connection with it."""
+        self._task = None
+        self._woken = asyncio.Event()
+        self._heard.clear()
+        self.listening.clear()
 
     async def stop(self) -> None:
         """End, and give the connection back. It may be started again."""

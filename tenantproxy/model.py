@@ -15,6 +15,7 @@ __all__ = [
     "MAX_IDENTIFIER_BYTES",
     "NOTHING",
     "Binding",
+    "InvalidTenant",
     "Isolation",
     "Limits",
     "Placement",
@@ -72,6 +73,20 @@ def _why_not(value: object) -> str:
     return "it contains or begins with a character that is not allowed"
 
 
+class InvalidTenant(ValueError):  # noqa: N818 - the message says what is wrong with which field
+    """A field of a tenant, its placement or its limits has a value that cannot be used, or one of another type."""
+
+
+def _check_types(owner: object, **kinds: type | tuple[type, ...]) -> None:
+    """InvalidTenant when a field of `owner` is no instance of its kind: a registry of the user's own fills them."""
+    for name, kind in kinds.items():
+        value = getattr(owner, name)
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            kinds_named = kind if isinstance(kind, tuple) else (kind,)
+            wanted = " or ".join("None" if each is type(None) else each.__name__ for each in kinds_named)
+            raise InvalidTenant(f"{type(owner).__name__}.{name} is a {type(value).__name__}, not {wanted}")
+
+
 def check_identifier(name: str, what: str) -> str:
     """`name` if PostgreSQL keeps it as it is when quoted; ValueError that names `what` otherwise."""
     if not name:
@@ -96,6 +111,14 @@ def check_schema(name: str) -> None:
     check_identifier(name, "the schema name")
     if name.startswith("pg_") or name == "information_schema":
         raise ValueError(f"the schema {name!r} is PostgreSQL's own")
+    if name == "$user":
+        raise ValueError("the schema '$user' stands for the role's own schema in a search_path: name the schema itself")
+
+
+def _check_schema_of_system(schema: object) -> None:
+    if not isinstance(schema, str):
+        raise InvalidTenant(f"a schema in Tenant.systems is a {type(schema).__name__}, not str")
+    check_schema(schema)
 
 
 class Isolation(StrEnum):
@@ -137,6 +160,14 @@ class Limits:
     max_waiting: int | None = None
     acquire_timeout: float | None = None
 
+    def __post_init__(self) -> None:
+        none = type(None)
+        _check_types(self, max_size=(int, none), max_waiting=(int, none), acquire_timeout=(int, float, none))
+        for name, least in (("max_size", 1), ("max_waiting", 0), ("acquire_timeout", 0.001)):
+            value = getattr(self, name)
+            if value is not None and not least <= value < float("inf"):
+                raise InvalidTenant(f"Limits.{name} is {value}, which is out of range: write a number from {least}")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placement:
@@ -149,6 +180,8 @@ class Placement:
     role: str | None = None
 
     def __post_init__(self) -> None:
+        none = type(None)
+        _check_types(self, isolation=Isolation, server=str, database=str, schema=(str, none), role=(str, none))
         check_identifier(self.database, "the database name")
         if self.schema is not None:
             check_schema(self.schema)
@@ -178,8 +211,14 @@ class Tenant:
     systems: Mapping[str, str] = field(default_factory=lambda: NOTHING)
 
     def __post_init__(self) -> None:
+        _check_types(
+            self, id=str, placement=Placement, status=TenantStatus, tier=str, region=(str, type(None)), limits=Limits, epoch=int,
+            settings=Mapping, systems=Mapping,
+        )  # fmt: skip
+        if not _TENANT_ID.fullmatch(self.id):
+            raise InvalidTenant(f"Tenant.id cannot be a tenant identifier: {_why_not(self.id)}")
         for schema in self.systems.values():
-            check_schema(schema)
+            _check_schema_of_system(schema)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

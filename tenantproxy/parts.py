@@ -32,16 +32,7 @@ class Parts:
         self.observer = observer
         self.counters = Counters(max_tenants=settings.metrics.max_tenants)
         self.connector = AsyncpgConnector(settings, observer=observer, init=init, violations=self.counters.violations)
-        self.budgets = {
-            name: ServerBudget(
-                name,
-                limit=server.max_connections,
-                clock=clock,
-                observer=observer,
-                guaranteed=settings.pools.guaranteed,
-            )
-            for name, server in settings.servers.items()
-        }
+        self.budgets = {name: self._new_budget(name) for name in settings.servers}
         self.lender = Lender(
             counters=self.counters,
             observer=observer,
@@ -51,6 +42,15 @@ class Parts:
         )
         self.family: list[PoolManager[Any]] = []  # the router's manager, and those of other listeners
         self.manager = self._new_manager()
+
+    def _new_budget(self, name: str) -> ServerBudget:
+        return ServerBudget(
+            name,
+            limit=self._settings.servers[name].max_connections,
+            clock=self._clock,
+            observer=self.observer,
+            guaranteed=self._settings.pools.guaranteed,
+        )
 
     def _new_manager(self) -> PoolManager[Backend]:
         return PoolManager(
@@ -87,6 +87,23 @@ class Parts:
         """The pools, of all listeners, that are the tenant's alone."""
         for manager in self.family:
             yield from manager.of_tenant(tenant)
+
+    def forget_loop(self, *, shut: bool) -> None:
+        """The event loop has ended, and with it every connection; `shut`: their sockets are this process's own.
+
+        Nothing can be awaited in that loop. The server ends a session when its socket is shut down.
+        """
+        for manager in list(self.family):
+            for pool in [*manager, *manager.closing()]:
+                for backend in pool.connections():
+                    if shut and isinstance(backend, Backend):
+                        backend.con.shut_socket()
+            manager.abandon()
+        self.connector.forget_loop()
+        for name, budget in self.budgets.items():
+            self.budgets[name] = self._new_budget(name)
+            self.budgets[name].open_seconds = budget.open_seconds
+        self.manager.is_closed = True
 
     def pools(self) -> Iterator[Pool[Any]]:
         """The open pools of all managers."""

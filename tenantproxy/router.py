@@ -31,6 +31,7 @@ from tenantproxy.events import AdminAccess, Observer, ignore, tolerant
 from tenantproxy.listen import Listener
 from tenantproxy.lookup import FixedScope, TenantAccounts, new_login
 from tenantproxy.model import Isolation, PoolKey, Route, Tenant, TenantId, TenantStatus, tenant_id
+from tenantproxy.opened import OpenedIn
 from tenantproxy.parts import Parts
 from tenantproxy.pools.asyncpg import Backend, Init
 from tenantproxy.pools.base import Clock, Stats
@@ -94,7 +95,7 @@ class Router:
             fit=parts.fit,
         )
         self._changes = Changes(follow=self._routes.follow, has_own=parts.has_own, owners=parts.owners)
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._opened: OpenedIn | None = None  # where it was opened last
         self._returned = asyncio.Event()  # set when something comes back while it closes
         self._sweeper: asyncio.Task[None] | None = None
         self._unhear: Callable[[], None] | None = None  # ends what the registry hears
@@ -127,20 +128,26 @@ class Router:
 
         Raises ConnectFailed when the main database cannot be reached, IsolationError when a role could pass the wall
         (superuser, BYPASSRLS, owner of tenants' tables), RegistryUnavailable, PoolClosed when it is closed meanwhile.
-        Whoever comes while it is being opened waits for that, and tries anew when it failed. Cancellation closes what
-        was opened.
+        Callers that come while it is being opened wait for that, and try again when it failed. Cancellation closes what
+        was opened. A router whose event loop has ended without `close`, or that a forked child inherited, opens again.
         """
-        loop = asyncio.get_running_loop()
+        here = OpenedIn.here()
+        loop = here.loop
+        if self.is_abandoned:
+            self._forget_loop()
         while True:
             if self._closing is not None:
+                assert self._opened is not None
+                self._opened.check()
                 await asyncio.shield(self._closing)
             elif self._opening is not None and self._opening.get_loop() is loop:
                 await asyncio.wait([self._opening])
             else:
                 break
         if self.is_open:
+            self._check_open()
             return
-        self._loop = loop
+        self._opened = here
         self._opening = opening = loop.create_future()
         try:
             await self._open(loop)
@@ -191,8 +198,13 @@ class Router:
     async def close(self, *, timeout: float = 5.0) -> None:
         """Lend nothing more, wait up to `timeout` seconds for what is lent, then end it too.
 
-        Safe to call twice: both wait for the same end. When its caller is cancelled it goes on by itself.
+        Safe to call twice: both wait for the same end. When its caller is cancelled it goes on by itself. Raises
+        PoolClosed in another event loop than that of `open`, and in a forked child: nothing is closed then.
         """
+        if self.is_abandoned and self._opened is not None and not self._opened.is_forked:
+            self._forget_loop()
+        if self._opened is not None and (self.is_open or self._closing is not None):
+            self._opened.check()
         if self._closing is None:
             if not self.is_open:
                 return
@@ -200,6 +212,26 @@ class Router:
             loop = asyncio.get_running_loop()
             self._closing = loop.create_task(self._shut(timeout), name="tenantproxy closing", context=Context())
         await asyncio.shield(self._closing)
+
+    @property
+    def is_abandoned(self) -> bool:
+        """It was not closed, and the event loop in which it was opened has ended, or is that of the parent process."""
+        has_ended = self._opened is not None and self._opened.has_ended
+        return has_ended and (self.is_open or self._closing is not None or self._opening is not None)
+
+    def _forget_loop(self) -> None:
+        """Leave behind what was open in a loop that has ended: nothing of it can be awaited."""
+        assert self._opened is not None
+        self.is_open = False
+        self._parts.forget_loop(shut=not self._opened.is_forked)
+        self.revocations.forget_loop()
+        self.listener.forget_loop()
+        self._unhear = self._sweeper = self._logins = self._opening = self._closing = None
+        self._registry.on_invalidate = None
+        self._changes.forget_loop()
+        self._registry.forget_loop()
+        self._routes.clear()
+        self._returned = asyncio.Event()
 
     async def _shut(self, timeout: float) -> None:
         try:
@@ -223,7 +255,7 @@ class Router:
             self._logins = None
         self._registry.on_invalidate = None
         await self._changes.close()
-        await self._registry.close()
+        await self._registry.stop()
         pools = [*self._manager, *self._manager.closing()]
         self._manager.close()
         with suppress(TimeoutError):
@@ -237,6 +269,7 @@ class Router:
         await self._parts.connector.settle(max(1.0, timeout))
         await self._parts.connector.close()
         self._routes.clear()
+        await self._registry.close()  # last: it may be the user's, and fail or hang
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -421,7 +454,7 @@ class Router:
     # --- Source: what scopes ask -------------------------------------------------------------------------------------
     def known(self, scope: Scope) -> Found | None:
         """See `scope.Source`."""
-        if not self.is_open or self._loop is not asyncio.get_running_loop():
+        if not self.is_open or self._opened is None or self._opened.loop is not asyncio.get_running_loop():
             return None
         if not isinstance(scope, TenantScope):
             if isinstance(scope, FixedScope):
@@ -479,11 +512,8 @@ class Router:
                 "the router is not open",
                 hint="use `async with router:`, or `await router.open()` before the first query",
             )
-        if self._loop is not asyncio.get_running_loop():
-            raise PoolClosed(
-                "the router was opened in another event loop",
-                hint="open one router per event loop, and use it there alone",
-            )
+        assert self._opened is not None
+        self._opened.check()
 
     # --- what is -----------------------------------------------------------------------------------------------------
     def stats(self) -> Stats:

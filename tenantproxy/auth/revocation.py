@@ -205,6 +205,11 @@ class Revocations:
             task.cancel()
             await asyncio.wait([task])
 
+    def forget_loop(self) -> None:
+        """The event loop in which it was open has ended, and its task with it: be as closed. What is known stays."""
+        self._closes += 1
+        self._task = self._opening = self._unhear = None
+
     def _stop_hearing(self) -> None:
         if self._unhear is not None:
             self._unhear()

@@ -57,7 +57,7 @@ class Life:
             await self._open()
 
     def _is_ready(self) -> bool:
-        if self._opening is not None or not self._router.is_open:
+        if self._opening is not None or not self._router.is_open or self._router.is_abandoned:
             return False
         self._was_open = True
         return not self._follows or self._router.revocations.is_open
@@ -71,7 +71,7 @@ class Life:
         await asyncio.shield(self._opening)
 
     async def _open_alone(self) -> None:
-        was_open = self._router.is_open
+        was_open = self._router.is_open and not self._router.is_abandoned
         try:
             await self._router.open()
             try:

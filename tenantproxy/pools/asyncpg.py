@@ -136,6 +136,10 @@ class AsyncpgConnector:
         """Cancel what is under way and wait for it. The pools are closed by now."""
         await self._errands.close()
 
+    def forget_loop(self) -> None:
+        """The event loop has ended, and all that was under way in it."""
+        self._errands.forget_loop()
+
     async def settle(self, timeout: float) -> None:
         """Wait until every connection that is being ended has ended, for `timeout` seconds at most."""
         await self._errands.settle(timeout)

@@ -55,6 +55,12 @@ class Errands:
             timer.cancel()
         self._timers.clear()
 
+    def forget_loop(self) -> None:
+        """The event loop has ended, and all that was under way in it."""
+        self._tasks.clear()
+        self._timers.clear()
+        self._probes.clear()
+
     async def settle(self, timeout: float) -> None:
         """Wait until all that is under way is done, for `timeout` seconds at most."""
         for probe in self._probes.values():

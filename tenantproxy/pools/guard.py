@@ -14,7 +14,7 @@ import re
 import secrets
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Sequence
-from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, suppress
 from contextvars import Context
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
@@ -343,6 +343,13 @@ class TenantConnection(_Connection):
             self._transport.write(b"X\0\0\0\4")  # Terminate: read when what runs has ended
             await self._cancel_until(ended)
         super().terminate()  # asyncpg does not know yet
+
+    def shut_socket(self) -> None:
+        """End the connection without its event loop, which has ended: the server sees the end of the stream."""
+        sock = self._transport.get_extra_info("socket")
+        if sock is not None:
+            with suppress(OSError):  # it is closed by now
+                sock.shutdown(socket.SHUT_RDWR)
 
     def terminate(self) -> None:
         """As asyncpg's, which also does it itself when the end of a cancelled statement does not come."""

@@ -237,6 +237,15 @@ class PoolManager(Generic[C]):
         if self in self._family:
             self._family.remove(self)
 
+    def abandon(self) -> None:
+        """Forget every pool with its connections, without a word to them: their event loop has ended."""
+        self.is_closed = True
+        self._pools.clear()
+        self._gone.clear()
+        self._main = None
+        if self in self._family:
+            self._family.remove(self)
+
     def __iter__(self) -> Iterator[Pool[C]]:
         """All open pools, main first."""
         if self._main is not None:

@@ -11,20 +11,22 @@ import contextlib
 import contextvars
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any, Final, TypeVar
 
 from cachetools import TTLCache
 
 from tenantproxy.errors import RegistryUnavailable, TenantNotFound, TenantProxyError
 from tenantproxy.events import Event, Histogram, Observer, RegistryDegraded, RegistryRecovered, ignore
-from tenantproxy.model import Tenant, TenantId, TenantStatus
+from tenantproxy.model import InvalidTenant, Tenant, TenantId, TenantStatus
 from tenantproxy.registry.base import Announces, Answer, AsksMany, Registry, RegistryBusy, TenantMisconfigured
 from tenantproxy.registry.lookups import Lookup, LookupQueue, closed
 
 __all__ = ["CachedRegistry", "Entry"]
 
 _log = logging.getLogger(__name__)
+_OPEN_TIMEOUT: Final = 30.0  # seconds for a registry to open, and to list one more tenant
+_CLOSE_TIMEOUT: Final = 5.0
 
 
 class Entry:
@@ -180,6 +182,8 @@ class CachedRegistry:
                 return await self.inner.get(tenant)
         except (TenantNotFound, RegistryUnavailable) as exc:
             return exc
+        except InvalidTenant as exc:
+            return _unusable(str(exc))
         except TimeoutError:
             error: str = f"no answer within {self._lookup_timeout:g} s"
         except Exception as exc:  # noqa: BLE001  # a rim: a registry of the user's own may raise anything
@@ -188,7 +192,7 @@ class CachedRegistry:
 
     def _settle(self, lookup: Lookup, answer: Answer) -> None:
         """Remember an answer and tell those who wait for it."""
-        tenant = lookup.tenant
+        tenant, answer = lookup.tenant, _checked(lookup.tenant, answer)
         self.lookup_seconds[self.source].observe(lookup.answer.get_loop().time() - lookup.began)
         # Once invalidated, the answer is good for those who asked before; whoever comes later asks again.
         current = self._flights.get(tenant) is lookup
@@ -261,12 +265,25 @@ class CachedRegistry:
             del self._flights[tenant]
 
     def tenants(self, *, status: TenantStatus | None = None) -> AsyncIterator[Tenant]:
-        """See `base.Registry`. Always asks the source."""
-        return self.inner.tenants(status=status)
+        """See `base.Registry`. Always asks the source. Raises RegistryUnavailable when it hangs."""
+        return self._listed(status)
+
+    async def _listed(self, status: TenantStatus | None) -> AsyncIterator[Tenant]:
+        source = aiter(self.inner.tenants(status=status))
+        while True:
+            found = await _bounded(_next_of(source), _OPEN_TIMEOUT, "list its tenants")
+            if found is None:
+                return
+            if not isinstance(found, Tenant):
+                raise _unusable(f"it listed a {type(found).__name__}, not a Tenant")
+            yield found
 
     async def open(self) -> None:
-        """Open the registry behind, and listen to it if it announces changes."""
-        await self.inner.open()
+        """Open the registry behind, and listen to it if it announces changes.
+
+        Raises RegistryUnavailable when it hangs or fails.
+        """
+        await _bounded(self.inner.open(), _OPEN_TIMEOUT, "open")
         if isinstance(self.inner, Announces) and self._unsubscribe is None:
             self._unsubscribe = self.inner.subscribe(self.invalidate)
 
@@ -283,8 +300,18 @@ class CachedRegistry:
         self._refused.clear()
         self._closed = False
 
-    async def close(self) -> None:
-        """End the lookups under way: those who wait get RegistryUnavailable. Then close the registry behind."""
+    def forget_loop(self) -> None:
+        """The event loop in which it was open has ended, and every lookup in it: be as closed, without waiting."""
+        self._closed = True
+        if self._unsubscribe is not None:
+            self._unsubscribe()
+            self._unsubscribe = None
+        self._queue = LookupQueue(self._many, timeout=self._lookup_timeout, settle=self._settle)
+        self._tasks.clear()
+        self._flights.clear()
+
+    async def stop(self) -> None:
+        """End the lookups under way: those who wait get RegistryUnavailable, and so does every later caller."""
         self._closed = True
         if self._unsubscribe is not None:
             self._unsubscribe()
@@ -294,8 +321,15 @@ class CachedRegistry:
         for task in tasks:
             task.cancel()
         if tasks:
-            await asyncio.wait(tasks)
-        await self.inner.close()
+            await asyncio.wait(tasks, timeout=_CLOSE_TIMEOUT)
+
+    async def close(self) -> None:
+        """`stop`, and close the registry behind. One that hangs is left alone after some seconds; errors are logged."""
+        await self.stop()
+        try:
+            await _bounded(self.inner.close(), _CLOSE_TIMEOUT, "close")
+        except Exception:  # noqa: BLE001 - a boundary: it is the user's, and nothing of ours waits for it
+            _log.exception("the registry did not close")
 
     def _count(self, source: str, result: str) -> None:
         self._lookups[source, result] = self._lookups.get((source, result), 0) + 1
@@ -305,6 +339,55 @@ class CachedRegistry:
             self._observer(event)
         except Exception:  # noqa: BLE001  # a rim: whoever looks on must not break a lookup
             _log.exception("an observer failed")
+
+
+_T = TypeVar("_T")
+
+
+async def _bounded(call: Awaitable[_T], seconds: float, what: str) -> _T:
+    """The result of `call`, a registry's. Raises RegistryUnavailable when it takes longer than `seconds`, or fails.
+
+    It is not waited for after that: a registry may swallow its cancellation.
+    """
+    task = asyncio.ensure_future(call)
+    try:
+        await asyncio.wait([task], timeout=seconds)
+    except asyncio.CancelledError:
+        task.cancel()
+        raise
+    if not task.done():
+        task.cancel()
+        raise RegistryUnavailable(f"the registry did not {what} within {seconds:g} s")
+    try:
+        return task.result()
+    except TenantProxyError:
+        raise
+    except Exception as exc:
+        raise RegistryUnavailable(
+            f"the registry could not {what}", detail=f"{type(exc).__name__}: {exc}", hint="see its own log"
+        ) from exc
+
+
+async def _next_of(source: AsyncIterator[object]) -> object | None:
+    return await anext(source, None)
+
+
+def _checked(asked: TenantId, answer: object) -> Answer:
+    """`answer` when it can be the answer to `asked`: what a registry says is believed for that tenant alone."""
+    if isinstance(answer, TenantProxyError):
+        return answer
+    if not isinstance(answer, Tenant):
+        return _unusable(f"it answered with a {type(answer).__name__}, not a Tenant (unknown: raise TenantNotFound)")
+    if answer.id != asked:
+        _log.error("the registry was asked for %s and answered with %s", asked, answer.id)
+        return _unusable("it answered with another tenant")
+    return answer
+
+
+def _unusable(why: str) -> TenantMisconfigured:
+    return TenantMisconfigured(
+        "the registry's answer for this tenant cannot be used", detail=why, hint="correct the registry"
+    )
 
 
 def _drop(cache: TTLCache[str, Any], key: str) -> None:
