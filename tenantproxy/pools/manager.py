@@ -241,6 +241,7 @@ class PoolManager(Generic[C]):
         """Forget every pool with its connections, without a word to them: their event loop has ended."""
         self.is_closed = True
         self._pools.clear()
+        self._own.clear()
         self._gone.clear()
         self._main = None
         if self in self._family:
