@@ -73,7 +73,7 @@ def _why_not(value: object) -> str:
     return "it contains or begins with a character that is not allowed"
 
 
-class InvalidTenant(ValueError):  # noqa: N818 - the message says what is wrong with which field
+class InvalidTenant(ValueError):
     """A field of a tenant, its placement or its limits has a value that cannot be used, or one of another type."""
 
 
@@ -212,8 +212,8 @@ class Tenant:
 
     def __post_init__(self) -> None:
         _check_types(
-            self, id=str, placement=Placement, status=TenantStatus, tier=str, region=(str, type(None)), limits=Limits, epoch=int,
-            settings=Mapping, systems=Mapping,
+            self, id=str, placement=Placement, status=TenantStatus, tier=str, region=(str, type(None)), limits=Limits,
+            epoch=int, settings=Mapping, systems=Mapping,
         )  # fmt: skip
         if not _TENANT_ID.fullmatch(self.id):
             raise InvalidTenant(f"Tenant.id cannot be a tenant identifier: {_why_not(self.id)}")
