@@ -33,6 +33,7 @@ __all__ = [
     "ResetFailed",
     "ServerDown",
     "ServerUp",
+    "TenantUnusable",
     "ignore",
     "tolerant",
 ]
@@ -163,6 +164,14 @@ class RegistryRecovered(Event):
 
     source: str
     seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TenantUnusable(Event):
+    """An entry of the registry cannot be used, so its tenant is not served; told once for each reason it has."""
+
+    tenant: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

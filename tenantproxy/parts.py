@@ -129,4 +129,5 @@ class Parts:
             lookups=dict(registry.lookups),
             lookup_seconds={source: snapshot(seconds) for source, seconds in registry.lookup_seconds.items()},
             registry_last_success=registry.last_success,
+            tenants_unusable=len(registry.unusable),
         )

@@ -235,10 +235,18 @@ def _with_columns(tables: list[str], columns: list[str]) -> list[tuple[str, str]
 def tenants_list(
     config: ConfigFile = DEFAULT_CONFIG,
     status: Annotated[TenantStatus | None, typer.Option(help="Only those in this status.")] = None,
+    unusable: Annotated[bool, typer.Option("--unusable", help="Those whose entry cannot be used, and why.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """List the registered tenants, in order of their identifiers."""
-    Output(as_json).rows(asyncio.run(read.tenants(load(config), status)), empty="no tenants")
+    if unusable:
+        Output(as_json).rows(asyncio.run(read.unusable_tenants(load(config))), empty="every entry can be used")
+        return
+    rows, left_out = asyncio.run(read.tenants(load(config), status))
+    Output(as_json).rows(rows, empty="no tenants")
+    if left_out:
+        text = f"not listed: {left_out} that cannot be used; tenantproxy tenants list --unusable says why"
+        Console(stderr=True, soft_wrap=True).print(text, markup=False, highlight=False, style="yellow")
 
 
 @command(tenants_app, "show")

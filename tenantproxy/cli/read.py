@@ -12,18 +12,26 @@ from typing import Any, Final
 from tenantproxy.config import Settings, listen_address
 from tenantproxy.errors import ConfigurationError, Problem, TenantProxyError
 from tenantproxy.model import Tenant, TenantStatus, tenant_id
-from tenantproxy.registry import FileRegistry, Registry
+from tenantproxy.registry import FileRegistry, Registry, unusable
+from tenantproxy.registry.unusable import TellsUnusable
 from tenantproxy.router import Router
 
-__all__ = ["admin_url", "pools", "sql", "tenant", "tenants"]
+__all__ = ["admin_url", "pools", "sql", "tenant", "tenants", "unusable_tenants"]
 
 _TIMEOUT: Final = 5.0
 
 
-async def tenants(settings: Settings, status: TenantStatus | None) -> list[dict[str, Any]]:
-    """All registered tenants (in `status`), a row each."""
+async def tenants(settings: Settings, status: TenantStatus | None) -> tuple[list[dict[str, Any]], int]:
+    """All registered tenants (in `status`), a row each, and how many entries cannot be used."""
     async with _registry(settings) as registry:
-        return [_row(each) async for each in registry.tenants(status=status)]
+        found = [_row(each) async for each in registry.tenants(status=status)]
+        return found, len(registry.unusable) if isinstance(registry, TellsUnusable) else 0
+
+
+async def unusable_tenants(settings: Settings) -> list[dict[str, Any]]:
+    """The entries of the registry that cannot be used, and why."""
+    async with _registry(settings) as registry:
+        return [{"id": name, "reason": reason} for name, reason in sorted((await unusable(registry)).items())]
 
 
 async def tenant(settings: Settings, name: str) -> dict[str, Any]:

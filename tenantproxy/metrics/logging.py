@@ -31,6 +31,7 @@ from tenantproxy.events import (
     ResetFailed,
     ServerDown,
     ServerUp,
+    TenantUnusable,
     ignore,
 )
 
@@ -46,6 +47,7 @@ LEVELS: Final[Mapping[type[Event], int]] = {
     RefreshTokenReused: logging.WARNING,
     RegistryDegraded: logging.WARNING,
     ResetFailed: logging.WARNING,
+    TenantUnusable: logging.WARNING,
     AdminAccess: logging.INFO,
     PoolEvicted: logging.INFO,
     PoolOpened: logging.INFO,

@@ -205,6 +205,8 @@ def _isolation(stats: Stats) -> Iterator[Metric]:
 
 def _lookups(stats: Stats) -> Iterator[Metric]:
     yield counter("tenant_lookups", "Tenants looked up.", ("source", "result"), stats.lookups)
+    text = "Registered tenants whose entry cannot be used, as far as it was read."
+    yield gauge("tenants_unusable", text, (), {(): stats.tenants_unusable})
     seconds = {(source,): snapshot for source, snapshot in stats.lookup_seconds.items()}
     yield histogram("tenant_lookup_seconds", "How long the source of the registry took.", ("source",), seconds)
     if stats.registry_last_success is not None:

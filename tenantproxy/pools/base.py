@@ -116,3 +116,4 @@ class Stats:
     lookups: Mapping[tuple[str, str], int]
     lookup_seconds: Mapping[str, HistogramSnapshot]
     registry_last_success: float | None
+    tenants_unusable: int = 0

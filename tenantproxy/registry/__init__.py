@@ -7,6 +7,7 @@ from tenantproxy.registry.file import FileRegistry
 from tenantproxy.registry.memory import MemoryRegistry
 from tenantproxy.registry.postgres import SCHEMA_SQL, PostgresRegistry
 from tenantproxy.registry.rows import RowReader
+from tenantproxy.registry.unusable import unusable
 
 __all__ = [
     "SCHEMA_SQL",
@@ -22,4 +23,5 @@ __all__ = [
     "TenantMisconfigured",
     "build",
     "cache",
+    "unusable",
 ]

@@ -17,10 +17,11 @@ from typing import Any, Final, TypeVar
 from cachetools import TTLCache
 
 from tenantproxy.errors import RegistryUnavailable, TenantNotFound, TenantProxyError
-from tenantproxy.events import Event, Histogram, Observer, RegistryDegraded, RegistryRecovered, ignore
+from tenantproxy.events import Event, Histogram, Observer, RegistryDegraded, RegistryRecovered, TenantUnusable, ignore
 from tenantproxy.model import InvalidTenant, Tenant, TenantId, TenantStatus
 from tenantproxy.registry.base import Announces, Answer, AsksMany, Registry, RegistryBusy, TenantMisconfigured
 from tenantproxy.registry.lookups import Lookup, LookupQueue, closed
+from tenantproxy.registry.unusable import TellsUnusable
 
 __all__ = ["CachedRegistry", "Entry"]
 
@@ -87,8 +88,23 @@ class CachedRegistry:
         self.lookup_seconds: dict[str, Histogram] = {inner.source: Histogram()}
         self.last_success: float | None = None
         """When the source last answered, as a unix timestamp."""
+        self._hear_of_unusable()
         self.on_invalidate: Callable[[str | None], None] | None = None
         """Called, when it is set, with what `invalidate` was, after it."""
+
+    def _hear_of_unusable(self) -> None:
+        if isinstance(self.inner, TellsUnusable):
+            self.inner.tell_unusable(lambda tenant, reason: self._tell(TenantUnusable(tenant=tenant, reason=reason)))
+
+    @property
+    def unusable(self) -> Mapping[str, str]:
+        """By id, why an entry cannot be used, as far as entries were read; of a source that knows that."""
+        return self.inner.unusable if isinstance(self.inner, TellsUnusable) else {}
+
+    def tell_unusable(self, told: Callable[[str, str], None], /) -> None:
+        """See `unusable.TellsUnusable`."""
+        if isinstance(self.inner, TellsUnusable):
+            self.inner.tell_unusable(told)
 
     @property
     def source(self) -> str:
@@ -293,6 +309,7 @@ class CachedRegistry:
         Whoever holds this registry (a verifier of tokens) need not be told.
         """
         self.inner = inner
+        self._hear_of_unusable()
         self.lookup_seconds.setdefault(inner.source, Histogram())
         self.invalidate(None)
         self._flights.clear()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ from tenantproxy.registry.base import (
 )
 from tenantproxy.registry.memory import not_found
 from tenantproxy.registry.rows import RowReader
+from tenantproxy.registry.unusable import Unusable
 
 __all__ = ["CHANNEL", "LIST_QUERY", "QUERY", "SCHEMA_SQL", "PostgresRegistry"]
 
@@ -46,13 +47,12 @@ _OF_DATABASE: Final = (  # as the table's own unique index has it
 
 _ASKED: Final = "tenantproxy_asked"
 _PAGE: Final = 500
-_MAX_UNUSABLE: Final = 1000
 
 
 class PostgresRegistry:
     """Asks `database` with `query` ($1: the id) and pages with `list_query` ($1: the last id, $2: how many).
 
-    Without queries: our own table (`SCHEMA_SQL`). `unusable` holds, by id, why the last listing left tenants out.
+    Without queries: our own table (`SCHEMA_SQL`).
     """
 
     def __init__(
@@ -72,12 +72,21 @@ class PostgresRegistry:
         self._timeout = timeout
         self._page = page
         self._can_pipeline = True  # until it turns out that the query cannot be a subquery
-        self.unusable: dict[str, str] = {}
+        self._unusable = Unusable()
 
     @property
     def source(self) -> str:
         """See `base.Registry`."""
         return "postgres"
+
+    @property
+    def unusable(self) -> Mapping[str, str]:
+        """See `unusable.TellsUnusable`."""
+        return self._unusable.reasons
+
+    def tell_unusable(self, told: Callable[[str, str], None], /) -> None:
+        """See `unusable.TellsUnusable`."""
+        self._unusable.told = told
 
     async def get(self, tenant: TenantId) -> Tenant:
         """See `base.Registry`. The row's id must be the asked one byte for byte: a collation may fold case."""
@@ -146,19 +155,21 @@ class PostgresRegistry:
             return failed
 
     def _answer(self, tenant: TenantId, rows: Sequence[asyncpg.Record]) -> Answer:
-        if not rows:
-            return not_found()
         if len(rows) > 1:
-            return TenantMisconfigured(
+            problem = TenantMisconfigured(
                 "the registry has several entries for one tenant",
                 detail=f"registry.query returned {len(rows)} rows",
                 hint="make the query find one: its column should be unique",
             )
+            self._unusable.bad(tenant, str(problem))
+            return problem
         try:
-            found = self._reader.read(rows[0])
+            found = self._reader.read(rows[0]) if rows else None
         except TenantMisconfigured as exc:
+            self._unusable.bad(tenant, str(exc))
             return exc
-        return found if found.id == tenant else not_found()
+        self._unusable.good(tenant)
+        return found if found is not None and found.id == tenant else not_found()
 
     async def of_database(self, database: str, /) -> tuple[TenantId, ...]:
         """See `by_database.FindsDatabases`. Finds nothing where the queries are not our own."""
@@ -175,18 +186,18 @@ class PostgresRegistry:
         """See `base.Registry`. A tenant whose row cannot be used is left out and told in `unusable`."""
         if self._list_query is None:
             raise RegistryUnavailable("tenants cannot be listed", hint="configure registry.list_query")
-        self.unusable.clear()
-        last = ""
+        last, bad = "", set[str]()
         while True:
             try:
                 rows = await self._fetch(self._list_query, last, self._page)
             except asyncpg.DataError as exc:
                 raise _query_failed(exc) from exc
             for row in rows:
-                tenant = self._read_listed(row)
+                tenant = self._read_listed(row, bad)
                 if tenant is not None and status in (None, tenant.status):
                     yield tenant
             if len(rows) < self._page:
+                self._unusable.keep(bad)
                 return
             previous, last = last, str(rows[-1].get("id"))
             if last == previous:
@@ -195,13 +206,14 @@ class PostgresRegistry:
                     hint="it must return the ids after $1 in order",
                 )  # fmt: skip
 
-    def _read_listed(self, row: asyncpg.Record) -> Tenant | None:
+    def _read_listed(self, row: asyncpg.Record, bad: set[str]) -> Tenant | None:
         try:
-            return self._reader.read(row)
+            found = self._reader.read(row)
         except TenantMisconfigured as exc:
-            if len(self.unusable) < _MAX_UNUSABLE:
-                self.unusable[str(row.get("id"))] = str(exc)
+            bad.add(self._unusable.bad(row.get("id"), str(exc)))
             return None
+        self._unusable.good(found.id)
+        return found
 
     async def _fetch(self, sql: str, *args: object) -> list[asyncpg.Record]:
         """The rows; a failure that says something of the source, not of the arguments, becomes RegistryUnavailable."""

@@ -88,7 +88,7 @@ build_info pools pools_limit pool_connections pool_connections_limit pool_waitin
 pool_oldest_wait_seconds pool_acquires exhaustions pool_acquire_wait_seconds pool_hold_seconds
 connection_open_seconds connections_closed pool_opens pool_evictions server_connections
 server_connections_limit server_max_connections server_up session_resets isolation_violations tenant_lookups
-tenant_lookup_seconds registry_last_success_timestamp_seconds
+tenants_unusable tenant_lookup_seconds registry_last_success_timestamp_seconds
 """
 
 EXPECTED = """
@@ -200,7 +200,7 @@ def test_what_is_not_known_is_left_out_and_not_shown_as_zero() -> None:
     text = scrape(unknown)
     assert "tenantproxy_server_max_connections{" not in text
     assert "tenantproxy_registry_last_success_timestamp_seconds" not in text
-    assert "tenantproxy_tenants" not in text
+    assert "tenantproxy_tenants{" not in text
 
 
 def test_tenants_are_counted_where_the_registry_can() -> None:
