@@ -29,6 +29,8 @@ class Home:
 
 
 _DATABASE: Final = """
+WITH acl AS (SELECT a.grantee, a.privilege_type FROM pg_database d,
+             aclexplode(coalesce(d.datacl, acldefault('d', d.datdba))) a WHERE d.datname = current_database())
 SELECT d.datname::text AS name, current_user::text AS user, pg_has_role(d.datdba, 'USAGE') AS is_mine,
   pg_get_userbyid(d.datdba)::text AS owner, d.datdba = coalesce(r.oid, 0) AS is_owner,
   EXISTS (SELECT FROM acl WHERE grantee = 0) AS is_public,
@@ -37,9 +39,7 @@ SELECT d.datname::text AS name, current_user::text AS user, pg_has_role(d.datdba
   ARRAY(SELECT privilege_type FROM acl WHERE grantee = r.oid AND privilege_type <> 'CONNECT' ORDER BY 1) AS excess,
   ARRAY(SELECT DISTINCT s.rolname::text FROM acl JOIN pg_roles s ON s.oid = acl.grantee
         WHERE s.rolname = ANY ($2) AND s.oid <> d.datdba ORDER BY 1) AS strangers
-FROM pg_database d LEFT JOIN pg_roles r ON r.rolname = $1,
-  LATERAL (SELECT array_agg(a) FROM aclexplode(coalesce(d.datacl, acldefault('d', d.datdba))) a) AS given(list),
-  LATERAL (SELECT (u.a).grantee, (u.a).privilege_type FROM unnest(given.list) AS u(a)) AS acl
+FROM pg_database d LEFT JOIN pg_roles r ON r.rolname = $1
 WHERE d.datname = current_database()
 """
 _SCHEMA: Final = """
