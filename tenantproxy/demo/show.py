@@ -73,7 +73,7 @@ async def _tour(console: Console, world: World, sidecar: Sidecar) -> bool:
     lines: list[Seen] = []
     watch = await world.connect()
     try:
-        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as http:
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as http:
             tokens = await _tokens(world, sidecar, http)
             stage = Stage(
                 world=world, router=sidecar.router, tokens=tokens, http=http, watch=watch,

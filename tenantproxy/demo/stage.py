@@ -112,7 +112,7 @@ class Stage:
         return int(count)
 
 
-async def eventually(condition: Callable[[], Awaitable[bool]], *, within: float = 5.0) -> bool:
+async def eventually(condition: Callable[[], Awaitable[bool]], *, within: float = 30.0) -> bool:
     """Whether `condition` comes true; looked at again until it does or `within` seconds are over."""
     deadline = time.monotonic() + within
     while not await condition():

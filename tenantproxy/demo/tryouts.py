@@ -24,7 +24,7 @@ from tenantproxy.model import Isolation
 
 __all__ = ["Tryout", "everything_printed", "tryouts"]
 
-_SECONDS: Final = 20.0
+_SECONDS: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -135,7 +135,7 @@ class World:
     async def connect(self, database: str = "postgres", role: str | None = None) -> asyncpg.Connection:
         """A plain connection past tenantproxy: as the superuser, or as `role`."""
         password = None if role is None else self.password(role)
-        return await asyncpg.connect(**self.server.connect_args(database, role, password), timeout=10)
+        return await asyncpg.connect(**self.server.connect_args(database, role, password), timeout=60)
 
     def _secret(self, name: str) -> str:
         return (self.config.parent / name).read_text()

@@ -17,6 +17,7 @@ import pytest
 from tenantproxy.demo.world import World, build_world
 from tenantproxy.embedded import EmbeddedPostgres
 from tests.support.sidecar import Served, a_sidecar
+from tests.support.waiting import PATIENCE
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -50,7 +51,7 @@ def command(tmp_path: Path) -> Command:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=50,
+            timeout=2 * PATIENCE,  # the demo takes a whole tour
             check=False,
         )
 
@@ -60,7 +61,7 @@ def command(tmp_path: Path) -> Command:
 def get(url: str, **headers: str) -> tuple[int, str, str]:
     """Status, content type and body."""
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=30) as answer:
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=PATIENCE) as answer:
             return answer.status, answer.headers["Content-Type"], answer.read().decode()
     except urllib.error.HTTPError as exc:
         with exc:

@@ -24,7 +24,7 @@ from tenantproxy.router import Router
 from tenantproxy.sidecar.app import Sidecar
 from tests.support.bad_tokens import parts
 from tests.support.logins import PASSWORD, change, login_settings, populate, take_away
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 from tests.support.world import World
 
 PEOPLE = {
@@ -227,7 +227,7 @@ async def test_a_body_that_does_not_come_is_not_waited_for(serving: Serving, mon
     async with serving() as client:
         reader, writer = await asyncio.open_connection("127.0.0.1", urlsplit(client.public).port)
         writer.write(head)
-        assert b" 408 " in await asyncio.wait_for(reader.readline(), 20)
+        assert b" 408 " in await asyncio.wait_for(reader.readline(), PATIENCE)
         writer.close()
 
 
@@ -352,7 +352,7 @@ async def test_the_router_ends_all_sessions_of_one_person_and_nobody_elses(peopl
         async def refused() -> bool:
             return [(await client.check(tokens["access_token"])).status for tokens in mine] == [401, 401]
 
-        await until(refused, "the other process refuses the access tokens too", timeout=30.0)
+        await until(refused, "the other process refuses the access tokens too")
         assert (await client.check(other["access_token"])).status == 200
 
 

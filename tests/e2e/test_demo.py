@@ -28,7 +28,7 @@ from tenantproxy.model import Isolation, tenant_id
 from tenantproxy.router import Router
 from tenantproxy.sidecar.app import Sidecar
 from tests.e2e.conftest import Command, get
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE, wait_until
 
 
 @asynccontextmanager
@@ -71,13 +71,13 @@ def test_the_demo_serves_until_it_is_interrupted_and_leaves_nothing(open_folder:
             stderr=to_err,
         )
     try:
-        wait_until(lambda: "pools --url" in out.read_text() or process.poll() is not None, "it is up", timeout=30)
+        wait_until(lambda: "pools --url" in out.read_text() or process.poll() is not None, "it is up")
         curl = next(line for line in out.read_text().splitlines() if line.startswith("curl") and "Bearer" in line)
         token, url = curl.split("Bearer ")[1].split("' ")
         status, _, body = get(url, Authorization=f"Bearer {token}")
         assert (status, json.loads(body)["tenant"]) == (200, "acme")
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=20) == 0
+        assert process.wait(timeout=PATIENCE) == 0
     finally:
         process.kill()
         process.wait()
@@ -177,9 +177,9 @@ async def test_the_sidecar_is_not_ready_once_its_only_server_is_found_down_and_r
             await stage.ask(acme)
             return await stage.ready() == status
 
-        assert await eventually(lambda: ready(503), within=20)
+        assert await eventually(lambda: ready(503), within=PATIENCE)
         own_world.server.start()
-        assert await eventually(lambda: ready(200), within=20)
+        assert await eventually(lambda: ready(200), within=PATIENCE)
         assert (await stage.ask(acme)).projects == acme.projects
 
 

@@ -20,7 +20,7 @@ import pytest
 from tenantproxy.auth.tokens import Tokens
 from tenantproxy.embedded import EmbeddedPostgres
 from tests.support.lasting import a_lasting_world
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE, wait_until
 from tests.support.web import AUTH, HEADER
 from tests.support.world import World
 
@@ -70,11 +70,11 @@ def running(name: str, config: Path, folder: Path = ROOT) -> Iterator[str]:
         return found[0] if found else ""
 
     try:
-        wait_until(lambda: url() or process.poll() is not None, f"{name} listens", timeout=30)
+        wait_until(lambda: url() or process.poll() is not None, f"{name} listens")
         assert process.poll() is None, "".join(said)
         yield url()
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=20) in (0, -signal.SIGINT), "".join(said)
+        assert process.wait(timeout=PATIENCE) in (0, -signal.SIGINT), "".join(said)
     finally:
         process.kill()
         process.wait()
@@ -172,7 +172,7 @@ def test_the_worker_runs_each_job_for_its_tenant(config: Path) -> None:
     jobs = [{"tenant": tenant, "job": "count"} for tenant in (*TENANTS, "unknown", "o'brien") * 3]
     done = subprocess.run(
         [sys.executable, "-m", "examples.worker"],
-        cwd=ROOT, env={**os.environ, "TENANTPROXY_CONFIG": str(config)}, timeout=40, check=True,
+        cwd=ROOT, env={**os.environ, "TENANTPROXY_CONFIG": str(config)}, timeout=PATIENCE, check=True,
         input="".join(json.dumps(job) + "\n" for job in jobs), capture_output=True, text=True,
     )  # fmt: skip
     results = [json.loads(line) for line in done.stdout.splitlines()]

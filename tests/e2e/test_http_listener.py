@@ -18,7 +18,7 @@ from tenantproxy.errors import InvalidCredentials, PoolTimeout, TenantNotFound
 from tenantproxy.metrics.listeners import Requests
 from tenantproxy.sidecar.http import public_app
 from tenantproxy.sidecar.listener import HttpListener
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -72,7 +72,7 @@ async def raw(url: str, sent: bytes) -> bytes:
     reader, writer = await asyncio.open_connection(host, port)
     try:
         writer.write(sent)
-        return await asyncio.wait_for(reader.read(), 20)
+        return await asyncio.wait_for(reader.read(), PATIENCE)
     finally:
         writer.close()
 
@@ -120,11 +120,11 @@ async def test_who_said_it_in_pieces_has_all_the_time_for_his_answer() -> None:
         for piece in (b"GET / HTTP/1.1\r", b"\nHost: x\r\n\r", b"\n"):
             writer.write(piece)
             await writer.drain()
-        await asyncio.wait_for(told.wait(), 20)
+        await asyncio.wait_for(told.wait(), PATIENCE)
         (at_work,) = listener.places._taken
         assert at_work._timer is None
         leave.set()
-        assert b"200 OK" in await asyncio.wait_for(reader.readline(), 20)
+        assert b"200 OK" in await asyncio.wait_for(reader.readline(), PATIENCE)
         writer.close()
 
 
@@ -380,7 +380,7 @@ async def test_closing_cuts_what_does_not_finish_in_time(client: aiohttp.ClientS
     async with listening(web.get("/", stuck), drain_timeout=0.05) as listener:
         running = asyncio.ensure_future(client.get(listener.url))
         await started.wait()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE):
             await listener.close()
         with pytest.raises(aiohttp.ClientError):
             await running

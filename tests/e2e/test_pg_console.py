@@ -19,7 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from tenantproxy.demo.world import PG_USER, World
 from tenantproxy.sidecar.pg.shows import TABLES
 from tests.support.sidecar import Served
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE, wait_until
 
 PSQL = shutil.which("psql")
 EXPORTER = shutil.which("prometheus-pgbouncer-exporter")
@@ -51,7 +51,7 @@ def psql(port: int, user: str, *commands: str, database: str = "tenantproxy") ->
         env={"PATH": os.environ["PATH"], "PGPASSWORD": PASSWORD, "PGCONNECT_TIMEOUT": "20"},
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=PATIENCE,
         check=False,
     )
 
@@ -84,7 +84,7 @@ def test_nobody_else_gets_a_console(port: int, demo_world: World) -> None:
     for database in ("tenantproxy", "pgbouncer"):
         refused = subprocess.run(
             [str(PSQL), "-X", "-h", "127.0.0.1", "-p", str(port), "-U", PG_USER, "-d", database, "-c", "SHOW POOLS"],
-            env=environment, capture_output=True, text=True, timeout=50, check=False,
+            env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False,
         )  # fmt: skip
         assert refused.returncode == 2
         assert "POOLS" not in refused.stdout
@@ -109,8 +109,8 @@ async def test_what_clients_do_is_counted(port: int, demo_world: World) -> None:
         clients = {row["database"] for row in await console.fetch("SHOW CLIENTS")}
         assert {tenant, "tenantproxy"} <= clients
     finally:
-        await one.close(timeout=10)
-        await console.close(timeout=10)
+        await one.close(timeout=PATIENCE)
+        await console.close(timeout=PATIENCE)
 
 
 @contextlib.contextmanager
@@ -126,23 +126,23 @@ def exporter(port: int) -> Iterator[str]:
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         url = f"http://127.0.0.1:{own}/metrics"
-        wait_until(lambda: process.poll() is not None or answers(url), "the exporter answers", timeout=40)
+        wait_until(lambda: process.poll() is not None or answers(url), "the exporter answers")
         assert process.poll() is None
         yield url
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(timeout=PATIENCE)
 
 
 def scraped(port: int) -> str:
-    with exporter(port) as url, urllib.request.urlopen(url, timeout=20) as answer:
+    with exporter(port) as url, urllib.request.urlopen(url, timeout=PATIENCE) as answer:
         text: str = answer.read().decode()
     return text
 
 
 def answers(url: str) -> bool:
     try:
-        with urllib.request.urlopen(url, timeout=10):
+        with urllib.request.urlopen(url, timeout=PATIENCE):
             return True
     except OSError:
         return False
@@ -158,7 +158,7 @@ async def test_debians_exporter_scrapes_the_console(port: int, demo_world: World
         await one.fetch("SELECT 1")
         families = {family.name: family for family in parse_text(await asyncio.to_thread(scraped, port))}
     finally:
-        await one.close(timeout=10)
+        await one.close(timeout=PATIENCE)
     for name in ("requests_total", "received_bytes_total", "active_clients", "pool_size", "used_clients", "databases"):
         assert families[f"pgbouncer_{name}"].samples, name
     for family in families.values():

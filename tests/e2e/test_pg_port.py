@@ -14,7 +14,7 @@ from tenantproxy.demo.world import PG_USER, World
 from tenantproxy.model import Isolation
 from tests.e2e.conftest import Command
 from tests.support.sidecar import Served
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 Serve = Callable[..., Served]
 
@@ -48,24 +48,31 @@ async def test_every_tenant_reads_its_own_rows_and_no_others(user: str, port: in
             password=demo_world.pg_password,
             database=tenant.id,
             ssl=False,
-            timeout=20,
+            timeout=PATIENCE,
         )
         try:
             rows = await conn.fetch("SELECT name FROM projects ORDER BY id")
         finally:
-            await conn.close(timeout=10)
+            await conn.close(timeout=PATIENCE)
         assert [row["name"] for row in rows] == list(tenant.projects)
 
 
 async def connected(port: int, user: str, password: str, database: str, **more: Any) -> list[str]:
     """The projects that a client sees. Raises what the port says."""
     conn = await asyncpg.connect(
-        host="127.0.0.1", port=port, user=user, password=password, database=database, ssl=False, timeout=20, **more
+        host="127.0.0.1",
+        port=port,
+        user=user,
+        password=password,
+        database=database,
+        ssl=False,
+        timeout=PATIENCE,
+        **more,
     )
     try:
         return [row["name"] for row in await conn.fetch("SELECT name FROM projects ORDER BY id")]
     finally:
-        await conn.close(timeout=10)
+        await conn.close(timeout=PATIENCE)
 
 
 async def test_a_wrong_password_an_unknown_user_and_a_tenant_that_is_not_ones_own_are_told_apart_by_nobody(
@@ -115,8 +122,8 @@ async def test_a_transaction_ends_and_its_client_hears_57p01_when_the_sidecar_is
     served = serve(config)
     port = int(served.pg.rpartition(":")[2])
     place: dict[str, Any] = {"host": "127.0.0.1", "port": port, "user": PG_USER, "password": demo_world.pg_password}
-    busy = await asyncpg.connect(**place, database="acme", ssl=False, timeout=20)
-    idle = await asyncpg.connect(**place, database="acme", ssl=False, timeout=20)
+    busy = await asyncpg.connect(**place, database="acme", ssl=False, timeout=PATIENCE)
+    idle = await asyncpg.connect(**place, database="acme", ssl=False, timeout=PATIENCE)
     transaction = busy.transaction()
     await transaction.start()
     assert await busy.fetchval("SELECT 1") == 1
@@ -125,7 +132,7 @@ async def test_a_transaction_ends_and_its_client_hears_57p01_when_the_sidecar_is
     assert await busy.fetchval("SELECT count(*) FROM projects") == 2
     await transaction.commit()
     await until(busy.is_closed, "the other one when its transaction is over")
-    assert served.process.wait(timeout=20) == 0
+    assert served.process.wait(timeout=PATIENCE) == 0
 
 
 def without(config: Path, user: str) -> None:
@@ -153,4 +160,4 @@ async def test_a_user_that_is_removed_is_refused_after_a_reload_and_whoever_is_c
 
     await until(is_refused, "the user is gone")
     assert await conn.fetchval("SELECT count(*) FROM projects") == 2
-    await conn.close(timeout=10)
+    await conn.close(timeout=PATIENCE)

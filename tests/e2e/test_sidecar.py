@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tenantproxy.demo.world import World
 from tests.e2e.conftest import Command, get
 from tests.support.sidecar import Served
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 Serve = Callable[..., Served]
 
@@ -58,7 +58,7 @@ async def test_metrics_come_in_both_formats_and_agree_with_postgresql(demo_world
         return bool(0 < backends == counted == listed == await watch.fetchval(BACKENDS))
 
     try:
-        await until(agree, "metrics, admin API and PostgreSQL count the same connections", timeout=20.0)
+        await until(agree, "metrics, admin API and PostgreSQL count the same connections")
     finally:
         await watch.close()
     samples = scraped(served)
@@ -106,7 +106,7 @@ async def test_a_signal_ends_it_in_order_and_leaves_no_backend(
 ) -> None:
     served = serve(demo_world.config)
     served.process.send_signal(signalled)
-    assert served.process.wait(timeout=30) == 0
+    assert served.process.wait(timeout=PATIENCE) == 0
     assert "Traceback" not in (tmp_path / "sidecar.log").read_text()
     watch = await demo_world.connect()
     try:
@@ -123,7 +123,7 @@ async def none_left(watch: asyncpg.Connection[asyncpg.Record]) -> bool:
 async def test_its_log_is_one_json_object_a_line(demo_world: World, serve: Serve, tmp_path: Path) -> None:
     served = serve(demo_world.config)
     served.process.send_signal(signal.SIGTERM)
-    served.process.wait(timeout=30)
+    served.process.wait(timeout=PATIENCE)
     lines = [json.loads(line) for line in (tmp_path / "sidecar.log").read_text().splitlines()]
     assert any(line.get("kind") == "pool_opened" and line.get("pool") for line in lines)
     text = (tmp_path / "sidecar.log").read_text()

@@ -9,7 +9,7 @@ from tenantproxy.pools.base import TenantPoolStats
 from tests.fault.conftest import Figure
 from tests.support.checked import CheckedRouter, checked
 from tests.support.database import Database
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 from tests.support.world import World, a_world
 
 COUNT = "SELECT count(*) FROM projects"
@@ -56,39 +56,40 @@ async def test_a_storm_of_cold_tenants_is_served_within_the_budget_without_an_er
 
 
 async def test_a_noisy_tenant_of_a_shared_pool_leaves_the_others_served(lasting: World, figure: Figure) -> None:
-    settings = lasting.settings(pools={"max_size": 4, "shared_size": 8, "max_waiting": 300})
-    async with checked(settings, lasting) as router:
-        alone = await latencies(router, rounds=30)
+    pools = {"max_size": 4, "shared_size": 8, "max_waiting": 300, "acquire_timeout": PATIENCE}
+    async with checked(lasting.settings(pools=pools), lasting) as router:
         quiet = asyncio.Event()
+        leases = 0  # of the noisy tenant, so far
 
         async def shout() -> None:
+            nonlocal leases
             while not quiet.is_set():
-                await router.tenant("row1").fetchval("SELECT pg_sleep(0.05)")
+                async with router.tenant("row1").connection() as conn:
+                    leases += 1
+                    await conn.fetchval("SELECT pg_sleep(0.05)")
 
         noise = [asyncio.ensure_future(shout()) for _ in range(200)]
-        await until(lambda: row1(router).waiting > 150, "it is noisy")
-        with_noise = await latencies(router, rounds=30)
-        assert row1(router).waiting > 150
-        figure("p99_alone", alone[-1])
-        figure("p99_with_noise", with_noise[-1])
-        # Behind them all it would be 2.5 seconds each time, behind one of them 0.05.
-        assert with_noise[len(with_noise) // 2] < 1.0
-        assert row1(router).leased <= 4
+        await until(lambda: (held := row1(router)) is not None and held.waiting > 150, "it is noisy")
+        overtaken, seconds = [], []
+        for tenant in ["row2", "row3"] * 30:
+            began, before = time.monotonic(), leases
+            async with router.tenant(tenant).connection() as conn:
+                overtaken.append(leases - before)
+                seconds.append(time.monotonic() - began)
+                assert await conn.fetchval(COUNT) == 3
+        held = row1(router)
+        assert held is not None
+        assert held.waiting > 150
+        assert held.leased <= 4
+        figure("seconds_to_lease", sorted(seconds)[len(seconds) // 2])
+        figure("leases_of_the_noisy_one_meanwhile", sorted(overtaken)[len(overtaken) // 2])
+        # Behind them all it would be nearly 200 each time. Not in seconds: how fast this machine is proves nothing.
+        assert sorted(overtaken)[len(overtaken) // 2] < 20
         quiet.set()
         await asyncio.gather(*noise)
 
 
-def row1(router: CheckedRouter) -> TenantPoolStats:
-    """What the noisy tenant holds and waits for."""
-    return next(one for pool in router.stats().pools for one in pool.tenants if one.tenant == "row1")
-
-
-async def latencies(router: CheckedRouter, *, rounds: int) -> list[float]:
-    """Seconds of each call of two polite tenants, sorted."""
-    seconds = []
-    for _ in range(rounds):
-        for tenant in ("row2", "row3"):
-            began = time.monotonic()
-            assert await router.tenant(tenant).fetchval(COUNT) == 3
-            seconds.append(time.monotonic() - began)
-    return sorted(seconds)
+def row1(router: CheckedRouter) -> TenantPoolStats | None:
+    """What the noisy tenant holds and waits for; None when the pool does not know it, or has forgotten it."""
+    stats = (one for pool in router.stats().pools for one in pool.tenants if one.tenant == "row1")
+    return next(stats, None)

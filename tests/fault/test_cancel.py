@@ -191,7 +191,7 @@ async def test_eighty_impatient_clients_never_put_more_backends_on_the_server_th
             count = await admin.fetchval("SELECT count(*) FROM pg_stat_activity WHERE usename = 'app'")
             most, samples = max(most, count), samples + 1
         await clients
-        await until(lambda: router.is_at_rest, "nothing is under way", timeout=20.0)
+        await until(lambda: router.is_at_rest, "nothing is under way")
         for name in names:
             assert await router.tenant(name).fetchval(COUNT, timeout=15.0) == 3
     figure("most_backends", most)

@@ -44,7 +44,7 @@ async def test_clocks_more_than_a_second_apart_are_refused_at_start_with_the_rem
     assert caught.value.http_status == 500
     said = re.search(r"is ([+-][\d.]+) s from ours", str(caught.value))
     assert said is not None
-    assert abs(float(said[1]) + seconds) < 0.9  # it is measured, over a network, on a busy machine
+    assert abs(float(said[1]) + seconds) < 1.5  # it is measured, over a network, on a busy machine
     assert router.count(IsolationViolation) == 1
     await audit_closed(router, [lasting.server])
 

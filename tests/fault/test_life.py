@@ -21,7 +21,7 @@ from tests.fault.conftest import Figure
 from tests.support.chaos import ChaosProxy
 from tests.support.checked import CheckedRouter, activity, audit_closed, checked
 from tests.support.faults import AtAwait, Moment, cancel_at
-from tests.support.waiting import SLACK, until
+from tests.support.waiting import PATIENCE, SLACK, until
 from tests.support.world import World
 
 COUNT = "SELECT count(*) FROM projects"
@@ -398,7 +398,7 @@ def test_a_router_belongs_to_the_event_loop_that_opened_it_until_it_is_closed(la
     ready, done = threading.Event(), threading.Event()
     thread = threading.Thread(target=lambda: asyncio.run(open_and_hold(ready, done)))
     thread.start()
-    assert ready.wait(10)
+    assert ready.wait(PATIENCE)
     try:
         with pytest.raises(PoolClosed, match="another event loop"):
             asyncio.run(use())
@@ -406,7 +406,7 @@ def test_a_router_belongs_to_the_event_loop_that_opened_it_until_it_is_closed(la
             asyncio.run(router.main().fetchval("SELECT 1"))
     finally:
         done.set()
-        thread.join(10)
+        thread.join(PATIENCE)
 
     async def anew() -> None:
         async with router:

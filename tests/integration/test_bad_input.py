@@ -27,7 +27,7 @@ from tenantproxy.registry import MemoryRegistry
 from tests.support.chaos import ChaosProxy
 from tests.support.database import fresh_database
 from tests.support.leases import one_connection, own_rows, pid_of, rows_of
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 from tests.support.world import APP_PASSWORD, APP_ROLE, ROW_SECRET, SERVER, World, a_world, row_key
 
 MIGHTY_PASSWORD: Final = "password-of-a-mighty-role"
@@ -449,7 +449,7 @@ async def test_each_mistake_has_its_class_its_words_and_no_secret(
 ) -> None:
     scene = Scene(one_world)
     with _quiet_after(caplog):
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE):
             with pytest.raises(refusal.error) as caught:
                 await refusal.provoke(scene)
     error = caught.value

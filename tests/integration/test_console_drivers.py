@@ -13,6 +13,7 @@ import pytest
 from tenantproxy.sidecar.pg.console_view import Counts
 from tenantproxy.sidecar.pg.shows import TABLES
 from tests.support.console import View, client, open_door, pool, tenant
+from tests.support.waiting import PATIENCE
 
 COUNTS = Counts(queries=123_456_789, transactions=10_000, received=99_990_000, query_seconds=1.5)
 
@@ -96,7 +97,7 @@ async def test_a_pause_answers_when_it_is_done_and_others_are_answered_meanwhile
     second = await asyncpg.connect(host="127.0.0.1", port=port, user="ops", database="tenantproxy", ssl=False)
     try:
         pausing = asyncio.create_task(first.execute("PAUSE acme"))
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE):
             while "acme" not in view.stopped:
                 await second.fetch("SHOW TENANTS")
         assert not pausing.done()

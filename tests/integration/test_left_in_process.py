@@ -18,7 +18,7 @@ from tenantproxy.embedded import EmbeddedPostgres
 from tenantproxy.events import Event, IsolationViolation
 from tenantproxy.pools.guard import Guard
 from tests.support.leases import one_connection, own_rows, pid_of, rows_of
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 from tests.support.world import APP_ROLE, World, a_world
 
 Use = Callable[[], Awaitable[object]]
@@ -287,6 +287,6 @@ async def test_no_setting_of_our_role_locks_a_new_router_out(own_role: World, se
     async with one_connection(own_role) as router:
         async with router.tenant("row1").connection() as conn:
             await conn.execute(f"ALTER ROLE {APP_ROLE} SET {setting}")
-    async with asyncio.timeout(10), one_connection(own_role) as router:
+    async with asyncio.timeout(PATIENCE), one_connection(own_role) as router:
         for tenant in ("row1", "row2", "schema1", "database1"):
             assert await own_rows(router.tenant(tenant)) == rows_of(tenant)

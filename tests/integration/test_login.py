@@ -38,6 +38,7 @@ from tests.support.logins import (
     populate,
     take_away,
 )
+from tests.support.waiting import PATIENCE
 from tests.support.world import APP_PASSWORD, APP_ROLE, SERVER, World
 
 PEOPLE = {
@@ -287,7 +288,7 @@ async def test_a_tenant_that_locks_its_own_table_holds_up_nobody_for_longer_than
     async with Router(settings) as router, people.database(people.tenants[-1]).connect() as hostile:
         async with hostile.transaction():
             await hostile.execute("LOCK TABLE users IN ACCESS EXCLUSIVE MODE")
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(PATIENCE):
                 assert await failure(router.login("nobody@example.org", PASSWORD)) == "LoginUnavailable"
                 assert await router.login("dan@example.org", PASSWORD) == one("database1", "database1-1")
 

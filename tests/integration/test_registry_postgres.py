@@ -27,7 +27,7 @@ from tenantproxy.registry import (
 from tenantproxy.registry.postgres import CHANNEL
 from tests.contracts.main_database import MainDatabase
 from tests.support.database import Database, fresh_database
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 ACME = tenant_id("acme")
 READER = RowReader(default_server="primary", servers={"primary"})
@@ -223,7 +223,7 @@ async def listening(
     listener.hear(CHANNEL, cached.invalidate)
     listener.start()
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             await listener.listening.wait()
         yield cached, listener, main
     finally:

@@ -455,13 +455,13 @@ async def test_a_change_in_the_registry_is_heard_at_once(world: World) -> None:
                     return True
                 return False
 
-            await until(refused, "the suspension is in force", timeout=3.0)
+            await until(refused, "the suspension is in force", timeout=3.0 + SLACK)
             await admin.execute("UPDATE tenantproxy.tenants SET status = 'active' WHERE id = 'database1'")
 
             async def active() -> bool:
                 return not await refused()
 
-            await until(active, "the tenant is served again", timeout=3.0)
+            await until(active, "the tenant is served again", timeout=3.0 + SLACK)
 
 
 async def test_a_wrong_password_is_told_without_the_password(lasting: World) -> None:

@@ -170,7 +170,7 @@ def tasks_of_ours() -> list[asyncio.Task[Any]]:
 
 async def no_task_left() -> None:
     """Return when no task runs our code or the driver's: one that was cancelled may have a step to go."""
-    await until(lambda: not tasks_of_ours(), "no task of ours is left", timeout=5.0)
+    await until(lambda: not tasks_of_ours(), "no task of ours is left")
 
 
 def _file_of(task: asyncio.Task[Any]) -> str:
@@ -197,7 +197,7 @@ async def checked(
     try:
         yield router
         if router.is_open:
-            await until(lambda: router.is_at_rest, "nothing is lent, waited for, opened, reset or ended", timeout=20.0)
+            await until(lambda: router.is_at_rest, "nothing is lent, waited for, opened, reset or ended")
             router.audit_sums()
             assert router.acquired == router.released + len(router.lent)
             await router.audit_sessions()
@@ -223,7 +223,7 @@ async def audit_closed(router: CheckedRouter, servers: Iterable[EmbeddedPostgres
     assert all(budget.in_use == budget.held for budget in router._budgets.values())
     for server in dict.fromkeys(servers):
         if server.is_running:
-            await until(lambda server=server: _none(server), "the server has no backend of ours", timeout=20.0)  # type: ignore[misc]
+            await until(lambda server=server: _none(server), "the server has no backend of ours")  # type: ignore[misc]
     router.was_audited = True
 
 

@@ -7,6 +7,8 @@ import os
 import subprocess
 import sys
 
+from tests.support.waiting import PATIENCE
+
 
 async def command(*args: str, given: str = "") -> subprocess.CompletedProcess[str]:
     """`command("tenants", "list")`; `given` is its standard input. No variable of ours is passed on."""
@@ -18,6 +20,6 @@ async def command(*args: str, given: str = "") -> subprocess.CompletedProcess[st
         input=given,
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=PATIENCE,
         check=False,
     )

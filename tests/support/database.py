@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import asyncpg
 
 from tenantproxy.embedded import EmbeddedPostgres
+from tests.support.waiting import PATIENCE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +32,7 @@ class Database:
             yield conn
         finally:
             if not conn.is_closed():
-                await conn.close(timeout=5)
+                await conn.close(timeout=PATIENCE)
 
 
 @asynccontextmanager

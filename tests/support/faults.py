@@ -14,6 +14,7 @@ import asyncpg
 
 from tests.support.chaos import ChaosProxy, Link, Way
 from tests.support.database import Database
+from tests.support.waiting import PATIENCE
 from tests.support.world import APP_PASSWORD, APP_ROLE
 
 T = TypeVar("T")
@@ -161,4 +162,4 @@ async def filled(database: Database) -> AsyncIterator[list[asyncpg.Connection]]:
         yield taken
     finally:
         for conn in taken:
-            await conn.close(timeout=5)
+            await conn.close(timeout=PATIENCE)

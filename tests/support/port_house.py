@@ -125,7 +125,7 @@ class PortHouse:
         """All of it, when every client has gone."""
         for client in self.clients:
             client.abort()
-        await until(lambda: self.is_at_rest, "every client is gone, and nothing is under way", timeout=20.0)
+        await until(lambda: self.is_at_rest, "every client is gone, and nothing is under way")
         self.router.audit_sums()
         self.audit_counters()
         await self.audit_sessions()

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.support.waiting import PATIENCE
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Served:
@@ -35,14 +37,14 @@ def a_sidecar(config: Path, log: Path, *options: str) -> Iterator[Served]:
             text=True,
         )
     try:
-        line = _line(process, within=40.0)
+        line = _line(process, within=PATIENCE)
         assert line, f"the sidecar did not come up: {log.read_text()}"
         where = json.loads(line)
         yield Served(process=process, public=where["public"], admin=where["admin"], pg=where["pg"] or "")
     finally:
         process.terminate()
         try:
-            process.communicate(timeout=40)
+            process.communicate(timeout=PATIENCE)
         except subprocess.TimeoutExpired:
             process.kill()
             process.communicate()

@@ -7,11 +7,12 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-SLACK: Final = 3.0  # seconds that a busy machine may add to anything that is measured
+PATIENCE: Final = 120.0  # seconds after which something that a test waits for counts as broken, on any machine
+SLACK: Final = 8.0  # seconds that a busy machine may add to anything that is measured
 _PAUSE: Final = 0.01
 
 
-def wait_until(condition: Callable[[], object], what: str, *, timeout: float = 20.0) -> None:
+def wait_until(condition: Callable[[], object], what: str, *, timeout: float = PATIENCE) -> None:
     """Return when `condition()` is true; AssertionError naming `what` when that takes longer than `timeout` seconds."""
     deadline = time.monotonic() + timeout
     while not condition():
@@ -19,7 +20,7 @@ def wait_until(condition: Callable[[], object], what: str, *, timeout: float = 2
         time.sleep(_PAUSE)
 
 
-async def until(condition: Callable[[], object | Awaitable[object]], what: str, *, timeout: float = 20.0) -> None:
+async def until(condition: Callable[[], object | Awaitable[object]], what: str, *, timeout: float = PATIENCE) -> None:
     """As `wait_until`, for a loop that must go on meanwhile; `condition` may be a coroutine function."""
     deadline = time.monotonic() + timeout
     while True:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from benchmarks.measure import Spread, latency, percentile, throughput
 from benchmarks.table import Verdict, at_least, at_most, loud, render, trust, verdicts
+from tests.support.waiting import PATIENCE
 
 ROOT = Path(__file__).parents[2]
 
@@ -92,6 +93,6 @@ def test_a_table_is_markdown_with_its_columns_aligned() -> None:
 
 def test_a_benchmark_that_does_not_exist_is_wrong_usage() -> None:
     command = [sys.executable, "-m", "benchmarks", "nothing"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 2
     assert "library" in done.stderr

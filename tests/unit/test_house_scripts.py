@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from tests.support.waiting import PATIENCE
+
 ROOT = Path(__file__).parents[2]
 SCRIPTS = [*sorted(path for path in (ROOT / "scripts").iterdir() if path.is_file()), ROOT / ".ci" / "run"]
 
@@ -23,7 +25,7 @@ def project() -> dict[str, Any]:
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
 def test_each_script_is_a_shells_and_fits_a_screen(script: Path) -> None:
-    subprocess.run(["sh", "-n", str(script)], check=True, timeout=10)
+    subprocess.run(["sh", "-n", str(script)], check=True, timeout=PATIENCE)
     assert len(script.read_text().splitlines()) <= 50
     assert script.suffix == ".sh" or os.access(script, os.X_OK)
 
@@ -40,7 +42,7 @@ def test_a_python_that_is_too_old_is_told_so_and_nothing_is_installed(tmp_path: 
     old.chmod(0o755)
     done = subprocess.run(
         [tmp_path / "scripts" / "check"],
-        env={**os.environ, "PYTHON": str(old)}, capture_output=True, text=True, timeout=30, check=False,
+        env={**os.environ, "PYTHON": str(old)}, capture_output=True, text=True, timeout=PATIENCE, check=False,
     )  # fmt: skip
     assert done.returncode != 0
     assert "needs Python 3.11 or newer" in done.stderr
@@ -50,7 +52,9 @@ def test_a_python_that_is_too_old_is_told_so_and_nothing_is_installed(tmp_path: 
 def test_a_script_elsewhere_sources_the_environment_in_bash(tmp_path: Path) -> None:
     outside = tmp_path / "elsewhere"
     outside.write_text(f'. "{ROOT}/scripts/env.sh"; pwd; command -v python\n')
-    done = subprocess.run(["bash", str(outside)], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(
+        ["bash", str(outside)], cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE, check=True
+    )
     assert done.stdout.splitlines() == [str(ROOT), str(ROOT / ".venv" / "bin" / "python")]
 
 
@@ -77,7 +81,7 @@ def test_the_demo_installs_no_tools_and_leaves_those_that_are_there(tmp_path: Pa
         (tmp_path / "installed").write_text("")
         subprocess.run(
             [tmp_path / "scripts" / script],
-            env={**os.environ, "PYTHON": str(python)}, capture_output=True, timeout=60, check=False,
+            env={**os.environ, "PYTHON": str(python)}, capture_output=True, timeout=PATIENCE, check=False,
         )  # fmt: skip
         return re.findall(r"requirements\S*\.lock", (tmp_path / "installed").read_text())
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.waiting import PATIENCE
+
 ROOT = Path(__file__).parents[2]
 
 # Runs in a fresh interpreter: what is installed and is neither a core dependency nor one of theirs is refused; then
@@ -76,7 +78,7 @@ for extra in ("aiohttp", "prometheus_client", "jwt", "typer", "rich", "uvloop"):
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     folder = tmp_path_factory.mktemp("wheel")
     build = f"import hatchling.build as build; build.build_wheel({str(folder)!r})"
-    subprocess.run([sys.executable, "-c", build], cwd=ROOT, check=True, capture_output=True, timeout=50)
+    subprocess.run([sys.executable, "-c", build], cwd=ROOT, check=True, capture_output=True, timeout=PATIENCE)
     (path,) = folder.glob("*.whl")
     return zipfile.ZipFile(path)
 
@@ -85,7 +87,7 @@ def test_the_bare_wheel_imports_with_the_core_dependencies_alone(wheel: zipfile.
     wheel.extractall(tmp_path)
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", textwrap.dedent(_IMPORT_ALL), str(tmp_path)],
-        cwd=tmp_path, capture_output=True, text=True, timeout=50, check=False,
+        cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert {"tenantproxy.router", "tenantproxy.pools.pool", "tenantproxy.config", "tenantproxy.embedded"} <= set(

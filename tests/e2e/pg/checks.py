@@ -16,7 +16,7 @@ import pytest
 
 from tests.e2e.pg.clients.base import Client, Session
 from tests.e2e.pg.seats import Seat
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 __all__ = ["BIG", "CHECKS"]
 
@@ -233,7 +233,7 @@ async def listen(client: Client, seat: Seat) -> None:
     async with sessions(client, seat, 2) as (listener, sender):
         await listener.listen(channel)
         await sender.rows("SELECT CAST(pg_notify($1, $2) AS text)", channel, "hello")
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE):
             assert await listener.notified() == "hello"
 
 

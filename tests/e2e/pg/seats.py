@@ -29,6 +29,7 @@ from tenantproxy.lifecycle.provisioner import (
     provision_shared,
 )
 from tenantproxy.model import Isolation
+from tests.support.waiting import PATIENCE
 
 __all__ = ["KINDS", "MODES", "PASSWORD", "Kind", "Mode", "Seat", "build", "seats"]
 
@@ -124,7 +125,7 @@ async def build(server: EmbeddedPostgres, folder: Path) -> Path:
     app_password, row_key, role_key = (secrets.token_hex(32) for _ in range(3))
 
     async def connect(database: str) -> asyncpg.Connection:
-        return await asyncpg.connect(**server.connect_args(database), timeout=20)
+        return await asyncpg.connect(**server.connect_args(database), timeout=PATIENCE)
 
     admin = await connect("postgres")
     try:

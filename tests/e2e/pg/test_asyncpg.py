@@ -12,6 +12,7 @@ import pytest
 
 from tests.e2e.pg.clients.asyncpg_client import arguments
 from tests.e2e.pg.seats import Seat
+from tests.support.waiting import PATIENCE
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
@@ -21,7 +22,7 @@ async def conn(seat: Seat) -> AsyncIterator[Connection]:
     """One connection."""
     conn = await asyncpg.connect(**arguments(seat))
     yield conn
-    await conn.close(timeout=20)
+    await conn.close(timeout=PATIENCE)
 
 
 async def test_many_rows_are_written_all_or_none(conn: Connection) -> None:
@@ -117,7 +118,7 @@ async def test_its_cache_of_statements_survives_being_emptied(seat: Seat) -> Non
             assert await conn.fetchval("SELECT $1::int", 7) == 7
     finally:
         for conn in conns:
-            await conn.close(timeout=20)
+            await conn.close(timeout=PATIENCE)
 
 
 async def test_what_it_was_told_of_the_server_is_normalised(conn: Connection) -> None:
@@ -137,4 +138,4 @@ async def test_advisory_locks_of_a_transaction_end_with_it(conn: Connection, sea
             assert await other.fetchval("SELECT pg_try_advisory_xact_lock($1)", key) is False
         assert await other.fetchval("SELECT pg_try_advisory_xact_lock($1)", key) is True
     finally:
-        await other.close(timeout=20)
+        await other.close(timeout=PATIENCE)

@@ -16,7 +16,7 @@ import pytest
 
 from tests.e2e.pg.clients.psycopg_client import conninfo
 from tests.e2e.pg.seats import Seat
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE, wait_until
 
 SECONDS: Final = 60
 
@@ -126,10 +126,10 @@ def test_an_interrupt_cancels_what_runs(psql: str, seat: Seat) -> None:
     try:
         with psycopg.connect(conninfo(seat), autocommit=True) as probe:
             query = "SELECT pg_try_advisory_xact_lock(%s)"
-            wait_until(lambda: probe.execute(query, (key,)).fetchone() == (False,), "the statement runs", timeout=30)
+            wait_until(lambda: probe.execute(query, (key,)).fetchone() == (False,), "the statement runs")
             process.send_signal(signal.SIGINT)
-            out, err = process.communicate(timeout=30)
-            wait_until(lambda: probe.execute(query, (key,)).fetchone() == (True,), "it has ended", timeout=30)
+            out, err = process.communicate(timeout=PATIENCE)
+            wait_until(lambda: probe.execute(query, (key,)).fetchone() == (True,), "it has ended")
     finally:
         process.kill()
         process.wait()

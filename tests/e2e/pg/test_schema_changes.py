@@ -14,6 +14,7 @@ from tests.e2e.pg.clients.psycopg_client import conninfo
 from tests.e2e.pg.conftest import Port
 from tests.e2e.pg.seats import Seat
 from tests.support.database import Database
+from tests.support.waiting import PATIENCE
 
 
 @pytest.fixture
@@ -60,5 +61,5 @@ async def test_asyncpg_hears_of_it_as_from_a_server_and_goes_on(seat: Seat, admi
         await admin.execute(f"ALTER TABLE {table} ALTER COLUMN a TYPE text")
         assert [tuple(row) for row in await conn.fetch(f"SELECT * FROM {name}")] == [("1", "new")]
     finally:
-        await conn.close(timeout=20)
+        await conn.close(timeout=PATIENCE)
         await admin.execute(f"DROP TABLE {table}")

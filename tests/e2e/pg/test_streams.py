@@ -33,7 +33,7 @@ def test_a_result_that_is_not_read_waits_at_the_server(seat: Seat, pg_port: Port
             size = len(copy.read())
             with psycopg.connect(_superuser(pg_port), autocommit=True) as watch:
                 waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'ClientWrite' AND query = %s"
-                wait_until(lambda: watch.execute(waits, (QUERY,)).fetchone() == (1,), "the server waits", timeout=30)
+                wait_until(lambda: watch.execute(waits, (QUERY,)).fetchone() == (1,), "the server waits")
             assert other.execute("SELECT 7").fetchone() == (7,)  # nobody else does
             while block := copy.read():
                 size += len(block)

@@ -11,7 +11,7 @@ from tenantproxy.wire import frames
 from tenantproxy.wire.frames import frame
 from tests.support.model_server import DONE, TERMINATE, bind, close, data, describe, execute, parse
 from tests.support.port_house import PortHouse, a_port
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 from tests.support.wire_client import WireClient
 from tests.support.world import World
 
@@ -63,7 +63,7 @@ async def said(house: PortHouse, client: WireClient, sent: bytes, tenant: str) -
     traffic = house.listener.traffic[tenant]  # type: ignore[index]
     wanted = traffic.received + len(sent)
     client.send(sent)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         while traffic.received < wanted:  # noqa: ASYNC110 - a turn of the loop, not a time
             await asyncio.sleep(0)
 

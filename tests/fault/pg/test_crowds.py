@@ -95,7 +95,7 @@ async def test_clients_that_leave_abruptly_never_put_more_backends_on_the_server
             nonlocal waves
             client = await house.client(TENANTS[n % len(TENANTS)])
             client.send(query("SELECT count(*), pg_sleep(20) FROM projects"))
-            await until(lambda: _is_served(house, client), "it has a backend", timeout=40.0)
+            await until(lambda: _is_served(house, client), "it has a backend")
             client.abort()
             waves += 1
 
@@ -130,26 +130,32 @@ async def test_one_tenants_flood_of_slow_queries_does_not_slow_the_others(
         pools={"max_size": 4, "shared_size": 8, "acquire_timeout": 40.0},
     ) as house:
         others = {tenant: await house.client(tenant) for tenant in ("row2", "database2", "schema1")}
-        alone = [await _timed(client) for _ in range(15) for client in others.values()]
         stop = asyncio.Event()
         flood = [await house.client(greedy) for _ in range(40)]
+        answers = 0  # that the flood has had so far
 
         async def flooding(client: WireClient) -> None:
+            nonlocal answers
             while not stop.is_set():
                 answer = await client.query("SELECT pg_sleep(0.2)")
                 assert not answer.errors, answer.errors
+                answers += 1
 
         floods = [asyncio.create_task(flooding(client)) for client in flood]
         await until(lambda: house.pool(greedy).stats().waiting >= 20, "it floods")
-        crowded = [await _timed(client) for _ in range(15) for client in others.values()]
+        overtaken, seconds = [], []
+        for client in [*others.values()] * 15:
+            before = answers
+            seconds.append(await _timed(client))
+            overtaken.append(answers - before)
         tenants = [one for one in house.pool(greedy).stats().tenants if one.tenant == greedy]
         assert tenants[0].leased <= 4
         stop.set()
         await asyncio.gather(*floods)
-        figure("alone_median_seconds", statistics.median(alone))
-        figure("crowded_median_seconds", statistics.median(crowded))
-        # Behind the flood each would have waited for its turn: 40 sleeps of 0.2 s by four.
-        assert statistics.median(crowded) < 0.2 + statistics.median(alone) * 3
+        figure("median_seconds", statistics.median(seconds))
+        figure("answers_of_the_flood_meanwhile", statistics.median(overtaken))
+        # Behind the flood it would be all 40. Not in seconds: how fast this machine is proves nothing.
+        assert statistics.median(overtaken) < 20
 
 
 async def _timed(client: WireClient) -> float:

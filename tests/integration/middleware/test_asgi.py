@@ -34,7 +34,7 @@ from tenantproxy.middleware.asgi import TenantMiddleware, tenant
 from tenantproxy.middleware.logs import TenantFilter
 from tenantproxy.model import tenant_id
 from tests.support.checked import CheckedRouter, checked
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 from tests.support.web import AUTH, HEADER, App, Caller, Message, ask, http_scope
 from tests.support.world import World
 
@@ -542,7 +542,7 @@ class Lifespan:
 
     async def shutdown(self) -> str:
         await self._to_app.put({"type": "lifespan.shutdown"})
-        await asyncio.wait_for(self.task, 10)
+        await asyncio.wait_for(self.task, PATIENCE)
         return str(self.sent[-1]["type"])
 
 

@@ -17,7 +17,7 @@ from tenantproxy.config import Auth
 from tenantproxy.errors import AuthError, TenantProxyError, TokenExpired
 from tests.support.database import Database
 from tests.support.sessions_world import SECRET, Process, a_process
-from tests.support.waiting import until
+from tests.support.waiting import SLACK, until
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ async def test_a_replayed_refresh_token_ends_the_session_everywhere(here: Proces
     async def ended_here() -> bool:
         return not await is_good(here, second.access_token)
 
-    await until(ended_here, "the other process ends it too", timeout=1.0)
+    await until(ended_here, "the other process ends it too", timeout=1.0 + SLACK)
 
 
 async def test_a_lost_answer_may_be_asked_for_again_within_the_grace(here: Process) -> None:
@@ -141,7 +141,7 @@ async def test_who_logged_out_is_out_with_both_tokens_in_every_process(here: Pro
         async def out_there() -> bool:
             return not await is_good(there, grant.access_token)
 
-        await until(out_there, "logged out there", timeout=1.0)
+        await until(out_there, "logged out there", timeout=1.0 + SLACK)
 
 
 async def test_a_session_or_all_of_a_user_can_be_ended_and_nobody_elses(here: Process) -> None:

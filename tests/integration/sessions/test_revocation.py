@@ -20,7 +20,7 @@ from tenantproxy.listen import Heard
 from tests.contracts.main_database import MainDatabase
 from tests.support.database import Database, fresh_database
 from tests.support.sessions_world import SECRET, Process, a_process, install_main
-from tests.support.waiting import SLACK, until
+from tests.support.waiting import PATIENCE, SLACK, until
 from tests.support.world import APP_PASSWORD, APP_ROLE, World
 
 
@@ -138,7 +138,7 @@ async def test_where_nobody_can_listen_it_is_found_out_by_asking(here: Process, 
         token = here.tokens.issue(tenant=await here.tenant(), user="7", session="s1")
         assert await is_good(deaf, token)
         await here.revocations.revoke_session("s1")
-        await refused_there(deaf, token, timeout=20.0)
+        await refused_there(deaf, token, timeout=PATIENCE)
         assert deaf.main.held == set(), "no connection is held to listen"
 
 
@@ -155,7 +155,7 @@ async def test_who_listens_and_hears_nothing_finds_it_out_by_asking(here: Proces
     await revocations.open()
     try:
         await here.revocations.revoke_session("s1")
-        await until(lambda: revocations.is_revoked(jti=None, session="s1"), "it was asked for", timeout=20.0)
+        await until(lambda: revocations.is_revoked(jti=None, session="s1"), "it was asked for")
     finally:
         await revocations.close()
 
@@ -168,7 +168,7 @@ async def test_what_was_revoked_while_nobody_listened_is_known_after_the_reconne
     async with main.connect() as admin:
         await admin.execute("SELECT pg_terminate_backend($1, 5000)", there.main.pids[-1])
         await here.revocations.revoke_session("s1")
-    await refused_there(there, token, timeout=20.0)
+    await refused_there(there, token, timeout=PATIENCE)
 
 
 async def test_a_revocation_that_commits_after_a_later_one_was_read_is_not_missed(
@@ -253,7 +253,7 @@ async def test_while_the_main_database_is_down_what_was_known_stays_in_force(own
             own_postgres.start()
             async with database.connect(APP_ROLE, APP_PASSWORD) as conn:
                 await conn.execute("SELECT tenantproxy.revoke('session', 's2', 900)")
-            await refused_there(process, good, timeout=20.0)
+            await refused_there(process, good, timeout=PATIENCE)
 
 
 async def test_closing_leaves_no_task_and_no_connection(main: Database) -> None:

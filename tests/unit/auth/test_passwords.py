@@ -12,6 +12,7 @@ import pytest
 
 from tenantproxy.auth.passwords import MAX_PASSWORD_BYTES, Passwords, Verdict, password_bytes
 from tenantproxy.errors import TooManyAttempts
+from tests.support.waiting import PATIENCE
 
 YES = Verdict(matches=True)
 OLD = Verdict(matches=True, rehash=True)
@@ -97,7 +98,7 @@ async def test_bcrypt_looks_at_72_bytes_as_it_always_did(passwords: Passwords) -
     ids=lambda stored: repr(stored)[:40],
 )
 async def test_what_is_no_hash_or_costs_too_much_matches_nothing(stored: str | None, passwords: Passwords) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         assert await passwords.verify(b"anything", stored) == NO
         assert await passwords.verify((stored or "none").encode(), stored) == NO
 
@@ -145,7 +146,7 @@ async def test_beyond_the_queue_one_more_is_told_to_come_back_and_later_it_is_se
     go = threading.Event()
 
     def stuck(hashed: bytes, secret: bytes, kind: argon2.Type) -> bool:
-        assert go.wait(10)
+        assert go.wait(PATIENCE)
         return True
 
     monkeypatch.setattr(argon2.low_level, "verify_secret", stuck)

@@ -13,7 +13,7 @@ from tenantproxy.auth.search import MAX_CANDIDATES, Search
 from tenantproxy.config import Login
 from tenantproxy.errors import LoginUnavailable, TenantNotFound, TenantSuspended, TooManyAttempts
 from tenantproxy.model import TenantId
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 KEY = b"k" * 32
 SHARED = SharedDatabase(server="primary", database="shared")
@@ -188,7 +188,7 @@ async def test_a_registry_that_does_not_list_its_tenants_holds_up_no_login(monke
 
     accounts = FakeAccounts(tenants(3))
     monkeypatch.setattr(accounts, "places", never)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         found = await search(accounts, fan_out_timeout=0.05).everywhere(KEY, "ann@example.org", asked=())
     assert found is not None
     assert (found.is_complete, found.candidates, accounts.asked) == (False, [], [])

@@ -15,6 +15,7 @@ from tenantproxy.metrics.listeners import ListenerStats, ProcessCollector, Proce
 from tenantproxy.metrics.logins import LoginCollector
 from tenantproxy.metrics.pg import PgCollector, PgStats
 from tenantproxy.metrics.prometheus import RouterCollector
+from tests.support.waiting import PATIENCE
 from tests.unit.metrics.test_prometheus import STATS
 
 CONFIG = Path(__file__).parents[3] / "config"
@@ -69,5 +70,5 @@ def promtool(*args: str, folder: Path) -> None:
     program = shutil.which("promtool")
     if program is None:
         pytest.skip("needs promtool: apt-get install prometheus")
-    done = subprocess.run([program, *args], cwd=folder, capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run([program, *args], cwd=folder, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

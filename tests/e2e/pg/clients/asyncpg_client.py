@@ -12,6 +12,7 @@ import asyncpg.transaction
 
 from tests.e2e.pg.clients.base import Row, Session
 from tests.e2e.pg.seats import Seat
+from tests.support.waiting import PATIENCE
 
 __all__ = ["Asyncpg", "arguments"]
 
@@ -31,7 +32,7 @@ def arguments(seat: Seat, tenant: str = "", *, user: str = "") -> Arguments:
     """To connect with."""
     return Arguments(
         host=seat.host, port=seat.port, user=user or seat.user, password=seat.password,
-        database=tenant or seat.tenant, timeout=30,
+        database=tenant or seat.tenant, timeout=PATIENCE,
     )  # fmt: skip
 
 
@@ -107,4 +108,4 @@ class _Session:
             return sum([len(row[0]) async for row in self._conn.cursor(query, prefetch=5)])
 
     async def close(self) -> None:
-        await self._conn.close(timeout=20)
+        await self._conn.close(timeout=PATIENCE)

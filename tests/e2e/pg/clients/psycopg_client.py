@@ -10,6 +10,7 @@ import psycopg
 
 from tests.e2e.pg.clients.base import Row, Session, with_placeholders
 from tests.e2e.pg.seats import Seat
+from tests.support.waiting import PATIENCE
 
 __all__ = ["PsycopgAsync", "PsycopgSync", "conninfo"]
 
@@ -75,12 +76,12 @@ class _Async:
         await self._conn.execute(f"LISTEN {channel}".encode())
 
     async def notified(self) -> str:
-        async for notification in self._conn.notifies(timeout=20, stop_after=1):
+        async for notification in self._conn.notifies(timeout=PATIENCE, stop_after=1):
             return notification.payload
         raise TimeoutError
 
     async def cancel(self) -> None:
-        await self._conn.cancel_safe(timeout=20)
+        await self._conn.cancel_safe(timeout=PATIENCE)
 
     async def size(self, query: str) -> int:
         async with self._conn.cursor() as cursor:
@@ -149,12 +150,12 @@ class _Sync:
 
     async def notified(self) -> str:
         def run() -> str:
-            return next(self._conn.notifies(timeout=20, stop_after=1)).payload
+            return next(self._conn.notifies(timeout=PATIENCE, stop_after=1)).payload
 
         return await asyncio.to_thread(run)
 
     async def cancel(self) -> None:
-        await asyncio.to_thread(self._conn.cancel_safe, timeout=20)
+        await asyncio.to_thread(self._conn.cancel_safe, timeout=PATIENCE)
 
     async def size(self, query: str) -> int:
         def run() -> int:

@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from tests.e2e.pg.clients.base import Row, Session, with_placeholders
 from tests.e2e.pg.seats import Seat
+from tests.support.waiting import PATIENCE
 
 __all__ = ["SqlalchemyAsyncpg", "SqlalchemyPsycopg", "url"]
 
@@ -216,7 +217,7 @@ class _Sync:
         raise NotImplementedError
 
     async def cancel(self) -> None:
-        await asyncio.to_thread(self._driver().cancel_safe, timeout=20)
+        await asyncio.to_thread(self._driver().cancel_safe, timeout=PATIENCE)
 
     async def size(self, query: str) -> int:
         def run() -> int:
