@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import ClassVar, Final, Self
 
 __all__ = [
     "AccessDenied",
@@ -52,6 +52,7 @@ __all__ = [
     "TokenExpired",
     "TooManyAttempts",
     "error_response",
+    "is_passing",
     "problem_json",
 ]
 
@@ -269,6 +270,18 @@ class NotSupported(ProtocolError):
     """Part of the protocol, or of PostgreSQL, that is not to be had through us."""
 
     http_status, sqlstate, code = 400, "0A000", "not_supported"
+
+
+def is_passing(error: BaseException) -> bool:
+    """Whether `error` says that a server cannot be reached now, and not that something is configured wrongly."""
+    if isinstance(error, RegistryUnavailable):
+        return error.__cause__ is not None and is_passing(error.__cause__)
+    if isinstance(error, ConnectFailed):
+        return error.refusal is None or error.refusal[:2] in _PASSING
+    return isinstance(error, PoolTimeout | BudgetExhausted | OSError)
+
+
+_PASSING: Final = ("08", "53", "57")  # classes of SQLSTATE: connection, resources, operator intervention
 
 
 def problem_json(error: TenantProxyError, *, request_id: str | None = None) -> dict[str, object]:

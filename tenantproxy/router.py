@@ -26,6 +26,7 @@ from tenantproxy.errors import (
     PoolError,
     Problem,
     RegistryUnavailable,
+    is_passing,
 )
 from tenantproxy.events import AdminAccess, Observer, ignore, tolerant
 from tenantproxy.listen import Listener
@@ -126,7 +127,8 @@ class Router:
     async def open(self) -> None:
         """Connect, check the roles of tenants' sessions, load the registry. Again after `close` it may be opened anew.
 
-        Raises ConnectFailed when the main database cannot be reached, IsolationError when a role could pass the wall
+        Raises ConnectFailed when the main database cannot be reached and tenants are registered there (elsewhere only
+        when it refuses us), IsolationError when a role could pass the wall
         (superuser, BYPASSRLS, owner of tenants' tables), RegistryUnavailable, PoolClosed when it is closed meanwhile.
         Callers that come while it is being opened wait for that, and try again when it failed. Cancellation closes what
         was opened. A router whose event loop has ended without `close`, or that a forked child inherited, opens again.
@@ -164,12 +166,14 @@ class Router:
         manager = self._manager
         try:
             self._sweeper = loop.create_task(self._sweep(), name="tenantproxy sweeper", context=Context())
-            await self._main_scope.execute("SELECT 1")
+            await self._reach_main()
             await self._registry.open()
+            if self._is_registry_in_main:
+                await self._registry.probe()
             await self._check_roles()
             if manager.is_closed:
                 raise PoolClosed("the router was closed while it opened")
-            if isinstance(self._registry.inner, PostgresRegistry):
+            if self._is_registry_in_main:
                 self._unhear = self.listener.hear(CHANNEL, self._registry.invalidate)
             if self.settings.registry.listen:
                 self.listener.start()
@@ -177,6 +181,18 @@ class Router:
             if manager is self._manager:
                 await self.close(timeout=0.0)
             raise
+
+    @property
+    def _is_registry_in_main(self) -> bool:
+        return isinstance(self._registry.inner, PostgresRegistry)
+
+    async def _reach_main(self) -> None:
+        """Without tenants in it, the main database may be down: theirs are served. To be refused there is an error."""
+        try:
+            await self._main_scope.execute("SELECT 1")
+        except PoolError as exc:
+            if self._is_registry_in_main or not is_passing(exc):
+                raise
 
     async def _check_roles(self) -> None:
         """Open one connection to each shared database, where a wrong role would show every tenant's rows."""

@@ -26,6 +26,7 @@ from tenantproxy.registry.unusable import TellsUnusable
 __all__ = ["CachedRegistry", "Entry"]
 
 _log = logging.getLogger(__name__)
+_PROBE: Final = TenantId("_probe")  # no tenant can be called so
 _OPEN_TIMEOUT: Final = 30.0  # seconds for a registry to open, and to list one more tenant
 _CLOSE_TIMEOUT: Final = 5.0
 
@@ -159,6 +160,12 @@ class CachedRegistry:
         if isinstance(answer, Tenant):
             return answer
         raise _again(answer)
+
+    async def probe(self) -> None:
+        """Ask the source for a tenant that cannot be, so that `last_success` is set. Raises RegistryUnavailable."""
+        answer = await asyncio.shield((self._flights.get(_PROBE) or self._begin(_PROBE)).answer)
+        if isinstance(answer, RegistryUnavailable) and not isinstance(answer, TenantMisconfigured):
+            raise _again(answer)
 
     def _begin(self, tenant: TenantId) -> Lookup:
         """Start a lookup that later callers of `tenant` join."""

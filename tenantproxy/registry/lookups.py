@@ -151,7 +151,9 @@ class LookupQueue:
 
     async def _answer(self, lookups: list[Lookup], error: RegistryUnavailable) -> None:
         for number, lookup in enumerate(lookups, start=1):
-            self._settle_one(lookup, error.again())
+            answer = error.again()
+            answer.__cause__ = error.__cause__
+            self._settle_one(lookup, answer)
             if number % _SLICE == 0:
                 await asyncio.sleep(0)
 

@@ -12,6 +12,7 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from contextvars import Context
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed_version
 from types import TracebackType
@@ -22,7 +23,7 @@ from prometheus_client import CollectorRegistry
 
 from tenantproxy.auth.caller import TrustedProxies
 from tenantproxy.config import listen_address
-from tenantproxy.errors import ConfigurationError, Problem, TenantProxyError
+from tenantproxy.errors import ConfigurationError, Problem, TenantProxyError, is_passing
 from tenantproxy.metrics.listeners import ProcessCollector, ProcessStats, Requests
 from tenantproxy.metrics.logins import LoginCollector
 from tenantproxy.metrics.pg import PgCollector
@@ -35,6 +36,7 @@ from tenantproxy.sidecar.http import public_app
 from tenantproxy.sidecar.lag import LoopLag
 from tenantproxy.sidecar.listener import HttpListener
 from tenantproxy.sidecar.pg import PgPort, Reread
+from tenantproxy.sidecar.starting import any_of_registry, until_done
 
 __all__ = ["DRAIN_TIMEOUT", "Sidecar", "run", "serve_until_signalled", "version"]
 
@@ -62,7 +64,9 @@ class Sidecar:
         reread: Reread | None = None,
     ) -> None:
         self.router = router
+        self._is_open = False
         self._draining = False  # True from the first moment of `close` on, for good
+        self._later: set[asyncio.Task[None]] = set()  # what could not be done when it opened
         self._lag = LoopLag()
         self._requests = Requests()
         self._tenants: TenantCounts | None = None  # as of the last scrape
@@ -112,23 +116,57 @@ class Sidecar:
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
     async def open(self) -> None:
-        """Start everything; when one part cannot start, what did is closed again and the error raised."""
+        """Start everything; when one part cannot start, what did is closed again and the error raised.
+
+        While the main database is down and tenants are registered in it, this waits: alive, not ready. Cancellation
+        closes what was started.
+        """
         try:
             self._lag.open()
             await _bind(self._admin, "admin.listen")
             if not self.router.is_open:
-                await self.router.open()
-            await self.auth.open()
+                await until_done(self.router.open, "the router")
+            if not self._registry_loaded():
+                self._do_later(until_done(self.router.registry.probe, "readiness", again=any_of_registry))
+            await self._open_auth()
             if self.pg is not None:
                 await _bind(self.pg, "pg.listen")
             await _bind(self._public, "http.listen")
+            self._is_open = True
         except BaseException:
             await self.close()
             raise
 
+    async def _open_auth(self) -> None:
+        """Where the main database is not needed for tenants, they are served before it can be asked for sessions."""
+        try:
+            await self.auth.open()
+        except TenantProxyError as exc:
+            if not is_passing(exc):
+                raise
+            opening = until_done(self.auth.open, "login")
+            if self.pg is not None and self.router.settings.pg.jwt:
+                await opening  # the port's users log in with tokens
+            else:
+                self._do_later(opening)
+
+    def _do_later(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work, name="tenantproxy starting", context=Context())
+        self._later.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._later.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("a part of the service did not start: %s", error)
+
     async def close(self) -> None:
         """Drain and stop; returns when the last connection is gone. Safe to call again."""
         self._draining = True
+        later = tuple(self._later)
+        for task in later:
+            task.cancel()
+        await asyncio.gather(*later, return_exceptions=True)
         async with asyncio.TaskGroup() as drained:
             for listener in (self._public, self.pg):
                 if listener is not None:
@@ -145,7 +183,8 @@ class Sidecar:
             await self.pg.reload()
 
     async def __aenter__(self) -> Self:
-        await self.open()
+        if not self._is_open:
+            await self.open()
         return self
 
     async def __aexit__(
@@ -211,13 +250,32 @@ async def serve_until_signalled(sidecar: Sidecar, ready: Callable[[Sidecar], Awa
         reloads.add(task)
         task.add_done_callback(reloads.discard)
 
+    for each in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(each, signalled, each.name)
+    if not await _opens(sidecar, stop):
+        return
     async with sidecar:
-        for each in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(each, signalled, each.name)
         loop.add_signal_handler(signal.SIGHUP, hung_up)
         if (invited := ready(sidecar)) is not None:
             await invited
         await stop.wait()
+
+
+async def _opens(sidecar: Sidecar, stop: asyncio.Event) -> bool:
+    """Open `sidecar`, however long its main database is down; False: stopped meanwhile, and closed."""
+    opening = asyncio.ensure_future(sidecar.open())
+    stopping = asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait([opening, stopping], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        stopping.cancel()
+        if not opening.done():
+            opening.cancel()
+            await asyncio.wait([opening])
+    if opening.cancelled():
+        return False
+    opening.result()
+    return True
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:

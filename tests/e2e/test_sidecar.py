@@ -131,16 +131,6 @@ async def test_its_log_is_one_json_object_a_line(demo_world: World, serve: Serve
     assert demo_world.password("demo_wayne") not in text
 
 
-async def test_a_server_that_is_down_at_start_is_said_in_one_line(own_world: World, command: Command) -> None:
-    own_world.server.stop()
-    ended = command("serve", "--config", str(own_world.config))
-    assert ended.returncode == 1
-    assert ended.stdout == ""
-    assert "error: " in ended.stderr
-    assert "primary" in ended.stderr
-    assert "Traceback" not in ended.stderr
-
-
 async def test_a_taken_port_names_its_key(demo_world: World, serve: Serve, command: Command) -> None:
     served = serve(demo_world.config)
     taken = served.public.removeprefix("http://")
