@@ -274,16 +274,43 @@ class TenantConnection(_Connection):
         # asyncpg counts, and whoever guesses the name of another tenant's statement reads its text in EXPLAIN EXECUTE.
         return f"__asyncpg_{prefix}_{secrets.token_hex(16)}__"
 
+    async def copy_records_to_table(self, table_name: str, **options: Any) -> str:
+        """As asyncpg's, but `timeout` bounds the source of the records too, and ends the connection."""
+        self.runs_directly = True
+        timeout = options.pop("timeout", None)
+        async with self._in_time(timeout):
+            tag: str = await super().copy_records_to_table(table_name, **options)
+            return tag
+
+    @asynccontextmanager
+    async def _in_time(self, timeout: float | None) -> AsyncIterator[None]:
+        """Raise TimeoutError after `timeout` seconds, and end the connection: the server still waits for data.
+
+        asyncpg asks for its own timeout only between two writes, so a slow source outlives it, and then it fails on
+        the answer that comes to a COPY that nobody waits for any more.
+        """
+        late = None if timeout is None else self._loop.call_later(timeout + CANCEL_TIMEOUT, self.terminate)
+        try:
+            async with asyncio.timeout(timeout):
+                yield
+        except TimeoutError:
+            self.terminate()
+            raise
+        finally:
+            if late is not None:
+                late.cancel()
+
     async def _copy_in(self, copy_stmt: Any, source: Any, timeout: float | None) -> Any:
         self.runs_directly = True
-        async with self._opened(source, "rb") as data:
-            return await super()._copy_in(copy_stmt, data, timeout)
+        async with self._opened(source, "rb") as data, self._in_time(timeout):
+            return await super()._copy_in(copy_stmt, data, None)
 
     async def _copy_out(self, copy_stmt: Any, output: Any, timeout: float | None) -> Any:
         self.runs_directly = True
         async with self._opened(output, "wb") as file:
             try:
-                return await super()._copy_out(copy_stmt, file, timeout)
+                async with self._in_time(timeout):
+                    return await super()._copy_out(copy_stmt, file, None)
             except asyncpg.PostgresError:
                 raise
             except BaseException:
@@ -600,6 +627,11 @@ class RenewingConnection(TenantConnection):
         if monotonic() >= self.renew_at:
             await self.renew_if_due()
         return await super()._executemany(*args, **kwargs)
+
+    async def copy_records_to_table(self, table_name: str, **options: Any) -> str:
+        """As any connection's."""
+        await self.renew_if_due()
+        return await super().copy_records_to_table(table_name, **options)
 
     async def _copy_out(self, *args: Any, **kwargs: Any) -> Any:
         await self.renew_if_due()
