@@ -1,6 +1,7 @@
 """Give it a tenant identifier; it lends you a PostgreSQL connection that is proven to be that tenant's."""
 
 from tenantproxy.config import Settings
+from tenantproxy.context import current, use
 from tenantproxy.errors import (
     AccessDenied,
     AuthError,
@@ -26,7 +27,7 @@ from tenantproxy.errors import (
 )
 from tenantproxy.model import Isolation, Limits, Placement, Tenant, TenantId, TenantStatus
 from tenantproxy.router import Router, open_router
-from tenantproxy.scope import Scope, TenantScope, current, use
+from tenantproxy.scope import Scope, TenantScope
 
 __all__ = [
     "AccessDenied",

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar, Token
+from collections.abc import AsyncIterable, Iterable, Sequence
 from time import monotonic
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol
 
-from tenantproxy.errors import AccessDenied, TenantUnresolved
 from tenantproxy.model import Route, TenantId
 from tenantproxy.pools.asyncpg import END_TIMEOUT, Backend
 from tenantproxy.pools.failures import LOST
@@ -29,10 +26,6 @@ __all__ = [
     "Scope",
     "Source",
     "TenantScope",
-    "begin",
-    "current",
-    "end",
-    "use",
 ]
 
 IsolationLevel = Literal["read_uncommitted", "read_committed", "repeatable_read", "serializable"]
@@ -257,6 +250,12 @@ class TenantScope(Scope):
     def __repr__(self) -> str:
         return f"<TenantScope {self.id}{'/' + self.system if self.system else ''}>"
 
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a TenantScope belongs to the router of its process and cannot be pickled:"
+            " pass its id, and call router.tenant(id) where it is needed"
+        )
+
 
 class _Connection:
     """The block of `Scope.connection`."""
@@ -345,50 +344,3 @@ class _Transaction(_Connection):
                 raise
         finally:
             timer.cancel()
-
-
-_CURRENT: ContextVar[TenantScope | None] = ContextVar("tenantproxy_current")
-
-
-def current() -> TenantScope:
-    """The scope of this request or job. Raises TenantUnresolved when there is none: there is never a default."""
-    scope = _CURRENT.get(None)
-    if scope is None:
-        raise TenantUnresolved(
-            "no tenant is set for this request or job",
-            hint="use the middleware, or `with tenantproxy.use(router.tenant(...)):`",
-        )
-    return scope
-
-
-@contextmanager
-def use(scope: TenantScope) -> Iterator[TenantScope]:
-    """Make `scope` the current one for the block, and for the tasks started in it.
-
-    Raises AccessDenied inside the block of another tenant: code that runs for one must leave it first.
-    """
-    held = _CURRENT.get(None)
-    if held is not None and held.id != scope.id:
-        raise AccessDenied(
-            "this block runs for another tenant already",
-            detail=f"it is {held.id}'s, and {scope.id}'s was asked for",
-            hint="leave the outer `use(...)` block first",
-        )
-    token = _CURRENT.set(scope)
-    try:
-        yield scope
-    finally:
-        _CURRENT.reset(token)
-
-
-def begin(scope: TenantScope | None) -> Token[TenantScope | None]:
-    """For middleware: a request begins, and is `scope`'s or nobody's, whatever was current where its task was made.
-
-    `end` takes the token.
-    """
-    return _CURRENT.set(scope)
-
-
-def end(token: Token[TenantScope | None]) -> None:
-    """The request of `begin` is over; in the same context."""
-    _CURRENT.reset(token)

@@ -25,12 +25,13 @@ from sqlalchemy.ext.asyncio import create_async_engine as _create_async_engine
 from sqlalchemy.orm import Session, SessionTransaction
 from sqlalchemy.util.concurrency import await_, in_greenlet
 
+from tenantproxy.context import current
 from tenantproxy.errors import AccessDenied, ConfigurationError, Problem, TenantProxyError
 from tenantproxy.model import TenantId
 from tenantproxy.pools.asyncpg import Init
 from tenantproxy.pools.guard import Description, Guard
 from tenantproxy.router import Router
-from tenantproxy.scope import TenantScope, current
+from tenantproxy.scope import TenantScope
 
 __all__ = ["PROFILE", "create_async_engine"]
 

@@ -16,12 +16,13 @@ from aiohttp.typedefs import Handler
 from tenantproxy.auth.base import Identity, Resolver, TokenVerifier
 from tenantproxy.auth.caller import SUBPROTOCOL, Headers, carries_token, header_texts, unwrap_token
 from tenantproxy.auth.resolvers import mismatch
+from tenantproxy.context import begin
 from tenantproxy.errors import TenantUnresolved
 from tenantproxy.middleware.gate import Gate, RequestCounter
 from tenantproxy.middleware.life import life_of
 from tenantproxy.middleware.problems import GONE, OURS, ProblemAnswer, answer_to, request_id
 from tenantproxy.router import Router
-from tenantproxy.scope import TenantScope, begin
+from tenantproxy.scope import TenantScope
 
 __all__ = ["IDENTITY", "REQUEST_ID", "ROUTER", "TENANT", "as_response", "route_of", "setup"]
 

@@ -17,11 +17,12 @@ from typing import Any, Final, TypeAlias
 from tenantproxy.auth.base import Resolver, TokenVerifier
 from tenantproxy.auth.caller import SUBPROTOCOL, carries_token, header_texts, unwrap_token
 from tenantproxy.auth.resolvers import mismatch
+from tenantproxy.context import begin, current, end
 from tenantproxy.middleware.gate import Gate, RequestCounter
 from tenantproxy.middleware.life import life_of
 from tenantproxy.middleware.problems import GONE, OURS, ProblemAnswer, answer_to, request_id
 from tenantproxy.router import Router
-from tenantproxy.scope import TenantScope, begin, current, end
+from tenantproxy.scope import TenantScope
 
 __all__ = ["MISMATCH_TEXT", "PATTERN", "TenantMiddleware", "tenant"]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 
+from tenantproxy.context import current
 from tenantproxy.errors import TenantUnresolved
-from tenantproxy.scope import current
 
 __all__ = ["TenantFilter"]
 

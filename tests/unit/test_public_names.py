@@ -22,7 +22,6 @@ def all_modules() -> Iterator[str]:
 
 
 MODULES = sorted(all_modules())
-IN_THEIR_OWN_WORDS = {"tenantproxy", "tenantproxy.router", "tenantproxy.sidecar"}
 
 
 def public_names(module: ModuleType) -> Iterator[tuple[str, object]]:
@@ -46,11 +45,12 @@ def public_members(kind: type) -> Iterator[tuple[str, object]]:
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_a_module_says_in_its_first_line_which_question_it_answers(name: str) -> None:
+def test_the_first_line_of_a_module_says_what_it_holds(name: str) -> None:
     doc = importlib.import_module(name).__doc__
     assert doc, f"{name} has no docstring"
-    if name not in IN_THEIR_OWN_WORDS:
-        assert "?" in doc.strip().splitlines()[0], f"{name} asks no question: {doc.splitlines()[0]}"
+    first = doc.strip().splitlines()[0]
+    assert first[-1] in ".?" or "? " in first, f"{name} begins with no sentence: {first}"
+    assert len(first.split()) >= 3, f"{name} says nothing: {first}"
 
 
 @pytest.mark.parametrize("name", MODULES)
