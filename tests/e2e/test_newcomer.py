@@ -1,0 +1,233 @@
+"""Does a newcomer with an ordinary PostgreSQL, the README and nothing else get tenants that cannot reach each other?
+
+The server is the system's own, with TLS and passwords; the owner of the databases is no superuser.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import asyncpg
+import pytest
+
+from tenantproxy.config import role_password
+from tenantproxy.embedded import EmbeddedPostgres, all_binaries
+from tenantproxy.embedded.binaries import unprivileged_account
+from tenantproxy.router import Router
+from tests.support.readme import blocks
+from tests.support.tls import certificate
+
+OWNER: Final = "app_owner"
+PASSWORD: Final = "the password of the owner"
+VERSION: Final = 15
+STEPS: Final = blocks("first steps")
+HOST: Final = "127.0.0.1"
+
+pytestmark = pytest.mark.timeout(900)  # dozens of processes, on a machine that may be loaded
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Newcomer:
+    """A folder with nothing in it, a shell, and a server."""
+
+    server: EmbeddedPostgres
+    folder: Path
+    authority: Path
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What the README asks for, and where this server is."""
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("TENANTPROXY_", "PG"))}
+        path = os.pathsep.join([str(Path(sys.executable).parent), str(self.server.bin_dir), os.environ["PATH"]])
+        return kept | {"PATH": path, "COLUMNS": "200", "NO_COLOR": "1"} | {
+            "PGHOST": HOST, "PGPORT": str(self.server.port), "PGUSER": OWNER, "PGPASSWORD": PASSWORD,
+            "PGSSLMODE": "verify-full", "PGSSLROOTCERT": str(self.authority),
+        } | self.overrides  # fmt: skip
+
+    @property
+    def overrides(self) -> dict[str, str]:
+        """The README's db.internal is elsewhere."""
+        head = "TENANTPROXY_SERVERS__PRIMARY__"
+        where = {"HOST": HOST, "PORT": str(self.server.port), "SSL_ROOT_CERT_FILE": str(self.authority)}
+        return {head + key: value for key, value in where.items()}
+
+    def shell(self, script: str, *, fails: bool = False) -> str:
+        """What it wrote; each command must succeed, or for `fails` the last one not."""
+        ended = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", script], cwd=self.folder, env=self.environment, capture_output=True,
+            text=True, timeout=600, check=False,
+        )  # fmt: skip
+        assert (ended.returncode != 0) == fails, ended.stdout + ended.stderr
+        return ended.stderr if fails else ended.stdout
+
+    def sql(self, tenant: str, statement: str) -> Any:
+        """The rows of `tenantproxy sql`."""
+        return json.loads(self.shell(f'tenantproxy sql {tenant} "{statement}" --json'))
+
+
+@pytest.fixture
+def newcomer(tmp_path: Path) -> Iterator[Newcomer]:
+    if not any(found.version == VERSION and (found.bin_dir / "psql").exists() for found in all_binaries()):
+        pytest.skip(f"install postgresql-{VERSION}")
+    folder = Path(tempfile.mkdtemp(prefix="newcomer-"))  # where the server's own user can read
+    folder.chmod(0o755)
+    pem = certificate(folder, host=HOST)
+    authority = tmp_path / "authority.pem"
+    authority.write_bytes(pem.read_bytes()[pem.read_bytes().index(b"-----BEGIN CERTIFICATE") :])
+    account = unprivileged_account()
+    if account is not None:
+        os.chown(pem, account.uid, account.gid)
+    pem.chmod(0o600)
+    tls = {"ssl": "on", "ssl_cert_file": str(pem), "ssl_key_file": str(pem)}
+    try:
+        with EmbeddedPostgres(version=VERSION, durable=False, settings=tls) as server:
+            asyncio.run(_owner(server))
+            home = tmp_path / "home"
+            home.mkdir()
+            yield Newcomer(server=server, folder=home, authority=authority)
+    finally:
+        shutil.rmtree(folder)
+
+
+async def _owner(server: EmbeddedPostgres) -> None:
+    root = await asyncpg.connect(**server.connect_args())
+    try:
+        await root.execute(f"CREATE ROLE {OWNER} LOGIN CREATEROLE CREATEDB PASSWORD '{PASSWORD}'")
+        await root.execute(f"CREATE DATABASE app OWNER {OWNER}")
+    finally:
+        await root.close()
+
+
+def write(newcomer: Newcomer, *names: str) -> None:
+    for name in names:
+        (newcomer.folder / name).write_text(STEPS[name])
+
+
+def test_the_first_steps_of_the_readme_lead_to_the_first_query(newcomer: Newcomer) -> None:
+    """Its files and commands, byte for byte; only where the server is comes from the environment."""
+    assert list(STEPS) == ["tenantproxy.toml", "schema.sql", "install.sh", "query.sh", "first.py"]
+    write(newcomer, "tenantproxy.toml", "schema.sql", "first.py")
+    installed = newcomer.shell(STEPS["install.sh"])
+    assert "permissive policy tenantproxy" in installed
+    assert "functions LEFT OPEN: the admin user is no superuser" in installed
+    shown = newcomer.shell(STEPS["query.sh"])
+    for name in ("Anvils", "Hammock district", "Cover sheets", "Hive"):
+        assert shown.count(name) == 1
+    assert newcomer.shell("python first.py") == "['Anvils']\n1\n"
+    assert newcomer.sql("acme", "select name from projects") == [{"name": "ANVILS"}]
+    again = json.loads(newcomer.shell(STEPS["install.sh"].splitlines()[-1] + " --json"))
+    assert [row["installed"] for row in again if "installed" in row] == [
+        "signed context", "functions LEFT OPEN: the admin user is no superuser"
+    ]  # fmt: skip
+
+
+KINDS: Final = {
+    "row": ("acme", "globex", "soylent"),
+    "schema": ("initech", "hooli", "aviato"),
+    "database": ("umbrella", "wayne", "stark"),
+}
+TENANTS: Final = tuple(tenant for tenants in KINDS.values() for tenant in tenants)
+
+
+def grow(newcomer: Newcomer) -> None:
+    """The README's files with three tenants of each kind, made in the manner of its own."""
+    write(newcomer, "tenantproxy.toml", "schema.sql")
+    known = tomllib.loads(STEPS["tenantproxy.toml"])["tenants"]
+    more, tables = "", ""
+    own = "projects (id bigint generated always as identity primary key, name text not null);\n"
+    for kind, tenants in KINDS.items():
+        for tenant in tenants:
+            if tenant in known:
+                continue
+            more += f'\n[tenants.{tenant}]\nisolation = "{kind}"\n'
+            more += {
+                "row": 'database = "app"\n',
+                "schema": f'database = "app"\nschema = "{tenant}"\nrole = "tenant_{tenant}"\n',
+                "database": f'database = "{tenant}"\nrole = "tenant_{tenant}"\n',
+            }[kind]
+            if kind == "schema":
+                tables += f"\\connect app\ncreate schema {tenant};\ncreate table {tenant}.{own}"
+            elif kind == "database":
+                tables += f"create database {tenant};\n\\connect {tenant}\ncreate table {own}"
+    with (newcomer.folder / "tenantproxy.toml").open("a") as toml, (newcomer.folder / "schema.sql").open("a") as sql:
+        toml.write(more)
+        sql.write(tables)
+
+
+def test_nine_tenants_of_three_kinds_see_their_own_rows_and_no_others(
+    newcomer: Newcomer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grow(newcomer)
+    newcomer.shell(STEPS["install.sh"])
+    for name, value in newcomer.overrides.items():
+        monkeypatch.setenv(name, value)
+    asyncio.run(_fill(newcomer))
+    for tenant in TENANTS:
+        assert newcomer.sql(tenant, "select name from projects") == [{"name": tenant}]
+    refused = newcomer.shell('tenantproxy sql initech "select * from hooli.projects"', fails=True)
+    assert "permission denied for schema hooli" in refused
+    stolen = "select set_config('app.current_tenant_id', 'globex', false); select name from projects"
+    assert "globex" not in newcomer.shell(f'tenantproxy sql acme "{stolen}"', fails=True).replace(stolen, "")
+    asyncio.run(_cross(newcomer))
+
+
+async def _fill(newcomer: Newcomer) -> None:
+    async with Router.from_file(newcomer.folder / "tenantproxy.toml") as router:
+        for tenant in TENANTS:
+            await router.tenant(tenant).execute("insert into projects (name) values ($1)", tenant)
+
+
+async def _cross(newcomer: Newcomer) -> None:
+    """Every read of another tenant's rows that its connection can try: all fail, and nothing changes hands."""
+    key = (newcomer.folder / "secrets/role_key").read_bytes().strip()
+    async with Router.from_file(newcomer.folder / "tenantproxy.toml") as router:
+        for thief in TENANTS:
+            async with router.tenant(thief).connection() as conn:
+                assert await conn.fetchval("select ssl from pg_stat_ssl where pid = pg_backend_pid()") is True
+                for victim in KINDS["schema"]:
+                    if victim != thief:
+                        with pytest.raises((asyncpg.InsufficientPrivilegeError, asyncpg.UndefinedTableError)):
+                            await conn.fetch(f"select * from {victim}.projects")
+                if thief not in KINDS["row"]:
+                    with pytest.raises((asyncpg.InsufficientPrivilegeError, asyncpg.FeatureNotSupportedError)):
+                        await conn.fetch("select * from app.public.projects")
+            for victim in KINDS["row"]:
+                await _steal(router, thief, victim)
+        for tenant in TENANTS:
+            assert [row["name"] for row in await router.tenant(tenant).fetch("select name from projects")] == [tenant]
+    for thief in (*KINDS["schema"], *KINDS["database"]):
+        role = f"tenant_{thief}"
+        for victim in KINDS["database"]:
+            if victim != thief:
+                with pytest.raises(asyncpg.InsufficientPrivilegeError, match="permission denied for database"):
+                    await asyncpg.connect(
+                        host=HOST, port=newcomer.server.port, user=role, database=victim,
+                        password=role_password(key, "primary", role), ssl="require",
+                    )  # fmt: skip
+
+
+async def _steal(router: Router, thief: str, victim: str) -> None:
+    """A row tenant that says it is another one, reads its rows, and writes into them."""
+    if thief == victim or thief not in KINDS["row"]:
+        return
+    tenant = router.tenant(thief)
+    assert await tenant.fetch("select * from public.projects where tenant_id = $1", victim) == []
+    assert await tenant.execute("update projects set tenant_id = tenant_id where tenant_id = $1", victim) == "UPDATE 0"
+    assert await tenant.execute("delete from projects where tenant_id = $1", victim) == "DELETE 0"
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+        await tenant.execute("insert into projects (tenant_id, name) values ($1, 'x')", victim)
+    async with tenant.connection() as conn:
+        await conn.execute("select set_config('app.current_tenant_id', $1, false)", victim)
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await conn.fetch("select * from projects")
