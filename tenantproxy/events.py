@@ -22,9 +22,14 @@ __all__ = [
     "Exhausted",
     "Histogram",
     "IsolationViolation",
+    "LoggedOut",
+    "LoginFailed",
+    "LoginLocked",
     "LoginSearchFailed",
+    "LoginSucceeded",
     "Observer",
     "OpenReason",
+    "PasswordHashUnusable",
     "PoolEvicted",
     "PoolOpened",
     "RefreshTokenReused",
@@ -33,7 +38,9 @@ __all__ = [
     "ResetFailed",
     "ServerDown",
     "ServerUp",
+    "SessionEnded",
     "TenantUnusable",
+    "UntrustedForwardedFor",
     "ignore",
     "tolerant",
 ]
@@ -202,6 +209,81 @@ class LoginSearchFailed(Event):
     place: str
     error: str
     is_down: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoginSucceeded(Event):
+    """A password was right, and this is the account; one event for each of a person in several tenants.
+
+    `account` is a keyed hash of the e-mail address: the same for the same address, and nothing can be computed from it.
+    `address` is the client's, empty where the caller named none.
+    """
+
+    account: str
+    address: str
+    tenant: str
+    user: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoginFailed(Event):
+    """An attempt to log in ended without an account; `account` and `address` as in LoginSucceeded."""
+
+    account: str
+    address: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoginLocked(Event):
+    """Attempts are refused by a limit; told once a minute for an account or an address.
+
+    `limit`: of the account, of the address's networks, or of all together (`total`). `retry_after` in seconds.
+    """
+
+    account: str
+    address: str
+    limit: str
+    retry_after: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoggedOut(Event):
+    """A person ended a session."""
+
+    tenant: str
+    user: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionEnded(Event):
+    """Sessions of a person were ended by another than that person; `sessions` is how many there were."""
+
+    tenant: str
+    user: str
+    reason: Literal["ended", "reused", "account_gone", "tenant_gone"]
+    sessions: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PasswordHashUnusable(Event):
+    """An account has a stored hash that no password can match; told once for a tenant and format, never with the hash.
+
+    `format`: which one it is, or that it is malformed or would cost too much to compute.
+    """
+
+    tenant: str
+    format: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UntrustedForwardedFor(Event):
+    """`peer`, which is not in `[http] trusted_proxies`, sent X-Forwarded-For, and it was not believed; told once.
+
+    If that is your proxy, all its clients share one allowance of attempts to log in until you name it there.
+    """
+
+    peer: str
 
 
 Observer = Callable[[Event], None]

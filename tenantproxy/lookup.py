@@ -9,12 +9,14 @@ import asyncio
 import math
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import suppress
-from typing import Final, Protocol
+from contextlib import AbstractAsyncContextManager, suppress
+from dataclasses import replace
+from typing import Final, Protocol, TypeAlias
 
 import asyncpg
 
 from tenantproxy.auth.accounts import Account, AccountsDenied, Candidate, Place, SharedDatabase
+from tenantproxy.auth.base import Database
 from tenantproxy.auth.directory import Directory
 from tenantproxy.auth.login import Login
 from tenantproxy.auth.passwords import Passwords
@@ -29,6 +31,7 @@ from tenantproxy.errors import (
     RegistryUnavailable,
     TenantError,
     TenantNotFound,
+    TenantPaused,
 )
 from tenantproxy.events import LoginSearchFailed, Observer, ignore
 from tenantproxy.model import Isolation, PoolKey, Route, Session, Tenant, TenantId, TenantStatus, tenant_id
@@ -36,7 +39,7 @@ from tenantproxy.pools.asyncpg import LOGIN_PROFILE
 from tenantproxy.pools.failures import describe
 from tenantproxy.scope import Scope, Source, TenantScope
 
-__all__ = ["FixedScope", "TenantAccounts", "Tenants", "new_login"]
+__all__ = ["FixedScope", "PausedTenants", "TenantAccounts", "Tenants", "new_login"]
 
 _LOGIN: Final = TenantId("_login")  # no tenant can be called so
 _LOOKUP: Final = "SELECT tenant_id FROM tenantproxy.login_candidates($1)"
@@ -69,8 +72,12 @@ class Tenants(Protocol):
         ...
 
 
+PausedTenants: TypeAlias = "Callable[[TenantId], AbstractAsyncContextManager[Scope]]"
+"""The scope of a tenant that is paused, for one question. Raises TenantPaused where there must not even be that."""
+
+
 class TenantAccounts:
-    """See `auth.accounts.Accounts`. `source` is the router."""
+    """See `auth.accounts.Accounts`. `source` is the router; `paused` gives its way to a tenant that serves nobody."""
 
     def __init__(
         self,
@@ -78,11 +85,13 @@ class TenantAccounts:
         *,
         source: Source,
         tenants: Tenants,
+        paused: PausedTenants | None = None,
         observer: Observer = ignore,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
         self._source = source
+        self._paused = paused
         self._tenants = tenants
         self._observer = observer
         self._clock = clock
@@ -94,8 +103,23 @@ class TenantAccounts:
     async def of_tenant(self, tenant: TenantId, email: str, *, timeout: float) -> Sequence[Candidate]:
         """See `Accounts`."""
         query = self._settings.login.account_query or ""
-        rows = await self._ask(tenant, TenantScope(self._source, tenant), query, email, timeout=timeout)
+        try:
+            rows = await self._ask(tenant, TenantScope(self._source, tenant), query, email, timeout=timeout)
+        except TenantPaused:
+            # Only who has the right password may hear that it is paused: so it is read like that of any other tenant.
+            return await self._of_paused(tenant, query, email, timeout=timeout)
         return [self._candidate(tenant, row) for row in rows[:_ROWS]]
+
+    async def _of_paused(self, tenant: TenantId, query: str, email: str, *, timeout: float) -> Sequence[Candidate]:
+        """A paused tenant that cannot be asked is as it always was: closed to all. Raises TenantPaused."""
+        if self._paused is None:
+            raise _closed()
+        try:
+            async with self._paused(tenant) as scope:
+                rows = await scope.fetch(query, email, timeout=timeout)
+        except (*_DOWN, asyncpg.PostgresError):
+            raise _closed() from None
+        return [replace(self._candidate(tenant, row), is_paused=True) for row in rows[:_ROWS]]
 
     async def in_shared(self, place: SharedDatabase, email: str, *, timeout: float) -> Sequence[TenantId]:
         """See `Accounts`."""
@@ -119,6 +143,8 @@ class TenantAccounts:
         query = self._settings.login.session_query or ""
         try:
             rows = await TenantScope(self._source, tenant).fetch(query, user, timeout=timeout)
+        except TenantPaused:
+            raise  # who asks has a session there: it may be told
         except TenantError:
             raise _unavailable() from None  # who is gone for good is refused before
         except (*_DOWN, asyncpg.PostgresError) as exc:  # also what the tenant broke: nobody knows whose account it is
@@ -215,6 +241,10 @@ def _told(error: BaseException) -> str:
     return f"{type(error).__name__} {state}" if state else describe(error)
 
 
+def _closed() -> TenantPaused:
+    return TenantPaused("the tenant is paused by an operator", hint="it comes back: try again later", retry_after=5.0)
+
+
 def _unavailable() -> LoginUnavailable:
     return LoginUnavailable("logging in is not possible at the moment", hint="try again", retry_after=1.0)
 
@@ -236,11 +266,11 @@ def _plain(value: object) -> object:
     return value if value is None or isinstance(value, str | int | float) else str(value)
 
 
-def new_login(settings: Settings, *, main: Scope, accounts: TenantAccounts) -> Login:
+def new_login(settings: Settings, *, main: Database, accounts: TenantAccounts, observer: Observer = ignore) -> Login:
     """Login as `[login]` says. Raises ConfigurationError where it says nothing, or a package is missing."""
     login = settings.login
     if login.account_query is None or login.pepper is None:
         fix = "add account_query and pepper_file to [login]"
         raise ConfigurationError([Problem(key="login", problem="is not configured", fix=fix)])
     directory = Directory(main, pepper=login.pepper.read_bytes())
-    return Login(login, directory=directory, accounts=accounts, passwords=Passwords())
+    return Login(login, directory=directory, accounts=accounts, passwords=Passwords(), observer=observer)

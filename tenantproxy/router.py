@@ -17,6 +17,7 @@ from typing import Any, Final, Self
 from tenantproxy.auth.accounts import Account, Standing
 from tenantproxy.auth.login import Login, LoginCounts
 from tenantproxy.auth.revocation import Revocations
+from tenantproxy.auth.share import SharedDatabaseAccess
 from tenantproxy.changes import Changes
 from tenantproxy.config import Settings, load
 from tenantproxy.errors import (
@@ -56,6 +57,8 @@ from tenantproxy.scope import Found, LaneScope, Lease, Scope, TenantScope
 __all__ = ["Router", "not_served", "open_router"]
 
 _SWEEP_SECONDS: Final = 1.0
+_LOGIN_SHARE: Final = 4  # of `[main] max_size`, a quarter for logins: strangers cause them
+_LOGINS_WAITING: Final = 1_000  # each takes a millisecond or two
 _STARTUP_TENANTS: Final = 1_000  # tenants looked at when it opens, to refuse a role that no policy holds
 
 
@@ -97,6 +100,11 @@ class Router:
         )
         self._changes = Changes(follow=self._routes.follow, has_own=parts.has_own, owners=parts.owners)
         self._opened: OpenedIn | None = None  # where it was opened last
+        size = settings.main.max_size
+        self.login_database = SharedDatabaseAccess(
+            self._main_scope, limit=max(1, size // _LOGIN_SHARE), max_waiting=_LOGINS_WAITING
+        )
+        """The main database for all that logins and sessions ask: a part of its connections, and a bounded queue."""
         self._returned = asyncio.Event()  # set when something comes back while it closes
         self._sweeper: asyncio.Task[None] | None = None
         self._unhear: Callable[[], None] | None = None  # ends what the registry hears
@@ -163,6 +171,7 @@ class Router:
             self._registry.renew(self._new_source())
         self.is_open = True
         self._registry.on_invalidate = self._changes.announce
+        self.login_database.renew()
         manager = self._manager
         try:
             self._sweeper = loop.create_task(self._sweep(), name="tenantproxy sweeper", context=Context())
@@ -344,8 +353,16 @@ class Router:
         """Who finds accounts, and the directory of them. Raises ConfigurationError without `[login]`, PoolClosed."""
         self._check_open()
         if self._logins is None:
-            accounts = TenantAccounts(self.settings, source=self, tenants=self._registry, observer=self._observer)
-            self._logins = new_login(self.settings, main=self._main_scope, accounts=accounts)
+            accounts = TenantAccounts(
+                self.settings,
+                source=self,
+                tenants=self._registry,
+                paused=self._into_paused,
+                observer=self._observer,
+            )
+            self._logins = new_login(
+                self.settings, main=self.login_database, accounts=accounts, observer=self._observer
+            )
         return self._logins
 
     @property
@@ -353,15 +370,36 @@ class Router:
         """What was counted since `logins` was first used; None before that."""
         return None if self._logins is None else self._logins.counts
 
+    @asynccontextmanager
+    async def _into_paused(self, tenant: TenantId) -> AsyncIterator[Scope]:
+        """The scope of a paused tenant for one question of login; a pool that is its alone is left empty."""
+        found = await self._registry.get(tenant)
+        if found.status is not TenantStatus.PAUSED:
+            raise not_served(found.status)
+        route = self._routes.plan(found)
+        try:
+            yield FixedScope(self, route)
+        finally:
+            if found.placement.isolation is not Isolation.ROW:
+                self._manager.pool(route).expire()
+
     async def login(
-        self, email: str, password: str, *, address: str | None = None, tenant: str | None = None
+        self,
+        email: str,
+        password: str,
+        *,
+        address: str | None = None,
+        tenant: str | None = None,
+        device: str | None = None,
     ) -> tuple[Account, ...]:
         """The accounts whose e-mail address and password these are: one, unless a person has it in several tenants.
 
-        `tenant` looks at one alone; `address` is the client's, for its limit. Raises InvalidCredentials,
-        TooManyAttempts, LoginUnavailable, which are the same whether or not there is an account.
+        `tenant` looks at one alone; `address` is the client's, for its limits; `device` is what
+        `logins.device_token(email)` gave after a former login on that device. Raises InvalidCredentials,
+        TooManyAttempts, LoginUnavailable, which are the same whether or not there is an account, and TenantPaused where
+        the password is right in a tenant that is paused.
         """
-        return await self.logins.login(email, password, address=address, tenant=tenant)
+        return await self.logins.login(email, password, address=address, tenant=tenant, device=device)
 
     @property
     def standing(self) -> Standing | None:

@@ -251,5 +251,6 @@ def may_choose(setting: str, settings: Settings) -> bool:
 def not_served(status: TenantStatus) -> TenantError:
     """Why a tenant in this status gets no connection."""
     if status in (TenantStatus.PAUSED, TenantStatus.PROVISIONING):
-        return TenantPaused(f"the tenant is {status.value}", hint="it comes back: try again later", retry_after=5.0)
+        by = " by an operator" if status is TenantStatus.PAUSED else ""
+        return TenantPaused(f"the tenant is {status.value}{by}", hint="it comes back: try again later", retry_after=5.0)
     return TenantSuspended(f"the tenant is {status.value}", hint="ask the operator of this service")

@@ -18,19 +18,25 @@ class AccountsDenied(TenantError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
-    """Whose password was right, in one tenant. `claims` are the further columns of the account query."""
+    """Whose password was right, in one tenant. `claims` are the further columns of the account query.
+
+    `as_of` says when the login began, as a snapshot of the main database: a session that is opened with it is refused
+    where `end_sessions` came in between. Empty: nothing is known of it.
+    """
 
     tenant: TenantId
     user: str
     claims: Mapping[str, object] = field(default_factory=dict)
+    as_of: str = field(default="", compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """An account whose password has not been checked."""
+    """An account whose password has not been checked. `is_paused`: its tenant is, and serves nobody for now."""
 
     account: Account
     password_hash: str | None = field(repr=False)
+    is_paused: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +74,10 @@ class Accounts(Protocol):
     """
 
     async def of_tenant(self, tenant: TenantId, email: str, *, timeout: float) -> Sequence[Candidate]:
-        """What the tenant's table says, read in its own session. Raises TenantError where no such tenant is served."""
+        """What the tenant's table says, read in its own session; a paused tenant's too, if that can be asked.
+
+        Raises TenantError where no such tenant is served.
+        """
         ...
 
     async def in_shared(self, place: SharedDatabase, email: str, *, timeout: float) -> Sequence[TenantId]:

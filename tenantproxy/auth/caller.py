@@ -12,6 +12,7 @@ from typing import Final, Self, TypeAlias
 from tenantproxy.auth.base import RequestContext
 from tenantproxy.config.sections import Http
 from tenantproxy.errors import AuthError, ConfigurationError, Problem, TenantUnresolved
+from tenantproxy.events import Observer, UntrustedForwardedFor, ignore
 from tenantproxy.model import TenantId
 
 __all__ = [
@@ -106,15 +107,17 @@ class TrustedProxies:
     machine, until `--no-proxy-headers`) has to leave it alone.
     """
 
-    def __init__(self, networks: Iterable[str]) -> None:
+    def __init__(self, networks: Iterable[str], *, observer: Observer = ignore) -> None:
+        self._observer = observer
+        self._is_told = False  # a peer that is not trusted sent X-Forwarded-For: said once
         self._networks: tuple[_Network, ...] = tuple(ip_network(network) for network in networks)
         self._trusts = lru_cache(maxsize=4096)(self._is_within)
 
     @classmethod
-    def configured(cls, settings: Http) -> Self:
-        """Those of `[http] trusted_proxies`. Raises ConfigurationError."""
+    def configured(cls, settings: Http, *, observer: Observer = ignore) -> Self:
+        """Those of `[http] trusted_proxies`; `observer` hears of one that may be missing. Raises ConfigurationError."""
         try:
-            return cls(settings.trusted_proxies)
+            return cls(settings.trusted_proxies, observer=observer)
         except ValueError as exc:
             fix = 'write addresses or networks, such as "10.0.0.0/8"'
             raise ConfigurationError([Problem(key="http.trusted_proxies", problem=str(exc), fix=fix)]) from None
@@ -130,6 +133,9 @@ class TrustedProxies:
         it is unknown, so it is the last proxy that is known.
         """
         if not self._networks or peer is None or not self._trusts(peer):
+            if forwarded and not self._is_told:
+                self._is_told = True
+                self._observer(UntrustedForwardedFor(peer=peer or ""))
             return peer, False
         client = peer
         hops = [hop.strip() for value in forwarded for hop in value.split(",")]

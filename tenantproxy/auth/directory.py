@@ -9,6 +9,7 @@ import hmac
 import unicodedata
 from collections.abc import AsyncIterable, Sequence
 from dataclasses import dataclass
+from string import ascii_lowercase, ascii_uppercase
 from typing import Final
 
 from tenantproxy.auth.base import Database
@@ -16,16 +17,24 @@ from tenantproxy.model import TenantId
 
 __all__ = ["MAX_ENTRIES", "Directory", "Entry", "Found", "normalised"]
 
-MAX_ENTRIES: Final = 4
+MAX_ENTRIES: Final = 64
 """Entries of one address that are looked at: the oldest, so that no tenant can crowd those out that were there."""
 
 _MAX_EMAIL_BYTES: Final = 320  # 64 before the @, 255 behind it (RFC 5321)
 _PAGE: Final = 1000
+_MAX_SNAPSHOT: Final = 500  # characters
 
-# Also who has no entry reads a row, the next one: its tenant is the decoy. The index gives both in one descent.
+_LOWER: Final = str.maketrans(ascii_uppercase, ascii_lowercase)
+
+# Everyone's look reads the next row too: its tenant is the decoy of those who have no entry. The snapshot says what the
+# main database had committed before any password was read.
 _LOOK_UP: Final = """
-SELECT email_key = $1 AS is_own, tenant_id, user_id FROM tenantproxy.login_directory
-WHERE email_key >= $1 ORDER BY email_key, since, tenant_id LIMIT $2
+SELECT pg_current_snapshot()::text AS snapshot, found.* FROM (SELECT) AS always LEFT JOIN (
+  (SELECT true AS is_own, tenant_id, user_id FROM tenantproxy.login_directory
+   WHERE email_key = $1 ORDER BY since, tenant_id LIMIT $2)
+  UNION ALL
+  (SELECT false, tenant_id, user_id FROM tenantproxy.login_directory WHERE email_key > $1 ORDER BY email_key LIMIT 1)
+) AS found ON true
 """
 _ADD: Final = """
 INSERT INTO tenantproxy.login_directory (email_key, tenant_id, user_id)
@@ -50,9 +59,16 @@ SELECT tenant_id FROM each WHERE tenant_id IS NOT NULL
 
 
 def normalised(email: str) -> str | None:
-    """What addresses are compared by: composed, in lower case, without blanks around. None: it cannot be one."""
-    text = unicodedata.normalize("NFC", email.strip()).lower() if len(email) <= _MAX_EMAIL_BYTES else ""
-    if not text or not text.isprintable():  # also no NUL, no line ends, no half of a surrogate pair
+    """What addresses are compared by: NFC, A-Z in lower case, without blanks around. None: it cannot be an address.
+
+    Only ASCII letters change their case: what becomes of others depends on the language and the library that is asked.
+    In PostgreSQL, whatever the collation of the database: `lower(normalize(email) COLLATE "C")`.
+    """
+    if len(email) > _MAX_EMAIL_BYTES:
+        return None
+    text = unicodedata.normalize("NFC", email.strip()).translate(_LOWER)
+    local, _, domain = text.rpartition("@")
+    if not local or not domain or not text.isprintable():  # also no NUL, no line ends, no half of a surrogate pair
         return None
     return text if len(text.encode()) <= _MAX_EMAIL_BYTES else None
 
@@ -67,10 +83,14 @@ class Entry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """What one look gave. `decoy`: a tenant to ask in vain when there is no entry, always the same for an address."""
+    """What one look gave. `decoy`: a tenant to ask in vain when there is no entry, always the same for an address.
+
+    `as_of`: the snapshot of the main database in which it looked, see `accounts.Account`.
+    """
 
     entries: tuple[Entry, ...]
     decoy: TenantId | None
+    as_of: str
 
 
 class Directory:
@@ -87,12 +107,16 @@ class Directory:
         """What stands for a `normalised` address in the directory, in caches and in limits."""
         return hmac.digest(self._pepper, email.encode("utf-8", "surrogatepass"), "sha256")
 
+    def derived(self, purpose: bytes) -> bytes:
+        """A key for something else that has to do with addresses: another one for each purpose."""
+        return hmac.digest(self._pepper, b"derived\0" + purpose, "sha256")
+
     async def look_up(self, key: bytes, *, timeout: float | None = None) -> Found:
         """The entries of an address, at most MAX_ENTRIES, the oldest first."""
         rows = await self._database.fetch(_LOOK_UP, key, MAX_ENTRIES, timeout=timeout)
         own = tuple(Entry(tenant=TenantId(row["tenant_id"]), user=row["user_id"]) for row in rows if row["is_own"])
-        others = [TenantId(row["tenant_id"]) for row in rows if not row["is_own"]]
-        return Found(entries=own, decoy=others[0] if others else None)
+        others = [TenantId(row["tenant_id"]) for row in rows if row["is_own"] is False]
+        return Found(entries=own, decoy=others[0] if others else None, as_of=_brief(rows[0]["snapshot"]))
 
     async def add(self, key: bytes, tenant: TenantId, user: str, *, timeout: float | None = None) -> None:
         """Note that an address has the account `user` of `tenant`; replaces what was noted for the two."""
@@ -129,3 +153,11 @@ class Directory:
     async def forget(self, tenant: TenantId) -> None:
         """Remove all entries of a tenant."""
         await self._database.fetch("DELETE FROM tenantproxy.login_directory WHERE tenant_id = $1", tenant)
+
+
+def _brief(snapshot: str) -> str:
+    """`snapshot` in a bounded length: it is part of a token. A shorter one counts more as not yet committed."""
+    if len(snapshot) <= _MAX_SNAPSHOT:
+        return snapshot
+    oldest = snapshot.partition(":")[0]
+    return f"{oldest}:{oldest}:"

@@ -1,4 +1,4 @@
-"""Is this the password? argon2id in a few threads with a bounded queue; bcrypt hashes of older systems are understood.
+"""Is this the password? argon2id in a few threads with a bounded queue; hashes of other frameworks are understood.
 
 State: how many verifications are under way. Every one that does not match costs at least what a dummy costs, except
 that an old hash takes as long as its own parameters say.
@@ -6,16 +6,17 @@ that an old hash takes as long as its own parameters say.
 
 from __future__ import annotations
 
-import asyncio
+import hashlib
+import hmac
 import os
-import re
 import secrets
 from base64 import b64encode
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple
 
-from tenantproxy.errors import ConfigurationError, Problem, TooManyAttempts
+from tenantproxy.auth.hashes import Argon2Hash, BcryptHash, Pbkdf2Hash, Refusal, ScryptHash, StoredHash, read_hash
+from tenantproxy.auth.trust import Trust
+from tenantproxy.auth.workqueue import WorkQueue
+from tenantproxy.errors import ConfigurationError, Problem
 
 __all__ = ["MAX_PASSWORD_BYTES", "MEMORY_KIB", "PARALLELISM", "PASSES", "Passwords", "Verdict", "password_bytes"]
 
@@ -25,22 +26,8 @@ MEMORY_KIB, PASSES, PARALLELISM = 19 * 1024, 2, 1
 _HASH_BYTES: Final = 32
 _SALT_BYTES: Final = 16
 _MAX_WAITING: Final = 128  # two seconds of work for one core
-_RETRY_SECONDS: Final = 1.0
-
-# A tenant may write what it likes into its own table of users: a hash must not cost us a gigabyte or many seconds.
-_MAX_STORED: Final = 512
-_MAX_MEMORY_KIB: Final = 128 * 1024
-_MAX_WORK_KIB: Final = 512 * 1024  # memory times passes: twice what any framework asks for by itself
-_MAX_LANES: Final = 16  # each is a thread
-_MAX_BCRYPT_COST: Final = 14
-_ARGON2: Final = re.compile(
-    r"\$argon2(?P<kind>id|i|d)(?:\$v=(?P<version>\d{1,3}))?"
-    r"\$m=(?P<memory>\d{1,10}),t=(?P<passes>\d{1,10}),p=(?P<lanes>\d{1,3})\$[A-Za-z0-9+/]+\$[A-Za-z0-9+/]+",
-    re.ASCII,  # other digits are digits to int() and no text to argon2
-)
-_BCRYPT: Final = re.compile(r"\$2[abxy]\$(?P<cost>\d\d)\$[./A-Za-z0-9]{53}", re.ASCII)
-
-T = TypeVar("T")
+_BCRYPT_BYTES: Final = 72  # bcrypt looks at no more
+_SCRYPT_MEMORY: Final = 192 * 1024 * 1024  # bytes that OpenSSL may take; `hashes` allows less
 
 
 class Verdict(NamedTuple):
@@ -67,8 +54,9 @@ def password_bytes(password: str) -> bytes | None:
 class Passwords:
     """Hashes and verifies without holding up the event loop.
 
-    `threads` at once (default: one for each processor), each with 19 MiB of memory, and `max_waiting` behind them; one
-    more raises TooManyAttempts at once. Needs the packages argon2-cffi and bcrypt.
+    `threads` at once (default: one for each processor), each with 19 MiB of memory, and `max_waiting` behind them, half
+    of them for accounts that logged in recently; one more raises TooManyAttempts at once. Needs the packages
+    argon2-cffi and bcrypt.
     """
 
     def __init__(self, *, threads: int | None = None, max_waiting: int = _MAX_WAITING) -> None:
@@ -82,49 +70,41 @@ class Passwords:
         self._argon2 = argon2
         self._bcrypt = bcrypt
         threads = threads if threads is not None else os.cpu_count() or 1
-        self._limit = threads + max_waiting
-        self._under_way = 0  # running or waiting, never above the limit
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="tenantproxy-password")
+        self._queue = WorkQueue(threads=threads, max_waiting=max_waiting, name="tenantproxy-password")
         # Of no password: as long as it is compared in full, nobody has to know one that fits.
         salt, digest = (_base64(secrets.token_bytes(size)) for size in (_SALT_BYTES, _HASH_BYTES))
-        self._dummy = f"$argon2id$v=19$m={MEMORY_KIB},t={PASSES},p={PARALLELISM}${salt}${digest}"
+        self._dummy = Argon2Hash(
+            encoded=f"$argon2id$v=19$m={MEMORY_KIB},t={PASSES},p={PARALLELISM}${salt}${digest}",
+            kind="id",
+            version="19",
+            memory=MEMORY_KIB,
+            passes=PASSES,
+            lanes=PARALLELISM,
+        )
 
     async def hash(self, password: str) -> str:
         """What to store for `password`. Raises ValueError for what cannot be one, TooManyAttempts."""
         raw = password_bytes(password)
         if raw is None:
             raise ValueError(f"a password has 1 to {MAX_PASSWORD_BYTES} bytes")
-        return await self._run(lambda: self._hash(raw))
+        return await self._queue.run(lambda: self._hash(raw), Trust.PROVEN)
 
-    async def verify(self, raw: bytes, stored: str | None) -> Verdict:
+    async def verify(self, raw: bytes, stored: str | StoredHash | None, *, trust: Trust = Trust.PROVEN) -> Verdict:
         """Whether `raw` (`password_bytes`) is the password that `stored` was made of.
 
         None, and whatever is not a hash we know at a cost we bear: a dummy is verified, and it does not match. Raises
         TooManyAttempts. A caller that is cancelled while it waits leaves the queue.
         """
-        return await self._run(lambda: self._verify(raw, stored))
+        known = read_hash(stored) if stored is None or isinstance(stored, str) else stored
+        return await self._queue.run(lambda: self._verify(raw, known), trust)
 
     def close(self) -> None:
         """Let the threads end; what waits is dropped."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._queue.close()
 
-    def check_room(self) -> None:
+    def check_room(self, trust: Trust = Trust.PROVEN) -> None:
         """Raises TooManyAttempts when one more would be refused now."""
-        if self._under_way >= self._limit:
-            raise TooManyAttempts(
-                "too many logins at once",
-                detail=f"{self._under_way} passwords are being checked or wait for it",
-                hint="try again",
-                retry_after=_RETRY_SECONDS,
-            )
-
-    async def _run(self, work: Callable[[], T]) -> T:
-        self.check_room()
-        self._under_way += 1
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
-        finally:
-            self._under_way -= 1
+        self._queue.check_room(trust)
 
     # --- in a thread -------------------------------------------------------------------------------------------------
     def _hash(self, raw: bytes) -> str:
@@ -133,47 +113,68 @@ class Passwords:
         )
         return encoded.decode("ascii")
 
-    def _verify(self, raw: bytes, stored: str | None) -> Verdict:
-        found = None
-        if stored is not None and len(stored) <= _MAX_STORED:
-            if stored.startswith("$argon2"):
-                found = self._by_argon2(raw, stored)
-            elif stored.startswith("$2"):
-                found = self._by_bcrypt(raw, stored)
+    def _verify(self, raw: bytes, stored: StoredHash) -> Verdict:
+        found = self._compute(raw, stored)
         if found is None:
             self._by_argon2(raw, self._dummy)
             return _NO
         return found
 
-    def _by_argon2(self, raw: bytes, stored: str) -> Verdict | None:
+    def _compute(self, raw: bytes, stored: StoredHash) -> Verdict | None:
         """None: nothing was computed."""
-        parts = _ARGON2.fullmatch(stored)
-        if parts is None:
-            return None
-        memory, passes, lanes = (int(parts[name]) for name in ("memory", "passes", "lanes"))
-        if memory > _MAX_MEMORY_KIB or memory * passes > _MAX_WORK_KIB or lanes > _MAX_LANES:
-            return None
-        kind = {"id": self._argon2.Type.ID, "i": self._argon2.Type.I, "d": self._argon2.Type.D}[parts["kind"]]
+        match stored:
+            case Argon2Hash():
+                return self._by_argon2(raw, stored)
+            case BcryptHash():
+                return self._by_bcrypt(raw, stored)
+            case Pbkdf2Hash():
+                return _derived(stored.digest, _pbkdf2(raw, stored))
+            case ScryptHash():
+                return _derived(stored.digest, _scrypt(raw, stored))
+            case Refusal():
+                return None
+
+    def _by_argon2(self, raw: bytes, stored: Argon2Hash) -> Verdict | None:
+        kind = {"id": self._argon2.Type.ID, "i": self._argon2.Type.I, "d": self._argon2.Type.D}[stored.kind]
         try:
-            self._argon2.low_level.verify_secret(stored.encode("ascii"), raw, kind)
+            self._argon2.low_level.verify_secret(stored.encoded.encode("ascii"), raw, kind)
         except self._argon2.exceptions.VerifyMismatchError:
             return _NO
         except (self._argon2.exceptions.VerificationError, self._argon2.exceptions.InvalidHashError):
             return None
-        ours = (parts["kind"], parts["version"], memory, passes, lanes) == ("id", "19", MEMORY_KIB, PASSES, PARALLELISM)
-        return Verdict(matches=True, rehash=not ours)
+        parameters = (stored.kind, stored.version, stored.memory, stored.passes, stored.lanes)
+        return Verdict(matches=True, rehash=parameters != ("id", "19", MEMORY_KIB, PASSES, PARALLELISM))
 
-    def _by_bcrypt(self, raw: bytes, stored: str) -> Verdict | None:
-        """None: nothing was computed."""
-        parts = _BCRYPT.fullmatch(stored)
-        if parts is None or int(parts["cost"]) > _MAX_BCRYPT_COST:
-            return None
+    def _by_bcrypt(self, raw: bytes, stored: BcryptHash) -> Verdict | None:
+        if stored.is_prehashed:
+            raw = hashlib.sha256(raw).hexdigest().encode()
+        if b"\0" in raw:
+            return None  # to bcrypt, "\0" is the empty password, and "ab\0ab" is "ab"
         try:
-            # bcrypt never saw more than 72 bytes; newer releases refuse them instead of cutting.
-            matches = self._bcrypt.checkpw(raw[:72], stored.encode("ascii"))
+            matches = self._bcrypt.checkpw(raw[:_BCRYPT_BYTES], stored.encoded.encode("ascii"))
         except ValueError:
             return None
-        return Verdict(matches=True, rehash=True) if matches else _NO
+        # Beyond 72 bytes it may be mistyped: a new hash of all of it would lock out who types the right one.
+        return Verdict(matches=True, rehash=len(raw) <= _BCRYPT_BYTES) if matches else _NO
+
+
+def _pbkdf2(raw: bytes, stored: Pbkdf2Hash) -> bytes:
+    return hashlib.pbkdf2_hmac(stored.hash_name, raw, stored.salt, stored.iterations)
+
+
+def _scrypt(raw: bytes, stored: ScryptHash) -> bytes | None:
+    try:
+        return hashlib.scrypt(
+            raw, salt=stored.salt, n=stored.n, r=stored.r, p=stored.p, maxmem=_SCRYPT_MEMORY, dklen=len(stored.digest)
+        )
+    except ValueError:  # parameters that OpenSSL refuses
+        return None
+
+
+def _derived(wanted: bytes, made: bytes | None) -> Verdict | None:
+    if made is None:
+        return None
+    return Verdict(matches=True, rehash=True) if hmac.compare_digest(wanted, made) else _NO
 
 
 def _base64(raw: bytes) -> str:

@@ -14,6 +14,7 @@ from typing import Final
 from cachetools import TTLCache
 
 from tenantproxy.auth.accounts import Accounts, Candidate, Place, SharedDatabase
+from tenantproxy.auth.share import KeyedSlots
 from tenantproxy.auth.throttle import Buckets
 from tenantproxy.config import Login
 from tenantproxy.errors import LoginUnavailable, TenantError, TenantNotFound, TooManyAttempts
@@ -26,6 +27,9 @@ MAX_CANDIDATES: Final = 4
 
 _BREAK_SECONDS: Final = 10.0
 _REMEMBERED: Final = 10_000
+_MAX_TENANTS: Final = 64  # remembered of one address
+_MAX_OF_SHARED: Final = 16  # row tenants of one database that one search asks
+_AT_ONCE: Final = 2  # questions of logins to one tenant: an attempt is a stranger's, and the tenant has work to do
 
 
 class Breakers:
@@ -57,11 +61,12 @@ class Breakers:
 
 @dataclass(slots=True)
 class Searched:
-    """What one fan-out found. `is_complete`: everybody was asked and answered."""
+    """What one fan-out found. `is_complete`: every place was asked and answered. `is_cut`: not every tenant."""
 
     candidates: list[Candidate] = field(default_factory=list)
     asked: int = 0
     is_complete: bool = True
+    is_cut: bool = False
 
 
 class Search:
@@ -76,6 +81,8 @@ class Search:
         self._bucket = Buckets(burst=2 * rate, per_second=rate, clock=clock)
         self._found: TTLCache[bytes, tuple[TenantId, ...]] = TTLCache(_REMEMBERED, settings.negative_ttl, timer=clock)
         self.breakers = Breakers(clock)
+        self._of_tenant = KeyedSlots(_AT_ONCE)
+        self._turn = 0  # where the next search begins among many row tenants
 
     def remembered(self, key: bytes) -> tuple[TenantId, ...] | None:
         """Who had an account when this address was last searched for, lately and completely; None: it was not."""
@@ -86,13 +93,23 @@ class Search:
         """Let the next fan-out search for this address again."""
         self._found.pop(key, None)
 
-    async def ask(self, tenant: TenantId, email: str, *, timeout: float | None = None) -> Sequence[Candidate]:
-        """One tenant. Raises LoginUnavailable, at once while its breaker is open, and TenantError."""
+    async def ask(self, tenant: TenantId, email: str) -> Sequence[Candidate]:
+        """One tenant, when no more than one other attempt asks it. Raises LoginUnavailable, at once while its breaker
+        is open, and TenantError.
+        """
+        limit = self._settings.fan_out_timeout
+        try:
+            async with asyncio.timeout(limit) as patience, self._of_tenant.hold(tenant):
+                patience.reschedule(None)  # from here on the question has a time of its own
+                return await self._ask(tenant, email, limit)
+        except TimeoutError:
+            raise _unavailable() from None  # others were before it: that says nothing of the tenant
+
+    async def _ask(self, tenant: TenantId, email: str, timeout: float) -> Sequence[Candidate]:
         if self.breakers.is_open(tenant):
             raise _unavailable()
-        limit = self._settings.fan_out_timeout if timeout is None else timeout
         try:
-            found = await self._accounts.of_tenant(tenant, email, timeout=limit)
+            found = await self._accounts.of_tenant(tenant, email, timeout=timeout)
         except LoginUnavailable:
             self.breakers.failed(tenant)
             raise
@@ -121,9 +138,9 @@ class Search:
                 await self._fan_out(places, email, before, searched)
         except TimeoutError:
             searched.is_complete = False
-        if searched.is_complete:
+        if searched.is_complete and not searched.is_cut:
             tenants = (candidate.account.tenant for candidate in searched.candidates)
-            self._found[key] = tuple(dict.fromkeys(tenants))[:MAX_CANDIDATES]
+            self._found[key] = tuple(dict.fromkeys(tenants))[:_MAX_TENANTS]
         return searched
 
     async def _fan_out(
@@ -144,9 +161,14 @@ class Search:
     async def _one(self, place: Place, email: str, before: frozenset[TenantId], searched: Searched) -> None:
         searched.asked += 1
         try:
-            for tenant in await self._tenants(place, email):
+            tenants = await self._tenants(place, email)
+            if len(tenants) > _MAX_OF_SHARED:
+                searched.is_cut = True
+                start = self._turn = (self._turn + _MAX_OF_SHARED) % len(tenants)
+                tenants = [*tenants[start:], *tenants[:start]][:_MAX_OF_SHARED]
+            for tenant in tenants:
                 if tenant not in before:
-                    searched.candidates += await self.ask(tenant, email, timeout=self._patience)
+                    searched.candidates += await self._ask(tenant, email, self._patience)
         except LoginUnavailable:
             searched.is_complete = False
         except TenantNotFound:
@@ -165,7 +187,7 @@ class Search:
             self.breakers.failed(place)
             raise
         self.breakers.worked(place)
-        return found[:MAX_CANDIDATES]
+        return found
 
 
 def _unavailable() -> LoginUnavailable:

@@ -1,6 +1,7 @@
-"""Who tries too often? Token buckets by account, by address and for all, in bounded memory.
+"""Who tries too often? Token buckets by account, by network and for all, in bounded memory.
 
-State: the buckets, in this process alone. Their keys are MACs: no e-mail and no address is kept.
+State: the buckets, and who logged in recently, in this process alone. Their keys are MACs: no e-mail and no address is
+kept.
 """
 
 from __future__ import annotations
@@ -10,17 +11,27 @@ import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from ipaddress import IPv6Address, ip_address
-from typing import Final
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import Final, Literal
 
+from tenantproxy.auth.trust import Familiar, Trust
 from tenantproxy.errors import TooManyAttempts
 
-__all__ = ["Buckets", "Throttle"]
+__all__ = ["AddressLimits", "Buckets", "Limit", "Throttle", "limit_of"]
 
 _MINUTE: Final = 60.0
 _MAX_ENTRIES: Final = 50_000  # of each kind; about 10 MB when full
 _KEY_BYTES: Final = 16
 _RIGHT_COSTS: Final = 0.2  # to the account: one that logs in without end would take the tokens of all
+
+# What one subscriber has, and the networks around it: bits, and how many times the attempts of the narrowest they have.
+_LEVELS: Final = {4: ((32, 1), (24, 4)), 6: ((64, 1), (56, 2), (48, 4))}
+# Of the attempts a second: each trust has a share that those behind it cannot use, and may use theirs.
+_SHARES: Final = {Trust.PROVEN: 0.25, Trust.FAMILIAR: 0.25, Trust.STRANGER: 0.5}
+_CROWD_SHARE: Final = 0.2  # of the strangers' share, for one of the widest networks
+
+Limit = Literal["account", "address", "total"]
+"""Which limit refused an attempt: for events, and never for the caller."""
 
 
 class Buckets:
@@ -80,11 +91,50 @@ class Buckets:
         return level + (self._clock() - at) * self._per_second >= self._burst
 
 
+class AddressLimits:
+    """Attempts a minute by network: a /64 of IPv6 or an address of IPv4, twice as many for a /56, four times for a /48
+    or an IPv4 /24. 0: no limit.
+    """
+
+    def __init__(
+        self, per_minute: int, *, max_entries: int = _MAX_ENTRIES, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._secret = secrets.token_bytes(32)
+        self._levels = {
+            times: Buckets(
+                burst=per_minute * times, per_second=per_minute * times / _MINUTE, max_entries=max_entries, clock=clock
+            )
+            for times in (1, 2, 4)
+        }
+
+    def take(self, address: str | None) -> None:
+        """Count an attempt from `address`; None: it is not known, and not counted. Raises TooManyAttempts."""
+        limits = self.limits(address)
+        if (wait := longest_wait(limits)) > 0:
+            raise too_many(wait, "address")
+        for buckets, key in limits:
+            buckets.take(key)
+
+    def give_back(self, address: str | None) -> None:
+        """It was no attempt after all."""
+        for buckets, key in self.limits(address):
+            buckets.give_back(key)
+
+    def limits(self, address: str | None, *, narrowest: bool = False) -> list[tuple[Buckets, bytes]]:
+        """The buckets of an address with their keys, the narrowest network first; with `narrowest` that one alone."""
+        found = [] if address is None else networks(address)
+        return [
+            (self._levels[times], keyed(self._secret, b"network", network))
+            for network, times in (found[:1] if narrowest else found)
+        ]
+
+
 class Throttle:
     """Counts attempts. A limit of 0 is none.
 
     Who is refused by one limit takes nothing from the others: one address that tries without end leaves the tokens of
-    all to the others.
+    all to the others. An account that logged in from a network or a device has an allowance of its own there, which
+    attempts from elsewhere cannot use up, and a share of the attempts of all.
     """
 
     def __init__(
@@ -97,47 +147,115 @@ class Throttle:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._secret = secrets.token_bytes(32)  # counts end with the process, so may their key
-        self._accounts = Buckets(
-            burst=per_account, per_second=per_account / _MINUTE, max_entries=max_entries, clock=clock
-        )
-        self._addresses = Buckets(
-            burst=per_address, per_second=per_address / _MINUTE, max_entries=max_entries, clock=clock
-        )
-        self._all = Buckets(burst=per_second, per_second=per_second, clock=clock)
+        self._familiar = Familiar(clock=clock, max_entries=max_entries)
+        self._networks = AddressLimits(per_address, max_entries=max_entries, clock=clock)
 
-    def take(self, account: bytes, address: str | None) -> None:
-        """Count an attempt at `account` (the e-mail's key) from `address`. Raises TooManyAttempts."""
-        taken = self._keys(account, address)
-        wait = max(buckets.wait(key) for buckets, key in taken)
-        if wait > 0:
-            # Which limit it was is not said: whether others try the same account is nobody's business.
-            raise TooManyAttempts("too many attempts", hint="try again later", retry_after=wait)
-        for buckets, key in taken:
+        def buckets(burst: float, per_second: float) -> Buckets:
+            return Buckets(
+                burst=max(burst, 1.0) if burst else 0.0, per_second=per_second, max_entries=max_entries, clock=clock
+            )
+
+        self._accounts = buckets(per_account, per_account / _MINUTE)
+        self._pairs = buckets(per_account, per_account / _MINUTE)
+        self._all = {trust: buckets(per_second * share, per_second * share) for trust, share in _SHARES.items()}
+        crowd = per_second * _SHARES[Trust.STRANGER] * _CROWD_SHARE if per_address else 0.0
+        self._crowds = buckets(crowd, crowd)
+
+    def take(self, account: bytes, address: str | None, *, device: bytes | None = None) -> Trust:
+        """Count an attempt at `account` (the e-mail's key) from `address`, or from a `device` that has proven itself.
+
+        Returns how the attempt is known. Raises TooManyAttempts.
+        """
+        trust, own, networks_ = self._limits(account, address, device)
+        shared = self._shared(trust)
+        waits: dict[Limit, float] = {
+            "account": longest_wait([own]),
+            "address": longest_wait(networks_),
+            "total": shared.wait(b""),
+        }
+        limit = max(waits, key=lambda each: waits[each])
+        if waits[limit] > 0:
+            raise too_many(waits[limit], limit)
+        for buckets, key in (own, *networks_, (shared, b"")):
             buckets.take(key)
+        return trust
 
-    def forgive(self, account: bytes, address: str | None) -> None:
-        """The attempt was right: it does not count for the address, and little for the account."""
-        _, (accounts, key), *addresses = self._keys(account, address)
+    def take_impossible(self, address: str | None) -> None:
+        """Count an attempt that no account can be meant by: it costs its network alone. Raises TooManyAttempts."""
+        self._networks.take(address)
+
+    def forgive(self, account: bytes, address: str | None, *, device: bytes | None = None) -> None:
+        """The attempt was right: it does not count for the address, and little for the account; both are known now."""
+        _, (accounts, key), networks_ = self._limits(account, address, device)
         accounts.give_back(key, 1.0 - _RIGHT_COSTS)
-        for buckets, each in addresses:
+        for buckets, each in networks_:
             buckets.give_back(each)
+        self._familiar.succeeded(self._mac(b"account", account), self._source(address))
 
-    def _keys(self, account: bytes, address: str | None) -> list[tuple[Buckets, bytes]]:
-        keys = [(self._all, b""), (self._accounts, self._mac(b"account", account))]
-        if address is not None:
-            keys.append((self._addresses, self._mac(b"address", _network(address))))
-        return keys
+    def _limits(
+        self, account: bytes, address: str | None, device: bytes | None
+    ) -> tuple[Trust, tuple[Buckets, bytes], list[tuple[Buckets, bytes]]]:
+        """How it is known, the bucket of the account, and those of networks."""
+        name = self._mac(b"account", account)
+        if device is not None:
+            return Trust.PROVEN, (self._pairs, self._mac(b"device", name + device)), []
+        source = self._source(address)
+        trust = self._familiar.trust(name, source)
+        if trust is Trust.PROVEN and source is not None:
+            return (
+                trust,
+                (self._pairs, self._mac(b"pair", name + source)),
+                self._networks.limits(address, narrowest=True),
+            )
+        limits = self._networks.limits(address, narrowest=source is not None and self._familiar.is_vouched_for(source))
+        if trust is Trust.STRANGER and address is not None:
+            widest = networks(address)[-1][0]
+            limits.append((self._crowds, self._mac(b"crowd", widest)))
+        return trust, (self._accounts, name), limits
+
+    def _shared(self, trust: Trust) -> Buckets:
+        """The share with a token for it: its own, then those of lesser trust; else the one that has one soonest."""
+        return min((self._all[each] for each in Trust if each >= trust), key=lambda buckets: buckets.wait(b""))
+
+    def _source(self, address: str | None) -> bytes | None:
+        return None if address is None else self._mac(b"source", networks(address)[0][0])
 
     def _mac(self, kind: bytes, value: bytes) -> bytes:
-        return hmac.digest(self._secret, kind + b"\0" + value, "sha256")[:_KEY_BYTES]
+        return keyed(self._secret, kind, value)
 
 
-def _network(address: str) -> bytes:
-    """What one subscriber has: an IPv4 address, or the /64 of an IPv6 one. Other text stands for itself."""
+def limit_of(error: TooManyAttempts) -> Limit:
+    """Which limit it was; `total` where nothing says."""
+    limit: Limit = vars(error).get("limit", "total")
+    return limit
+
+
+def too_many(wait: float, limit: Limit) -> TooManyAttempts:
+    """The error of every limit: whether others try the same account is for the operator alone."""
+    error = TooManyAttempts("too many attempts", hint="try again later", retry_after=wait)
+    vars(error)["limit"] = limit  # in no message, detail or repr
+    return error
+
+
+def longest_wait(limits: list[tuple[Buckets, bytes]]) -> float:
+    """Seconds until all of them have a token."""
+    return max((buckets.wait(key) for buckets, key in limits), default=0.0)
+
+
+def keyed(secret: bytes, kind: bytes, value: bytes) -> bytes:
+    """What stands for `value` in the buckets."""
+    return hmac.digest(secret, kind + b"\0" + value, "sha256")[:_KEY_BYTES]
+
+
+def networks(address: str) -> list[tuple[bytes, int]]:
+    """The networks that an address is in, the narrowest first, each with its times of the attempts of that one.
+
+    Other text than an address stands for itself.
+    """
     try:
-        parsed = ip_address(address.partition("%")[0])
+        parsed: IPv4Address | IPv6Address = ip_address(address.partition("%")[0])
     except ValueError:
-        return address.encode("utf-8", "surrogatepass")
-    if isinstance(parsed, IPv6Address):
-        return parsed.packed[:8] if parsed.ipv4_mapped is None else parsed.ipv4_mapped.packed
-    return parsed.packed
+        return [(address.encode("utf-8", "surrogatepass"), 1)]
+    if isinstance(parsed, IPv6Address) and parsed.ipv4_mapped is not None:
+        parsed = parsed.ipv4_mapped
+    return [(b"%d" % bits + parsed.packed[: bits // 8], times) for bits, times in _LEVELS[parsed.version]]

@@ -39,5 +39,11 @@ class LoginCollector:
             (),
             {(): snapshot(counts.searched)},
         )
+        yield counter(
+            "login_unusable_hashes",
+            "Stored password hashes that no password can match, by format.",
+            ("format",),
+            {(kind,): count for kind, count in counts.unusable.items() if count},
+        )
         text = "Spent refresh tokens that came again: one of two who had each is a thief."
         yield counter("refresh_token_reuses", text, (), {(): self._reuses()})

@@ -40,7 +40,7 @@ class Gate:
         self._context = dict(settings.context)
         self.mismatch_text = settings.resolve.mismatch_text
         """What a caller reads whose sources name different tenants."""
-        self._proxies = TrustedProxies.configured(settings.http)
+        self._proxies = TrustedProxies.configured(settings.http, observer=router.observer)
 
     async def admit(self, *, method: str, path: str, headers: Headers, peer: str | None) -> TenantScope | None:
         """The scope for a request; see `enter`."""

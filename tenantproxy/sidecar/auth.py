@@ -24,7 +24,7 @@ from tenantproxy.auth.claims import invalid, no_longer_valid
 from tenantproxy.auth.refresh import Grant, Sessions
 from tenantproxy.auth.resolvers import authorise, from_settings, mismatch
 from tenantproxy.auth.revocation import Revocations
-from tenantproxy.auth.throttle import Throttle
+from tenantproxy.auth.throttle import AddressLimits
 from tenantproxy.auth.tokens import Tokens
 from tenantproxy.errors import (
     AuthError,
@@ -60,8 +60,8 @@ class AuthDesk:
         self._verifies = bool(auth.keys() or auth.public_key_file or auth.jwks_url)
         self._logs_in = bool(auth.keys()) and login.account_query is not None
         self._resolver = from_settings(settings.resolve)
-        self._proxies = TrustedProxies.configured(settings.http)
-        self._tries = Throttle(per_account=0, per_address=login.attempts_per_address, per_second=0)
+        self._proxies = TrustedProxies.configured(settings.http, observer=router.observer)
+        self._tries = AddressLimits(login.attempts_per_address)
         self._desk: _Open | None = None  # from open to close
         self.reuses = 0
         """How often a spent refresh token came again."""
@@ -112,14 +112,22 @@ class AuthDesk:
 
     # --- routes ------------------------------------------------------------------------------------------------------
     async def _login(self, request: web.Request) -> web.Response:
-        body = await _body(request, "email", "password", optional=("tenant",))
+        body = await _body(request, "email", "password", optional=("tenant", "device_token"))
         address, _ = self._client(request)
-        accounts = await self._router.login(body["email"], body["password"], address=address, tenant=body.get("tenant"))
+        accounts = await self._router.login(
+            body["email"],
+            body["password"],
+            address=address,
+            tenant=body.get("tenant"),
+            device=body.get("device_token"),
+        )
+        device = self._router.logins.device_token(body["email"])
         if len(accounts) == 1:
-            return await self._granted(accounts[0])
+            return await self._granted(accounts[0], device=device)
         choices = [await self._choice(one) for one in accounts]
         token = self.tokens.issue_selection(subject=secrets.token_urlsafe(16), claims={"choices": choices})
-        return _answer({"selection_token": token, "tenants": [self._shown(one) for one in accounts]})
+        shown = [self._shown(one) for one in accounts]
+        return _answer({"selection_token": token, "tenants": shown, "device_token": device})
 
     async def _choice(self, account: Account) -> dict[str, object]:
         """As it stands in a selection token: of this very tenant, not of another that gets its name meanwhile."""
@@ -154,7 +162,9 @@ class AuthDesk:
         with _unnamed():
             await self._opened.revocations.revoke_token(claims["jti"], expires_in=left)
 
-    async def _granted(self, account: Account, *, epoch: int | None = None, session: str | None = None) -> web.Response:
+    async def _granted(
+        self, account: Account, *, epoch: int | None = None, session: str | None = None, device: str | None = None
+    ) -> web.Response:
         """Begin a session and answer with its tokens. `epoch`: which the tenant was in when the password was right."""
         claims = dict(account.claims)
         role = claims.pop("role", None)
@@ -169,9 +179,9 @@ class AuthDesk:
                 claims=claims,
                 session=session,
             )
-        return self._answer(grant)
+        return self._answer(grant, **({} if device is None else {"device_token": device}))
 
-    def _answer(self, grant: Grant) -> web.Response:
+    def _answer(self, grant: Grant, **more: str) -> web.Response:
         return _answer(
             {
                 "access_token": grant.access_token,
@@ -180,6 +190,7 @@ class AuthDesk:
                 "refresh_token": grant.refresh_token,
                 **self._named(grant.tenant.id),
                 "user": grant.user,
+                **more,
             }
         )
 
@@ -216,10 +227,10 @@ class AuthDesk:
         Call what it gives when the token was good. That we could not tell does not count either.
         """
         address, _ = self._client(request)
-        self._tries.take(b"", address)
+        self._tries.take(address)
 
         def forgive() -> None:
-            self._tries.forgive(b"", address)
+            self._tries.give_back(address)
 
         try:
             yield forgive
@@ -285,7 +296,9 @@ class _Open:
         revocations = router.revocations
         tokens = Tokens(router.settings.auth, tenants=router.registry, revoked=revocations)
         await revocations.open()
-        sessions = Sessions(router.main(), tokens, revocations=revocations, standing=router.standing, observer=observer)
+        sessions = Sessions(
+            router.login_database, tokens, revocations=revocations, standing=router.standing, observer=observer
+        )
         return cls(tokens, revocations, sessions)
 
 

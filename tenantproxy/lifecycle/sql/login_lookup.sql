@@ -25,7 +25,7 @@ BEGIN ATOMIC
   ) AS c
   WHERE length($1) BETWEEN 1 AND 320 AND c.tenant_id IS NOT NULL AND c.user_id IS NOT NULL
   ORDER BY c.tenant_id, c.user_id
-  LIMIT 16;
+  LIMIT 64;
 END;
 REVOKE ALL ON FUNCTION tenantproxy.login_candidates(text) FROM PUBLIC;
 ALTER FUNCTION tenantproxy.login_candidates(text) OWNER TO tenantproxy_lookup;

@@ -17,6 +17,7 @@ from tenantproxy.auth.caller import (
 )
 from tenantproxy.auth.claims import parse_object
 from tenantproxy.errors import AuthError, TenantUnresolved
+from tenantproxy.events import Event, UntrustedForwardedFor
 from tenantproxy.model import tenant_id
 
 CONTEXT = {"app.user_id": "claim:sub", "app.ip": "client:ip", "app.trace": "header:X-Trace"}
@@ -189,3 +190,14 @@ def test_no_token_is_left_where_it_may_be_shown(others: list[str], token: str) -
     shown, believed = unwrap_token(tuple((OFFER, each) for each in [*others, f"chat, tenantproxy.bearer.{token}"]))
     assert ("authorization", f"Bearer {token}") in believed
     assert not any(carries_token(each.strip(" \t")) for _, value in shown for each in value.split(","))
+
+
+@pytest.mark.parametrize("networks", [(), ("10.0.0.0/8",)])
+def test_an_untrusted_peer_that_forwards_is_told_once(networks: tuple[str, ...]) -> None:
+    events: list[Event] = []
+    proxies = TrustedProxies(networks, observer=events.append)
+    assert proxies.client("192.0.2.1", ()) == ("192.0.2.1", False)
+    assert events == []
+    for _ in range(3):
+        assert proxies.client("192.0.2.1", ("198.51.100.7",)) == ("192.0.2.1", False)
+    assert events == [UntrustedForwardedFor(peer="192.0.2.1")]

@@ -61,11 +61,19 @@ async def test_bcrypt_matches_and_asks_for_a_new_hash(prefix: bytes, passwords: 
     assert await passwords.verify(b"legacx", stored) == NO
 
 
-async def test_bcrypt_looks_at_72_bytes_as_it_always_did(passwords: Passwords) -> None:
-    long = b"x" * 72 + b" and what nobody ever looked at"
+async def test_bcrypt_looks_at_72_bytes_and_a_longer_password_keeps_its_hash(passwords: Passwords) -> None:
+    long = b"x" * 72 + b" and what bcrypt never looked at"
     stored = bcrypt.hashpw(long[:72], bcrypt.gensalt(4)).decode()
-    assert await passwords.verify(long, stored) == OLD
+    assert await passwords.verify(long, stored) == YES
+    assert await passwords.verify(long + b" mistyped", stored) == YES
+    assert await passwords.verify(long[:72], stored) == OLD
     assert await passwords.verify(b"x" * 71, stored) == NO
+
+
+@pytest.mark.parametrize(("password", "typed"), [(b"", b"\0"), (b"", b"\0\0"), (b"ab", b"ab\0ab"), (b"a", b"a\0b")])
+async def test_bcrypt_never_matches_a_password_with_nul(password: bytes, typed: bytes, passwords: Passwords) -> None:
+    stored = bcrypt.hashpw(password, bcrypt.gensalt(4)).decode()
+    assert await passwords.verify(typed, stored) == NO
 
 
 @pytest.mark.parametrize(
