@@ -10,8 +10,7 @@ from litestar import Litestar, Request, Response, get
 import tenantproxy
 from tenantproxy import Router, TenantProxyError
 from tenantproxy.auth.tokens import Tokens
-from tenantproxy.middleware.asgi import TenantMiddleware
-from tenantproxy.middleware.problems import answer_to
+from tenantproxy.middleware.asgi import TenantMiddleware, answer_to
 
 
 @get("/projects")
@@ -23,7 +22,7 @@ async def projects() -> list[str]:
 
 def problem(request: Request[Any, Any, Any], error: TenantProxyError) -> Response[bytes]:
     """Litestar answers errors of its handlers itself: so that ours look like those of the middleware."""
-    answer = answer_to(error, request.scope["state"]["request_id"])
+    answer = answer_to(request.scope, error)
     return Response(answer.body, status_code=answer.status, headers=dict(answer.headers))
 
 

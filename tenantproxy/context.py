@@ -14,7 +14,7 @@ from contextvars import ContextVar, Token
 from types import FrameType, TracebackType
 from typing import Final, Self
 
-from tenantproxy.errors import AccessDenied, TenantUnresolved
+from tenantproxy.errors import AccessDenied, TenantMissing
 from tenantproxy.scope import TenantScope
 
 __all__ = ["begin", "current", "end", "use"]
@@ -54,12 +54,12 @@ _CURRENT: Final[ContextVar[_Block | None]] = ContextVar("tenantproxy_current")
 
 
 def current() -> TenantScope:
-    """The scope of this request or job. Raises TenantUnresolved when there is none: there is never a default."""
+    """The scope of this request or job. Raises TenantMissing when there is none: there is never a default."""
     block = _CURRENT.get(None)
     if block is not None and not block.is_plain:
         block = _innermost(block)
     if block is None:
-        raise TenantUnresolved(
+        raise TenantMissing(
             "no tenant is set for this request or job",
             hint="use the middleware, or `with tenantproxy.use(router.tenant(...)):`",
         )

@@ -3,7 +3,7 @@
     TenantProxyError 500 XX000
       ConfigurationError                 at start only: names the key, the problem and the fix
       AuthError 401 28000
-        TenantUnresolved 400 08P01  InvalidCredentials 401 28P01  TokenExpired 401 28000
+        TenantUnresolved 400 08P01: TenantMissing  InvalidCredentials 401 28P01  TokenExpired 401 28000
         AccessDenied 403 42501: TenantMismatch      TooManyAttempts 429 53400  LoginUnavailable 503 08006 retry
       TenantError
         TenantNotFound 404 3D000    TenantPaused 503 57P03 retry  TenantSuspended 403 28000
@@ -44,6 +44,7 @@ __all__ = [
     "RegistryUnavailable",
     "TenantError",
     "TenantMismatch",
+    "TenantMissing",
     "TenantNotFound",
     "TenantPaused",
     "TenantProxyError",
@@ -124,6 +125,12 @@ class TenantUnresolved(AuthError):
     """No tenant was named where one is needed; there is never a default."""
 
     http_status, sqlstate, code = 400, "08P01", "tenant_unresolved"
+
+
+class TenantMissing(TenantUnresolved):
+    """Code asked for the current tenant where none is set. A middleware tells its callers what they lack instead."""
+
+    code = "tenant_missing"
 
 
 class InvalidCredentials(AuthError):

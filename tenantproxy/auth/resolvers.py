@@ -7,16 +7,14 @@ claim, unless a trusted proxy wrote it and the settings say that this is enough.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
 from enum import IntEnum
 from inspect import iscoroutinefunction
 from typing import Final
 
 from tenantproxy.auth.base import Identity, RequestContext, Resolver
-from tenantproxy.config.own import make_own, names_a_class
-from tenantproxy.config.problems import nearest
+from tenantproxy.config.own import make_own
 from tenantproxy.config.sections import Resolve
+from tenantproxy.config.sources import check_header_name, check_path_template, read_source, resolve_problems
 from tenantproxy.errors import (
     AuthError,
     ConfigurationError,
@@ -38,12 +36,11 @@ __all__ = [
     "authorise",
     "from_settings",
     "mismatch",
+    "token_needed",
     "weight_of",
 ]
 
-_HEADER: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~\-]+")  # a token, RFC 9110 5.6.2
 _PLACE: Final = "{tenant}"
-_KINDS: Final = ("claim", "header", "subdomain", "path")
 
 
 class Weight(IntEnum):
@@ -60,9 +57,14 @@ def mismatch() -> TenantMismatch:
     return TenantMismatch("tenant mismatch")
 
 
+def token_needed() -> AuthError:
+    """No token came where one is needed."""
+    return AuthError("an access token is needed", hint="send it as Authorization: Bearer")
+
+
 def _unproven(request: RequestContext) -> AuthError:
     if request.claims is None:
-        return AuthError("an access token is needed", hint="send it as Authorization: Bearer")
+        return token_needed()
     return mismatch()  # a good token of somebody who is in no tenant, or not in this one
 
 
@@ -70,8 +72,7 @@ class HeaderResolver:
     """The header `name`. Twice in a request: TenantUnresolved. Hearsay, unless `trust_proxies` and a trusted proxy."""
 
     def __init__(self, name: str, *, trust_proxies: bool = False) -> None:
-        if not _HEADER.fullmatch(name):
-            raise ValueError(f"{name!r} cannot be the name of a header")
+        check_header_name(name)
         self.name = name.lower()
         self.trust_proxies = trust_proxies
 
@@ -136,9 +137,7 @@ class PathResolver:
     """The segment of the path where `template` has `{tenant}`: `/t/{tenant}/` takes `acme` of `/t/acme/projects`."""
 
     def __init__(self, template: str) -> None:
-        segments = template.strip("/").split("/")
-        if not template.startswith("/") or segments.count(_PLACE) != 1 or template.count("{") != 1:
-            raise ValueError(f"{template!r} must begin with / and have {_PLACE} once, as a whole segment")
+        segments = check_path_template(template)
         self.template = template
         self._place = segments.index(_PLACE)
         before = "/".join(segments[: self._place])
@@ -259,31 +258,24 @@ def from_settings(settings: Resolve) -> Agreeing:
 
     Raises ConfigurationError for a source that cannot be read, with all problems at once.
     """
-    problems: list[Problem] = []
-    sources = tuple(_sources(settings, problems))
-    if not sources and not problems:
-        problems.append(Problem(key="resolve.agree", problem="is empty", fix='write ["claim:tenant"] or more sources'))
+    problems = list(resolve_problems(settings))
+    malformed = {problem.key for problem in problems}
+    sources: list[Resolver] = []
+    for number, text in enumerate(settings.agree):
+        key = f"resolve.agree.{number}"
+        if key in malformed:
+            continue
+        try:
+            sources.append(_source(text, key, trust_proxies=settings.trust_header_from_proxies))
+        except ConfigurationError as exc:
+            problems += exc.problems
     if problems:
         raise ConfigurationError(problems)
     return Agreeing(*sources)
 
 
-def _sources(settings: Resolve, problems: list[Problem]) -> Iterator[Resolver]:
-    for number, text in enumerate(settings.agree):
-        key = f"resolve.agree.{number}"
-        try:
-            yield _source(text, key, trust_proxies=settings.trust_header_from_proxies)
-        except ConfigurationError as exc:
-            problems += exc.problems
-        except ValueError as exc:
-            fix = 'write "claim:NAME", "header:NAME", "subdomain:DOMAIN", "path:/TEMPLATE/{tenant}/" or "pkg.mod:Class"'
-            problems.append(Problem(key=key, problem=str(exc), fix=fix))
-
-
 def _source(text: str, key: str, *, trust_proxies: bool) -> Resolver:
-    kind, _, name = text.partition(":")
-    if not name:
-        raise ValueError("must say which source, and after a colon its name")
+    kind, name = read_source(text)
     match kind:
         case "claim":
             return ClaimResolver(name)
@@ -293,10 +285,6 @@ def _source(text: str, key: str, *, trust_proxies: bool) -> Resolver:
             return SubdomainResolver(name)
         case "path":
             return PathResolver(name)
-    if "." not in kind and (close := nearest(kind, _KINDS)):  # `clam:tid` would be looked for among modules
-        raise ValueError(f"names a source that does not exist; did you mean {close}:{name}?")
-    if not names_a_class(text):
-        raise ValueError("names a source that does not exist")
     return _own(text, key)
 
 

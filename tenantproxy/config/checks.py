@@ -19,11 +19,13 @@ from tenantproxy.config.sections import (
     Pg,
     Pools,
     Registry,
+    Resolve,
     Row,
     Server,
     TenantEntry,
     TenantRoles,
 )
+from tenantproxy.config.sources import resolve_problems
 from tenantproxy.config.tenants import tenant_problems
 from tenantproxy.config.values import listen_address
 from tenantproxy.errors import Problem
@@ -51,6 +53,7 @@ class Parts:
     tenant_roles: TenantRoles | None
     auth: Auth | None
     login: Login | None
+    resolve: Resolve | None
 
 
 def check(parts: Parts) -> list[Problem]:
@@ -67,6 +70,7 @@ def check(parts: Parts) -> list[Problem]:
         _context,
         _auth,
         _login,
+        _resolve,
         _listeners,
         _pg_users,
     )
@@ -314,6 +318,11 @@ def _login(parts: Parts) -> Iterator[Problem]:
         if server is not None and server.login is not None and server.login.user == server.user:
             problem = "is the user that tenants' SQL runs as: tenants could ask who else has an account"
             yield Problem(key=f"servers.{name}.login.user", problem=problem, fix="choose another name")
+
+
+def _resolve(parts: Parts) -> Iterator[Problem]:
+    if parts.resolve is not None:
+        yield from resolve_problems(parts.resolve)
 
 
 def _listeners(parts: Parts) -> Iterator[Problem]:

@@ -249,11 +249,13 @@ class Resolve(Section):
     """Where a request names its tenant; all sources that are present must agree.
 
     A header without a token is refused, unless `trust_header_from_proxies` and one of `[http] trusted_proxies` sent it:
-    then that proxy must set the header itself, or remove the client's.
+    then that proxy must set the header itself, or remove the client's. `anonymous`: /auth/check answers 200 without a
+    token where the sources alone name a tenant.
     """
 
     agree: Texts = ("claim:tenant", "header:X-Tenant-ID")
     trust_header_from_proxies: Flag = False
+    anonymous: Flag = False
     mismatch_text: Name = "tenant mismatch"
 
 

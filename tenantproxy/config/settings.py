@@ -111,6 +111,7 @@ _SECTIONS: Final[Mapping[str, type[Section]]] = {
     "tenant_roles": sections.TenantRoles,
     "auth": sections.Auth,
     "login": sections.Login,
+    "resolve": sections.Resolve,
 }
 
 

@@ -20,7 +20,7 @@ from tenantproxy.context import begin
 from tenantproxy.errors import TenantUnresolved
 from tenantproxy.middleware.gate import Gate, RequestCounter
 from tenantproxy.middleware.life import life_of
-from tenantproxy.middleware.problems import GONE, OURS, ProblemAnswer, answer_to, request_id
+from tenantproxy.middleware.problems import GONE, OURS, ProblemAnswer, request_id
 from tenantproxy.router import Router
 from tenantproxy.scope import TenantScope
 
@@ -100,8 +100,8 @@ async def _prepared(request: web.Request, response: web.StreamResponse) -> None:
 
 
 async def _answer(gate: Gate, request: web.Request, handler: Handler) -> web.StreamResponse:
+    headers, token = unwrap_token(header_texts(request.raw_headers))
     try:
-        headers, token = unwrap_token(header_texts(request.raw_headers))
         if token:
             request = _without_token(request)
         await _admit(gate, request, headers + token)
@@ -109,7 +109,7 @@ async def _answer(gate: Gate, request: web.Request, handler: Handler) -> web.Str
     except OURS as exc:
         if _BEGUN in request:  # it can only be cut
             raise
-        return as_response(answer_to(exc, request[REQUEST_ID], mismatch_text=gate.mismatch_text))
+        return as_response(gate.answer(headers + token, exc, request[REQUEST_ID], resolved=TENANT in request))
 
 
 def _without_token(request: web.Request) -> web.Request:

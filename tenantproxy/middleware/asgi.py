@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
+from functools import partial
 from typing import Any, Final, TypeAlias
 
 from tenantproxy.auth.base import Resolver, TokenVerifier
@@ -20,11 +21,11 @@ from tenantproxy.auth.resolvers import mismatch
 from tenantproxy.context import begin, current, end
 from tenantproxy.middleware.gate import Gate, RequestCounter
 from tenantproxy.middleware.life import life_of
-from tenantproxy.middleware.problems import GONE, OURS, ProblemAnswer, answer_to, request_id
+from tenantproxy.middleware.problems import GONE, OURS, ProblemAnswer, request_id
 from tenantproxy.router import Router
 from tenantproxy.scope import TenantScope
 
-__all__ = ["MISMATCH_TEXT", "PATTERN", "TenantMiddleware", "tenant"]
+__all__ = ["ANSWER", "PATTERN", "TenantMiddleware", "answer_to", "tenant"]
 
 PATTERN: Final = "path_template"
 """In an ASGI scope: the pattern that the request's path matched, where the application's framework says it."""
@@ -36,8 +37,8 @@ Send: TypeAlias = Callable[[Message], Awaitable[None]]
 App: TypeAlias = Callable[[Any, Any, Any], Awaitable[None]]  # each framework has its own types for the three
 
 _OUTER: Final = "tenantproxy.scope"  # in an ASGI scope: what an outer TenantMiddleware resolved
-MISMATCH_TEXT: Final = "tenantproxy.mismatch_text"
-"""In an ASGI scope: `[resolve] mismatch_text`, for who answers our errors inside of the application."""
+ANSWER: Final = "tenantproxy.answer"
+"""In an ASGI scope: what makes an answer of one of our errors and a request id, for code inside the application."""
 _UNMATCHED: Final = "unmatched"
 
 logger = logging.getLogger("tenantproxy")
@@ -49,6 +50,12 @@ async def tenant() -> TenantScope:
     Raises TenantUnresolved (400) where the request named none.
     """
     return current()
+
+
+def answer_to(scope: Any, error: BaseException) -> ProblemAnswer:
+    """The answer to one of OURS in a request's ASGI scope, for a framework that answers its handlers' errors itself."""
+    made: ProblemAnswer = scope[ANSWER](error, scope["state"]["request_id"])
+    return made
 
 
 class TenantMiddleware:
@@ -92,7 +99,7 @@ class TenantMiddleware:
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = header_texts(scope["headers"])
         request = request_id([value for name, value in headers if name == "x-request-id"])
-        _name(scope, request, self._gate.mismatch_text)
+        _name(scope, request)
         answer = _Answer(send, request)
         started = time.perf_counter()
         try:
@@ -101,7 +108,7 @@ class TenantMiddleware:
             if answer.status is not None:
                 answer.failed = True
                 raise
-            await answer.refuse(answer_to(exc, request, mismatch_text=self._gate.mismatch_text))
+            await answer.refuse(self._gate.answer(headers, exc, request, resolved=_OUTER in scope))
         except Exception:
             answer.failed = True
             raise
@@ -117,7 +124,7 @@ class TenantMiddleware:
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers, token = unwrap_token(header_texts(scope["headers"]))
         request = request_id([value for name, value in headers if name == "x-request-id"])
-        _name(scope, request, self._gate.mismatch_text)
+        _name(scope, request)
         offered = [each for each in scope.get("subprotocols") or () if not carries_token(each)]
         if token:  # it is for us: the application need not see it, and cannot choose it
             scope["headers"] = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
@@ -129,7 +136,7 @@ class TenantMiddleware:
         except OURS as exc:
             if socket.is_closed:
                 raise
-            await socket.refuse(answer_to(exc, request, mismatch_text=self._gate.mismatch_text))
+            await socket.refuse(self._gate.answer(headers + token, exc, request, resolved=_OUTER in scope))
 
     async def _run(self, scope: Scope, headers: tuple[tuple[str, str], ...], receive: Receive, send: Send) -> None:
         """The application, for the tenant of the request or for nobody."""
@@ -147,6 +154,7 @@ class TenantMiddleware:
             scope["state"]["identity"] = entered[1]
         if found is not None:
             scope["state"]["tenant"] = scope[_OUTER] = found
+        scope[ANSWER] = partial(self._gate.answer, headers, resolved=found is not None)
         token = begin(found)
         try:
             await self.app(scope, receive, send)
@@ -154,11 +162,10 @@ class TenantMiddleware:
             end(token)
 
 
-def _name(scope: Scope, request: str, mismatch_text: str) -> None:
+def _name(scope: Scope, request: str) -> None:
     """In place, as middlewares do: those around this one read there what the application leaves."""
     state = scope.setdefault("state", {})
     state["request_id"] = request
-    scope[MISMATCH_TEXT] = mismatch_text
     if _OUTER not in scope:
         state.pop("tenant", None)
         state.pop("identity", None)  # what the application's lifespan left there is no request's

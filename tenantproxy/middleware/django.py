@@ -11,7 +11,7 @@ from typing import Any
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.http import HttpRequest, HttpResponse
 
-from tenantproxy.middleware.asgi import MISMATCH_TEXT, PATTERN
+from tenantproxy.middleware.asgi import ANSWER, PATTERN
 from tenantproxy.middleware.problems import OURS, answer_to, request_id
 
 __all__ = ["TenantErrors"]
@@ -51,7 +51,7 @@ class TenantErrors:
             return None
         scope = _scope(request)
         asked: str = scope.get("state", {}).get("request_id") or request_id([request.headers.get("X-Request-ID") or ""])
-        answer = answer_to(error, asked, mismatch_text=scope.get(MISMATCH_TEXT, ""))
+        answer = scope.get(ANSWER, answer_to)(error, asked)
         headers = {name: value for name, value in answer.headers if name != "content-length"}
         return HttpResponse(answer.body, status=answer.status, headers=headers)
 

@@ -7,8 +7,9 @@ from typing import Protocol
 
 from tenantproxy.auth.base import Identity, RequestContext, Resolver, TokenVerifier
 from tenantproxy.auth.caller import Headers, TrustedProxies, bearer_token, host_of, session_settings
-from tenantproxy.auth.resolvers import authorise, from_settings, mismatch
-from tenantproxy.errors import TenantNotFound
+from tenantproxy.auth.resolvers import authorise, from_settings, mismatch, token_needed
+from tenantproxy.errors import TenantMissing, TenantNotFound, TenantProxyError
+from tenantproxy.middleware.problems import ProblemAnswer, answer_to
 from tenantproxy.router import Router
 from tenantproxy.scope import TenantScope
 
@@ -38,8 +39,7 @@ class Gate:
         self._resolver = resolver if resolver is not None else from_settings(settings.resolve)
         self._tokens = tokens
         self._context = dict(settings.context)
-        self.mismatch_text = settings.resolve.mismatch_text
-        """What a caller reads whose sources name different tenants."""
+        self._mismatch_text = settings.resolve.mismatch_text
         self._proxies = TrustedProxies.configured(settings.http, observer=router.observer)
 
     async def admit(self, *, method: str, path: str, headers: Headers, peer: str | None) -> TenantScope | None:
@@ -66,6 +66,25 @@ class Gate:
                 raise mismatch() from None
         settings = session_settings(self._context, request, identity.tenant) if self._context else None
         return self._router.tenant(identity.tenant, context=settings), identity
+
+    def answer(self, headers: Headers, error: BaseException, request: str, *, resolved: bool = False) -> ProblemAnswer:
+        """The answer to an error of ours in the request with that id and these headers.
+
+        Code that finds no current tenant is told how to set one. A caller hears what the request lacks; where that was
+        `resolved` to a tenant, the code is at fault: it ran outside of the request's context.
+        """
+        if isinstance(error, TenantMissing) and (resolved or self._tokens is not None):
+            error = self._missing(headers, error, resolved=resolved)
+        return answer_to(error, request, mismatch_text=self._mismatch_text)
+
+    def _missing(self, headers: Headers, error: TenantMissing, *, resolved: bool) -> TenantProxyError:
+        if resolved:
+            lost = TenantProxyError(
+                "code of this request ran without its tenant", detail=error.message, hint=error.hint
+            )
+            lost.__cause__ = error
+            return lost
+        return token_needed() if bearer_token(_values(headers, "authorization")) is None else mismatch()
 
     async def _claims(self, headers: Headers) -> Mapping[str, object] | None:
         if self._tokens is None:

@@ -19,8 +19,10 @@ from tenantproxy.errors import (
     ConnectFailed,
     TenantError,
     TenantMismatch,
+    TenantMissing,
     TenantNotFound,
     TenantProxyError,
+    TenantUnresolved,
     problem_json,
 )
 
@@ -100,6 +102,8 @@ def problem_answer(status: int, problem: Mapping[str, object], *headers: tuple[s
 def _known(error: BaseException) -> TenantProxyError:
     if isinstance(error, TenantNotFound):
         return mismatch()
+    if isinstance(error, TenantMissing):
+        return TenantUnresolved("the request names no tenant")
     if isinstance(error, TenantProxyError):
         return error
     return ConnectFailed("the connection to the database was lost", hint="try again", retry_after=1.0)

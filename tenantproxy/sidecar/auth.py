@@ -22,12 +22,11 @@ from tenantproxy.auth.base import RequestContext
 from tenantproxy.auth.caller import Headers, TrustedProxies, bearer_token, header_texts, host_of, unwrap_token
 from tenantproxy.auth.claims import invalid, no_longer_valid
 from tenantproxy.auth.refresh import Grant, Sessions
-from tenantproxy.auth.resolvers import authorise, from_settings, mismatch
+from tenantproxy.auth.resolvers import authorise, from_settings, mismatch, token_needed
 from tenantproxy.auth.revocation import Revocations
 from tenantproxy.auth.throttle import AddressLimits
 from tenantproxy.auth.tokens import Tokens
 from tenantproxy.errors import (
-    AuthError,
     LoginUnavailable,
     PoolError,
     RegistryUnavailable,
@@ -253,8 +252,9 @@ class AuthDesk:
             claims=await self._claims(headers + token),
         )
         identity = authorise(self._resolver, context, tenant_claim=self._router.settings.auth.tenant_claim)
-        if identity is None:
-            raise AuthError("an access token is needed", hint="send it as Authorization: Bearer")
+        if identity is None or (context.claims is None and not self._router.settings.resolve.anonymous):
+            # An address is what the caller chose: who stands behind the proxy takes 200 for a login.
+            raise token_needed()
         tenant = await self._served(identity.tenant)
         found = {"X-Tenant-Id": tenant.id, "X-Tenant-Database": _plain(tenant.placement.database)}
         if identity.user is not None:

@@ -424,6 +424,18 @@ async def test_a_token_of_one_tenant_opens_no_other_by_its_address(serving: Serv
         assert "X-User-Id" not in answer.headers
 
 
+async def test_an_address_alone_passes_no_check_unless_that_is_configured(serving: Serving) -> None:
+    agree = {"agree": ["path:/t/{tenant}/"]}
+    async with serving(resolve=agree) as client:
+        answer = await client.get("/auth/check/t/row1/")
+        assert (answer.status, answer.headers["WWW-Authenticate"]) == (401, "Bearer")
+        assert "X-Tenant-Id" not in answer.headers
+    async with serving(resolve=agree | {"anonymous": True}) as client:
+        answer = await client.get("/auth/check/t/row1/")
+        assert (answer.status, answer.headers["X-Tenant-Id"]) == (200, "row1")
+        assert "X-User-Id" not in answer.headers
+
+
 async def test_a_platform_may_use_names_of_its_own(serving: Serving) -> None:
     own = {
         "resolve": {"agree": ["claim:agencyDatabase", "header:X-Agency-Database"], "mismatch_text": "Agency mismatch"},

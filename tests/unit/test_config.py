@@ -402,3 +402,15 @@ def test_every_key_of_the_port_is_explained() -> None:
 def test_a_role_needs_no_key_where_its_password_comes_from_elsewhere(given: dict[str, Any]) -> None:
     entry = {"isolation": "database", "database": "d", "role": "r"}
     Settings.from_mapping(changed(tenants={"acme": entry}, **given))
+
+
+def test_sources_that_no_request_can_have_are_refused_all_at_once() -> None:
+    agree = ["claim:tenant", "subdomain", "foo:bar", "heade:X-T", "path:/t/", "header:a b", "claim:"]
+    with pytest.raises(ConfigurationError) as caught:
+        Settings.from_mapping(changed(resolve={"agree": agree}, pools={"max_size": 0}))
+    told = {problem.key: problem for problem in caught.value.problems}
+    assert set(told) == {"pools.max_size", *(f"resolve.agree.{number}" for number in range(1, 7))}
+    assert "did you mean header:X-T?" in told["resolve.agree.3"].problem
+    assert "subdomain:example.com" in told["resolve.agree.1"].problem
+    with pytest.raises(ConfigurationError, match=r"resolve\.agree: is empty"):
+        Settings.from_mapping(changed(resolve={"agree": []}))

@@ -22,6 +22,7 @@ TABLE: dict[str, tuple[int, str, str, bool]] = {
     "ConfigurationError": (500, "XX000", "configuration_error", False),
     "AuthError": (401, "28000", "unauthorized", False),
     "TenantUnresolved": (400, "08P01", "tenant_unresolved", False),
+    "TenantMissing": (400, "08P01", "tenant_missing", False),
     "InvalidCredentials": (401, "28P01", "invalid_credentials", False),
     "TokenExpired": (401, "28000", "token_expired", False),
     "AccessDenied": (403, "42501", "access_denied", False),

@@ -87,7 +87,24 @@ async def test_a_token_opens_its_tenants_rows_and_no_others(router: CheckedRoute
 async def test_a_request_that_names_no_tenant_is_nobodys(router: CheckedRouter) -> None:
     assert (await ask(around(who, router))).body == b"nobody"
     answer = await ask(around(projects, router))
-    assert (answer.status, answer.json()["code"]) == (400, "tenant_unresolved")
+    assert (answer.status, answer.headers["www-authenticate"]) == (401, "Bearer")
+    assert answer.json()["title"] == "an access token is needed"
+    assert "use(" not in answer.body.decode()
+    nameless = await ask(around(projects, router, tokens=None))
+    assert (nameless.status, nameless.json()["title"]) == (400, "the request names no tenant")
+    assert "use(" not in nameless.body.decode()
+
+
+class Nameless:
+    """Verifies any token; it names no tenant."""
+
+    async def verify(self, token: str) -> Mapping[str, object]:
+        return {"sub": "7"}
+
+
+async def test_a_token_without_a_tenant_opens_none(router: CheckedRouter) -> None:
+    answer = await ask(around(projects, router, tokens=Nameless()), "/", ("Authorization", "Bearer x"))
+    assert (answer.status, answer.json()["code"]) == (403, "tenant_mismatch")
 
 
 @pytest.mark.parametrize("headers", [(), ("row1",)])

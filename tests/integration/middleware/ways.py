@@ -33,8 +33,7 @@ import tenantproxy
 from tenantproxy import Router, TenantProxyError, TenantScope
 from tenantproxy.auth.base import TokenVerifier
 from tenantproxy.middleware.aiohttp import REQUEST_ID, setup
-from tenantproxy.middleware.asgi import TenantMiddleware, tenant
-from tenantproxy.middleware.problems import answer_to
+from tenantproxy.middleware.asgi import TenantMiddleware, answer_to, tenant
 from tests.support.web import App
 
 ROW: Final = "SELECT name FROM projects ORDER BY name LIMIT 1"
@@ -182,7 +181,7 @@ def starlette_app(router: Router, tokens: TokenVerifier) -> App:
 
 # --- Litestar --------------------------------------------------------------------------------------------------------
 def litestar_problem(request: LitestarRequest[Any, Any, Any], error: TenantProxyError) -> LitestarResponse[bytes]:
-    problem = answer_to(error, request.scope["state"]["request_id"])
+    problem = answer_to(request.scope, error)
     return LitestarResponse(problem.body, status_code=problem.status, headers=dict(problem.headers))
 
 
