@@ -225,6 +225,39 @@ def test_install_puts_registry_and_signed_context_in_place_again_and_again(
     ]
 
 
+def test_install_isolates_a_table_that_was_open(own_world: World, cli: Cli) -> None:
+    config = own_world.config
+    made = "CREATE TABLE notes (tenant_id text, name text); INSERT INTO notes VALUES ('acme', 'a'), ('globex', 'g')"
+    asyncio.run(_execute(own_world, (SHARED, made)))
+    asked = ("install", "--table", "public.notes", "--column", "tenant_id", "--config", config)
+    would = said(cli(*asked, "--dry-run", "--json"))
+    assert "public.notes: permissive policy tenantproxy" in [row.get("would_install") for row in would]
+    printed = cli(*asked, "--print-sql")
+    assert printed.exit_code == 0
+    assert 'CREATE POLICY tenantproxy ON public.notes AS PERMISSIVE USING ("tenant_id" =' in printed.stdout
+    assert "INSERT INTO tenantproxy.context_key" not in printed.stdout
+    done = said(cli(*asked, "--json"))
+    assert "public.notes: permissive policy tenantproxy" in [row.get("installed") for row in done]
+    rows = said(cli("sql", "acme", "select name from notes", "--config", config, "--json"))
+    assert rows == [{"name": "a"}]
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (("--column", "tenant_id"), "--all-with-column"),
+        (("--table", "a", "--column", "x", "--column", "y"), "2 times for 1 tables"),
+    ],
+    ids=["a column without a table", "more columns than tables"],
+)
+def test_columns_that_do_not_fit_the_tables_are_wrong_usage(
+    demo_world: World, cli: Cli, args: tuple[str, ...], said: str
+) -> None:
+    result = cli("install", *args, "--config", demo_world.config)
+    assert result.exit_code == 2
+    assert said in result.stderr
+
+
 async def _execute(world: World, *statements: tuple[str, str]) -> None:
     for database, statement in statements:
         conn = await world.connect(database)

@@ -152,12 +152,12 @@ def grow(newcomer: Newcomer) -> None:
                 continue
             more += f'\n[tenants.{tenant}]\nisolation = "{kind}"\n'
             more += {
-                "row": 'database = "app"\n',
-                "schema": f'database = "app"\nschema = "{tenant}"\nrole = "tenant_{tenant}"\n',
+                "row": 'database = "shared"\n',
+                "schema": f'database = "shared"\nschema = "{tenant}"\nrole = "tenant_{tenant}"\n',
                 "database": f'database = "{tenant}"\nrole = "tenant_{tenant}"\n',
             }[kind]
             if kind == "schema":
-                tables += f"\\connect app\ncreate schema {tenant};\ncreate table {tenant}.{own}"
+                tables += f"\\connect shared\ncreate schema {tenant};\ncreate table {tenant}.{own}"
             elif kind == "database":
                 tables += f"create database {tenant};\n\\connect {tenant}\ncreate table {own}"
     with (newcomer.folder / "tenantproxy.toml").open("a") as toml, (newcomer.folder / "schema.sql").open("a") as sql:
@@ -201,7 +201,7 @@ async def _cross(newcomer: Newcomer) -> None:
                             await conn.fetch(f"select * from {victim}.projects")
                 if thief not in KINDS["row"]:
                     with pytest.raises((asyncpg.InsufficientPrivilegeError, asyncpg.FeatureNotSupportedError)):
-                        await conn.fetch("select * from app.public.projects")
+                        await conn.fetch("select * from shared.public.projects")
             for victim in KINDS["row"]:
                 await _steal(router, thief, victim)
         for tenant in TENANTS:
