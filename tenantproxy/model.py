@@ -264,11 +264,19 @@ class Session:
     """What a connection must be set to before a caller may have it, as data: every connector applies the same thing.
 
     What is pinned in the startup packet follows from the PoolKey and is not here. `context` are further settings of
-    the request, not signed, set at each lease.
+    the request, not signed, set at each lease. `standby`: of a replica, which must still be one at each lease.
     """
 
     binding: Binding | None = None
     context: tuple[tuple[str, str], ...] = ()
+    standby: bool = False
+    is_set_each_time: bool = field(init=False, repr=False, compare=False)
+    """Whether it must be set at each lease, although the connection is this tenant's already: a client can change in
+    any SELECT what carries no proof, and what is not signed would be believed."""
+
+    def __post_init__(self) -> None:
+        is_plain = self.binding is not None and self.binding.proof is Proof.PLAIN
+        object.__setattr__(self, "is_set_each_time", bool(self.context or self.standby or is_plain))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

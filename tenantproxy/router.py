@@ -23,6 +23,7 @@ from tenantproxy.config import Settings, load
 from tenantproxy.errors import (
     AccessDenied,
     ConfigurationError,
+    ConnectFailed,
     PoolClosed,
     PoolError,
     Problem,
@@ -328,8 +329,9 @@ class Router:
     ) -> TenantScope:
         """The scope of one tenant: cheap, holds no connection; an unknown tenant fails at first use.
 
-        `system` chooses where a tenant has several schemas; `replica` reads from one of the server's replicas, when it
-        has any. `context` are settings of the caller's own that each session gets (`{"app.user_id": "7"}`), for audit
+        `system` chooses where a tenant has several schemas; `replica` reads from one of the server's replicas, read
+        only, or from the primary while none of them serves.
+        `context` are settings of the caller's own that each session gets (`{"app.user_id": "7"}`), for audit
         triggers and the like, or `application_name`; they are not signed, and cost a round trip a lease. Raises
         TenantNotFound for what cannot be a tenant identifier, AccessDenied for a setting that is not the caller's to
         make.
@@ -527,13 +529,34 @@ class Router:
         deadline = None if timeout is None else monotonic() + timeout
         while True:
             pool, route = found or self.known(scope) or await self._find_until(deadline, scope)
+            if route.session.standby and pool.budget.is_avoided:
+                return await self._lend_elsewhere(scope, route, deadline)
             left = None if deadline is None else max(0.0, deadline - monotonic())
             try:
                 return await self._lender.acquire(pool, route, left), route
             except PoolClosed:
                 if not (self.is_open and pool.is_closed):
                     raise
+            except ConnectFailed:
+                if not route.session.standby:
+                    raise
+                return await self._lend_elsewhere(scope, route, deadline)
             found = None  # evicted while we waited: the tenant, if it is still served, has a new one
+
+    async def _lend_elsewhere(self, scope: Scope, tried: Route, deadline: float | None) -> Lease:
+        """A replica serves nobody now: from another one, or the primary. Raises what the primary's lease raises."""
+        assert isinstance(scope, TenantScope)
+        for route in self._routes.elsewhere(await self._look_up(scope.id), scope, tried.pool):
+            pool = self._manager.pool(route)
+            if route.session.standby and pool.budget.is_avoided:
+                continue
+            left = None if deadline is None else max(0.0, deadline - monotonic())
+            try:
+                return await self._lender.acquire(pool, route, left), route
+            except ConnectFailed:
+                if not route.session.standby:
+                    raise
+        raise AssertionError("the primary comes last, and lends or raises")
 
     async def _find_until(self, deadline: float | None, scope: Scope) -> Found:
         try:

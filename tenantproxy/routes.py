@@ -7,9 +7,10 @@ Whatever is remembered, a tenant that changed is compared with the pools that ar
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
+from hashlib import blake2b
 from itertools import product
 from typing import Final
 
@@ -132,15 +133,32 @@ class Routes:
                 detail=f"server {tenant.placement.server!r}",
                 hint=f"configure [servers.{tenant.placement.server}], or correct the registry",
             )
-        name = server.replicas[hash(tenant.id) % len(server.replicas)] if replica and server.replicas else None
+        name = _preferred(tenant.id, server.replicas)[0] if replica and server.replicas else None
         return self._plans[tenant.placement.isolation].plan(tenant, system=system, replica=name)
+
+    def elsewhere(self, tenant: Tenant, scope: TenantScope, tried: PoolKey) -> Iterator[Route]:
+        """Where else a tenant may be read when the replica of `tried` serves nobody: other replicas, then the primary.
+
+        Raises TenantError when it is not served any more.
+        """
+        if tenant.status is not TenantStatus.ACTIVE:
+            raise not_served(tenant.status)
+        server = self._servers.get(tenant.placement.server)
+        replicas = _preferred(tenant.id, server.replicas) if server is not None else ()
+        for name in (*(name for name in replicas if name != tried.server), None):
+            plan = self._plans[tenant.placement.isolation]
+            route = plan.plan(tenant, system=scope.system, replica=name)
+            route = replace(route, pool=replace(route.pool, profile=scope.profile))
+            yield route if not scope.context else _with_context(route, scope)
 
     def keys_of(self, tenant: Tenant) -> set[PoolKey]:
         """The pools, without their profile, that may hold connections of this tenant."""
         keys: set[PoolKey] = set()
-        for system, replica in product((None, *tenant.systems), (False, True)):
+        server = self._servers.get(tenant.placement.server)
+        plan = self._plans[tenant.placement.isolation].plan
+        for system, name in product((None, *tenant.systems), (None, *server.replicas) if server is not None else ()):
             with suppress(TenantError):  # a database of its own has no systems
-                keys.add(self.plan(tenant, system, replica=replica).pool)
+                keys.add(plan(tenant, system=system, replica=name).pool)
         return keys
 
     def clear(self) -> None:
@@ -189,6 +207,14 @@ class Routes:
 def _is_operators(key: PoolKey) -> bool:
     """Whether its connections are the way in by `Router.admin`, which is there whatever the tenant's status."""
     return key.profile == ADMIN_PROFILE
+
+
+def _preferred(tenant: TenantId, replicas: Iterable[str]) -> list[str]:
+    """`replicas` in the order in which this tenant reads from them: the same in every process.
+
+    Rendezvous hashing: one more replica takes over its share of the tenants, and no other tenant moves.
+    """
+    return sorted(replicas, key=lambda name: blake2b(f"{name}\0{tenant}".encode(), digest_size=8).digest())
 
 
 def _with_context(route: Route, scope: TenantScope) -> Route:

@@ -8,7 +8,17 @@ from typing import Final, Protocol
 
 from tenantproxy.model import PoolKey, Route, Tenant, quote_identifier
 
-__all__ = ["FULL_RESET", "KEEP_RESET", "SOFT_RESET", "Pins", "Plan", "search_path", "startup_pins"]
+__all__ = [
+    "FULL_RESET",
+    "IN_RECOVERY",
+    "KEEP_RESET",
+    "SOFT_RESET",
+    "WRITABLE",
+    "Pins",
+    "Plan",
+    "search_path",
+    "startup_pins",
+]
 
 # One simple query each; PostgreSQL runs it as one transaction, so it is done or it is not. CLOSE comes first, because
 # closing a cursor may run user code; RESET ALL does not touch the role, hence SESSION AUTHORIZATION.
@@ -21,6 +31,12 @@ SOFT_RESET: Final = _SESSION_RESET + "; DISCARD SEQUENCES"
 
 KEEP_RESET: Final = _SESSION_RESET
 """SOFT_RESET that leaves a binding in the backend's memory (`currval()` of the keeper's sequences)."""
+
+IN_RECOVERY: Final = "SELECT 1/pg_catalog.pg_is_in_recovery()::int"
+"""Fails on a replica that was promoted. As a text of its own: what users prepared cannot answer in its place."""
+
+WRITABLE: Final = "SELECT 1/(pg_catalog.current_setting('transaction_read_only') = 'off')::int"
+"""After a reset: fails where the server itself takes no writes."""
 
 FULL_RESET: Final = "DISCARD ALL"
 """Everything; the driver's statement cache must go with it."""
@@ -54,13 +70,19 @@ def search_path(schemas: Sequence[str]) -> str:
 
 
 def startup_pins(
-    key: PoolKey, pins: Pins, *, setting: str = "app.current_tenant_id", server_version: int | None = None
+    key: PoolKey,
+    pins: Pins,
+    *,
+    setting: str = "app.current_tenant_id",
+    server_version: int | None = None,
+    read_only: bool = False,
 ) -> dict[str, str]:
     """The startup parameters of every connection of the pool `key`.
 
     RESET ALL and DISCARD ALL return to these values, and no role default can override them, which matters because any
     tenant may run `ALTER ROLE app SET ...` for every later backend of all tenants. `server_version` (as in
-    `server_version_num`) decides which of the newer settings are sent; None: none of them.
+    `server_version_num`) decides which of the newer settings are sent; None: none of them. `read_only`: for a replica,
+    which may be promoted while we are connected.
     """
     path = (key.schema,) if key.schema is not None else pins.search_path
     parameters = {
@@ -69,7 +91,7 @@ def startup_pins(
         setting: "",
         "app.tenant_proof": "",
         "standard_conforming_strings": "on",
-        "default_transaction_read_only": "off",
+        "default_transaction_read_only": "on" if read_only else "off",
         "default_transaction_isolation": "read committed",
         "default_transaction_deferrable": "off",
         "statement_timeout": _ms(pins.statement_timeout),

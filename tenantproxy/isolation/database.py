@@ -20,6 +20,6 @@ class DatabasePlan:
             tenant=tenant.id,
             isolation=Isolation.DATABASE,
             pool=PoolKey(server=replica or place.server, database=place.database, user=place.role),
-            session=Session(),
+            session=Session(standby=replica is not None),
             limits=tenant.limits,
         )

@@ -56,7 +56,10 @@ class RowPlan:
                 schema=place.schema,
                 shared=True,
             ),
-            session=Session(binding=Binding(tenant=tenant.id, proof=proof, setting=self._setting)),
+            session=Session(
+                binding=Binding(tenant=tenant.id, proof=proof, setting=self._setting),
+                standby=replica is not None,
+            ),
             limits=tenant.limits,
         )
 

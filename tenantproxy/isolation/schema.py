@@ -26,7 +26,7 @@ class SchemaPlan:
                 user=place.role,
                 schema=place.schema if system is None else _schema_of(tenant, system),
             ),
-            session=Session(),
+            session=Session(standby=replica is not None),
             limits=tenant.limits,
         )
 

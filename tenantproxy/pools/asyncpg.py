@@ -23,7 +23,7 @@ from tenantproxy.model import Binding, PoolKey, Proof, TenantId
 from tenantproxy.pools.detached import Detached
 from tenantproxy.pools.errands import Errands
 from tenantproxy.pools.failures import classify, describe
-from tenantproxy.pools.guard import RenewingConnection, TenantConnection
+from tenantproxy.pools.guard import RenewingConnection, ReplicaConnection, TenantConnection
 from tenantproxy.pools.handshake import CHECK, Answer
 from tenantproxy.pools.opening import ADMIN_PROFILE, LOGIN_PROFILE, WARM_WINDOW, Opening, tls_context
 from tenantproxy.pools.pool import Pool
@@ -188,7 +188,7 @@ class AsyncpgConnector:
             ssl=ssl_argument(server),
             timeout=server.connect_timeout,
             server_settings=pins,
-            connection_class=RenewingConnection if key.shared else TenantConnection,
+            connection_class=self._class_of(key),
             max_cached_statement_lifetime=0,  # its timers would keep the context of whoever ran a statement first
         )
         if not self._opening.pins_enough(key, pins, con.get_server_version().major):
@@ -197,6 +197,11 @@ class AsyncpgConnector:
         con.set_user_timeout(max(server.connect_timeout, 10.0))
         return con, pins
 
+    def _class_of(self, key: PoolKey) -> type[TenantConnection]:
+        if self._opening.is_replica(key):
+            return ReplicaConnection
+        return RenewingConnection if key.shared else TenantConnection
+
     async def _check(
         self, pool: Pool[Backend], con: TenantConnection, pins: dict[str, str], *, is_last: bool
     ) -> Backend | None:
@@ -204,13 +209,14 @@ class AsyncpgConnector:
         key = pool.key
         timeout = self._opening.server(key).connect_timeout
         asked = time.time()
-        row = await con.fetchrow(CHECK, key.shared, key.schema or "", timeout=timeout)
+        row = await con.fetchrow(CHECK, key.shared, key.schema or "", ",".join(pins), timeout=timeout)
         now = (asked + time.time()) / 2
         if row is None:
             raise IsolationError("the server does not know the role we are logged in as")
         given: dict[str, Any] = dict(row)
         answer = Answer(**given)
-        statements = self._opening.judge(key, answer, now=now, pins=pins, budget=pool.budget, is_last=is_last)
+        pid, budget = con.get_server_pid(), pool.budget
+        statements = self._opening.judge(key, answer, pid=pid, now=now, pins=pins, budget=budget, is_last=is_last)
         if statements:
             for statement in statements:
                 await con.execute(statement, timeout=timeout)

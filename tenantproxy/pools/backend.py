@@ -59,9 +59,11 @@ class RawBackend(asyncio.Protocol):
         "is_closed",
         "is_doubtful",
         "is_ending",
+        "is_fresh",
         "is_paused",
         "leased_at",
         "lost_by",
+        "must_set_path",
         "offset",
         "on_cancelled",
         "on_lost",
@@ -72,6 +74,7 @@ class RawBackend(asyncio.Protocol):
         "prepared",
         "resting_lost",
         "resting_sink",
+        "saw_read_only",
         "secret",
         "session",
         "signer",
@@ -100,6 +103,9 @@ class RawBackend(asyncio.Protocol):
         self.is_closed = False
         self.is_doubtful = False  # whoever had it cannot say what the server will send next
         self.is_ending = False  # the connector ends it
+        self.is_fresh = True  # no client has had it since it was opened or reset
+        self.saw_read_only = False  # a write was refused: by a transaction that only reads, or by the server
+        self.must_set_path = False  # a schema's, and the server does not report when a client changes search_path
         self.is_paused = False  # we do not read from it
         self.lost_by: Exception | None = None
         self.prepared = ServerStatements()
@@ -218,6 +224,7 @@ class RawBackend(asyncio.Protocol):
         self.bound_until = float("inf")
         self.session = NO_SETTINGS
         self.prepared = ServerStatements()
+        self.is_fresh = True
 
     def detach(self) -> None:
         """Whoever has it does not want to hear of it any more, and ends it."""

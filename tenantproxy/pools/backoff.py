@@ -9,8 +9,9 @@ from tenantproxy.errors import TenantProxyError
 
 __all__ = ["Backoff", "Failure"]
 
-Failure = Literal["refused", "busy", "denied"]
-"""Why a connect failed: the server is not there (`refused`), cannot take us now (`busy`), will not (`denied`)."""
+Failure = Literal["refused", "busy", "denied", "unfit"]
+"""Why a connect failed: the server is not there (`refused`), cannot take us now (`busy`), will not (`denied`), or is a
+standby where a primary is needed, or the other way round (`unfit`)."""
 
 _FIRST: Final = 0.05
 _MOST: Final = 2.0
@@ -39,7 +40,7 @@ class Backoff:
         Connects that were begun together and fail together count as one failure.
         """
         self.error = error
-        self._is_denied = failure == "denied"
+        self._is_denied = failure in ("denied", "unfit")
         if not self._failures or self._is_due(now):
             self._failures += 1
             most = _MOST_REFUSED if failure == "refused" else _MOST

@@ -22,6 +22,7 @@ CALM_SECONDS: Final = 0.05  # idle for so long, a connection is closed for a ten
 LAST_SECONDS: Final = 2.0  # and so long, if it is all that its own tenant has
 HOLD_SECONDS: Final = 30.0  # how long the permit of a peer that fell silent is kept
 BREAKER_SECONDS: Final = 0.5  # a server that refuses for so long is down
+UNFIT_SECONDS: Final = 2.0  # between two looks at one that is not in its role, where callers can go elsewhere
 SILENT_CONNECTS: Final = 3  # one that leaves so many in a row unanswered is, too
 
 
@@ -51,6 +52,10 @@ class Claimant(Protocol):
 
     def give_up_idle(self, idle_seconds: float) -> bool:
         """Close its least recently used idle connection; False when none has been idle for so long."""
+        ...
+
+    def expire(self) -> None:
+        """Close every connection that exists now: idle ones at once, the others when they come back."""
         ...
 
     def server_down(self) -> None:
@@ -85,6 +90,8 @@ class ServerBudget:
         self._failing_since: float | None = None  # the first of an unbroken row of failed connects
         self._unanswered = 0  # of them those that nobody answered
         self.is_down = False
+        self._unfit_since: float | None = None  # it is not in the role that it is used in
+        self._unfit_at = 0.0  # when that was last found
 
     # --- pools come and go -------------------------------------------------------------------------------------------
     def join(self, pool: Claimant) -> None:
@@ -247,14 +254,44 @@ class ServerBudget:
             for pool in list(self._claimants):
                 pool.server_down()
 
+    def unfit(self, error: str) -> None:
+        """The server is a standby where a primary is needed, or the other way round.
+
+        Each pool tries again by its own backoff. What was opened before the change must not be used any more.
+        """
+        self.reached()
+        self._unfit_at = self._clock()
+        if self._unfit_since is None:
+            self._unfit_since = self._unfit_at
+            self._observer(ServerDown(server=self.server, error=error))
+        self.expire()
+
+    def expire(self) -> None:
+        """Close all its connections: the idle ones at once, the others when they come back."""
+        for pool in list(self._claimants):
+            pool.expire()
+
+    @property
+    def is_unfit(self) -> bool:
+        """Whether it was last found to be a standby where a primary is needed, or the other way round."""
+        return self._unfit_since is not None
+
+    @property
+    def is_avoided(self) -> bool:
+        """Whether a caller who can go elsewhere should: one now and then tries a server that was found unfit."""
+        return self.is_down or (self.is_unfit and self._clock() - self._unfit_at < UNFIT_SECONDS)
+
     def forget_failures(self) -> None:
         """Nothing is known of the server: the router opens anew, and what looked for it to come back has ended."""
         self.is_down = False
-        self._failing_since = None
+        self._failing_since = self._unfit_since = None
         self._unanswered = 0
 
-    def reached(self) -> None:
-        """The server answered, whatever it said."""
+    def reached(self, *, fits: bool = False) -> None:
+        """The server answered, whatever it said; `fits`: and a connection of it may serve."""
+        if fits and self._unfit_since is not None:
+            since, self._unfit_since = self._unfit_since, None
+            self._observer(ServerUp(server=self.server, seconds=self._clock() - since))
         failing_since, self._failing_since = self._failing_since, None
         self._unanswered = 0
         if self.is_down:
@@ -291,7 +328,7 @@ class ServerBudget:
             limit=self.limit,
             held=len(self._held),
             waiting_pools=len(self.wanting),
-            up=not self.is_down,
+            up=not (self.is_down or self.is_unfit),
             max_connections=self.max_connections,
             open_seconds=snapshot(self.open_seconds),
         )

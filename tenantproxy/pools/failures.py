@@ -14,6 +14,7 @@ from tenantproxy.errors import BudgetExhausted, ConnectFailed, ProtocolError, Te
 from tenantproxy.model import PoolKey
 from tenantproxy.pools.backoff import Failure
 from tenantproxy.pools.exchange import Refused
+from tenantproxy.pools.handshake import BEHIND_POOLER, WrongRole
 from tenantproxy.pools.refusals import place_of, unreachable
 
 __all__ = ["LOST", "classify", "describe"]
@@ -29,6 +30,8 @@ _BUSY = {
 }
 _OURS: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)  # says nothing of the server
 _DENIED = {
+    "08P01": ("the server does not take our startup parameters, as a connection pooler may not", BEHIND_POOLER),
+    "26000": ("the server does not know what was just prepared, as behind a transaction pooler", BEHIND_POOLER),
     "28P01": (
         "the PostgreSQL server refused our password",
         "see user and password of this server in the configuration",
@@ -47,13 +50,15 @@ def classify(error: BaseException, key: PoolKey) -> tuple[TenantProxyError, Fail
     where = place_of(key)
     if isinstance(error, ProtocolError):  # the server's, and no fault of a client who hears of it
         return ConnectFailed(error.message, detail=error.detail or where, hint=error.hint, retry_after=5.0), "denied"
+    if isinstance(error, WrongRole):
+        return error, "unfit"
     if isinstance(error, TenantProxyError):
         return error, "denied"
     if isinstance(error, asyncpg.PostgresError | Refused):
         state = error.sqlstate or ""
         if state == "53300":
             return _too_many(where), "busy"
-        if state.startswith("08"):
+        if state.startswith("08") and state not in _DENIED:
             return unreachable(where), "refused"
         if state in _BUSY:
             message, hint = _BUSY[state]

@@ -26,8 +26,17 @@ from asyncpg.prepared_stmt import PreparedStatement
 from asyncpg.transaction import Transaction
 
 from tenantproxy.errors import IsolationError
+from tenantproxy.pools.handshake import WrongRole
 
-__all__ = ["PRIVATE_NAMES", "Description", "Guard", "Lent", "RenewingConnection", "TenantConnection"]
+__all__ = [
+    "PRIVATE_NAMES",
+    "Description",
+    "Guard",
+    "Lent",
+    "RenewingConnection",
+    "ReplicaConnection",
+    "TenantConnection",
+]
 
 PRIVATE_NAMES: Final = {
     "asyncpg.connection.Connection": (
@@ -87,7 +96,7 @@ if TYPE_CHECKING:
         _cancellations: set[asyncio.Task[None]]
 
         def _execute(self, *args: Any, **kwargs: Any) -> Any: ...
-        async def _do_execute(self, *args: Any) -> Any: ...
+        async def _do_execute(self, *args: Any, **kwargs: Any) -> Any: ...
         async def _executemany(self, *args: Any, **kwargs: Any) -> Any: ...
         async def _copy_out(self, *args: Any, **kwargs: Any) -> Any: ...
         async def _copy_in(self, *args: Any, **kwargs: Any) -> Any: ...
@@ -176,6 +185,7 @@ class TenantConnection(_Connection):
         "is_tainted",
         "is_unsynced",
         "runs_directly",
+        "saw_read_only",
         "under_way",
         "was_terminated",
     )
@@ -188,6 +198,7 @@ class TenantConnection(_Connection):
         self.is_unsynced = False  # the server may be in an implicit transaction that no Sync has ended
         self.was_terminated = False  # ended from this side, so the other one may live on
         self.runs_directly = False  # its user ran something that asyncpg does not note as being under way
+        self.saw_read_only = False  # a write was refused: by a transaction that only reads, or by the server
         self.under_way = 0  # calls of its user, and of what it was given, that have begun and not ended
         self._described: dict[str, tuple[Any, Description]] = {}  # by text, with the statement
         self._entry: Any = None  # the statement that enters a session, outside of the driver's cache
@@ -205,8 +216,16 @@ class TenantConnection(_Connection):
             self.is_tainted = True
         try:
             return await super().execute(query, timeout=timeout)
-        except BaseException:
+        except BaseException as exc:
             self.runs_directly = True  # whether it has ended is for the driver to say
+            self.saw_read_only |= isinstance(exc, asyncpg.ReadOnlySQLTransactionError)
+            raise
+
+    async def _do_execute(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return await super()._do_execute(*args, **kwargs)
+        except asyncpg.ReadOnlySQLTransactionError:
+            self.saw_read_only = True
             raise
 
     async def _prepare(self, query: str, **kwargs: Any) -> Any:
@@ -278,9 +297,10 @@ class TenantConnection(_Connection):
         """As asyncpg's, but `timeout` bounds the source of the records too, and ends the connection."""
         self.runs_directly = True
         timeout = options.pop("timeout", None)
-        async with self._in_time(timeout):
-            tag: str = await super().copy_records_to_table(table_name, **options)
-            return tag
+        with self._noting_read_only():
+            async with self._in_time(timeout):
+                tag: str = await super().copy_records_to_table(table_name, **options)
+                return tag
 
     @asynccontextmanager
     async def _in_time(self, timeout: float | None) -> AsyncIterator[None]:
@@ -302,8 +322,17 @@ class TenantConnection(_Connection):
 
     async def _copy_in(self, copy_stmt: Any, source: Any, timeout: float | None) -> Any:
         self.runs_directly = True
-        async with self._opened(source, "rb") as data, self._in_time(timeout):
-            return await super()._copy_in(copy_stmt, data, None)
+        with self._noting_read_only():
+            async with self._opened(source, "rb") as data, self._in_time(timeout):
+                return await super()._copy_in(copy_stmt, data, None)
+
+    @contextmanager
+    def _noting_read_only(self) -> Iterator[None]:
+        try:
+            yield
+        except asyncpg.ReadOnlySQLTransactionError:
+            self.saw_read_only = True
+            raise
 
     async def _copy_out(self, copy_stmt: Any, output: Any, timeout: float | None) -> Any:
         self.runs_directly = True
@@ -349,6 +378,7 @@ class TenantConnection(_Connection):
         """A call of `lease` failed. Raises InterfaceError for it when that lease has ended, for that is why."""
         self.runs_directly = True  # whether it has ended is for the driver to say
         self.note_interruption(exc)
+        self.saw_read_only |= isinstance(exc, asyncpg.ReadOnlySQLTransactionError)
         if isinstance(exc, Exception) and not isinstance(exc, asyncpg.InterfaceError):
             try:
                 self._check_lease(lease)
@@ -646,6 +676,36 @@ class RenewingConnection(TenantConnection):
         statement = await super()._prepare(query, **kwargs)
         statement.__class__ = _RenewingStatement
         return statement
+
+
+class ReplicaConnection(RenewingConnection):
+    """A connection to a replica: it takes no statement more once its server says that it was promoted.
+
+    PostgreSQL (14 and later) says so with its answer to the first statement after the promotion. Transactions are read
+    only by default; but a user who makes one write would write to what its former primary never sees.
+    """
+
+    __slots__ = ("_due_at",)
+
+    @property
+    def renew_at(self) -> float:
+        """Always due: it looks before each statement."""
+        return 0.0
+
+    @renew_at.setter
+    def renew_at(self, moment: float) -> None:
+        self._due_at = moment
+
+    async def renew_if_due(self) -> None:
+        """As any connection's. Raises WrongRole after a promotion, and the connection ends with its lease."""
+        if getattr(self.get_settings(), "in_hot_standby", "on") != "on":
+            self.is_doubtful = True
+            raise WrongRole("the replica was promoted", hint="try again: it is read elsewhere then", retry_after=0.1)
+        if monotonic() >= self._due_at and self.renew is not None and not self.is_in_transaction():
+            self._due_at = float("inf")  # the renewal itself runs statements
+            lease = self._pool_release_ctr
+            await self.renew()
+            self._check_lease(lease)
 
 
 # --- what a lease hands out ------------------------------------------------------------------------------------------

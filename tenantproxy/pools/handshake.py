@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from tenantproxy.errors import IsolationError
+from tenantproxy.errors import ConnectFailed, IsolationError
 from tenantproxy.model import PoolKey, Proof, quote_identifier
 
-__all__ = ["CHECK", "Answer", "clean_role_sql", "foreign_settings", "refusal"]
+__all__ = [
+    "BEHIND_POOLER",
+    "CHECK",
+    "Answer",
+    "WrongRole",
+    "clean_role_sql",
+    "foreign_settings",
+    "out_of_role",
+    "pooler_between",
+    "refusal",
+]
 
 MAX_CLOCK_OFFSET: Final = 1.0  # seconds between the server's clock and ours; beyond it a proof's window means nothing
 
 CHECK: Final = """
 SELECT r.rolname::text AS role, r.rolsuper, r.rolbypassrls, pg_catalog.pg_is_in_recovery() AS standby,
+  pg_catalog.pg_backend_pid() AS pid,
+  ARRAY(SELECT COALESCE(pg_catalog.current_setting(s.name, true), '')
+        FROM pg_catalog.unnest(pg_catalog.string_to_array($3, ',')) WITH ORDINALITY AS s (name, place)
+        ORDER BY s.place) AS pinned,
   pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()) AS server_now,
   pg_catalog.current_setting('max_connections')::int AS max_connections,
   pg_catalog.current_setting('server_version_num')::int AS version,
@@ -30,17 +45,19 @@ SELECT r.rolname::text AS role, r.rolsuper, r.rolbypassrls, pg_catalog.pg_is_in_
 FROM pg_catalog.pg_roles r, pg_catalog.pg_database d
 WHERE r.rolname = current_user AND d.datname = pg_catalog.current_database()
 """
-"""$1: shared tables, so look for owned ones; $2: the schema that must be there, or ''."""
+"""$1: shared tables, so look for owned ones; $2: the schema that must be there, or ''; $3: pinned settings, `a,b`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """The one row of CHECK. `role_settings`: `name=value` after a digit, 1: for this database only."""
+    """The one row of CHECK, in SQL's types. `role_settings`: `name=value` after a digit, 1: for this database only."""
 
     role: str
     rolsuper: bool
     rolbypassrls: bool
     standby: bool
+    pid: int  # of the process that answered
+    pinned: list[str]  # the values that it has for $3, in that order
     server_now: float
     max_connections: int
     version: int
@@ -49,6 +66,70 @@ class Answer:
     sees_prepared: bool
     owns_tables: bool
     has_schema: bool
+
+
+BEHIND_POOLER: Final = (
+    "connect to PostgreSQL itself: behind a connection pooler (PgBouncer and its like, in any mode) a session is not"
+    " ours alone, so that nothing can be proven of it; tenantproxy pools connections itself"
+)
+
+
+class WrongRole(ConnectFailed):
+    """The server is a standby where a primary is needed, or the other way round. A failover may change that."""
+
+
+def pooler_between(answer: Answer, key: PoolKey, *, pid: int, pins: Mapping[str, str]) -> IsolationError | None:
+    """Why this is no session of our own; None: it is. `pid`: of the process that we logged in at (BackendKeyData).
+
+    A pooler tells a process id of its own, and drops startup parameters or undoes them between two transactions.
+    """
+    where = f"server {key.server!r}, database {key.database!r}"
+    if answer.pid != pid:
+        return IsolationError(
+            "another server process answers than the one that we logged in at: a connection pooler is in between",
+            detail=where,
+            hint=BEHIND_POOLER,
+        )
+    lost = [name for (name, value), found in zip(pins.items(), answer.pinned, strict=True) if not _same(value, found)]
+    if lost:
+        return IsolationError(
+            f"the session does not have what we set at startup: {', '.join(lost)}",
+            detail=f"{where}; a connection pooler in between may drop it (PgBouncer: ignore_startup_parameters)",
+            hint=BEHIND_POOLER,
+        )
+    return None
+
+
+_DURATION: Final = re.compile(r"(\d+)(ms|s|min|h|d|)")
+_MILLISECONDS: Final = {"": 1, "ms": 1, "s": 1_000, "min": 60_000, "h": 3_600_000, "d": 86_400_000}
+
+
+def _same(pinned: str, found: str) -> bool:
+    """Whether a server that was told `pinned` shows it as `found`: milliseconds come back with a unit."""
+    if pinned == found:
+        return True
+    duration = _DURATION.fullmatch(found)
+    return duration is not None and pinned == str(int(duration[1]) * _MILLISECONDS[duration[2]])
+
+
+def out_of_role(answer: Answer, key: PoolKey, *, primary: str | None) -> WrongRole | None:
+    """Why this server is not what it is used as; None: it is. `primary`: whose replica it is to be, if it is one."""
+    where = f"server {key.server!r}, database {key.database!r}"
+    if answer.standby and primary is None:
+        return WrongRole(
+            "the server is a standby (in recovery), where a primary is needed",
+            detail=where,
+            hint="it is tried again until it is promoted; or name the primary here, and this server in its `replicas`",
+            retry_after=2.0,
+        )
+    if not answer.standby and primary is not None:
+        return WrongRole(
+            "the replica is not in recovery: it was promoted, or never was one",
+            detail=f"{where}, a replica of {primary!r}",
+            hint="make it a standby of that server again, or take it out of `replicas`",
+            retry_after=2.0,
+        )
+    return None
 
 
 def refusal(answer: Answer, key: PoolKey, *, offset: float, proof: Proof | None) -> IsolationError | None:
@@ -87,12 +168,6 @@ def refusal(answer: Answer, key: PoolKey, *, offset: float, proof: Proof | None)
             "the signed context is not installed in this database, or an older version of it",
             detail=where,
             hint="run `tenantproxy install --config FILE`",
-        )
-    if answer.standby and proof is Proof.BOUND:
-        return IsolationError(
-            "the server is a standby, and a standby cannot bind a tenant",
-            detail=where,
-            hint="name the primary here, and this server in its `replicas`",
         )
     if abs(offset) > MAX_CLOCK_OFFSET:
         return IsolationError(

@@ -15,9 +15,9 @@ import asyncpg
 
 from tenantproxy.errors import IsolationError, TenantProxyError
 from tenantproxy.events import IsolationViolation, Observer, ResetFailed
-from tenantproxy.isolation.base import FULL_RESET, SOFT_RESET
+from tenantproxy.isolation.base import FULL_RESET, IN_RECOVERY, SOFT_RESET, WRITABLE
 from tenantproxy.isolation.row import change_reset, enter, keep_reset
-from tenantproxy.model import Binding, Proof, Route, TenantId
+from tenantproxy.model import Binding, Proof, Route, Session, TenantId
 from tenantproxy.pools.asyncpg import Backend
 from tenantproxy.pools.detached import Detached
 from tenantproxy.pools.failures import LOST, describe
@@ -82,7 +82,7 @@ class Lender:
     def acquire_nowait(self, pool: Pool[Backend], route: Route) -> Backend | None:
         """A connection when one is idle and its session need not be entered; None: `acquire` one."""
         session = route.session
-        if session.context or (pool.key.shared and not pool.has_idle_of(route.tenant)):
+        if session.context or session.standby or (pool.key.shared and not pool.has_idle_of(route.tenant)):
             return None
         backend = pool.lease_nowait(route.tenant, route.limits)
         if backend is None:
@@ -119,7 +119,7 @@ class Lender:
             backend.is_settled = False
             session = route.session
             try:
-                if session.context or (session.binding is not None and not self._is_bound(backend, session.binding)):
+                if self._must_enter(backend, session):
                     await self._enter(backend, route, deadline)
                 elif session.binding is not None:
                     self._renew_in_time(backend)
@@ -132,6 +132,12 @@ class Lender:
                 continue
             backend.leased_at = monotonic()
             return backend
+
+    def _must_enter(self, backend: Backend, session: Session) -> bool:
+        """Whether something has to be said to the server before a caller may have its connection."""
+        if session.context or session.standby:
+            return True
+        return session.binding is not None and not self._is_bound(backend, session.binding)
 
     async def _wait(self, pool: Pool[Backend], route: Route, left: float, timeout: float) -> Backend:
         loop = asyncio.get_running_loop()
@@ -158,9 +164,11 @@ class Lender:
         """Make the session the tenant's. Whatever goes wrong, the connection is retired before this raises."""
         binding, context = route.session.binding, route.session.context
         try:
-            if context or (binding is not None and not self._is_bound(backend, binding)):
+            if self._must_enter(backend, route.session):
                 # One timer for all round trips: none of them may outlive the caller's patience.
                 async with asyncio.timeout(max(0.001, deadline - monotonic())):
+                    if route.session.standby:
+                        await self._check_standby(backend)
                     if binding is not None and not self._is_bound(backend, binding):
                         await self._enter_tenant(backend, binding)
                     if context:
@@ -171,6 +179,14 @@ class Lender:
         except BaseException:
             self._counters.resets["failed"] += 1
             backend.pool.retire(backend, "error")
+            raise
+
+    async def _check_standby(self, backend: Backend) -> None:
+        """Once promoted, a replica would take writes that its former primary never sees."""
+        try:
+            await backend.con.simple(IN_RECOVERY, None)
+        except asyncpg.DivisionByZeroError:
+            backend.pool.budget.expire()  # a new connection tells what it is now
             raise
 
     async def _enter_tenant(self, backend: Backend, binding: Binding) -> None:
@@ -254,12 +270,13 @@ class Lender:
             return
         must_settle = con.must_settle
         con.take_back()
+        con.saw_read_only = con.saw_read_only and not route.session.standby  # a replica refuses every write
         if con.has_foreign_codecs or con.is_doubtful or con.under_way:  # what goes on later would do so for another
             pool.retire(backend, "error")
-        elif must_settle or con.is_tainted:
+        elif must_settle or con.is_tainted or con.saw_read_only:
             pool.resetting(backend)
             backend.task = asyncio.get_running_loop().create_task(self._settle(backend), context=Context())
-        elif self._always_reset or route.session.context:
+        elif self._always_reset or route.session.is_set_each_time:
             pool.resetting(backend)
             # Somebody waits: at once. Else later, for whoever gives a connection back often uses another one next, and
             # the bytes of that one should go out first.
@@ -294,6 +311,8 @@ class Lender:
         try:
             if await backend.con.simple(sql, None) != answer:
                 raise _Unconfirmed
+            if backend.con.saw_read_only:
+                await self._check_writable(backend)
         except BaseException as exc:
             self._not_reset(backend, exc)
             if not isinstance(exc, Exception):
@@ -304,6 +323,15 @@ class Lender:
         backend.bound = bound
         backend.is_settled = True
         pool.ready(backend, bound)
+
+    async def _check_writable(self, backend: Backend) -> None:
+        """A write was refused. Mostly its transaction was to read only; else the primary is none any more."""
+        backend.con.saw_read_only = False
+        try:
+            await backend.con.simple(WRITABLE, None)
+        except asyncpg.DivisionByZeroError:
+            backend.pool.budget.expire()  # new connections tell what the server is now
+            raise
 
     def _undo(self, backend: Backend) -> tuple[str, str, TenantId | None]:
         """The reset that is due, what the server answers when it is done, and whose the session is then."""

@@ -15,7 +15,14 @@ from tenantproxy.isolation.base import Pins, startup_pins
 from tenantproxy.isolation.proof import Signer, derive_key
 from tenantproxy.model import Binding, PoolKey, Proof, TenantId
 from tenantproxy.pools.budget import ServerBudget
-from tenantproxy.pools.handshake import Answer, clean_role_sql, foreign_settings, refusal
+from tenantproxy.pools.handshake import (
+    Answer,
+    clean_role_sql,
+    foreign_settings,
+    out_of_role,
+    pooler_between,
+    refusal,
+)
 
 __all__ = ["ADMIN_PROFILE", "LOGIN_PROFILE", "WARM_WINDOW", "Opening", "tls_context"]
 
@@ -51,6 +58,10 @@ class Opening:
         """Where a connection of this pool goes."""
         return self._settings.servers[key.server]
 
+    def is_replica(self, key: PoolKey) -> bool:
+        """Whether its server is to be a standby."""
+        return key.server in self._primary_of
+
     def pins(self, key: PoolKey) -> dict[str, str]:
         """Its startup parameters, as far as it is known what its server understands."""
         server = self.server(key)
@@ -62,7 +73,11 @@ class Opening:
             application_name=self._application_name,
         )
         return startup_pins(
-            key, pins, setting=self._settings.row.setting, server_version=self._versions.get(key.server)
+            key,
+            pins,
+            setting=self._settings.row.setting,
+            server_version=self._versions.get(key.server),
+            read_only=self.is_replica(key),
         )
 
     def pins_enough(self, key: PoolKey, pins: dict[str, str], major: int) -> bool:
@@ -92,7 +107,7 @@ class Opening:
             return None
         if not self._settings.row.signed:
             return Proof.PLAIN
-        return Proof.CARRIED if key.server in self._primary_of else Proof.BOUND
+        return Proof.CARRIED if self.is_replica(key) else Proof.BOUND
 
     def signer(self, key: PoolKey) -> Signer | None:
         """Who signs for the sessions of this pool; None: nothing is to be signed. Raises IsolationError."""
@@ -116,15 +131,31 @@ class Opening:
 
     # --- what it must be ---------------------------------------------------------------------------------------------
     def judge(
-        self, key: PoolKey, answer: Answer, *, now: float, pins: dict[str, str], budget: ServerBudget, is_last: bool
+        self,
+        key: PoolKey,
+        answer: Answer,
+        *,
+        pid: int,
+        now: float,
+        pins: dict[str, str],
+        budget: ServerBudget,
+        is_last: bool,
     ) -> list[str]:
         """Statements that clean its role, after which another one must be opened; none: it may serve.
 
-        `now`: our clock when the server answered. Raises IsolationError when it must not serve, or when its role `is`
-        not clean at the `last` attempt.
+        `pid`: of BackendKeyData; `now`: our clock when the server answered. Raises IsolationError when it must not
+        serve, or when its role is not clean at the last attempt; WrongRole when it is a standby that should be a
+        primary, or the other way round.
         """
         self._versions[key.server] = answer.version
         budget.max_connections = answer.max_connections
+        error = pooler_between(answer, key, pid=pid, pins=pins)
+        if error is not None:
+            self.violated("connect", key, error.message)
+            raise error
+        wrong = out_of_role(answer, key, primary=self._primary_of.get(key.server))
+        if wrong is not None:
+            raise wrong
         if key.profile == ADMIN_PROFILE:
             return []  # what lies on its role is the operator's: no tenant can get there
         allowed = self.server(key).role_settings
@@ -132,7 +163,7 @@ class Opening:
         if foreign:
             names = ", ".join(entry[1:] for entry in foreign)
             self.violated("role_settings", key, names)
-            if is_last:
+            if is_last or answer.standby:  # a standby takes no ALTER ROLE: it is cleaned where its primary is
                 raise IsolationError(
                     "settings laid on our role come back after each RESET",
                     detail=f"server {key.server!r}, settings {names}",

@@ -546,7 +546,7 @@ class Pool(Generic[C]):
         lifetime = self._settings.max_lifetime * (1 - _LIFETIME_JITTER * random.random())
         slot = Slot(conn, now=self._clock(), lifetime=lifetime)
         self._slots[conn] = slot
-        self.budget.reached()
+        self.budget.reached(fits=True)
         self._place(slot)
         self.refill()
 
@@ -558,7 +558,7 @@ class Pool(Generic[C]):
         self._opening -= 1
         delay = self._backoff.failed(error, failure, self._clock())
         self._observer(ConnectFailure(server=self.key.server, pool=self.label, error=what, retry_in=delay))
-        if failure == "denied":
+        if failure in ("denied", "unfit"):
             self._fail_waiters(error, "connect")
         self._connector.later(delay, self.refill)
         if silent:
@@ -567,6 +567,8 @@ class Pool(Generic[C]):
             self.budget.give_back(self)
         if failure == "refused":
             self.budget.refused(what)
+        elif failure == "unfit":
+            self.budget.unfit(what)
         elif silent:
             self.budget.unanswered(what)
         else:

@@ -65,6 +65,7 @@ class Acquire:
         "_attempt",
         "_backend",
         "_entry",
+        "_fresh",
         "_lender",
         "_lessee",
         "_loop",
@@ -77,11 +78,21 @@ class Acquire:
         "_timer",
     )  # fmt: skip
 
-    def __init__(self, lender: Desk, pool: Pool[RawBackend], route: Route, session: Settings, lessee: Lessee) -> None:
+    def __init__(
+        self,
+        lender: Desk,
+        pool: Pool[RawBackend],
+        route: Route,
+        session: Settings,
+        lessee: Lessee,
+        *,
+        fresh: bool = False,
+    ) -> None:
         self._lender = lender
         self._pool = pool
         self._route = route
         self._session = session
+        self._fresh = fresh  # only a backend that no client has had since its last reset will do
         self._lessee: Lessee | None = lessee  # None: told, or gone
         self._ticket: Ticket[RawBackend] | None = None  # while it waits
         self._since = 0.0  # when it began to
@@ -127,7 +138,8 @@ class Acquire:
         """Enter what was lent. May come from within the pool: so this writes, and calls nobody."""
         self._backend = backend
         binding = self._route.session.binding
-        if binding is not None and backend.bound is not None and backend.bound != binding.tenant:
+        is_anothers = binding is not None and backend.bound is not None and backend.bound != binding.tenant
+        if is_anothers or (self._fresh and not backend.is_fresh):
             # Between two tenants: a reset in messages of its own, confirmed, before anything is bound.
             Exchange(backend, RESET_ANSWER, self._was_reset, is_reset=True).begin(RESET)
         else:
@@ -183,6 +195,7 @@ class Acquire:
             self._fail(backend, ConnectionResetError("the server closed the connection"))
             return
         self._over()
+        backend.is_fresh = False
         backend.leased_at = self._lender.clock()
         lessee.leased(backend)
 

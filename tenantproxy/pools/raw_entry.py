@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Final, Protocol
 
 from tenantproxy.errors import IsolationError, ProtocolError, TenantProxyError
+from tenantproxy.isolation.base import IN_RECOVERY
 from tenantproxy.isolation.row import enter
 from tenantproxy.model import Binding, Proof, Route
 from tenantproxy.pools.backend import RawBackend, Settings
@@ -23,6 +24,8 @@ _BEGIN: Final = statement("BEGIN READ WRITE")
 _BEGIN_ANSWER: Final = answer_of("BEGIN")
 _COMMIT: Final = statement("COMMIT")
 _COMMIT_ANSWER: Final = answer_of("COMMIT")
+_CHECK_STANDBY: Final = statement(IN_RECOVERY)
+_IS_STANDBY: Final = answer_of("SELECT 1", row(b"1"))
 
 
 class Binder(Protocol):
@@ -39,7 +42,19 @@ class Binder(Protocol):
 class Entry:
     """A session is being made what a route says. Nothing of the client's may go out before it is confirmed."""
 
-    __slots__ = ("_again", "_backend", "_bind_size", "_binding", "_binds", "_lender", "_then", "_until", "_wanted")
+    __slots__ = (
+        "_again",
+        "_backend",
+        "_bind_size",
+        "_binding",
+        "_binds",
+        "_context",
+        "_is_standby",
+        "_lender",
+        "_then",
+        "_until",
+        "_wanted",
+    )
 
     def __init__(
         self,
@@ -54,9 +69,9 @@ class Entry:
         self._lender = lender
         self._backend = backend
         self._binding = route.session.binding
-        self._wanted = session
-        if route.session.context:
-            self._wanted += tuple((name.encode(), value.encode()) for name, value in route.session.context)
+        self._is_standby = route.session.standby
+        self._context = tuple((name.encode(), value.encode()) for name, value in route.session.context)
+        self._wanted = session + self._context
         self._then = then
         self._again = again
         self._until = float("inf")
@@ -70,16 +85,20 @@ class Entry:
             messages, expected = self._bind(self._binding)
             self._binds = True
             self._bind_size = len(expected)
-        to_set = changes(backend.session, self._wanted)
+        to_set = self._to_set()
         if to_set:
             numbers = range(1, 2 * len(to_set), 2)
             columns = ", ".join(f"pg_catalog.set_config(${n}, ${n + 1}, false) IS NULL" for n in numbers)
             # A setting without a value goes back to what it was at start-up.
             messages += statement(f"SELECT {columns}", [part for change in to_set for part in change])
             expected += answer_of("SELECT 1", row(*[b"f"] * len(to_set)))
+        if self._is_standby:  # once promoted, it would take writes that its former primary never sees
+            messages, expected = _CHECK_STANDBY + messages, _IS_STANDBY + expected
+            self._bind_size += len(_IS_STANDBY)
         if not messages:
             return False
-        if self._again or backend.bound is not None:
+        is_written = self._binds and self._binding is not None and self._binding.proof is Proof.BOUND
+        if is_written and (self._again or backend.bound is not None):
             # Its user may have made the session read only, and one that reads only cannot be bound.
             messages, expected = _BEGIN + messages + _COMMIT, _BEGIN_ANSWER + expected + _COMMIT_ANSWER
             self._bind_size += len(_BEGIN_ANSWER)
@@ -87,9 +106,22 @@ class Entry:
         Exchange(backend, expected + READY_IDLE, self._answered).begin(messages + SYNC_NOW, timeout=timeout)
         return True
 
+    def _to_set(self) -> Collection[tuple[bytes, bytes | None]]:
+        """What the session does not have yet, or what a client may have changed without a word from the server."""
+        backend = self._backend
+        missing = changes(backend.session, self._wanted)
+        if not (self._context or backend.must_set_path):
+            return missing
+        to_set = dict(missing)
+        for name, value in self._context:
+            to_set.setdefault(name, value)
+        if backend.must_set_path and not self._again:
+            to_set.setdefault(b"search_path", dict(self._wanted).get(b"search_path"))
+        return to_set.items()
+
     def _must_bind(self, binding: Binding) -> bool:
         backend, lender = self._backend, self._lender
-        if self._again or backend.bound != binding.tenant:
+        if self._again or backend.bound != binding.tenant or binding.proof is Proof.PLAIN:
             return True
         return backend.bound_until - lender.window / 3 <= lender.clock()
 
@@ -104,6 +136,8 @@ class Entry:
         return statement(bind.sql, args), answer_of("SELECT 1", row(*values))
 
     def _answered(self, error: Exception | None) -> None:
+        if self._is_standby and isinstance(error, Refused) and error.confirmed < len(_IS_STANDBY):
+            self._backend.pool.budget.expire()  # it was promoted: a new connection tells what it is now
         if error is None:
             backend, binding = self._backend, self._binding
             backend.session = self._wanted

@@ -15,10 +15,21 @@ from typing import Final, Protocol
 
 from tenantproxy.errors import TenantProxyError
 from tenantproxy.events import CloseReason, IsolationViolation, Observer, ResetFailed
+from tenantproxy.isolation.base import WRITABLE
 from tenantproxy.model import Route
 from tenantproxy.pools.backend import RawBackend, Settings
 from tenantproxy.pools.base import Clock
-from tenantproxy.pools.exchange import RESET, RESET_ANSWER, Exchange
+from tenantproxy.pools.exchange import (
+    READY_IDLE,
+    RESET,
+    RESET_ANSWER,
+    SYNC_NOW,
+    Exchange,
+    Refused,
+    answer_of,
+    row,
+    statement,
+)
 from tenantproxy.pools.failures import describe
 from tenantproxy.pools.manager import Counters
 from tenantproxy.pools.pool import Pool
@@ -30,6 +41,9 @@ __all__ = ["PROFILE", "Acquire", "Lessee", "RawLender", "raw_route"]
 PROFILE: Final = "pg"  # keeps raw pools apart from those of the library
 ENTER_TIMEOUT: Final = 2.0  # again on a lease; while acquiring, the acquire timeout is the limit
 AHEAD_SECONDS: Final = 0.2  # idle for so long, a backend may be reset for whoever comes next
+
+_CHECK_WRITABLE: Final = statement(WRITABLE) + SYNC_NOW
+_IS_WRITABLE: Final = answer_of("SELECT 1", row(b"1")) + READY_IDLE
 
 Entered = Callable[[TenantProxyError | None], None]
 
@@ -72,17 +86,24 @@ class RawLender:
         if backend is None:
             return None
         now = pool.last_used
-        if backend.session != session or backend.bound_until - self.renewal <= now or route.session.context:
+        must_enter = route.session.is_set_each_time or backend.must_set_path
+        if must_enter or backend.session != session or backend.bound_until - self.renewal <= now:
             pool.uncount(backend)
             pool.ready(backend, backend.bound, now)  # as it came: nothing has run on it
             return None
+        backend.is_fresh = False
         backend.leased_at = now
         pool.wait_seconds.counts[0] += 1
         return backend
 
-    def acquire(self, pool: Pool[RawBackend], route: Route, session: Settings, lessee: Lessee) -> Acquire:
-        """Wait in the tenant's turn, enter, and tell `lessee`, at the latest after the acquire timeout."""
-        return Acquire(self, pool, route, session, lessee)
+    def acquire(
+        self, pool: Pool[RawBackend], route: Route, session: Settings, lessee: Lessee, *, fresh: bool = False
+    ) -> Acquire:
+        """Wait in the tenant's turn, enter, and tell `lessee`, at the latest after the acquire timeout.
+
+        `fresh`: no client has had it since it was opened or reset.
+        """
+        return Acquire(self, pool, route, session, lessee, fresh=fresh)
 
     def enter(self, backend: RawBackend, route: Route, session: Settings, done: Entered) -> None:
         """Once more on a lease: its proof is to be renewed, or its client has undone its session.
@@ -139,7 +160,7 @@ class RawLender:
             self.destroy(backend, "error")
             return held
         backend.rest()
-        if is_dirty or backend.cancels:
+        if is_dirty or backend.saw_read_only or backend.cancels:
             self._reset(backend)
         elif pool.has_waiting:
             self._pass_on(backend, now)
@@ -198,9 +219,18 @@ class RawLender:
         if error is not None:
             self._not_reset(backend, error)
             return
+        if backend.saw_read_only:  # mostly its transaction was to read only; else the primary is none any more
+            backend.saw_read_only = False
+            Exchange(backend, _IS_WRITABLE, partial(self._was_asked, backend)).begin(_CHECK_WRITABLE)
+            return
         self.counters.resets["ok"] += 1
         backend.forget()
         self._with_pool(lambda: pool.ready(backend, None))
+
+    def _was_asked(self, backend: RawBackend, error: Exception | None) -> None:
+        if isinstance(error, Refused):
+            backend.pool.budget.expire()  # new connections tell what the server is now
+        self._was_reset(backend, error)
 
     def _not_reset(self, backend: RawBackend, error: Exception) -> None:
         pool = backend.pool

@@ -39,6 +39,7 @@ __all__ = ["Opener"]
 
 _BOOL: Final = 16
 _TEXT: Final = 25
+_REPORTS_PATH: Final = 180000  # from this version on a server tells of each change of search_path
 # One column of text, whatever the types of the answer: nothing here knows how PostgreSQL writes an array.
 _CHECK: Final = f"SELECT pg_catalog.row_to_json(answer)::text FROM ({CHECK}) AS answer"
 _WARM_CHECK: Final = "SELECT tenantproxy.bound_tenant()"
@@ -96,25 +97,27 @@ class Opener:
         """Whether it may serve; False: its role had to be cleaned first, so open another one."""
         key = backend.pool.key
         asked = time.time()
-        answer = await self._ask_for_answer(backend)
+        answer = await self._ask_for_answer(backend, pins)
         now = (asked + time.time()) / 2
-        statements = self._opening.judge(key, answer, now=now, pins=pins, budget=backend.pool.budget, is_last=is_last)
+        pid, budget = backend.pid, backend.pool.budget
+        statements = self._opening.judge(key, answer, pid=pid, now=now, pins=pins, budget=budget, is_last=is_last)
         for sql in statements:
             await _ask(backend, query(sql), tag("ALTER ROLE") + READY_IDLE)
         if statements:
             return False
         backend.offset = answer.server_now - now
         backend.version = answer.version
+        backend.must_set_path = key.schema is not None and not key.shared and answer.version < _REPORTS_PATH
         backend.signer = self._opening.signer(key)
         if self._opening.proof(key) is Proof.BOUND:
             await self._warm(backend)
         return True
 
-    async def _ask_for_answer(self, backend: RawBackend) -> Answer:
+    async def _ask_for_answer(self, backend: RawBackend, pins: dict[str, str]) -> Answer:
         key = backend.pool.key
-        args = [b"t" if key.shared else b"f", (key.schema or "").encode()]
+        args = [b"t" if key.shared else b"f", (key.schema or "").encode(), ",".join(pins).encode()]
         rows: list[bytes] = []
-        message = statement(_CHECK, args, types=(_BOOL, _TEXT)) + SYNC_NOW
+        message = statement(_CHECK, args, types=(_BOOL, _TEXT, _TEXT)) + SYNC_NOW
         try:
             await _ask(backend, message, answer_of("SELECT 1") + READY_IDLE, rows=rows)
         except Unconfirmed:

@@ -33,6 +33,7 @@ __all__ = [
     "canonical",
     "changes",
     "checked",
+    "is_tracked",
     "of",
     "read_set",
     "with_reported",
@@ -79,12 +80,17 @@ def of(pairs: Iterable[tuple[bytes, bytes]]) -> Settings:
     return _interned(tuple(sorted(dict(pairs).items(), key=_place)))
 
 
+def is_tracked(name: bytes, value: bytes) -> bool:
+    """Whether `with_reported` notes it."""
+    return canonical(name) is not None and len(value) <= MAX_VALUE
+
+
 def with_reported(
     settings: Settings, name: bytes, value: bytes, *, baseline: Mapping[bytes, bytes] = _NOTHING
 ) -> Settings:
     """After a ParameterStatus. `baseline`: what the servers of the pool report of a session as at startup."""
     known = canonical(name)
-    if known is None or len(value) > MAX_VALUE:
+    if known is None or not is_tracked(name, value):
         return settings
     return _with(settings, known, None if baseline.get(name) == value else value)
 

@@ -15,7 +15,7 @@ from tenantproxy.model import Isolation, Tenant
 from tenantproxy.pools.backend import RawBackend, Settings
 from tenantproxy.pools.raw import APPLICATION_NAME
 from tests.support.raw_house import RawHouse, ServerError, a_raw_house, ask, value
-from tests.support.world import SERVER, World, a_world
+from tests.support.world import World, a_world
 
 TOKYO: Settings = ((b"TimeZone", b"Asia/Tokyo"), (b"DateStyle", b"German"))
 GERMAN: Settings = ((b"DateStyle", b"German"),)
@@ -157,24 +157,6 @@ async def test_a_renewal_after_the_tenant_was_fenced_destroys_the_backend(old_wo
 
 
 # --- other ways to be a tenant's -------------------------------------------------------------------------------------
-async def test_on_a_replica_the_proof_is_carried_and_tenants_change_by_a_reset(old_world: World) -> None:
-    host, port = old_world.server.host, old_world.server.port
-    keys = {"host": host, "port": port, "user": "app", "password": "app-password-of-the-tests", "ssl": "disable"}
-    settings = old_world.settings(
-        servers={SERVER: {"replicas": ["replica"]}, "replica": keys}, pools={"shared_size": 1}
-    )
-    async with a_raw_house(settings) as house:
-        for turn in range(4):
-            tenant = old_world.of(Isolation.ROW)[turn % 2]
-            route = house.route(tenant, replica="replica")
-            client = house.ask_by(route)
-            backend = await client.answer()
-            assert await value(backend, "SELECT min(name) FROM projects") == f"{tenant.id} 1"
-            assert await value(backend, "SELECT left(current_setting('app.tenant_proof'), 3)") == "v1."
-            house.lender.release(backend, route, is_dirty=False)
-        assert house.counters.resets == {"ok": 3, "failed": 0}
-
-
 async def test_a_request_context_is_set_and_gone_for_the_next_client(old_world: World) -> None:
     tenant = old_world.of(Isolation.DATABASE)[0]
     async with a_raw_house(old_world.settings(pools={"max_size": 1})) as house:

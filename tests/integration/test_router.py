@@ -36,7 +36,7 @@ from tenantproxy.registry import MemoryRegistry
 from tests.support.checked import CheckedRouter, checked
 from tests.support.lasting import a_lasting_world
 from tests.support.waiting import SLACK, until
-from tests.support.world import APP_PASSWORD, APP_ROLE, World
+from tests.support.world import World
 
 KINDS = ("database1", "schema1", "row1")
 NAMES = "SELECT name FROM projects ORDER BY name"
@@ -287,18 +287,6 @@ async def test_a_tenant_with_several_systems_has_a_schema_for_each(lasting: Worl
         for tenant in KINDS:
             with pytest.raises(TenantNotFound, match="system"):
                 await router.tenant(tenant, system="hr").fetchval("SELECT 1")
-
-
-async def test_reads_that_ask_for_a_replica_go_there_and_carry_their_proof(lasting: World) -> None:
-    replica = {"host": lasting.server.host, "port": lasting.server.port, "user": APP_ROLE, "password": APP_PASSWORD}
-    settings = lasting.settings(servers={"primary": {"replicas": ["copy"]}, "copy": replica | {"ssl": "disable"}})
-    both = {"primary": lasting.server, "copy": lasting.server}
-    async with checked(settings, lasting, servers=both) as router:
-        for tenant in (*KINDS, "row2", "row1"):
-            rows = await router.tenant(tenant, replica=True).fetch(NAMES)
-            assert [row["name"] for row in rows] == own(tenant)
-        assert {pool.key.server for pool in router.stats().pools if pool.key.database != lasting.main.name} >= {"copy"}
-        assert await router.tenant("row1").fetchval("SELECT count(*) FROM projects") == 3
 
 
 # --- main, admin -----------------------------------------------------------------------------------------------------

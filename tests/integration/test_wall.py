@@ -22,6 +22,7 @@ from tenantproxy.lifecycle.provisioner import ensure_role, provision_database, p
 from tenantproxy.pools.guard import Guard
 from tests.support.database import Database
 from tests.support.leases import driver_statements, one_connection, own_rows, rows_of
+from tests.support.standby import Replicated, a_replicated_world
 from tests.support.world import APP_ROLE, OWN_PROJECTS, World, a_world, row_key
 
 GENERIC: Final = "SET plan_cache_mode = force_generic_plan"
@@ -271,11 +272,10 @@ async def test_no_text_of_a_statement_that_was_prepared_for_another_tenant_can_b
 
 
 # --- read replicas: carried proofs -----------------------------------------------------------------------------------
-def _with_replica(world: World) -> dict[str, Any]:
-    """The same server under a second name, as if it were a replica: proofs are carried there."""
-    host, port = world.server.host, world.server.port
-    copy = {"host": host, "port": port, "user": APP_ROLE, "password": "app-password-of-the-tests", "ssl": "disable"}
-    return {"primary": {"replicas": ["replica"]}, "replica": copy}
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def one_replicated() -> AsyncIterator[Replicated]:
+    async with a_replicated_world(rows=2, schemas=0, databases=0) as made:
+        yield made
 
 
 def _flipped(proof: str, tenant: str) -> list[str]:
@@ -291,9 +291,9 @@ async def _proof_of(conn: Guard) -> str:
     return proof
 
 
-async def test_a_carried_proof_is_of_no_use_to_another_tenant_or_on_another_backend(one_world: World) -> None:
-    servers = _with_replica(one_world)
-    async with one_connection(one_world, servers=servers, pools={"max_size": 2, "shared_size": 2}) as router:
+async def test_a_carried_proof_is_of_no_use_to_another_tenant_or_on_another_backend(one_replicated: Replicated) -> None:
+    servers = one_replicated.servers()
+    async with one_connection(one_replicated.world, servers=servers, pools={"max_size": 2, "shared_size": 2}) as router:
         one, two = (router.tenant(name, replica=True) for name in ("row1", "row2"))
         async with one.connection() as thief, two.connection() as victim:
             assert await own_rows(thief) == rows_of("row1")
@@ -309,8 +309,8 @@ async def test_a_carried_proof_is_of_no_use_to_another_tenant_or_on_another_back
             assert await own_rows(scope) == rows_of(scope.id)
 
 
-async def test_a_carried_session_goes_to_the_next_tenant_clean(one_world: World) -> None:
-    async with one_connection(one_world, servers=_with_replica(one_world)) as router:
+async def test_a_carried_session_goes_to_the_next_tenant_clean(one_replicated: Replicated) -> None:
+    async with one_connection(one_replicated.world, servers=one_replicated.servers()) as router:
         one, two = (router.tenant(name, replica=True) for name in ("row1", "row2"))
         async with one.connection() as conn:
             pid, own = conn.get_server_pid(), await _proof_of(conn)
@@ -332,18 +332,20 @@ _RENEW_KEY: Final = "UPDATE tenantproxy.context_key SET not_after = 'infinity'"
 
 @pytest.mark.parametrize(("stop", "go_on"), [(_FENCE, _UNFENCE), (_END_KEY, _RENEW_KEY)])
 async def test_a_carried_proof_outlives_neither_its_tenants_fence_nor_its_key(
-    one_world: World, stop: str, go_on: str
+    one_replicated: Replicated, stop: str, go_on: str
 ) -> None:
-    servers = _with_replica(one_world)
-    async with one_world.shared.connect() as admin, one_connection(one_world, servers=servers) as router:
+    world, servers = one_replicated.world, one_replicated.servers()
+    async with world.shared.connect() as admin, one_connection(world, servers=servers) as router:
         async with router.tenant("row1", replica=True).connection() as conn:
             assert await own_rows(conn) == rows_of("row1")
             await admin.execute(stop)
             try:
+                await one_replicated.standby.catch_up()
                 with pytest.raises(asyncpg.InsufficientPrivilegeError, match="no valid tenant context"):
                     await own_rows(conn)
             finally:
                 await admin.execute(go_on)
+                await one_replicated.standby.catch_up()
 
 
 # --- schemas and databases with a role of their own ------------------------------------------------------------------

@@ -41,6 +41,7 @@ class FakeSession:
         self.is_dirty = False  # something of its last user is left
         self.must_settle = False
         self.is_tainted = False
+        self.saw_read_only = False
         self.has_foreign_codecs = False
         self.is_doubtful = False
         self.is_busy = False

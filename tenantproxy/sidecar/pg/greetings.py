@@ -1,7 +1,8 @@
 """What is a client told of its session when it is let in? What a server says of the very same session.
 
 A server normalises values (`UTF8` for `'utf-8'`), and drivers read them. So the first client of a pool with some
-settings has a backend entered for it, and what that reported is what it and all that are like it are told.
+settings has a backend entered for it, and what that reported is what it and all that are like it are told. No client
+has had that backend since it was opened or reset: what one did to its session is not said of others'.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class Greetings:
         known = self.known(pool.key, settings)
         if known is None:
             visit = _Visit(self._lender, route)
-            acquire = self._lender.acquire(pool, route, settings, visit)
+            acquire = self._lender.acquire(pool, route, settings, visit, fresh=True)
             try:
                 backend = await visit.future
             except asyncio.CancelledError:

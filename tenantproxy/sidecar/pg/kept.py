@@ -10,13 +10,14 @@ from collections.abc import Mapping
 from typing import Final
 
 from tenantproxy.wire.commands import is_local, leaves_state
-from tenantproxy.wire.settings import Settings, read_set, with_reported, with_set
+from tenantproxy.wire.settings import Settings, is_tracked, read_set, with_reported, with_set
 
 __all__ = ["KeptSettings"]
 
 
 _LOCAL: Final = (b"", None)  # its effect ends with the transaction
 _TAGS: Final = (b"SET", b"RESET")
+_NO_SETTINGS: Final = (b"in_hot_standby",)  # what a server reports of itself, and no reset changes
 
 
 class KeptSettings:
@@ -60,7 +61,9 @@ class KeptSettings:
             self.is_dirty = True
 
     def reported(self, name: bytes, value: bytes) -> None:
-        """A ParameterStatus came."""
+        """A ParameterStatus came. What does not go along with the client must not stay behind for the next one."""
+        if not is_tracked(name, value) and name not in _NO_SETTINGS:
+            self.is_dirty = True
         self.now = with_reported(self.now, name, value, baseline=self._baseline)
 
     def ended(self) -> bool:

@@ -94,6 +94,7 @@ _IN_ONE_BREATH: Final = (  # how libpq ends a statement
 )
 _TRANSLATED: Final = {frames.PARSE: Flight.parse, frames.DESCRIBE: Flight.describe, frames.CLOSE: Flight.close}
 _DEALLOCATED: Final = frames.frame(_COMMAND_COMPLETE, b"DEALLOCATE\0")
+_READ_ONLY: Final = b"\0C25006\0"
 _STALE_PLAN: Final = b"RRevalidateCachedQuery\0"
 # A statement is not there, or is; the session says that it is another's: a set_config in a SELECT shows nowhere else.
 _NOT_AS_BELIEVED: Final = (b"C26000\0", b"C42P05\0", b"C42501\0Mtenantproxy: ")
@@ -877,6 +878,8 @@ class Relay(asyncio.Protocol):
         """The server said an error; True: the client need not hear of it, for what it sent is sent once more."""
         flight = self._flight
         is_known = flight.failed()
+        if _READ_ONLY in error and self.backend is not None:
+            self.backend.saw_read_only = True
         if b"\0VFATAL\0" in error or b"\0VPANIC\0" in error:  # no text that a user chose has a NUL before it
             self._told_fatal = True
             self._is_healing = False

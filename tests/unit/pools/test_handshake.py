@@ -7,7 +7,14 @@ from dataclasses import replace
 import pytest
 
 from tenantproxy.model import PoolKey, Proof
-from tenantproxy.pools.handshake import Answer, clean_role_sql, foreign_settings, refusal
+from tenantproxy.pools.handshake import (
+    Answer,
+    clean_role_sql,
+    foreign_settings,
+    out_of_role,
+    pooler_between,
+    refusal,
+)
 
 KEY = PoolKey(server="one", database="shared", shared=True)
 SCHEMA_KEY = PoolKey(server="one", database="shared", schema="acme")
@@ -16,6 +23,8 @@ GOOD = Answer(
     rolsuper=False,
     rolbypassrls=False,
     standby=False,
+    pid=7,
+    pinned=[],
     server_now=0.0,
     max_connections=100,
     version=180000,
@@ -40,7 +49,6 @@ def test_a_plain_role_in_an_installed_database_may_serve(proof: Proof | None) ->
         (replace(GOOD, owns_tables=True), Proof.PLAIN, ["'app'", "owns tables", "OWNER TO"]),
         (replace(GOOD, installed=False), Proof.BOUND, ["not installed", "tenantproxy install"]),
         (replace(GOOD, installed=False), Proof.CARRIED, ["not installed", "tenantproxy install"]),
-        (replace(GOOD, standby=True), Proof.BOUND, ["standby", "replicas"]),
         (replace(GOOD, sees_prepared=False), Proof.PLAIN, ["'app'", "what is prepared", "pg_prepared_statement"]),
     ],
 )
@@ -72,6 +80,70 @@ def test_a_clock_that_is_more_than_a_second_off_is_refused_where_proofs_have_a_t
 
 def test_where_proofs_are_signed_the_role_need_not_see_what_is_prepared() -> None:
     assert refusal(replace(GOOD, sees_prepared=False), KEY, offset=0.0, proof=Proof.BOUND) is None
+
+
+@pytest.mark.parametrize(("standby", "primary"), [(False, None), (True, "one")])
+def test_a_server_in_its_role_may_serve(standby: bool, primary: str | None) -> None:
+    assert out_of_role(replace(GOOD, standby=standby), KEY, primary=primary) is None
+
+
+def test_a_standby_is_no_primary_whatever_the_kind_of_tenant() -> None:
+    for key in (KEY, SCHEMA_KEY):
+        error = out_of_role(replace(GOOD, standby=True), key, primary=None)
+        assert error is not None
+        assert error.retryable
+        assert "is a standby" in str(error)
+        assert "`replicas`" in str(error)
+
+
+def test_a_promoted_standby_is_no_replica() -> None:
+    error = out_of_role(GOOD, KEY, primary="zero")
+    assert error is not None
+    assert error.retryable
+    assert "not in recovery" in str(error)
+    assert "'zero'" in str(error)
+
+
+# --- what stands between us and the server ---------------------------------------------------------------------------
+PINS = {"search_path": '"acme"', "app.current_tenant_id": "", "statement_timeout": "90000", "lock_timeout": "0"}
+PINNED = replace(GOOD, pinned=['"acme"', "", "90s", "0"])
+
+
+def test_a_session_of_our_own_answers_from_its_process_with_its_pins() -> None:
+    assert pooler_between(PINNED, KEY, pid=7, pins=PINS) is None
+
+
+def test_another_process_than_the_one_logged_in_at_betrays_a_pooler() -> None:
+    error = pooler_between(PINNED, KEY, pid=8, pins=PINS)
+    assert error is not None
+    assert "pooler" in str(error)
+    assert "PgBouncer" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("pinned", "lost"),
+    [
+        (['"$user", public', "", "90s", "0"], "search_path"),
+        (['"acme"', "globex", "90s", "0"], "app.current_tenant_id"),
+        (['"acme"', "", "0", "0"], "statement_timeout"),
+        (['"acme"', "", "9s", "1min"], "statement_timeout, lock_timeout"),
+    ],
+)
+def test_each_pin_that_was_lost_on_the_way_is_named(pinned: list[str], lost: str) -> None:
+    error = pooler_between(replace(PINNED, pinned=pinned), KEY, pid=7, pins=PINS)
+    assert error is not None
+    assert f"startup: {lost}." in str(error)
+    assert "ignore_startup_parameters" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("pin", "shown"),
+    [("1", "1ms"), ("1500", "1500ms"), ("60000", "1min"), ("5400000", "90min"), ("7200000", "2h"), ("86400000", "1d")],
+)
+def test_a_timeout_is_the_same_in_whichever_unit_the_server_shows_it(pin: str, shown: str) -> None:
+    answer = replace(GOOD, pinned=[shown])
+    assert pooler_between(answer, KEY, pid=7, pins={"lock_timeout": pin}) is None
+    assert pooler_between(answer, KEY, pid=7, pins={"lock_timeout": pin + "0"}) is not None
 
 
 def test_a_standby_may_serve_what_is_carried() -> None:

@@ -1,0 +1,114 @@
+"""A primary and its streaming standby, both real: to read from, to promote, to mistake for one another."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import tempfile
+import weakref
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from tenantproxy.embedded import EmbeddedPostgres
+from tenantproxy.embedded.binaries import as_user
+from tenantproxy.embedded.server import _environment, _in_memory, _remove
+from tests.support.database import Database
+from tests.support.waiting import until
+from tests.support.world import APP_PASSWORD, APP_ROLE, SERVER, World, a_world
+
+REPLICA: Final = "replica"
+"""The name under which `Replicated.servers` configures the standby."""
+
+
+class Standby(EmbeddedPostgres):
+    """A copy of a running `primary` (pg_basebackup) that follows it until it is promoted."""
+
+    def __init__(self, primary: EmbeddedPostgres) -> None:
+        connections = int(primary._settings["max_connections"])  # a standby must have as many
+        super().__init__(version=primary.version, durable=False, max_connections=connections)
+        self.password = primary.password
+        self._primary = primary
+
+    def _create(self) -> None:
+        folder = Path(tempfile.mkdtemp(prefix="tenantproxy-standby-", dir=_in_memory()))
+        self._directory = folder
+        self._finalizer = weakref.finalize(self, _remove, folder, os.getpid())
+        if self._account is not None:
+            os.chown(folder, self._account.uid, self._account.gid)
+        self._run(
+            "pg_basebackup", "-D", str(self.data_dir), "-h", self._primary.host, "-p", str(self._primary.port),
+            "-U", self._primary.superuser, "-R", "-X", "stream", "-c", "fast", "--no-sync",
+        )  # fmt: skip
+
+    def promote(self) -> None:
+        """Make it a primary; returns when it takes writes."""
+        self._run("pg_ctl", "promote", "-D", str(self.data_dir), "-w", "-t", "60")
+
+    def _run(self, program: str, *arguments: str) -> None:
+        done = subprocess.run(
+            [str(self.bin_dir / program), *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True,
+            env=_environment() | {"PGPASSWORD": self._primary.password}, cwd=self._folder, check=False, timeout=120,
+            **as_user(self._account),
+        )  # fmt: skip
+        assert done.returncode == 0, f"{program}: {done.stderr[-2000:]}"
+
+    async def catch_up(self) -> None:
+        """Wait until it has replayed all that its primary has written so far."""
+        async with Database(server=self._primary, name="postgres").connect() as admin:
+            written = await admin.fetchval("SELECT pg_current_wal_lsn()::text")
+        async with Database(server=self, name="postgres").connect() as admin:
+
+            async def replayed() -> object:
+                return await admin.fetchval("SELECT pg_last_wal_replay_lsn() >= $1::text::pg_lsn", written)
+
+            await until(replayed, "the standby has what its primary wrote", timeout=60.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replicated:
+    """A world on a primary, and the standby that follows it."""
+
+    world: World
+    standby: Standby
+
+    def servers(self, **primary: Any) -> dict[str, dict[str, Any]]:
+        """For `World.settings(servers=...)`: the standby as the primary's replica; `primary`: more keys of that one."""
+        return {SERVER: {"replicas": [REPLICA], **primary}, REPLICA: keys_of(self.standby)}
+
+    def mistaken(self) -> dict[str, dict[str, Any]]:
+        """For `World.settings(servers=...)`: the primary's name leads to the standby."""
+        return {SERVER: {"host": self.standby.host, "port": self.standby.port}}
+
+
+def keys_of(server: EmbeddedPostgres) -> dict[str, Any]:
+    """A section of [servers] for tenants' SQL on `server`."""
+    return {"host": server.host, "port": server.port, "user": APP_ROLE, "password": APP_PASSWORD, "ssl": "disable"}
+
+
+@contextmanager
+def a_standby(primary: EmbeddedPostgres) -> Iterator[Standby]:
+    """A started standby of `primary`, gone afterwards."""
+    with Standby(primary) as standby:
+        yield standby
+
+
+@asynccontextmanager
+async def a_replicated_world(version: int | None = None, **shape: Any) -> AsyncIterator[Replicated]:
+    """A primary of its own with `a_world(**shape)` on it, and a standby that has all of it."""
+    primary = EmbeddedPostgres(version=version, durable=False)
+    await asyncio.to_thread(primary.start)
+    standby: Standby | None = None
+    try:
+        async with a_world(primary, **shape) as world:
+            standby = Standby(primary)
+            await asyncio.to_thread(standby.start)
+            await standby.catch_up()
+            yield Replicated(world=world, standby=standby)
+    finally:
+        if standby is not None:
+            await asyncio.to_thread(standby.close)
+        await asyncio.to_thread(primary.close)
