@@ -5,22 +5,25 @@ State: the manager of the pools, which is another one each time the router is op
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Final
 
 from tenantproxy.config import Settings
 from tenantproxy.events import Observer
 from tenantproxy.model import Limits, PoolKey, TenantId
 from tenantproxy.pools.asyncpg import AsyncpgConnector, Backend, Init
-from tenantproxy.pools.base import Clock, Stats
+from tenantproxy.pools.base import Clock, PoolStats, Stats, TenantPoolStats
 from tenantproxy.pools.budget import ServerBudget
 from tenantproxy.pools.lender import Lender
 from tenantproxy.pools.manager import Counters, PoolManager
 from tenantproxy.pools.pool import Pool
+from tenantproxy.pools.slices import Slices
 from tenantproxy.pools.snapshot import snapshot
 from tenantproxy.registry import CachedRegistry
 
 __all__ = ["Parts"]
+
+_TENANTS_A_SLICE: Final = 200
 
 
 class Parts:
@@ -112,9 +115,41 @@ class Parts:
 
     def stats(self, registry: CachedRegistry) -> Stats:
         """An immutable snapshot of pools, budgets, waiters and counters."""
+        return self._stats(registry, (pool.stats() for pool in self.pools()))
+
+    async def scrape(self, registry: CachedRegistry) -> Stats:
+        """The same without holding the event loop: each pool as of its own moment, with few tenants (`_folded`)."""
+        slices = Slices()
+        pools: list[PoolStats] = []
+        for pool in list(self.pools()):
+            pools.append(pool.stats(await self._folded(pool, slices)))
+            await slices.pause()
+        return self._stats(registry, pools)
+
+    async def _folded(self, pool: Pool[Any], slices: Slices) -> list[TenantPoolStats]:
+        """The tenants of `pool` with series of their own, and the sum of the others as `_other`."""
+        named: list[TenantPoolStats] = []
+        leased, waiting, oldest = 0, 0, 0.0
+        others = 0
+        for number, tenant in enumerate(pool.tenant_stats(), start=1):
+            if tenant.tenant in self.counters.acquires:
+                named.append(tenant)
+            else:
+                others += 1
+                leased, waiting = leased + tenant.leased, waiting + tenant.waiting
+                oldest = max(oldest, tenant.oldest_wait_seconds)
+            if number % _TENANTS_A_SLICE == 0:
+                await slices.pause()
+        if others:
+            named.append(
+                TenantPoolStats(tenant="_other", leased=leased, waiting=waiting, oldest_wait_seconds=oldest, max_size=0)
+            )
+        return named
+
+    def _stats(self, registry: CachedRegistry, pools: Iterable[PoolStats]) -> Stats:
         counters = self.counters
         return Stats(
-            pools=tuple(pool.stats() for pool in self.pools()),
+            pools=tuple(pools),
             servers=tuple(budget.stats() for budget in self.budgets.values()),
             pools_limit=self._settings.pools.max_pools,
             acquires={tenant: dict(counts) for tenant, counts in counters.acquires.items()},
@@ -130,4 +165,5 @@ class Parts:
             lookup_seconds={source: snapshot(seconds) for source, seconds in registry.lookup_seconds.items()},
             registry_last_success=registry.last_success,
             tenants_unusable=len(registry.unusable),
+            places=frozenset(counters.places),
         )

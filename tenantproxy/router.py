@@ -41,6 +41,7 @@ from tenantproxy.pools.base import Clock, Stats
 from tenantproxy.pools.budget import ServerBudget
 from tenantproxy.pools.guard import Guard
 from tenantproxy.pools.manager import Counters, PoolManager
+from tenantproxy.pools.slices import in_slices
 from tenantproxy.registry import CachedRegistry, PostgresRegistry, Registry, build, cache
 from tenantproxy.registry.postgres import CHANNEL
 from tenantproxy.routes import (
@@ -308,7 +309,7 @@ class Router:
         while True:
             await asyncio.sleep(_SWEEP_SECONDS)
             try:
-                self._manager.sweep()
+                await in_slices(self._manager.sweeping())
             except Exception as exc:  # noqa: BLE001 - a rim: without it time would stand still for all pools, unnoticed
                 context = {"message": "tenantproxy: a sweep of the pools failed", "exception": exc}
                 asyncio.get_running_loop().call_exception_handler(context)
@@ -596,6 +597,10 @@ class Router:
     def stats(self) -> Stats:
         """An immutable snapshot of pools, budgets, waiters and counters."""
         return self._parts.stats(self._registry)
+
+    async def scrape(self) -> Stats:
+        """The same for metrics, gathered without holding the event loop: tenants beyond `max_tenants` are summed up."""
+        return await self._parts.scrape(self._registry)
 
 
 @asynccontextmanager

@@ -1,7 +1,7 @@
 """Which Prometheus series does a router have? Read from one snapshot at each scrape; nothing is counted here.
 
-An evicted pool's gauges vanish with it. The tenant label stands only on gauges of live pools and on counters that the
-router already bounds (`metrics.max_tenants`, the rest under `_other`); histograms have none.
+An evicted pool's gauges vanish with it. The label of a tenant is its id for the first `metrics.max_tenants` that came,
+for the life of the process, and `_other` for the rest, in gauges and counters alike; histograms have none.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Final, TypeVar, get_args
+from typing import Any, Final, TypeVar, get_args
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import Metric
@@ -21,12 +21,16 @@ from tenantproxy.events import CloseReason, EvictReason, ExhaustCause
 from tenantproxy.metrics.families import Labels, counter, gauge, histogram
 from tenantproxy.model import Isolation, TenantStatus
 from tenantproxy.pools.base import PoolStats, ServerStats, Stats
+from tenantproxy.pools.slices import Slices
 
-__all__ = ["RouterCollector", "TenantCounts", "exposition", "registry_of"]
+__all__ = ["RouterCollector", "TenantCounts", "exposition", "exposition_in_slices", "registry_of"]
 
 TenantCounts = Mapping[tuple[Isolation, TenantStatus], int]
 """How many registered tenants there are of each kind and status."""
 
+_OTHER: Final = "_other"
+_SAMPLES_A_SLICE: Final = 200
+_EOF: Final = b"# EOF\n"
 _STATES: Final = ("idle", "used", "opening", "resetting", "retiring")
 _OPENMETRICS: Final = "application/openmetrics-text"
 _TEXT: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -75,12 +79,54 @@ def registry_of(*collectors: Collector) -> CollectorRegistry:
 
 def exposition(registry: CollectorRegistry, accept: str) -> tuple[bytes, str]:
     """The body and its content type: OpenMetrics when `accept`, the request's header, asks for it, else plain text."""
-    # Not prometheus_client's choose_encoder: it raises on versions that it cannot parse, and anybody may send those.
+    modern = _is_openmetrics(accept)
+    return _generate(registry, modern=modern), openmetrics.CONTENT_TYPE_LATEST if modern else _TEXT
+
+
+async def exposition_in_slices(registry: CollectorRegistry, accept: str) -> tuple[bytes, str]:
+    """The same without holding the event loop; each family is of one moment."""
+    modern, slices = _is_openmetrics(accept), Slices()
+    parts: list[bytes] = []
+    for family in registry.collect():
+        for number in range(0, max(1, len(family.samples)), _SAMPLES_A_SLICE):
+            parts.append(_part(family, number, modern=modern))
+            await slices.pause()
+    if modern:
+        parts.append(_EOF)
+    return b"".join(parts), openmetrics.CONTENT_TYPE_LATEST if modern else _TEXT
+
+
+def _part(family: Metric, first: int, *, modern: bool) -> bytes:
+    """Some samples of a family; its head stands before the first ones alone."""
+    part = Metric(family.name, family.documentation, family.type, family.unit)
+    part.samples = family.samples[first : first + _SAMPLES_A_SLICE]
+    text = _generate(_One(part), modern=modern).removesuffix(_EOF)
+    while first and text.startswith(b"# "):
+        text = text.partition(b"\n")[2]
+    return text
+
+
+class _One:
+    """Something to collect a single family from."""
+
+    def __init__(self, family: Metric) -> None:
+        self._family = family
+
+    def collect(self) -> Iterator[Metric]:
+        yield self._family
+
+
+def _generate(registry: Any, *, modern: bool) -> bytes:
+    if not modern:
+        return generate_latest(registry)
+    body: bytes = openmetrics.generate_latest(registry)  # type: ignore[no-untyped-call]
+    return body
+
+
+def _is_openmetrics(accept: str) -> bool:
+    # Not prometheus_client's choose_encoder: it raises on versions that it cannot parse, and any client may send those.
     wanted = _quality(accept, _OPENMETRICS)
-    if wanted > 0 and wanted >= _quality(accept, "text/plain"):
-        body: bytes = openmetrics.generate_latest(registry)  # type: ignore[no-untyped-call]
-        return body, openmetrics.CONTENT_TYPE_LATEST
-    return generate_latest(registry), _TEXT
+    return wanted > 0 and wanted >= _quality(accept, "text/plain")
 
 
 def _quality(accept: str, wanted: str) -> float:
@@ -107,36 +153,49 @@ def _tenants(counts: TenantCounts | None) -> Iterator[Metric]:
 
 def _pools(stats: Stats) -> Iterator[Metric]:
     pools = stats.pools
+    label = partial(_pool_label, stats)
     yield gauge("pools", "Open pools, the main one included.", (), {(): len(pools)})
     yield gauge("pools_limit", "Pools beside the main one that may stay open while idle.", (), {(): stats.pools_limit})
-    yield gauge("pool_connections", "Connections of a pool by state.", ("pool", "state"), _by_state(pools))
+    yield gauge("pool_connections", "Connections of a pool by state.", ("pool", "state"), _by_state(pools, label))
     yield gauge(
         "pool_connections_limit",
         "Connections that a pool may have.",
         ("pool",),
-        _sum((p.label, p.limit) for p in pools),
+        _sum((label(p), p.limit) for p in pools),
     )
     tenants = [tenant for pool in pools for tenant in pool.tenants]
     yield gauge(
         "pool_waiting_requests",
         "Callers of a tenant that wait for a connection.",
         ("tenant",),
-        _sum((t.tenant, t.waiting) for t in tenants),
+        _sum((_tenant_label(stats, t.tenant), t.waiting) for t in tenants),
     )
     longest: dict[Labels, float] = {}
     for tenant in tenants:
-        longest[tenant.tenant,] = max(longest.get((tenant.tenant,), 0.0), tenant.oldest_wait_seconds)
+        key = (_tenant_label(stats, tenant.tenant),)
+        longest[key] = max(longest.get(key, 0.0), tenant.oldest_wait_seconds)
     yield gauge(
         "pool_oldest_wait_seconds", "How long the first of a tenant's callers has waited.", ("tenant",), longest
     )
 
 
-def _by_state(pools: Sequence[PoolStats]) -> dict[Labels, float]:
+def _tenant_label(stats: Stats, tenant: str) -> str:
+    return tenant if tenant in stats.acquires else _OTHER
+
+
+def _pool_label(stats: Stats, pool: PoolStats) -> str:
+    if "/" not in pool.label:  # no tenant's id has one
+        return _tenant_label(stats, pool.label)
+    return pool.label if stats.places is None or pool.label in stats.places else _OTHER
+
+
+def _by_state(pools: Sequence[PoolStats], label: Callable[[PoolStats], str]) -> dict[Labels, float]:
     # A tenant with several schemas has several pools under one label.
     values: Counter[Labels] = Counter()
     for pool in pools:
+        name = label(pool)
         for state in _STATES:
-            values[pool.label, state] += getattr(pool, state)
+            values[name, state] += getattr(pool, state)
     return dict(values)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeVar
 
@@ -98,7 +98,8 @@ class ServerStats:
 class Stats:
     """An immutable snapshot of the whole router; counters are monotonic from its start.
 
-    `acquires[tenant][result]` holds the first `metrics.max_tenants` tenants, the rest add to `_other`.
+    `acquires[tenant][result]` holds the first `metrics.max_tenants` tenants, the rest add to `_other`. `places`: the
+    labels of shared pools that have series of their own; None: all.
     """
 
     pools: tuple[PoolStats, ...]
@@ -117,3 +118,4 @@ class Stats:
     lookup_seconds: Mapping[str, HistogramSnapshot]
     registry_last_success: float | None
     tenants_unusable: int = 0
+    places: Collection[str] | None = None

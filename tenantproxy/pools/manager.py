@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from heapq import nsmallest
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 from tenantproxy.errors import PoolClosed
@@ -31,6 +32,9 @@ __all__ = ["Counters", "ManagerSettings", "PoolManager"]
 
 C = TypeVar("C")
 
+_MANY: Final = 200  # pools; to look through fewer costs nothing
+_AT_ONCE: Final = 10  # pools evicted for one that opens
+_BUSY_SECONDS: Final = 0.05
 _REOPENED_MEMORY: Final = 10_000  # keys of evicted pools that are remembered, to tell `reopen` from `cold`
 
 
@@ -48,6 +52,8 @@ class Counters:
 
     def __init__(self, *, max_tenants: int) -> None:
         self._max_tenants = max_tenants
+        self._named: set[str] = set()  # tenants with series of their own, for the life of the process
+        self.places: set[str] = set()  # labels of shared pools and of main that have series of their own, likewise
         self.acquires: dict[str, AcquireCounts] = {}
         self.exhaustions: dict[ExhaustCause, int] = dict.fromkeys(
             ("tenant_limit", "server_budget", "queue_full", "connect", "registry"), 0
@@ -62,9 +68,26 @@ class Counters:
         self.acquire_wait: dict[Isolation, Histogram] = {isolation: Histogram() for isolation in Isolation}
         self.hold: dict[Isolation, Histogram] = {isolation: Histogram() for isolation in Isolation}
 
+    def label_of(self, tenant: str) -> str:
+        """The tenant's label in all series: its id for the first `max_tenants` that came, `_other` for the rest.
+
+        A label is never taken away, so that no counter goes back; names of our own (`_main`) do not count.
+        """
+        if tenant in self._named or tenant.startswith("_"):
+            return tenant
+        if len(self._named) >= self._max_tenants:
+            return "_other"
+        self._named.add(tenant)
+        return tenant
+
+    def note_place(self, label: str) -> None:
+        """A shared pool of this label opened; the first `max_tenants` have series of their own."""
+        if len(self.places) < self._max_tenants:
+            self.places.add(label)
+
     def acquires_of(self, tenant: TenantId) -> AcquireCounts:
-        """The counts of `tenant`; those beyond the first `max_tenants` share `_other`."""
-        name = tenant if tenant in self.acquires or len(self.acquires) < self._max_tenants else "_other"
+        """The counts of `tenant`, under its label."""
+        name = self.label_of(tenant)
         counts = self.acquires.get(name)
         if counts is None:
             counts = self.acquires[name] = {"ok": 0, "timeout": 0, "rejected": 0, "cancelled": 0, "error": 0}
@@ -99,6 +122,7 @@ class PoolManager(Generic[C]):
         self._gone: list[Pool[C]] = []  # closed pools whose last connections are still ending
         self._seen: OrderedDict[PoolKey, None] = OrderedDict()  # keys of pools that were evicted
         self._main: Pool[C] | None = None
+        self._busy_until = 0.0  # until then no pool is quiet, as far as is known
         self._family: list[PoolManager[Any]] = [] if family is None else family
         self._family.append(self)
         self.is_closed = False
@@ -106,6 +130,7 @@ class PoolManager(Generic[C]):
     def main(self, key: PoolKey, *, size: int) -> Pool[C]:
         """The pool of the main database: not counted, never evicted."""
         if self._main is None or self._main.is_closed:
+            self.counters.places.add(f"{key.server}/{key.database}")
             self._main = self._new(
                 key, Isolation.DATABASE, label=f"{key.server}/{key.database}", limit=size, is_main=True
             )
@@ -123,7 +148,9 @@ class PoolManager(Generic[C]):
         pool = self._new(key, route.isolation, label=label, limit=limit)
         self._make_room(1)
         self._pools[key] = pool
-        if not key.shared:
+        if key.shared:
+            self.counters.note_place(label)
+        else:
             self._own.setdefault(route.tenant, {})[key] = route.limits
         reason: OpenReason = "reopen" if key in self._seen else "cold"
         self.counters.opened[reason] += 1
@@ -155,13 +182,25 @@ class PoolManager(Generic[C]):
         )
 
     def _make_room(self, wanted: int) -> None:
-        """Evict least recently used quiet pools until `wanted` more fit in; while all are busy, more are allowed."""
-        while sum(map(len, self._family)) + wanted > self._settings.max_pools:
-            quiet = [(pool, each) for each in self._family for pool in each._pools.values() if pool.is_quiet]
-            victim, its_manager = min(quiet, key=lambda one: one[0].last_used, default=(None, self))
-            if victim is None:
-                return
-            its_manager._evict(victim, "lru")
+        """Evict least recently used quiet pools until `wanted` more fit in; while all are busy, more are allowed.
+
+        At most a few at once, the sweeper takes the others; with many pools that are all busy it is not looked for a
+        quiet one at each opening.
+        """
+        count = sum(map(len, self._family))
+        excess = count + wanted - self._settings.max_pools
+        if excess <= 0 or (count > _MANY and self._clock() < self._busy_until):
+            return
+        victims = self._quiet(min(excess, _AT_ONCE))
+        for pool, manager in victims:
+            manager._evict(pool, "lru")
+        if not victims:
+            self._busy_until = self._clock() + _BUSY_SECONDS
+
+    def _quiet(self, most: int) -> list[tuple[Pool[Any], PoolManager[Any]]]:
+        """The least recently used quiet pools of the family, at most so many."""
+        quiet = ((pool, each) for each in self._family for pool in each._pools.values() if pool.is_quiet)
+        return nsmallest(most, quiet, key=lambda one: one[0].last_used)
 
     def _evict(self, pool: Pool[C], reason: EvictReason) -> None:
         del self._pools[pool.key]
@@ -210,19 +249,31 @@ class PoolManager(Generic[C]):
                 pool.resize(tenant, limits, min(self._own_limit(limits), pool.budget.limit))
 
     def sweep(self) -> None:
-        """What time demands; called by the one sweeper about every second."""
+        """What time demands, at once."""
+        for _ in self.sweeping():
+            pass
+
+    def sweeping(self) -> Iterator[None]:
+        """What time demands, in steps between which others may run; taken by the one sweeper about every second."""
         now = self._clock()
         for budget in self.budgets.values():
             budget.sweep(now)
+        idle_limit = now - self._settings.idle_timeout
         for pool in [*self, *self._gone]:
             pool.sweep(now)
-        idle_limit = now - self._settings.idle_timeout
-        for pool in [
-            pool for pool in self._pools.values() if pool.is_empty and pool.is_quiet and pool.last_used <= idle_limit
-        ]:
-            self._evict(pool, "idle")
-        self._make_room(0)  # the overshoot of a busy time
+            if pool.is_empty and pool.is_quiet and pool.last_used <= idle_limit and self._has(pool):
+                self._evict(pool, "idle")
+            yield
+        # The overshoot of a busy time. What is quiet now may be used before its turn comes.
+        for pool, manager in self._quiet(max(0, sum(map(len, self._family)) - self._settings.max_pools)):
+            if pool.is_quiet and manager._has(pool):
+                manager._evict(pool, "lru")
+            yield
         self._gone = [pool for pool in self._gone if not pool.is_empty]
+
+    def _has(self, pool: Pool[C]) -> bool:
+        """Whether it is open still, and not the main one."""
+        return self._pools.get(pool.key) is pool
 
     def close(self) -> None:
         """Close every pool; connections that are lent close when they come back."""

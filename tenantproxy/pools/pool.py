@@ -9,7 +9,7 @@ Each connection is in exactly one state: idle, used, resetting or retiring; thos
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final, Generic, Protocol, TypeVar
 
 from tenantproxy.errors import (
@@ -683,9 +683,21 @@ class Pool(Generic[C]):
         """All open connections, whatever their state."""
         return iter(self._slots)
 
-    def stats(self) -> PoolStats:
-        """A snapshot."""
+    def tenant_stats(self) -> Iterator[TenantPoolStats]:
+        """Each tenant that was here since the last sweep; the pool may change between two of them."""
         now = self._clock()
+        for turn in list(self._turns):
+            since = turn.oldest_since
+            yield TenantPoolStats(
+                tenant=turn.tenant,
+                leased=turn.leased,
+                waiting=len(turn.waiting),
+                oldest_wait_seconds=now - since if since is not None else 0.0,
+                max_size=turn.max_size,
+            )
+
+    def stats(self, tenants: Iterable[TenantPoolStats] | None = None) -> PoolStats:
+        """A snapshot; `tenants` instead of all of them."""
         return PoolStats(
             key=self.key,
             label=self.label,
@@ -696,14 +708,5 @@ class Pool(Generic[C]):
             resetting=self._resetting,
             retiring=self._retiring,
             waiting=self._turns.waiting,
-            tenants=tuple(
-                TenantPoolStats(
-                    tenant=turn.tenant,
-                    leased=turn.leased,
-                    waiting=len(turn.waiting),
-                    oldest_wait_seconds=now - since if (since := turn.oldest_since) is not None else 0.0,
-                    max_size=turn.max_size,
-                )
-                for turn in self._turns
-            ),
+            tenants=tuple(self.tenant_stats() if tenants is None else tenants),
         )

@@ -18,9 +18,11 @@ from cachetools import TTLCache
 
 from tenantproxy.errors import RegistryUnavailable, TenantNotFound, TenantProxyError
 from tenantproxy.events import Event, Histogram, Observer, RegistryDegraded, RegistryRecovered, TenantUnusable, ignore
-from tenantproxy.model import InvalidTenant, Tenant, TenantId, TenantStatus
+from tenantproxy.model import InvalidTenant, Isolation, Tenant, TenantId, TenantStatus
 from tenantproxy.registry.base import Announces, Answer, AsksMany, Registry, RegistryBusy, TenantMisconfigured
+from tenantproxy.registry.file import FileRegistry
 from tenantproxy.registry.lookups import Lookup, LookupQueue, closed
+from tenantproxy.registry.memory import MemoryRegistry
 from tenantproxy.registry.unusable import TellsUnusable
 
 __all__ = ["CachedRegistry", "Entry"]
@@ -106,6 +108,10 @@ class CachedRegistry:
         """See `unusable.TellsUnusable`."""
         if isinstance(self.inner, TellsUnusable):
             self.inner.tell_unusable(told)
+
+    def counts(self) -> Mapping[tuple[Isolation, TenantStatus], int] | None:
+        """How many tenants there are of each kind and status; None where the source would have to be asked."""
+        return self.inner.counts() if isinstance(self.inner, MemoryRegistry | FileRegistry) else None
 
     @property
     def source(self) -> str:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 
 from tenantproxy.config import Settings
-from tenantproxy.model import Tenant, TenantId, TenantStatus
+from tenantproxy.model import Isolation, Tenant, TenantId, TenantStatus
 from tenantproxy.registry.memory import MemoryRegistry
 
 __all__ = ["FileRegistry"]
@@ -41,6 +41,10 @@ class FileRegistry:
     def tenants(self, *, status: TenantStatus | None = None) -> AsyncIterator[Tenant]:
         """See `base.Registry`."""
         return self._inner.tenants(status=status)
+
+    def counts(self) -> Mapping[tuple[Isolation, TenantStatus], int]:
+        """How many tenants there are of each kind and status."""
+        return self._inner.counts()
 
     async def open(self) -> None:
         """See `base.Registry`."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 
 from tenantproxy.errors import TenantNotFound
 from tenantproxy.model import Isolation, Tenant, TenantId, TenantStatus, tenant_id
@@ -90,6 +91,10 @@ class MemoryRegistry:
         for tenant in sorted(self._tenants.values(), key=lambda one: one.id):
             if status is None or tenant.status is status:
                 yield tenant
+
+    def counts(self) -> Mapping[tuple[Isolation, TenantStatus], int]:
+        """How many tenants there are of each kind and status."""
+        return Counter((tenant.placement.isolation, tenant.status) for tenant in self._tenants.values())
 
     async def open(self) -> None:
         """See `base.Registry`."""

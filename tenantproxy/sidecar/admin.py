@@ -10,7 +10,7 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from tenantproxy.metrics.listeners import Requests
-from tenantproxy.metrics.prometheus import exposition
+from tenantproxy.metrics.prometheus import exposition_in_slices
 from tenantproxy.pools.base import PoolStats, ServerStats, Stats
 from tenantproxy.sidecar.answers import MAX_BODY_BYTES, answering
 from tenantproxy.sidecar.http_protocol import unmarked
@@ -37,7 +37,7 @@ def admin_app(
         return _ready(readiness(), verbose="verbose" in request.query)
 
     async def scrape(request: web.Request) -> web.Response:
-        body, content_type = exposition(await metrics(), request.headers.get("Accept", ""))
+        body, content_type = await exposition_in_slices(await metrics(), request.headers.get("Accept", ""))
         return web.Response(body=body, headers={"Content-Type": content_type})
 
     async def pools(request: web.Request) -> web.Response:

@@ -10,7 +10,6 @@ import asyncio
 import logging
 import signal
 import sys
-from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextvars import Context
 from importlib.metadata import PackageNotFoundError
@@ -28,6 +27,7 @@ from tenantproxy.metrics.listeners import ProcessCollector, ProcessStats, Reques
 from tenantproxy.metrics.logins import LoginCollector
 from tenantproxy.metrics.pg import PgCollector
 from tenantproxy.metrics.prometheus import RouterCollector, TenantCounts, registry_of
+from tenantproxy.pools.base import Stats
 from tenantproxy.router import Router
 from tenantproxy.sidecar.admin import Readiness, admin_app
 from tenantproxy.sidecar.auth import AuthDesk
@@ -70,6 +70,7 @@ class Sidecar:
         self._lag = LoopLag()
         self._requests = Requests()
         self._tenants: TenantCounts | None = None  # as of the last scrape
+        self._stats: Stats | None = None  # likewise
         settings = router.settings
         self.auth = AuthDesk(router)
         self.pg = PgPort.configured(router, self.auth, drain_timeout=drain_timeout, version=version(), reread=reread)
@@ -91,7 +92,7 @@ class Sidecar:
             settings.admin.listen, admin, protocol="admin", max_clients=_ADMIN_CLIENTS, drain_timeout=drain_timeout
         )
         self._series = registry_of(
-            RouterCollector(router.stats, version=version(), tenants=lambda: self._tenants),
+            RouterCollector(lambda: self._stats or router.stats(), version=version(), tenants=lambda: self._tenants),
             ProcessCollector(self._process, self._requests),
             LoginCollector(lambda: router.login_counts, lambda: self.auth.reuses),
             PgCollector(lambda: None if self.pg is None else self.pg.pg_stats()),
@@ -195,24 +196,21 @@ class Sidecar:
     def readiness(self) -> Readiness:
         """What must hold before traffic may come. One server down does not count: the others' tenants are served."""
         is_open = self.router.is_open
-        servers = self.router.stats().servers if is_open else ()
         return {
             "router open": is_open,
             "registry loaded": is_open and self._registry_loaded(),
-            "a server up": any(server.up for server in servers),
+            "a server up": is_open and any(not budget.is_down for budget in self.router.budgets.values()),
             "listening": all(each is None or each.is_open for each in (self._public, self.pg)),
             "not draining": not self._draining,
         }
 
     def _registry_loaded(self) -> bool:
-        counted = self.router.registry.source in _COUNTED_SOURCES
-        return counted or self.router.stats().registry_last_success is not None
+        registry = self.router.registry
+        return registry.source in _COUNTED_SOURCES or registry.last_success is not None
 
     async def _scraped(self) -> CollectorRegistry:
-        if self.router.is_open and self.router.registry.source in _COUNTED_SOURCES:
-            self._tenants = Counter(
-                [(tenant.placement.isolation, tenant.status) async for tenant in self.router.registry.tenants()]
-            )
+        self._tenants = self.router.registry.counts()
+        self._stats = await self.router.scrape()
         return self._series
 
     def _process(self) -> ProcessStats:

@@ -484,15 +484,15 @@ async def test_a_sweep_that_fails_is_told_and_the_next_one_comes(world: World, m
     asyncio.get_running_loop().set_exception_handler(lambda _loop, context: told.append(context))
     monkeypatch.setattr("tenantproxy.router._SWEEP_SECONDS", 0.01)
     async with Router(world.settings()) as router:
-        sweep = router._manager.sweep
+        sweeping = router._manager.sweeping
         sweeps: list[None] = []
 
-        def failing() -> None:
+        def failing() -> Iterator[None]:
             sweeps.append(None)
             if len(sweeps) == 1:
                 raise ZeroDivisionError
-            sweep()
+            return sweeping()
 
-        monkeypatch.setattr(router._manager, "sweep", failing)
+        monkeypatch.setattr(router._manager, "sweeping", failing)
         await until(lambda: len(sweeps) > 2, "it goes on")
     assert [type(context["exception"]) for context in told] == [ZeroDivisionError]

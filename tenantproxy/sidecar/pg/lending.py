@@ -20,6 +20,7 @@ from tenantproxy.pools.pool import Pool
 from tenantproxy.pools.raw import RawConnector
 from tenantproxy.pools.raw_lender import PROFILE, RawLender
 from tenantproxy.pools.raw_side import new_raw_side
+from tenantproxy.pools.slices import in_slices
 from tenantproxy.router import Router
 
 __all__ = ["RawLending"]
@@ -72,7 +73,7 @@ class RawLending:
         while True:
             await asyncio.sleep(_SWEEP_SECONDS)
             try:
-                self._pools.sweep()
+                await in_slices(self._pools.sweeping())
             except Exception:
                 logger.exception("sweeping the pools of the PostgreSQL port failed")
 

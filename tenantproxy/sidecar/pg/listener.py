@@ -50,7 +50,6 @@ __all__ = ["Lending", "PgListener"]
 _BACKLOG: Final = 1024
 _WATCH_SECONDS: Final = 1.0  # a suspended tenant's sessions end within a few of these
 _OVERFLOW: Final = 100  # connections beyond max_clients that are told so; more are just closed
-_OTHERS: Final = TenantId("_other")
 
 logger = logging.getLogger("tenantproxy")
 
@@ -81,7 +80,7 @@ class PgListener:
         host: str,
         port: int,
         max_clients: int,
-        max_tenants: int,
+        label_of: Callable[[str], str],
         drain_timeout: float,
         lending: Lending,
         users: Users,
@@ -91,7 +90,7 @@ class PgListener:
         self._host = host
         self._port = port
         self._max_clients = max_clients
-        self._max_tenants = max_tenants
+        self._label_of = label_of
         self._drain_timeout = drain_timeout
         self._lending = lending
         self._users = users
@@ -304,8 +303,7 @@ class PgListener:
                 return pid
 
     def _traffic_of(self, tenant: TenantId) -> Traffic:
-        name = tenant if tenant in self._traffic or len(self._traffic) < self._max_tenants else _OTHERS
-        return self._traffic.setdefault(name, Traffic())
+        return self._traffic.setdefault(TenantId(self._label_of(tenant)), Traffic())
 
     # --- Source: what relays ask -------------------------------------------------------------------------------------
     async def find(self, tenant: TenantId) -> tuple[Pool[RawBackend], Route]:

@@ -70,7 +70,7 @@ class PgPort:
             host=host,
             port=port,
             max_clients=pg.max_clients,
-            max_tenants=settings.metrics.max_tenants,
+            label_of=self._router.counters.label_of,
             drain_timeout=self._drain_timeout,
             lending=self._lending,
             users=users,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -9,9 +10,9 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from tenantproxy.metrics.prometheus import RouterCollector, exposition, registry_of
+from tenantproxy.metrics.prometheus import RouterCollector, exposition, exposition_in_slices, registry_of
 from tenantproxy.model import Isolation, PoolKey, TenantStatus
-from tenantproxy.pools.base import HistogramSnapshot, PoolStats, ServerStats, Stats, TenantPoolStats
+from tenantproxy.pools.base import AcquireResult, HistogramSnapshot, PoolStats, ServerStats, Stats, TenantPoolStats
 
 OPENMETRICS = "application/openmetrics-text;version=1.0.0,text/plain;q=0.5"
 SECONDS = HistogramSnapshot(bounds=(0.1, 1.0), counts=(3, 2, 1), total=4.5)
@@ -101,8 +102,7 @@ tenantproxy_pool_connections{pool="acme",state="used"} 2.0
 tenantproxy_pool_connections{pool="primary/shared",state="resetting"} 1.0
 tenantproxy_pool_connections_limit{pool="acme"} 20.0
 tenantproxy_pool_waiting_requests{tenant="acme"} 4.0
-tenantproxy_pool_waiting_requests{tenant="blue"} 2.0
-tenantproxy_pool_waiting_requests{tenant="red"} 0.0
+tenantproxy_pool_waiting_requests{tenant="_other"} 2.0
 tenantproxy_pool_oldest_wait_seconds{tenant="acme"} 2.5
 # TYPE tenantproxy_pool_acquires_total counter
 tenantproxy_pool_acquires_total{result="timeout",tenant="acme"} 1.0
@@ -183,6 +183,29 @@ def test_histograms_never_carry_a_tenant() -> None:
             assert not {label for sample in family.samples for label in sample.labels} & {"tenant", "pool"}, family.name
 
 
+@pytest.mark.parametrize("accept", ["", OPENMETRICS])
+async def test_in_slices_the_exposition_is_the_same_text(accept: str) -> None:
+    tenants: dict[str, Mapping[AcquireResult, int]] = {f"t{number}": {"ok": number} for number in range(900)}
+    many = replace(
+        STATS, acquires=tenants, pools=tuple(pool(name, tenants=(tenant(name),)) for name in tenants), places=()
+    )
+    registry = registry_of(RouterCollector(lambda: many, version='1"'))
+    assert await exposition_in_slices(registry, accept) == exposition(registry, accept)
+
+
+def test_the_labels_of_tenants_are_bounded_whatever_pools_are_open() -> None:
+    names = [f"t{number}" for number in range(500)]
+    pools = tuple(pool(name, idle=1, tenants=(tenant(name, waiting=1),)) for name in names)
+    shared = tuple(pool(f"primary/db{number}", used=1) for number in range(50))
+    acquires: dict[str, Mapping[AcquireResult, int]] = {"t7": {"ok": 1}, "_other": {"ok": 499}}
+    found = samples(scrape(replace(STATS, pools=pools + shared, acquires=acquires, places={"primary/db3"})))
+    assert {value for _, labels in found for name, value in labels if name == "tenant"} == {"t7", "_other"}
+    assert {value for _, labels in found for name, value in labels if name == "pool"} == {"t7", "primary/db3", "_other"}
+    assert found["tenantproxy_pool_waiting_requests", (("tenant", "_other"),)] == 499
+    assert found["tenantproxy_pool_connections", (("pool", "_other"), ("state", "idle"))] == 499
+    assert found["tenantproxy_pool_connections", (("pool", "_other"), ("state", "used"))] == 49
+
+
 def test_an_evicted_pool_leaves_no_series_behind() -> None:
     assert 'pool="acme"' in scrape()
     text = scrape(replace(STATS, pools=STATS.pools[2:]))
@@ -212,5 +235,5 @@ def test_tenants_are_counted_where_the_registry_can() -> None:
 
 def test_a_label_with_quotes_and_line_breaks_is_escaped() -> None:
     odd = 'a"b\nc\\d'
-    found = samples(scrape(replace(STATS, pools=(pool(odd),))))
+    found = samples(scrape(replace(STATS, pools=(pool(odd),), acquires={odd: {"ok": 1}})))
     assert ("tenantproxy_pool_connections_limit", (("pool", odd),)) in found

@@ -307,6 +307,25 @@ def test_tenants_beyond_the_first_few_are_counted_together() -> None:
     assert {name: counts["ok"] for name, counts in counters.acquires.items()} == {"a": 2, "b": 1, "_other": 2}
 
 
+def test_a_label_is_kept_for_the_life_of_the_process() -> None:
+    counters = Counters(max_tenants=2)
+    came = [counters.label_of(name) for name in ("a", "_main", "b", "c", "a", "c", "_registry", "b")]
+    assert came == ["a", "_main", "b", "_other", "a", "_other", "_registry", "b"]
+    for label in ("one/x", "one/y", "one/z"):
+        counters.note_place(label)
+    assert counters.places == {"one/x", "one/y"}
+
+
+def test_a_sweep_in_steps_leaves_the_pools_usable_between_them(house: House) -> None:
+    names = ["a", "b", "c"]
+    for name in names:
+        house.filled(house.alone(name), name, 1)
+    for step, _ in enumerate(house.manager.sweeping()):
+        house.manager.remove(tenant_id(names[step % 3]), [house.alone(names[step % 3]).key])
+        house.filled(house.alone("d"), "d", 1)
+    assert {pool.label for pool in house.manager} >= {"d"}
+
+
 def test_a_new_pool_of_a_tenant_goes_on_counting_where_the_old_one_ended(house: House) -> None:
     for _ in range(2):
         house.filled(house.alone("a"), "a", 1)
