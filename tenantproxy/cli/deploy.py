@@ -20,6 +20,7 @@ from tenantproxy.lifecycle.provisioner import close_functions, ensure_role
 from tenantproxy.model import Isolation, Tenant
 from tenantproxy.pools.asyncpg import ssl_argument
 from tenantproxy.registry import FileRegistry, PostgresRegistry
+from tenantproxy.registry.factory import build
 from tenantproxy.registry.rows import RowReader
 
 __all__ = [
@@ -181,7 +182,7 @@ def targets(settings: Settings, databases: Sequence[str], tenants: Sequence[Tena
 
 
 async def registered(settings: Settings) -> list[Tenant]:
-    """All tenants that the registry lists; none where it is a class of the operator's own."""
+    """All tenants that the registry lists, in order of their identifiers."""
     return [tenant async for tenant in _tenants(settings)]
 
 
@@ -198,6 +199,15 @@ async def _tenants(settings: Settings) -> AsyncIterator[Tenant]:
             )
             async for tenant in registry.tenants():
                 yield tenant
+    else:
+        async with admin_connection(settings, settings.main.server, settings.main.database, reading=True) as conn:
+            own = build(settings, _One(conn))
+            await own.open()
+            try:
+                async for tenant in own.tenants():
+                    yield tenant
+            finally:
+                await own.close()
 
 
 class _One:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import asyncpg
 
@@ -18,9 +18,11 @@ from tenantproxy.lifecycle.change import Plan, apply
 from tenantproxy.lifecycle.home import Home, plan_home
 from tenantproxy.lifecycle.install import alone
 from tenantproxy.lifecycle.login_roles import PasswordCheck, plan_login
-from tenantproxy.model import Isolation, Tenant
+from tenantproxy.model import Isolation, Tenant, TenantStatus
 
 __all__ = ["RoleStep", "RoleWork", "role_work"]
+
+_UNFINISHED: Final = frozenset({TenantStatus.PROVISIONING, TenantStatus.DELETING})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +60,8 @@ async def role_work(settings: Settings, tenants: Sequence[Tenant]) -> RoleWork:
 
     Raises ConfigurationError when a tenant has a role and there is no key to derive its password from.
     """
+    left_out = [tenant for tenant in tenants if tenant.status in _UNFINISHED]
+    tenants = [tenant for tenant in tenants if tenant.status not in _UNFINISHED]
     with_role = [tenant for tenant in tenants if tenant.placement.role not in (None, _user(settings, tenant))]
     key = settings.tenant_roles.key if settings.tenant_roles is not None else None
     if with_role and key is None:
@@ -67,7 +71,13 @@ async def role_work(settings: Settings, tenants: Sequence[Tenant]) -> RoleWork:
     steps = await _logins(settings, tenants, key)
     creating = frozenset(step.role for step in steps if any(c.sql.startswith("CREATE ROLE") for c in step.plan.changes))
     homes = [await _home(settings, tenant, tenants) for tenant in tenants if _has_home(tenant)]
-    return RoleWork((*steps, *homes), tuple(_notes(settings, tenants)), creating)
+    return RoleWork((*steps, *homes), (*_notes(settings, tenants), *map(_left_out, left_out)), creating)
+
+
+def _left_out(tenant: Tenant) -> dict[str, Any]:
+    place = tenant.placement
+    said = f"the tenant {tenant.id} is {tenant.status}: its role is left out"
+    return {"note": said, "server": place.server, "database": place.database}
 
 
 def _user(settings: Settings, tenant: Tenant) -> str:
@@ -88,7 +98,7 @@ async def _logins(settings: Settings, tenants: Sequence[Tenant], key: Secret | N
     for tenant in tenants:
         place = tenant.placement
         for role in dict.fromkeys((_user(settings, tenant), _role(settings, tenant))):
-            wanted.setdefault((place.server, role), place.database)
+            wanted.setdefault((place.server, role), main.database if place.server == main.server else place.database)
     steps = []
     for (name, role), database in wanted.items():
         server = settings.servers[name]
@@ -130,8 +140,13 @@ async def _home(settings: Settings, tenant: Tenant, tenants: Sequence[Tenant]) -
         whole=whole,
         strangers=tuple(dict.fromkeys(one for one in [_user(settings, tenant), *others] if one != role)),
     )
-    async with deploy.admin_connection(settings, place.server, place.database, reading=True) as conn:
-        plan = await plan_home(conn, home)
+    try:
+        async with deploy.admin_connection(settings, place.server, place.database, reading=True) as conn:
+            plan = await plan_home(conn, home)
+    except asyncpg.InvalidCatalogNameError:
+        problem = f"its database {place.database} does not exist"
+        fix = "create it, and its tables, as the user of [servers.NAME.admin]"
+        plan = Plan(problems=(Problem(key=f"tenant {tenant.id}", problem=problem, fix=fix),))
     return RoleStep(server=place.server, database=place.database, role=role, plan=plan)
 
 

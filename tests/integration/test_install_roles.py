@@ -152,10 +152,15 @@ async def test_a_missing_schema_and_a_mighty_role_are_told_before_anything_is_do
 ) -> None:
     await build(own_postgres)
     await run(own_postgres, "app", "CREATE ROLE t_wayne CREATEROLE")
-    tenants = {**TENANTS, "late": {"isolation": "schema", "database": "app", "schema": "late", "role": "t_late"}}
+    late = {"isolation": "schema", "database": "app", "schema": "late", "role": "t_late"}
+    soon = {"isolation": "database", "database": "soon", "role": "t_soon"}
+    unfinished = {"isolation": "database", "database": "unfinished", "role": "t_unfinished", "status": "provisioning"}
+    tenants = {**TENANTS, "late": late, "soon": soon, "unfinished": unfinished}
     with pytest.raises(ConfigurationError) as caught:
         await run_install(settings(own_postgres, tenants), ROLES)
     assert "schema late: does not exist in the database app" in str(caught.value)
+    assert "tenant soon: its database soon does not exist" in str(caught.value)
+    assert "unfinished" not in str(caught.value)
     assert "role t_wayne: is superuser, bypasses row security, or may create roles" in str(caught.value)
     async with Database(server=own_postgres, name="app").connect() as root:
         assert await root.fetchval("SELECT count(*) FROM pg_roles WHERE rolname = 't_hooli'") == 0

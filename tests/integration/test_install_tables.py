@@ -14,6 +14,8 @@ from tenantproxy.cli.install import Mode, Report, Request, run_install
 from tenantproxy.config import Settings
 from tenantproxy.errors import ConfigurationError
 from tenantproxy.lifecycle.provisioner import ensure_role
+from tenantproxy.model import Isolation, Placement, Tenant, tenant_id
+from tenantproxy.registry.memory import MemoryRegistry
 from tenantproxy.router import Router
 from tests.support.database import Database
 from tests.support.world import APP_PASSWORD, APP_ROLE, ROW_SECRET
@@ -37,6 +39,7 @@ class Site:
         tenants: Sequence[str] | None = None,
         *,
         row: Mapping[str, Any] | None = None,
+        registry: Mapping[str, Any] | None = None,
         more: Mapping[str, Any] | None = None,
         **server: Any,
     ) -> Settings:
@@ -48,7 +51,7 @@ class Site:
             {
                 "main": {"server": "primary", "database": self.database.name},
                 "servers": {"primary": primary | server},
-                "registry": {"source": "file"},
+                "registry": registry or {"source": "file"},
                 "row": {"key": ROW_SECRET.decode()} if row is None else row,
                 "tenants": dict.fromkeys(ONE if tenants is None else tenants, entry) | dict(more or {}),
                 "pools": {"acquire_timeout": 15.0},
@@ -373,6 +376,23 @@ async def test_an_admin_without_the_rights_is_told_the_grants(site: Site) -> Non
         assert "CREATE POLICY tenantproxy ON public.projects" in "".join(shown.sql)
     finally:
         await site.run("DROP ROLE installs_weak")
+
+
+class OwnRegistry(MemoryRegistry):
+    """One of an operator's own, named in [registry] source."""
+
+    def __init__(self, settings: Settings) -> None:
+        place = Placement(isolation=Isolation.ROW, server="primary", database=settings.main.database)
+        super().__init__([Tenant(id=tenant_id(name), placement=place) for name in ONE])
+
+
+async def test_the_tenants_of_a_registry_of_ones_own_are_isolated_too(site: Site) -> None:
+    await site.run(PROJECTS)
+    settings = site.settings([], registry={"source": f"{__name__}:OwnRegistry"})
+    await run_install(settings, tables("projects"))
+    async with Router(settings) as router:
+        assert await names(router, "acme") == ["a"]
+        assert await names(router, "globex") == ["g"]
 
 
 async def test_tables_without_a_row_tenant_ask_for_the_database(site: Site) -> None:
