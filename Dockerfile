@@ -7,6 +7,7 @@ COPY requirements.lock pyproject.toml README.md LICENSE ./
 RUN sed -e '/--hash=/d' -e 's/ \\$//' -e 's/\[[^]]*\]//' requirements.lock > constraints.txt \
     && python -m venv /opt/tenantproxy
 COPY tenantproxy ./tenantproxy
+COPY config ./config
 RUN /opt/tenantproxy/bin/pip install --no-cache-dir --constraint constraints.txt ".[sidecar]"
 
 FROM python:3.13-slim-bookworm

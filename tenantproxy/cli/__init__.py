@@ -14,5 +14,5 @@ def main() -> None:
     except ModuleNotFoundError as exc:
         if exc.name is None or exc.name.startswith("tenantproxy"):
             raise
-        sys.exit(f'error: the command line needs {exc.name}: pip install "tenantproxy[sidecar]"')
+        sys.exit(f'error: the command line needs {exc.name}: pip install "tenantproxy[cli]"')
     run()

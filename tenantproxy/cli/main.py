@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import os
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -21,14 +19,11 @@ from tenantproxy.cli import install as installing
 from tenantproxy.cli import login as logins
 from tenantproxy.cli import read, tokens
 from tenantproxy.cli.output import Output
+from tenantproxy.cli.shipped import DASHBOARD, EXAMPLE, RULES, shipped
 from tenantproxy.config import Settings, describe, json_schema, load
-from tenantproxy.demo import run_demo
+from tenantproxy.config.version import version
 from tenantproxy.errors import TenantProxyError
-from tenantproxy.metrics.logging import LogObserver
 from tenantproxy.model import TenantStatus
-from tenantproxy.router import Router
-from tenantproxy.sidecar.app import DRAIN_TIMEOUT, Sidecar, run, serve_until_signalled, version
-from tenantproxy.sidecar.logs import configure_logging
 
 __all__ = ["main"]
 
@@ -42,6 +37,7 @@ app = typer.Typer(
 )
 tenants_app = typer.Typer(help="Look at the registered tenants.", no_args_is_help=True)
 config_app = typer.Typer(help="Look at the configuration.", no_args_is_help=True)
+metrics_app = typer.Typer(help="Alerts and a dashboard for the metrics of the sidecar.", no_args_is_help=True)
 token_app = typer.Typer(help="Make an access token, or see why one is refused.", no_args_is_help=True)
 
 
@@ -60,6 +56,7 @@ app.add_typer(tenants_app, name="tenants")
 app.add_typer(login_app, name="login")
 app.add_typer(token_app, name="token")
 app.add_typer(config_app, name="config")
+app.add_typer(metrics_app, name="metrics")
 
 ConfigFile = Annotated[
     Path, typer.Option("--config", "-c", envvar="TENANTPROXY_CONFIG", help="The TOML file.", show_default=True)
@@ -67,6 +64,13 @@ ConfigFile = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="JSON on standard output, for programs.")]
 DEFAULT_CONFIG = Path("tenantproxy.toml")
 _PIPED = "-"
+# Where what a command imports comes from, beyond what [cli] has; all of it is in [sidecar].
+_EXTRAS = {
+    "jwt": {"jwt", "cryptography"},
+    "login": {"argon2", "bcrypt"},
+    "mongo": {"pymongo"},
+    "sidecar": {"aiohttp", "msgspec", "prometheus_client", "structlog", "uvloop"},
+}
 
 
 def main() -> None:
@@ -82,6 +86,8 @@ def command(parent: typer.Typer, name: str) -> Callable[[Callable[P, None]], Cal
         def told(*args: P.args, **kwargs: P.kwargs) -> None:
             try:
                 function(*args, **kwargs)
+            except ModuleNotFoundError as exc:
+                _fail(_missing(exc, name))
             except TenantProxyError as exc:
                 _fail(str(exc))
             except asyncpg.PostgresError as exc:
@@ -93,6 +99,15 @@ def command(parent: typer.Typer, name: str) -> Callable[[Callable[P, None]], Cal
         return told
 
     return register
+
+
+def _missing(error: ModuleNotFoundError, name: str) -> str:
+    """Which extra has what `tenantproxy NAME` lacks; reraised when none has."""
+    module = (error.name or "").partition(".")[0]
+    extra = next((extra for extra, modules in _EXTRAS.items() if module in modules), None)
+    if extra is None:
+        raise error
+    return f'`tenantproxy {name}` needs {module}: pip install "tenantproxy[{extra}]"'
 
 
 def _fail(message: str) -> None:
@@ -117,30 +132,19 @@ def serve(
     admin_listen: Annotated[str | None, typer.Option(help="host:port of the admin listener.")] = None,
     drain_timeout: Annotated[
         float, typer.Option(help="Seconds that running requests may take to finish.")
-    ] = DRAIN_TIMEOUT,
+    ] = 30.0,  # as DRAIN_TIMEOUT of the sidecar, which is not imported here
     log_level: Annotated[str, typer.Option(help="DEBUG, INFO, WARNING or ERROR.")] = "INFO",
 ) -> None:
     """Run the sidecar until SIGTERM or SIGINT, then drain."""
 
+    if log_level.upper() not in ("DEBUG", "INFO", "WARNING", "ERROR"):
+        raise typer.BadParameter("must be DEBUG, INFO, WARNING or ERROR", param_hint="--log-level")
+    from tenantproxy.cli import process
+
     def reread() -> Settings:
         return load(config, overrides={"http.listen": listen, "admin.listen": admin_listen})
 
-    settings = reread()
-    if log_level.upper() not in ("DEBUG", "INFO", "WARNING", "ERROR"):
-        raise typer.BadParameter("must be DEBUG, INFO, WARNING or ERROR", param_hint="--log-level")
-    configure_logging(level=log_level.upper())
-
-    async def serve_it() -> None:
-        router = Router(settings, observer=LogObserver())
-        await serve_until_signalled(Sidecar(router, drain_timeout=drain_timeout, reread=reread), _say_where)
-
-    run(serve_it())
-
-
-def _say_where(sidecar: Sidecar) -> None:
-    where = {"public": sidecar.public_url, "admin": sidecar.admin_url, "pg": sidecar.pg_address, "pid": os.getpid()}
-    sys.stdout.write(json.dumps(where) + "\n")
-    sys.stdout.flush()
+    process.run_sidecar(reread, drain_timeout=drain_timeout, log_level=log_level.upper())
 
 
 @command(app, "demo")
@@ -148,14 +152,10 @@ def demo(
     once: Annotated[bool, typer.Option("--once", help="Take the tour, check every step, and leave.")] = False,
 ) -> None:
     """Start a PostgreSQL of its own with six tenants, and show what tenantproxy does."""
-    configure_logging(level="ERROR" if once else "WARNING")
-    if (code := run(run_demo(_wide_console(), once=once))) != 0:
+    from tenantproxy.cli import process
+
+    if (code := process.show_demo(once=once)) != 0:
         raise typer.Exit(code)
-
-
-def _wide_console() -> Console:
-    """For a pipe or a file: a table that is folded to 80 columns is hard to read there."""
-    return Console() if sys.stdout.isatty() else Console(width=150)
 
 
 @command(app, "install")
@@ -346,3 +346,21 @@ def config_show(config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) ->
 def config_schema() -> None:
     """Print the JSON schema of the TOML file."""
     Output(True).tree(json_schema())
+
+
+@command(config_app, "example")
+def config_example() -> None:
+    """Print a TOML file with every section that is usually touched, and comments."""
+    sys.stdout.write(shipped(EXAMPLE))
+
+
+@command(metrics_app, "rules")
+def metrics_rules() -> None:
+    """Print alerting rules for Prometheus."""
+    sys.stdout.write(shipped(RULES))
+
+
+@command(metrics_app, "dashboard")
+def metrics_dashboard() -> None:
+    """Print a dashboard for Grafana, as JSON."""
+    sys.stdout.write(shipped(DASHBOARD))

@@ -12,8 +12,6 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextvars import Context
-from importlib.metadata import PackageNotFoundError
-from importlib.metadata import version as installed_version
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
@@ -22,6 +20,7 @@ from prometheus_client import CollectorRegistry
 
 from tenantproxy.auth.caller import TrustedProxies
 from tenantproxy.config import listen_address
+from tenantproxy.config.version import version
 from tenantproxy.errors import ConfigurationError, Problem, TenantProxyError, is_passing
 from tenantproxy.metrics.listeners import ProcessCollector, ProcessStats, Requests
 from tenantproxy.metrics.logins import LoginCollector
@@ -38,7 +37,7 @@ from tenantproxy.sidecar.listener import HttpListener
 from tenantproxy.sidecar.pg import PgPort, Reread
 from tenantproxy.sidecar.starting import any_of_registry, until_done
 
-__all__ = ["DRAIN_TIMEOUT", "Sidecar", "run", "serve_until_signalled", "version"]
+__all__ = ["DRAIN_TIMEOUT", "Sidecar", "run", "serve_until_signalled"]
 
 DRAIN_TIMEOUT: Final = 30.0
 _ADMIN_CLIENTS: Final = 100
@@ -285,14 +284,6 @@ def run(main: Coroutine[Any, Any, T]) -> T:
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(main)
-
-
-def version() -> str:
-    """The installed version."""
-    try:
-        return installed_version("tenantproxy")
-    except PackageNotFoundError:
-        return "unknown"
 
 
 def _listener(listen: str, app: web.Application, **options: Any) -> HttpListener | None:

@@ -10,23 +10,22 @@ import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import product
-from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from packaging.markers import default_environment
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-ROOT: Final = Path(__file__).parents[2]
+from tests.support.distributions import HERE, ROOT, asked_by
+
 RUN: Final = "requirements.lock"
 DEV: Final = "requirements-dev.lock"
 PROJECT: Final[dict[str, Any]] = tomllib.loads((ROOT / "pyproject.toml").read_text())
 EXTRAS: Final[dict[str, list[str]]] = PROJECT["project"]["optional-dependencies"]
 ENVIRONMENTS: Final[list[dict[str, str]]] = [
     {
-        **{name: str(value) for name, value in default_environment().items()},
+        **HERE,
         "python_version": f"3.{minor}",
         "python_full_version": f"3.{minor}.0",
         "sys_platform": system,
@@ -63,16 +62,6 @@ def read(name: str) -> dict[str, Locked]:
 
 
 LOCKS: Final = {name: read(name) for name in (RUN, DEV)}
-
-
-def asked_by(requirements: Iterable[str], extras: Iterable[str], environment: dict[str, str]) -> list[Requirement]:
-    """Those that apply there when `extras` are asked for."""
-    found = []
-    for one in map(Requirement, requirements):
-        marker = one.marker
-        if marker is None or any(marker.evaluate({**environment, "extra": extra}) for extra in ("", *extras)):
-            found.append(one)
-    return found
 
 
 def unmet(lock: dict[str, Locked], wanted: Requirement) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import textwrap
@@ -10,9 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.distributions import ROOT, build_wheel
 from tests.support.waiting import PATIENCE
-
-ROOT = Path(__file__).parents[2]
 
 # Runs in a fresh interpreter: what is installed and is neither a core dependency nor one of theirs is refused; then
 # each module of the wheel is imported that is not the process itself or named after an extra.
@@ -76,11 +76,7 @@ for extra in ("aiohttp", "prometheus_client", "jwt", "typer", "rich", "uvloop"):
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
-    folder = tmp_path_factory.mktemp("wheel")
-    build = f"import hatchling.build as build; build.build_wheel({str(folder)!r})"
-    subprocess.run([sys.executable, "-c", build], cwd=ROOT, check=True, capture_output=True, timeout=PATIENCE)
-    (path,) = folder.glob("*.whl")
-    return zipfile.ZipFile(path)
+    return zipfile.ZipFile(build_wheel(tmp_path_factory.mktemp("wheel")))
 
 
 def test_the_bare_wheel_imports_with_the_core_dependencies_alone(wheel: zipfile.ZipFile, tmp_path: Path) -> None:
@@ -101,6 +97,21 @@ def test_the_wheel_holds_what_is_read_at_run_time(wheel: zipfile.ZipFile) -> Non
     sources = [path for path in (ROOT / "tenantproxy").rglob("*") if path.is_file() and "__pycache__" not in path.parts]
     missing = {path.relative_to(ROOT).as_posix() for path in sources} - packed
     assert not missing
+    shipped = {"tenantproxy.toml", "prometheus/rules.yml", "grafana/tenantproxy.json"}
+    assert {f"tenantproxy/shipped/{name}" for name in shipped} <= packed
+
+
+def test_its_description_links_to_files_that_exist_by_their_whole_address(wheel: zipfile.ZipFile) -> None:
+    """A relative link leads nowhere on a package index, which shows the README."""
+    (metadata,) = (name for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))
+    head, _, text = wheel.read(metadata).decode().partition("\n\n")
+    (home,) = re.findall(r"Project-URL: Homepage, (\S+)", head)
+    links = re.findall(r"\]\(([^)\s]+)\)|href=\"([^\"]+)\"", text)
+    targets = {target for pair in links for target in pair if target}
+    assert not {one for one in targets if not re.match(r"https?:|#", one)}
+    ours = {one.removeprefix(f"{home}/blob/main/").partition("#")[0] for one in targets if one.startswith(home)}
+    assert len(ours) >= 5
+    assert all((ROOT / one).exists() for one in ours), ours
 
 
 def test_the_wheel_holds_nothing_else(wheel: zipfile.ZipFile) -> None:
