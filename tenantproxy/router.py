@@ -30,7 +30,7 @@ from tenantproxy.errors import (
     RegistryUnavailable,
     is_passing,
 )
-from tenantproxy.events import AdminAccess, Observer, ignore, tolerant
+from tenantproxy.events import AdminAccess, Observer, SessionEnded, ignore, tolerant
 from tenantproxy.listen import Listener
 from tenantproxy.lookup import FixedScope, TenantAccounts, new_login
 from tenantproxy.model import Isolation, PoolKey, Route, Tenant, TenantId, TenantStatus, tenant_id
@@ -416,7 +416,9 @@ class Router:
 
         Needs what `tenantproxy install` makes in the main database; its errors pass through.
         """
-        return await self.revocations.end_user(tenant_id(tenant), user)
+        ended = await self.revocations.end_user(tenant_id(tenant), user)
+        self._observer(SessionEnded(tenant=tenant, user=user, reason="ended", sessions=ended))
+        return ended
 
     async def tenants(self, *, status: TenantStatus | str | None = None) -> AsyncIterator[Tenant]:
         """All tenants, in order of their identifiers; asks the registry itself, not its cache."""

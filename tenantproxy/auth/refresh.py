@@ -22,11 +22,11 @@ import asyncpg
 
 from tenantproxy.auth.accounts import Standing
 from tenantproxy.auth.base import Database
-from tenantproxy.auth.claims import expired, invalid
+from tenantproxy.auth.claims import expired, invalid, no_longer_valid
 from tenantproxy.auth.revocation import Revocations, end_sessions, lasting
 from tenantproxy.auth.tokens import Tokens
-from tenantproxy.errors import AuthError, TenantNotFound
-from tenantproxy.events import Observer, RefreshTokenReused, ignore, tolerant
+from tenantproxy.errors import AuthError, TenantNotFound, TenantPaused
+from tenantproxy.events import LoggedOut, Observer, RefreshTokenReused, SessionEnded, ignore, tolerant
 from tenantproxy.model import Tenant, TenantId, TenantStatus
 
 __all__ = ["GRACE", "Grant", "Sessions"]
@@ -135,15 +135,23 @@ class Sessions:
         role: str | None = None,
         claims: Mapping[str, object] | None = None,
         session: str | None = None,
+        as_of: str = "",
+        is_chosen: bool = False,
     ) -> Grant:
         """Begin a session of somebody who has proven to be `user` of `tenant`.
 
         `role` and `claims` go into every access token of the session, until `standing` has newer ones. `session` is its
-        id, by default a new one: of two that begin with the same, one raises AuthError. PostgreSQL's own errors pass
-        through.
+        id, by default a new one: of two that begin with the same, one raises AuthError. `as_of` is that of the
+        `Account`: where all sessions of the user were ended since then, TokenExpired. `is_chosen`: some time has passed
+        since the password was right, so `standing` is asked as at a refresh. PostgreSQL's own errors pass through.
         """
         refresh = _Refresh(secrets.token_bytes(_FAMILY_BYTES), secrets.token_bytes(_SECRET_BYTES))
-        kept = {"role": role, "claims": dict(claims or {})}
+        kept: Mapping[str, Any] = {"role": role, "claims": dict(claims or {})}
+        if is_chosen and self._standing is not None:
+            found = await self._stands(self._standing, TenantId(tenant.id), user)
+            if found is None:
+                raise invalid()
+            kept = found
         begun = _Session(
             family=refresh.family_hash,
             id=session if session is not None else secrets.token_urlsafe(16),
@@ -157,8 +165,8 @@ class Sessions:
         grant = self._grant(begun, tenant, refresh, kept)
         kid, mac = self._tokens.seal(begun.signed())
         try:
-            await self._database.fetch(
-                "SELECT tenantproxy.open_session($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+            rows = await self._database.fetch(
+                "SELECT tenantproxy.open_session($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
                 begun.family,
                 begun.id,
                 begun.tenant,
@@ -170,10 +178,13 @@ class Sessions:
                 refresh.secret_hash,
                 self._tokens.settings.refresh_ttl,
                 self._tokens.settings.session_ttl,
+                as_of or None,
                 timeout=_TIMEOUT,
             )
         except asyncpg.UniqueViolationError:
             raise invalid() from None
+        if not rows[0][0]:
+            raise no_longer_valid()
         return grant
 
     async def refresh(self, refresh_token: str) -> Grant:
@@ -214,6 +225,7 @@ class Sessions:
             if outcome == "reused":
                 self._note(session.id)
                 self._observer(RefreshTokenReused(tenant=session.tenant))
+                self._observer(SessionEnded(tenant=session.tenant, user=session.user, reason="reused", sessions=1))
             raise invalid()
         return replace(grant, refresh_token=new.text())
 
@@ -226,18 +238,31 @@ class Sessions:
             refresh = _Refresh.read(refresh_token)
         except AuthError:
             return False
-        return await self._end(family=refresh.family_hash) > 0
+        rows = await self._database.fetch(
+            "SELECT tenant, user_id FROM tenantproxy.find_session($1)", refresh.family_hash, timeout=_TIMEOUT
+        )
+        ended = await self._end(family=refresh.family_hash) > 0
+        if ended and rows:
+            self._observer(LoggedOut(tenant=rows[0]["tenant"], user=rows[0]["user_id"]))
+        return ended
 
-    async def close_session(self, session: str) -> bool:
-        """End one session by its `sid`; whether there was one. Its access tokens are revoked in any case."""
+    async def close_session(self, session: str, *, tenant: str = "", user: str = "") -> bool:
+        """End one session by its `sid`; whether there was one. Its access tokens are revoked in any case.
+
+        `tenant` and `user` are those of its access token, for the event LoggedOut.
+        """
         ended = await self._end(session=session)
+        if ended:
+            self._observer(LoggedOut(tenant=tenant, user=user))
         if not ended and self._revocations is not None:
             await self._revocations.revoke_session(session)
         return ended > 0
 
     async def close_user(self, tenant: str, user: str) -> int:
         """End all sessions of one user, as after a change of the password; how many."""
-        return await self._end(tenant=tenant, user=user)
+        ended = await self._end(tenant=tenant, user=user)
+        self._observer(SessionEnded(tenant=tenant, user=user, reason="ended", sessions=ended))
+        return ended
 
     async def _end(
         self,
@@ -290,7 +315,12 @@ class Sessions:
             tenant = None
         if tenant is None or tenant.status in _ENDED:
             await self._end(session=session.id)
+            self._observer(SessionEnded(tenant=session.tenant, user=session.user, reason="tenant_gone", sessions=1))
             raise expired()
+        if tenant.status is not TenantStatus.ACTIVE:
+            raise TenantPaused(
+                "the tenant is paused by an operator", hint="it comes back: try again later", retry_after=5.0
+            )
         if self._tokens.epoch(tenant) != session.epoch:
             raise expired()  # not ended: what this process knows may be a moment old
         return tenant
@@ -300,10 +330,18 @@ class Sessions:
         if self._standing is None:
             kept: dict[str, Any] = json.loads(session.claims)
             return kept
-        found = await self._standing.claims_of(TenantId(session.tenant), session.user, timeout=_TIMEOUT)
+        found = await self._stands(self._standing, TenantId(session.tenant), session.user)
         if found is None:
             await self._end(session=session.id)
+            self._observer(SessionEnded(tenant=session.tenant, user=session.user, reason="account_gone", sessions=1))
             raise invalid()
+        return found
+
+    async def _stands(self, standing: Standing, tenant: TenantId, user: str) -> dict[str, Any] | None:
+        """The role and the claims that the account has by now; None: there is no such account any more."""
+        found = await standing.claims_of(tenant, user, timeout=_TIMEOUT)
+        if found is None:
+            return None
         claims = dict(found)
         role = claims.pop("role", None)
         return {"role": None if role is None else str(role), "claims": claims}

@@ -33,9 +33,17 @@ UNION ALL SELECT 'tenant', tenant, epoch::float8 FROM tenantproxy.tenant_epochs 
 UNION ALL SELECT kind, id, extract(epoch FROM until)::float8 FROM tenantproxy.revoked
           WHERE changed >= $1::text::xid8 AND until > now()
 """
+# Not so where the tables are there and the functions of this release are not; without tables `_READ` says more.
+_IS_UPGRADED: Final = """
+SELECT to_regclass('tenantproxy.revoked') IS NULL OR to_regclass('tenantproxy.session_ends') IS NOT NULL
+"""
 _EVERYTHING: Final = "0"
 _TIMEOUT: Final = 5.0
 _SWEPT_AT_ONCE: Final = 1000
+
+
+def _not_installed(problem: str) -> ConfigurationError:
+    return ConfigurationError([Problem(key="auth", problem=problem, fix="run: tenantproxy install")])
 
 
 class Hearing(Protocol):
@@ -183,6 +191,8 @@ class Revocations:
 
     async def _open(self, loop: asyncio.AbstractEventLoop) -> None:
         closes = self._closes
+        if not (await self._database.fetch(_IS_UPGRADED, timeout=_TIMEOUT))[0][0]:
+            raise _not_installed("the main database keeps sessions as an older release did")
         self._news = asyncio.Event()  # it belongs to the loop in which it was first waited for
         self._seen = _EVERYTHING
         if self._hearing is not None:
@@ -245,10 +255,7 @@ class Revocations:
         try:
             rows = await self._database.fetch(_READ, self._seen, timeout=_TIMEOUT)
         except (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError, asyncpg.InsufficientPrivilegeError):
-            problem = Problem(
-                key="auth", problem="the main database does not keep sessions yet", fix="run: tenantproxy install"
-            )
-            raise ConfigurationError([problem]) from None
+            raise _not_installed("the main database does not keep sessions yet") from None
         for row in rows:
             if row["kind"] != "seen":
                 self._learn(row["kind"], row["id"], row["value"])

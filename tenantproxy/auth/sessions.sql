@@ -10,7 +10,7 @@ REVOKE ALL ON tenantproxy.auth_version FROM PUBLIC;
 
 DO $$
 BEGIN
-  IF EXISTS (SELECT FROM tenantproxy.auth_version WHERE version > 1) THEN
+  IF EXISTS (SELECT FROM tenantproxy.auth_version WHERE version > 2) THEN
     RAISE EXCEPTION 'tenantproxy: the sessions were installed by a newer release'
       USING ERRCODE = '55000', HINT = 'install with that release, or a newer one';
   END IF;
@@ -54,6 +54,22 @@ BEGIN
     REVOKE ALL ON tenantproxy.tenant_epochs, tenantproxy.revoked, tenantproxy.sessions FROM PUBLIC;
     INSERT INTO tenantproxy.auth_version (version) VALUES (1);
   END IF;
+
+  IF NOT EXISTS (SELECT FROM tenantproxy.auth_version WHERE version = 2) THEN
+    -- Where all sessions of a user were ended: a login that began before that was committed opens none. Kept for longer
+    -- than a login and the choice of a tenant can take.
+    CREATE TABLE tenantproxy.session_ends (
+      tenant  text COLLATE "C" NOT NULL CHECK (pg_catalog.octet_length(tenant) BETWEEN 1 AND 63),
+      user_id text COLLATE "C" NOT NULL CHECK (pg_catalog.octet_length(user_id) BETWEEN 1 AND 1024),
+      changed xid8 NOT NULL,                 -- the transaction that ended them
+      until   timestamptz NOT NULL,
+      PRIMARY KEY (tenant, user_id));
+    CREATE INDEX session_ends_until ON tenantproxy.session_ends (until);
+    REVOKE ALL ON tenantproxy.session_ends FROM PUBLIC;
+    DROP FUNCTION IF EXISTS tenantproxy.open_session(
+      bytea, text, text, text, bigint, text, text, bytea, bytea, float8, float8);
+    INSERT INTO tenantproxy.auth_version (version) VALUES (2);
+  END IF;
 END $$;
 
 CREATE OR REPLACE FUNCTION tenantproxy.revoke(p_kind text, p_id text, p_seconds float8) RETURNS void
@@ -88,16 +104,33 @@ BEGIN
   RETURN NULL;
 END $f$;
 
+-- One at a time for a user: whoever ends all sessions, or opens one, waits for the other to commit.
+CREATE OR REPLACE FUNCTION tenantproxy.lock_sessions_of(p_tenant text, p_user text) RETURNS void
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $f$
+  SELECT pg_advisory_xact_lock(hashtextextended(p_tenant || '/' || p_user, 7418529630))
+$f$;
+
+-- p_as_of: a snapshot of before the password was read; NULL: nothing is known of it. False: all sessions of the user were
+-- ended since then, so that the password may have been the former one.
 CREATE OR REPLACE FUNCTION tenantproxy.open_session(
   p_family bytea, p_id text, p_tenant text, p_user text, p_epoch bigint, p_claims text, p_kid text, p_mac bytea,
-  p_secret bytea, p_idle float8, p_lifetime float8) RETURNS void
-LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $f$
+  p_secret bytea, p_idle float8, p_lifetime float8, p_as_of text DEFAULT NULL) RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $f$
+BEGIN
+  PERFORM tenantproxy.lock_sessions_of(p_tenant, p_user);
+  IF p_as_of IS NOT NULL AND EXISTS (
+    SELECT FROM tenantproxy.session_ends
+    WHERE tenant = p_tenant AND user_id = p_user AND until > clock_timestamp()
+      AND NOT pg_visible_in_snapshot(changed, p_as_of::pg_snapshot)) THEN
+    RETURN false;
+  END IF;
   INSERT INTO tenantproxy.sessions
     (family, id, tenant, user_id, epoch, claims, kid, mac, current, rotated_at, idle_until, expires_at)
   VALUES (p_family, p_id, p_tenant, p_user, p_epoch, p_claims, p_kid, p_mac, p_secret, clock_timestamp(),
           clock_timestamp() + make_interval(secs => least(p_idle, p_lifetime)),
-          clock_timestamp() + make_interval(secs => p_lifetime))
-$f$;
+          clock_timestamp() + make_interval(secs => p_lifetime));
+  RETURN true;
+END $f$;
 
 CREATE OR REPLACE FUNCTION tenantproxy.find_session(p_family bytea)
 RETURNS TABLE (id text, tenant text, user_id text, epoch bigint, claims text, kid text, mac bytea, expired boolean)
@@ -135,13 +168,20 @@ BEGIN
   END IF;
 END $f$;
 
--- Logout, by whatever is not NULL: a family, a session's id, or all of one user. The ids of those that were ended.
+-- Logout, by whatever is not NULL: a family, a session's id, or all of one user. The ids of those that were ended. Who
+-- logs in as that user while this runs, or chooses a tenant with a token of before, begins no session.
 CREATE OR REPLACE FUNCTION tenantproxy.end_sessions(
   p_family bytea, p_id text, p_tenant text, p_user text, p_seconds float8) RETURNS SETOF text
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $f$
 DECLARE
   v_id text;
 BEGIN
+  IF p_tenant IS NOT NULL AND p_user IS NOT NULL THEN
+    PERFORM tenantproxy.lock_sessions_of(p_tenant, p_user);
+    INSERT INTO tenantproxy.session_ends (tenant, user_id, changed, until)
+    VALUES (p_tenant, p_user, pg_current_xact_id(), clock_timestamp() + interval '1 hour')
+    ON CONFLICT (tenant, user_id) DO UPDATE SET changed = excluded.changed, until = excluded.until;
+  END IF;
   FOR v_id IN DELETE FROM tenantproxy.sessions
               WHERE family = p_family OR id = p_id OR (tenant = p_tenant AND user_id = p_user) RETURNING id LOOP
     PERFORM tenantproxy.revoke('session', v_id, p_seconds);
@@ -158,19 +198,24 @@ LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $f$
   ), revoked AS (
     DELETE FROM tenantproxy.revoked WHERE (kind, id) IN (
       SELECT kind, id FROM tenantproxy.revoked WHERE until <= now() LIMIT p_limit FOR UPDATE SKIP LOCKED) RETURNING 1
+  ), ends AS (
+    DELETE FROM tenantproxy.session_ends WHERE (tenant, user_id) IN (
+      SELECT tenant, user_id FROM tenantproxy.session_ends WHERE until <= now() LIMIT p_limit FOR UPDATE SKIP LOCKED)
+    RETURNING 1
   )
-  SELECT (SELECT count(*) FROM sessions) + (SELECT count(*) FROM revoked)
+  SELECT (SELECT count(*) FROM sessions) + (SELECT count(*) FROM revoked) + (SELECT count(*) FROM ends)
 $f$;
 
 REVOKE ALL ON FUNCTION tenantproxy.revoke(text, text, float8), tenantproxy.revoke_tenant(text), tenantproxy.tenant_left(),
-  tenantproxy.open_session(bytea, text, text, text, bigint, text, text, bytea, bytea, float8, float8),
+  tenantproxy.lock_sessions_of(text, text),
+  tenantproxy.open_session(bytea, text, text, text, bigint, text, text, bytea, bytea, float8, float8, text),
   tenantproxy.find_session(bytea),
   tenantproxy.rotate_session(bytea, bytea, bytea, bytea, text, bytea, float8, float8, float8),
   tenantproxy.end_sessions(bytea, text, text, text, float8), tenantproxy.sweep_auth(int) FROM PUBLIC;
 GRANT USAGE ON SCHEMA tenantproxy TO :"app";
 GRANT SELECT ON tenantproxy.tenant_epochs, tenantproxy.revoked TO :"app";
 GRANT EXECUTE ON FUNCTION tenantproxy.revoke(text, text, float8), tenantproxy.revoke_tenant(text),
-  tenantproxy.open_session(bytea, text, text, text, bigint, text, text, bytea, bytea, float8, float8),
+  tenantproxy.open_session(bytea, text, text, text, bigint, text, text, bytea, bytea, float8, float8, text),
   tenantproxy.find_session(bytea),
   tenantproxy.rotate_session(bytea, bytea, bytea, bytea, text, bytea, float8, float8, float8),
   tenantproxy.end_sessions(bytea, text, text, text, float8), tenantproxy.sweep_auth(int) TO :"app";

@@ -21,6 +21,7 @@ from tenantproxy.config.values import (
     NoTimeout,
     Port,
     Seconds,
+    SelectionTime,
     SettingName,
     Size,
     Text,
@@ -281,7 +282,7 @@ class Auth(Section):
     tenant_claim: Name = "tenant"
     leeway: Leeway = 5.0
     access_ttl: Seconds = 900.0
-    selection_ttl: Seconds = 300.0
+    selection_ttl: SelectionTime = 300.0
     refresh_ttl: Lifetime = 1_209_600.0  # 14 days without use
     session_ttl: Lifetime = 7_776_000.0  # 90 days, however often it is used
 

@@ -22,6 +22,7 @@ __all__ = [
     "NoTimeout",
     "Port",
     "Seconds",
+    "SelectionTime",
     "SettingName",
     "Size",
     "Text",
@@ -173,6 +174,8 @@ NoTimeout = Annotated[float, Field(ge=0, le=2_147_483, allow_inf_nan=False), Bef
 Window = Annotated[float, Field(ge=1, le=3600, allow_inf_nan=False), BeforeValidator(_number)]
 Leeway = Annotated[float, Field(ge=0, le=60, allow_inf_nan=False), BeforeValidator(_number)]
 """How far the clocks of two machines may be apart."""
+# For longer, it is not remembered that the sessions of a user were ended.
+SelectionTime = Annotated[float, Field(gt=0, le=1800, allow_inf_nan=False), BeforeValidator(_number)]
 Lifetime = Annotated[float, Field(ge=1, le=315_360_000, allow_inf_nan=False), BeforeValidator(_number)]
 """Seconds, up to ten years: nothing waits for them."""
 Listen = Annotated[str, BeforeValidator(_listen)]

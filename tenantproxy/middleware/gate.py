@@ -8,9 +8,10 @@ from typing import Protocol
 from tenantproxy.auth.base import Identity, RequestContext, Resolver, TokenVerifier
 from tenantproxy.auth.caller import Headers, TrustedProxies, bearer_token, host_of, session_settings
 from tenantproxy.auth.resolvers import authorise, from_settings, mismatch, token_needed
-from tenantproxy.errors import TenantMissing, TenantNotFound, TenantProxyError
+from tenantproxy.errors import TenantMissing, TenantNotFound, TenantPaused, TenantProxyError
 from tenantproxy.middleware.problems import ProblemAnswer, answer_to
-from tenantproxy.router import Router
+from tenantproxy.model import TenantStatus
+from tenantproxy.router import Router, not_served
 from tenantproxy.scope import TenantScope
 
 __all__ = ["Gate", "RequestCounter"]
@@ -59,11 +60,15 @@ class Gate:
         if identity is None:
             return None
         registry = self._router.registry
-        if registry.peek(identity.tenant) is None:
-            try:
-                await registry.get(identity.tenant)
-            except TenantNotFound:
-                raise mismatch() from None
+        try:
+            tenant = registry.peek(identity.tenant) or await registry.get(identity.tenant)
+        except TenantNotFound:
+            raise mismatch() from None
+        # Who is of the tenant hears at once that it is paused; to others it is for the application, as before.
+        if identity.claims and tenant.status is not TenantStatus.ACTIVE:
+            refusal = not_served(tenant.status)
+            if isinstance(refusal, TenantPaused):
+                raise refusal
         settings = session_settings(self._context, request, identity.tenant) if self._context else None
         return self._router.tenant(identity.tenant, context=settings), identity
 

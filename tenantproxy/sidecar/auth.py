@@ -31,10 +31,11 @@ from tenantproxy.errors import (
     PoolError,
     RegistryUnavailable,
     TenantNotFound,
+    TenantPaused,
 )
 from tenantproxy.events import Event, Observer, RefreshTokenReused
 from tenantproxy.model import Tenant, TenantId, TenantStatus
-from tenantproxy.router import Router
+from tenantproxy.router import Router, not_served
 
 __all__ = ["MAX_LOGIN_BODY", "AuthDesk"]
 
@@ -42,6 +43,7 @@ MAX_LOGIN_BODY: Final = 64 * 1024
 _BODY_SECONDS: Final = 10.0  # for all of a body: it is small, and its sender unknown
 
 _DATABASE_ERRORS: Final = (PoolError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
+_LONG_AGO: Final = "1:1:"  # a snapshot that sees nothing: of a token that does not say when it was made
 _NO_STORE: Final = {"Cache-Control": "no-store"}
 _VISIBLE: Final = "".join(map(chr, range(0x21, 0x7F))).replace("%", "")
 
@@ -124,7 +126,9 @@ class AuthDesk:
         if len(accounts) == 1:
             return await self._granted(accounts[0], device=device)
         choices = [await self._choice(one) for one in accounts]
-        token = self.tokens.issue_selection(subject=secrets.token_urlsafe(16), claims={"choices": choices})
+        token = self.tokens.issue_selection(
+            subject=secrets.token_urlsafe(16), claims={"choices": choices, "as_of": accounts[0].as_of}
+        )
         shown = [self._shown(one) for one in accounts]
         return _answer({"selection_token": token, "tenants": shown, "device_token": device})
 
@@ -148,7 +152,12 @@ class AuthDesk:
         claims = await self.tokens.verify(body["selection_token"], purpose="selection")
         for choice in claims["choices"]:
             if choice["tenant"] == body["tenant"]:
-                account = Account(tenant=choice["tenant"], user=choice["user"], claims=dict(choice["claims"]))
+                account = Account(
+                    tenant=choice["tenant"],
+                    user=choice["user"],
+                    claims=dict(choice["claims"]),
+                    as_of=claims.get("as_of") or _LONG_AGO,
+                )
                 # Good once: the session has its name, so that of two at the same moment one finds it taken.
                 answer = await self._granted(account, epoch=choice["tep"], session=claims["jti"])
                 await self._revoke(claims)
@@ -177,6 +186,8 @@ class AuthDesk:
                 role=None if role is None else str(role),
                 claims=claims,
                 session=session,
+                as_of=account.as_of,
+                is_chosen=session is not None,
             )
         return self._answer(grant, **({} if device is None else {"device_token": device}))
 
@@ -213,8 +224,9 @@ class AuthDesk:
             if claims is None:
                 raise invalid()
             if isinstance(session := claims.get("sid"), str):
+                tenant, user = (str(claims.get(name, "")) for name in ("tid", "sub"))
                 with _unnamed():
-                    await sessions.close_session(session)
+                    await sessions.close_session(session, tenant=tenant, user=user)
             else:
                 await self._revoke(claims)
         return web.Response(status=204, headers=_NO_STORE)
@@ -233,7 +245,7 @@ class AuthDesk:
 
         try:
             yield forgive
-        except LoginUnavailable:
+        except (LoginUnavailable, TenantPaused):
             forgive()
             raise
 
@@ -255,17 +267,20 @@ class AuthDesk:
         if identity is None or (context.claims is None and not self._router.settings.resolve.anonymous):
             # An address is what the caller chose: who stands behind the proxy takes 200 for a login.
             raise token_needed()
-        tenant = await self._served(identity.tenant)
+        tenant = await self._served(identity.tenant, is_proven=context.claims is not None)
         found = {"X-Tenant-Id": tenant.id, "X-Tenant-Database": _plain(tenant.placement.database)}
         if identity.user is not None:
             found["X-User-Id"] = _plain(identity.user)
         return web.Response(headers={**_NO_STORE, **found})
 
-    async def _served(self, name: TenantId) -> Tenant:
+    async def _served(self, name: TenantId, *, is_proven: bool = True) -> Tenant:
+        """The tenant, when it is served. Only a caller that has proven to be of it hears that it is paused."""
         try:
             tenant = await self._router.registry.get(name)
         except TenantNotFound:
             raise mismatch() from None
+        if is_proven and isinstance(refusal := not_served(tenant.status), TenantPaused):
+            raise refusal
         if tenant.status is not TenantStatus.ACTIVE:
             raise mismatch()
         return tenant

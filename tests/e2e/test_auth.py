@@ -583,3 +583,65 @@ async def test_nothing_in_the_log_names_a_person(
     assert "login_search_failed" in seen
     for secret in ("dan@", "stranger@", "another@", PASSWORD, "guess what", found["refresh_token"]):
         assert secret not in seen, secret
+
+
+async def test_a_selection_token_is_worth_nothing_once_the_sessions_were_ended(people: World, serving: Serving) -> None:
+    async with serving() as client:
+        found = (await client.login("both@example.org")).body
+        chosen = {"selection_token": found["selection_token"], "tenant": "row1"}
+        assert await client.sidecar.router.end_sessions("row1", "row1-2") == 0
+        refused = await client.post("/auth/select", chosen)
+        assert (refused.status, refused.body["code"]) == (401, "token_expired")
+        other = await client.post("/auth/select", {**chosen, "tenant": "database1"})
+        assert other.status == 200
+        again = (await client.login("both@example.org")).body
+        chosen["selection_token"] = again["selection_token"]
+        assert (await client.post("/auth/select", chosen)).status == 200
+
+
+async def test_a_choice_asks_the_account_again(people: World, serving: Serving) -> None:
+    async with serving(login=ASKED) as client:
+        found = (await client.login("both@example.org")).body
+        await change(people, "row1", "UPDATE users SET role = 'reader' WHERE tenant_id = 'row1'")
+        await change(people, "database1", "DELETE FROM users WHERE email = 'both@example.org'")
+        chosen = {"selection_token": found["selection_token"]}
+        assert (await client.post("/auth/select", {**chosen, "tenant": "database1"})).status == 401
+        body = (await client.post("/auth/select", {**chosen, "tenant": "row1"})).body
+        assert (await client.sidecar.auth.tokens.verify(body["access_token"]))["role"] == "reader"
+
+
+async def test_every_door_says_that_a_tenant_is_paused_to_those_who_are_of_it(people: World, serving: Serving) -> None:
+    async with serving() as client:
+        registry = client.sidecar.router.registry
+        mine = (await client.login("dan@example.org")).body
+        found = (await client.login("both@example.org")).body
+        tenants = [
+            replace(tenant, status=TenantStatus.PAUSED) if tenant.id == "database1" else tenant
+            for tenant in people.tenants
+        ]
+        registry.renew(MemoryRegistry(tenants))
+        registry.invalidate(None)
+        answers = {
+            "login": await client.login("dan@example.org"),
+            "select": await client.post(
+                "/auth/select", {"selection_token": found["selection_token"], "tenant": "database1"}
+            ),
+            "refresh": await client.post("/auth/refresh", {"refresh_token": mine["refresh_token"]}),
+            "check": await client.check(mine["access_token"]),
+        }
+        told = {name: (answer.status, answer.body["code"]) for name, answer in answers.items()}
+        assert told == dict.fromkeys(answers, (503, "tenant_paused"))
+        assert all("Retry-After" in answer.headers for answer in answers.values())
+        assert (await client.login("dan@example.org", "guess")).status == 401
+        registry.renew(MemoryRegistry(list(people.tenants)))
+        registry.invalidate(None)
+        assert (await client.post("/auth/refresh", {"refresh_token": mine["refresh_token"]})).status == 200
+
+
+async def test_a_device_token_comes_with_a_login_and_may_come_with_the_next(serving: Serving) -> None:
+    async with serving() as client:
+        token = (await client.login("dan@example.org")).body["device_token"]
+        assert token.startswith("tpd_")
+        assert (await client.login("dan@example.org", device_token=token)).status == 200
+        assert (await client.login("dan@example.org", device_token="nonsense")).status == 200
+        assert (await client.login("both@example.org")).body["device_token"] != token

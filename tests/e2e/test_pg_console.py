@@ -79,6 +79,22 @@ def test_an_onlooker_cannot_pause_and_an_operator_can(port: int, demo_world: Wor
 
 
 @with_psql
+def test_a_new_client_of_a_paused_tenant_hears_at_once_who_paused_it(port: int, demo_world: World) -> None:
+    tenant = demo_world.tenants[0].id
+    assert psql(port, "ops", f"PAUSE {tenant}").returncode == 0
+    try:
+        refused = subprocess.run(
+            [str(PSQL), "-X", "-h", "127.0.0.1", "-p", str(port), "-U", PG_USER, "-d", tenant, "-c", "SELECT 1"],
+            env={"PATH": os.environ["PATH"], "PGPASSWORD": demo_world.pg_password}, capture_output=True, text=True,
+            timeout=PATIENCE, check=False,
+        )  # fmt: skip
+        assert "the tenant is paused by an operator" in refused.stderr
+        assert "took too long" not in refused.stderr
+    finally:
+        psql(port, "ops", f"RESUME {tenant}")
+
+
+@with_psql
 def test_nobody_else_gets_a_console(port: int, demo_world: World) -> None:
     environment = {"PATH": os.environ["PATH"], "PGPASSWORD": demo_world.pg_password}
     for database in ("tenantproxy", "pgbouncer"):

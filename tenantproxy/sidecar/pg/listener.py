@@ -27,10 +27,11 @@ from tenantproxy.errors import (
 )
 from tenantproxy.metrics.listeners import ListenerStats
 from tenantproxy.metrics.pg import LoginResult, PgStats
-from tenantproxy.model import Route, TenantId
+from tenantproxy.model import Route, TenantId, TenantStatus
 from tenantproxy.pools.backend import RawBackend
 from tenantproxy.pools.pool import Pool
 from tenantproxy.pools.raw_lender import RawLender
+from tenantproxy.routes import not_served
 from tenantproxy.sidecar.descriptors import is_scarce
 from tenantproxy.sidecar.pg.console import Console
 from tenantproxy.sidecar.pg.console_client import ConsoleClient
@@ -267,6 +268,8 @@ class PgListener:
         self._admit(newcomer, client, console.welcome, client.console)
 
     async def _let_into_tenant(self, newcomer: Newcomer, target: Target, tenant: TenantId, wish: SessionWish) -> None:
+        if tenant in self._paused:  # who is connected waits; a new client would be cut off by its startup timeout
+            raise not_served(TenantStatus.PAUSED)
         source = _Source(tenant, known=self._lending.known, find=self.find, paused=self._paused)
         pool, route = source.known() or await source.find()
         _check_search_path(wish, route)
