@@ -10,7 +10,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 import tomllib
 from collections.abc import Iterator
@@ -25,6 +24,7 @@ from tenantproxy.config import role_password
 from tenantproxy.embedded import EmbeddedPostgres, all_binaries
 from tenantproxy.embedded.binaries import unprivileged_account
 from tenantproxy.router import Router
+from tests.support.distributions import Environment, build_wheel, environment_of
 from tests.support.readme import blocks
 from tests.support.tls import certificate
 
@@ -42,14 +42,17 @@ class Newcomer:
     """A folder with nothing in it, a shell, and a server."""
 
     server: EmbeddedPostgres
+    installed: Environment
     folder: Path
     authority: Path
 
     @property
     def environment(self) -> dict[str, str]:
         """What the README asks for, and where this server is."""
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("TENANTPROXY_", "PG"))}
-        path = os.pathsep.join([str(Path(sys.executable).parent), str(self.server.bin_dir), os.environ["PATH"]])
+        kept = {
+            name: value for name, value in os.environ.items() if not name.startswith(("TENANTPROXY_", "PYTHON", "PG"))
+        }
+        path = os.pathsep.join([str(self.installed.folder / "bin"), str(self.server.bin_dir), os.environ["PATH"]])
         return kept | {"PATH": path, "COLUMNS": "200", "NO_COLOR": "1"} | {
             "PGHOST": HOST, "PGPORT": str(self.server.port), "PGUSER": OWNER, "PGPASSWORD": PASSWORD,
             "PGSSLMODE": "verify-full", "PGSSLROOTCERT": str(self.authority),
@@ -76,8 +79,15 @@ class Newcomer:
         return json.loads(self.shell(f'tenantproxy sql {tenant} "{statement}" --json'))
 
 
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Environment:
+    """`pip install "tenantproxy[cli]"`, from a wheel of this checkout."""
+    folder = tmp_path_factory.mktemp("installed")
+    return environment_of(build_wheel(folder), folder / "environment", "cli")
+
+
 @pytest.fixture
-def newcomer(tmp_path: Path) -> Iterator[Newcomer]:
+def newcomer(tmp_path: Path, installed: Environment) -> Iterator[Newcomer]:
     if not any(found.version == VERSION and (found.bin_dir / "psql").exists() for found in all_binaries()):
         pytest.skip(f"install postgresql-{VERSION}")
     folder = Path(tempfile.mkdtemp(prefix="newcomer-"))  # where the server's own user can read
@@ -95,7 +105,7 @@ def newcomer(tmp_path: Path) -> Iterator[Newcomer]:
             asyncio.run(_owner(server))
             home = tmp_path / "home"
             home.mkdir()
-            yield Newcomer(server=server, folder=home, authority=authority)
+            yield Newcomer(server=server, installed=installed, folder=home, authority=authority)
     finally:
         shutil.rmtree(folder)
 
