@@ -309,9 +309,11 @@ def pools(
     url: Annotated[str | None, typer.Option(help="The admin listener; default: the configured one.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show the open pools of a running sidecar."""
-    address = url if url is not None else read.admin_url(load(config, secrets=False))
-    Output(as_json).rows(read.pools(address), empty="no pool is open")
+    """Show the open pools of a running sidecar, with the admin token of the configuration."""
+    settings = load(config, secrets=False) if url is None or config.is_file() else None
+    address = url if url is not None else read.admin_url(settings or load(config, secrets=False))
+    token = settings.admin.token if settings is not None else None
+    Output(as_json).rows(read.pools(address, token), empty="no pool is open")
 
 
 @command(app, "sql")

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
-from tenantproxy.config import Settings, listen_address
+from tenantproxy.config import Secret, Settings, listen_address
 from tenantproxy.errors import ConfigurationError, Problem, TenantProxyError
 from tenantproxy.model import Tenant, TenantStatus, tenant_id
 from tenantproxy.registry import FileRegistry, Registry, unusable
@@ -99,10 +99,10 @@ def _distinct(names: list[str]) -> list[str]:
     return [f"{name}_{names[:i].count(name) + 1}" if name in names[:i] else name for i, name in enumerate(names)]
 
 
-def pools(url: str) -> list[dict[str, Any]]:
-    """The open pools of the sidecar whose admin listener is at `url`."""
+def pools(url: str, token: Secret | None = None) -> list[dict[str, Any]]:
+    """The open pools of the sidecar whose admin listener is at `url`, asked with its admin token."""
     rows: list[dict[str, Any]] = []
-    for pool in _get(f"{url.rstrip('/')}/v1/pools")["pools"]:
+    for pool in _get(f"{url.rstrip('/')}/v1/pools", token)["pools"]:
         counts = {name: pool[name] for name in ("limit", "idle", "used", "opening", "resetting", "retiring", "waiting")}
         rows.append(
             {"pool": pool["label"], "server": pool["key"]["server"], "database": pool["key"]["database"], **counts}
@@ -122,12 +122,30 @@ def admin_url(settings: Settings) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def _get(url: str) -> Any:
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """A token is for the address that the operator named."""
+
+    def redirect_request(self, *_: object) -> None:
+        return None
+
+
+_OPENER: Final = urllib.request.build_opener(_NoRedirect)
+
+
+def _get(url: str, token: Secret | None) -> Any:
     if not url.startswith(("http://", "https://")):
         raise TenantProxyError(f"{url} is not an http address", hint="say --url http://host:port")
+    headers = {} if token is None else {"Authorization": f"Bearer {token.read()}"}
     try:
-        with urllib.request.urlopen(url, timeout=_TIMEOUT) as answer:
+        with _OPENER.open(urllib.request.Request(url, headers=headers), timeout=_TIMEOUT) as answer:
             return json.load(answer)
+    except urllib.error.HTTPError as exc:
+        with exc:
+            raise TenantProxyError(
+                f"the sidecar at {url} answers {exc.code}",
+                detail=exc.reason,
+                hint="see [admin] token_file and hosts, here and in the configuration that it runs with",
+            ) from None
     except urllib.error.URLError as exc:
         raise TenantProxyError(f"no sidecar answers at {url}", detail=str(exc.reason), hint="is it running?") from exc
     except ValueError as exc:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -27,7 +28,7 @@ from tenantproxy.config.sections import (
 )
 from tenantproxy.config.sources import resolve_problems
 from tenantproxy.config.tenants import tenant_problems
-from tenantproxy.config.values import listen_address
+from tenantproxy.config.values import is_loopback, listen_address
 from tenantproxy.errors import Problem
 
 __all__ = ["MAIN_RESERVE", "Parts", "check"]
@@ -72,6 +73,7 @@ def check(parts: Parts) -> list[Problem]:
         _login,
         _resolve,
         _listeners,
+        _admin,
         _pg_users,
     )
     return [problem for one in checks for problem in one(parts)]
@@ -338,6 +340,25 @@ def _listeners(parts: Parts) -> Iterator[Problem]:
                 problem=f"is the same address as {first}.listen",
                 fix="give it another port (port 0 takes a free one)",
             )
+
+
+_HOST: Final = re.compile(r"[A-Za-z0-9_.:-]+")
+
+
+def _admin(parts: Parts) -> Iterator[Problem]:
+    admin = parts.admin
+    if admin is None:
+        return
+    if admin.listen and admin.token is None and not is_loopback(admin.listen):
+        yield Problem(
+            key="admin.token_file",
+            problem=f"is missing: {admin.listen} can be reached from other machines",
+            fix="write a token with: openssl rand -hex 32, and name its file; or listen on 127.0.0.1",
+        )
+    for number, host in enumerate(admin.hosts):
+        if not _HOST.fullmatch(host):
+            fix = "write a name or an address without a port, as clients address it"
+            yield Problem(key=f"admin.hosts.{number}", problem="is not a host", fix=fix)
 
 
 def _pg_users(parts: Parts) -> Iterator[Problem]:

@@ -361,12 +361,18 @@ class Http(Section):
 
 
 class Admin(Section):
-    """The listener for metrics, health, the operator page and the admin API."""
+    """The listener for metrics, health, the operator page and the admin API.
+
+    `hosts`: names by which clients may address it, besides loopback and its own address. `metrics_public`: /metrics
+    needs no token.
+    """
 
     listen: Listen = "127.0.0.1:8081"
     token: Secret | None = None
     token_file: Text | None = None
     token_env: Text | None = None
+    hosts: Texts = ()
+    metrics_public: Flag = False
 
 
 def _tenants(value: object) -> object:

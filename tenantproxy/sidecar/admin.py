@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 from prometheus_client import CollectorRegistry
 
 from tenantproxy.metrics.listeners import Requests
@@ -27,8 +28,9 @@ def admin_app(
     readiness: Callable[[], Readiness],
     metrics: Callable[[], Awaitable[CollectorRegistry]],
     stats: Callable[[], Stats],
+    gate: Middleware,
 ) -> web.Application:
-    """The application of the admin listener."""
+    """The application of the admin listener; `gate` decides who may ask (`admin_gate`)."""
 
     async def livez(request: web.Request) -> web.Response:
         return web.Response(text="ok\n")
@@ -46,7 +48,7 @@ def admin_app(
     async def servers(request: web.Request) -> web.Response:
         return web.json_response({"servers": [_server(server) for server in stats().servers]})
 
-    app = web.Application(middlewares=[answering(requests)], client_max_size=MAX_BODY_BYTES)
+    app = web.Application(middlewares=[answering(requests), gate], client_max_size=MAX_BODY_BYTES)
     app.on_response_prepare.append(unmarked)
     app.router.add_get("/livez", livez)
     app.router.add_get("/readyz", readyz)

@@ -29,6 +29,7 @@ from tenantproxy.metrics.prometheus import RouterCollector, TenantCounts, regist
 from tenantproxy.pools.base import Stats
 from tenantproxy.router import Router
 from tenantproxy.sidecar.admin import Readiness, admin_app
+from tenantproxy.sidecar.admin_gate import admin_gate
 from tenantproxy.sidecar.auth import AuthDesk
 from tenantproxy.sidecar.descriptors import ceiling, raise_limit
 from tenantproxy.sidecar.http import public_app
@@ -86,7 +87,13 @@ class Sidecar:
             max_per_address=settings.http.per_address,
             is_exempt=TrustedProxies.configured(settings.http).trusts,
         )
-        admin = admin_app(self._requests, readiness=self.readiness, metrics=self._scraped, stats=router.stats)
+        admin = admin_app(
+            self._requests,
+            readiness=self.readiness,
+            metrics=self._scraped,
+            stats=router.stats,
+            gate=admin_gate(settings.admin),
+        )
         self._admin = _listener(
             settings.admin.listen, admin, protocol="admin", max_clients=_ADMIN_CLIENTS, drain_timeout=drain_timeout
         )

@@ -150,9 +150,9 @@ async def test_the_port_refuses_a_standby_as_primary_for_each_kind(lasting: Repl
         assert house.budgets[SERVER].is_unfit
 
 
-async def test_a_router_does_not_open_on_a_standby(lasting: Replicated) -> None:
+async def test_a_router_whose_registry_is_on_a_standby_does_not_open(lasting: Replicated) -> None:
     with pytest.raises(ConnectFailed, match="is a standby"):
-        async with Router(lasting.world.settings(servers=lasting.mistaken())):
+        async with Router(lasting.world.settings(servers=lasting.mistaken(), registry="postgres")):
             pass
 
 

@@ -104,6 +104,10 @@ BAD = [
     (changed(servers=server(ssl_cert_file="x")), "servers.primary.ssl_cert_file", ["belong together"]),
     (changed(servers=server(port=70000)), "servers.primary.port", ["70000", "65535"]),
     (changed(servers=server(host="")), "servers.primary.host", ["empty"]),
+    (changed(admin={"listen": "0.0.0.0:8081"}), "admin.token_file", ["other machines", "token"]),
+    (changed(admin={"listen": "[::]:8081"}), "admin.token_file", ["other machines", "127.0.0.1"]),
+    (changed(admin={"listen": "ops.internal:8081"}), "admin.token_file", ["other machines", "127.0.0.1"]),
+    (changed(admin={"hosts": ["https://ops"]}), "admin.hosts.0", ["not a host", "without a port"]),
     (changed(servers=server(max_connections=2)), "servers.primary.max_connections", ["is 2", "at least 3"]),
     (changed(servers=server(replicas=["primary"])), "servers.primary.replicas", ["itself"]),
     (changed(servers=server(replicas=["second"])), "servers.primary.replicas", ["'second'", "[servers.second]"]),
@@ -414,3 +418,17 @@ def test_sources_that_no_request_can_have_are_refused_all_at_once() -> None:
     assert "subdomain:example.com" in told["resolve.agree.1"].problem
     with pytest.raises(ConfigurationError, match=r"resolve\.agree: is empty"):
         Settings.from_mapping(changed(resolve={"agree": []}))
+
+
+@pytest.mark.parametrize(
+    "admin",
+    [
+        {"listen": "0.0.0.0:8081", "token": "a token of many bytes"},
+        {"listen": "localhost:8081"},
+        {"listen": "127.0.0.2:8081"},
+        {"listen": "[::1]:8081"},
+        {"listen": ""},
+    ],
+)
+def test_an_admin_listener_needs_a_token_only_where_others_reach_it(admin: dict[str, Any]) -> None:
+    assert Settings.from_mapping(changed(admin=admin)).admin.listen == admin["listen"]

@@ -65,6 +65,11 @@ def test_promtool_agrees_with_the_rules_own_tests() -> None:
     promtool("test", "rules", "rules_test.yml", folder=RULES)
 
 
+def test_prometheus_takes_the_shipped_configuration_and_sends_a_token() -> None:
+    promtool("check", "config", "--syntax-only", "prometheus.yml", folder=RULES)
+    assert "bearer_token_file: /run/secrets/admin" in (RULES / "prometheus.yml").read_text()
+
+
 def promtool(*args: str, folder: Path) -> None:
     """Run it; it must be content."""
     program = shutil.which("promtool")

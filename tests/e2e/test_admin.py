@@ -1,0 +1,182 @@
+"""Does the admin listener answer only who has its token, by its own name? Real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from prometheus_client import CollectorRegistry
+from typer.testing import CliRunner
+
+from tenantproxy.cli.main import app
+from tenantproxy.config import Admin
+from tenantproxy.demo.world import World
+from tenantproxy.metrics.listeners import Requests
+from tenantproxy.pools.base import Stats
+from tenantproxy.sidecar.admin import admin_app
+from tenantproxy.sidecar.admin_gate import admin_gate
+from tenantproxy.sidecar.listener import HttpListener
+from tests.support.sidecar import Served
+
+TOKEN = "a token of more than sixteen bytes"
+OPEN = ("/livez", "/readyz")
+CLOSED = ("/metrics", "/v1/pools", "/v1/servers", "/v1/nothing", "/")
+STATS = Stats(
+    pools=(), servers=(), pools_limit=1, acquires={}, exhaustions={}, acquire_wait={}, hold={}, closed={}, opened={},
+    evicted={}, resets={}, violations={}, lookups={}, lookup_seconds={}, registry_last_success=None,
+)  # fmt: skip
+
+
+async def _metrics() -> CollectorRegistry:
+    return CollectorRegistry()
+
+
+@asynccontextmanager
+async def an_admin_listener(**keys: Any) -> AsyncIterator[str]:
+    admin = Admin.model_validate({"listen": "127.0.0.1:0", **keys})
+    served = admin_app(
+        Requests(), readiness=lambda: {"up": True}, metrics=_metrics, stats=lambda: STATS, gate=admin_gate(admin)
+    )
+    listener = HttpListener(
+        served, protocol="admin", host="127.0.0.1", port=0, max_clients=10, drain_timeout=5.0, head_timeout=60.0
+    )
+    await listener.open()
+    try:
+        yield listener.url
+    finally:
+        await listener.close()
+
+
+async def ask(url: str, path: str, *headers: str, host: str | None = "127.0.0.1") -> tuple[int, dict[str, str], bytes]:
+    """Status, headers and body; `headers` as they go over the wire."""
+    lines = [f"GET {path} HTTP/1.1", *headers, "Connection: close"]
+    if host is not None:
+        lines.insert(1, f"Host: {host}")
+    reader, writer = await asyncio.open_connection(urlsplit(url).hostname, urlsplit(url).port)
+    try:
+        writer.write("\r\n".join((*lines, "", "")).encode())
+        head, _, body = (await asyncio.wait_for(reader.read(), 30)).partition(b"\r\n\r\n")
+    finally:
+        writer.close()
+    first, *rest = head.decode().split("\r\n")
+    return (
+        int(first.split()[1]),
+        {name.lower(): value for name, _, value in (one.partition(": ") for one in rest)},
+        body,
+    )
+
+
+def bearer(token: str) -> str:
+    return f"Authorization: Bearer {token}"
+
+
+# --- the token -------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "header",
+    [
+        (),
+        (bearer("wrong"),),
+        (bearer(""),),
+        (bearer(TOKEN[:-1]),),
+        (f"Authorization: Basic {TOKEN}",),
+        (f"Authorization: {TOKEN}",),
+        (bearer(TOKEN), bearer(TOKEN)),
+    ],
+)
+@pytest.mark.parametrize("path", CLOSED)
+async def test_without_the_token_nothing_but_health_is_answered(path: str, header: tuple[str, ...]) -> None:
+    async with an_admin_listener(token=TOKEN) as url:
+        status, headers, body = await ask(url, path, *header)
+        assert status == 401
+        assert headers["www-authenticate"] == "Bearer"
+        assert headers["content-type"] == "application/problem+json"
+        assert json.loads(body)["code"] == "invalid_credentials"
+        assert TOKEN.encode() not in body
+
+
+async def test_with_the_token_everything_is_answered() -> None:
+    async with an_admin_listener(token=TOKEN) as url:
+        for path in (*OPEN, *CLOSED[:3]):
+            assert (await ask(url, path, bearer(TOKEN)))[0] == 200
+        assert (await ask(url, "/v1/nothing", bearer(TOKEN)))[0] == 404
+
+
+@pytest.mark.parametrize("path", OPEN)
+async def test_a_health_probe_needs_no_token_and_may_send_any_host(path: str) -> None:
+    async with an_admin_listener(token=TOKEN) as url:
+        assert (await ask(url, path))[0] == 200
+        assert (await ask(url, path, host="probe.example"))[0] == 200
+
+
+async def test_metrics_can_be_public_and_nothing_else() -> None:
+    async with an_admin_listener(token=TOKEN, metrics_public=True) as url:
+        assert (await ask(url, "/metrics"))[0] == 200
+        assert (await ask(url, "/v1/pools"))[0] == 401
+        assert (await ask(url, "/metrics/../v1/pools"))[0] in (401, 404)
+
+
+async def test_a_token_that_was_rotated_counts_at_the_next_request(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text(f"{TOKEN}\n")
+    async with an_admin_listener(token_file=str(file)) as url:
+        assert (await ask(url, "/v1/pools", bearer(TOKEN)))[0] == 200
+        file.write_text("another token of many bytes\n")
+        assert (await ask(url, "/v1/pools", bearer(TOKEN)))[0] == 401
+        assert (await ask(url, "/v1/pools", bearer("another token of many bytes")))[0] == 200
+
+
+@pytest.mark.parametrize("content", [None, "", "\n", "short"])
+async def test_while_the_token_cannot_be_used_nobody_is_let_in(tmp_path: Path, content: str | None) -> None:
+    file = tmp_path / "token"
+    async with an_admin_listener(token_file=str(file)) as url:
+        if content is not None:
+            file.write_text(content)
+        for header in ((), (bearer(""),), (bearer("short"),)):
+            assert (await ask(url, "/v1/pools", *header))[0] in (401, 500)
+
+
+# --- the Host header -------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("keys", [{}, {"token": TOKEN}])
+@pytest.mark.parametrize("host", ["evil.example", "localhost.evil.example", "10.1.2.3", "", None, "127.0.0.1@evil"])
+@pytest.mark.parametrize("path", CLOSED)
+async def test_a_request_addressed_to_another_host_is_refused(
+    path: str, host: str | None, keys: dict[str, str]
+) -> None:
+    async with an_admin_listener(**keys) as url:
+        status, _, body = await ask(url, path, bearer(TOKEN), host=host)
+        assert status in (400, 421)
+        assert b"pools" not in body
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["localhost", "LOCALHOST:9", "localhost.", "127.0.0.1:8081", "[::1]:8081", "ops.internal", "OPS.internal:80"],
+)
+async def test_its_own_names_are_answered_with_any_port(host: str) -> None:
+    async with an_admin_listener(hosts=["ops.internal"]) as url:
+        assert (await ask(url, "/v1/pools", host=host))[0] == 200
+
+
+# --- the command line ------------------------------------------------------------------------------------------------
+def test_the_pools_command_sends_the_token_of_the_configuration(
+    demo_world: World, serve: Callable[..., Served], tmp_path: Path
+) -> None:
+    (tmp_path / "token").write_text(TOKEN)
+    config = demo_world.config.with_name("with_token.toml")
+    text = demo_world.config.read_text()
+    assert "[admin]\n" in text
+    config.write_text(text.replace("[admin]\n", f'[admin]\ntoken_file = "{tmp_path / "token"}"\n'))
+    served = serve(config)
+    right = CliRunner().invoke(app, ["pools", "--url", served.admin, "--config", str(config), "--json"])
+    assert right.exit_code == 0
+    assert json.loads(right.stdout)
+    wrong = CliRunner().invoke(app, ["pools", "--url", served.admin, "--config", str(demo_world.config)])
+    assert wrong.exit_code == 1
+    assert "answers 401" in wrong.stderr
+    assert "token_file" in wrong.stderr
