@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import Any
 
 from tenantproxy.cli import deploy
-from tenantproxy.cli.roles import RoleWork, role_work
+from tenantproxy.cli.roles import RoleWork, password_check, role_work
 from tenantproxy.config import Settings
 from tenantproxy.errors import ConfigurationError, Problem, RegistryUnavailable
 from tenantproxy.isolation.proof import derive_key
@@ -19,6 +19,8 @@ from tenantproxy.lifecycle.change import Plan, script
 from tenantproxy.lifecycle.column_type import Comparison
 from tenantproxy.lifecycle.install import missing_rights
 from tenantproxy.lifecycle.install_sql import auth_sql, context_sql, registry_sql
+from tenantproxy.lifecycle.login_roles import plan_login
+from tenantproxy.lifecycle.lookup import lookup_statements
 from tenantproxy.lifecycle.provisioner import functions_closing
 from tenantproxy.lifecycle.tables import TableRequest, install_tables, plan_tables
 from tenantproxy.model import Isolation, Tenant
@@ -176,9 +178,22 @@ class _Work:
         if closing:
             statements = "".join(f"{statement};\n" for statement in closing)
             self._would("closed functions", *where, f"-- as a superuser:\n{statements}")
-        if settings.servers[target.server].login is not None and settings.login.lookup_query is not None:
-            note = "the account lookup is left to `tenantproxy install` with a superuser in [servers.NAME.admin]"
-            self.report.notes.append({"note": note, "server": target.server, "database": target.database})
+        await self._show_lookup(target)
+
+    async def _show_lookup(self, target: deploy.Target) -> None:
+        server, query = self._settings.servers[target.server], self._settings.login.lookup_query
+        if server.login is None or query is None:
+            return
+        user, secret = server.login.user, server.login.password
+        password = secret.read() if secret is not None else None
+        check = password_check(self._settings, target.server, target.database)
+        async with deploy.admin_connection(self._settings, target.server, target.database, reading=True) as conn:
+            self._add(await plan_login(conn, user, password or None, check), target.server, target.database, [user])
+        statements = lookup_statements(
+            database=target.database, login_role=user, query=query, search_path=server.search_path
+        )
+        text = f"-- as a superuser, when the tables of lookup_query exist:\nBEGIN;\n{''.join(statements)}COMMIT;\n"
+        self._would("account lookup", target.server, target.database, user, text)
 
     def _would(self, what: str, server: str, database: str, role: str, text: str) -> None:
         self.report.rows.append({"would_install": what, "server": server, "database": database, "role": role})

@@ -20,7 +20,7 @@ from tenantproxy.lifecycle.install import alone
 from tenantproxy.lifecycle.login_roles import PasswordCheck, plan_login
 from tenantproxy.model import Isolation, Tenant, TenantStatus
 
-__all__ = ["RoleStep", "RoleWork", "role_work"]
+__all__ = ["RoleStep", "RoleWork", "password_check", "role_work"]
 
 _UNFINISHED: Final = frozenset({TenantStatus.PROVISIONING, TenantStatus.DELETING})
 
@@ -109,13 +109,15 @@ async def _logins(settings: Settings, tenants: Sequence[Tenant], key: Secret | N
             assert key is not None
             password = role_password(key.read_bytes(), name, role)
         async with deploy.admin_connection(settings, name, database, reading=True) as conn:
-            check = _log_in(settings, name, database)
+            check = password_check(settings, name, database)
             plan = await plan_login(conn, role, password, check, keep_password=is_shared)
         steps.append(RoleStep(server=name, database=database, role=role, plan=plan))
     return steps
 
 
-def _log_in(settings: Settings, name: str, database: str) -> PasswordCheck:
+def password_check(settings: Settings, name: str, database: str) -> PasswordCheck:
+    """Tries to log in at the server `name`; that a role may not connect to `database` is no wrong password."""
+
     async def check(role: str, password: str) -> bool:
         try:
             conn = await deploy.connect_as(settings.servers[name], database, role, password)

@@ -10,9 +10,21 @@ import asyncpg
 from tenantproxy.lifecycle.install import alone, sql_file
 from tenantproxy.model import quote_identifier
 
-__all__ = ["install_lookup"]
+__all__ = ["install_lookup", "lookup_statements"]
 
 _CLOSED: Final = "SELECT has_function_privilege($1, 'tenantproxy.login_candidates(text)', 'EXECUTE')"
+
+
+def lookup_statements(*, database: str, login_role: str, query: str, search_path: Sequence[str]) -> list[str]:
+    """What `install_lookup` runs, for one transaction of a superuser; `login_role` exists by then."""
+    login = quote_identifier(login_role)
+    text = sql_file("login_lookup.sql").replace(':"login"', login)
+    path = ", ".join(["pg_catalog", *map(quote_identifier, search_path), "pg_temp"])
+    return [
+        f"GRANT CONNECT ON DATABASE {quote_identifier(database)} TO {login};\n",
+        f"SET LOCAL search_path = {path};\n",
+        text.replace(":lookup_query", query.strip().removesuffix(";")),
+    ]
 
 
 async def install_lookup(
@@ -33,14 +45,12 @@ async def install_lookup(
     """
     if not await conn.fetchval("SELECT rolsuper FROM pg_roles WHERE rolname = current_user"):
         return False
-    text = sql_file("login_lookup.sql").replace(':"login"', quote_identifier(login_role))
-    text = text.replace(":lookup_query", query.strip().removesuffix(";"))
     async with alone(conn, lock_timeout):
-        database = quote_identifier(await conn.fetchval("SELECT current_database()"))
-        await conn.execute(f"GRANT CONNECT ON DATABASE {database} TO {quote_identifier(login_role)}")
-        path = ", ".join(["pg_catalog", *map(quote_identifier, search_path), "pg_temp"])
-        await conn.execute("SELECT pg_catalog.set_config('search_path', $1, true)", path)
-        await conn.execute(text)
+        database = await conn.fetchval("SELECT current_database()")
+        for statements in lookup_statements(
+            database=database, login_role=login_role, query=query, search_path=search_path
+        ):
+            await conn.execute(statements)
         if await conn.fetchval(_CLOSED, app_role):
             # A member of the login role, or its superuser: then tenants could ask who else has an account.
             raise asyncpg.InvalidGrantOperationError(f"the role {app_role} could call the lookup function for tenants")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -17,7 +16,7 @@ from tenantproxy.lifecycle.provisioner import ensure_role
 from tenantproxy.model import Isolation, Placement, Tenant, tenant_id
 from tenantproxy.registry.memory import MemoryRegistry
 from tenantproxy.router import Router
-from tests.support.database import Database
+from tests.support.database import Database, psql
 from tests.support.world import APP_PASSWORD, APP_ROLE, ROW_SECRET
 
 PROJECTS: Final = (
@@ -160,19 +159,6 @@ async def test_the_printed_sql_does_all_of_it_and_holds_no_secret(site: Site) ->
     assert of_tables(await run_install(settings, tables("projects", mode=Mode.DRY))) == []
     async with Router(settings) as router:
         assert await names(router, "acme") == ["a"]
-
-
-async def psql(database: Database, text: str) -> None:
-    """Runs it as a database administrator would."""
-    server = database.server
-    environment = {"PGPASSWORD": server.password, "PATH": "/usr/bin:/bin"}
-    where = ["-h", server.host, "-p", str(server.port), "-U", server.superuser, "-d", "postgres"]
-    process = await asyncio.create_subprocess_exec(
-        str(server.bin_dir / "psql"), "-X", "-q", "-v", "ON_ERROR_STOP=1", *where, env=environment,
-        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    _, errors = await process.communicate(text.encode())
-    assert process.returncode == 0, errors.decode()
 
 
 IDS: Final[Mapping[str, Sequence[str]]] = {

@@ -8,10 +8,12 @@ import asyncpg
 import pytest
 
 from tenantproxy.cli.deploy import install_all
+from tenantproxy.cli.install import Mode, Request, run_install
 from tenantproxy.config import Settings
 from tenantproxy.lifecycle.install import isolate_table
 from tenantproxy.model import Isolation
 from tenantproxy.router import Router
+from tests.support.database import psql
 from tests.support.logins import LOGIN_PASSWORD, PASSWORD, SHARED_USERS, add, login_settings
 from tests.support.world import World
 
@@ -38,6 +40,21 @@ async def test_after_install_a_person_logs_in_and_again_is_the_upgrade(world: Wo
         assert (account.tenant, account.user) == ("row1", "7")
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             await router.tenant("row2").fetch("SELECT * FROM tenantproxy.login_candidates('ann@example.org')")
+
+
+async def test_the_printed_sql_installs_all_that_login_needs(world: World) -> None:
+    settings = await ready(world)
+    for database in (world.main, world.shared):  # as if nothing of ours had been there
+        async with database.connect() as admin:
+            await admin.execute("DROP SCHEMA tenantproxy CASCADE")
+    shown = await run_install(settings, Request(mode=Mode.SQL, with_keys=True))
+    assert LOGIN_PASSWORD not in "".join(shown.sql)
+    await psql(world.shared, "\n".join(shown.sql))
+    async with world.shared.connect() as admin:
+        await isolate_table(admin, "users")
+    async with Router(settings) as router:
+        (account,) = await router.login("ann@example.org", PASSWORD)
+        assert (account.tenant, account.user) == ("row1", "7")
 
 
 async def test_an_admin_who_is_no_superuser_is_told_that_the_lookup_is_left_out(world: World) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -48,3 +49,16 @@ async def fresh_database(server: EmbeddedPostgres, *, template: str = "template1
         if server.is_running:
             async with maintenance.connect() as admin:
                 await admin.execute(f'DROP DATABASE IF EXISTS "{database.name}" WITH (FORCE)')
+
+
+async def psql(database: Database, text: str) -> None:
+    """Runs it as a database administrator would."""
+    server = database.server
+    environment = {"PGPASSWORD": server.password, "PATH": "/usr/bin:/bin"}
+    where = ["-h", server.host, "-p", str(server.port), "-U", server.superuser, "-d", "postgres"]
+    process = await asyncio.create_subprocess_exec(
+        str(server.bin_dir / "psql"), "-X", "-q", "-v", "ON_ERROR_STOP=1", *where, env=environment,
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    _, errors = await process.communicate(text.encode())
+    assert process.returncode == 0, errors.decode()
