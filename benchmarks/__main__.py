@@ -15,6 +15,7 @@ PROGRAMS: Final = {
     "pg": "the PostgreSQL port: ours beside PgBouncer and a direct connection, under pgbench",
     "sqlalchemy": "with SQLAlchemy: sessions of the current tenant beside SQLAlchemy's own pool on one database",
     "statemachine": "a million random steps of the pools, their invariants checked after each",
+    "turns": "more tenants than connections, far from the server: fixed turns beside those that grow with a connect",
 }
 
 

@@ -40,7 +40,7 @@ class Links:
     """Opens and ends links at once, as the pools' rules ask: answers come later, when `answer` is called."""
 
     def __init__(self) -> None:
-        self._due: list[Callable[[], None]] = []
+        self._due: list[Callable[[], object]] = []
 
     def open(self, pool: Pool[Link]) -> None:
         """A link for `pool`."""

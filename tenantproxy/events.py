@@ -11,7 +11,7 @@ from typing import Final, Literal
 __all__ = [
     "LATENCY_BUCKETS",
     "AdminAccess",
-    "BudgetOverrun",
+    "BackendLingers",
     "CloseReason",
     "ConnectFailure",
     "ConnectionClosed",
@@ -22,11 +22,13 @@ __all__ = [
     "Exhausted",
     "Histogram",
     "IsolationViolation",
+    "LimitLowered",
     "LoggedOut",
     "LoginFailed",
     "LoginLocked",
     "LoginSearchFailed",
     "LoginSucceeded",
+    "LookFailed",
     "Observer",
     "OpenReason",
     "PasswordHashUnusable",
@@ -149,11 +151,39 @@ class IsolationViolation(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BudgetOverrun(Event):
-    """Permits of silent peers were given back before their server sides were seen to end."""
+class LimitLowered(Event):
+    """PostgreSQL allows fewer connections than configured, so `limit` holds. `pool` is "" for the whole server.
+
+    `by` says whose limit it is: "max_connections" (less those reserved for others), "role" or "database".
+    """
 
     server: str
-    permits: int
+    pool: str
+    configured: int
+    limit: int
+    by: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackendLingers(Event):
+    """A connection was closed and its backend did not end: its permit stays taken until the server says it is gone.
+
+    `tenant` used it last and is charged for it ("" where none did); `pid` is 0 where the server had not told it yet.
+    """
+
+    server: str
+    pool: str
+    tenant: str
+    pid: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LookFailed(Event):
+    """A server could not be asked which backends are gone: so many permits stay taken. Told once until it answers."""
+
+    server: str
+    error: str
+    lingering: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,13 +15,39 @@ from tenantproxy.pools.asyncpg import AsyncpgConnector, Backend, Init
 from tenantproxy.pools.base import Clock, PoolStats, Stats, TenantPoolStats
 from tenantproxy.pools.budget import ServerBudget
 from tenantproxy.pools.lender import Lender
+from tenantproxy.pools.look import Looker
 from tenantproxy.pools.manager import Counters, PoolManager
 from tenantproxy.pools.pool import Pool
 from tenantproxy.pools.slices import Slices
 from tenantproxy.pools.snapshot import snapshot
 from tenantproxy.registry import CachedRegistry
+from tenantproxy.routes import main_route, main_size
 
-__all__ = ["Parts"]
+__all__ = ["Parts", "new_budgets"]
+
+_LOOPBACK: Final = {"localhost": "127.0.0.1", "::1": "127.0.0.1"}
+
+
+def new_budgets(settings: Settings, *, clock: Clock, observer: Observer) -> dict[str, ServerBudget]:
+    """The budget of each server, by name. Names of one host and port share one: the lowest `max_connections` of them.
+
+    It is called as the first of them. Addresses are compared as they are written.
+    """
+    by_place: dict[tuple[str, int], list[str]] = {}
+    for name, server in settings.servers.items():
+        by_place.setdefault((_LOOPBACK.get(server.host, server.host).lower(), server.port), []).append(name)
+    budgets = {}
+    for names in by_place.values():
+        budget = ServerBudget(
+            names[0],
+            limit=min(settings.servers[name].max_connections for name in names),
+            clock=clock,
+            observer=observer,
+            guaranteed=settings.pools.guaranteed,
+        )
+        budgets.update(dict.fromkeys(names, budget))
+    return {name: budgets[name] for name in settings.servers}
+
 
 _TENANTS_A_SLICE: Final = 200
 
@@ -35,7 +61,7 @@ class Parts:
         self.observer = observer
         self.counters = Counters(max_tenants=settings.metrics.max_tenants)
         self.connector = AsyncpgConnector(settings, observer=observer, init=init, violations=self.counters.violations)
-        self.budgets = {name: self._new_budget(name) for name in settings.servers}
+        self.budgets = new_budgets(settings, clock=clock, observer=observer)
         self.lender = Lender(
             counters=self.counters,
             observer=observer,
@@ -43,17 +69,16 @@ class Parts:
             acquire_timeout=settings.pools.acquire_timeout,
             proof_window=settings.row.proof_window,
         )
+        self.looker = Looker(
+            self.lender,
+            self.budgets,
+            main=main_route(settings).pool,
+            main_size=main_size(settings),
+            clock=clock,
+            observer=observer,
+        )
         self.family: list[PoolManager[Any]] = []  # the router's manager, and those of other listeners
         self.manager = self._new_manager()
-
-    def _new_budget(self, name: str) -> ServerBudget:
-        return ServerBudget(
-            name,
-            limit=self._settings.servers[name].max_connections,
-            clock=self._clock,
-            observer=self.observer,
-            guaranteed=self._settings.pools.guaranteed,
-        )
 
     def _new_manager(self) -> PoolManager[Backend]:
         return PoolManager(
@@ -68,7 +93,7 @@ class Parts:
 
     def renew(self) -> PoolManager[Backend]:
         """A manager for a router that opens again: of servers that failed before nothing is known."""
-        for budget in self.budgets.values():
+        for budget in set(self.budgets.values()):
             budget.forget_failures()
         self.manager = self._new_manager()
         return self.manager
@@ -103,9 +128,10 @@ class Parts:
                         backend.con.shut_socket()
             manager.abandon()
         self.connector.forget_loop()
-        for name, budget in self.budgets.items():
-            self.budgets[name] = self._new_budget(name)
-            self.budgets[name].open_seconds = budget.open_seconds
+        self.looker.forget_loop()
+        for name, budget in new_budgets(self._settings, clock=self._clock, observer=self.observer).items():
+            budget.open_seconds = self.budgets[name].open_seconds
+            self.budgets[name] = budget
         self.manager.is_closed = True
 
     def pools(self) -> Iterator[Pool[Any]]:
@@ -150,7 +176,7 @@ class Parts:
         counters = self.counters
         return Stats(
             pools=tuple(pools),
-            servers=tuple(budget.stats() for budget in self.budgets.values()),
+            servers=tuple(budget.stats() for budget in dict.fromkeys(self.budgets.values())),
             pools_limit=self._settings.pools.max_pools,
             acquires={tenant: dict(counts) for tenant, counts in counters.acquires.items()},
             exhaustions=dict(counters.exhaustions),

@@ -283,6 +283,7 @@ class Router:
         self._registry.on_invalidate = None
         await self._changes.close()
         await self._registry.stop()
+        await self._parts.looker.close()
         pools = [*self._manager, *self._manager.closing()]
         self._manager.close()
         with suppress(TimeoutError):
@@ -310,6 +311,7 @@ class Router:
             await asyncio.sleep(_SWEEP_SECONDS)
             try:
                 await in_slices(self._manager.sweeping())
+                self._parts.looker.sweep(self._manager)
             except Exception as exc:  # noqa: BLE001 - a rim: without it time would stand still for all pools, unnoticed
                 context = {"message": "tenantproxy: a sweep of the pools failed", "exception": exc}
                 asyncio.get_running_loop().call_exception_handler(context)

@@ -99,11 +99,14 @@ def _distinct(names: list[str]) -> list[str]:
     return [f"{name}_{names[:i].count(name) + 1}" if name in names[:i] else name for i, name in enumerate(names)]
 
 
+_COUNTS: Final = ("limit", "idle", "used", "opening", "resetting", "retiring", "lingering", "waiting")
+
+
 def pools(url: str, token: Secret | None = None) -> list[dict[str, Any]]:
     """The open pools of the sidecar whose admin listener is at `url`, asked with its admin token."""
     rows: list[dict[str, Any]] = []
     for pool in _get(f"{url.rstrip('/')}/v1/pools", token)["pools"]:
-        counts = {name: pool[name] for name in ("limit", "idle", "used", "opening", "resetting", "retiring", "waiting")}
+        counts = {name: pool[name] for name in _COUNTS}
         rows.append(
             {"pool": pool["label"], "server": pool["key"]["server"], "database": pool["key"]["database"], **counts}
         )

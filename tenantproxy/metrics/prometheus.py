@@ -31,7 +31,7 @@ TenantCounts = Mapping[tuple[Isolation, TenantStatus], int]
 _OTHER: Final = "_other"
 _SAMPLES_A_SLICE: Final = 200
 _EOF: Final = b"# EOF\n"
-_STATES: Final = ("idle", "used", "opening", "resetting", "retiring")
+_STATES: Final = ("idle", "used", "opening", "resetting", "retiring", "lingering")
 _OPENMETRICS: Final = "application/openmetrics-text"
 _TEXT: Final = "text/plain; version=0.0.4; charset=utf-8"
 

@@ -20,13 +20,16 @@ from tenantproxy.events import ConnectionOpened, Observer
 from tenantproxy.isolation.proof import Signer
 from tenantproxy.isolation.row import ENTER, change_reset, enter
 from tenantproxy.model import Binding, PoolKey, Proof, TenantId
+from tenantproxy.pools.base import ServerProcess
 from tenantproxy.pools.detached import Detached
 from tenantproxy.pools.errands import Errands
 from tenantproxy.pools.failures import classify, describe
 from tenantproxy.pools.guard import RenewingConnection, ReplicaConnection, TenantConnection
 from tenantproxy.pools.handshake import CHECK, Answer
+from tenantproxy.pools.lingering import UNKNOWN
 from tenantproxy.pools.opening import ADMIN_PROFILE, LOGIN_PROFILE, WARM_WINDOW, Opening, tls_context
 from tenantproxy.pools.pool import Pool
+from tenantproxy.pools.watch import EndWatch
 
 __all__ = ["ADMIN_PROFILE", "END_TIMEOUT", "LOGIN_PROFILE", "AsyncpgConnector", "Backend", "Init", "ssl_argument"]
 
@@ -54,15 +57,24 @@ class Backend:
         "offset",
         "pid",
         "pool",
+        "process",
         "signer",
         "task",
         "version",
     )  # fmt: skip
 
     def __init__(
-        self, con: TenantConnection, pool: Pool[Backend], *, offset: float, version: int, signer: Signer | None
+        self,
+        con: TenantConnection,
+        pool: Pool[Backend],
+        *,
+        process: ServerProcess,
+        offset: float,
+        version: int,
+        signer: Signer | None,
     ) -> None:
         self.con = con
+        self.process = process
         self.pool = pool
         self.pid: int = con.get_server_pid()
         self.offset = offset  # the server's clock minus ours
@@ -110,6 +122,7 @@ class AsyncpgConnector:
         self._inits: dict[str, Init] = {}  # of profiles: what makes their connections different
         self._opening = Opening(settings, observer=observer, violations=violations)
         self._errands = Errands()
+        self._watches: set[EndWatch] = set()  # of closed connections whose backends may live on
 
     def add_profile(self, profile: str, init: Init) -> bool:
         """Run `init` too on each new connection of this profile; False when the profile is somebody else's."""
@@ -135,10 +148,16 @@ class AsyncpgConnector:
     async def close(self) -> None:
         """Cancel what is under way and wait for it. The pools are closed by now."""
         await self._errands.close()
+        for watch in self._watches:
+            watch.close()
+        self._watches.clear()
 
     def forget_loop(self) -> None:
         """The event loop has ended, and all that was under way in it."""
         self._errands.forget_loop()
+        for watch in self._watches:
+            watch.drop()
+        self._watches.clear()
 
     async def settle(self, timeout: float) -> None:
         """Wait until every connection that is being ended has ended, for `timeout` seconds at most."""
@@ -147,34 +166,40 @@ class AsyncpgConnector:
     # --- opening -----------------------------------------------------------------------------------------------------
     async def _open(self, pool: Pool[Backend]) -> None:
         started = monotonic()
+        processes = [UNKNOWN]  # the last one is that of the connect under way
         try:
-            backend = await self._connect(pool)
+            backend = await self._connect(pool, processes)
         except asyncio.CancelledError:
             pool.open_failed(PoolClosed("the router is closing"), "denied", "cancelled")
             raise
-        except Exception as exc:  # noqa: BLE001 - a rim: whatever it was, those who wait must hear of it
+        except Exception as exc:  # noqa: BLE001 - a boundary: callers that wait must hear of it, whatever it was
             error, failure = classify(exc, pool.key)
-            # Whoever timed out may still be on the server, where it counts against the limit.
-            pool.open_failed(error, failure, describe(exc), silent=isinstance(exc, TimeoutError))
+            # A backend that did not answer in time may still be on the server, where it counts against the limit.
+            silent = isinstance(exc, TimeoutError)
+            lingers = processes[-1] if silent else None
+            pool.open_failed(error, failure, describe(exc), silent=silent, lingers=lingers)
             if pool.budget.is_down:
                 self._errands.look_for(self._opening.server(pool.key), pool.budget)
             return
         seconds = monotonic() - started
-        pool.budget.open_seconds.observe(seconds)
+        pool.budget.opened_in(seconds)
         self._observer(ConnectionOpened(server=pool.key.server, pool=pool.label, seconds=seconds))
         pool.opened(backend)
 
-    async def _connect(self, pool: Pool[Backend]) -> Backend:
+    async def _connect(self, pool: Pool[Backend], processes: list[ServerProcess]) -> Backend:
         for attempt in range(2):
             con, pins = await self._dial(pool.key)
+            processes.append(ServerProcess(pid=con.get_server_pid()))
             try:
                 backend = await self._check(pool, con, pins, is_last=attempt == 1)
                 if backend is not None:
                     return backend
             except BaseException:
                 con.terminate()
+                con.drop_left()
                 raise
             await con.close(timeout=END_TIMEOUT)
+            processes.append(UNKNOWN)
         raise AssertionError("the second attempt returns or raises")
 
     async def _dial(self, key: PoolKey) -> tuple[TenantConnection, dict[str, str]]:
@@ -215,14 +240,22 @@ class AsyncpgConnector:
             raise IsolationError("the server does not know the role we are logged in as")
         given: dict[str, Any] = dict(row)
         answer = Answer(**given)
-        pid, budget = con.get_server_pid(), pool.budget
-        statements = self._opening.judge(key, answer, pid=pid, now=now, pins=pins, budget=budget, is_last=is_last)
+        self._opening.learn(pool, answer)
+        pid = con.get_server_pid()
+        statements = self._opening.judge(key, answer, pid=pid, now=now, pins=pins, is_last=is_last)
         if statements:
             for statement in statements:
                 await con.execute(statement, timeout=timeout)
             return None
         proof, signer = self._opening.proof(key), self._opening.signer(key)
-        backend = Backend(con, pool, offset=answer.server_now - now, version=answer.version, signer=signer)
+        backend = Backend(
+            con,
+            pool,
+            process=ServerProcess(pid=answer.pid, started=answer.server_now),
+            offset=answer.server_now - now,
+            version=answer.version,
+            signer=signer,
+        )
         await con.prepare_entry("SELECT true" if proof is None else ENTER[proof], timeout)
         for init in (self._init, self._inits.get(key.profile)):
             if init is not None:
@@ -251,7 +284,7 @@ class AsyncpgConnector:
         """End a connection, and say so only when the server has closed its side: until then it counts there."""
         if backend.task is not None and not backend.task.done() and backend.task is not asyncio.current_task():
             backend.task.cancel()
-        silent = backend.is_aborted or backend.con.was_terminated
+        silent = backend.is_aborted or backend.con.was_terminated or backend.con.left is not None
         try:
             if not backend.con.is_closed():
                 if backend.con.is_doubtful:
@@ -263,12 +296,28 @@ class AsyncpgConnector:
         except TimeoutError:
             silent = True
         except asyncio.CancelledError:
+            silent = not backend.con.is_closed()
             raise
         except Exception:  # noqa: BLE001 - however it ends, it ends; what counts is that it is gone
             pass
         finally:
             backend.con.terminate()
-            pool.retired(backend, silent=silent)
+            self._retired(backend, silent=silent)
+
+    def _retired(self, backend: Backend, *, silent: bool) -> None:
+        pool, con = backend.pool, backend.con
+        one = pool.retired(backend, lingers=backend.process if silent else None)
+        sock, con.left = con.left, None
+        if one is None:
+            if sock is not None:
+                sock.close()
+        elif sock is not None:
+            self._watches.add(watch := EndWatch(sock, lambda: pool.budget.gone(one)))
+            one.on_release = lambda: self._unwatch(watch)
+
+    def _unwatch(self, watch: EndWatch) -> None:
+        watch.close()
+        self._watches.discard(watch)
 
     async def _stop(self, backend: Backend) -> None:
         """Cancel what runs: a backend that is busy does not see that its client left. Raises TimeoutError."""

@@ -15,6 +15,7 @@ from typing import Protocol, cast
 from tenantproxy.errors import ProtocolError
 from tenantproxy.isolation.proof import Signer
 from tenantproxy.model import Binding, TenantId
+from tenantproxy.pools.lingering import UNKNOWN
 from tenantproxy.pools.pool import Pool
 from tenantproxy.wire.frames import HEADER, NOTICE, PARAMETER_STATUS, length_of
 from tenantproxy.wire.settings import NO_SETTINGS, Settings
@@ -72,6 +73,7 @@ class RawBackend(asyncio.Protocol):
         "pid",
         "pool",
         "prepared",
+        "process",
         "resting_lost",
         "resting_sink",
         "saw_read_only",
@@ -90,6 +92,7 @@ class RawBackend(asyncio.Protocol):
     def __init__(self, pool: Pool[RawBackend]) -> None:
         self.pool = pool
         self.pid = 0
+        self.process = UNKNOWN  # what is known of it on the server
         self.secret = b""  # what a request to cancel must show
         self.parameters: dict[bytes, bytes] = {}  # as the server last reported them
         self.offset = 0.0  # the server's clock minus ours

@@ -9,9 +9,9 @@ from tenantproxy.errors import TenantProxyError
 
 __all__ = ["Backoff", "Failure"]
 
-Failure = Literal["refused", "busy", "denied", "unfit"]
-"""Why a connect failed: the server is not there (`refused`), cannot take us now (`busy`), will not (`denied`), or is a
-standby where a primary is needed, or the other way round (`unfit`)."""
+Failure = Literal["refused", "busy", "full", "denied", "unfit"]
+"""Why a connect failed: the server is not there (`refused`), cannot take us now (`busy`; `full`: it has no connection
+left), will not (`denied`), or is a standby where a primary is needed, or the other way round (`unfit`)."""
 
 _FIRST: Final = 0.05
 _MOST: Final = 2.0

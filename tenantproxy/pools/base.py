@@ -15,6 +15,7 @@ __all__ = [
     "Clock",
     "HistogramSnapshot",
     "PoolStats",
+    "ServerProcess",
     "ServerStats",
     "Stats",
     "TenantPoolStats",
@@ -27,6 +28,18 @@ Clock = Callable[[], float]
 """Monotonic seconds; injected, so that a test can drive it."""
 
 AcquireResult = Literal["ok", "timeout", "rejected", "cancelled", "error"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerProcess:
+    """The backend that serves a connection.
+
+    `pid` is 0 where the server had not told it yet; `started` is a moment at which it ran already (the server's clock,
+    unix seconds; None: not known), so that a later process of the same id is told from it.
+    """
+
+    pid: int = 0
+    started: float | None = None
 
 
 class Waiter(Protocol[C_contra]):
@@ -63,7 +76,10 @@ class TenantPoolStats:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolStats:
-    """One open pool, now. `label` is the tenant id, or `server/database` for a shared pool and for the main one."""
+    """One open pool, now. `label` is the tenant id, or `server/database` for a shared pool and for the main one.
+
+    `lingering`: closed connections whose backends may still run on the server. They are not part of `limit`.
+    """
 
     key: PoolKey
     label: str
@@ -75,11 +91,14 @@ class PoolStats:
     retiring: int
     waiting: int
     tenants: tuple[TenantPoolStats, ...]
+    lingering: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerStats:
-    """One server's budget, now. `connections` counts every permit taken, `held` those of peers that fell silent.
+    """One server's budget, now. `connections` counts every permit taken.
+
+    `lingering` of them belong to closed connections whose backends are not known to be gone.
 
     `max_connections` is what the server itself reports (None until a first connection was opened).
     """
@@ -87,11 +106,11 @@ class ServerStats:
     server: str
     connections: int
     limit: int
-    held: int
     waiting_pools: int
     up: bool
     max_connections: int | None
     open_seconds: HistogramSnapshot
+    lingering: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

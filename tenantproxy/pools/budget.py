@@ -1,26 +1,29 @@
 """How many connections may one PostgreSQL server have, and who gets the next one?
 
 A synchronous state machine. Only pools change it: they take a permit before they connect and give it back when the
-server side of a connection is gone. Invariant: `idle + used + opening + resetting + retiring + held <= limit`.
+server side of a connection is gone. Invariant: `idle + used + opening + resetting + retiring + lingering <= limit`.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final, Protocol
 
-from tenantproxy.events import BudgetOverrun, Histogram, Observer, ServerDown, ServerUp
+from tenantproxy.events import Histogram, LimitLowered, Observer, ServerDown, ServerUp
 from tenantproxy.pools.base import Clock, ServerStats
+from tenantproxy.pools.limits import NO_LIMIT, Refusals, lowest
+from tenantproxy.pools.lingering import Lingering, gone_by_look, gone_by_time
 from tenantproxy.pools.snapshot import snapshot
 
 __all__ = ["Claimant", "ServerBudget"]
 
 MAIN_RESERVE: Final = 2  # permits that only the main database's pool may take
 TURN_SECONDS: Final = 0.1  # how long a connection may go on serving its own pool while a tenant elsewhere has none
+TURN_OPENS: Final = 4.0  # or for as long as so many connects take, where that is longer
+MAX_TURN_SECONDS: Final = 2.0
+_OPEN_WEIGHT: Final = 0.2  # of the latest connect in the moving average
 CALM_SECONDS: Final = 0.05  # idle for so long, a connection is closed for a tenant that only wants more
 LAST_SECONDS: Final = 2.0  # and so long, if it is all that its own tenant has
-HOLD_SECONDS: Final = 30.0  # how long the permit of a peer that fell silent is kept
 BREAKER_SECONDS: Final = 0.5  # a server that refuses for so long is down
 UNFIT_SECONDS: Final = 2.0  # between two looks at one that is not in its role, where callers can go elsewhere
 SILENT_CONNECTS: Final = 3  # one that leaves so many in a row unanswered is, too
@@ -72,10 +75,13 @@ class ServerBudget:
 
     def __init__(self, server: str, *, limit: int, clock: Clock, observer: Observer, guaranteed: int = 1) -> None:
         self.server = server
-        self.limit = limit
+        self._configured = limit
+        self.limit = limit  # or less, where the server allows no more
+        self._refusals: Refusals[Claimant] = Refusals()
         self.guaranteed = guaranteed
         self.max_connections: int | None = None  # as the server reports it
         self.open_seconds = Histogram()
+        self._open_cost = 0.0  # seconds that a connect takes, a moving average
         self.in_use = 0  # permits taken; 0 <= in_use <= limit
         self.tenants_in_use = 0  # of them by pools other than main; <= limit - MAIN_RESERVE
         self.closing = 0  # of them on their way back: connections in retirement
@@ -84,7 +90,7 @@ class ServerBudget:
         self.wanting: dict[
             Claimant, float
         ] = {}  # in the order in which they began to want; not to be changed by others
-        self._held: deque[tuple[float, bool]] = deque()  # (until, of main) of silent peers, part of in_use
+        self.lingering: dict[Lingering, None] = {}  # closed, and not known to be gone; part of in_use
         self._clock = clock
         self._observer = observer
         self._failing_since: float | None = None  # the first of an unbroken row of failed connects
@@ -103,11 +109,53 @@ class ServerBudget:
         self._claimants.pop(pool, None)
         self.wanting.pop(pool, None)
         self._idle.pop(pool, None)
+        self._refusals.forget(pool)
+
+    # --- what the server allows --------------------------------------------------------------------------------------
+    def learn(self, *, max_connections: int, reserved: int, role_limit: int = NO_LIMIT) -> None:
+        """What a connect found: the server's limit, how many of it are others', and the limit of our own role.
+
+        The budget is never more than that; it never goes below what main's reserve and one tenant need.
+        """
+        self.max_connections = max_connections
+        found = (("max_connections", max_connections - reserved), ("role", role_limit))
+        limit, source = lowest(self._configured, found)
+        limit = max(limit, min(self._configured, MAIN_RESERVE + 1))
+        if limit == self.limit:
+            return
+        self.limit = limit
+        if limit < self._configured:
+            event = LimitLowered(server=self.server, pool="", configured=self._configured, limit=limit, by=source)
+            self._observer(event)
+        self.grant()
+
+    def refused_as_full(self, pool: Claimant, in_use: int) -> None:
+        """`pool` was refused a connection as there is none left: for a while what is in use is the most for it."""
+        self._refusals.refuse(pool, in_use, self._clock())
+
+    def opened_in(self, seconds: float) -> None:
+        """How long a connect took, checks included."""
+        self.open_seconds.observe(seconds)
+        weight = _OPEN_WEIGHT if self._open_cost else 1.0
+        self._open_cost += (seconds - self._open_cost) * weight
+
+    @property
+    def turn_seconds(self) -> float:
+        """How long a connection may go on serving its own pool while a tenant elsewhere has none.
+
+        It grows with the time that a connect takes: that is what each change of the tenant costs.
+        """
+        return min(MAX_TURN_SECONDS, max(TURN_SECONDS, TURN_OPENS * self._open_cost))
+
+    def opened(self, pool: Claimant) -> None:
+        """A connect of `pool` succeeded."""
+        self._refusals.forget(pool)
+        self.reached(fits=True)
 
     # --- permits -----------------------------------------------------------------------------------------------------
     def take(self, pool: Claimant) -> bool:
         """Take a permit for a connect; False when there is none for this pool now (then `want` one)."""
-        if self.in_use >= self.limit or self._must_stand_back(pool):
+        if self._is_spent(pool) or self._must_stand_back(pool):
             return False
         if not pool.is_main:
             if self.tenants_in_use >= self.limit - MAIN_RESERVE:
@@ -115,6 +163,17 @@ class ServerBudget:
             self.tenants_in_use += 1
         self.in_use += 1
         return True
+
+    def _is_spent(self, pool: Claimant) -> bool:
+        """Whether no permit is left for `pool`.
+
+        One connection of main's more may be opened where all that is left are backends that may be gone: without it
+        the server could not be asked.
+        """
+        if not self._refusals.may_open(pool, self.in_use, self._clock()):
+            return True
+        may_look = pool.is_main and self.in_use == self.limit == len(self.lingering)
+        return self.in_use >= self.limit and not may_look
 
     def _must_stand_back(self, pool: Claimant) -> bool:
         """Whether somebody who has nothing waits while this pool only wants more."""
@@ -127,18 +186,23 @@ class ServerBudget:
         self._return_permit(of_main=pool.is_main)
         self.grant()
 
-    def hold(self, pool: Claimant) -> None:
-        """A peer fell silent and was aborted: its server side may live on, so its permit comes back later.
-
-        At most a tenth of the budget is held: beyond that the oldest comes back at once, and an event says so.
-        """
-        self._held.append((self._clock() + HOLD_SECONDS, pool.is_main))
-        overrun = len(self._held) - max(1, self.limit // 10)
-        if overrun > 0:
-            for _ in range(overrun):
-                self._return_permit(of_main=self._held.popleft()[1])
-            self._observer(BudgetOverrun(server=self.server, permits=overrun))
+    def linger(self, one: Lingering) -> None:
+        """A connection was closed whose backend may live on: its permit stays taken until `gone`."""
+        self.lingering[one] = None
         self.grant()  # those who counted on the permit need another one closed
+
+    def gone(self, one: Lingering) -> None:
+        """The backend of `one` is gone. A second call does nothing."""
+        if one in self.lingering:
+            del self.lingering[one]
+            if one.on_release is not None:
+                one.on_release()
+            one.release()
+
+    def looked(self, found: Mapping[int, float | None], *, began: float) -> None:
+        """The server was asked which of the lingering processes it has: see `lingering.gone_by_look`."""
+        for one in list(gone_by_look(self.lingering, found, began=began)):
+            self.gone(one)
 
     def _return_permit(self, *, of_main: bool) -> None:
         self.in_use -= 1
@@ -169,10 +233,12 @@ class ServerBudget:
     def _next(self) -> Claimant | None:
         """Who gets the next permit, if there is one."""
         if self.in_use >= self.limit:
-            return None
+            return next((pool for pool in self.wanting if not self._is_spent(pool)), None)
         for_tenants = self.tenants_in_use < self.limit - MAIN_RESERVE
         first = None
         for pool in self.wanting:
+            if self._is_spent(pool):
+                continue
             if pool.is_main or (for_tenants and pool.starving):
                 return pool
             if first is None and for_tenants:
@@ -228,7 +294,7 @@ class ServerBudget:
             return False
         for other, since in self.wanting.items():
             if other is not pool and other.starving:
-                return next_holds >= self.guaranteed or self._clock() - max(since, opened_at) > TURN_SECONDS
+                return next_holds >= self.guaranteed or self._clock() - max(since, opened_at) > self.turn_seconds
         return False
 
     # --- the breaker -------------------------------------------------------------------------------------------------
@@ -302,18 +368,9 @@ class ServerBudget:
 
     # --- time, and what is ------------------------------------------------------------------------------------------
     def sweep(self, now: float) -> None:
-        """Give back the permits of silent peers whose time is over."""
-        returned = False
-        while self._held and self._held[0][0] <= now:
-            self._return_permit(of_main=self._held.popleft()[1])
-            returned = True
-        if returned:
-            self.grant()
-
-    @property
-    def held(self) -> int:
-        """Permits of peers that fell silent."""
-        return len(self._held)
+        """Return the permits of logins that were given up so long ago that the server has ended them."""
+        for one in gone_by_time(self.lingering, now):
+            self.gone(one)
 
     @property
     def contended(self) -> bool:
@@ -326,7 +383,7 @@ class ServerBudget:
             server=self.server,
             connections=self.in_use,
             limit=self.limit,
-            held=len(self._held),
+            lingering=len(self.lingering),
             waiting_pools=len(self.wanting),
             up=not (self.is_down or self.is_unfit),
             max_connections=self.max_connections,

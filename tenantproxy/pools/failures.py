@@ -57,7 +57,7 @@ def classify(error: BaseException, key: PoolKey) -> tuple[TenantProxyError, Fail
     if isinstance(error, asyncpg.PostgresError | Refused):
         state = error.sqlstate or ""
         if state == "53300":
-            return _too_many(where), "busy"
+            return _too_many(where), "full"
         if state.startswith("08") and state not in _DENIED:
             return unreachable(where), "refused"
         if state in _BUSY:
@@ -81,7 +81,8 @@ def _too_many(where: str) -> BudgetExhausted:
     return BudgetExhausted(
         "the PostgreSQL server, database or role has no connection left",
         detail=f"{where}, SQLSTATE 53300",
-        hint="lower the server's max_connections here below what the server, the database and the role allow",
+        hint="others use them too: lower the server's max_connections here by as many as they need, or raise the limit"
+        " of the server, the database or the role",
         retry_after=1.0,
     )
 

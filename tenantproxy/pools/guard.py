@@ -27,6 +27,7 @@ from asyncpg.transaction import Transaction
 
 from tenantproxy.errors import IsolationError
 from tenantproxy.pools.handshake import WrongRole
+from tenantproxy.pools.watch import keep_socket
 
 __all__ = [
     "PRIVATE_NAMES",
@@ -43,7 +44,7 @@ PRIVATE_NAMES: Final = {
         "_protocol _transport _loop _top_xact _pool_release_ctr _stmt_cache _stmts_to_close _stmt_exclusive_section"
         " _listeners _log_listeners _termination_listeners _query_loggers _get_statement"
         " _execute _do_execute _executemany _prepare _copy_in _copy_out"
-        " _drop_local_statement_cache _drop_local_type_cache _set_proxy _cancel_current_command _cancellations"
+        " _drop_local_statement_cache _drop_local_type_cache _set_proxy _cancel_current_command _cancellations _abort"
         " _process_notification _process_log_message _call_termination_listeners _get_unique_id _time_and_log"
     ),
     "asyncpg.pool.PoolConnectionProxy": "_con _holder _detach",
@@ -106,6 +107,7 @@ if TYPE_CHECKING:
         def _time_and_log(self, query: str, args: Any, timeout: float | None) -> AbstractContextManager[None]: ...
         def _drop_local_statement_cache(self) -> None: ...
         def _drop_local_type_cache(self) -> None: ...
+        def _abort(self) -> None: ...
         def _cancel_current_command(self, waiter: asyncio.Future[None], cancel_waiter: Any = None) -> None: ...
         def _process_notification(self, *args: Any) -> None: ...
         def _process_log_message(self, *args: Any) -> None: ...
@@ -184,6 +186,7 @@ class TenantConnection(_Connection):
         "is_doubtful",
         "is_tainted",
         "is_unsynced",
+        "left",
         "runs_directly",
         "saw_read_only",
         "under_way",
@@ -197,6 +200,7 @@ class TenantConnection(_Connection):
         self.is_doubtful = False  # the driver lost track of what the server sends
         self.is_unsynced = False  # the server may be in an implicit transaction that no Sync has ended
         self.was_terminated = False  # ended from this side, so the other one may live on
+        self.left: socket.socket | None = None  # then: where its end can be heard; to be closed by whoever takes it
         self.runs_directly = False  # its user ran something that asyncpg does not note as being under way
         self.saw_read_only = False  # a write was refused: by a transaction that only reads, or by the server
         self.under_way = 0  # calls of its user, and of what it was given, that have begun and not ended
@@ -412,6 +416,17 @@ class TenantConnection(_Connection):
         """As asyncpg's, which also does it itself when the end of a cancelled statement does not come."""
         self.was_terminated = self.was_terminated or not self.is_closed()
         super().terminate()
+
+    def _abort(self) -> None:
+        if self.left is None:
+            self.left = keep_socket(self._transport)
+        super()._abort()
+
+    def drop_left(self) -> None:
+        """Nothing waits for the end of its server side."""
+        if self.left is not None:
+            self.left.close()
+            self.left = None
 
     async def run_kept(self, query: str, args: Sequence[object]) -> Kept:
         """The rows of `query`, the tag of its command and what its rows are made of; prepared as `prepare_kept`."""

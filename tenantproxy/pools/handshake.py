@@ -32,6 +32,9 @@ SELECT r.rolname::text AS role, r.rolsuper, r.rolbypassrls, pg_catalog.pg_is_in_
         ORDER BY s.place) AS pinned,
   pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()) AS server_now,
   pg_catalog.current_setting('max_connections')::int AS max_connections,
+  pg_catalog.current_setting('superuser_reserved_connections')::int
+    + coalesce(pg_catalog.current_setting('reserved_connections', true), '0')::int AS reserved_connections,
+  d.datconnlimit AS database_limit, r.rolconnlimit AS role_limit,
   pg_catalog.current_setting('server_version_num')::int AS version,
   ARRAY(SELECT (s.setdatabase <> 0)::int || c FROM pg_catalog.pg_db_role_setting s, pg_catalog.unnest(s.setconfig) c
         WHERE s.setrole = r.oid AND s.setdatabase IN (0, d.oid)) AS role_settings,
@@ -60,6 +63,9 @@ class Answer:
     pinned: list[str]  # the values that it has for $3, in that order
     server_now: float
     max_connections: int
+    reserved_connections: int  # of them for others than us
+    database_limit: int  # of connections; -1: none
+    role_limit: int
     version: int
     role_settings: list[str]
     installed: bool  # in the version that we need: looks for the newest function

@@ -123,6 +123,7 @@ class PoolManager(Generic[C]):
         self._seen: OrderedDict[PoolKey, None] = OrderedDict()  # keys of pools that were evicted
         self._main: Pool[C] | None = None
         self._busy_until = 0.0  # until then no pool is quiet, as far as is known
+        self._reserved: dict[str, Pool[C]] = {}  # by server: one connection of the reserve each, to ask it something
         self._family: list[PoolManager[Any]] = [] if family is None else family
         self._family.append(self)
         self.is_closed = False
@@ -135,6 +136,26 @@ class PoolManager(Generic[C]):
                 key, Isolation.DATABASE, label=f"{key.server}/{key.database}", limit=size, is_main=True
             )
         return self._main
+
+    def reserved(self, key: PoolKey) -> Pool[C]:
+        """The pool of one connection that may always be opened on a server without the main database.
+
+        What it holds comes out of the reserve. Not counted, never evicted; ended by `drop_reserved`. `key` is used
+        where there is none yet.
+        """
+        pool = self._reserved.get(key.server)
+        if pool is None:
+            pool = self._new(key, Isolation.DATABASE, label=key.name, limit=1, is_main=True)
+            self._reserved[key.server] = pool
+        return pool
+
+    def drop_reserved(self, server: str) -> None:
+        """Close the pool that `reserved` made for `server`, if there is one."""
+        pool = self._reserved.pop(server, None)
+        if pool is not None:
+            pool.close(PoolClosed("the pool was removed while waiting for it", retry_after=0.1), reason="evicted")
+            if not pool.is_empty:
+                self._gone.append(pool)
 
     def pool(self, route: Route) -> Pool[C]:
         """The open pool of `route`, made if there is none. Raises PoolClosed after `close`."""
@@ -256,7 +277,7 @@ class PoolManager(Generic[C]):
     def sweeping(self) -> Iterator[None]:
         """What time demands, in steps between which others may run; taken by the one sweeper about every second."""
         now = self._clock()
-        for budget in self.budgets.values():
+        for budget in set(self.budgets.values()):
             budget.sweep(now)
         idle_limit = now - self._settings.idle_timeout
         for pool in [*self, *self._gone]:
@@ -284,6 +305,7 @@ class PoolManager(Generic[C]):
                 self._gone.append(pool)
         self._pools.clear()
         self._own.clear()
+        self._reserved.clear()
         self._main = None
         if self in self._family:
             self._family.remove(self)
@@ -294,6 +316,7 @@ class PoolManager(Generic[C]):
         self._pools.clear()
         self._own.clear()
         self._gone.clear()
+        self._reserved.clear()
         self._main = None
         if self in self._family:
             self._family.remove(self)
@@ -302,6 +325,7 @@ class PoolManager(Generic[C]):
         """All open pools, main first."""
         if self._main is not None:
             yield self._main
+        yield from list(self._reserved.values())
         yield from list(self._pools.values())
 
     def closing(self) -> Iterator[Pool[C]]:

@@ -6,7 +6,7 @@ State: what is known of servers (their versions) and the keys that sign for data
 from __future__ import annotations
 
 import ssl
-from typing import Final
+from typing import Any, Final
 
 from tenantproxy.config import Server, Settings, role_password
 from tenantproxy.errors import IsolationError
@@ -14,7 +14,6 @@ from tenantproxy.events import IsolationViolation, Observer
 from tenantproxy.isolation.base import Pins, startup_pins
 from tenantproxy.isolation.proof import Signer, derive_key
 from tenantproxy.model import Binding, PoolKey, Proof, TenantId
-from tenantproxy.pools.budget import ServerBudget
 from tenantproxy.pools.handshake import (
     Answer,
     clean_role_sql,
@@ -23,6 +22,8 @@ from tenantproxy.pools.handshake import (
     pooler_between,
     refusal,
 )
+from tenantproxy.pools.limits import NO_LIMIT
+from tenantproxy.pools.pool import Pool
 
 __all__ = ["ADMIN_PROFILE", "LOGIN_PROFILE", "WARM_WINDOW", "Opening", "tls_context"]
 
@@ -130,6 +131,17 @@ class Opening:
         return signer
 
     # --- what it must be ---------------------------------------------------------------------------------------------
+    def learn(self, pool: Pool[Any], answer: Answer) -> None:
+        """Keep to what the server, the database and the role allow, where that is less than was configured."""
+        key = pool.key
+        is_shared_role = key.user is None or key.user == self.server(key).user
+        pool.budget.learn(
+            max_connections=answer.max_connections,
+            reserved=answer.reserved_connections,
+            role_limit=answer.role_limit if is_shared_role else NO_LIMIT,
+        )
+        pool.learn(role_limit=NO_LIMIT if is_shared_role else answer.role_limit, database_limit=answer.database_limit)
+
     def judge(
         self,
         key: PoolKey,
@@ -138,7 +150,6 @@ class Opening:
         pid: int,
         now: float,
         pins: dict[str, str],
-        budget: ServerBudget,
         is_last: bool,
     ) -> list[str]:
         """Statements that clean its role, after which another one must be opened; none: it may serve.
@@ -148,7 +159,6 @@ class Opening:
         primary, or the other way round.
         """
         self._versions[key.server] = answer.version
-        budget.max_connections = answer.max_connections
         error = pooler_between(answer, key, pid=pid, pins=pins)
         if error is not None:
             self.violated("connect", key, error.message)

@@ -17,19 +17,23 @@ from tenantproxy.errors import (
     TenantProxyError,
 )
 from tenantproxy.events import (
+    BackendLingers,
     CloseReason,
     ConnectFailure,
     ConnectionClosed,
     ExhaustCause,
     Exhausted,
     Histogram,
+    LimitLowered,
     Observer,
 )
 from tenantproxy.model import Limits, PoolKey, TenantId
 from tenantproxy.pools import refusals
 from tenantproxy.pools.backoff import Backoff, Failure
-from tenantproxy.pools.base import AcquireResult, Clock, PoolStats, TenantPoolStats, Waiter
+from tenantproxy.pools.base import AcquireResult, Clock, PoolStats, ServerProcess, TenantPoolStats, Waiter
 from tenantproxy.pools.budget import CALM_SECONDS, ServerBudget
+from tenantproxy.pools.limits import MOST, NO_LIMIT, lowest
+from tenantproxy.pools.lingering import Lingering
 from tenantproxy.pools.slots import IdleSlots, Slot, State
 from tenantproxy.pools.turns import AcquireCounts, Ticket, Turn, Turns
 
@@ -53,7 +57,10 @@ class Connector(Protocol[C]):
         ...
 
     def retire(self, pool: Pool[C], conn: C) -> None:
-        """End `conn`, a busy one by cancelling first; answer with `pool.retired(conn)` when its server side is gone."""
+        """End `conn`, a busy one by cancelling first; answer with `pool.retired` when its server side is gone.
+
+        A server side that stays silent is left, and told as lingering.
+        """
         ...
 
     def is_usable(self, conn: C) -> bool:
@@ -120,7 +127,9 @@ class Pool(Generic[C]):
     ) -> None:
         self.key = key
         self.label = label
-        self.limit = limit
+        self._configured = limit
+        self.limit = limit  # or less, where its database or role allows no more
+        self._allowed = MOST  # by them, as far as known
         self.budget = budget
         self.is_main = is_main
         self.is_closed = False
@@ -142,6 +151,7 @@ class Pool(Generic[C]):
         self._resetting = 0
         self._late = 0  # of them; 0 <= late <= resetting
         self._retiring = 0
+        self._lingering = 0
         self._opening = 0
         self._asks_again = False  # a timer runs
         self._backoff = Backoff()
@@ -161,7 +171,7 @@ class Pool(Generic[C]):
         if turn is None or turn.limits is not limits:
             turn = self._admit(tenant, limits)
         idle = self._idle
-        if not idle.all or turn.leased >= turn.max_size or turn.waiting:
+        if not idle.all or turn.leased >= turn.ceiling or turn.waiting:
             return None
         now = self._clock()
         while idle.all and not (bound_only and not idle.has_of(tenant)):
@@ -203,13 +213,15 @@ class Pool(Generic[C]):
         former = turn.max_size
         turn.limits = limits
         turn.max_size, turn.max_waiting = self._limits_of(limits)
+        turn.linger(0)
         if turn.max_size != former and turn.waiting:
             self._turns.refresh(turn)
             self._lend_idle()
 
     def resize(self, tenant: TenantId, limits: Limits, limit: int) -> None:
         """The one tenant whose pool this is has other limits now; what exceeds them is closed when nobody uses it."""
-        self.limit = limit
+        self._configured = limit
+        self.limit = min(limit, self._allowed)
         for slot in list(self._idle):
             if self._has_too_many and slot.conn in self._idle:
                 self._unidle(slot)
@@ -274,7 +286,9 @@ class Pool(Generic[C]):
         if len(turn.waiting) >= turn.max_waiting:
             turn.counts["rejected"] += 1
             self._note("queue_full", turn, turn.max_waiting)
-            raise refusals.queue_full(max_waiting=turn.max_waiting, leased=turn.leased, max_size=turn.max_size)
+            raise refusals.queue_full(
+                max_waiting=turn.max_waiting, leased=turn.leased - turn.returning, max_size=turn.max_size
+            )
         ticket = Ticket(turn, waiter, now)
         self._turns.enqueue(ticket)
         self.refill()
@@ -311,15 +325,17 @@ class Pool(Generic[C]):
         return self._turns.prefer(bound_to) if slot.streak < _STREAK else self._turns.peek()
 
     def resetting(self, conn: C) -> None:
-        """The lessee gave `conn` back and it is being reset; its tenant may take another one meanwhile."""
+        """The lessee released `conn` and it is being reset; until that is over it counts for its tenant."""
         slot = self._slots[conn]
         assert slot.state is State.USED, slot.state
         slot.state = State.RESETTING
         slot.since = self._clock()
+        self._used -= 1
         self._resetting += 1
-        self._leave_used(slot)
-        if self._idle and self._turns.waiting:
-            self._lend_idle()
+        turn = slot.turn
+        assert turn is not None
+        turn.returning += 1
+        turn.coming += 1
 
     def take_to_reset(self, now: float, *, idle_seconds: float) -> C | None:
         """The longest idle connection that is somebody's; it is resetting now, so that a stranger finds one ready.
@@ -344,11 +360,14 @@ class Pool(Generic[C]):
         if slot.is_late:
             slot.is_late = False
             self._late -= 1
+        elif slot.turn is not None:
+            slot.turn.coming -= 1
 
-    def _leave_used(self, slot: Slot[C]) -> None:
-        self._used -= 1
+    def _discharge(self, slot: Slot[C]) -> None:
+        """`slot` does not count any more for the tenant that used it last."""
         turn = slot.turn
-        assert turn is not None
+        if turn is None:
+            return
         slot.turn = None
         turn.leased -= 1
         if turn.waiting:
@@ -360,11 +379,14 @@ class Pool(Generic[C]):
         if slot is None or slot.state is State.RETIRING:
             return  # it came too late: the pool closed, or the sweeper had lost its patience
         if slot.state is _USED:
-            self._leave_used(slot)
+            self._used -= 1
         elif slot.state is State.RESETTING:
             self._leave_resetting(slot)
+            if slot.turn is not None:
+                slot.turn.returning -= 1
         else:
             raise AssertionError(slot.state)
+        self._discharge(slot)
         slot.bound_to = bound_to
         self._place(slot, now)
 
@@ -392,8 +414,12 @@ class Pool(Generic[C]):
         """End a connection and serve who waits with others: its end may take seconds."""
         self._retire(slot, reason)
         if self._turns.waiting:
+            self._serve_waiters()
+
+    def _serve_waiters(self) -> None:
+        if self._idle.all and self._turns.waiting:
             self._lend_idle()
-            self.refill()
+        self.refill()
 
     def _lend_idle(self) -> None:
         """Serve those who were at their tenant's limit until now, while connections lay idle."""
@@ -424,7 +450,8 @@ class Pool(Generic[C]):
                     self.budget.unwant(self)
                 return True
             turn.counts["cancelled"] += 1
-            self._leave_used(slot)
+            self._used -= 1
+            self._discharge(slot)
             self._turns.refresh(turn)
         return False
 
@@ -440,7 +467,9 @@ class Pool(Generic[C]):
         if slot is None or slot.state is State.RETIRING:
             return
         if slot.state is State.USED:
-            self._leave_used(slot)
+            self._used -= 1
+            if slot.turn is not None:
+                slot.turn.returning += 1  # and counts for its tenant until it is gone
         elif slot.state is State.RESETTING:
             self._leave_resetting(slot)
         else:
@@ -455,17 +484,46 @@ class Pool(Generic[C]):
         self._observer(ConnectionClosed(server=self.key.server, pool=self.label, reason=reason))
         self._connector.retire(self, slot.conn)
 
-    def retired(self, conn: C, *, silent: bool = False) -> None:
-        """The server side of `conn` is gone; `silent`: its peer did not answer, so it may live on for a while."""
+    def retired(self, conn: C, *, lingers: ServerProcess | None = None) -> Lingering | None:
+        """`conn` is closed and its server side gone; `lingers`: the backend that may live on.
+
+        Then its permit stays taken, and counts for the tenant that used it, until `budget.gone` of what this returns.
+        """
         slot = self._slots.pop(conn)
         assert slot.state is State.RETIRING, slot.state
         self._retiring -= 1
         self.budget.closing -= 1
-        if silent:
-            self.budget.hold(self)
-        else:
+        if lingers is None:
+            if slot.turn is not None:
+                slot.turn.returning -= 1
+            self._discharge(slot)
             self.budget.give_back(self)
+            self._serve_waiters()
+            return None
+        return self._linger(lingers, slot)
+
+    def _linger(self, process: ServerProcess, slot: Slot[C] | None) -> Lingering:
+        turn = slot.turn if slot is not None else None
+        self._lingering += 1
+        if turn is not None:
+            turn.linger(+1)
+            self._turns.refresh(turn)
+
+        def release() -> None:
+            self._lingering -= 1
+            if slot is not None and turn is not None:
+                turn.linger(-1)
+                turn.returning -= 1
+                self._discharge(slot)
+            self.budget.give_back(self)
+            self._serve_waiters()
+
+        one = Lingering(process, key=self.key, since=self._clock(), release=release)
+        tenant = turn.tenant if turn is not None else ""
+        self._observer(BackendLingers(server=self.key.server, pool=self.label, tenant=tenant, pid=process.pid))
+        self.budget.linger(one)
         self.refill()
+        return one
 
     def give_up_idle(self, idle_seconds: float) -> bool:
         """See `budget.Claimant`."""
@@ -503,7 +561,8 @@ class Pool(Generic[C]):
         """How many more connections it would open now: for those who wait and may be served, within its own limit."""
         if not self._turns.waiting or self.is_closed:
             return 0
-        room = self.limit - len(self._slots) - self._opening
+        # In a pool of one tenant what lingers is its own; the tenants of a shared one must not pay for another's.
+        room = self.limit - len(self._slots) - self._opening - (0 if self.key.shared else self._lingering)
         coming = self._opening + self._resetting - self._late
         return min(room, self._turns.eligible(room + coming) - coming) if room > 0 else 0
 
@@ -546,14 +605,23 @@ class Pool(Generic[C]):
         lifetime = self._settings.max_lifetime * (1 - _LIFETIME_JITTER * random.random())
         slot = Slot(conn, now=self._clock(), lifetime=lifetime)
         self._slots[conn] = slot
-        self.budget.reached(fits=True)
+        self.budget.opened(self)
         self._place(slot)
         self.refill()
 
-    def open_failed(self, error: TenantProxyError, failure: Failure, what: str, *, silent: bool = False) -> None:
-        """A connect failed; retried later, whoever cannot be helped fails now.
+    def open_failed(
+        self,
+        error: TenantProxyError,
+        failure: Failure,
+        what: str,
+        *,
+        silent: bool = False,
+        lingers: ServerProcess | None = None,
+    ) -> None:
+        """A connect failed; retried later, callers that cannot be helped fail now.
 
-        `what` is the class and SQLSTATE for events; `silent`: its server side may live on for a while.
+        `what` is the class and SQLSTATE for events; `silent`: the server did not answer; `lingers`: the backend that
+        may live on.
         """
         self._opening -= 1
         delay = self._backoff.failed(error, failure, self._clock())
@@ -561,8 +629,10 @@ class Pool(Generic[C]):
         if failure in ("denied", "unfit"):
             self._fail_waiters(error, "connect")
         self._connector.later(delay, self.refill)
-        if silent:
-            self.budget.hold(self)
+        if failure == "full":
+            self.budget.refused_as_full(self, self.budget.in_use - 1)
+        if lingers is not None:
+            self._linger(lingers, None)
         else:
             self.budget.give_back(self)
         if failure == "refused":
@@ -573,6 +643,19 @@ class Pool(Generic[C]):
             self.budget.unanswered(what)
         else:
             self.budget.reached()
+
+    def learn(self, *, role_limit: int = NO_LIMIT, database_limit: int = NO_LIMIT) -> None:
+        """What a connect found: limits that concern this pool, and not the whole server."""
+        self._allowed, source = lowest(MOST, (("role", role_limit), ("database", database_limit)))
+        limit = min(self._configured, self._allowed)
+        if limit == self.limit:
+            return
+        self.limit = limit
+        if limit < self._configured:
+            event = LimitLowered(
+                server=self.key.server, pool=self.label, configured=self._configured, limit=limit, by=source
+            )
+            self._observer(event)
 
     def server_down(self) -> None:
         """See `budget.Claimant`. With a connection left, those who wait may still be served by it."""
@@ -601,9 +684,16 @@ class Pool(Generic[C]):
         if self._backoff.error is not None and not self._used:
             self._note("connect", turn, 0)
             return self._connect_failed()
-        if turn.leased >= turn.max_size:
+        if turn.leased >= turn.ceiling:
             self._note("tenant_limit", turn, turn.max_size)
-            return refusals.tenant_spent(timeout, max_size=turn.max_size, waiting=waiting)
+            return refusals.tenant_spent(
+                timeout,
+                max_size=turn.max_size,
+                leased=turn.leased - turn.returning,
+                closing=turn.returning - turn.lingering,
+                lingering=turn.lingering,
+                waiting=waiting,
+            )
         if self._opening or self._resetting:
             self._note("connect", turn, 0)
             error = refusals.not_ready(timeout, opening=self._opening, resetting=self._resetting, waiting=waiting)
@@ -650,6 +740,8 @@ class Pool(Generic[C]):
             elif now - slot.since > LATE_SECONDS and not slot.is_late:
                 slot.is_late = True
                 self._late += 1
+                if slot.turn is not None:
+                    slot.turn.coming -= 1
         self._turns.purge()
         self._idle.purge()
         self.refill()
@@ -666,8 +758,8 @@ class Pool(Generic[C]):
 
     @property
     def is_quiet(self) -> bool:
-        """Nobody holds, waits for, or gives back a connection, and none is being opened."""
-        return not (self._used or self._turns.waiting or self._opening or self._resetting)
+        """No connection is lent, waited for, being opened or reset, and none lingers: a tenant stays charged for it."""
+        return not (self._used or self._turns.waiting or self._opening or self._resetting or self._lingering)
 
     @property
     def is_empty(self) -> bool:
@@ -690,7 +782,7 @@ class Pool(Generic[C]):
             since = turn.oldest_since
             yield TenantPoolStats(
                 tenant=turn.tenant,
-                leased=turn.leased,
+                leased=turn.leased - turn.returning,
                 waiting=len(turn.waiting),
                 oldest_wait_seconds=now - since if since is not None else 0.0,
                 max_size=turn.max_size,
@@ -707,6 +799,7 @@ class Pool(Generic[C]):
             opening=self._opening,
             resetting=self._resetting,
             retiring=self._retiring,
+            lingering=self._lingering,
             waiting=self._turns.waiting,
             tenants=tuple(self.tenant_stats() if tenants is None else tenants),
         )

@@ -6,6 +6,7 @@ Opening is a task, for it is rare. Ending is a few callbacks and needs none: any
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable
 from time import monotonic
 from typing import Final
@@ -14,6 +15,7 @@ from tenantproxy.config import Settings
 from tenantproxy.errors import ConnectFailed, PoolClosed
 from tenantproxy.events import ConnectionOpened, Observer
 from tenantproxy.pools.backend import RawBackend
+from tenantproxy.pools.base import ServerProcess
 from tenantproxy.pools.errands import Errands
 from tenantproxy.pools.failures import classify, describe
 from tenantproxy.pools.opening import Opening
@@ -21,6 +23,7 @@ from tenantproxy.pools.pool import Pool
 from tenantproxy.pools.raw_cancel import request_cancel
 from tenantproxy.pools.raw_end import END_TIMEOUT, End, farewell
 from tenantproxy.pools.raw_open import Opener
+from tenantproxy.pools.watch import EndWatch
 
 __all__ = ["APPLICATION_NAME", "RawConnector"]
 
@@ -36,6 +39,7 @@ class RawConnector:
         self._opener = Opener(self._opening)
         self._errands = Errands()
         self._ends: dict[RawBackend, End] = {}
+        self._watches: set[EndWatch] = set()  # of closed connections whose backends may live on
         self._all_ended: asyncio.Future[None] | None = None  # somebody waits for it
 
     # --- Connector ---------------------------------------------------------------------------------------------------
@@ -62,6 +66,9 @@ class RawConnector:
             end.give_up()
         await self._wait_for_ends()
         await self._errands.close()
+        for watch in self._watches:
+            watch.close()
+        self._watches.clear()
 
     async def settle(self, timeout: float) -> None:
         """Wait until every connection that is being ended has ended, for `timeout` seconds at most."""
@@ -78,13 +85,23 @@ class RawConnector:
                 self._all_ended = asyncio.get_running_loop().create_future()
             await asyncio.shield(self._all_ended)
 
-    def ended(self, backend: RawBackend, *, silent: bool) -> None:
-        """`backend` is gone; `silent`: its server side may live on."""
+    def ended(self, backend: RawBackend, *, silent: bool, sock: socket.socket | None) -> None:
+        """`backend` is gone; `silent`: its server side may live on, and `sock` hears of its end."""
         del self._ends[backend]
-        backend.pool.retired(backend, silent=silent)
+        pool = backend.pool
+        one = pool.retired(backend, lingers=backend.process if silent else None)
+        if one is not None and sock is not None:
+            self._watches.add(watch := EndWatch(sock, lambda: pool.budget.gone(one)))
+            one.on_release = lambda: self._unwatch(watch)
+        elif sock is not None:
+            sock.close()
         if not self._ends and self._all_ended is not None:
             self._all_ended.set_result(None)
             self._all_ended = None
+
+    def _unwatch(self, watch: EndWatch) -> None:
+        watch.close()
+        self._watches.discard(watch)
 
     # --- opening -----------------------------------------------------------------------------------------------------
     async def _open(self, pool: Pool[RawBackend]) -> None:
@@ -104,19 +121,22 @@ class RawConnector:
             await self._open_failed(pool, opened, exc)
             return
         seconds = monotonic() - started
-        pool.budget.open_seconds.observe(seconds)
+        pool.budget.opened_in(seconds)
         self._observer(ConnectionOpened(server=pool.key.server, pool=pool.label, seconds=seconds))
         pool.opened(backend)
 
     async def _open_failed(self, pool: Pool[RawBackend], opened: list[RawBackend], exc: Exception) -> None:
-        # Whoever is silent may still be on the server, where it counts against the limit.
+        # A backend that does not answer may still be on the server, where it counts against the limit; not one that
+        # was never connected to.
         silent = isinstance(exc, TimeoutError)
+        lingers: ServerProcess | None = None
         try:
             for each in opened:
-                silent = not await farewell(each, END_TIMEOUT if not silent else 0.0) or silent
+                if not await farewell(each, END_TIMEOUT if not silent else 0.0) or silent:
+                    silent, lingers = True, each.process
         finally:
             error, failure = classify(exc, pool.key)
-            pool.open_failed(error, failure, describe(exc), silent=silent)
+            pool.open_failed(error, failure, describe(exc), silent=silent, lingers=lingers)
             if pool.budget.is_down:
                 self._errands.look_for(self._opening.server(pool.key), pool.budget)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from contextvars import Context
 from typing import Final, Protocol
 
 from tenantproxy.pools.backend import RawBackend, deaf
+from tenantproxy.pools.watch import keep_socket, may_live_on
 from tenantproxy.wire.frames import TERMINATE, frame
 
 __all__ = ["END_TIMEOUT", "End", "end_of", "farewell"]
@@ -23,15 +25,15 @@ class Owner(Protocol):
         """Ask the server to cancel what runs on `backend`."""
         ...
 
-    def ended(self, backend: RawBackend, *, silent: bool) -> None:
-        """`backend` is gone; `silent`: its server side may live on."""
+    def ended(self, backend: RawBackend, *, silent: bool, sock: socket.socket | None) -> None:
+        """`backend` is gone; `silent`: its server side may live on, and `sock` hears of its end."""
         ...
 
 
 class End:
     """The end of one backend. It says farewell, cancels what keeps the server from reading that, and waits for EOF."""
 
-    __slots__ = ("_backend", "_deadline", "_is_silent", "_loop", "_owner", "_pause", "_timer")
+    __slots__ = ("_backend", "_deadline", "_is_silent", "_loop", "_owner", "_pause", "_sock", "_timer")
 
     def __init__(self, owner: Owner, backend: RawBackend) -> None:
         self._owner = owner
@@ -40,6 +42,7 @@ class End:
         self._deadline = self._loop.time() + END_TIMEOUT
         self._pause = _FIRST_CANCEL_SECONDS
         self._is_silent = False
+        self._sock: socket.socket | None = None  # then: where its end can be heard
         self._timer: asyncio.TimerHandle | None = None
 
     def begin(self) -> None:
@@ -77,13 +80,15 @@ class End:
     def give_up(self) -> None:
         """The peer is silent: leave."""
         self._is_silent = True
+        if self._sock is None:
+            self._sock = keep_socket(self._backend.transport)
         self._backend.transport.abort()
 
     def _lost(self, exc: Exception | None) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._owner.ended(self._backend, silent=self._is_silent or isinstance(exc, TimeoutError))
+        self._owner.ended(self._backend, silent=self._is_silent or may_live_on(exc), sock=self._sock)
 
 
 async def farewell(backend: RawBackend, timeout: float = END_TIMEOUT) -> bool:

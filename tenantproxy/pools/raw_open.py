@@ -13,6 +13,7 @@ from tenantproxy.errors import IsolationError
 from tenantproxy.isolation.row import enter
 from tenantproxy.model import Proof
 from tenantproxy.pools.backend import RawBackend, discard
+from tenantproxy.pools.base import ServerProcess
 from tenantproxy.pools.dial import connect, ways
 from tenantproxy.pools.exchange import (
     READY_IDLE,
@@ -99,12 +100,13 @@ class Opener:
         asked = time.time()
         answer = await self._ask_for_answer(backend, pins)
         now = (asked + time.time()) / 2
-        pid, budget = backend.pid, backend.pool.budget
-        statements = self._opening.judge(key, answer, pid=pid, now=now, pins=pins, budget=budget, is_last=is_last)
+        self._opening.learn(backend.pool, answer)
+        statements = self._opening.judge(key, answer, pid=backend.pid, now=now, pins=pins, is_last=is_last)
         for sql in statements:
             await _ask(backend, query(sql), tag("ALTER ROLE") + READY_IDLE)
         if statements:
             return False
+        backend.process = ServerProcess(pid=answer.pid, started=answer.server_now)
         backend.offset = answer.server_now - now
         backend.version = answer.version
         backend.must_set_path = key.schema is not None and not key.shared and answer.version < _REPORTS_PATH
@@ -161,6 +163,7 @@ async def _log_in(backend: RawBackend, login: Login) -> None:
             fail(Refused(login.refusal.sqlstate))
         elif login.is_done:
             backend.pid, backend.secret, backend.parameters = login.pid, login.secret, login.parameters
+            backend.process = ServerProcess(pid=login.pid)
             backend.rest()
             if not ready.done():
                 ready.set_result(None)

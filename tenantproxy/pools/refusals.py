@@ -36,12 +36,25 @@ def queue_full(*, max_waiting: int, leased: int, max_size: int) -> PoolFull:
     )
 
 
-def tenant_spent(timeout: float, *, max_size: int, waiting: int) -> PoolTimeout:
-    """The tenant holds all that it may."""
+def tenant_spent(
+    timeout: float, *, max_size: int, leased: int, closing: int, lingering: int, waiting: int
+) -> PoolTimeout:
+    """The tenant holds all that it may, or left too much behind that still runs on the server."""
+    if not (closing or lingering):
+        return PoolTimeout(
+            _none_free(timeout),
+            detail=f"all max_size = {max_size} connections of this tenant are lent, {_more(waiting)}",
+            hint="hold connections for less time, or raise max_size",
+            retry_after=max(1.0, timeout),
+        )
+    hint = "hold connections for less time, or raise max_size"
+    if lingering:
+        hint = "end the statements that still run on the server after their callers left, or wait until they have ended"
     return PoolTimeout(
         _none_free(timeout),
-        detail=f"all max_size = {max_size} connections of this tenant are lent, {_more(waiting)}",
-        hint="hold connections for less time, or raise max_size",
+        detail=f"of max_size = {max_size} connections of this tenant {leased} are lent, {closing} being reset or closed"
+        f" and {lingering} still at work on the server after their callers left, {_more(waiting)}",
+        hint=hint,
         retry_after=max(1.0, timeout),
     )
 

@@ -36,10 +36,24 @@ class Ticket(Generic[C]):
 class Turn(Generic[C]):
     """One tenant in one pool: what it holds, who waits, what it may.
 
-    Only `Turns` and the pool change it. Invariant: it is in a ring exactly when somebody waits and `leased < max_size`.
+    Only `Turns` and the pool change it. Invariant: it is in a ring exactly when there are waiters; it may be served
+    while `leased < ceiling`.
     """
 
-    __slots__ = ("counts", "leased", "limits", "max_size", "max_waiting", "ring", "tenant", "waiting")
+    __slots__ = (
+        "ceiling",
+        "coming",
+        "counts",
+        "leased",
+        "limits",
+        "lingering",
+        "max_size",
+        "max_waiting",
+        "returning",
+        "ring",
+        "tenant",
+        "waiting",
+    )
 
     def __init__(
         self, tenant: TenantId, *, limits: Limits, max_size: int, max_waiting: int, counts: AcquireCounts
@@ -49,9 +63,18 @@ class Turn(Generic[C]):
         self.max_size = max_size
         self.max_waiting = max_waiting
         self.counts = counts
-        self.leased = 0
+        self.leased = 0  # connections charged to it: lent, and those of `returning`
+        self.returning = 0  # released and not usable yet: being reset, being closed, or lingering on the server
+        self.coming = 0  # of them those whose reset is expected to end soon
+        self.lingering = 0  # of them those that were closed and whose backends may still run
+        self.ceiling = max_size  # what `leased` may reach
         self.waiting: OrderedDict[Ticket[C], None] = OrderedDict()  # FIFO with removal from anywhere
         self.ring: Ring[C] | None = None  # where it stands
+
+    def linger(self, change: int) -> None:
+        """One more, or one less, lingers. A tenant that has half of its limit so gets no connection meanwhile."""
+        self.lingering += change
+        self.ceiling = self.max_size if 2 * self.lingering < self.max_size else 0
 
     @property
     def oldest_since(self) -> float | None:
@@ -66,13 +89,14 @@ Ring = OrderedDict[Turn[C], None]
 class Turns(Generic[C]):
     """The tenants of one pool. Those below `guaranteed` leases come first."""
 
-    __slots__ = ("_below", "_guaranteed", "_ring", "by_tenant", "waiting")
+    __slots__ = ("_below", "_full", "_guaranteed", "_ring", "by_tenant", "waiting")
 
     def __init__(self, guaranteed: int) -> None:
         self._guaranteed = guaranteed
         self.by_tenant: dict[TenantId, Turn[C]] = {}
         self._below: Ring[C] = OrderedDict()  # of those who hold fewer than guaranteed
         self._ring: Ring[C] = OrderedDict()  # of the others
+        self._full: Ring[C] = OrderedDict()  # of those at their limit: not served
         self.waiting = 0  # tickets in all queues
 
     def get(self, tenant: TenantId) -> Turn[C] | None:
@@ -109,8 +133,11 @@ class Turns(Generic[C]):
     def refresh(self, turn: Turn[C]) -> None:
         """Restore the invariant after a change of `turn`; who comes to a ring stands at its end."""
         ring: Ring[C] | None = None
-        if turn.waiting and turn.leased < turn.max_size:
-            ring = self._below if turn.leased < self._guaranteed else self._ring
+        if turn.waiting:
+            if turn.leased >= turn.ceiling:
+                ring = self._full
+            else:
+                ring = self._below if turn.leased < self._guaranteed else self._ring
         if ring is not turn.ring:
             self._leave_ring(turn)
             if ring is not None:
@@ -132,7 +159,8 @@ class Turns(Generic[C]):
         if turn is None or tenant is None or turn.tenant == tenant:
             return turn
         own = self.by_tenant.get(tenant)
-        return own if own is not None and own.ring is not None and own.leased <= turn.leased else turn
+        may = own is not None and own.ring is not None and own.ring is not self._full
+        return own if own is not None and may and own.leased <= turn.leased else turn
 
     def next(self, turn: Turn[C] | None = None) -> Ticket[C] | None:
         """Take the first waiter of `turn` (None: `peek`) out of its queue; its tenant goes to the end of its ring."""
@@ -145,10 +173,13 @@ class Turns(Generic[C]):
         return ticket
 
     def eligible(self, most: int) -> int:
-        """How many of those who wait may be served within their tenants' limits; counted up to `most`."""
+        """How many waiters may be served within their tenants' limits, once the resets under way are over.
+
+        Counted up to `most`.
+        """
         count = 0
-        for turn in chain(self._below, self._ring):
-            count += min(len(turn.waiting), turn.max_size - turn.leased)
+        for turn in chain(self._below, self._ring, self._full):
+            count += max(0, min(len(turn.waiting), turn.ceiling - turn.leased + turn.coming))
             if count >= most:
                 return most
         return count

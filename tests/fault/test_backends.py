@@ -47,7 +47,7 @@ async def permits_cover(router: CheckedRouter, world: World) -> bool:
 async def test_a_frozen_backend_fails_its_query_at_the_deadline_and_nobody_else_notices(
     lasting: World, figure: Figure, tenant: str
 ) -> None:
-    settings = lasting.settings(pools={"max_size": 2, "acquire_timeout": 15.0})
+    settings = lasting.settings(pools={"max_size": 3, "acquire_timeout": 15.0})
     async with checked(settings, lasting) as router:
         stop = asyncio.Event()
         pid = await pid_of(router, tenant)

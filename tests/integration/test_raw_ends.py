@@ -117,7 +117,7 @@ async def test_a_backend_ends_in_any_state_and_its_permit_comes_back_when_it_is_
         assert pool.stats().retiring == 1
         await until(lambda: pool.is_empty, "the permit came back")
         assert await activity(old_world, backend.pid) is None
-        assert house.budgets[SERVER].held == 0, "it ended, and counted as silent"
+        assert not house.budgets[SERVER].lingering, "it ended, and counted as silent"
 
 
 async def test_closing_ends_what_is_lent_and_what_is_on_its_way_and_no_task_is_left(old_world: World) -> None:
@@ -136,7 +136,7 @@ async def test_closing_ends_what_is_lent_and_what_is_on_its_way_and_no_task_is_l
     await until(lambda: asyncio.all_tasks() <= before, "no task is left")
 
 
-async def test_a_frozen_backend_is_left_after_two_seconds_and_its_permit_is_held(old_world: World) -> None:
+async def test_the_permit_of_a_frozen_backend_stays_taken_until_it_has_ended(old_world: World) -> None:
     tenant = old_world.of(Isolation.DATABASE)[0]
     async with a_raw_house(old_world.settings()) as house:
         backend = await house.lease(tenant)
@@ -144,7 +144,9 @@ async def test_a_frozen_backend_is_left_after_two_seconds_and_its_permit_is_held
         with frozen(backend.pid):
             house.lender.destroy(backend)
             await until(lambda: pool.is_empty, "it was left")
-        assert house.budgets[SERVER].held == 1
+            assert (house.budgets[SERVER].in_use, pool.stats().lingering) == (1, 1)
+        await until(lambda: not house.budgets[SERVER].in_use, "its end was heard")
+        assert await activity(old_world, backend.pid) is None
 
 
 @pytest.mark.usefixtures("patience")
@@ -159,7 +161,7 @@ async def test_a_request_to_cancel_that_is_lost_is_sent_again(old_world: World) 
             await until(lambda: backend.pool.is_empty, "it has ended")
             assert proxy.cancels >= 3
             assert await activity(old_world, backend.pid) is None
-            assert house.budgets[SERVER].held == 0
+            assert not house.budgets[SERVER].lingering
 
 
 # --- cancelling ------------------------------------------------------------------------------------------------------
@@ -221,7 +223,7 @@ async def test_a_setting_that_somebody_laid_on_our_role_is_taken_off_and_a_clean
         assert house.counters.violations["role_settings"] == 1
 
 
-async def test_a_server_that_accepts_and_never_speaks_costs_the_connect_timeout_and_a_held_permit(
+async def test_a_server_that_accepts_and_never_speaks_costs_the_connect_timeout_and_a_permit(
     old_world: World,
 ) -> None:
     tenant = old_world.of(Isolation.DATABASE)[0]
@@ -230,7 +232,7 @@ async def test_a_server_that_accepts_and_never_speaks_costs_the_connect_timeout_
         settings = through(old_world, proxy, connect_timeout=0.2)
         async with a_raw_house(settings) as house:
             client = house.ask_for(tenant)
-            await until(lambda: house.budgets[SERVER].held, "the connect was given up")
+            await until(lambda: house.budgets[SERVER].lingering, "the connect was given up")
             assert client.acquire is not None
             client.acquire.cancel()
 
@@ -319,4 +321,4 @@ async def test_both_sides_together_never_have_more_connections_than_their_server
         await watcher
         assert router.budgets[SERVER].in_use <= limit
     assert 0 < most <= limit
-    assert router.budgets[SERVER].in_use == router.budgets[SERVER].held
+    assert router.budgets[SERVER].in_use == len(router.budgets[SERVER].lingering)

@@ -104,12 +104,12 @@ class CheckedRouter(Router):
         return not any(one.waiting or one.opening or one.resetting or one.retiring for one in pools)
 
     def audit_sums(self) -> None:
-        """`idle + used + opening + resetting + retiring + held = in_use <= limit`, for every server. Always."""
+        """`idle + used + opening + resetting + retiring + lingering = in_use <= limit`, for every server. Always."""
         for name, budget in self._budgets.items():
-            pools = [pool.stats() for pool in self.pools_of_all if pool.key.server == name]
+            pools = [pool.stats() for pool in self.pools_of_all if pool.budget is budget]
             total = sum(one.idle + one.used + one.opening + one.resetting + one.retiring for one in pools)
-            assert total + budget.held == budget.in_use, (
-                f"{name}: {total} + {budget.held} held != {budget.in_use}: {pools}"
+            assert total + len(budget.lingering) == budget.in_use, (
+                f"{name}: {total} + {len(budget.lingering)} lingering != {budget.in_use}: {pools}"
             )
             assert budget.in_use <= budget.limit, f"{name}: {budget.in_use} of {budget.limit}"
 
@@ -215,12 +215,12 @@ async def checked(
 
 
 async def audit_closed(router: CheckedRouter, servers: Iterable[EmbeddedPostgres]) -> None:
-    """After `close`: every lease came back, no permit but those of silent peers, no task, no backend."""
+    """After `close`: every lease came back, no permit but those of backends that linger, no task, no backend."""
     await no_task_left()
     assert not router.lent
     assert router.acquired == router.released
     router.audit_sums()
-    assert all(budget.in_use == budget.held for budget in router._budgets.values())
+    assert all(budget.in_use == len(budget.lingering) for budget in router._budgets.values())
     for server in dict.fromkeys(servers):
         if server.is_running:
             await until(lambda server=server: _none(server), "the server has no backend of ours")  # type: ignore[misc]
@@ -237,7 +237,8 @@ async def agrees(router: CheckedRouter, servers: Mapping[str, EmbeddedPostgres])
     async def same() -> bool:
         for server in set(servers.values()):
             names = [name for name, one in servers.items() if one is server]
-            ours = sum(router._budgets[name].in_use - router._budgets[name].held for name in names)
+            budgets = {router._budgets[name] for name in names}
+            ours = sum(budget.in_use - len(budget.lingering) for budget in budgets)
             if await activity(server) != ours:
                 return False
         return True

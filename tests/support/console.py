@@ -70,7 +70,7 @@ class View:
     def stats(self) -> Stats:
         empty = snapshot(Histogram())
         server = ServerStats(
-            server="primary", connections=0, limit=200, held=0, waiting_pools=0, up=True, max_connections=None,
+            server="primary", connections=0, limit=200, waiting_pools=0, up=True, max_connections=None,
             open_seconds=empty,
         )  # fmt: skip
         return Stats(

@@ -18,6 +18,7 @@ from tenantproxy.isolation import Signer
 from tenantproxy.isolation.base import FULL_RESET, KEEP_RESET, SOFT_RESET
 from tenantproxy.model import Binding, Isolation, Limits, PoolKey, Proof, Route, Session, TenantId, tenant_id
 from tenantproxy.pools.asyncpg import Backend
+from tenantproxy.pools.base import ServerProcess
 from tenantproxy.pools.budget import ServerBudget
 from tenantproxy.pools.guard import TenantConnection
 from tenantproxy.pools.lender import Lender
@@ -147,7 +148,8 @@ class FakeServer:
             pool.open_failed(ConnectFailed("refused", detail="by the fake"), "refused", "OSError")
             return
         self.sessions[session] = None
-        pool.opened(Backend(cast(TenantConnection, session), pool, offset=0.0, version=180000, signer=self._signer))
+        con, process = cast(TenantConnection, session), ServerProcess(pid=self._pid)
+        pool.opened(Backend(con, pool, process=process, offset=0.0, version=180000, signer=self._signer))
 
     def retire(self, pool: Pool[Backend], conn: Backend) -> None:
         """See `pool.Connector`."""

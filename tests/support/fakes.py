@@ -17,7 +17,9 @@ from tenantproxy.events import Event, Observer
 from tenantproxy.isolation import DatabasePlan, Plan, RowPlan, SchemaPlan
 from tenantproxy.model import Isolation, Limits, Placement, PoolKey, Route, Tenant, TenantId, tenant_id
 from tenantproxy.pools.backoff import Failure
+from tenantproxy.pools.base import ServerProcess
 from tenantproxy.pools.budget import ServerBudget
+from tenantproxy.pools.lingering import UNKNOWN, Lingering
 from tenantproxy.pools.manager import Counters, PoolManager
 from tenantproxy.pools.pool import Pool
 from tenantproxy.pools.turns import Ticket
@@ -63,6 +65,7 @@ class Link:
     opened_at: float
     state: str = "new"  # one of STATES
     user: TenantId | None = None  # who uses it
+    charged: TenantId | None = None  # who used it last, until it is clean or gone
     bound: TenantId | None = None  # whose session it still is
     alive: bool = True
     ends: int = 0  # how often it was told to end
@@ -90,6 +93,7 @@ class Caller:
         assert self.error is None, "a caller that was told an error was offered a connection"
         assert conn.state in ("new", "idle", "used", "resetting"), f"{conn} was offered"
         assert conn.user is None, f"{conn} has two owners"
+        assert conn.charged is None, f"{conn} is charged to one that released it"
         assert not conn.pool.is_closed, "a closed pool lends"
         if self.gone:
             self.refused += 1
@@ -118,6 +122,7 @@ class FakeConnector:
     opening: list[Pool[Link]] = field(default_factory=list)  # connects under way, oldest first
     links: dict[Link, None] = field(default_factory=dict)  # all that exist on a server, in order of opening
     ended: int = 0
+    lingering: list[Lingering] = field(default_factory=list)  # whose ends were silent, oldest first
     timers: list[tuple[float, int, Callable[[], None]]] = field(default_factory=list)
     _numbers: count[int] = field(default_factory=count)
 
@@ -163,9 +168,10 @@ class FakeConnector:
     ) -> None:
         """The oldest connect (of `pool`) fails."""
         pool = self._next(pool)
-        pool.open_failed(
-            error or ConnectFailed("no connection", detail=f"it is {failure}"), failure, "FakeError", silent=silent
-        )
+        error = error or ConnectFailed("no connection", detail=f"it is {failure}")
+        known = set(pool.budget.lingering)
+        pool.open_failed(error, failure, "FakeError", silent=silent, lingers=UNKNOWN if silent else None)
+        self.lingering += [one for one in pool.budget.lingering if one not in known]
 
     def _next(self, pool: Pool[Link] | None) -> Pool[Link]:
         pool = pool or self.opening[0]
@@ -178,7 +184,9 @@ class FakeConnector:
         link.state = "gone"
         self.ended += 1
         del self.links[link]
-        link.pool.retired(link, silent=silent)
+        one = link.pool.retired(link, lingers=ServerProcess(pid=link.number + 1, started=0.0) if silent else None)
+        if one is not None:
+            self.lingering.append(one)
 
     def pass_time(self, seconds: float) -> None:
         """Time passes; timers that come due are called at their moments."""
@@ -221,7 +229,7 @@ def ask(pool: Pool[Link], tenant: str, limits: Limits = NO_LIMITS) -> Caller:
 
 def reset(link: Link, *, now: float = 0.0) -> None:
     """Its user gave it back, its reset begins."""
-    link.user, link.state = None, "resetting"
+    link.charged, link.user, link.state = link.user, None, "resetting"
     link.reset_at, link.is_late = now, False
     link.pool.resetting(link)
 
@@ -238,7 +246,7 @@ def reset_ahead(pool: Pool[Link], *, now: float = 0.0) -> Link | None:
 
 def ready(link: Link, bound: str | None = None) -> None:
     """Its reset is over, or its user gave it back clean."""
-    link.user = None
+    link.user = link.charged = None
     link.bound = tenant_id(bound) if bound is not None else None
     link.pool.ready(link, link.bound)
     settle(link)
@@ -252,6 +260,7 @@ def held(caller: Caller) -> Link:
 
 def retire(link: Link, reason: Literal["error", "reset_failed"] = "error") -> None:
     """It must not be used again."""
+    link.charged = link.charged or link.user
     link.user = None
     link.pool.retire(link, reason)
 

@@ -19,7 +19,9 @@ from tenantproxy.errors import BudgetExhausted, ConnectFailed, PoolClosed, PoolE
 from tenantproxy.events import Event, PoolEvicted
 from tenantproxy.model import Limits, Route, TenantId
 from tenantproxy.pools.backoff import Failure
-from tenantproxy.pools.budget import HOLD_SECONDS, MAIN_RESERVE, ServerBudget
+from tenantproxy.pools.budget import MAIN_RESERVE, ServerBudget
+from tenantproxy.pools.limits import FULL_SECONDS
+from tenantproxy.pools.lingering import STARTUP_SECONDS, Lingering
 from tenantproxy.pools.pool import LATE_SECONDS, RESET_SECONDS, Pool
 from tests.support.fakes import Caller, House, Link, ready, reset, reset_ahead, retire, route
 
@@ -30,7 +32,9 @@ T = TypeVar("T")
 MAX_WAITING: Final = 3
 LIFETIME: Final = 24.0
 PAUSES: Final = (0.0, 0.001, 0.03, 0.06, 0.2, 0.6, 1.0, 2.5, 7.0, 31.0)
-FAILURES: Final[tuple[Failure, ...]] = ("refused", "busy", "denied")
+SWEPT_WITHIN: Final = 1e9  # the machine sweeps when it likes
+SETTLE_SECONDS: Final = 2.0  # after which a server that answers has ended a login that was given up
+FAILURES: Final[tuple[Failure, ...]] = ("refused", "busy", "full", "denied")
 
 ROUTES: Final[tuple[Route, ...]] = (
     route("row1", "row"),
@@ -53,6 +57,16 @@ def steps_done() -> int:
 
 
 @dataclass(eq=False, slots=True)
+class Left:
+    """A backend whose connection is closed, and which may still run."""
+
+    one: Lingering
+    pool: Pool[Link]
+    tenant: TenantId | None  # who is charged for it
+    since: float
+
+
+@dataclass(eq=False, slots=True)
 class Book:
     """What we know of one pool."""
 
@@ -61,6 +75,7 @@ class Book:
     limits: dict[TenantId, Limits] = field(default_factory=dict)  # as first told: a pool keeps them while it knows him
     failed: bool = False  # the last connect failed
     retry_at: float = 0.0
+    full: tuple[float, int] | None = None  # until when it was told that the server has no more than so many
 
     def queue(self, tenant: TenantId) -> deque[Caller]:
         """Who of `tenant` waits."""
@@ -84,7 +99,7 @@ class PoolWorld:
         self.books: dict[Pool[Link], Book] = {}
         self.callers: list[Caller] = []  # in a queue, or gone from one without a word
         self.lent: list[Caller] = []
-        self.held: dict[str, deque[tuple[float, bool]]] = {name: deque() for name in self.house.budgets}
+        self.left: list[Left] = []
         self.results: Counter[str] = Counter()
         self.now_removing = False
         self.resets_hang = resets_hang  # at the end: the sweeper has to notice
@@ -182,7 +197,8 @@ class PoolWorld:
         link = pool.lease_nowait(plan.tenant, plan.limits, bound_only=True)
         if link is None:
             own = [each for each in self.links("idle") if each.pool is pool and each.bound == plan.tenant]
-            may = self._leases(book, plan.tenant) < (limits.max_size or 0) and not book.queue(plan.tenant)
+            assert limits.max_size is not None
+            may = self._charges(book, plan.tenant) < self._ceiling(book, plan.tenant) and not book.queue(plan.tenant)
             assert not (own and may), f"{own} are the tenant's, and were not lent"
             return
         assert (link.state, link.bound, link.alive) == ("idle", plan.tenant, True)
@@ -216,7 +232,7 @@ class PoolWorld:
         """A connect succeeds."""
         pool = _pick(self.house.connector.opening, which)
         book = self.book(pool)
-        book.failed = False
+        book.failed, book.full = False, None
         self.house.connector.succeed(pool)
 
     def refuse(self, which: int, failure: Failure, *, silent: bool) -> None:
@@ -224,24 +240,44 @@ class PoolWorld:
         pool = _pick(self.house.connector.opening, which)
         book = self.book(pool)
         book.failed = True
-        if silent:
-            self._hold(pool)
+        if failure == "full":
+            book.full = (self.house.clock.now + FULL_SECONDS, max(1, pool.budget.in_use - 1))
         known = {number for _, number, _ in self.house.connector.timers}
         self.house.connector.fail(pool, failure, silent=silent)
+        if silent:
+            self._note_left(pool, None)
         book.retry_at = max(due for due, number, _ in self.house.connector.timers if number not in known)
 
     def end(self, which: int, *, silent: bool) -> None:
         """The server side of a connection in retirement is gone, or silent."""
         link = _pick(self.links("retiring"), which)
-        if silent:
-            self._hold(link.pool)
         self.house.connector.end(link, silent=silent)
+        if silent:
+            self._note_left(link.pool, link.charged)
 
-    def _hold(self, pool: Pool[Link]) -> None:
-        held = self.held[pool.key.server]
-        held.append((self.house.clock.now + HOLD_SECONDS, pool.is_main))
-        while len(held) > max(1, pool.budget.limit // 10):
-            held.popleft()
+    def _note_left(self, pool: Pool[Link], tenant: TenantId | None) -> None:
+        self.left.append(Left(self.house.connector.lingering[-1], pool, tenant, self.house.clock.now))
+
+    def left_one_ends(self, which: int) -> None:
+        """A backend that lingered is heard to end."""
+        left = _pick(self.left, which)
+        self.left.remove(left)
+        left.pool.budget.gone(left.one)
+        left.pool.budget.gone(left.one)  # a look may say so again
+
+    def look(self, which: int, gone: int) -> None:
+        """A server is asked which of those that linger it still has."""
+        name, budget = _pick(list(self.house.budgets.items()), which)
+        now = self.house.clock.now
+        mine = [left for left in self.left if left.pool.key.server == name]
+        alive = {left.one.process.pid: None for at, left in enumerate(mine) if (gone >> at) % 2}
+        done = [
+            left
+            for left in mine
+            if (left.since + SETTLE_SECONDS <= now if not left.one.process.pid else left.one.process.pid not in alive)
+        ]
+        self.left = [left for left in self.left if left not in done]
+        budget.looked(alive, began=now)
 
     def die(self, which: int) -> None:
         """A connection dies where it lies."""
@@ -258,9 +294,9 @@ class PoolWorld:
 
     def sweep(self) -> None:
         """The sweeper comes."""
-        for held in self.held.values():
-            while held and held[0][0] <= self.house.clock.now:
-                held.popleft()
+        self.left = [
+            left for left in self.left if left.one.process.pid or left.since + STARTUP_SECONDS > self.house.clock.now
+        ]
         for link in self.links("resetting"):
             link.is_late = self.house.clock.now - link.reset_at > LATE_SECONDS
         self.house.manager.sweep()
@@ -317,7 +353,19 @@ class PoolWorld:
 
     def _counts(self, book: Book, tenant: TenantId) -> int:
         """How many connections `tenant` has and wants."""
-        return self._leases(book, tenant) + len(book.queue(tenant))
+        return self._charges(book, tenant) + len(book.queue(tenant))
+
+    def _charges(self, book: Book, tenant: TenantId) -> int:
+        """How many connections count for `tenant`: lent, released and not clean yet, closed and not gone."""
+        mine = [link for link in self.links() if link.pool is book.pool and link.charged == tenant]
+        return self._leases(book, tenant) + len(mine) + self._left_of(book, tenant)
+
+    def _left_of(self, book: Book, tenant: TenantId) -> int:
+        return sum(left.pool is book.pool and left.tenant == tenant for left in self.left)
+
+    def _ceiling(self, book: Book, tenant: TenantId) -> int:
+        size = self._size(book, tenant)
+        return size if 2 * self._left_of(book, tenant) < size else 0
 
     def _leases(self, book: Book, tenant: TenantId) -> int:
         return sum(1 for caller in self.lent if caller.tenant == tenant and _link(caller).pool is book.pool)
@@ -325,7 +373,8 @@ class PoolWorld:
     def _is_quiet(self, book: Book) -> bool:
         busy = [link for link in self.links() if link.pool is book.pool and link.state in ("used", "resetting")]
         waiting = any(caller.waits for queue in book.waiting.values() for caller in queue)
-        return not (busy or waiting or book.pool in self.house.connector.opening)
+        left = any(left.pool is book.pool for left in self.left)
+        return not (busy or waiting or left or book.pool in self.house.connector.opening)
 
     def waiting(self) -> list[Caller]:
         """Who waits, also those who vanished."""
@@ -376,22 +425,26 @@ class PoolWorld:
     def _check_budget(self, budget: ServerBudget) -> None:
         here = [link for link in self.links() if link.pool.budget is budget]
         opening = [pool for pool in self.house.connector.opening if pool.budget is budget]
-        held = self.held[budget.server]
-        total = len(here) + len(opening) + len(held)
+        left = [one for one in self.left if one.pool.budget is budget]
+        total = len(here) + len(opening) + len(left)
         of_main = sum(link.pool.is_main for link in here) + sum(pool.is_main for pool in opening)
-        of_main += sum(is_main for _, is_main in held)
+        of_main += sum(one.pool.is_main for one in left)
         assert total == budget.in_use, f"{budget.in_use} permits for {total} connections"
-        assert total <= budget.limit, f"{total} connections under a limit of {budget.limit}"
+        beyond = len(left) >= budget.limit  # one of main's, or nobody could ask whether they are gone
+        assert total <= budget.limit + beyond, f"{total} connections under a limit of {budget.limit}"
         assert total - of_main <= budget.limit - MAIN_RESERVE, "main's reserve was taken"
-        assert budget.held == len(held)
-        assert budget.held <= max(1, budget.limit // 10)
+        assert list(budget.lingering) == [one.one for one in left]
         retiring = sum(link.state == "retiring" for link in here)
         assert retiring == budget.closing
         self._check_nobody_is_forgotten(budget, free=budget.limit - total, of_tenants=total - of_main)
 
     def _check_nobody_is_forgotten(self, budget: ServerBudget, *, free: int, of_tenants: int) -> None:
         """A pool in need takes a free permit at once; where there is none, idle connections are closed for it."""
-        needs = {book.pool: self._need(book) for book in self.books.values() if book.pool.budget is budget}
+        needs = {
+            book.pool: 0 if self._is_refused(book) else self._need(book)
+            for book in self.books.values()
+            if book.pool.budget is budget
+        }
         tenants_may = free > 0 and of_tenants < budget.limit - MAIN_RESERVE
         for pool, need in needs.items():
             assert not (need and (free if pool.is_main else tenants_may)), (
@@ -411,6 +464,13 @@ class PoolWorld:
             looks_again = all(pool._asks_again for pool, need in needs.items() if need > 0)
             assert wanting <= budget.closing or looks_again, "connections lie idle while others want their permits"
 
+    def _is_refused(self, book: Book) -> bool:
+        if book.full is None:
+            return False
+        until, most = book.full
+        # When its time is over it asks again at the next sweep, not in that moment.
+        return book.pool.budget.in_use >= most and self.house.clock.now < until + SWEPT_WITHIN
+
     def _need(self, book: Book) -> int:
         pool = book.pool
         opening = self.house.connector.opening.count(pool)
@@ -418,14 +478,25 @@ class PoolWorld:
             return 0
         mine = [link for link in self.links() if link.pool is pool]
         resetting = sum(link.state == "resetting" and not link.is_late for link in mine)
-        return max(0, min(self._eligible(book) - opening - resetting, pool.limit - len(mine) - opening))
+        room = pool.limit - len(mine) - opening
+        if not pool.key.shared:
+            room -= sum(left.pool is pool for left in self.left)
+        return max(0, min(self._eligible(book, after_resets=True) - opening - resetting, room))
 
-    def _eligible(self, book: Book) -> int:
+    def _eligible(self, book: Book, *, after_resets: bool = False) -> int:
         return sum(
-            min(len(queue), self._size(book, tenant) - self._leases(book, tenant))
+            max(0, min(len(queue), self._ceiling(book, tenant) - self._still_charged(book, tenant, after_resets)))
             for tenant, queue in book.waiting.items()
             if queue
         )
+
+    def _still_charged(self, book: Book, tenant: TenantId, after_resets: bool) -> int:
+        coming = [
+            link
+            for link in self.links("resetting")
+            if link.pool is book.pool and link.charged == tenant and not link.is_late
+        ]
+        return self._charges(book, tenant) - (len(coming) if after_resets else 0)
 
     def _size(self, book: Book, tenant: TenantId) -> int:
         size = book.limits[tenant].max_size
@@ -447,6 +518,9 @@ class PoolWorld:
         for turn in stats.tenants:
             tenant = TenantId(turn.tenant)
             assert turn.leased == self._leases(book, tenant) == users[tenant]
+            known = pool._turns.by_tenant[tenant]
+            assert known.leased == self._charges(book, tenant)
+            assert known.lingering == self._left_of(book, tenant)
             assert turn.waiting == len(book.queue(tenant))
             assert turn.leased <= turn.max_size
             if turn.leased or turn.waiting:
@@ -473,6 +547,8 @@ class PoolWorld:
             if not (self.waiting() or self.lent or self.links("resetting") or self.house.connector.opening):
                 break
             self._finish_some()
+            while self.left:
+                self.left_one_ends(0)
             self.sweep()
             self.check()
         else:
@@ -481,8 +557,8 @@ class PoolWorld:
         while self.links("retiring") or self.house.connector.opening:
             self._finish_some()
         self.check()
-        self.house.connector.pass_time(HOLD_SECONDS + 1)
-        self.sweep()
+        while self.left:
+            self.left_one_ends(0)
         self.check()
         assert [budget.in_use for budget in self.house.budgets.values()] == [0, 0], "permits were lost"
         assert not self.house.connector.links
@@ -581,6 +657,14 @@ class PoolMachine(RuleBasedStateMachine):
     @rule(which=WHICH, silent=SELDOM, times=TIMES)
     def connections_have_ended(self, which: int, silent: bool, times: int) -> None:
         self._several(times, lambda: self.world.end(which, silent=silent), lambda: self.world.links("retiring"))
+
+    @precondition(lambda self: self.world.left)
+    @rule(which=WHICH, gone=st.integers(0, 255), how=st.sampled_from(("look", "end")))
+    def backends_that_linger_end(self, which: int, gone: int, how: str) -> None:
+        if how == "look":
+            self.world.look(which, gone)
+        else:
+            self.world.left_one_ends(which)
 
     @precondition(lambda self: self.world.waiting())
     @rule(which=WHICH, how=st.sampled_from(("cancelled", "timeout", "vanishes")))

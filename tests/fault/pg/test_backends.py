@@ -49,7 +49,7 @@ async def permits_cover(house: PortHouse, world: World) -> bool:
 async def test_a_frozen_backend_costs_its_client_alone_and_is_replaced_when_that_one_leaves(
     lasting: World, figure: Figure, tenant: str
 ) -> None:
-    async with a_port(lasting, pools={"max_size": 2, "shared_size": 4}) as house:
+    async with a_port(lasting, pools={"max_size": 3, "shared_size": 4}) as house:
         stop = asyncio.Event()
         async with asyncio.TaskGroup() as tasks:
             other = tasks.create_task(slowest(house, "database2", stop))

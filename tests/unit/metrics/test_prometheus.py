@@ -33,7 +33,6 @@ SERVER = ServerStats(
     server="primary",
     connections=7,
     limit=40,
-    held=0,
     waiting_pools=0,
     up=True,
     max_connections=100,

@@ -8,9 +8,11 @@ import weakref
 import pytest
 
 from tenantproxy.config import Pools
-from tenantproxy.events import BudgetOverrun
-from tenantproxy.model import tenant_id
-from tenantproxy.pools.budget import CALM_SECONDS, HOLD_SECONDS, LAST_SECONDS, TURN_SECONDS
+from tenantproxy.events import BackendLingers
+from tenantproxy.model import PoolKey, tenant_id
+from tenantproxy.pools.budget import CALM_SECONDS, LAST_SECONDS, MAX_TURN_SECONDS, TURN_SECONDS
+from tenantproxy.pools.lingering import STARTUP_SECONDS
+from tenantproxy.pools.pool import Pool
 from tests.support.fakes import Caller, House, Link, ask, ready, reset, retire, route
 
 
@@ -277,6 +279,23 @@ def test_a_connection_serves_the_poor_of_its_own_pool_for_a_short_turn_before_it
     assert elsewhere.waits
 
 
+def test_a_turn_grows_with_the_time_that_a_connect_takes(house: House) -> None:
+    pool = house.shared()
+    links = [house.filled(pool, name, 1)[0] for name in ("a", "b", "c", "d", "e")]
+    house.budget.opened_in(0.4)
+    house.clock.now += 10.0
+    ask(house.alone("poor"), "poor")
+    own = [ask(pool, name) for name in ("f", "g")]
+    house.clock.now += TURN_SECONDS + 0.01
+    ready(links[0])
+    assert own[0].link is links[0]
+    house.clock.now += 4 * 0.4
+    ready(links[1])
+    assert links[1].state == "retiring"
+    house.budget.opened_in(100.0)
+    assert house.budget.turn_seconds == MAX_TURN_SECONDS
+
+
 def test_a_young_connection_has_its_short_turn_too(house: House) -> None:
     pool = house.shared()
     for name in ("a", "b", "c", "d"):
@@ -308,50 +327,142 @@ def test_main_never_yields(house: House) -> None:
     assert more.link is link
 
 
-# --- silent peers ----------------------------------------------------------------------------------------------------
-def test_the_permit_of_a_silent_peer_is_held_for_thirty_seconds(house: House) -> None:
-    links = house.filled(house.alone("acme"), "acme", 5)
-    retire(links[0])
-    house.connector.end(links[0], silent=True)
-    assert (house.budget.in_use, house.budget.held) == (5, 1)
-    caller = ask(house.alone("other"), "other")
-    house.clock.now += HOLD_SECONDS - 0.1
-    house.manager.sweep()
-    assert not house.connector.opening
-    house.clock.now += 0.1
-    house.manager.sweep()
-    house.connector.succeed()
-    assert not caller.waits
-    assert house.budget.held == 0
-    assert not house.events.of(BudgetOverrun)
-
-
-def test_a_connect_that_timed_out_holds_its_permit_too(house: House) -> None:
-    ask(house.alone("acme"), "acme")
-    house.connector.fail(failure="busy", silent=True)
-    assert (house.budget.in_use, house.budget.held) == (1, 1)
-
-
-def test_at_most_a_tenth_of_the_permits_is_held_then_the_oldest_return_and_an_event_says_so() -> None:
-    house = House(servers={"one": 30})
-    links = house.filled(house.alone("acme"), "acme", 10)
-    for link in links[:5]:
+# --- backends that linger --------------------------------------------------------------------------------------------
+def left_behind(house: House, pool: Pool[Link], size: int, tenant: str) -> list[Link]:
+    """`size` links of `tenant` that were closed, and whose backends did not end."""
+    links = house.filled(pool, tenant, size)
+    for link in links:
         retire(link)
         house.connector.end(link, silent=True)
-        house.clock.now += 1.0
-    assert house.budget.held == 3
-    assert house.budget.in_use == 8
-    assert house.events.of(BudgetOverrun) == [BudgetOverrun(server="one", permits=1)] * 2
+    return links
+
+
+def processes(house: House) -> list[int]:
+    return [one.process.pid for one in house.budget.lingering]
+
+
+def test_the_permit_of_a_backend_that_lingers_stays_taken_however_long(house: House) -> None:
+    left_behind(house, house.alone("acme"), 5, "acme")
+    assert (house.budget.in_use, len(house.budget.lingering)) == (5, 5)
+    caller = ask(house.alone("other"), "other")
+    house.connector.pass_time(3600.0)
+    house.manager.sweep()
+    assert not house.connector.opening
+    house.budget.gone(house.connector.lingering[0])
+    house.connector.succeed()
+    assert not caller.waits
+    assert (house.budget.in_use, len(house.budget.lingering)) == (5, 4)
+
+
+def test_an_event_says_which_tenant_left_a_backend_behind(house: House) -> None:
+    (link,) = left_behind(house, house.shared(), 1, "acme")
+    expected = BackendLingers(server="one", pool="one/shared", tenant="acme", pid=link.number + 1)
+    assert house.events.of(BackendLingers) == [expected]
+
+
+def test_what_lingers_counts_to_the_limit_of_its_tenant_alone() -> None:
+    house = House(servers={"one": 30}, settings=Pools(max_size=5, shared_size=8))
+    pool = house.shared()
+    left_behind(house, pool, 2, "acme")
+    callers = [ask(pool, "acme") for _ in range(5)]
+    others = [ask(pool, "globex") for _ in range(5)]
+    while house.connector.opening:
+        house.connector.succeed()
+    assert sum(not caller.waits for caller in callers) == 3
+    assert not any(caller.waits for caller in others)
+
+
+def test_a_tenant_that_has_half_of_its_limit_lingering_waits_until_some_have_ended() -> None:
+    house = House(servers={"one": 30}, settings=Pools(max_size=4, shared_size=8))
+    pool = house.shared()
+    left_behind(house, pool, 2, "acme")
+    caller = ask(pool, "acme")
+    house.idle(pool, 1, "globex")
+    assert caller.waits
+    assert caller.ticket is not None
+    assert "2 still at work on the server" in str(pool.timed_out(caller.ticket, 5.0))
+    house.budget.gone(house.connector.lingering[0])
+    assert not caller.waits
+
+
+def test_a_pool_stays_while_something_of_its_tenant_lingers() -> None:
+    house = House(servers={"one": 30}, settings=Pools(max_pools=1, max_size=2))
+    pool = house.alone("acme")
+    left_behind(house, pool, 1, "acme")
+    house.idle(house.alone("other"), 1, "other")
+    house.connector.pass_time(1000.0)
+    house.manager.sweep()
+    assert not pool.is_closed
+    assert ask(house.alone("acme"), "acme").waits, "its tenant got a fresh limit"
+    assert pool.stats().lingering == 1
+
+
+def test_a_look_returns_the_permits_of_processes_that_are_not_there(house: House) -> None:
+    left_behind(house, house.alone("acme"), 3, "acme")
+    first, second, third = processes(house)
+    house.budget.looked({first: None, second: 0.0}, began=house.clock.now)
+    assert processes(house) == [first, second]
+    assert house.budget.in_use == 2
+    assert third not in processes(house)
+
+
+def test_a_process_that_began_after_ours_was_seen_has_only_its_number(house: House) -> None:
+    left_behind(house, house.alone("acme"), 1, "acme")
+    house.budget.looked({processes(house)[0]: 0.5}, began=house.clock.now)
+    assert house.budget.in_use == 0
+
+
+def test_a_look_says_nothing_of_what_was_left_after_it_began(house: House) -> None:
+    began = house.clock.now
+    house.clock.now += 1.0
+    left_behind(house, house.alone("acme"), 1, "acme")
+    house.budget.looked({}, began=began)
+    assert len(house.budget.lingering) == 1
+
+
+def test_a_login_that_was_given_up_is_over_when_its_server_answers_or_after_its_timeout(house: House) -> None:
+    for name in ("acme", "other"):
+        ask(house.alone(name), name)
+    house.connector.fail(house.alone("acme"), "busy", silent=True)
+    assert (house.budget.in_use, len(house.budget.lingering)) == (2, 1)
+    house.budget.looked({}, began=house.clock.now)
+    assert len(house.budget.lingering) == 1, "the server may not have noticed yet"
+    house.clock.now += 3.0
+    house.budget.looked({}, began=house.clock.now)
+    assert not house.budget.lingering
+    house.connector.fail(house.alone("other"), "busy", silent=True)
+    house.clock.now += STARTUP_SECONDS
+    house.manager.sweep()
+    assert not house.budget.lingering
 
 
 def test_mains_permit_comes_back_to_main(house: House) -> None:
-    (link,) = house.filled(house.main(), "main", 1)
-    retire(link)
-    house.connector.end(link, silent=True)
+    left_behind(house, house.main(), 1, "main")
     house.filled(house.alone("greedy"), "greedy", 5)
-    house.clock.now += HOLD_SECONDS
-    house.manager.sweep()
+    house.budget.gone(house.connector.lingering[0])
     assert (house.budget.in_use, house.budget.tenants_in_use) == (5, 5)
+
+
+def test_one_connection_of_mains_may_be_opened_where_all_that_is_there_lingers(house: House) -> None:
+    left_behind(house, house.alone("greedy"), 5, "greedy")
+    left_behind(house, house.main(), 2, "main")
+    callers = [ask(house.main(), "main") for _ in range(2)]
+    assert house.connector.opening == [house.main()]
+    house.connector.succeed()
+    assert [caller.waits for caller in callers] == [False, True]
+
+
+def test_the_reserve_of_a_server_without_main_is_for_looking(house: House) -> None:
+    house.filled(house.alone("greedy"), "greedy", 5)
+    key = PoolKey(server="one", database="greedy", profile="look")
+    pool = house.manager.reserved(key)
+    assert house.manager.reserved(key) is pool
+    ask(pool, "look")
+    house.connector.succeed(pool)
+    assert house.budget.in_use == 6
+    house.manager.drop_reserved("one")
+    assert pool.is_closed
+    assert house.manager.reserved(key) is not pool
 
 
 # --- what is ---------------------------------------------------------------------------------------------------------
@@ -364,7 +475,7 @@ def test_a_snapshot_shows_the_permits_and_who_wants_one(house: House) -> None:
     house.budget.max_connections = 100
     house.budget.open_seconds.observe(0.003)
     stats = house.budget.stats()
-    assert (stats.server, stats.connections, stats.limit, stats.held) == ("one", 5, 7, 1)
+    assert (stats.server, stats.connections, stats.limit, stats.lingering) == ("one", 5, 7, 1)
     assert (stats.waiting_pools, stats.up, stats.max_connections) == (2, True, 100)
     assert sum(stats.open_seconds.counts) == 1
 

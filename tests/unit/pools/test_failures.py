@@ -48,7 +48,7 @@ CASES: list[tuple[BaseException, type[TenantProxyError], Failure, str]] = [
     (answer("57P03"), ConnectFailed, "busy", "starting up"),
     (answer("57P01"), ConnectFailed, "busy", "shutting down"),
     (answer("53200"), ConnectFailed, "busy", "out of memory"),
-    (answer("53300"), BudgetExhausted, "busy", "no connection left"),
+    (answer("53300"), BudgetExhausted, "full", "no connection left"),
     (answer("28P01"), ConnectFailed, "denied", "refused our password"),
     (answer("28000"), ConnectFailed, "denied", "refused our role"),
     (answer("3D000"), ConnectFailed, "denied", "database does not exist"),

@@ -11,7 +11,7 @@ from tenantproxy.config import Pools
 from tenantproxy.errors import PoolClosed
 from tenantproxy.events import PoolEvicted, PoolOpened
 from tenantproxy.model import PoolKey, tenant_id
-from tenantproxy.pools.budget import HOLD_SECONDS
+from tenantproxy.pools.lingering import STARTUP_SECONDS
 from tenantproxy.pools.manager import Counters, PoolManager
 from tests.support.fakes import House, ask, lease, ready, reset, retire, route
 
@@ -175,18 +175,18 @@ def test_a_closed_manager_takes_no_place_of_its_family() -> None:
     assert not kept.is_closed
 
 
-def test_two_managers_that_sweep_give_back_the_permit_of_a_silent_peer_once() -> None:
+def test_two_managers_that_sweep_return_the_permit_of_a_login_that_was_given_up_once() -> None:
     house = House(servers={"one": 10})
     managers = [house.new_manager([]) for _ in range(2)]
     pool = managers[0].pool(route("a"))
-    (link,) = house.filled(pool, "a", 1)
-    retire(link)
-    house.connector.end(link, silent=True)
-    assert (house.budget.in_use, house.budget.held) == (1, 1)
-    house.connector.pass_time(HOLD_SECONDS + 1)
+    ask(pool, "a")
+    house.connector.fail(pool, "busy", silent=True)
+    assert (house.budget.in_use, len(house.budget.lingering)) == (1, 1)
+    house.clock.now += STARTUP_SECONDS
     for manager in managers:
         manager.sweep()
-    assert (house.budget.in_use, house.budget.held) == (0, 0)
+    assert (house.budget.in_use, len(house.budget.lingering)) == (1, 0)
+    assert house.connector.opening == [pool]
 
 
 def test_a_pool_that_is_used_stays(house: House) -> None:

@@ -98,7 +98,7 @@ def test_a_tenants_own_limit_wins_over_the_default(house: House) -> None:
         ask(pool, "small", limits)
 
 
-def test_a_tenant_that_gave_back_at_its_limit_is_lent_what_lies_idle_while_that_is_reset(house: House) -> None:
+def test_a_connection_that_is_being_reset_counts_for_the_tenant_that_released_it(house: House) -> None:
     pool = house.shared()
     limits = Limits(max_size=1)
     (idle,) = house.idle(pool, 1, "other")
@@ -108,10 +108,13 @@ def test_a_tenant_that_gave_back_at_its_limit_is_lent_what_lies_idle_while_that_
     caller = ask(pool, "small", limits)
     assert caller.waits
     reset(mine)
-    assert caller.link is spare
+    assert caller.waits
+    assert spare.state == "idle"
+    ready(mine)
+    assert caller.link is not None
 
 
-def test_a_tenant_whose_connection_died_at_its_limit_is_lent_what_lies_idle(house: House) -> None:
+def test_a_connection_that_is_being_closed_counts_for_its_tenant_until_it_is_gone(house: House) -> None:
     pool = house.shared()
     limits = Limits(max_size=1)
     mine = house.idle(pool, 1, "other")[0]
@@ -119,6 +122,8 @@ def test_a_tenant_whose_connection_died_at_its_limit_is_lent_what_lies_idle(hous
     (spare,) = house.idle(pool, 1, "other")
     caller = ask(pool, "small", limits)
     retire(mine)
+    assert caller.waits
+    house.connector.end(mine)
     assert caller.link is spare
     assert not house.connector.opening
 
@@ -132,6 +137,7 @@ def test_what_lies_idle_is_looked_at_before_it_is_lent_to_one_who_waited(house: 
     caller = ask(pool, "small", limits)
     spare.alive = False
     retire(mine)
+    house.connector.end(mine)
     assert caller.waits
     assert spare.state == "retiring"
     assert house.connector.opening == [pool]
