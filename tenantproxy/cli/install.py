@@ -10,10 +10,12 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+import asyncpg
+
 from tenantproxy.cli import deploy
 from tenantproxy.cli.roles import RoleWork, password_check, role_work
 from tenantproxy.config import Settings
-from tenantproxy.errors import ConfigurationError, Problem, RegistryUnavailable
+from tenantproxy.errors import ConfigurationError, Problem, RegistryUnavailable, TenantProxyError
 from tenantproxy.isolation.proof import derive_key
 from tenantproxy.lifecycle.change import Plan, script
 from tenantproxy.lifecycle.column_type import Comparison
@@ -78,7 +80,14 @@ async def run_install(settings: Settings, request: Request) -> Report:
     """Do, show or print what `request` asks for. Raises ConfigurationError with everything that forbids it, at once."""
     work = _Work(settings, request)
     if request.mode is Mode.RUN:
-        await work.run()
+        try:
+            await work.run()
+        except asyncpg.LockNotAvailableError as exc:
+            raise TenantProxyError(
+                "a lock was not to be had in time, so not everything is installed",
+                detail=exc.args[0] if exc.args else None,
+                hint="end the transaction that holds it (pg_stat_activity, the oldest xact_start), and install again",
+            ) from exc
     else:
         await work.show()
     return work.report

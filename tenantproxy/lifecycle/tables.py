@@ -45,20 +45,28 @@ async def plan_tables(conn: asyncpg.Connection, request: TableRequest) -> Plan:
         return await _plan(conn, request)
 
 
-async def install_tables(conn: asyncpg.Connection, request: TableRequest, *, lock_timeout: float = 5.0) -> Plan:
+async def install_tables(
+    conn: asyncpg.Connection, request: TableRequest, *, lock_timeout: float = 5.0, index_timeout: float = 60.0
+) -> Plan:
     """Do it, and return what was done; a plan with problems or missing rights is returned and nothing done.
 
     One transaction, then the indexes, each built without blocking writers. Waits for any one lock no longer than
-    `lock_timeout` seconds: then asyncpg.LockNotAvailableError; what is left undone is done by the next run.
+    `lock_timeout` seconds; for the end of a transaction that could see a table without its new index, `index_timeout`.
+    Then asyncpg.LockNotAvailableError: what is left undone, a broken index too, is for the next run.
     """
     async with alone(conn, lock_timeout):
         plan = await _plan(conn, request)
         if plan.problems or plan.missing:
             return plan
         await apply(conn, (change for change in plan.changes if not change.concurrently))
-    for change in plan.changes:
-        if change.concurrently:
-            await conn.execute(change.sql)
+    await conn.execute("SELECT pg_catalog.set_config('lock_timeout', $1, false)", str(round(index_timeout * 1000)))
+    try:
+        for change in plan.changes:
+            if change.concurrently:
+                await conn.execute(change.sql)
+    finally:
+        if not conn.is_closed():
+            await conn.execute("RESET lock_timeout")
     return plan
 
 

@@ -12,7 +12,9 @@ import pytest
 from tenantproxy.cli.install import Mode, Report, Request, run_install
 from tenantproxy.config import Settings
 from tenantproxy.errors import ConfigurationError
+from tenantproxy.lifecycle.column_type import Comparison
 from tenantproxy.lifecycle.provisioner import ensure_role
+from tenantproxy.lifecycle.tables import TableRequest, install_tables
 from tenantproxy.model import Isolation, Placement, Tenant, tenant_id
 from tenantproxy.registry.memory import MemoryRegistry
 from tenantproxy.router import Router
@@ -346,6 +348,25 @@ async def test_an_index_whose_build_failed_is_built_again(site: Site) -> None:
         " AND indrelid = 'projects'::regclass"
     )
     assert valid == ["projects_tenant_id_idx"]
+
+
+async def test_an_old_transaction_delays_the_index_alone(site: Site) -> None:
+    await site.run(PROJECTS)
+    settings = site.settings()
+    await run_install(settings, Request())
+    wanted = TableRequest(
+        tables=(("projects", "tenant_id"),), roles=(APP_ROLE,), comparison=Comparison(signed=True, setting="app.t")
+    )
+    async with site.database.connect() as admin, site.database.connect() as old:
+        async with old.transaction(isolation="repeatable_read"):
+            await old.fetch("SELECT 1")
+            with pytest.raises(asyncpg.LockNotAvailableError):
+                await install_tables(admin, wanted, index_timeout=0.05)
+        async with Router(settings) as router:
+            assert await names(router, "acme") == ["a"]  # it is closed already
+        await install_tables(admin, wanted)
+        assert (await install_tables(admin, wanted)).changes == ()
+        assert await admin.fetchval("SHOW lock_timeout") == "0"
 
 
 async def test_an_admin_without_the_rights_is_told_the_grants(site: Site) -> None:
