@@ -43,6 +43,7 @@ __all__ = [
     "SessionEnded",
     "TenantUnusable",
     "UntrustedForwardedFor",
+    "both",
     "ignore",
     "tolerant",
 ]
@@ -332,6 +333,16 @@ def tolerant(observer: Observer) -> Observer:
             observer(event)
         except Exception:  # noqa: BLE001 - a rim: an observer of the user's own may raise anything
             _log.exception("an observer failed")
+
+    return tell
+
+
+def both(first: Observer, second: Observer) -> Observer:
+    """An observer that tells `first` and then `second`."""
+
+    def tell(event: Event) -> None:
+        first(event)
+        second(event)
 
     return tell
 

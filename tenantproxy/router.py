@@ -15,6 +15,7 @@ from time import monotonic
 from typing import Any, Final, Self
 
 from tenantproxy.auth.accounts import Account, Standing
+from tenantproxy.auth.audit import AuditTable
 from tenantproxy.auth.login import Login, LoginCounts
 from tenantproxy.auth.revocation import Revocations
 from tenantproxy.auth.share import SharedDatabaseAccess
@@ -30,7 +31,7 @@ from tenantproxy.errors import (
     RegistryUnavailable,
     is_passing,
 )
-from tenantproxy.events import AdminAccess, Observer, SessionEnded, ignore, tolerant
+from tenantproxy.events import AdminAccess, Observer, SessionEnded, both, ignore, tolerant
 from tenantproxy.listen import Listener
 from tenantproxy.lookup import FixedScope, TenantAccounts, new_login
 from tenantproxy.model import Isolation, PoolKey, Route, Tenant, TenantId, TenantStatus, tenant_id
@@ -59,6 +60,7 @@ from tenantproxy.scope import Found, LaneScope, Lease, Scope, TenantScope
 __all__ = ["Router", "not_served", "open_router"]
 
 _SWEEP_SECONDS: Final = 1.0
+_AUDIT_SECONDS: Final = 2.0  # in which what is left of the audit is written when it closes
 _LOGIN_SHARE: Final = 4  # of `[main] max_size`, a quarter for logins: strangers cause them
 _LOGINS_WAITING: Final = 1_000  # each takes a millisecond or two
 _STARTUP_TENANTS: Final = 1_000  # tenants looked at when it opens, to refuse a role that no policy holds
@@ -82,6 +84,11 @@ class Router:
         clock: Clock = monotonic,
     ) -> None:
         observer = tolerant(observer)
+        self._main_scope = Scope(self)
+        self.audit = AuditTable(self._main_scope) if settings.audit.table else None
+        """What writes audit events into the main database, with `[audit] table`."""
+        if self.audit is not None:
+            observer = both(observer, self.audit)
         self.settings = settings
         self.is_open = False
         self._observer = observer
@@ -89,7 +96,6 @@ class Router:
         self._budgets = parts.budgets
         self._manager = parts.manager
         self._lender = parts.lender
-        self._main_scope = Scope(self)
         self._main_route = main_route(settings)
         self._registry_scope = LaneScope(self, registry_route(settings))
         self._own_registry = registry
@@ -184,6 +190,8 @@ class Router:
             await self._check_roles()
             if manager.is_closed:
                 raise PoolClosed("the router was closed while it opened")
+            if self.audit is not None:
+                await self.audit.open()
             if self._is_registry_in_main:
                 self._unhear = self.listener.hear(CHANNEL, self._registry.invalidate)
             if self.settings.registry.listen:
@@ -235,7 +243,7 @@ class Router:
         if self._closing is None:
             if not self.is_open:
                 return
-            self.is_open = False
+            self.is_open = self.audit is not None  # what is audited is written while there is a connection for it
             loop = asyncio.get_running_loop()
             self._closing = loop.create_task(self._shut(timeout), name="tenantproxy closing", context=Context())
         await asyncio.shield(self._closing)
@@ -262,6 +270,9 @@ class Router:
 
     async def _shut(self, timeout: float) -> None:
         try:
+            if self.audit is not None:
+                await self.audit.close(timeout=min(timeout, _AUDIT_SECONDS))
+            self.is_open = False
             await self._end_all(timeout)
         finally:
             self._closing = None

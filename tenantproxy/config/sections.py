@@ -35,6 +35,7 @@ from tenantproxy.model import Isolation, Limits, Placement, Tenant, TenantStatus
 __all__ = [
     "SECRETS",
     "Admin",
+    "Audit",
     "Auth",
     "Http",
     "Login",
@@ -415,6 +416,15 @@ class Pg(Section):
     ssl_key_file: Text = ""
     jwt: Flag = False
     users: Mapping[str, PgUser] = Field(default_factory=dict)
+
+
+class Audit(Section):
+    """Where it is kept who logged in, failed to, and was logged out; the log of `tenantproxy` has it in any case.
+
+    `table`: in `tenantproxy.audit_log` of the main database too, which `tenantproxy install` makes.
+    """
+
+    table: Flag = False
 
 
 class Metrics(Section):

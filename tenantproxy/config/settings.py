@@ -50,6 +50,7 @@ class Settings(BaseSettings):
     admin: sections.Admin = sections.Admin()
     pg: sections.Pg = sections.Pg()
     metrics: sections.Metrics = sections.Metrics()
+    audit: sections.Audit = sections.Audit()
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any], *, secrets: bool = True) -> Settings:

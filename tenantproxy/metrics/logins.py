@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 from prometheus_client.core import Metric
 
+from tenantproxy.auth.audit import AuditTable
 from tenantproxy.auth.login import RESULTS, LoginCounts
 from tenantproxy.metrics.families import Labels, counter, histogram
 from tenantproxy.pools.base import HistogramSnapshot
@@ -20,9 +21,15 @@ class LoginCollector:
     `reuses`: how often a spent refresh token came again, each of them a session that was ended.
     """
 
-    def __init__(self, counts: Callable[[], LoginCounts | None], reuses: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        counts: Callable[[], LoginCounts | None],
+        reuses: Callable[[], int],
+        audit: Callable[[], AuditTable | None] = lambda: None,
+    ) -> None:
         self._counts = counts
         self._reuses = reuses
+        self._audit = audit
 
     def collect(self) -> Iterator[Metric]:
         """The families of login, of this moment."""
@@ -47,3 +54,6 @@ class LoginCollector:
         )
         text = "Spent refresh tokens that came again: one of two who had each is a thief."
         yield counter("refresh_token_reuses", text, (), {(): self._reuses()})
+        if (audit := self._audit()) is not None:
+            yield counter("audit_written", "Audit events in their table.", (), {(): audit.written})
+            yield counter("audit_lost", "Audit events that never came there.", (), {(): audit.lost})

@@ -100,7 +100,7 @@ class Sidecar:
         self._series = registry_of(
             RouterCollector(lambda: self._stats or router.stats(), version=version(), tenants=lambda: self._tenants),
             ProcessCollector(self._process, self._requests),
-            LoginCollector(lambda: router.login_counts, lambda: self.auth.reuses),
+            LoginCollector(lambda: router.login_counts, lambda: self.auth.reuses, lambda: router.audit),
             PgCollector(lambda: None if self.pg is None else self.pg.pg_stats()),
         )
 

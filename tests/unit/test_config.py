@@ -18,7 +18,7 @@ from tenantproxy.model import Isolation, Limits
 EXAMPLE = Path(__file__).parents[2] / "config" / "tenantproxy.toml"
 CONTRACT_SECTIONS = {
     "main", "servers", "pools", "registry", "tenants", "row", "tenant_roles", "context", "resolve", "auth", "login",
-    "http", "admin", "pg", "metrics",
+    "http", "admin", "audit", "pg", "metrics",
 }  # fmt: skip
 VERIFIER = (
     "SCRAM-SHA-256$4096:EX3KwYAOFoPOorSBSndI7g==$4WOwYQAY0t+Pl2hZ0Mye/Ipuh3uZ5IbN5FfM0IrAkn0="
