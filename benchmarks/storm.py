@@ -113,7 +113,10 @@ async def storm(world: World, *, databases: int, schemas: int, rows: int) -> Out
     await world.add_rows(names["row"])
     entries: dict[str, dict[str, object]] = {}
     entries |= {name: {"isolation": "database", "database": name} for name in names["database"]}
-    entries |= {name: {"isolation": "schema", "database": "bench_schemas", "schema": name} for name in names["schema"]}
+    entries |= {
+        name: {"isolation": "schema", "database": "bench_schemas", "schema": name, "role": name}
+        for name in names["schema"]
+    }
     entries |= {name: {"isolation": "row", "database": "bench_signed"} for name in names["row"]}
     requests = list(entries) * REQUESTS_EACH
     random.Random(2000).shuffle(requests)

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import asyncpg
 
-from tenantproxy.config import Settings
+from tenantproxy.config import Settings, role_password
 from tenantproxy.embedded import EmbeddedPostgres
 from tenantproxy.isolation.proof import derive_key
 from tenantproxy.lifecycle import install_auth
@@ -68,6 +68,7 @@ class World:
     server: EmbeddedPostgres
     password: str = field(default_factory=lambda: secrets.token_urlsafe(24), repr=False)
     row_key: str = field(default_factory=lambda: secrets.token_urlsafe(48), repr=False)
+    role_key: str = field(default_factory=lambda: secrets.token_urlsafe(48), repr=False)
 
     def app(self, database: str) -> dict[str, Any]:
         """Arguments of `asyncpg.connect` for the role that runs tenant SQL."""
@@ -96,6 +97,7 @@ class World:
                 "pools": pools,
                 "registry": {"source": "file"},
                 "row": {"signed": signed, "key": self.row_key} if signed else {"signed": False},
+                "tenant_roles": {"key": self.role_key},
                 "tenants": tenants,
             }
         )
@@ -116,10 +118,17 @@ class World:
             await conn.close()
 
     async def add_schemas(self, schemas: Sequence[str]) -> None:
-        """More schemas with the items in them, beside the first."""
+        """More schemas with the items in them, beside the first; each with a role that is called like it."""
+        conn = await self.admin()
+        try:
+            for schema in schemas:
+                await ensure_role(conn, schema, password=role_password(self.role_key.encode(), _SERVER, schema))
+            await close_database(conn, "bench_schemas", roles=[_ROLE, *schemas])
+        finally:
+            await conn.close()
         for schema in schemas:
             await provision_schema(
-                self.admin, database="bench_schemas", schema=schema, role=_ROLE, statements=_OWN_TABLE
+                self.admin, database="bench_schemas", schema=schema, role=schema, statements=_OWN_TABLE
             )
 
     async def add_rows(self, tenants: Sequence[str]) -> None:
@@ -161,7 +170,7 @@ async def open_world(*, version: int | None = None, max_connections: int = 500) 
             await conn.close()
         await _install_auth(world)
         await provision_database(world.admin, database="bench_database", role=_ROLE, statements=_OWN_TABLE)
-        await world.add_schemas(["first"])
+        await provision_schema(world.admin, database="bench_schemas", schema="first", role=_ROLE, statements=_OWN_TABLE)
         await provision_shared(
             world.admin,
             database="bench_signed",

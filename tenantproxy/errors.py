@@ -11,6 +11,7 @@
       PoolError 503 53300 retry
         PoolTimeout  PoolFull  BudgetExhausted  PoolClosed 57P01  ConnectFailed 08001
       IsolationError 500 XX000           the session could not be proven the tenant's: destroyed
+        UnprotectedRelations             its role reaches what no policy holds
       ProtocolError 400 08P01            the wire peer's fault
         InvalidSetting 400 22023    NotSupported 400 0A000
 
@@ -30,6 +31,7 @@ __all__ = [
     "BudgetExhausted",
     "ConfigurationError",
     "ConnectFailed",
+    "Exposure",
     "InvalidCredentials",
     "InvalidSetting",
     "IsolationError",
@@ -52,6 +54,7 @@ __all__ = [
     "TenantUnresolved",
     "TokenExpired",
     "TooManyAttempts",
+    "UnprotectedRelations",
     "error_response",
     "is_passing",
     "problem_json",
@@ -259,6 +262,44 @@ class IsolationError(TenantProxyError):
     """The session could not be proven the tenant's. The connection is destroyed and nothing of the caller ran on it."""
 
     code = "isolation_error"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exposure:
+    """One thing by which a tenant's session could get at another's rows: what, why, and the command that closes it."""
+
+    what: str
+    why: str
+    fix: str
+
+
+class UnprotectedRelations(IsolationError):
+    """The role of a tenant's session reaches relations of more than this tenant, and no policy of ours holds them.
+
+    `exposures` are those that were looked at, `count` is how many there are. Looked at again at the next connect.
+    """
+
+    code = "unprotected_relations"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        detail: str | None = None,
+        hint: str | None = None,
+        retry_after: float | None = None,
+        exposures: Iterable[Exposure] = (),
+        count: int = 0,
+    ) -> None:
+        super().__init__(message, detail=detail, hint=hint, retry_after=retry_after)
+        self.exposures = tuple(exposures)
+        self.count = count
+
+    def again(self) -> Self:
+        """See TenantProxyError.again."""
+        again = super().again()
+        again.exposures, again.count = self.exposures, self.count
+        return again
 
 
 class ProtocolError(TenantProxyError):

@@ -20,6 +20,7 @@ __all__ = [
     "EvictReason",
     "ExhaustCause",
     "Exhausted",
+    "FunctionsNotVerified",
     "Histogram",
     "IsolationViolation",
     "LimitLowered",
@@ -149,6 +150,15 @@ class IsolationViolation(Event):
     server: str
     database: str
     detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FunctionsNotVerified(Event):
+    """The role of tenants may call SECURITY DEFINER functions, whose code is not looked into; told once a pool."""
+
+    server: str
+    database: str
+    functions: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

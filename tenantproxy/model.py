@@ -227,6 +227,7 @@ class PoolKey:
 
     `user` and `schema` are None for the server's own user and for no pinned schema; `profile` keeps apart
     connections with other client-side habits (codecs, statement caches). `shared`: row tenants share the pool.
+    `systems`: further schemas of the same tenant, which its role may reach too.
     """
 
     server: str
@@ -235,10 +236,11 @@ class PoolKey:
     schema: str | None = None
     profile: str = ""
     shared: bool = False
+    systems: tuple[str, ...] = ()
     _hash: int = field(init=False, repr=False, compare=False)  # looked up at each lease: computed once
 
     def __post_init__(self) -> None:
-        fields = (self.server, self.database, self.user, self.schema, self.profile, self.shared)
+        fields = (self.server, self.database, self.user, self.schema, self.profile, self.shared, self.systems)
         object.__setattr__(self, "_hash", hash(fields))
 
     def __hash__(self) -> int:

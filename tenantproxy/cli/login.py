@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from typing import Any, Final
 
 import asyncpg
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from tenantproxy.cli.output import progress_bar
 from tenantproxy.config import Settings
 from tenantproxy.errors import ConfigurationError, Problem, TenantNotFound, TenantProxyError
 from tenantproxy.lookup import TenantAccounts
@@ -44,7 +42,7 @@ async def reconcile(settings: Settings) -> tuple[list[dict[str, Any]], bool]:
     rows: list[dict[str, Any]] = []
     async with Router(settings) as router:
         tenants = [tenant async for tenant in router.tenants()]
-        with _progress() as progress:
+        with progress_bar() as progress:
             task = progress.add_task("reconciling", total=len(tenants))
             for tenant in tenants:
                 rows.append(await _reconcile(router, tenant))
@@ -76,16 +74,3 @@ async def _remove_unknown(router: Router, known: set[Any]) -> list[dict[str, Any
             await router.logins.directory.forget(tenant)
             rows.append({"tenant": tenant, "accounts": 0, "removed": "all", "error": None})
     return rows
-
-
-def _progress() -> Progress:
-    """On stderr, so that what is printed can be piped; nothing where that is no terminal."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        transient=True,
-        disable=not sys.stderr.isatty(),
-    )

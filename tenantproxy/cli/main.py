@@ -332,10 +332,26 @@ def sql(
 
 
 @command(config_app, "check")
-def config_check(config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
-    """Check the configuration, its secrets too; every problem at once."""
-    load(config)
-    Output(as_json).table({"ok": True, "config": str(config)})
+def config_check(
+    config: ConfigFile = DEFAULT_CONFIG,
+    live: Annotated[
+        bool, typer.Option("--live", help="Also connect as for each tenant, and look whether isolation holds there.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Check the configuration, its secrets too; every problem at once. Exits 1 when something is wrong."""
+    settings = load(config)
+    if not live:
+        Output(as_json).table({"ok": True, "config": str(config)})
+        return
+    checks = asyncio.run(read.live(settings))
+    good = all(check["state"] != "wrong" for check in checks)
+    if as_json:
+        Output(True).tree({"ok": good, "config": str(config), "checks": checks})
+    else:
+        Output(False).rows(checks, empty="nothing was looked at")
+    if not good:
+        raise typer.Exit(1)
 
 
 @command(config_app, "show")

@@ -7,16 +7,19 @@ import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import asdict
 from typing import Any, Final
 
+from tenantproxy.cli.output import progress_bar
 from tenantproxy.config import Secret, Settings, listen_address
 from tenantproxy.errors import ConfigurationError, Problem, TenantProxyError
+from tenantproxy.lifecycle.live_check import check_live
 from tenantproxy.model import Tenant, TenantStatus, tenant_id
 from tenantproxy.registry import FileRegistry, Registry, unusable
 from tenantproxy.registry.unusable import TellsUnusable
 from tenantproxy.router import Router
 
-__all__ = ["admin_url", "pools", "sql", "tenant", "tenants", "unusable_tenants"]
+__all__ = ["admin_url", "live", "pools", "sql", "tenant", "tenants", "unusable_tenants"]
 
 _TIMEOUT: Final = 5.0
 
@@ -100,6 +103,16 @@ def _distinct(names: list[str]) -> list[str]:
 
 
 _COUNTS: Final = ("limit", "idle", "used", "opening", "resetting", "retiring", "lingering", "waiting")
+
+
+async def live(settings: Settings) -> list[dict[str, Any]]:
+    """What a look at every server and database says, a row each; progress is shown on a terminal's stderr."""
+    with progress_bar() as bar:
+        task = bar.add_task("connecting", total=None)
+        findings = await check_live(
+            settings, progress=lambda done, total: bar.update(task, completed=done, total=total)
+        )
+    return [asdict(finding) for finding in findings]
 
 
 def pools(url: str, token: Secret | None = None) -> list[dict[str, Any]]:

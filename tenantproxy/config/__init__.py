@@ -15,11 +15,13 @@ from tenantproxy.config.sections import (
     Registry,
     Resolve,
     Row,
+    Schema,
     Server,
     ServerAdmin,
     ServerLogin,
     TenantEntry,
     TenantRoles,
+    names,
 )
 from tenantproxy.config.settings import Settings
 from tenantproxy.config.show import describe, json_schema
@@ -40,6 +42,7 @@ __all__ = [
     "Registry",
     "Resolve",
     "Row",
+    "Schema",
     "Secret",
     "Server",
     "ServerAdmin",
@@ -52,5 +55,6 @@ __all__ = [
     "json_schema",
     "listen_address",
     "load",
+    "names",
     "role_password",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -20,6 +20,7 @@ from tenantproxy.config.values import (
     Name,
     NoTimeout,
     Port,
+    Relations,
     Seconds,
     SelectionTime,
     SettingName,
@@ -27,6 +28,7 @@ from tenantproxy.config.values import (
     Text,
     Texts,
     Window,
+    relation_name,
     texts,
     told,
 )
@@ -47,6 +49,7 @@ __all__ = [
     "Registry",
     "Resolve",
     "Row",
+    "Schema",
     "Server",
     "ServerAdmin",
     "ServerLogin",
@@ -214,7 +217,10 @@ class TenantEntry(Section):
 
 
 class Row(Section):
-    """Row isolation: the setting that policies read, and the key that signs it."""
+    """Row isolation: the setting that policies read, and the key that signs it.
+
+    `unprotected`: relations (`schema.table`, `schema.*`) that all row tenants of a database may share.
+    """
 
     setting: SettingName = "app.current_tenant_id"
     signed: Flag = True
@@ -223,6 +229,7 @@ class Row(Section):
     key_env: Text | None = None
     key_files: Mapping[str, Text] = Field(default_factory=dict)
     proof_window: Window = 60.0
+    unprotected: Relations = ()
 
     @model_validator(mode="after")
     def _check_key_ids(self) -> Self:
@@ -237,6 +244,21 @@ class Row(Section):
         if self.key is not None:
             return {1: self.key}
         return {int(kid): Secret.file(path) for kid, path in self.key_files.items()}
+
+
+class Schema(Section):
+    """Schema isolation. `shared_role`: tenants share a role, so only search_path keeps them apart, and that is known.
+
+    `common`: relations outside of its schema (`schema.table`, `schema.*`) that a tenant may reach all the same.
+    """
+
+    shared_role: Flag = False
+    common: Relations = ()
+
+
+def names(relations: Iterable[str]) -> tuple[tuple[str, str | None], ...]:
+    """Relations of the configuration as (schema, relation), with None for all of a schema."""
+    return tuple(relation_name(each) for each in relations)
 
 
 class TenantRoles(Section):

@@ -41,6 +41,7 @@ class Settings(BaseSettings):
     registry: sections.Registry = sections.Registry()
     tenants: Mapping[str, sections.TenantEntry] = Field(default_factory=dict)
     row: sections.Row = sections.Row()
+    schema_: sections.Schema = Field(default=sections.Schema(), alias="schema")
     tenant_roles: sections.TenantRoles | None = None
     context: Mapping[ContextName, Text] = Field(default_factory=dict)
     resolve: sections.Resolve = sections.Resolve()

@@ -10,6 +10,8 @@ from typing import Annotated, Any, Final
 from pydantic import BeforeValidator, Field, StringConstraints
 from pydantic_core import PydanticCustomError
 
+from tenantproxy.model import check_identifier
+
 __all__ = [
     "ContextName",
     "Count",
@@ -21,6 +23,7 @@ __all__ = [
     "Name",
     "NoTimeout",
     "Port",
+    "Relations",
     "Seconds",
     "SelectionTime",
     "SettingName",
@@ -31,6 +34,7 @@ __all__ = [
     "is_loopback",
     "kind_of",
     "listen_address",
+    "relation_name",
     "texts",
     "told",
 ]
@@ -160,9 +164,40 @@ def _context_name(value: object) -> Any:
     return value if value == "application_name" else _setting_name(value)
 
 
+_RELATION = re.compile(r'([^".*\s]+|"(?:[^"]|"")+")\.([^".*\s]+|"(?:[^"]|"")+"|\*)')
+
+
+def relation_name(text: str) -> tuple[str, str | None]:
+    """`schema.table` as its two names, `schema.*` as the schema and None. Raises ValueError that says what is wrong.
+
+    A name in double quotes may hold anything; others are taken as they are, as they stand in the catalogue.
+    """
+    found = _RELATION.fullmatch(text)
+    if found is None:
+        raise ValueError('must be "schema.table", or "schema.*" for all of a schema')
+    schema, name = (part[1:-1].replace('""', '"') if part.startswith('"') else part for part in found.groups())
+    if schema.startswith("pg_") or schema == "information_schema":
+        raise ValueError("names a schema of PostgreSQL's own, which is never looked at")
+    for part in (schema, name):
+        check_identifier(part, "a name in it")
+    return schema, None if found[2] == "*" else name
+
+
+def _relations(value: object) -> Any:
+    given = texts(value)
+    for text in given:
+        try:
+            relation_name(_text(text))
+        except ValueError as exc:
+            raise told(f"{text!r} {exc}", 'write for example ["public.countries", "geo.*"]') from None
+    return given
+
+
 Text = Annotated[str, BeforeValidator(_text)]
 Name = Annotated[str, StringConstraints(min_length=1), BeforeValidator(_text)]
 Texts = Annotated[tuple[Text, ...], BeforeValidator(texts)]
+Relations = Annotated[tuple[Text, ...], BeforeValidator(_relations)]
+"""Names of relations, as `relation_name` takes them."""
 Flag = Annotated[bool, BeforeValidator(_flag)]
 Size = Annotated[int, Field(ge=1, le=1_000_000), BeforeValidator(_whole)]
 Count = Annotated[int, Field(ge=0, le=1_000_000_000), BeforeValidator(_whole)]

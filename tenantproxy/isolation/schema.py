@@ -17,6 +17,8 @@ class SchemaPlan:
     def plan(self, tenant: Tenant, *, system: str | None = None, replica: str | None = None) -> Route:
         """See `base.Plan`."""
         place = tenant.placement
+        schema = place.schema if system is None else _schema_of(tenant, system)
+        others = {*tenant.systems.values(), place.schema} - {schema, None}
         return Route(
             tenant=tenant.id,
             isolation=Isolation.SCHEMA,
@@ -24,7 +26,8 @@ class SchemaPlan:
                 server=replica or place.server,
                 database=place.database,
                 user=place.role,
-                schema=place.schema if system is None else _schema_of(tenant, system),
+                schema=schema,
+                systems=tuple(sorted(filter(None, others))),
             ),
             session=Session(standby=replica is not None),
             limits=tenant.limits,

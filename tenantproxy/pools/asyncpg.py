@@ -29,6 +29,7 @@ from tenantproxy.pools.handshake import CHECK, Answer
 from tenantproxy.pools.lingering import UNKNOWN
 from tenantproxy.pools.opening import ADMIN_PROFILE, LOGIN_PROFILE, WARM_WINDOW, Opening, tls_context
 from tenantproxy.pools.pool import Pool
+from tenantproxy.pools.reach import PIN_PATH, REACH
 from tenantproxy.pools.watch import EndWatch
 
 __all__ = ["ADMIN_PROFILE", "END_TIMEOUT", "LOGIN_PROFILE", "AsyncpgConnector", "Backend", "Init", "ssl_argument"]
@@ -247,6 +248,7 @@ class AsyncpgConnector:
             for statement in statements:
                 await con.execute(statement, timeout=timeout)
             return None
+        await self._check_reach(key, con, timeout)
         proof, signer = self._opening.proof(key), self._opening.signer(key)
         backend = Backend(
             con,
@@ -265,6 +267,15 @@ class AsyncpgConnector:
             await self._warm(backend)
         con.is_tainted = False
         return backend
+
+    async def _check_reach(self, key: PoolKey, con: TenantConnection, timeout: float) -> None:
+        """Raises UnprotectedRelations when its role reaches more than the tenant's own."""
+        if key.profile == ADMIN_PROFILE or not self._opening.reach.is_due(key):
+            return
+        async with asyncio.timeout(timeout), con.transaction():
+            await con.execute(PIN_PATH)
+            answer = await con.fetchval(REACH, self._opening.reach.argument(key))
+        self._opening.reach.judge(key, answer)
 
     async def _warm(self, backend: Backend) -> None:
         """Bind nobody once, and reset: the first bind and the first check of a backend are a thousand times slower."""

@@ -24,6 +24,7 @@ from tenantproxy.pools.handshake import (
 )
 from tenantproxy.pools.limits import NO_LIMIT
 from tenantproxy.pools.pool import Pool
+from tenantproxy.pools.reach_check import ReachCheck
 
 __all__ = ["ADMIN_PROFILE", "LOGIN_PROFILE", "WARM_WINDOW", "Opening", "tls_context"]
 
@@ -52,6 +53,7 @@ class Opening:
         self._application_name = application_name
         self._versions: dict[str, int] = {}  # by server, as far as known: decides which settings can be pinned
         self._signers: dict[tuple[str, str], Signer] = {}
+        self.reach = ReachCheck(settings, observer=observer, violated=self.violated)
         self._primary_of = {replica: name for name, server in settings.servers.items() for replica in server.replicas}
 
     # --- what it gets ------------------------------------------------------------------------------------------------
@@ -99,7 +101,8 @@ class Opening:
         if key.profile == LOGIN_PROFILE and server.login is not None and key.user == server.login.user:
             return server.login.password.read() if server.login.password is not None else ""
         if key.user is not None and key.user != server.user and roles is not None and roles.key is not None:
-            return role_password(roles.key.read_bytes(), key.server, key.user)
+            server_name = self._primary_of.get(key.server, key.server)  # a replica has its primary's roles
+            return role_password(roles.key.read_bytes(), server_name, key.user)
         return server.password.read() if server.password is not None else ""
 
     def proof(self, key: PoolKey) -> Proof | None:

@@ -31,9 +31,10 @@ from tenantproxy.pools.exchange import (
     values_of,
 )
 from tenantproxy.pools.handshake import CHECK, Answer
-from tenantproxy.pools.opening import WARM_WINDOW, Opening
+from tenantproxy.pools.opening import ADMIN_PROFILE, WARM_WINDOW, Opening
 from tenantproxy.pools.pool import Pool
 from tenantproxy.pools.raw_end import farewell
+from tenantproxy.pools.reach import PIN_PATH, REACH
 from tenantproxy.wire.server_auth import Login
 
 __all__ = ["Opener"]
@@ -110,6 +111,7 @@ class Opener:
         backend.offset = answer.server_now - now
         backend.version = answer.version
         backend.must_set_path = key.schema is not None and not key.shared and answer.version < _REPORTS_PATH
+        await self._check_reach(backend)
         backend.signer = self._opening.signer(key)
         if self._opening.proof(key) is Proof.BOUND:
             await self._warm(backend)
@@ -126,6 +128,18 @@ class Opener:
             raise IsolationError("the server does not know the role we are logged in as") from None
         (column,) = values_of(rows[0])
         return Answer(**json.loads(column or b"{}"))
+
+    async def _check_reach(self, backend: RawBackend) -> None:
+        """Raises UnprotectedRelations when its role reaches more than the tenant's own."""
+        key, reach = backend.pool.key, self._opening.reach
+        if key.profile == ADMIN_PROFILE or not reach.is_due(key):
+            return
+        rows: list[bytes] = []
+        # Both before one Sync, so in one transaction: the path is pinned for the question alone.
+        messages = statement(PIN_PATH) + statement(REACH, [reach.argument(key).encode()], types=(_TEXT,)) + SYNC_NOW
+        await _ask(backend, messages, answer_of("SELECT 1") * 2 + READY_IDLE, rows=rows)
+        (answer,) = values_of(rows[-1])
+        reach.judge(key, (answer or b"").decode())
 
     async def _warm(self, backend: RawBackend) -> None:
         """Bind nobody once, and reset: the first bind and the first check of a backend are a thousand times slower."""

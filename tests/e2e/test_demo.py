@@ -103,13 +103,13 @@ def test_the_tour_sees_what_it_expects_and_exits_0(command: Command, open_folder
     ids=["no row security", "a row that moved"],
 )
 async def test_the_tour_notices_when_isolation_is_broken(break_it: str, notices: str, own_world: World) -> None:
-    admin = await own_world.connect(SHARED)
-    try:
-        await admin.execute(break_it)
-    finally:
-        await admin.close()
     seen: list[Seen] = []
-    async with touring(own_world) as stage:
+    async with touring(own_world) as stage:  # which refuses to open on a table without row security
+        admin = await own_world.connect(SHARED)
+        try:
+            await admin.execute(break_it)
+        finally:
+            await admin.close()
         assert not await take_tour(stage, seen.append, steps=(own_rows, row_breakout))
     assert any(notices in line.what for line in seen if not line.ok)
     assert any(line.ok for line in seen)

@@ -14,7 +14,7 @@ import pytest
 
 from tests.support.command import command
 from tests.support.logins import LOGIN_PASSWORD, LOGIN_ROLE, PASSWORD, PEPPER, QUERIES, change, directory, populate
-from tests.support.world import APP_PASSWORD, APP_ROLE, ROW_SECRET, World
+from tests.support.world import APP_PASSWORD, APP_ROLE, ROLE_SECRET, ROW_SECRET, World
 
 PEOPLE = {
     "row1": ["ann@example.org", "both@example.org"],
@@ -39,6 +39,7 @@ async def config(world: World, tmp_path: Path) -> Path:
         "servers.primary.login": {"user": LOGIN_ROLE, "password": LOGIN_PASSWORD},
         "registry": {"source": "postgres"},
         "row": {"key": ROW_SECRET.decode()},
+        "tenant_roles": {"key": ROLE_SECRET.decode()},
         "login": {**QUERIES, "pepper": PEPPER, "pad_to": 0},
     }
     path = tmp_path / "tenantproxy.toml"

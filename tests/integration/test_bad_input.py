@@ -18,6 +18,7 @@ import pytest_asyncio
 
 from tenantproxy import Router
 from tenantproxy import errors as e
+from tenantproxy.config import role_password
 from tenantproxy.embedded import EmbeddedPostgres
 from tenantproxy.events import AdminAccess, Event, IsolationViolation
 from tenantproxy.lifecycle import install
@@ -28,7 +29,7 @@ from tests.support.chaos import ChaosProxy
 from tests.support.database import fresh_database
 from tests.support.leases import one_connection, own_rows, pid_of, rows_of
 from tests.support.waiting import PATIENCE, until
-from tests.support.world import APP_PASSWORD, APP_ROLE, ROW_SECRET, SERVER, World, a_world, row_key
+from tests.support.world import APP_PASSWORD, APP_ROLE, ROLE_SECRET, ROW_SECRET, SERVER, World, a_world, row_key
 
 MIGHTY_PASSWORD: Final = "password-of-a-mighty-role"
 WRONG_PASSWORD: Final = "a-password-that-is-wrong"
@@ -509,17 +510,19 @@ async def test_a_schema_with_every_odd_character_is_one_schema(one_world: World)
     odd = "Odd\"; SET search_path = 'public'; --, public"
     async with one_world.shared.connect() as admin:
         name = quote_identifier(odd)
+        await ensure_role(admin, "of_odd", password=role_password(ROLE_SECRET, SERVER, "of_odd"))
         await admin.execute(
             f"CREATE SCHEMA {name}; CREATE TABLE {name}.projects AS SELECT 'odd 1' AS name;"
-            f" GRANT USAGE ON SCHEMA {name} TO {APP_ROLE}; GRANT SELECT ON {name}.projects TO {APP_ROLE}"
+            f" GRANT USAGE ON SCHEMA {name} TO of_odd; GRANT SELECT ON {name}.projects TO of_odd;"
+            f' GRANT CONNECT ON DATABASE "{one_world.shared.name}" TO of_odd'
         )
         scene = Scene(one_world)
         try:
-            async with scene.router(**_placed(scene, isolation="schema", schema=odd)) as router:
+            async with scene.router(**_placed(scene, isolation="schema", schema=odd, role="of_odd")) as router:
                 assert await own_rows(router.tenant("one")) == ["odd 1"]
                 assert await router.tenant("one").fetchval("SELECT current_schemas(true)") == ["pg_catalog", odd]
         finally:
-            await admin.execute(f"DROP SCHEMA {name} CASCADE")
+            await admin.execute(f"DROP SCHEMA {name} CASCADE; DROP OWNED BY of_odd")
 
 
 async def test_a_wrong_role_is_found_when_the_router_opens_and_not_by_a_tenant(one_world: World) -> None:

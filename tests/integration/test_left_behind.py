@@ -25,8 +25,9 @@ from tests.support.leases import (
     rows_of,
     state_of,
 )
-from tests.support.world import APP_ROLE, World, a_world
+from tests.support.world import World, a_world
 
+BE_ONESELF = "SELECT set_config('session_authorization', session_user, false)"
 Leave = Callable[[Guard], Awaitable[object]]
 
 
@@ -205,7 +206,7 @@ CASES = [
     Case(name="a temporary view of one's rows", leave=sql("CREATE TEMP VIEW projects AS SELECT name FROM projects")),
     Case(name="a temporary sequence", leave=sql("CREATE TEMP SEQUENCE s; SELECT nextval('s')")),
     Case(name="SET ROLE", leave=sql("SET ROLE hat")),
-    Case(name="SET SESSION AUTHORIZATION", leave=sql("SET SESSION AUTHORIZATION app; SET ROLE hat")),
+    Case(name="SET SESSION AUTHORIZATION", leave=sql(f"{BE_ONESELF}; SET ROLE hat")),
     Case(name="advisory locks", leave=sql(_LOCKS)),
     Case(name="LISTEN in SQL", leave=sql("LISTEN news")),
     Case(name="LISTEN through the driver", leave=listen),
@@ -264,11 +265,13 @@ class _Generous:
         self._world = world
 
     async def __aenter__(self) -> None:
+        roles = ", ".join(sorted({self._world.role_of(tenant) for tenant in self._world.tenants}))
         async with self._world.shared.connect() as admin:
-            await admin.execute(f"CREATE ROLE hat NOLOGIN; GRANT hat TO {APP_ROLE}")
+            await admin.execute(f"CREATE ROLE hat NOLOGIN; GRANT hat TO {roles}")
         for database in {self._world.database(tenant) for tenant in self._world.tenants}:
             async with database.connect() as admin:
-                await admin.execute(f'GRANT TEMPORARY ON DATABASE "{database.name}" TO {APP_ROLE}; {SHOW_PREPARED}')
+                await admin.execute(f'GRANT TEMPORARY ON DATABASE "{database.name}" TO {roles}; {SHOW_PREPARED}')
+                await admin.execute(f"GRANT USAGE ON SCHEMA public TO {roles}")
 
     async def __aexit__(self, *_: object) -> None:
         async with self._world.shared.connect() as admin:

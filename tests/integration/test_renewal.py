@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from typing import Final
 
 import asyncpg
@@ -262,7 +263,8 @@ async def _is_zero(conn: asyncpg.Connection, query: str, *args: object) -> bool:
 
 
 async def test_what_was_asked_for_when_a_renewal_is_refused_has_not_run(one_world: World) -> None:
-    async with one_world.shared.connect() as admin, _router(one_world) as router:
+    shares = replace(one_world, unprotected=("public.open_to_all",))
+    async with one_world.shared.connect() as admin, _router(shares) as router:
         await admin.execute("CREATE TABLE open_to_all (n int); GRANT INSERT ON open_to_all TO app")
         async with router.tenant(TENANT).connection() as conn, _fenced(one_world):
             await _pass(one_world, WINDOW * 0.8)

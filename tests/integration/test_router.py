@@ -280,6 +280,12 @@ async def test_an_unknown_tenant_fails_at_its_first_use_and_a_malformed_one_at_o
 async def test_a_tenant_with_several_systems_has_a_schema_for_each(lasting: World) -> None:
     crm = next(tenant for tenant in lasting.tenants if tenant.id == "schema1")
     registry = MemoryRegistry([*lasting.tenants, replace(crm, systems={"crm": "schema2", "billing": "schema3"})])
+    role = lasting.role_of(crm)
+    async with lasting.shared.connect() as admin:
+        for schema in ("schema2", "schema3"):
+            await admin.execute(
+                f"GRANT USAGE ON SCHEMA {schema} TO {role}; GRANT SELECT ON {schema}.projects TO {role}"
+            )
     async with checked(lasting.settings(), lasting, registry=registry) as router:
         for system, schema in ((None, "schema1"), ("crm", "schema2"), ("billing", "schema3")):
             names = await router.tenant("schema1", system=system).fetch(NAMES)
@@ -287,6 +293,8 @@ async def test_a_tenant_with_several_systems_has_a_schema_for_each(lasting: Worl
         for tenant in KINDS:
             with pytest.raises(TenantNotFound, match="system"):
                 await router.tenant(tenant, system="hr").fetchval("SELECT 1")
+    async with lasting.shared.connect() as admin:
+        await admin.execute(f"REVOKE ALL ON SCHEMA schema2, schema3 FROM {role}")
 
 
 # --- main, admin -----------------------------------------------------------------------------------------------------

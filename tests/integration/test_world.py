@@ -11,7 +11,7 @@ from tests.support.world import World
 
 async def test_database_and_schema_tenants_hold_only_their_own_projects(each_world: World) -> None:
     for tenant in (*each_world.of(Isolation.SCHEMA), *each_world.of(Isolation.DATABASE)):
-        async with each_world.app(each_world.database(tenant)) as conn:
+        async with each_world.as_role_of(tenant) as conn:
             schema = tenant.placement.schema or "public"
             names = [row["name"] for row in await conn.fetch(f"SELECT name FROM {schema}.projects ORDER BY id")]
         assert names == [f"{tenant.id} {n}" for n in (1, 2, 3)]

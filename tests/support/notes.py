@@ -75,7 +75,11 @@ async def _add_notes(world: World) -> None:
     for tenant in world.of(Isolation.SCHEMA):
         assert tenant.placement.schema is not None
         await provision_schema(
-            connect, database=world.shared.name, schema=tenant.placement.schema, role=APP_ROLE, statements=_OWN
+            connect,
+            database=world.shared.name,
+            schema=tenant.placement.schema,
+            role=world.role_of(tenant),
+            statements=_OWN,
         )
     for tenant in world.of(Isolation.DATABASE):
         await provision_database(connect, database=tenant.placement.database, role=APP_ROLE, statements=_OWN)

@@ -13,7 +13,7 @@ from typing import Any, Final, Literal
 
 import asyncpg
 
-from tenantproxy.config import Settings
+from tenantproxy.config import Settings, role_password
 from tenantproxy.embedded import EmbeddedPostgres
 from tenantproxy.isolation.proof import Signer, derive_key
 from tenantproxy.lifecycle import install_auth, install_registry
@@ -32,6 +32,7 @@ APP_ROLE: Final = "app"
 APP_PASSWORD: Final = "app-password-of-the-tests"
 ROW_SECRET: Final = b"the secret all row keys of the tests come from"
 SERVER: Final = "primary"
+ROLE_SECRET: Final = b"the secret all passwords of tenants' roles come from"
 
 SHARED_PROJECTS: Final = (
     "CREATE TABLE projects (id bigint GENERATED ALWAYS AS IDENTITY, tenant_id text NOT NULL, name text NOT NULL,"
@@ -48,6 +49,7 @@ class World:
     main: Database
     shared: Database
     tenants: tuple[Tenant, ...]
+    unprotected: tuple[str, ...] = ()  # what the configuration says that row tenants may share
 
     def of(self, isolation: Isolation) -> tuple[Tenant, ...]:
         """The tenants of one kind."""
@@ -76,7 +78,8 @@ class World:
             "main": {"server": SERVER, "database": self.main.name},
             "servers": {SERVER: primary},
             "registry": {"source": registry},
-            "row": {"key": ROW_SECRET.decode()},
+            "row": {"key": ROW_SECRET.decode(), "unprotected": self.unprotected},
+            "tenant_roles": {"key": ROLE_SECRET.decode()},
             "pools": {"acquire_timeout": 15.0},  # a busy machine is slow, and not what a test is about
         }
         if registry == "file":
@@ -106,7 +109,21 @@ max_connections = 20
 source = "postgres"
 [row]
 key = "{ROW_SECRET.decode()}"
+[tenant_roles]
+key = "{ROLE_SECRET.decode()}"
 """
+
+    @asynccontextmanager
+    async def as_role_of(self, tenant: Tenant) -> AsyncIterator[asyncpg.Connection]:
+        """A plain connection to the tenant's database as the role that its SQL runs as."""
+        role = self.role_of(tenant)
+        password = APP_PASSWORD if role == APP_ROLE else role_password(ROLE_SECRET, SERVER, role)
+        async with self.database(tenant).connect(role, password) as conn:
+            yield conn
+
+    def role_of(self, tenant: Tenant) -> str:
+        """The role that the tenant's SQL runs as."""
+        return tenant.placement.role or APP_ROLE
 
     def signer(self, kid: int = 1) -> Signer:
         """Signs for the shared database."""
@@ -148,7 +165,8 @@ async def a_world(
 
 
 def _tenant(name: str, isolation: Isolation, database: str, schema: str | None = None) -> Tenant:
-    place = Placement(isolation=isolation, server=SERVER, database=database, schema=schema)
+    role = f"of_{schema}" if schema is not None else None  # a schema tenant must not reach another one's
+    place = Placement(isolation=isolation, server=SERVER, database=database, schema=schema, role=role)
     return Tenant(id=tenant_id(name), placement=place, status=TenantStatus.ACTIVE)
 
 
@@ -163,7 +181,8 @@ async def _register(world: World) -> None:
         await install_registry(admin, app_role=APP_ROLE)
         await install_auth(admin, app_role=APP_ROLE)
         await admin.executemany(
-            "INSERT INTO tenantproxy.tenants (id, isolation, server, database, schema) VALUES ($1, $2, $3, $4, $5)",
+            "INSERT INTO tenantproxy.tenants (id, isolation, server, database, schema, role)"
+            " VALUES ($1, $2, $3, $4, $5, $6)",
             [
                 (
                     tenant.id,
@@ -171,6 +190,7 @@ async def _register(world: World) -> None:
                     SERVER,
                     tenant.placement.database,
                     tenant.placement.schema,
+                    tenant.placement.role,
                 )
                 for tenant in world.tenants
             ],
@@ -183,6 +203,9 @@ async def _build(world: World, projects: int) -> None:
 
     async with Database(server=world.server, name="postgres").connect() as admin:
         await ensure_role(admin, APP_ROLE, password=APP_PASSWORD)
+        for role in (tenant.placement.role for tenant in world.tenants):
+            if role is not None:
+                await ensure_role(admin, role, password=role_password(ROLE_SECRET, SERVER, role))
         await ensure_database(admin, world.main.name)
         await close_database(admin, world.main.name, roles=[APP_ROLE])
     await _register(world)
@@ -195,9 +218,12 @@ async def _build(world: World, projects: int) -> None:
     for tenant in world.of(Isolation.SCHEMA):
         assert tenant.placement.schema is not None
         await provision_schema(
-            connect, database=world.shared.name, schema=tenant.placement.schema, role=APP_ROLE,
+            connect, database=world.shared.name, schema=tenant.placement.schema, role=world.role_of(tenant),
             statements=_own(tenant, projects),
         )  # fmt: skip
+    async with Database(server=world.server, name="postgres").connect() as admin:
+        roles = {world.role_of(tenant) for tenant in world.of(Isolation.SCHEMA)}
+        await close_database(admin, world.shared.name, roles=sorted(roles | {APP_ROLE}))
     for tenant in world.of(Isolation.DATABASE):
         await provision_database(
             connect, database=tenant.placement.database, role=APP_ROLE, statements=_own(tenant, projects)

@@ -16,7 +16,7 @@ from tenantproxy.errors import ConfigurationError, Problem
 from tenantproxy.model import Isolation, Limits
 
 EXAMPLE = Path(__file__).parents[2] / "config" / "tenantproxy.toml"
-CONTRACT_SECTIONS = {
+CONTRACT_SECTIONS = {"schema",
     "main", "servers", "pools", "registry", "tenants", "row", "tenant_roles", "context", "resolve", "auth", "login",
     "http", "admin", "audit", "pg", "metrics",
 }  # fmt: skip
@@ -130,6 +130,16 @@ BAD = [
     (changed(row={"key": "k" * 32, "setting": "tenant"}), "row.setting", ["with a dot"]),
     (changed(row={"key": "k" * 32, "setting": "app.x; drop"}), "row.setting", ["custom setting"]),
     (changed(row={"key": "k" * 32, "proof_window": 0.5}), "row.proof_window", ["at least 1"]),
+    (changed(row={"key": "k" * 32, "unprotected": ["countries"]}), "row.unprotected", ["'countries'", "schema.table"]),
+    (changed(row={"key": "k" * 32, "unprotected": ["*.*"]}), "row.unprotected", ["schema.*"]),
+    (changed(row={"key": "k" * 32, "unprotected": ["a.b.c"]}), "row.unprotected", ["'a.b.c'"]),
+    (changed(row={"key": "k" * 32, "unprotected": ["pg_catalog.x"]}), "row.unprotected", ["PostgreSQL's own"]),
+    (changed(row={"key": "k" * 32, "unprotected": "public.x"}), "row.unprotected", ["a list of text"]),
+    (changed(row={"key": "k" * 32, "unprotectd": []}), "row.unprotectd", ["did you mean unprotected?"]),
+    (changed(schema={"common": ["public"]}), "schema.common", ["'public'", "schema.*"]),
+    (changed(schema={"shared_roles": True}), "schema.shared_roles", ["did you mean shared_role?"]),
+    (changed(schema={"shared_role": "yes"}), "schema.shared_role", ["true or false"]),
+    (changed(shema={}), "shema", ["did you mean schema?"]),
     (changed(tenant_roles={"key": "short"}), "tenant_roles.key", ["5 bytes", "32"]),
     (changed(tenants={"acme": {"isolation": "database", "database": "d", "role": "r"}}), "tenants.acme.role",
      ["is r", "no [tenant_roles] key_file", "tenantproxy install --roles"]),
@@ -283,7 +293,7 @@ def test_settings_are_frozen() -> None:
 
 def test_every_section_and_default_of_the_contract_is_there() -> None:
     settings = Settings.from_mapping(GOOD)
-    assert set(Settings.model_fields) == CONTRACT_SECTIONS
+    assert {field.alias or name for name, field in Settings.model_fields.items()} == CONTRACT_SECTIONS
     primary, pools, registry = settings.servers["primary"], settings.pools, settings.registry
     assert (primary.host, primary.port, primary.ssl, primary.max_connections) == ("127.0.0.1", 5432, "prefer", 200)
     assert (primary.connect_timeout, primary.statement_timeout, primary.idle_in_transaction_timeout) == (5, 30, 60)
@@ -293,6 +303,7 @@ def test_every_section_and_default_of_the_contract_is_there() -> None:
     assert (pools.idle_timeout, pools.max_lifetime) == (300, 3600)
     assert (registry.cache_ttl, registry.negative_ttl) == (30, 5)
     assert (settings.row.setting, settings.row.signed, settings.row.proof_window) == ("app.current_tenant_id", True, 60)
+    assert (settings.row.unprotected, settings.schema_.shared_role, settings.schema_.common) == ((), False, ())
     assert settings.resolve.agree == ("claim:tenant", "header:X-Tenant-ID")
     assert (settings.http.listen, settings.admin.listen, settings.pg.listen) == (
         "127.0.0.1:8080", "127.0.0.1:8081", "127.0.0.1:6432",

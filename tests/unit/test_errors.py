@@ -41,6 +41,7 @@ TABLE: dict[str, tuple[int, str, str, bool]] = {
     "PoolClosed": (503, "57P01", "pool_closed", True),
     "ConnectFailed": (503, "08001", "connect_failed", True),
     "IsolationError": (500, "XX000", "isolation_error", False),
+    "UnprotectedRelations": (500, "XX000", "unprotected_relations", False),
     "ProtocolError": (400, "08P01", "protocol_error", False),
     "InvalidSetting": (400, "22023", "invalid_setting", False),
     "NotSupported": (400, "0A000", "not_supported", False),

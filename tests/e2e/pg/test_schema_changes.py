@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import AsyncIterator
 
 import asyncpg
@@ -26,7 +25,7 @@ async def admin(seat: Seat, pg_port: Port) -> AsyncIterator[asyncpg.Connection]:
 
 
 async def test_a_plan_that_went_stale_is_made_anew(seat: Seat, admin: asyncpg.Connection) -> None:
-    name = f"shapes_{secrets.token_hex(6)}"
+    name = f"shapes_{seat.mode}"
     table = f'"{seat.schema}".{name}'
     await admin.execute(f"CREATE TABLE {table} (a int); INSERT INTO {table} VALUES (1)")
     query = f"SELECT * FROM {name} WHERE a > %s".encode()
@@ -50,7 +49,7 @@ async def test_a_plan_that_went_stale_is_made_anew(seat: Seat, admin: asyncpg.Co
 
 
 async def test_asyncpg_hears_of_it_as_from_a_server_and_goes_on(seat: Seat, admin: asyncpg.Connection) -> None:
-    name = f"shapes_{secrets.token_hex(6)}"
+    name = f"forms_{seat.mode}"
     table = f'"{seat.schema}".{name}'
     await admin.execute(f"CREATE TABLE {table} (a int); INSERT INTO {table} VALUES (1)")
     conn = await asyncpg.connect(**arguments(seat))

@@ -140,7 +140,11 @@ async def test_an_answer_too_many_of_a_failed_copy_is_not_the_next_clients(lasti
 @pytest.mark.parametrize("user", ["all", "session"])
 async def test_a_client_that_pipelines_its_farewell_has_its_work_done(lasting: World, user: str) -> None:
     """As with a server of its own: what was sent before it is run."""
-    async with a_port(lasting, pools={"max_size": 1}) as house, lasting.shared.connect() as admin:
+    open_to_all = {"unprotected": ["public.farewells"]}
+    async with (
+        a_port(lasting, pools={"max_size": 1}, row=open_to_all) as house,
+        lasting.shared.connect() as admin,
+    ):
         client = await house.client("row1", user)
         await client.query("SELECT 1")
         await admin.execute("CREATE TABLE farewells (said text); GRANT ALL ON farewells TO PUBLIC")

@@ -20,7 +20,7 @@ import pytest
 from tests.fault.conftest import Figure
 from tests.support.waiting import until
 from tests.support.wire_client import PASSWORD, Answer, Refused, WireClient, raw
-from tests.support.world import APP_PASSWORD, APP_ROLE, ROW_SECRET, World
+from tests.support.world import APP_PASSWORD, APP_ROLE, ROLE_SECRET, ROW_SECRET, World
 
 COUNT = "SELECT count(*) FROM projects"
 DESCRIPTORS = 256
@@ -68,6 +68,7 @@ def config_of(world: World) -> str:
         },
         "registry": {"source": "file"},
         "row": {"key": ROW_SECRET.decode()},
+        "tenant_roles": {"key": ROLE_SECRET.decode()},
         "pools": {"acquire_timeout": 20.0},
         **{name: {"listen": "127.0.0.1:0"} for name in ("http", "admin", "pg")},
         "pg.users.all": {"password": PASSWORD, "tenants": "*"},
@@ -75,6 +76,7 @@ def config_of(world: World) -> str:
     for tenant in world.tenants:
         place = tenant.placement
         entry = {"isolation": place.isolation.value, "database": place.database, "schema": place.schema}
+        entry["role"] = place.role
         sections[f"tenants.{tenant.id}"] = {key: value for key, value in entry.items() if value is not None}
     return "\n".join(
         f"[{name}]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in keys.items())

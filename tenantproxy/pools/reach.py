@@ -1,0 +1,292 @@
+"""What can the role of a tenant's session reach that is not the tenant's alone? One look at the catalogue. Pure.
+
+The query runs on the connection itself, before a tenant has it: in a transaction whose search_path is pg_catalog alone,
+so that no name means anything else and policies are printed with every name in full.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from tenantproxy.errors import Exposure, UnprotectedRelations
+from tenantproxy.isolation.policies import COMMANDS, Policy, TenantForm, open_commands
+from tenantproxy.model import PoolKey, quote_identifier
+
+__all__ = ["PIN_PATH", "REACH", "Reach", "argument", "exposures", "parse", "refusal"]
+
+PIN_PATH: Final = "SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true)"
+
+# Roles: who the session can become, itself first of all. A relation is open when the catalogue alone says so; of these
+# at most 100 are told. The others are tables whose policies have to be read.
+REACH: Final = """
+WITH given AS MATERIALIZED (
+  SELECT ARRAY(SELECT json_array_elements_text($1::text::json -> 'schemas')) AS schemas,
+         ARRAY(SELECT json_array_elements_text($1::text::json -> 'relations')) AS relations,
+         EXISTS (SELECT FROM pg_collation l WHERE NOT l.collisdeterministic) AS has_loose
+), roles AS MATERIALIZED (
+  SELECT r.oid, r.rolname::text AS name, r.rolsuper OR r.rolbypassrls OR r.rolcreaterole OR r.rolreplication
+    OR r.rolname IN ('pg_read_server_files', 'pg_write_server_files', 'pg_execute_server_program',
+      'pg_read_all_stats', 'pg_signal_backend') AS is_mighty
+  FROM pg_roles r WHERE pg_has_role(r.oid, 'MEMBER')
+), schemas AS MATERIALIZED (
+  SELECT n.oid, n.nspname::text AS name FROM pg_namespace n
+  WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
+    AND EXISTS (SELECT FROM roles r WHERE has_schema_privilege(r.oid, n.oid, 'USAGE'))
+), members AS MATERIALIZED (
+  SELECT d.objid AS oid, min(e.extname::text) AS extension FROM pg_extension e JOIN pg_depend d ON d.refobjid = e.oid
+    AND d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e' AND d.classid = 'pg_class'::regclass GROUP BY 1
+), relations AS MATERIALIZED (
+  SELECT c.oid, n.name AS schema, c.relname::text AS name, c.relkind::text AS kind, x.rights,
+    c.relkind IN ('r', 'p') AND c.relrowsecurity AS secured, c.relispartition AS is_partition,
+    CASE WHEN c.relkind = 'v' THEN EXISTS (SELECT FROM pg_options_to_table(c.reloptions) o
+      WHERE o.option_name = 'security_invoker' AND o.option_value::boolean) ELSE false END AS is_invoker,
+    CASE WHEN c.relhasrules THEN ARRAY(SELECT w.rulename::text FROM pg_rewrite w
+      WHERE w.ev_class = c.oid AND w.ev_type <> '1' AND w.ev_enabled <> 'D'
+        AND NOT (w.is_instead AND pg_get_ruledef(w.oid) ~ ' DO INSTEAD NOTHING;$')) ELSE '{}' END AS rules
+  FROM schemas n JOIN pg_class c ON c.relnamespace = n.oid CROSS JOIN given g
+  CROSS JOIN LATERAL (SELECT ARRAY(
+    SELECT p FROM unnest('{SELECT,INSERT,UPDATE,REFERENCES}'::text[]) p
+    WHERE EXISTS (SELECT FROM roles r WHERE has_any_column_privilege(r.oid, c.oid, p))
+    UNION ALL
+    SELECT p FROM unnest('{DELETE,TRUNCATE,TRIGGER}'::text[]) p
+    WHERE EXISTS (SELECT FROM roles r WHERE has_table_privilege(r.oid, c.oid, p))) AS rights OFFSET 0) x
+  WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND n.name <> ALL (g.schemas) AND x.rights <> '{}'
+    AND format('"%s"."%s"', replace(n.name, '"', '""'), replace(c.relname::text, '"', '""')) <> ALL (g.relations)
+), described AS MATERIALIZED (
+  SELECT r.*, x.is_open, row_number() OVER (PARTITION BY x.is_open ORDER BY r.schema, r.name) AS number
+  FROM relations r CROSS JOIN LATERAL (SELECT NOT r.secured AND NOT r.is_invoker AS is_open) x
+)
+SELECT json_build_object(
+  'role', current_user::text,
+  'mighty', ARRAY(SELECT r.name FROM roles r WHERE r.is_mighty ORDER BY 1),
+  'open', (SELECT count(*) FROM described WHERE is_open),
+  'relations', (SELECT json_agg(json_build_object(
+    'schema', r.schema, 'name', r.name, 'kind', r.kind, 'rights', r.rights, 'secured', r.secured,
+    'partition', r.is_partition, 'invoker', r.is_invoker, 'rules', r.rules,
+    'extension', (SELECT m.extension FROM members m WHERE m.oid = r.oid),
+    'policies', CASE WHEN r.secured THEN (SELECT json_agg(json_build_object(
+      'name', p.polname::text, 'permissive', p.polpermissive, 'command', p.polcmd::text,
+      'for_all_roles', 0 = ANY (p.polroles), 'using', pg_get_expr(p.polqual, p.polrelid),
+      'check', CASE WHEN p.polwithcheck::text IS DISTINCT FROM p.polqual::text
+        THEN pg_get_expr(p.polwithcheck, p.polrelid) END,
+      'calls_others', EXISTS (SELECT FROM pg_depend d JOIN pg_proc f ON f.oid = d.refobjid
+        JOIN pg_namespace n ON n.oid = f.pronamespace
+        WHERE d.classid = 'pg_policy'::regclass AND d.objid = p.oid AND d.refclassid = 'pg_proc'::regclass
+          AND n.nspname <> 'tenantproxy'),
+      'is_loose', CASE WHEN (SELECT g.has_loose FROM given g) THEN EXISTS (SELECT FROM pg_depend d
+        JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
+        JOIN pg_collation l ON l.oid = a.attcollation
+        WHERE d.classid = 'pg_policy'::regclass AND d.objid = p.oid AND d.refclassid = 'pg_class'::regclass
+          AND NOT l.collisdeterministic) ELSE false END) ORDER BY p.polname)
+      FROM pg_policy p WHERE p.polrelid = r.oid
+        AND (0 = ANY (p.polroles) OR EXISTS (SELECT FROM roles o WHERE o.oid = ANY (p.polroles)))) END
+    ) ORDER BY r.schema, r.name) FROM described r WHERE NOT r.is_open OR r.number <= 100),
+  'definers', ARRAY(SELECT p.oid::regprocedure::text FROM pg_proc p JOIN schemas n ON n.oid = p.pronamespace
+    WHERE p.prosecdef AND n.name <> 'tenantproxy' AND (
+      EXISTS (SELECT FROM roles r WHERE has_function_privilege(r.oid, p.oid, 'EXECUTE'))
+      OR EXISTS (SELECT FROM pg_trigger t JOIN relations r ON r.oid = t.tgrelid WHERE t.tgfoid = p.oid))
+    ORDER BY 1 LIMIT 100)
+)::text
+"""
+"""$1: JSON, `schemas` and `relations` (quoted, `"s"."t"`) that are not looked at. One row with one text, JSON."""
+
+_TOLD: Final = 20
+_KINDS: Final = {
+    "r": "table",
+    "p": "partitioned table",
+    "v": "view",
+    "m": "materialized view",
+    "f": "foreign table",
+}
+_BESIDES_ROWS: Final = ("TRUNCATE", "REFERENCES", "TRIGGER")  # what no policy holds
+_RIGHTS: Final = (*COMMANDS, *_BESIDES_ROWS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Relation:
+    """What the role may do something with. `kind`: a letter of pg_class.relkind; `secured`: row security is enabled."""
+
+    schema: str
+    name: str
+    kind: str
+    rights: tuple[str, ...]
+    secured: bool
+    partition: bool
+    invoker: bool
+    rules: tuple[str, ...]
+    extension: str | None
+    policies: tuple[Policy, ...]
+
+    @property
+    def label(self) -> str:
+        """Its name as SQL takes it: quoted where it has to be."""
+        return f"{_written(self.schema)}.{_written(self.name)}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reach:
+    """What REACH answered. `mighty`: roles, own one included, that nothing holds back.
+
+    `open`: how many relations there are whose rows no policy guards at all; of these the first 100 are in `relations`.
+    `definers`: SECURITY DEFINER functions that the role may call. What they do is not looked into.
+    """
+
+    role: str
+    mighty: tuple[str, ...]
+    open: int
+    relations: tuple[Relation, ...]
+    definers: tuple[str, ...]
+
+
+def argument(names: Iterable[tuple[str, str | None]]) -> str:
+    """The parameter of REACH: (schema, relation) that are not looked at; without a relation, all of a schema."""
+    names = list(names)
+    return json.dumps(
+        {
+            "schemas": [schema for schema, relation in names if relation is None],
+            "relations": [
+                f"{quote_identifier(schema)}.{quote_identifier(relation)}"
+                for schema, relation in names
+                if relation is not None
+            ],
+        }
+    )
+
+
+def parse(text: str) -> Reach:
+    """The answer of REACH as values."""
+    given: Mapping[str, Any] = json.loads(text)
+    return Reach(
+        role=given["role"],
+        mighty=tuple(given["mighty"]),
+        open=given["open"],
+        relations=tuple(_relation(each) for each in given["relations"] or ()),
+        definers=tuple(given["definers"]),
+    )
+
+
+def _relation(given: Mapping[str, Any]) -> Relation:
+    values = dict(given)
+    policies = tuple(Policy(**policy) for policy in values.pop("policies") or ())
+    rights, rules = tuple(values.pop("rights")), tuple(values.pop("rules"))
+    return Relation(**values, rights=rights, rules=rules, policies=policies)
+
+
+def exposures(reach: Reach, *, form: TenantForm) -> Iterator[Exposure]:
+    """Everything that one tenant's session could use to get at another's rows, with what closes it."""
+    for role in reach.mighty:
+        yield _of_role(role, reach.role)
+    for relation in reach.relations:
+        yield from _of_relation(relation, reach.role, form)
+
+
+def _of_role(role: str, own: str) -> Exposure:
+    what = "may create roles, replicate, read files or statistics of all, or pass row-level security"
+    if role == own:
+        return Exposure(what=f"role {role}", why=what, fix=f"ALTER ROLE {_written(role)} NOCREATEROLE NOREPLICATION")
+    fix = f"REVOKE {_written(role)} FROM {_written(own)}"
+    return Exposure(what=f"role {role}", why=f"the role {own!r} can become it, and it {what}", fix=fix)
+
+
+def _of_relation(relation: Relation, role: str, form: TenantForm) -> Iterator[Exposure]:
+    commands = tuple(right for right in relation.rights if right in COMMANDS)
+    if commands and not relation.invoker:
+        found = _unguarded(relation, role) if not relation.secured else _badly_guarded(relation, commands, form)
+        if found is not None:
+            yield found
+    extra = [right for right in relation.rights if right in _BESIDES_ROWS]
+    if extra:
+        rights = ", ".join(extra)
+        yield Exposure(
+            what=_what(relation),
+            why=f"the role may {rights}, which no policy holds",
+            fix=f"REVOKE {rights} ON {relation.label} FROM {_written(role)}",
+        )
+    if relation.rules and set(relation.rights) & {"INSERT", "UPDATE", "DELETE"}:
+        yield Exposure(
+            what=_what(relation),
+            why=f"the actions of its rule {relation.rules[0]!r} run with the rights of its owner",
+            fix=f"DROP RULE {_written(relation.rules[0])} ON {relation.label}",
+        )
+
+
+def _unguarded(relation: Relation, role: str) -> Exposure:
+    if relation.kind in ("r", "p"):
+        if relation.extension is None and relation.schema != "tenantproxy":
+            return Exposure(what=_what(relation), why="it has no row-level security", fix=_install(relation))
+        why = "every tenant shares it"
+        if relation.schema == "tenantproxy":
+            fix = "give row tenants a role of their own (`role`, [tenant_roles]), or keep the main database apart"
+            return Exposure(what=_what(relation), why="it is the router's own", fix=fix)
+    elif relation.kind == "v":
+        why = "it reads with the rights of its owner"
+        if relation.extension is None:
+            fix = f"ALTER VIEW {relation.label} SET (security_invoker = true)"
+            return Exposure(what=_what(relation), why=why, fix=fix)
+    else:
+        why = "policies do not reach it"
+    rights = ", ".join(right for right in _RIGHTS if right in relation.rights)
+    return Exposure(
+        what=_what(relation), why=why, fix=f"REVOKE {rights} ON {relation.label} FROM {_written(role)}, PUBLIC"
+    )
+
+
+def _badly_guarded(relation: Relation, commands: tuple[str, ...], form: TenantForm) -> Exposure | None:
+    reasons = open_commands(relation.policies, commands, form)
+    if not reasons:
+        return None
+    why = "; ".join(dict.fromkeys(reasons))
+    return Exposure(what=_what(relation), why=why, fix=_install(relation))
+
+
+def _install(relation: Relation) -> str:
+    return f"tenantproxy install --table {relation.label} --column tenant_id"
+
+
+def _what(relation: Relation) -> str:
+    kind = "partition" if relation.partition else _KINDS[relation.kind]
+    return f"{kind} {relation.label}" + (f" of the extension {relation.extension}" if relation.extension else "")
+
+
+def _written(name: str) -> str:
+    """A name in a command to copy: quoted where it has to be."""
+    plain = name.isascii() and name.replace("_", "a").isalnum() and name == name.lower() and not name[0].isdigit()
+    return name if plain else quote_identifier(name)
+
+
+def refusal(reach: Reach, key: PoolKey, *, form: TenantForm) -> UnprotectedRelations | None:
+    """Why connections of this pool must not serve; None: all that its role reaches is its tenant's."""
+    found = list(exposures(reach, form=form))
+    if not found:
+        return None
+    unseen = max(0, reach.open - sum(1 for each in reach.relations if not (each.secured or each.invoker)))
+    count = len(found) + unseen
+    told = [f"{each.what} ({each.why})" for each in found[:_TOLD]]
+    more = f"; and {count - len(told)} more" if count > len(told) else ""
+    return UnprotectedRelations(
+        _message(key),
+        detail=f"server {key.server!r}, database {key.database!r}, role {reach.role!r}: {'; '.join(told)}{more}",
+        hint=_hint(key, found),
+        exposures=found,
+        count=count,
+    )
+
+
+def _message(key: PoolKey) -> str:
+    if key.shared:
+        return "row tenants of this database could reach each other's rows"
+    return f"the tenant of the schema {key.schema!r} could reach what is not its own"
+
+
+def _hint(key: PoolKey, found: list[Exposure]) -> str:
+    fixes = list(dict.fromkeys(each.fix for each in found))
+    shown = "; ".join(fixes[:3]) + ("; ..." if len(fixes) > 3 else "")
+    if key.shared:
+        return f"run: {shown}; or name in [row] unprotected what all tenants may share"
+    return (
+        "give the tenant a role of its own (`tenantproxy install --roles`), or REVOKE USAGE ON SCHEMA of the others;"
+        " or name in [schema] common what all tenants may share; [schema] shared_role = true switches this check off"
+    )
