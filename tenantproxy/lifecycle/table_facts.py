@@ -186,9 +186,11 @@ SELECT w.role, r.oid IS NOT NULL AS exists, coalesce(r.rolsuper OR r.rolbypassrl
   ARRAY(SELECT DISTINCT pg_get_userbyid(c.relowner)::text FROM pg_class c WHERE c.oid = ANY ($2::int8[]::oid[])
         AND r.oid IS NOT NULL AND pg_has_role(r.oid, c.relowner, 'MEMBER')) AS owns,
   ARRAY(SELECT p FROM unnest($3::text[]) p WHERE NOT has_table_privilege(w.or_public, t.oid, p)) AS lacks,
-  ARRAY(SELECT DISTINCT g.privilege_type FROM aclexplode(t.relacl) g WHERE g.grantee = r.oid
+  ARRAY(SELECT DISTINCT g.privilege_type FROM pg_class c, aclexplode(c.relacl) g
+        WHERE c.oid = ANY ($2::int8[]::oid[]) AND g.grantee = r.oid
         AND g.privilege_type IN ('TRUNCATE', 'REFERENCES', 'TRIGGER') ORDER BY 1) AS excess,
-  ARRAY(SELECT DISTINCT g.privilege_type FROM aclexplode(t.relacl) g WHERE g.grantee = 0
+  ARRAY(SELECT DISTINCT g.privilege_type FROM pg_class c, aclexplode(c.relacl) g
+        WHERE c.oid = ANY ($2::int8[]::oid[]) AND g.grantee = 0
         AND g.privilege_type IN ('TRUNCATE', 'REFERENCES', 'TRIGGER') ORDER BY 1) AS excess_of_public,
   has_schema_privilege(w.or_public, t.relnamespace, 'USAGE') AS sees_schema,
   ARRAY(SELECT DISTINCT format('%I.%I', n.nspname, s.relname) FROM pg_depend d JOIN pg_class s ON s.relkind = 'S'

@@ -132,7 +132,8 @@ def _grants(facts: TableFacts, access: Access) -> Iterator[Change]:
         yield Change(what=f"{table}: {role} may {rights}", sql=f"GRANT {rights} ON {table} TO {role}")
     if access.excess:  # no policy holds TRUNCATE back
         rights = ", ".join(access.excess)
-        yield Change(what=f"{table}: {role} may no longer {rights}", sql=f"REVOKE {rights} ON {table} FROM {role}")
+        every = ", ".join(relation.name for relation in facts.relations)  # parts can be emptied by themselves
+        yield Change(what=f"{table}: {role} may no longer {rights}", sql=f"REVOKE {rights} ON {every} FROM {role}")
     for sequence in access.sequences:
         yield Change(what=f"{sequence}: {role} may use it", sql=f"GRANT USAGE ON SEQUENCE {sequence} TO {role}")
 

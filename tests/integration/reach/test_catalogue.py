@@ -257,7 +257,6 @@ async def test_what_is_closed_is_not_named(row_world: World, case: str) -> None:
         "du",
         "dv",
         "e",
-        "de",
     ],
 )
 async def test_what_isolate_table_makes_is_closed(row_world: World, column: str) -> None:
