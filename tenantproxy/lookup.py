@@ -77,7 +77,7 @@ PausedTenants: TypeAlias = "Callable[[TenantId], AbstractAsyncContextManager[Sco
 
 
 class TenantAccounts:
-    """See `auth.accounts.Accounts`. `source` is the router; `paused` gives its way to a tenant that serves nobody."""
+    """See `auth.accounts.Accounts`. `source` is the router; `paused` gives its way to a tenant that is not served."""
 
     def __init__(
         self,

@@ -32,7 +32,7 @@ class Account:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """An account whose password has not been checked. `is_paused`: its tenant is, and serves nobody for now."""
+    """An account whose password has not been checked. `is_paused`: its tenant is, and is not served for now."""
 
     account: Account
     password_hash: str | None = field(repr=False)

@@ -166,7 +166,7 @@ class Finder:
     async def _ask_one(
         self, attempt: Attempt, tenant: TenantId, noted: Iterable[TenantId]
     ) -> Sequence[Candidate] | None:
-        """Who has the address there; None: that tenant cannot be asked for now, whoever has an account."""
+        """Who has the address there; None: that tenant cannot be asked for now."""
         try:
             candidates = await self._search.ask(tenant, attempt.email)
         except LoginUnavailable:

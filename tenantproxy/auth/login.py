@@ -105,7 +105,7 @@ class Login:
         try:
             try:
                 if name is None or raw is None:
-                    self._throttle.take_impossible(address)  # it can be nobody's login: no account is counted
+                    self._throttle.take_impossible(address)  # no account can be meant: none is counted
                 else:
                     attempt = self._admit(name, key, raw, address, device)
             except TooManyAttempts as exc:

@@ -104,7 +104,7 @@ BEGIN
   RETURN NULL;
 END $f$;
 
--- One at a time for a user: whoever ends all sessions, or opens one, waits for the other to commit.
+-- One at a time for a user: ending all sessions and opening one wait for each other to commit.
 CREATE OR REPLACE FUNCTION tenantproxy.lock_sessions_of(p_tenant text, p_user text) RETURNS void
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $f$
   SELECT pg_advisory_xact_lock(hashtextextended(p_tenant || '/' || p_user, 7418529630))

@@ -95,7 +95,7 @@ async def test_logins_of_one_person_at_the_same_moment_all_succeed(router: Route
     assert told == ["none"] * 20  # also those that began before the first of them had searched
 
 
-async def test_whoever_guesses_elsewhere_the_owner_gets_in(people: World) -> None:
+async def test_guesses_from_elsewhere_do_not_lock_the_owner_out(people: World) -> None:
     async with Router(login_settings(people, login=LIMITS)) as router:
         await router.login("dan@example.org", PASSWORD, address="192.0.2.9")
         device = router.logins.device_token("dan@example.org")

@@ -32,7 +32,7 @@ from tenantproxy.errors import (
 )
 from tenantproxy.middleware.asgi import TenantMiddleware, tenant
 from tenantproxy.middleware.logs import TenantFilter
-from tenantproxy.model import tenant_id
+from tenantproxy.model import TenantStatus, tenant_id
 from tests.support.checked import CheckedRouter, checked
 from tests.support.waiting import PATIENCE, until
 from tests.support.web import AUTH, HEADER, App, Caller, Message, ask, http_scope
@@ -130,6 +130,23 @@ async def test_a_tenant_stays_with_its_request_while_others_run(router: CheckedR
     tasks = [asyncio.create_task(ask(app, "/", *await caller.headers(name))) for name in KINDS * 5]
     gate.set()
     assert [answer.body.decode() for answer in await asyncio.gather(*tasks)] == [f"{n} {n}" for n in KINDS * 5]
+
+
+@pytest.mark.parametrize("name", KINDS)
+async def test_a_paused_tenant_is_503_to_its_own_at_once_and_to_strangers_as_before(lasting: World, name: str) -> None:
+    settings = lasting.settings(auth=AUTH)
+    paused = settings.tenants[name].model_copy(update={"status": TenantStatus.PAUSED})
+    settings = settings.model_copy(update={"tenants": {**settings.tenants, name: paused}})
+    async with Router(settings) as router:
+        found = await router.registry.get(tenant_id(name))
+        token = Caller.of(router).tokens.issue(tenant=found, user="7")
+        mine = ("Authorization", f"Bearer {token}")
+        answer = await ask(around(who, router), "/", mine)  # an application that asks no database
+        assert (answer.status, answer.json()["code"]) == (503, "tenant_paused")
+        assert answer.headers["retry-after"]
+        assert (await ask(around(who, router), "/", ("X-Tenant-ID", name))).status == 401
+        public = around(who, router, resolver=SubdomainResolver("example.com"))
+        assert (await ask(public, "/", ("Host", f"{name}.example.com"))).status == 200
 
 
 MISMATCH = (403, "tenant mismatch")

@@ -1,4 +1,4 @@
-"""Are the hashes of other frameworks read, verified and replaced, and those that nobody can use refused unread?"""
+"""Are the hashes of other frameworks read, verified and replaced, and those that cannot be used refused unread?"""
 
 from __future__ import annotations
 
