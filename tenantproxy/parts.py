@@ -150,7 +150,9 @@ class Parts:
         for pool in list(self.pools()):
             pools.append(pool.stats(await self._folded(pool, slices)))
             await slices.pause()
-        return self._stats(registry, pools)
+        stats = self._stats(registry, pools)
+        await slices.pause()
+        return stats
 
     async def _folded(self, pool: Pool[Any], slices: Slices) -> list[TenantPoolStats]:
         """The tenants of `pool` with series of their own, and the sum of the others as `_other`."""

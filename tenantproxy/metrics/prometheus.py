@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from operator import add
 from typing import Any, Final, TypeVar, get_args
 
 from prometheus_client import CollectorRegistry
@@ -18,7 +19,7 @@ from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
 
 from tenantproxy.events import CloseReason, EvictReason, ExhaustCause
-from tenantproxy.metrics.families import Labels, counter, gauge, histogram
+from tenantproxy.metrics.families import Family, Labels, counter, gauge, histogram
 from tenantproxy.model import Isolation, TenantStatus
 from tenantproxy.pools.base import PoolStats, ServerStats, Stats
 from tenantproxy.pools.slices import Slices
@@ -29,7 +30,7 @@ TenantCounts = Mapping[tuple[Isolation, TenantStatus], int]
 """How many registered tenants there are of each kind and status."""
 
 _OTHER: Final = "_other"
-_SAMPLES_A_SLICE: Final = 200
+_SAMPLES_A_SLICE: Final = 100
 _EOF: Final = b"# EOF\n"
 _STATES: Final = ("idle", "used", "opening", "resetting", "retiring", "lingering")
 _OPENMETRICS: Final = "application/openmetrics-text"
@@ -88,7 +89,9 @@ async def exposition_in_slices(registry: CollectorRegistry, accept: str) -> tupl
     modern, slices = _is_openmetrics(accept), Slices()
     parts: list[bytes] = []
     for family in registry.collect():
-        for number in range(0, max(1, len(family.samples)), _SAMPLES_A_SLICE):
+        await slices.pause()  # to collect is a step too
+        length = len(family) if isinstance(family, Family) else len(family.samples)
+        for number in range(0, max(1, length), _SAMPLES_A_SLICE):
             parts.append(_part(family, number, modern=modern))
             await slices.pause()
     if modern:
@@ -99,7 +102,10 @@ async def exposition_in_slices(registry: CollectorRegistry, accept: str) -> tupl
 def _part(family: Metric, first: int, *, modern: bool) -> bytes:
     """Some samples of a family; its head stands before the first ones alone."""
     part = Metric(family.name, family.documentation, family.type, family.unit)
-    part.samples = family.samples[first : first + _SAMPLES_A_SLICE]
+    if isinstance(family, Family):
+        part.samples = family.some(first, _SAMPLES_A_SLICE)
+    else:
+        part.samples = family.samples[first : first + _SAMPLES_A_SLICE]
     text = _generate(_One(part), modern=modern).removesuffix(_EOF)
     while first and text.startswith(b"# "):
         text = text.partition(b"\n")[2]
@@ -191,12 +197,12 @@ def _pool_label(stats: Stats, pool: PoolStats) -> str:
 
 def _by_state(pools: Sequence[PoolStats], label: Callable[[PoolStats], str]) -> dict[Labels, float]:
     # A tenant with several schemas has several pools under one label.
-    values: Counter[Labels] = Counter()
+    sums: dict[str, tuple[int, ...]] = {}
     for pool in pools:
-        name = label(pool)
-        for state in _STATES:
-            values[name, state] += getattr(pool, state)
-    return dict(values)
+        name, states = label(pool), (pool.idle, pool.used, pool.opening, pool.resetting, pool.retiring)
+        former = sums.get(name)
+        sums[name] = states if former is None else tuple(map(add, former, states))
+    return {(name, state): count for name, counts in sums.items() for state, count in zip(_STATES, counts, strict=True)}
 
 
 def _sum(pairs: Iterator[tuple[str, int]]) -> dict[Labels, float]:

@@ -9,7 +9,7 @@ from typing import Final
 
 __all__ = ["Slices", "in_slices"]
 
-SLICE_SECONDS: Final = 0.002
+SLICE_SECONDS: Final = 0.001
 
 
 class Slices:

@@ -17,7 +17,7 @@ from tenantproxy.registry.base import Answer, Ask, AsksMany, ConnectionLost, Reg
 
 __all__ = ["Lookup", "LookupQueue", "closed", "unavailable"]
 
-BATCH: Final = 200  # ids in one question: more would hold the event loop for too long when the answer comes
+BATCH: Final = 100  # ids in one question: more would hold the event loop for too long when the answer comes
 WORKERS: Final = 2  # questions at once, each on a connection
 _SLICE: Final = 50  # lookups that are settled before the event loop may run something else
 _TRIES: Final = 2  # a lookup whose connection broke is sent once more

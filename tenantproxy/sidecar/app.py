@@ -7,6 +7,7 @@ End: not ready, public listener drained, router closed, admin listener closed.
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 import sys
@@ -258,6 +259,9 @@ async def serve_until_signalled(sidecar: Sidecar, ready: Callable[[Sidecar], Awa
         loop.add_signal_handler(each, signalled, each.name)
     if not await _opens(sidecar, stop):
         return
+    # What is there now stays: a full collection need not look through it, and hold the event loop, each time.
+    gc.collect()
+    gc.freeze()
     async with sidecar:
         loop.add_signal_handler(signal.SIGHUP, hung_up)
         if (invited := ready(sidecar)) is not None:
