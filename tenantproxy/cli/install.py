@@ -13,6 +13,7 @@ from typing import Any
 import asyncpg
 
 from tenantproxy.cli import deploy
+from tenantproxy.cli.exposure import exposure_notes
 from tenantproxy.cli.roles import RoleWork, password_check, role_work
 from tenantproxy.config import Settings
 from tenantproxy.errors import ConfigurationError, Problem, RegistryUnavailable, TenantProxyError
@@ -124,6 +125,7 @@ class _Work:
                 plan = await install_tables(conn, wanted)
             _refuse([plan])
             self._add(plan, server, database, wanted.roles)
+        self.report.notes += await exposure_notes(settings, deploy.targets(settings, request.databases, tenants))
 
     async def show(self) -> None:
         settings, request = self._settings, self._request
@@ -144,6 +146,9 @@ class _Work:
                 await self._show_context(target)
         for ((server, database), wanted), plan in zip(tables, plans, strict=True):
             self._add(plan, server, database, wanted.roles)
+        if request.mode is Mode.DRY:
+            found = deploy.targets(settings, request.databases, tenants)
+            self.report.notes += await exposure_notes(settings, found)
 
     async def _done(self, roles: RoleWork) -> None:
         _refuse(roles.plans())

@@ -350,6 +350,24 @@ async def test_an_index_whose_build_failed_is_built_again(site: Site) -> None:
     assert valid == ["projects_tenant_id_idx"]
 
 
+async def test_tables_that_stay_open_to_tenants_are_told(site: Site) -> None:
+    await site.run(
+        f"{PROJECTS}; CREATE TABLE left_open (tenant_id text); CREATE VIEW seen AS SELECT * FROM projects;"
+        f"GRANT SELECT ON left_open, seen TO {APP_ROLE}"
+    )
+    settings = site.settings()
+    for mode in (Mode.DRY, Mode.RUN):
+        report = await run_install(settings, tables("projects", mode=mode))
+        told = " | ".join(note["note"] for note in report.notes)
+        assert "tenantproxy install --table public.left_open --column tenant_id" in told
+        assert "ALTER VIEW public.seen SET (security_invoker = true)" in told
+    await site.run("ALTER VIEW seen SET (security_invoker = true)")
+    report = await run_install(settings, tables("left_open"))
+    assert [note["note"] for note in report.notes if "open to every row tenant" in note["note"]] == []
+    async with Router(settings) as router:
+        assert await names(router, "acme", "seen") == ["a"]
+
+
 async def test_an_old_transaction_delays_the_index_alone(site: Site) -> None:
     await site.run(PROJECTS)
     settings = site.settings()
