@@ -23,6 +23,7 @@ __all__ = [
     "FunctionsNotVerified",
     "Histogram",
     "IsolationViolation",
+    "KeysFetchFailed",
     "LimitLowered",
     "LoggedOut",
     "LoginFailed",
@@ -228,6 +229,14 @@ class AdminAccess(Event):
 
     tenant: str
     reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeysFetchFailed(Event):
+    """The key set of an issuer of tokens could not be fetched; `error` is a class and what it says."""
+
+    url: str
+    error: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

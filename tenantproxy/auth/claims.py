@@ -10,7 +10,7 @@ from typing import Any, Final, NoReturn, TypeVar
 
 from tenantproxy.errors import AuthError, TokenExpired
 
-__all__ = ["REQUIRED", "expired", "invalid", "no_longer_valid", "parse_object", "times", "why_of"]
+__all__ = ["REQUIRED", "claim_at", "expired", "invalid", "no_longer_valid", "parse_object", "times", "why_of"]
 
 REQUIRED: Final = ("iss", "aud", "sub", "exp", "iat")
 _MAX_DEPTH: Final = 16
@@ -60,6 +60,18 @@ def parse_object(raw: bytes) -> Mapping[str, Any]:
     if not isinstance(frozen, Mapping):
         raise invalid("a part of it is no JSON object")
     return frozen
+
+
+def claim_at(claims: Mapping[str, Any], path: str) -> Any:
+    """What stands at `path`: dots go into objects (`app_metadata.tenant`); a name with `://` is taken as it is."""
+    if "://" in path:
+        return claims.get(path)
+    value: Any = claims
+    for part in path.split("."):
+        if not isinstance(value, Mapping):
+            return None
+        value = value.get(part)
+    return value
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -14,14 +14,16 @@ from tenantproxy.errors import AuthError, ConfigurationError, Problem
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 
-__all__ = ["Key", "KeyRing", "KeySource", "KeysUnavailable", "OneKey", "is_fit", "own_keys", "public_key"]
+__all__ = ["Key", "KeyRing", "KeySource", "KeysUnavailable", "OneKey", "is_fit", "own_keys", "public_key", "shared_key"]
 
 MIN_RSA_BITS: Final = 2048
 MAX_RSA_BITS: Final = 8192  # beyond, one verification takes milliseconds
 _MAX_FILE: Final = 64 * 1024
+_RSA: Final = f"an RSA key of {MIN_RSA_BITS} to {MAX_RSA_BITS} bits"
+_CURVES: Final = {"ES256": "secp256r1", "ES384": "secp384r1", "ES512": "secp521r1"}
 _FIT: Final = {
-    "RS256": f"an RSA key of {MIN_RSA_BITS} to {MAX_RSA_BITS} bits",
-    "ES256": "an EC key on the curve P-256",
+    **dict.fromkeys(("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"), _RSA),
+    **{algorithm: f"an EC key on the curve {curve}" for algorithm, curve in _CURVES.items()},
     "EdDSA": "an Ed25519 key",
 }
 
@@ -41,6 +43,8 @@ class Key:
     verifying: Any = field(repr=False)
     signing: Any = field(default=None, repr=False)
     sealing: bytes = field(default=b"", repr=False)
+    family: frozenset[str] = frozenset()
+    """Further algorithms of the same kind that a key of no declared algorithm may verify; never of another kind."""
     """For MACs of our own, derived from `signing`."""
 
 
@@ -131,6 +135,11 @@ def own_keys(settings: Auth) -> KeyRing:
     return KeyRing(keys, signer=settings.signing_kid or list(keys)[-1])
 
 
+def shared_key(secret: Secret, name: str) -> Key:
+    """The secret that another issuer shares for HS256. Raises ConfigurationError, about `name`."""
+    return Key(kid="", algorithm="HS256", verifying=_hmac("", secret, name).verifying)
+
+
 def _hmac(kid: str, secret: Secret, name: str) -> Key:
     value = secret.read_bytes()
     if len(value) < MIN_KEY_BYTES:
@@ -183,14 +192,14 @@ def public_key(settings: Auth) -> Key:
 
 def is_fit(key: PublicKeyTypes, algorithm: str) -> bool:
     """Whether `key` is of the kind and strength that `algorithm` needs."""
-    from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePublicKey
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
-    if algorithm == "RS256":
+    if algorithm.startswith(("RS", "PS")):
         return isinstance(key, RSAPublicKey) and MIN_RSA_BITS <= key.key_size <= MAX_RSA_BITS
-    if algorithm == "ES256":
-        return isinstance(key, EllipticCurvePublicKey) and isinstance(key.curve, SECP256R1)
+    if algorithm in _CURVES:
+        return isinstance(key, EllipticCurvePublicKey) and key.curve.name == _CURVES[algorithm]
     return algorithm == "EdDSA" and isinstance(key, Ed25519PublicKey)
 
 

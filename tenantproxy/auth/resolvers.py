@@ -7,11 +7,13 @@ claim, unless a trusted proxy wrote it and the settings say that this is enough.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import IntEnum
 from inspect import iscoroutinefunction
 from typing import Final
 
 from tenantproxy.auth.base import Identity, RequestContext, Resolver
+from tenantproxy.auth.claims import claim_at
 from tenantproxy.config.own import make_own
 from tenantproxy.config.sections import Resolve
 from tenantproxy.config.sources import check_header_name, check_path_template, read_source, resolve_problems
@@ -89,14 +91,14 @@ class HeaderResolver:
 
 
 class ClaimResolver:
-    """The claim `name` of the verified access token; one that is no text is malformed."""
+    """The claim `name`, or path (`app_metadata.tenant`), of the verified access token; what is no text is malformed."""
 
     def __init__(self, name: str) -> None:
         self.name = name
 
     def resolve(self, request: RequestContext) -> str | None:
         """See `Resolver`."""
-        value = None if request.claims is None else request.claims.get(self.name)
+        value = None if request.claims is None else claim_at(request.claims, self.name)
         if value is not None and not isinstance(value, str):
             raise TenantUnresolved("the claim that names the tenant is not text", detail=self.name)
         return value
@@ -242,7 +244,7 @@ def authorise(resolver: Resolver, request: RequestContext, *, tenant_claim: str 
     weight = weight_of(resolver, request)
     if weight is Weight.HEARSAY:
         raise _unproven(request)
-    if weight < Weight.OWN and request.claims is not None and request.claims.get(tenant_claim, named) != named:
+    if weight < Weight.OWN and request.claims is not None and not _allows(request.claims, tenant_claim, named):
         raise mismatch()  # user 7 of one tenant is not user 7 of another
     try:
         tenant = tenant_id(named)
@@ -251,6 +253,12 @@ def authorise(resolver: Resolver, request: RequestContext, *, tenant_claim: str 
     claims = request.claims if request.claims is not None else {}
     subject = claims.get("sub")
     return Identity(tenant=tenant, user=subject if isinstance(subject, str) else None, claims=claims)
+
+
+def _allows(claims: Mapping[str, object], tenant_claim: str, named: str) -> bool:
+    """Whether what a token names, if anything, is `named`; null is something."""
+    value = claim_at(claims, tenant_claim)
+    return value == named if value is not None else tenant_claim not in claims
 
 
 def from_settings(settings: Resolve) -> Agreeing:

@@ -55,8 +55,11 @@ class Hearing(Protocol):
 
 
 def lasting(settings: Auth) -> float:
-    """Seconds after which no access token of today is good any more; `access_ttl` is to hold for other issuers too."""
-    return settings.access_ttl + 2 * settings.leeway + 1.0
+    """Seconds after which no access token of today is good any more; another issuer's lasts `max_lifetime` at most."""
+    issued = [issuer.max_lifetime for issuer in settings.issuers]
+    if settings.jwks_url or settings.public_key_file:
+        issued.append(settings.max_lifetime)
+    return max(settings.access_ttl, *issued, 0.0) + 2 * settings.leeway + 1.0
 
 
 async def end_sessions(

@@ -19,11 +19,21 @@ from typing import Any, Final, Literal, Protocol
 
 from cachetools import LRUCache
 
-from tenantproxy.auth.claims import REQUIRED, invalid, no_longer_valid, parse_object, times
+from tenantproxy.auth.claims import REQUIRED, claim_at, invalid, no_longer_valid, parse_object, times
+from tenantproxy.auth.issuers import (
+    Issuer,
+    check_for_whom,
+    check_kind,
+    configured_issuers,
+    main_issuer,
+    named_tenant,
+    revocation_ids,
+)
 from tenantproxy.auth.jwks import Jwks
-from tenantproxy.auth.keys import Key, KeyRing, KeySource, OneKey, own_keys, public_key
+from tenantproxy.auth.keys import Key, KeyRing, KeySource
 from tenantproxy.config import Auth
 from tenantproxy.errors import ConfigurationError, Problem, TenantNotFound
+from tenantproxy.events import Observer, ignore
 from tenantproxy.model import Tenant, TenantId, tenant_id
 
 __all__ = ["MAX_TOKEN_BYTES", "NothingRevoked", "Purpose", "Revoked", "TenantLookup", "Tokens"]
@@ -86,6 +96,9 @@ class _Verified:
     claims: Mapping[str, Any]
     until: float
     generation: int
+    issuer: Issuer
+    token_id: str
+    session_id: str | None
 
 
 class Tokens:
@@ -105,13 +118,18 @@ class Tokens:
         keys: KeySource | None = None,
         clock: Callable[[], float] = time.time,
         cached: int = _CACHED,
+        observer: Observer = ignore,
     ) -> None:
         import jwt
 
         self.settings = settings
-        self._jws = jwt.PyJWS([settings.algorithm], {"enforce_minimum_key_length": True})
+        main = main_issuer(settings, keys, observer)
+        issuers = [*([main] if main is not None else []), *configured_issuers(settings, observer)]
+        self._issuers = {issuer.name: issuer for issuer in issuers}
+        algorithms = frozenset().union(*(issuer.algorithms for issuer in issuers))
+        self._jws = jwt.PyJWS(sorted(algorithms), {"enforce_minimum_key_length": True})
         self._broken = (jwt.PyJWTError, ValueError, TypeError)
-        self._keys = keys if keys is not None else _configured(settings)
+        self._keys = main.keys if main is not None else None
         self._signer = self._keys.signer if isinstance(self._keys, KeyRing) else None
         self._tenants = tenants
         self._revoked: Revoked = revoked if revoked is not None else NothingRevoked()
@@ -127,8 +145,22 @@ class Tokens:
 
     @property
     def are_own(self) -> bool:
-        """Whether we sign the tokens ourselves."""
+        """Whether we sign tokens ourselves; with `[[auth.issuers]]`, others do as well."""
         return self._signer is not None
+
+    def is_own(self, claims: Mapping[str, Any]) -> bool:
+        """Whether a verified token, with these claims, is one of ours."""
+        return self._issuers[claims["iss"]].is_own
+
+    def revocation_ids(self, claims: Mapping[str, Any]) -> tuple[str, str | None]:
+        """Under which names a verified token and its session are revoked: see `issuers.revocation_ids`."""
+        return revocation_ids(self._issuers[claims["iss"]], claims)
+
+    def report_to(self, observer: Observer) -> None:
+        """From now on `observer` hears of keys that cannot be fetched."""
+        for issuer in self._issuers.values():
+            if isinstance(issuer.keys, Jwks):
+                issuer.keys.observer = observer
 
     def follow(self, revoked: Revoked) -> bool:
         """Ask `revoked` from now on, unless it has one already; whether this is the one that it asks."""
@@ -137,8 +169,9 @@ class Tokens:
         return self._revoked is revoked
 
     async def close(self) -> None:
-        """End a fetch of the issuer's keys; there is nothing else to end."""
-        await self._keys.close()
+        """End fetches of issuers' keys; there is nothing else to end."""
+        for issuer in self._issuers.values():
+            await issuer.keys.close()
 
     # --- issuing -----------------------------------------------------------------------------------------------------
     def issue(
@@ -218,59 +251,79 @@ class Tokens:
             raise invalid("it is no JWT: three parts of base64url with dots between (a refresh token is none)")
         name = blake2b(token.encode(), digest_size=32, key=self._salt, person=purpose.encode()).digest()
         found = self._cache.get(name)
-        if found is None or found.until <= self._clock() or found.generation != self._keys.generation:
+        if found is None or found.until <= self._clock() or found.generation != found.issuer.keys.generation:
             self._cache.pop(name, None)
             found = await self._verify(token, purpose)
             self._cache[name] = found
-        claims = found.claims
-        if self._revoked.is_revoked(jti=claims.get("jti"), session=claims.get("sid")):
+        if self._revoked.is_revoked(jti=found.token_id, session=found.session_id):
             raise no_longer_valid("it, or its session, was revoked")
         if purpose == "access":
-            await self._check_epoch(claims)
-        return claims
+            await self._check_epoch(found)
+        return found.claims
 
     async def _verify(self, token: str, purpose: Purpose) -> _Verified:
-        header = parse_object(_decoded(token.partition(".")[0]))
+        encoded, payload, _ = token.split(".")
+        header = parse_object(_decoded(encoded))
+        issuer = self._issuer_of(parse_object(_decoded(payload)), purpose)
         # jku, x5u, jwk and x5c are not looked at; kid goes into a dict and nowhere else.
-        kid = header.get("kid")
-        if header.get("alg") != self.settings.algorithm:
-            raise invalid(f"its alg is {header.get('alg')!r}, [auth] algorithm is {self.settings.algorithm!r}")
+        algorithm, kid = header.get("alg"), header.get("kid")
+        if not isinstance(algorithm, str) or algorithm not in issuer.algorithms:
+            raise invalid(f"its alg is {algorithm!r}, wanted is {' or '.join(sorted(issuer.algorithms))}")
         if "crit" in header or not isinstance(kid, str | None):
             raise invalid("its header has crit, or a kid that is no text")
-        generation = self._keys.generation
-        key = self._keys.known(kid)
+        generation = issuer.keys.generation
+        key = issuer.keys.known(kid)
         if key is None:
-            key = await self._keys.find(kid)
-            generation = self._keys.generation
-        if key is None or key.algorithm != header["alg"]:
-            raise invalid(f"no key for {self.settings.algorithm} is called {kid!r}")
-        claims = parse_object(self._payload(token, key))
+            key = await issuer.keys.find(kid)
+            generation = issuer.keys.generation
+        if key is None or algorithm not in (key.family or {key.algorithm}):
+            raise invalid(f"no key for {algorithm} is called {kid!r}")
+        claims = parse_object(self._payload(token, key, algorithm))
         until = times(claims, self._clock(), self.settings.leeway)
-        self._check_claims(claims, purpose)
-        if not self.are_own:
+        if not issuer.is_own:
             until = min(until, self._clock() + _CACHED_OF_OTHERS)  # so that a key that they withdrew is noticed
-        return _Verified(claims, until, generation)
+            check_kind(issuer, header, claims)
+        claims = self._checked(issuer, claims, purpose)
+        return _Verified(claims, until, generation, issuer, *revocation_ids(issuer, claims))
 
-    def _payload(self, token: str, key: Key) -> bytes:
+    def _issuer_of(self, unverified: Mapping[str, Any], purpose: Purpose) -> Issuer:
+        """Whose keys are to verify it. The name that it gives is looked up in a dict and believed for nothing else."""
+        name = unverified.get("iss")
+        issuer = self._issuers.get(name) if isinstance(name, str) else None
+        if issuer is None:
+            wanted = " or ".join(map(repr, self._issuers))
+            raise invalid(f"its iss is {name!r}, wanted is {wanted}")
+        if purpose != "access" and not issuer.is_main:
+            raise invalid("that issuer gives no such tokens")
+        return issuer
+
+    def _payload(self, token: str, key: Key, algorithm: str) -> bytes:
         try:
-            payload: bytes = self._jws.decode(token, key.verifying, algorithms=[key.algorithm])
+            payload: bytes = self._jws.decode(token, key.verifying, algorithms=[algorithm])
         except self._broken:
             raise invalid("its signature is not by the key that it names") from None
         return payload
 
-    def _check_claims(self, claims: Mapping[str, Any], purpose: Purpose) -> None:
-        subject, audience = claims.get("sub"), claims.get("aud")
-        named = audience if isinstance(audience, tuple) and not self.are_own else (audience,)
-        if claims.get("iss") != self.settings.issuer:
-            raise invalid(f"its iss is {claims.get('iss')!r}, [auth] issuer is {self.settings.issuer!r}")
-        if self._audiences[purpose] not in named:
-            raise invalid(f"its aud is {audience!r}, wanted is {self._audiences[purpose]!r}")
+    def _checked(self, issuer: Issuer, claims: Mapping[str, Any], purpose: Purpose) -> Mapping[str, Any]:
+        """`claims`, with the tenant where `[auth] tenant_claim` says, of a token that is for us. Raises AuthError."""
+        subject = claims.get("sub")
+        if claims.get("iss") != issuer.name:
+            raise invalid("its iss is read in two ways")
         if not isinstance(subject, str) or not subject:
             raise invalid("sub is missing or no text")
-        if not all(isinstance(claims.get(name), str | None) for name in ("jti", "sid", "role", "tid")):
-            raise invalid("jti, sid, role or tid is no text")
-        if not self.are_own:
-            return
+        if not all(isinstance(claims.get(name), str | None) for name in ("jti", "sid")):
+            raise invalid("jti or sid is no text")
+        if not issuer.is_own:
+            check_for_whom(issuer, claims)
+            return named_tenant(issuer, claims, self.settings.tenant_claim)
+        self._check_own(claims, purpose)
+        return claims
+
+    def _check_own(self, claims: Mapping[str, Any], purpose: Purpose) -> None:
+        if claims.get("aud") != self._audiences[purpose]:
+            raise invalid(f"its aud is {claims.get('aud')!r}, wanted is {self._audiences[purpose]!r}")
+        if not all(isinstance(claims.get(name), str | None) for name in ("role", "tid")):
+            raise invalid("role or tid is no text")
         if not claims.get("jti"):
             raise invalid("jti is missing")
         if purpose == "access":
@@ -278,14 +331,16 @@ class Tokens:
             if not tid or claims.get(self.settings.tenant_claim) != tid or type(tep) is not int:
                 raise invalid(f"tid, tep or {self.settings.tenant_claim} is missing, or they do not agree")
 
-    async def _check_epoch(self, claims: Mapping[str, Any]) -> None:
+    async def _check_epoch(self, found: _Verified) -> None:
         """Refuse what is older than the tenant's move, suspension, deletion, or another tenant of its name."""
-        tenant = claims.get("tid") if self.are_own else claims.get(self.settings.tenant_claim)
-        if not self.are_own:
+        claims = found.claims
+        if not found.issuer.is_own:
             # Another issuer knows no epochs: what it issued before the revocation is refused.
+            tenant = claim_at(claims, self.settings.tenant_claim)
             if isinstance(tenant, str) and claims["iat"] <= self._revoked.epoch(tenant):
                 raise no_longer_valid("all tokens of its tenant were revoked since")
             return
+        tenant = claims.get("tid")
         if self._tenants is None or tenant is None:
             return
         known = self._tenants.peek(tenant)
@@ -335,14 +390,6 @@ class Tokens:
 
     def __repr__(self) -> str:
         return f"Tokens({self.settings.algorithm}, issuer={self.settings.issuer!r})"
-
-
-def _configured(settings: Auth) -> KeySource:
-    if settings.jwks_url:
-        return Jwks(settings.jwks_url, settings.algorithm)
-    if settings.public_key_file:
-        return OneKey(public_key(settings))
-    return own_keys(settings)
 
 
 def _decoded(segment: str) -> bytes:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from tenantproxy.config.issuers import auth_problems, issuer_problems
 from tenantproxy.config.own import names_a_class
 from tenantproxy.config.pg_users import pg_problems
 from tenantproxy.config.problems import nearest
@@ -273,28 +274,10 @@ def _context(parts: Parts) -> Iterator[Problem]:
             )
 
 
-_OWN_ALGORITHMS: Final = ("HS256", "EdDSA")
-
-
 def _auth(parts: Parts) -> Iterator[Problem]:
-    auth = parts.auth
-    if auth is None:
-        return
-    own, given = auth.keys(), [key for key in ("public_key_file", "jwks_url") if getattr(auth, key)]
-    if given and (own or len(given) > 1):
-        problem = f"excludes {'a key of our own' if own else given[1]}"
-        yield Problem(key=f"auth.{given[0]}", problem=problem, fix="keep one: either we sign the tokens, or they do")
-    if own and auth.algorithm not in _OWN_ALGORITHMS:
-        yield Problem(key="auth.algorithm", problem=f"is {auth.algorithm}", fix="our own tokens take HS256 or EdDSA")
-    if given and not own and auth.algorithm == "HS256":
-        problem = "is HS256, whose key could also sign: it is never another issuer's"
-        yield Problem(key="auth.algorithm", problem=problem, fix="write the issuer's own: RS256, ES256 or EdDSA")
-    if auth.signing_kid and auth.signing_kid not in own:
-        close = nearest(auth.signing_kid, own)
-        fix = f"did you mean {close}?" if close else "name one of key_files"
-        yield Problem(key="auth.signing_kid", problem="is not in key_files", fix=fix)
-    if auth.jwks_url and not auth.jwks_url.startswith("https://"):
-        yield Problem(key="auth.jwks_url", problem="is not https", fix="write https://...: whoever forges it signs")
+    if parts.auth is not None:
+        yield from auth_problems(parts.auth)
+        yield from issuer_problems(parts.auth, parts.resolve)
 
 
 def _login(parts: Parts) -> Iterator[Problem]:
@@ -365,6 +348,6 @@ def _pg_users(parts: Parts) -> Iterator[Problem]:
     if parts.pg is None:
         return
     auth = parts.auth
-    verifies = auth is None or bool(auth.keys() or auth.public_key_file or auth.jwks_url)
+    verifies = auth is None or auth.verifies
     is_file = parts.registry is not None and parts.registry.source == "file"
     yield from pg_problems(parts.pg, verifies=verifies, tenants=parts.tenants if is_file else None)

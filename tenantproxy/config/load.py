@@ -74,6 +74,8 @@ def _anchor(table: dict[str, Any], folder: Path) -> dict[str, Any]:
         if isinstance(value, dict):
             paths = {kid: str(folder / path) if isinstance(path, str) and path else path for kid, path in value.items()}
             anchored[key] = paths if key == "key_files" else _anchor(value, folder)
+        elif isinstance(value, list):
+            anchored[key] = [_anchor(each, folder) if isinstance(each, dict) else each for each in value]
         elif key.endswith("_file") and isinstance(value, str) and value:
             anchored[key] = str(folder / value)
         else:

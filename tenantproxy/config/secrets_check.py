@@ -29,6 +29,8 @@ def _secrets(parts: Parts) -> Iterator[tuple[str, Secret | None, int]]:
         single = parts.auth.key is not None
         for name, secret in parts.auth.keys().items():
             yield "auth.key" if single else f"auth.key_files.{name}", secret, MIN_KEY_BYTES
+        for number, issuer in enumerate(parts.auth.issuers):
+            yield f"auth.issuers.{number}.key", issuer.key, MIN_KEY_BYTES
     if parts.login is not None:
         yield "login.pepper", parts.login.pepper, MIN_KEY_BYTES
     if parts.admin is not None:

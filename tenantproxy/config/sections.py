@@ -39,6 +39,7 @@ __all__ = [
     "Admin",
     "Audit",
     "Auth",
+    "AuthIssuer",
     "Http",
     "Login",
     "Main",
@@ -283,16 +284,55 @@ class Resolve(Section):
     mismatch_text: Name = "tenant mismatch"
 
 
+def _tenants(value: object) -> object:
+    if isinstance(value, GivenText):
+        return "*" if value == "*" else tuple(part.strip() for part in value.split(",") if part.strip())
+    if value == "*" or isinstance(value, list | tuple):
+        return value
+    raise PydanticCustomError("wrong_kind", "must be {wanted}", {"wanted": 'a list of tenants, or "*"'})
+
+
+Algorithm = Literal["HS256", "EdDSA", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512"]
+
+
+def _one_or_more(value: object) -> Any:
+    return texts([value] if isinstance(value, str) and not isinstance(value, GivenText) else value)
+
+
+class AuthIssuer(Section):
+    """One of several issuers of access tokens: its keys (`jwks_url`, or the secret that it shares), for whom its tokens
+    are (`audience`, `clients`: azp or client_id), where they name the tenant, and which tenants they may name.
+
+    A `tenant_claim` with dots is a path (`app_metadata.tenant`); one with `://` is a name as it is. `tenant_map` gives
+    our tenant for what stands there. `max_lifetime`: seconds from iat to exp.
+    """
+
+    issuer: Name
+    jwks_url: Text = ""
+    jwks_ca_file: Text = ""
+    key: Secret | None = None
+    key_file: Text | None = None
+    key_env: Text | None = None
+    algorithms: Annotated[tuple[Algorithm, ...], BeforeValidator(texts)] = ()
+    audience: Annotated[tuple[Text, ...], BeforeValidator(_one_or_more)] = ()
+    clients: Annotated[tuple[Text, ...], BeforeValidator(_one_or_more)] = ()
+    tenant_claim: Name = "tenant"
+    tenants: Annotated[Literal["*"] | tuple[Text, ...], BeforeValidator(_tenants)] = "*"
+    tenant_map: Mapping[Text, Text] = Field(default_factory=dict)
+    required_typ: Texts = ()
+    max_lifetime: Seconds = 86_400.0
+
+
 _KEY_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
 class Auth(Section):
-    """Access tokens: our own (HS256, EdDSA) or those of another issuer (`public_key_file`, `jwks_url`).
+    """Access tokens: our own (HS256, EdDSA) or those of another issuer (`public_key_file`, `jwks_url`), and `issuers`.
 
     Our own keys: one, or several by key id. All of them verify; `signing_kid` signs, by default the last one.
     """
 
-    algorithm: Literal["HS256", "EdDSA", "RS256", "ES256"] = "HS256"
+    algorithm: Algorithm = "HS256"
     key: Secret | None = None
     key_file: Text | None = None
     key_env: Text | None = None
@@ -300,6 +340,7 @@ class Auth(Section):
     signing_kid: Text = ""
     public_key_file: Text = ""
     jwks_url: Text = ""
+    jwks_ca_file: Text = ""
     issuer: Name = "tenantproxy"
     audience: Name = "tenantproxy"
     tenant_claim: Name = "tenant"
@@ -308,6 +349,9 @@ class Auth(Section):
     selection_ttl: SelectionTime = 300.0
     refresh_ttl: Lifetime = 1_209_600.0  # 14 days without use
     session_ttl: Lifetime = 7_776_000.0  # 90 days, however often it is used
+    required_typ: Texts = ()  # of another issuer's tokens, such as "at+jwt"
+    max_lifetime: Seconds = 86_400.0  # of another issuer's tokens, from iat to exp
+    issuers: tuple[AuthIssuer, ...] = ()
 
     @model_validator(mode="after")
     def _check_key_ids(self) -> Self:
@@ -318,6 +362,16 @@ class Auth(Section):
                 "a key id is 1 to 64 of A-Z a-z 0-9 _ . -", 'write for example key_files = { "2025-01" = "..." }'
             )
         return self
+
+    @property
+    def has_main(self) -> bool:
+        """Whether there are keys beside those of `issuers`."""
+        return bool(self.keys() or self.public_key_file or self.jwks_url)
+
+    @property
+    def verifies(self) -> bool:
+        """Whether any token can be verified."""
+        return self.has_main or bool(self.issuers)
 
     def keys(self) -> dict[str, Secret]:
         """Our own keys by their id, in order; a single key has the id "1". Empty: tokens come from elsewhere."""
@@ -396,14 +450,6 @@ class Admin(Section):
     token_env: Text | None = None
     hosts: Texts = ()
     metrics_public: Flag = False
-
-
-def _tenants(value: object) -> object:
-    if isinstance(value, GivenText):
-        return "*" if value == "*" else tuple(part.strip() for part in value.split(",") if part.strip())
-    if value == "*" or isinstance(value, list | tuple):
-        return value
-    raise PydanticCustomError("wrong_kind", "must be {wanted}", {"wanted": 'a list of tenants, or "*"'})
 
 
 def _console(value: object) -> object:

@@ -29,6 +29,8 @@ class Life:
 
     def keep_up(self, tokens: TokenVerifier | None) -> None:
         """See to it that `tokens` hears of revocations, unless it was given some of its own."""
+        if isinstance(tokens, Tokens):
+            tokens.report_to(self._router.observer)
         if isinstance(tokens, Tokens) and tokens.follow(self._router.revocations):
             self._follows = True
 

@@ -58,7 +58,7 @@ class AuthDesk:
         self._router = router
         settings = router.settings
         auth, login = settings.auth, settings.login
-        self._verifies = bool(auth.keys() or auth.public_key_file or auth.jwks_url)
+        self._verifies = auth.verifies
         self._logs_in = bool(auth.keys()) and login.account_query is not None
         self._resolver = from_settings(settings.resolve)
         self._proxies = TrustedProxies.configured(settings.http, observer=router.observer)
@@ -168,7 +168,7 @@ class AuthDesk:
         """Of a token that is good until it expires."""
         left = float(claims["exp"]) - time.time() + self._router.settings.auth.leeway
         with _unnamed():
-            await self._opened.revocations.revoke_token(claims["jti"], expires_in=left)
+            await self._opened.revocations.revoke_token(self.tokens.revocation_ids(claims)[0], expires_in=left)
 
     async def _granted(
         self, account: Account, *, epoch: int | None = None, session: str | None = None, device: str | None = None
@@ -223,7 +223,8 @@ class AuthDesk:
             claims = await self._claims(header_texts(request.raw_headers))
             if claims is None:
                 raise invalid()
-            if isinstance(session := claims.get("sid"), str):
+            session = claims.get("sid") if self.tokens.is_own(claims) else None  # another's sid is none of our sessions
+            if isinstance(session, str):
                 tenant, user = (str(claims.get(name, "")) for name in ("tid", "sub"))
                 with _unnamed():
                     await sessions.close_session(session, tenant=tenant, user=user)
@@ -309,7 +310,7 @@ class _Open:
     @classmethod
     async def begin(cls, router: Router, observer: Observer) -> _Open:
         revocations = router.revocations
-        tokens = Tokens(router.settings.auth, tenants=router.registry, revoked=revocations)
+        tokens = Tokens(router.settings.auth, tenants=router.registry, revoked=revocations, observer=observer)
         await revocations.open()
         sessions = Sessions(
             router.login_database, tokens, revocations=revocations, standing=router.standing, observer=observer

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
@@ -23,6 +24,7 @@ from tenantproxy.registry import MemoryRegistry
 from tenantproxy.router import Router
 from tenantproxy.sidecar.app import Sidecar
 from tests.support.bad_tokens import parts
+from tests.support.issuers import MAKERS, entry
 from tests.support.logins import PASSWORD, change, login_settings, populate, take_away
 from tests.support.waiting import PATIENCE, until
 from tests.support.world import World
@@ -422,6 +424,22 @@ async def test_a_token_of_one_tenant_opens_no_other_by_its_address(serving: Serv
         answer = await client.get("/auth/check/t/row1/", bearer)
         assert (answer.status, answer.body["error"]) == (403, "tenant mismatch")
         assert "X-User-Id" not in answer.headers
+
+
+async def test_a_token_without_a_jti_of_another_issuer_can_be_logged_out(serving: Serving) -> None:
+    now = int(time.time())
+    token, other = (
+        MAKERS["supabase"].token(iat=now, exp=now + 600, sub=user, app_metadata={"tenant": "database1"}, sid="s")
+        for user in ("7", "8")
+    )
+    async with serving(auth={"issuers": [entry("supabase", "", "")]}) as client:
+        checked = await client.check(token, ("X-Tenant-ID", "database1"))
+        assert (checked.status, checked.headers["X-Tenant-Id"], checked.headers["X-User-Id"]) == (200, "database1", "7")
+        assert (await client.check(token, ("X-Tenant-ID", "row1"))).status == 403
+        own = (await client.login("dan@example.org")).body["access_token"]
+        assert (await client.check(own)).status == 200
+        assert (await client.post("/auth/logout", headers={"Authorization": f"Bearer {token}"})).status == 204
+        assert [(await client.check(each)).status for each in (token, other, own)] == [401, 200, 200]
 
 
 async def test_an_address_alone_passes_no_check_unless_that_is_configured(serving: Serving) -> None:

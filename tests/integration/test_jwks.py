@@ -136,21 +136,69 @@ async def test_many_at_once_ask_the_issuer_once(issuer: Issuer, jwks: Jwks) -> N
     assert issuer.asked == 1
 
 
-async def test_an_unknown_kid_asks_once_and_not_again_for_30_seconds(issuer: Issuer, jwks: Jwks, clock: Clock) -> None:
+async def test_an_unknown_kid_asks_again_after_five_seconds_and_not_before(
+    issuer: Issuer, jwks: Jwks, clock: Clock
+) -> None:
     verifier = tokens(jwks)
     await verifier.verify(token())
     issuer.kids = ("k1", "k2")
-    clock.now += 31
+    clock.now += 5
     assert (await verifier.verify(token("k2", "k2")))["sub"] == "7"
     assert issuer.asked == 2
     for n in range(100):
-        with pytest.raises(AuthError):
+        with pytest.raises(KeysUnavailable):
             await verifier.verify(token(f"kid {n}", "k1"))
     assert issuer.asked == 2
-    clock.now += 31
-    with pytest.raises(AuthError):
+    clock.now += 5
+    with pytest.raises(AuthError) as unknown:
         await verifier.verify(token("still unknown"))
-    assert issuer.asked == 3
+    assert (unknown.value.http_status, issuer.asked) == (401, 3)
+
+
+async def test_a_token_of_a_new_key_is_never_called_wrong(issuer: Issuer, jwks: Jwks, clock: Clock) -> None:
+    verifier = tokens(jwks)
+    await verifier.verify(token())
+    issuer.kids = ("k1", "k2")
+    clock.now += 2
+    with pytest.raises(KeysUnavailable) as early:
+        await verifier.verify(token("k2", "k2"))
+    assert (early.value.http_status, early.value.retry_after, issuer.asked) == (503, 3.0, 1)
+    clock.now += 3
+    assert await verifier.verify(token("k2", "k2"))
+
+
+async def test_a_kid_that_a_fetch_did_not_have_is_wrong_at_once(issuer: Issuer, jwks: Jwks) -> None:
+    verifier = tokens(jwks)
+    for _ in range(3):
+        with pytest.raises(AuthError) as unknown:
+            await verifier.verify(token("gone", "k1"))
+        assert unknown.value.http_status == 401
+    assert issuer.asked == 1
+
+
+async def test_a_fetch_that_failed_is_repeated_when_callers_were_told(issuer: Issuer, jwks: Jwks, clock: Clock) -> None:
+    verifier = tokens(jwks)
+    issuer.answer = lambda: web.Response(status=500)
+    with pytest.raises(KeysUnavailable):
+        await verifier.verify(token())
+    with pytest.raises(KeysUnavailable) as down:
+        await verifier.verify(token())
+    assert issuer.asked == 1
+    issuer.answer = None
+    clock.now += down.value.retry_after or 0.0
+    assert await verifier.verify(token())
+
+
+async def test_a_new_key_while_the_issuer_fails_is_not_called_wrong(issuer: Issuer, jwks: Jwks, clock: Clock) -> None:
+    verifier = tokens(jwks)
+    await verifier.verify(token())
+    issuer.answer = lambda: web.Response(status=500)
+    clock.now += 60
+    for _ in range(2):
+        with pytest.raises(KeysUnavailable):
+            await verifier.verify(token("k2", "k2"))
+    assert await verifier.verify(token(n=1))
+    assert issuer.asked == 2
 
 
 async def test_keys_are_asked_for_again_after_ten_minutes(issuer: Issuer, jwks: Jwks, clock: Clock) -> None:

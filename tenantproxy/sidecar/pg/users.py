@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Protocol, TypeAlias
 
+from tenantproxy.auth.claims import claim_at
 from tenantproxy.config import Auth, PgUser, Settings, pg_users
 from tenantproxy.errors import (
     AuthError,
@@ -250,7 +251,7 @@ class Users:
             return failed(JWT)
         try:
             claims = await self._tokens.verify(token)
-            tenant = await self._tenants.get(tenant_id(claims.get(self._tokens.settings.tenant_claim)))
+            tenant = await self._tenants.get(tenant_id(claim_at(claims, self._tokens.settings.tenant_claim)))
         except TenantNotFound:
             return failed(JWT)
         except (AuthError, RegistryUnavailable) as exc:
