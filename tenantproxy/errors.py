@@ -325,10 +325,11 @@ def is_passing(error: BaseException) -> bool:
     if isinstance(error, RegistryUnavailable):
         return error.__cause__ is not None and is_passing(error.__cause__)
     if isinstance(error, ConnectFailed):
-        return error.refusal is None or error.refusal[:2] in _PASSING
+        return error.refusal is None or (error.refusal[:2] in _PASSING and error.refusal != _PROTOCOL_VIOLATION)
     return isinstance(error, PoolTimeout | BudgetExhausted | OSError)
 
 
+_PROTOCOL_VIOLATION: Final = "08P01"  # what answers there is no PostgreSQL, but a pooler that refuses our settings
 _PASSING: Final = ("08", "53", "57")  # classes of SQLSTATE: connection, resources, operator intervention
 
 

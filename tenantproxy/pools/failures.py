@@ -30,7 +30,7 @@ _BUSY = {
 }
 _OURS: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)  # says nothing of the server
 _DENIED = {
-    "08P01": ("the server does not take our startup parameters, as a connection pooler may not", BEHIND_POOLER),
+    "08P01": ("what answers does not take our startup packet, as a connection pooler may not", BEHIND_POOLER),
     "26000": ("the server does not know what was just prepared, as behind a transaction pooler", BEHIND_POOLER),
     "28P01": (
         "the PostgreSQL server refused our password",

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+import psycopg
 import pytest
 import pytest_asyncio
 
@@ -17,6 +18,7 @@ from tenantproxy.model import Isolation
 from tests.support.leases import one_connection
 from tests.support.port_house import a_port
 from tests.support.raw_house import a_raw_house, ask, value
+from tests.support.wire_client import PASSWORD
 from tests.support.world import APP_ROLE, World, a_world
 
 NAMES = "SELECT name FROM projects ORDER BY 1"
@@ -76,7 +78,7 @@ async def test_a_plain_setting_flipped_in_the_library_is_put_back(old_world: Wor
 
 # --- a schema's search_path ------------------------------------------------------------------------------------------
 async def test_a_search_path_changed_in_a_select_is_the_schemas_for_the_next_client(old_world: World) -> None:
-    async with a_port(old_world, pools={"max_size": 1}) as house:
+    async with a_port(old_world, pools={"max_size": 1}, **UNSIGNED) as house:
         async with house.a_client("schema1") as one, house.a_client("schema1") as other:
             for _ in range(3):
                 await one.query("SELECT set_config('search_path', 'schema2', false)")
@@ -85,7 +87,7 @@ async def test_a_search_path_changed_in_a_select_is_the_schemas_for_the_next_cli
 
 
 async def test_a_clients_own_search_path_goes_with_it_from_backend_to_backend(old_world: World) -> None:
-    async with a_port(old_world, pools={"max_size": 1}) as house:
+    async with a_port(old_world, pools={"max_size": 1}, **UNSIGNED) as house:
         async with house.a_client("schema1") as one, house.a_client("schema1") as other:
             for _ in range(2):
                 await one.query("SET search_path = schema1, pg_temp")
@@ -95,7 +97,7 @@ async def test_a_clients_own_search_path_goes_with_it_from_backend_to_backend(ol
 
 
 async def test_the_librarys_search_path_is_the_schemas_again_after_each_lease(old_world: World) -> None:
-    async with one_connection(old_world) as router:
+    async with one_connection(old_world, **UNSIGNED) as router:
         for _ in range(2):
             await router.tenant("schema1").fetchval("SELECT set_config('search_path', 'schema2', false)")
             assert [[row["name"]] for row in await router.tenant("schema1").fetch(NAMES)] == own("schema1")
@@ -119,7 +121,7 @@ async def test_a_context_changed_by_one_client_is_set_again_for_the_next(old_wor
 
 @pytest.mark.parametrize("reset", ["always", "on_tenant_change"])
 async def test_a_context_changed_in_the_library_is_gone_with_its_lease(old_world: World, reset: Any) -> None:
-    async with one_connection(old_world, reset=reset) as router:
+    async with one_connection(old_world, reset=reset, **UNSIGNED) as router:
         assert await _user(router) == "7"
         await router.tenant("database1", context=dict(CONTEXT)).fetchval(FORGE)
         assert await _user(router) == "7"
@@ -144,6 +146,24 @@ async def test_a_login_is_not_greeted_with_what_another_client_did(world: World,
                 async with house.a_client(tenant, **options) as other:
                     assert other.parameters["default_transaction_read_only"] == "off"
                     assert other.parameters["DateStyle"] == "ISO, MDY"
+
+
+async def test_a_client_that_wants_a_session_that_writes_gets_in_after_one_that_only_reads(world: World) -> None:
+    async with a_port(world, pools={"shared_size": 1}) as house:
+        async with house.a_client("row1") as one:
+            await one.query(READ_ONLY)
+            house.listener.forget_greetings()
+            login: dict[str, Any] = {
+                "host": "127.0.0.1",
+                "port": house.number,
+                "user": "all",
+                "password": PASSWORD,
+                "dbname": "row2",
+            }
+            conn = await psycopg.AsyncConnection.connect(**login, target_session_attrs="read-write", sslmode="disable")
+            async with conn:
+                row = await (await conn.execute("SELECT min(name) FROM projects")).fetchone()
+                assert row == ("row2 1",)
 
 
 async def test_a_date_style_of_one_client_does_not_complete_the_greeting_of_another(world: World) -> None:

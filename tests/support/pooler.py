@@ -13,11 +13,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Literal
 
+from tenantproxy.config import role_password
 from tenantproxy.embedded import EmbeddedPostgres
 from tenantproxy.embedded.binaries import as_user, unprivileged_account
 from tenantproxy.embedded.server import _free_port
 from tests.support.waiting import wait_until
-from tests.support.world import APP_PASSWORD, APP_ROLE
+from tests.support.world import APP_PASSWORD, APP_ROLE, ROLE_SECRET, SERVER
 
 PGBOUNCER: Final = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
 
@@ -34,12 +35,14 @@ PINS: Final = (
 def a_pgbouncer(
     server: EmbeddedPostgres, *, mode: Literal["transaction", "session"] = "transaction", ignored: str = PINS
 ) -> Iterator[int]:
-    """In front of `server`, for the role of tenants' SQL; yields its port. `ignored`: ignore_startup_parameters."""
+    """In front of `server`, for the roles of `a_world`; yields its port. `ignored`: ignore_startup_parameters."""
     assert PGBOUNCER is not None, "apt-get install pgbouncer"
     account = unprivileged_account()
     folder = Path(tempfile.mkdtemp(prefix="tenantproxy-pgbouncer-"))
     port = _free_port()
-    (folder / "users.txt").write_text(f'"{APP_ROLE}" "{APP_PASSWORD}"\n')
+    schemas = {role: role_password(ROLE_SECRET, SERVER, role) for role in ("of_schema1", "of_schema2")}
+    users = {APP_ROLE: APP_PASSWORD} | schemas
+    (folder / "users.txt").write_text("".join(f'"{name}" "{password}"\n' for name, password in users.items()))
     (folder / "pgbouncer.ini").write_text(
         f"[databases]\n* = host={server.host} port={server.port}\n[pgbouncer]\n"
         f"listen_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\nauth_type = scram-sha-256\n"
