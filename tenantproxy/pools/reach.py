@@ -29,7 +29,7 @@ WITH given AS MATERIALIZED (
 ), roles AS MATERIALIZED (
   SELECT r.oid, r.rolname::text AS name, r.rolsuper OR r.rolbypassrls OR r.rolcreaterole OR r.rolreplication
     OR r.rolname IN ('pg_read_server_files', 'pg_write_server_files', 'pg_execute_server_program',
-      'pg_read_all_stats', 'pg_signal_backend') AS is_mighty
+      'pg_read_all_stats', 'pg_signal_backend', 'pg_create_subscription') AS is_mighty
   FROM pg_roles r WHERE pg_has_role(r.oid, 'MEMBER')
 ), schemas AS MATERIALIZED (
   SELECT n.oid, n.nspname::text AS name FROM pg_namespace n

@@ -67,6 +67,8 @@ class ReachCheck:
         if error is not None:
             self._good_at.pop(key, None)
             if self._told.get(key) != error.exposures:
+                if len(self._told) >= _KNOWN:
+                    self._told.clear()  # some are told again
                 self._told[key] = error.exposures
                 self._violated("reach", key, f"{error.message}: {error.detail}")
             raise error
