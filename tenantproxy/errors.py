@@ -83,11 +83,15 @@ class TenantProxyError(Exception):
 
     def again(self) -> Self:
         """The same error for somebody else: an exception that is raised twice collects both tracebacks."""
-        return type(self)(self.message, detail=self.detail, hint=self.hint, retry_after=self.retry_after)
+        copy = type(self)(self.message, detail=self.detail, hint=self.hint, retry_after=self.retry_after)
+        copy.__cause__ = self.__cause__
+        return copy
 
     def __str__(self) -> str:
-        parts = [self.message, self.detail, self.hint]
-        return " ".join(part if part.endswith((".", "!", "?")) else part + "." for part in parts if part).rstrip(".")
+        *before, last = [part for part in (self.message, self.detail, self.hint) if part] or [""]
+        text = " ".join(part if part.endswith((".", "!", "?")) else part + "." for part in before)
+        last = last if last.endswith("...") else last.removesuffix(".")
+        return f"{text} {last}" if text else last
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,9 +141,10 @@ class TenantMissing(TenantUnresolved):
 
 
 class InvalidCredentials(AuthError):
-    """Unknown account or wrong password; the two cannot be told apart."""
+    """Unknown account or wrong password; the two cannot be told apart. `reason` is for the operator's log alone."""
 
     http_status, sqlstate, code = 401, "28P01", "invalid_credentials"
+    reason: str = ""
 
 
 class TokenExpired(AuthError):

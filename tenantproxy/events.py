@@ -36,6 +36,7 @@ __all__ = [
     "PasswordHashUnusable",
     "PoolEvicted",
     "PoolOpened",
+    "PortLoginRefused",
     "RefreshTokenReused",
     "RegistryDegraded",
     "RegistryRecovered",
@@ -273,6 +274,21 @@ class LoginSucceeded(Event):
     address: str
     tenant: str
     user: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PortLoginRefused(Event):
+    """The PostgreSQL port refused a login. `reason` is the true one, which the client is not told.
+
+    `user` and `database` are what the client asked for, cut to 63 characters. `untold`: refusals before this one that
+    were not told, because there were too many in a second.
+    """
+
+    user: str
+    database: str
+    address: str
+    reason: str
+    untold: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

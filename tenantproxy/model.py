@@ -189,8 +189,8 @@ class Placement:
             check_identifier(self.role, "the role name")
         if self.isolation is Isolation.SCHEMA and self.schema is None:
             raise ValueError("a schema tenant needs a schema")
-        if self.isolation is Isolation.DATABASE and self.schema is not None:
-            raise ValueError("a database tenant has no schema of its own; its search_path is the server's")
+        if self.isolation is not Isolation.SCHEMA and self.schema is not None:
+            raise ValueError(f"a {self.isolation} tenant has no schema of its own; its search_path is the server's")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,14 +7,14 @@ Whatever is remembered, a tenant that changed is compared with the pools that ar
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from hashlib import blake2b
 from itertools import product
 from typing import Final
 
-from tenantproxy.config import Settings
+from tenantproxy.config import Server, Settings
 from tenantproxy.errors import (
     AccessDenied,
     RegistryUnavailable,
@@ -126,13 +126,7 @@ class Routes:
 
     def plan(self, tenant: Tenant, system: str | None = None, *, replica: bool = False) -> Route:
         """The route of a tenant, whatever its status. Raises TenantError when it is on no server of ours."""
-        server = self._servers.get(tenant.placement.server)
-        if server is None:
-            raise TenantError(
-                "the tenant is registered on a server that is not configured",
-                detail=f"server {tenant.placement.server!r}",
-                hint=f"configure [servers.{tenant.placement.server}], or correct the registry",
-            )
+        server = _server_of(self._servers, tenant)
         name = _preferred(tenant.id, server.replicas)[0] if replica and server.replicas else None
         return self._plans[tenant.placement.isolation].plan(tenant, system=system, replica=name)
 
@@ -217,6 +211,19 @@ def _preferred(tenant: TenantId, replicas: Iterable[str]) -> list[str]:
     return sorted(replicas, key=lambda name: blake2b(f"{name}\0{tenant}".encode(), digest_size=8).digest())
 
 
+def _server_of(servers: Mapping[str, Server], tenant: Tenant) -> Server:
+    """The server that the tenant is registered on. Raises TenantError when it is none of ours."""
+    name = tenant.placement.server
+    server = servers.get(name)
+    if server is None:
+        raise TenantError(
+            "the tenant is registered on a server that is not configured",
+            detail=f"server {name!r}",
+            hint=f"configure [servers.{name}], or correct the registry",
+        )
+    return server
+
+
 def _with_context(route: Route, scope: TenantScope) -> Route:
     """`route` with the settings that its caller asked for."""
     return replace(route, session=replace(route.session, context=scope.context))
@@ -250,7 +257,7 @@ def _lane(settings: Settings, name: TenantId, limits: Limits) -> Route:
 def admin_route(settings: Settings, tenant: Tenant) -> Route:
     """To the tenant's database as the server's `admin` user. Raises AccessDenied where there is none."""
     place = tenant.placement
-    server = settings.servers[place.server]
+    server = _server_of(settings.servers, tenant)
     if server.admin is None:
         raise AccessDenied(
             "this server has no admin user",

@@ -12,15 +12,15 @@ from typing import Annotated, Any, ParamSpec
 
 import asyncpg
 import typer
-import typer.core
 from rich.console import Console
 
 from tenantproxy.cli import install as installing
 from tenantproxy.cli import login as logins
 from tenantproxy.cli import read, tokens
 from tenantproxy.cli.output import Output
+from tenantproxy.cli.shape import HELP, Command, Group, with_cause
 from tenantproxy.cli.shipped import DASHBOARD, EXAMPLE, RULES, shipped
-from tenantproxy.config import Settings, describe, json_schema, load
+from tenantproxy.config import Settings, check_classes, describe, json_schema, load
 from tenantproxy.config.version import version
 from tenantproxy.errors import TenantProxyError
 from tenantproxy.model import TenantStatus
@@ -34,14 +34,23 @@ app = typer.Typer(
     help="Give it a tenant identifier; it lends you a PostgreSQL connection that is proven to be that tenant's.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    cls=Group,
+    context_settings=HELP,
 )
-tenants_app = typer.Typer(help="Look at the registered tenants.", no_args_is_help=True)
-config_app = typer.Typer(help="Look at the configuration.", no_args_is_help=True)
-metrics_app = typer.Typer(help="Alerts and a dashboard for the metrics of the sidecar.", no_args_is_help=True)
-token_app = typer.Typer(help="Make an access token, or see why one is refused.", no_args_is_help=True)
 
 
-class Logins(typer.core.TyperGroup):
+def group(help: str, cls: type[Group] = Group) -> typer.Typer:  # noqa: A002 - as typer calls it
+    """A name with commands of its own."""
+    return typer.Typer(cls=cls, help=help, no_args_is_help=True, context_settings=HELP)
+
+
+tenants_app = group("Look at the registered tenants.")
+config_app = group("Look at the configuration.")
+metrics_app = group("Alerts and a dashboard for the metrics of the sidecar.")
+token_app = group("Make an access token, or see why one is refused.")
+
+
+class Logins(Group):
     """`login EMAIL` beside `login reconcile`: what has an @ is no command but an address."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -49,9 +58,7 @@ class Logins(typer.core.TyperGroup):
         return super().parse_args(ctx, ["as", *args] if args and "@" in args[0] else args)
 
 
-login_app = typer.Typer(
-    cls=Logins, help="Try a login: `login EMAIL`. Or mend the directory of accounts.", no_args_is_help=True
-)
+login_app = group("Try a login: `login EMAIL`. Or correct the directory of accounts.", Logins)
 app.add_typer(tenants_app, name="tenants")
 app.add_typer(login_app, name="login")
 app.add_typer(token_app, name="token")
@@ -89,13 +96,13 @@ def command(parent: typer.Typer, name: str) -> Callable[[Callable[P, None]], Cal
             except ModuleNotFoundError as exc:
                 _fail(_missing(exc, name))
             except TenantProxyError as exc:
-                _fail(str(exc))
+                _fail(with_cause(exc))
             except asyncpg.PostgresError as exc:
                 _fail(f"PostgreSQL says {exc.sqlstate}: {exc.args[0] if exc.args else type(exc).__name__}")
             except (asyncpg.InterfaceError, OSError, TimeoutError) as exc:
                 _fail(f"{exc}" if str(exc) else type(exc).__name__)
 
-        parent.command(name)(told)
+        parent.command(name, cls=Command, context_settings=HELP)(told)
         return told
 
     return register
@@ -313,7 +320,8 @@ def pools(
     settings = load(config, secrets=False) if url is None or config.is_file() else None
     address = url if url is not None else read.admin_url(settings or load(config, secrets=False))
     token = settings.admin.token if settings is not None else None
-    Output(as_json).rows(read.pools(address, token), empty="no pool is open")
+    rows = read.pools(address, token)
+    Output(as_json).rows(rows if as_json else read.for_readers(rows), empty="no pool is open")
 
 
 @command(app, "sql")
@@ -341,6 +349,7 @@ def config_check(
 ) -> None:
     """Check the configuration, its secrets too; every problem at once. Exits 1 when something is wrong."""
     settings = load(config)
+    check_classes(settings)
     if not live:
         Output(as_json).table({"ok": True, "config": str(config)})
         return

@@ -41,7 +41,9 @@ class Output:
         elif not rows:
             Console(stderr=True).print(empty, markup=False)
         else:
-            table = Table(*(escape(name) for name in rows[0]))
+            table = Table()
+            for name in rows[0]:
+                table.add_column(escape(name), overflow="fold")  # nothing is cut: a narrow terminal has more lines
             for row in rows:
                 table.add_row(*(escape(_shown(value)) for value in row.values()))
             Console().print(table)
@@ -52,6 +54,8 @@ class Output:
             self._json(values)
             return
         table = Table(show_header=False)
+        table.add_column(no_wrap=True)
+        table.add_column(overflow="fold")
         for name, value in values.items():
             table.add_row(escape(name), escape(_shown(value)))
         Console().print(table)

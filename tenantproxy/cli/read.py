@@ -12,16 +12,18 @@ from typing import Any, Final
 
 from tenantproxy.cli.output import progress_bar
 from tenantproxy.config import Secret, Settings, listen_address
-from tenantproxy.errors import ConfigurationError, Problem, TenantProxyError
+from tenantproxy.config.problems import nearest
+from tenantproxy.errors import ConfigurationError, Problem, TenantNotFound, TenantProxyError
 from tenantproxy.lifecycle.live_check import check_live
 from tenantproxy.model import Tenant, TenantStatus, tenant_id
 from tenantproxy.registry import FileRegistry, Registry, unusable
 from tenantproxy.registry.unusable import TellsUnusable
 from tenantproxy.router import Router
 
-__all__ = ["admin_url", "live", "pools", "sql", "tenant", "tenants", "unusable_tenants"]
+__all__ = ["admin_url", "for_readers", "live", "pools", "sql", "tenant", "tenants", "unusable_tenants"]
 
 _TIMEOUT: Final = 5.0
+_COMPARED: Final = 10_000  # tenants whose names are compared with one that is unknown
 
 
 async def tenants(settings: Settings, status: TenantStatus | None) -> tuple[list[dict[str, Any]], int]:
@@ -39,7 +41,7 @@ async def unusable_tenants(settings: Settings) -> list[dict[str, Any]]:
 
 async def tenant(settings: Settings, name: str) -> dict[str, Any]:
     """Everything about one tenant."""
-    async with _registry(settings) as registry:
+    async with _registry(settings) as registry, _near(registry, name):
         found = await registry.get(tenant_id(name))
     limits = {
         "max_size": found.limits.max_size,
@@ -71,6 +73,24 @@ async def _registry(settings: Settings) -> AsyncIterator[Registry]:
             yield router.registry
 
 
+@asynccontextmanager
+async def _near(registry: Registry, name: str) -> AsyncIterator[None]:
+    """Say which tenant was probably meant, where there is none of that name: an operator may know them all."""
+    try:
+        yield
+    except TenantNotFound as exc:
+        known = []
+        async for each in registry.tenants():
+            known.append(each.id)
+            if len(known) >= _COMPARED:
+                break
+        close = nearest(name, known)
+        if close is None:
+            raise
+        hint = f"did you mean {close}? Identifiers are compared byte for byte"
+        raise TenantNotFound(exc.message, detail=exc.detail, hint=hint) from None
+
+
 def _row(tenant: Tenant) -> dict[str, Any]:
     place = tenant.placement
     return {
@@ -87,7 +107,11 @@ def _row(tenant: Tenant) -> dict[str, Any]:
 
 async def sql(settings: Settings, name: str, statement: str, limit: int) -> tuple[list[dict[str, Any]], bool]:
     """The first `limit` rows of `statement`, run as the tenant in a transaction, and whether there are more."""
-    async with Router(settings) as router, router.tenant(name).transaction() as conn:
+    async with (
+        Router(settings) as router,
+        _near(router.registry, name),
+        router.tenant(name).transaction() as conn,
+    ):
         prepared = await conn.prepare(statement)
         columns = _distinct([attribute.name for attribute in prepared.get_attributes()])
         if not columns:
@@ -124,6 +148,19 @@ def pools(url: str, token: Secret | None = None) -> list[dict[str, Any]]:
             {"pool": pool["label"], "server": pool["key"]["server"], "database": pool["key"]["database"], **counts}
         )
     return rows
+
+
+def for_readers(pools: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of `pools` in columns that 80 characters hold."""
+    return [
+        {
+            "pool": row["pool"] if "/" in row["pool"] else f"{row['pool']} ({row['server']}/{row['database']})",
+            **{name: row[name] for name in ("used", "limit", "idle")},
+            "changing": row["opening"] + row["resetting"] + row["retiring"],
+            "waiting": row["waiting"],
+        }
+        for row in pools
+    ]
 
 
 def admin_url(settings: Settings) -> str:

@@ -206,10 +206,22 @@ def _registry(parts: Parts) -> Iterator[Problem]:
         yield Problem(
             key="registry.query", problem="is missing beside list_query", fix="add the query that finds the tenant $1"
         )
+    if registry.source == "postgres":
+        yield from _queries(registry)
     if registry.source != "file" and parts.tenants:
         yield Problem(
             key="tenants", problem='is only read with registry.source = "file"', fix='set source = "file" in [registry]'
         )
+
+
+def _queries(registry: Registry) -> Iterator[Problem]:
+    wanted = {"query": ("$1", "the tenant's id"), "list_query": ("$1", "the last id of the page before")}
+    for key, (parameter, meaning) in wanted.items():
+        if getattr(registry, key) is not None and parameter not in getattr(registry, key):
+            fix = f"compare the id with {parameter}, which is {meaning}"
+            yield Problem(key=f"registry.{key}", problem=f"has no {parameter}", fix=fix)
+    if registry.list_query is not None and "$2" not in registry.list_query:
+        yield Problem(key="registry.list_query", problem="has no $2", fix="end it with: order by id limit $2")
 
 
 def _tenants(parts: Parts) -> Iterator[Problem]:

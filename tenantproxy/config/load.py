@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic_settings import EnvSettingsSource
-
+from tenantproxy.config.environment import environment, put
 from tenantproxy.config.sections import SECRETS
-from tenantproxy.config.settings import DELIMITER, PREFIX, Settings, examine
+from tenantproxy.config.settings import Settings, examine
 from tenantproxy.config.values import GivenText
 from tenantproxy.errors import ConfigurationError, Problem
 
@@ -23,13 +22,13 @@ def load(
 ) -> Settings:
     """The settings from the TOML file `path` (None: no file), the environment and `overrides`.
 
-    `TENANTPROXY_POOLS__MAX_SIZE=10` is `pools.max_size`; a variable without `__` is not ours to read. `overrides` are
+    `TENANTPROXY_POOLS__MAX_SIZE=10` is `pools.max_size`, see `environment`. `overrides` are
     the flags of a command line: `{"http.listen": "..."}` or nested as in the file. A relative `*_file` in the TOML
     starts at the TOML's own folder. `secrets=False` does not look whether secrets can be read. Raises
     ConfigurationError with every problem at once.
     """
     file = {} if path is None else _read(Path(path))
-    values = _merge(file, Environment(Settings)())
+    values = _merge(file, environment())
     values = _merge(values, _flags(overrides or {}))
     settings, problems = examine(values, secrets=secrets)
     if settings is None or problems:
@@ -37,24 +36,9 @@ def load(
     return settings
 
 
-class Environment(EnvSettingsSource):
-    """The variables `TENANTPROXY_SECTION__KEY` as nested tables; a variable's case does not matter."""
-
-    def __call__(self) -> dict[str, Any]:
-        """The nested tables; leaves remember their variable."""
-        tables: dict[str, Any] = {}
-        for variable, text in sorted(os.environ.items()):
-            if not variable.upper().startswith(PREFIX) or DELIMITER not in variable[len(PREFIX) :]:
-                continue
-            parts = variable[len(PREFIX) :].lower().split(DELIMITER)
-            if all(parts):
-                _put(tables, parts, GivenText(text, origin=variable))
-        return tables
-
-
 def _read(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_bytes().decode()
+        text = path.read_bytes().decode("utf-8-sig")  # some editors begin a file with a byte order mark
         return _anchor(tomllib.loads(text), path.absolute().parent)
     except OSError as exc:
         problem = f"cannot be read ({exc.strerror or type(exc).__name__})"
@@ -87,7 +71,7 @@ def _flags(overrides: Mapping[str, Any]) -> dict[str, Any]:
     tables: dict[str, Any] = {}
     for key, value in overrides.items():
         if value is not None:
-            _put(tables, key.split("."), _given(value, f"the flag for {key}"))
+            put(tables, key.split("."), _given(value, f"the flag for {key}"))
     return tables
 
 
@@ -95,16 +79,6 @@ def _given(value: Any, origin: str) -> Any:
     if isinstance(value, Mapping):
         return {key: _given(item, origin) for key, item in value.items()}
     return GivenText(value, origin=origin) if isinstance(value, str) else value
-
-
-def _put(tables: dict[str, Any], parts: Iterable[str], value: Any) -> None:
-    *path, last = parts
-    for part in path:
-        inner = tables.setdefault(part, {})
-        if not isinstance(inner, dict):
-            inner = tables[part] = {}
-        tables = inner
-    tables[last] = value
 
 
 def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

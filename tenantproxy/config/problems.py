@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from tenantproxy.config.values import GivenText, kind_of
 from tenantproxy.errors import Problem
 
-__all__ = ["nearest", "translate"]
+__all__ = ["is_table", "nearest", "translate"]
 
 INCONSISTENT: Final = "inconsistent"
 """The error type under which `Settings` hands over the problems between its sections."""
@@ -39,6 +39,13 @@ def nearest(word: str, words: Iterable[str]) -> str | None:
     return known[found[0]] if found else None
 
 
+def is_table(parts: Iterable[str], model: type[BaseModel]) -> bool:
+    """Whether the key that `parts` name, in `model`, is a table of keys or of names."""
+    names = tuple(parts)
+    walked, _, target = _walk(names, model)
+    return len(walked) == len(names) and any(_model(one) or _origin(one) is Mapping for one in _plain(target))
+
+
 def _problem(
     kind: str, loc: tuple[str, ...], value: object, context: Mapping[str, Any], model: type[BaseModel]
 ) -> Problem:
@@ -46,6 +53,10 @@ def _problem(
     key = ".".join(loc)
     name = loc[-1] if loc else "the configuration"
     problem, fix = _explain(kind, name, value, context, owner, target)
+    if kind == "extra_forbidden" and isinstance(value, Mapping) and len(loc) > 2:
+        quoted = f'[{".".join(loc[:-2])}."{loc[-2]}.{loc[-1]}"]'
+        fix = f"did you mean {quoted}? A name with a dot in it stands in quotes; or {fix}"
+    fix = fix.replace("[...", f"[{'.'.join((*loc[:-1], ''))}")
     if isinstance(value, GivenText):
         problem += f" (from {value.origin})"
     return Problem(key=key or name, problem=problem, fix=fix)
@@ -87,8 +98,21 @@ def _kind(kind: str, value: object) -> str:
 def _unknown(name: str, owner: type[BaseModel] | None) -> tuple[str, str]:
     keys = _keys(owner) if owner else []
     close = nearest(name, keys)
+    below = None if close or owner is None else _below(name, owner)
+    if below is not None:
+        return "is unknown here", f"it is a key of [...{below}.NAME]: write it there, for each"
     fix = f"did you mean {close}?" if close else f"remove it; the keys here are {', '.join(sorted(keys))}"
     return "is unknown", fix
+
+
+def _below(name: str, owner: type[BaseModel]) -> str | None:
+    """The table of named entries in `owner` whose entries have the key `name`."""
+    for key, field in owner.model_fields.items():
+        for one in _plain(field.annotation):
+            inner = _model(typing.get_args(one)[1]) if _origin(one) is Mapping else None
+            if inner is not None and name in _keys(inner):
+                return field.alias or key
+    return None
 
 
 def _missing(name: str, owner: type[BaseModel] | None) -> tuple[str, str]:

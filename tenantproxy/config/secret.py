@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hmac
 import os
+import stat
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, Final, Literal, NoReturn
 
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
@@ -89,7 +89,11 @@ class Secret:
                 raise self._unreadable("is not set", "set the environment variable")
             return value
         try:
-            with Path(self.where).open("rb") as file:
+            # Not blocking: a FIFO without a writer would hold up whoever reads it, the event loop too.
+            flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+            with os.fdopen(os.open(self.where, flags), "rb") as file:
+                if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                    raise self._unreadable("is no regular file", "write the secret into a file, or use a variable")
                 raw = file.read(MAX_SECRET_BYTES + 1)
         except OSError as exc:
             why = exc.strerror or type(exc).__name__

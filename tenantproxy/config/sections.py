@@ -14,6 +14,7 @@ from tenantproxy.config.values import (
     Count,
     Flag,
     GivenText,
+    Host,
     Leeway,
     Lifetime,
     Listen,
@@ -121,7 +122,7 @@ SslMode = Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-
 class Server(Section):
     """One PostgreSQL server. Timeouts in seconds, 0 = none."""
 
-    host: Name = "127.0.0.1"
+    host: Host = "127.0.0.1"
     port: Port = 5432
     user: Name = Field(examples=["tenantproxy_app"])
     password: Secret | None = None

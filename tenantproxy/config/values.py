@@ -17,6 +17,7 @@ __all__ = [
     "Count",
     "Flag",
     "GivenText",
+    "Host",
     "Leeway",
     "Lifetime",
     "Listen",
@@ -129,6 +130,38 @@ def listen_address(text: str) -> tuple[str, int]:
     return host, int(port)
 
 
+def _host(value: object) -> Any:
+    text = _text(value)
+    why = _not_a_host(text)
+    if why is not None:
+        raise told(*why)
+    return text
+
+
+def _not_a_host(text: str) -> tuple[str, str] | None:
+    """What is wrong with `text` as the host of a server, and the fix; never the value, which may hold a password."""
+    if not text:
+        return "is empty", "write a host name, an address, or the folder of a unix socket"
+    if text != text.strip() or any(character.isspace() for character in text):
+        return "contains a blank", "write the host alone, without blanks"
+    if "://" in text or "@" in text:
+        return "is a URL", "write host, port, user and password_file as keys of their own"
+    if text.startswith("/"):
+        return None
+    if "," in text:
+        return "names several hosts", "write one; other servers are [servers.NAME] of their own"
+    if text.startswith("["):
+        return "is an IPv6 address in brackets", 'write it without them, as in "::1", and the port as port = 5432'
+    if ":" in text:
+        try:
+            ip_address(text.partition("%")[0])
+        except ValueError:
+            return "contains a port", "write the host alone, and the port as port = 5432"
+    elif "/" in text:
+        return "is a path that does not begin with /", "write the whole path of the folder of the unix socket"
+    return None
+
+
 def is_loopback(listen: str) -> bool:
     """Whether only this machine can connect to `listen`, an address that `listen_address` takes."""
     host, _ = listen_address(listen)
@@ -195,6 +228,7 @@ def _relations(value: object) -> Any:
 
 Text = Annotated[str, BeforeValidator(_text)]
 Name = Annotated[str, StringConstraints(min_length=1), BeforeValidator(_text)]
+Host = Annotated[str, BeforeValidator(_host)]
 Texts = Annotated[tuple[Text, ...], BeforeValidator(texts)]
 Relations = Annotated[tuple[Text, ...], BeforeValidator(_relations)]
 """Names of relations, as `relation_name` takes them."""

@@ -189,7 +189,7 @@ class PostgresRegistry:
         last, bad = "", set[str]()
         while True:
             try:
-                rows = await self._fetch(self._list_query, last, self._page)
+                rows = await self._fetch(self._list_query, last, self._page, query="registry.list_query")
             except asyncpg.DataError as exc:
                 raise _query_failed(exc) from exc
             for row in rows:
@@ -215,9 +215,9 @@ class PostgresRegistry:
         self._unusable.good(found.id)
         return found
 
-    async def _fetch(self, sql: str, *args: object) -> list[asyncpg.Record]:
+    async def _fetch(self, sql: str, *args: object, query: str = "registry.query") -> list[asyncpg.Record]:
         """The rows; a failure that says something of the source, not of the arguments, becomes RegistryUnavailable."""
-        with _translated():
+        with _translated(query):
             return await self._database.fetch(sql, *args, timeout=self._timeout)
 
     async def open(self) -> None:
@@ -233,16 +233,16 @@ _LOST: Final = (  # of a connection that was open; a query that was cut off chan
     asyncpg.ConnectionDoesNotExistError,
 )  # fmt: skip
 _HINTS: Final = {
-    "42P01": "create the table (tenantproxy install makes our own), or correct registry.query",
-    "42703": "a column in registry.query does not exist",
+    "42P01": "create the table (tenantproxy install makes our own), or correct {query}",
+    "42703": "correct the names of columns in {query}",
     "42501": "grant the main database's user SELECT on the registry",
-    "3F000": "run tenantproxy install on the main database, or configure registry.query",
-    "42601": "correct registry.query",
+    "3F000": "run tenantproxy install on the main database, or correct {query}",
+    "42601": "correct {query}: it is no SQL statement that can be run",
 }
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
+def _translated(query: str = "registry.query") -> Iterator[None]:
     """What says something of the source, not of what was asked, becomes RegistryUnavailable."""
     try:
         yield
@@ -251,7 +251,8 @@ def _translated() -> Iterator[None]:
     except _LOST as exc:
         raise ConnectionLost(_MESSAGE, detail=f"the registry: {type(exc).__name__}", retry_after=1.0) from exc
     except asyncpg.PostgresError as exc:
-        raise _unavailable(f"{type(exc).__name__} {exc.sqlstate}", _HINTS.get(exc.sqlstate or "")) from exc
+        hint = _HINTS.get(exc.sqlstate or "", "see {query}").format(query=query)
+        raise _unavailable(f"{query}, {type(exc).__name__} {exc.sqlstate}", hint) from exc
     except PoolError as exc:
         raise _of_pool(exc) from exc
     except TenantNotFound as exc:

@@ -77,7 +77,7 @@ class RowReader:
                 server=sys.intern(server),
                 database=sys.intern(database),
                 # A table for all kinds has the column for every tenant; what it holds for this kind means nothing.
-                schema=None if isolation is Isolation.DATABASE else schema,
+                schema=schema if isolation is Isolation.SCHEMA else None,
                 role=_text(row, "role"),
             )
         except ValueError as exc:

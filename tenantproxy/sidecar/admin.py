@@ -67,7 +67,9 @@ def _ready(checks: Readiness, *, verbose: bool) -> web.Response:
 
 
 def _pool(pool: PoolStats) -> dict[str, Any]:
-    return asdict(pool)
+    shown = asdict(pool)
+    shown["key"] = {name: value for name, value in shown["key"].items() if not name.startswith("_")}
+    return shown
 
 
 def _server(server: ServerStats) -> dict[str, Any]:

@@ -126,9 +126,14 @@ class ClientAuth:
         return failed(self.user)
 
 
-def failed(user: bytes) -> InvalidCredentials:
-    """What every client is told whose user is unknown or whose password is wrong, in PostgreSQL's words."""
-    return InvalidCredentials(f'password authentication failed for user "{user.decode("utf-8", "replace")}"')
+def failed(user: bytes, reason: str = "the password is wrong") -> InvalidCredentials:
+    """What every client is told whose user is unknown or whose password is wrong, in PostgreSQL's words.
+
+    `reason` is the true one, for the log.
+    """
+    error = InvalidCredentials(f'password authentication failed for user "{user.decode("utf-8", "replace")}"')
+    error.reason = reason
+    return error
 
 
 def _initial(payload: bytes) -> bytes:

@@ -25,6 +25,7 @@ from tenantproxy.errors import (
     TenantProxyError,
     TenantSuspended,
 )
+from tenantproxy.events import Observer, ignore
 from tenantproxy.metrics.listeners import ListenerStats
 from tenantproxy.metrics.pg import LoginResult, PgStats
 from tenantproxy.model import Route, TenantId, TenantStatus
@@ -38,6 +39,7 @@ from tenantproxy.sidecar.pg.console_client import ConsoleClient
 from tenantproxy.sidecar.pg.greetings import Greetings, greeting
 from tenantproxy.sidecar.pg.kept import KeptSettings
 from tenantproxy.sidecar.pg.login import Newcomer
+from tenantproxy.sidecar.pg.refusals import Refusals
 from tenantproxy.sidecar.pg.relay import Relay
 from tenantproxy.sidecar.pg.traffic import Traffic
 from tenantproxy.sidecar.pg.users import Credential, Target, Users
@@ -86,6 +88,7 @@ class PgListener:
         lending: Lending,
         users: Users,
         ceiling: int | None = None,
+        observer: Observer = ignore,
     ) -> None:
         self._ceiling = ceiling  # see `descriptors.ceiling`
         self._host = host
@@ -97,6 +100,7 @@ class PgListener:
         self._users = users
         self._greetings = Greetings(lending.lender)
         self._statements = Statements()
+        self._refusals = Refusals(observer)
         self._newcomers: set[Newcomer] = set()
         self._clients: dict[int, Client] = {}  # by the pid that they were told
         self._traffic: dict[TenantId, Traffic] = {}
@@ -217,8 +221,10 @@ class PgListener:
         if is_too_many or is_scarce(newcomer.transport, self._ceiling):
             newcomer.transport.abort()
 
-    def refused(self, error: TenantProxyError) -> None:
+    def refused(self, newcomer: Newcomer, error: TenantProxyError) -> None:
         """See `login.Door`."""
+        if newcomer.wish is not None:
+            self._refusals.tell(newcomer.wish, newcomer.transport, error, is_known=self._users.knows)
         if isinstance(error, (TenantPaused, TenantSuspended)):
             self.logins["not_served"] += 1
         elif isinstance(error, (AuthError, TenantNotFound)):

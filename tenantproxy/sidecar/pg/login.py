@@ -42,8 +42,8 @@ class Door(Protocol):
         """A connection was accepted."""
         ...
 
-    def refused(self, error: TenantProxyError) -> None:
-        """A newcomer is told this, and goes."""
+    def refused(self, newcomer: Newcomer, error: TenantProxyError) -> None:
+        """An unauthenticated connection is told this, and closed."""
         ...
 
     def left(self, newcomer: Newcomer) -> None:
@@ -113,6 +113,11 @@ class Newcomer(asyncio.Protocol):
         if self._task is not None:
             self._task.cancel()
         self.leave()
+
+    @property
+    def wish(self) -> SessionWish | None:
+        """What it asked for; None while it has not."""
+        return self._wish
 
     # --- first packet ------------------------------------------------------------------------------------------------
     def _read(self) -> None:
@@ -189,7 +194,7 @@ class Newcomer(asyncio.Protocol):
     def refuse(self, error: TenantProxyError) -> None:
         """Say why, and close."""
         if not self._is_over:
-            self._door.refused(error)
+            self._door.refused(self, error)
             self.transport.write(answers.error_response(error, fatal=True))
             self.close()
 

@@ -75,6 +75,7 @@ class PgPort:
             lending=self._lending,
             users=users,
             ceiling=ceiling(settings.servers.values()),
+            observer=self._router.observer,
         )
         view = PortView(self._router, self._lending, self._listener, version=self._version, reload=self.reload)
         self._listener.new_console = lambda target: Console(

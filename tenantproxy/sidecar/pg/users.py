@@ -33,7 +33,7 @@ from tenantproxy.router import not_served
 from tenantproxy.wire.client_auth import failed
 from tenantproxy.wire.scram import DEFAULT_ITERATIONS, Verifier
 
-__all__ = ["CONSOLE", "JWT", "Credential", "Target", "TokenVerifier", "Users", "Wish", "seed_of"]
+__all__ = ["CONSOLE", "JWT", "UNKNOWN_USER", "Credential", "Target", "TokenVerifier", "Users", "Wish", "seed_of"]
 
 CONSOLE: Final = pg_users.CONSOLE.encode()
 """The database that is the console."""
@@ -43,6 +43,8 @@ JWT: Final = pg_users.JWT.encode()
 
 PoolMode: TypeAlias = Literal["transaction", "session"]
 ConsoleAccess: TypeAlias = Literal[True, False, "read"]
+
+UNKNOWN_USER: Final = "there is no such user"
 
 _CONSOLE_OF_OTHERS: Final = b"pgbouncer"  # what tools that know PgBouncer ask for: the console too, for its users
 _SALT_BYTES: Final = 16
@@ -163,6 +165,10 @@ class Users:
         grant = self._grants.get(user)
         return Credential("scram-sha-256", mock if grant is None else grant.verifier)
 
+    def knows(self, user: bytes) -> bool:
+        """Whether there is such a user; for the log alone."""
+        return user in self._grants or (user == JWT and self._tokens is not None)
+
     def _mock(self, user: bytes) -> Verifier:
         # As PostgreSQL does: the same salt for the same name each time, and iterations that a user could have.
         iterations, size = max(self._shapes, key=lambda shape: self._derived(f"shape {shape}", user))
@@ -177,12 +183,12 @@ class Users:
         """As `authorise`, without waiting; None: the registry has to be asked, so await `authorise`."""
         grant = self._grants.get(user)
         if grant is None:
-            return failed(user)  # never somebody else in place of a user that is not there
+            return failed(user, UNKNOWN_USER)  # never another one in place of a user that is not there
         names = _names(wish)
         if CONSOLE in names or (grant.console and names == {_CONSOLE_OF_OTHERS}):
-            return grant.at_console() if len(names) == 1 else failed(user)
+            return grant.at_console() if len(names) == 1 else failed(user, "it names a tenant beside the console")
         if len(names) > _MAX_NAMES:
-            return failed(user)
+            return failed(user, f"it names more than {_MAX_NAMES} tenants")
         if len(names) > 1:
             return None
         name = _text(wish.database)
@@ -203,7 +209,7 @@ class Users:
             tenant = await self._agreed(grant, wish)
         except (TenantError, RegistryUnavailable) as exc:
             return exc
-        return failed(user) if tenant is None else grant.at(tenant)
+        return failed(user, "the user has no such tenant") if tenant is None else grant.at(tenant)
 
     async def _agreed(self, grant: _Grant, wish: Wish) -> Tenant | None:
         """The one tenant that everything in `wish` names."""
@@ -248,16 +254,18 @@ class Users:
         verified now.
         """
         if self._tokens is None:
-            return failed(JWT)
+            return failed(JWT, "tokens are not taken here")
         try:
             claims = await self._tokens.verify(token)
             tenant = await self._tenants.get(tenant_id(claim_at(claims, self._tokens.settings.tenant_claim)))
         except TenantNotFound:
-            return failed(JWT)
+            return failed(JWT, "the token names no tenant that there is")
         except (AuthError, RegistryUnavailable) as exc:
-            return exc if exc.retryable or isinstance(exc, TokenExpired | RegistryUnavailable) else failed(JWT)
+            told = exc.retryable or isinstance(exc, TokenExpired | RegistryUnavailable)
+            return exc if told else failed(JWT, f"the token is refused: {exc.code}")
         named = all(_text(name) == tenant.id or has_database(tenant, _text(name)) for name in _names(wish))
-        return _BEARER.at(tenant) if named and CONSOLE not in _names(wish) else failed(JWT)
+        good = named and CONSOLE not in _names(wish)
+        return _BEARER.at(tenant) if good else failed(JWT, "the database is not the token's tenant")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -280,7 +288,7 @@ class _Grant:
 
     def at_console(self) -> Target | TenantProxyError:
         if not self.console:
-            return failed(self.name.encode())
+            return failed(self.name.encode(), "the user may not use the console")
         return Target(kind="console", user=self.name, may_change=self.console is True)
 
 

@@ -1,0 +1,54 @@
+"""What all commands have alike: their help, and what an operator is told of an error's cause."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from typing import Any, Final
+
+import asyncpg
+import typer.core
+
+from tenantproxy.errors import TenantProxyError
+
+__all__ = ["HELP", "Command", "Group", "with_cause"]
+
+HELP: Final = {"help_option_names": ["-h", "--help"]}
+
+
+def _plain_flags(params: list[Any]) -> list[Any]:
+    """Flags take no value, so their help names no type."""
+    for param in params:
+        if getattr(param, "is_flag", False) and hasattr(param, "display_type_rich"):
+            param.display_type_rich = lambda ctx=None: None
+    return params
+
+
+class Command(typer.core.TyperCommand):
+    """One command."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """See click."""
+        return _plain_flags(super().get_params(ctx))
+
+
+class Group(typer.core.TyperGroup):
+    """Commands under one name."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """See click."""
+        return _plain_flags(super().get_params(ctx))
+
+
+def with_cause(error: TenantProxyError) -> str:
+    """The error, and what the server, TLS or DNS said, which may name hosts and tables: for operators alone."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, asyncpg.PostgresError):
+            return f"{error} (PostgreSQL says: {cause.args[0] if cause.args else cause.sqlstate})"
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return f"{error} ({cause.verify_message})"
+        if isinstance(cause, ssl.SSLError | socket.gaierror):
+            return f"{error} ({cause.strerror or cause})"
+        cause = cause.__cause__
+    return str(error)

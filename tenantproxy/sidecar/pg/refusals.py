@@ -1,0 +1,70 @@
+"""Tells the observer which logins the port refused and why: the client hears one answer for all reasons.
+
+State: how many were told in this second, and how many were not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from time import monotonic
+from typing import Final
+
+from tenantproxy.errors import InvalidCredentials, TenantProxyError
+from tenantproxy.events import Observer, PortLoginRefused
+from tenantproxy.sidecar.pg.users import UNKNOWN_USER
+from tenantproxy.wire.startup import SessionWish
+
+__all__ = ["Refusals"]
+
+_PER_SECOND: Final = 20  # a flood of logins must not fill the disk of the log
+_LONGEST: Final = 63
+
+
+class Refusals:
+    """Told at most `_PER_SECOND` times a second; the next one says how many were left out."""
+
+    def __init__(self, observer: Observer, *, clock: Callable[[], float] = monotonic) -> None:
+        self._observer = observer
+        self._clock = clock
+        self._second = 0
+        self._told = 0
+        self._untold = 0
+
+    def tell(
+        self,
+        wish: SessionWish,
+        transport: asyncio.BaseTransport,
+        error: TenantProxyError,
+        *,
+        is_known: Callable[[bytes], bool],
+    ) -> None:
+        """`wish` was refused with `error`."""
+        second = int(self._clock())
+        if second != self._second:
+            self._second, self._told = second, 0
+        if self._told >= _PER_SECOND:
+            self._untold += 1
+            return
+        self._told += 1
+        untold, self._untold = self._untold, 0
+        if isinstance(error, InvalidCredentials):
+            reason = error.reason if is_known(wish.user) else UNKNOWN_USER
+        else:
+            reason = f"{error.message} ({error.code})"
+        peer = transport.get_extra_info("peername")
+        self._observer(
+            PortLoginRefused(
+                user=_shown(wish.user),
+                database=_shown(wish.database),
+                address=str(peer[0]) if isinstance(peer, tuple) else "",
+                reason=reason,
+                untold=untold,
+            )
+        )
+
+
+def _shown(name: bytes) -> str:
+    """Printable and short: a client chose it."""
+    text = name.decode("utf-8", "replace")[:_LONGEST]
+    return text if text.isprintable() else ascii(text)
