@@ -199,7 +199,7 @@ def _by_state(pools: Sequence[PoolStats], label: Callable[[PoolStats], str]) -> 
     # A tenant with several schemas has several pools under one label.
     sums: dict[str, tuple[int, ...]] = {}
     for pool in pools:
-        name, states = label(pool), (pool.idle, pool.used, pool.opening, pool.resetting, pool.retiring)
+        name, states = label(pool), tuple(getattr(pool, state) for state in _STATES)
         former = sums.get(name)
         sums[name] = states if former is None else tuple(map(add, former, states))
     return {(name, state): count for name, counts in sums.items() for state, count in zip(_STATES, counts, strict=True)}
