@@ -14,7 +14,7 @@ from benchmarks.part import Options, Part
 from benchmarks.table import at_most, figure, render, spread
 from benchmarks.world import World
 from tenantproxy.config import Pools
-from tenantproxy.errors import TenantProxyError
+from tenantproxy.errors import LeaseExpired, TenantProxyError
 from tenantproxy.events import ignore
 from tenantproxy.isolation.schema import SchemaPlan
 from tenantproxy.model import Isolation, Placement, Route, Tenant, tenant_id
@@ -49,6 +49,9 @@ class Links:
     def retire(self, pool: Pool[Link], conn: Link) -> None:
         """The end of `conn`."""
         self._due.append(lambda: pool.retired(conn))
+
+    def expire(self, conn: Link, error: LeaseExpired) -> None:
+        """See `pool.Connector`."""
 
     def is_usable(self, conn: Link) -> bool:
         """Always."""

@@ -10,6 +10,8 @@
       RegistryUnavailable 503 08006 retry
       PoolError 503 53300 retry
         PoolTimeout  PoolFull  BudgetExhausted  PoolClosed 57P01  ConnectFailed 08001
+        LeaseExpired 57P01              held for too long while others wait: its connection was closed
+          IdleTransaction 25P03
       IsolationError 500 XX000           the session could not be proven the tenant's: destroyed
         UnprotectedRelations             its role reaches what no policy holds
       ProtocolError 400 08P01            the wire peer's fault
@@ -32,9 +34,11 @@ __all__ = [
     "ConfigurationError",
     "ConnectFailed",
     "Exposure",
+    "IdleTransaction",
     "InvalidCredentials",
     "InvalidSetting",
     "IsolationError",
+    "LeaseExpired",
     "LoginUnavailable",
     "NotSupported",
     "PoolClosed",
@@ -237,6 +241,21 @@ class PoolClosed(PoolError):
     """The router, or the tenant's pool, is closed."""
 
     sqlstate, code = "57P01", "pool_closed"
+
+
+class LeaseExpired(PoolError):
+    """A connection was held for longer than `max_hold` while others waited, and was closed; what ran was cancelled.
+
+    What the transaction under way did is undone.
+    """
+
+    sqlstate, code = "57P01", "lease_expired"
+
+
+class IdleTransaction(LeaseExpired):
+    """A client left a transaction open and idle for longer than `idle_transaction_timeout`."""
+
+    sqlstate, code = "25P03", "idle_in_transaction"
 
 
 class ConnectFailed(PoolError):

@@ -24,6 +24,7 @@ __all__ = [
     "Histogram",
     "IsolationViolation",
     "KeysFetchFailed",
+    "LeaseEnded",
     "LimitLowered",
     "LoggedOut",
     "LoginFailed",
@@ -53,7 +54,7 @@ __all__ = [
 
 _log = logging.getLogger(__name__)
 
-CloseReason = Literal["idle", "lifetime", "evicted", "reset_failed", "error", "shutdown"]
+CloseReason = Literal["idle", "lifetime", "evicted", "max_hold", "reset_failed", "error", "shutdown"]
 OpenReason = Literal["cold", "reopen"]
 EvictReason = Literal["lru", "idle", "removed", "failed"]
 ExhaustCause = Literal["tenant_limit", "server_budget", "queue_full", "connect", "registry"]
@@ -175,6 +176,16 @@ class LimitLowered(Event):
     configured: int
     limit: int
     by: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseEnded(Event):
+    """A lease was ended by us, after `seconds`: it was older than `max_hold` while others waited."""
+
+    server: str
+    pool: str
+    tenant: str
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -75,6 +75,14 @@ class _Call:
         if error is not None:
             self._backend.con.note_interruption(error)
         self._source.release(self._backend, self._route)
+        _tell_expired(self._backend, error)
+
+
+def _tell_expired(backend: Backend, error: BaseException | None) -> None:
+    """Raise LeaseExpired where that is why the driver failed."""
+    expired = backend.con.expired
+    if expired is not None and isinstance(error, LOST):
+        raise expired.again() from error
 
 
 class Scope:
@@ -278,6 +286,7 @@ class _Connection:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.end()
+        _tell_expired(self._backend, error)
 
     def enter_nowait(self) -> Guard | None:
         """Enter a new block without an await, when a connection is at hand; None: enter it as usual. `end` it."""
@@ -322,11 +331,19 @@ class _Transaction(_Connection):
         try:
             if self._transaction is not None:
                 if error is None:
-                    await self._transaction.__aexit__(None, None, None)
-                else:
+                    await self._commit(self._transaction)
+                elif self._backend.con.expired is None:  # else its end rolls back
                     await self._roll_back(self._transaction, error)
         finally:
             self.end()
+        _tell_expired(self._backend, error)
+
+    async def _commit(self, transaction: Transaction) -> None:
+        try:
+            await transaction.__aexit__(None, None, None)
+        except LOST as exc:
+            _tell_expired(self._backend, exc)
+            raise
 
     async def _roll_back(self, transaction: Transaction, error: BaseException) -> None:
         """Whoever leaves with an error does not wait for a silent server, and hears that error and no other.

@@ -156,6 +156,7 @@ class Pools(Section):
     max_waiting: Size = 100
     idle_timeout: Seconds = 300.0
     max_lifetime: Seconds = 3600.0
+    max_hold: NoTimeout = 0.0  # of a lease while others wait; 0 = for as long as it likes
     reset: Literal["always", "on_tenant_change"] = "always"
 
 
@@ -483,6 +484,7 @@ class Pg(Section):
     max_clients: Size = 10_000
     ssl_cert_file: Text = ""
     ssl_key_file: Text = ""
+    idle_transaction_timeout: NoTimeout = 60.0  # whatever the client sets
     jwt: Flag = False
     users: Mapping[str, PgUser] = Field(default_factory=dict)
 

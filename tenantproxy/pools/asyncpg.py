@@ -15,7 +15,7 @@ from typing import Any, Final
 import asyncpg
 
 from tenantproxy.config import Server, Settings
-from tenantproxy.errors import IsolationError, PoolClosed
+from tenantproxy.errors import IsolationError, LeaseExpired, PoolClosed
 from tenantproxy.events import ConnectionOpened, Observer
 from tenantproxy.isolation.proof import Signer
 from tenantproxy.isolation.row import ENTER, change_reset, enter
@@ -137,6 +137,13 @@ class AsyncpgConnector:
     def retire(self, pool: Pool[Backend], conn: Backend) -> None:
         """See `pool.Connector`."""
         self._errands.spawn(self._end(pool, conn))
+
+    def expire(self, conn: Backend, error: LeaseExpired) -> None:
+        """See `pool.Connector`."""
+        conn.con.expired = error
+        # Ended without the driver: what its holder still sends comes after our goodbye. A rollback by us would let the
+        # rest of its transaction take effect alone.
+        conn.con.is_doubtful = True
 
     def is_usable(self, conn: Backend) -> bool:
         """See `pool.Connector`."""

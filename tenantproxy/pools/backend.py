@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol, cast
 
-from tenantproxy.errors import ProtocolError
+from tenantproxy.errors import LeaseExpired, ProtocolError
 from tenantproxy.isolation.proof import Signer
 from tenantproxy.model import Binding, TenantId
 from tenantproxy.pools.lingering import UNKNOWN
@@ -57,6 +57,7 @@ class RawBackend(asyncio.Protocol):
         "cancels",
         "connected_at",
         "conversation",
+        "expired",
         "is_closed",
         "is_doubtful",
         "is_ending",
@@ -103,6 +104,7 @@ class RawBackend(asyncio.Protocol):
         self.binding: Binding | None = None  # what it was last entered with
         self.connected_at = time.time()
         self.leased_at = 0.0
+        self.expired: LeaseExpired | None = None  # why its lease was ended
         self.is_closed = False
         self.is_doubtful = False  # whoever had it cannot say what the server will send next
         self.is_ending = False  # the connector ends it

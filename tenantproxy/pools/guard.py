@@ -25,7 +25,7 @@ from asyncpg.pool import PoolConnectionProxy
 from asyncpg.prepared_stmt import PreparedStatement
 from asyncpg.transaction import Transaction
 
-from tenantproxy.errors import IsolationError
+from tenantproxy.errors import IsolationError, LeaseExpired
 from tenantproxy.pools.handshake import WrongRole
 from tenantproxy.pools.watch import keep_socket
 
@@ -182,6 +182,7 @@ class TenantConnection(_Connection):
     __slots__ = (
         "_described",
         "_entry",
+        "expired",
         "has_foreign_codecs",
         "is_doubtful",
         "is_tainted",
@@ -200,6 +201,7 @@ class TenantConnection(_Connection):
         self.is_doubtful = False  # the driver lost track of what the server sends
         self.is_unsynced = False  # the server may be in an implicit transaction that no Sync has ended
         self.was_terminated = False  # ended from this side, so the other one may live on
+        self.expired: LeaseExpired | None = None  # why its lease was ended
         self.left: socket.socket | None = None  # then: where its end can be heard; to be closed by whoever takes it
         self.runs_directly = False  # its user ran something that asyncpg does not note as being under way
         self.saw_read_only = False  # a write was refused: by a transaction that only reads, or by the server

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Final, Generic, Protocol, TypeVar
 
 from tenantproxy.errors import (
+    LeaseExpired,
     PoolError,
     TenantProxyError,
 )
@@ -24,6 +25,7 @@ from tenantproxy.events import (
     ExhaustCause,
     Exhausted,
     Histogram,
+    LeaseEnded,
     LimitLowered,
     Observer,
 )
@@ -63,6 +65,10 @@ class Connector(Protocol[C]):
         """
         ...
 
+    def expire(self, conn: C, error: LeaseExpired) -> None:
+        """The lease of `conn` is over for `error`, which its holder has to hear: `retire` follows."""
+        ...
+
     def is_usable(self, conn: C) -> bool:
         """Whether `conn` is not known to be dead. No I/O."""
         ...
@@ -98,6 +104,11 @@ class PoolSettings(Protocol):
     @property
     def max_lifetime(self) -> float:
         """Seconds after which a connection is closed."""
+        ...
+
+    @property
+    def max_hold(self) -> float:
+        """Seconds that a lease may last while others wait; 0: no limit."""
         ...
 
 
@@ -184,6 +195,7 @@ class Pool(Generic[C]):
                 turn.counts["ok"] += 1
                 slot.turn = turn
                 slot.state = _USED
+                slot.since = now
                 self._used += 1
                 return slot.conn
             if now >= slot.expires_at:
@@ -441,6 +453,7 @@ class Pool(Generic[C]):
             slot.streak = slot.streak + 1 if turn.tenant == slot.bound_to else 0
             slot.turn = turn
             slot.state = State.USED
+            slot.since = now
             self._used += 1
             if ticket.waiter.offer(slot.conn):
                 turn.counts["ok"] += 1
@@ -742,9 +755,32 @@ class Pool(Generic[C]):
                 self._late += 1
                 if slot.turn is not None:
                     slot.turn.coming -= 1
+        if self._settings.max_hold:
+            self._end_long_leases(now, self._settings.max_hold)
         self._turns.purge()
         self._idle.purge()
         self.refill()
+
+    def _end_long_leases(self, now: float, max_hold: float) -> None:
+        """End the oldest leases that last too long, one for each caller that waits for what they hold.
+
+        Never those of the main database: what listens there holds a connection all the time.
+        """
+        if self.is_main:
+            return
+        elsewhere = sum(pool is not self for pool in self.budget.wanting) - self.budget.closing
+        left = self._turns.waiting + max(0, elsewhere)
+        if not left:
+            return
+        long = [slot for slot in self._slots.values() if slot.state is _USED and now - slot.since > max_hold]
+        for slot in sorted(long, key=lambda each: each.since)[:left]:
+            turn, seconds = slot.turn, now - slot.since
+            assert turn is not None
+            # A tenant at its own limit waits for its own leases alone.
+            if turn.waiting or elsewhere > 0 or self._turns.peek() is not None:
+                self._observer(LeaseEnded(server=self.key.server, pool=self.label, tenant=turn.tenant, seconds=seconds))
+                self._connector.expire(slot.conn, refusals.held_too_long(seconds, max_hold=max_hold))
+                self.retire(slot.conn, "max_hold")
 
     @property
     def starving(self) -> bool:

@@ -12,7 +12,7 @@ from time import monotonic
 from typing import Final
 
 from tenantproxy.config import Settings
-from tenantproxy.errors import ConnectFailed, PoolClosed
+from tenantproxy.errors import ConnectFailed, LeaseExpired, PoolClosed
 from tenantproxy.events import ConnectionOpened, Observer
 from tenantproxy.pools.backend import RawBackend
 from tenantproxy.pools.base import ServerProcess
@@ -51,6 +51,10 @@ class RawConnector:
         """See `pool.Connector`."""
         end = self._ends[conn] = End(self, conn)
         end.begin()
+
+    def expire(self, conn: RawBackend, error: LeaseExpired) -> None:
+        """See `pool.Connector`."""
+        conn.expired = error
 
     def is_usable(self, conn: RawBackend) -> bool:
         """See `pool.Connector`."""

@@ -55,7 +55,8 @@ class End:
             return
         if not is_resting and holder is not deaf:
             # Ended by somebody else than who has it: the pool closes, or a reset took too long.
-            self._loop.call_soon(holder, ConnectionAbortedError("the connection is being closed"), context=Context())
+            why = backend.expired or ConnectionAbortedError("the connection is being closed")
+            self._loop.call_soon(holder, why, context=Context())
         if not backend.transport.is_closing():
             backend.write(_TERMINATE)
             if backend.transport.can_write_eof():

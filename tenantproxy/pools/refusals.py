@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from tenantproxy.errors import BudgetExhausted, ConnectFailed, IsolationError, PoolClosed, PoolFull, PoolTimeout
+from tenantproxy.errors import (
+    BudgetExhausted,
+    ConnectFailed,
+    IdleTransaction,
+    IsolationError,
+    LeaseExpired,
+    PoolClosed,
+    PoolFull,
+    PoolTimeout,
+)
 from tenantproxy.model import PoolKey
 
 __all__ = [
     "budget_spent",
     "closed",
     "entered_late",
+    "held_too_long",
+    "idle_in_transaction",
     "lost_early",
     "not_entered",
     "not_ready",
@@ -56,6 +67,25 @@ def tenant_spent(
         f" and {lingering} still at work on the server after their callers left, {_more(waiting)}",
         hint=hint,
         retry_after=max(1.0, timeout),
+    )
+
+
+def held_too_long(seconds: float, *, max_hold: float) -> LeaseExpired:
+    """Others waited for the connection."""
+    return LeaseExpired(
+        f"the connection was closed after {seconds:.3g} s, as others waited for it",
+        detail=f"max_hold = {max_hold:g} s; what its transaction did is undone",
+        hint="hold connections for less time, or raise max_hold in [pools]",
+        retry_after=1.0,
+    )
+
+
+def idle_in_transaction(limit: float) -> IdleTransaction:
+    """A client keeps a transaction open and does nothing."""
+    return IdleTransaction(
+        "terminating connection due to idle-in-transaction timeout",
+        detail=f"idle_transaction_timeout = {limit:g} s",
+        hint="end transactions when their work is done, or raise idle_transaction_timeout in [pg]",
     )
 
 

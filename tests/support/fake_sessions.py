@@ -12,7 +12,7 @@ from time import monotonic
 from typing import Final, TypeVar, cast
 
 from tenantproxy.config import Pools
-from tenantproxy.errors import ConnectFailed
+from tenantproxy.errors import ConnectFailed, LeaseExpired
 from tenantproxy.events import Event
 from tenantproxy.isolation import Signer
 from tenantproxy.isolation.base import FULL_RESET, KEEP_RESET, SOFT_RESET
@@ -162,6 +162,9 @@ class FakeServer:
         await asyncio.sleep(0)
         del self.sessions[session_of(conn)]
         pool.retired(conn)
+
+    def expire(self, conn: Backend, error: LeaseExpired) -> None:
+        """See `pool.Connector`."""
 
     def is_usable(self, conn: Backend) -> bool:
         """See `pool.Connector`."""

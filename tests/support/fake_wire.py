@@ -11,6 +11,7 @@ from time import monotonic
 from typing import Any
 
 from tenantproxy.config import Pools
+from tenantproxy.errors import LeaseExpired
 from tenantproxy.events import Event
 from tenantproxy.isolation import Signer
 from tenantproxy.model import Route
@@ -84,6 +85,9 @@ class FakeRawConnector:
     def cancel(self, backend: RawBackend, done: Callable[[], None]) -> None:
         """As RawConnector's."""
         self.cancels.append((backend, done))
+
+    def expire(self, conn: RawBackend, error: LeaseExpired) -> None:
+        """See `pool.Connector`."""
 
     def is_usable(self, conn: RawBackend) -> bool:
         """See `pool.Connector`."""

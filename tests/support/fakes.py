@@ -12,7 +12,7 @@ from itertools import count
 from typing import Any, Final, Literal, TypeVar
 
 from tenantproxy.config import Pools
-from tenantproxy.errors import ConnectFailed, TenantProxyError
+from tenantproxy.errors import ConnectFailed, LeaseExpired, TenantProxyError
 from tenantproxy.events import Event, Observer
 from tenantproxy.isolation import DatabasePlan, Plan, RowPlan, SchemaPlan
 from tenantproxy.model import Isolation, Limits, Placement, PoolKey, Route, Tenant, TenantId, tenant_id
@@ -122,6 +122,7 @@ class FakeConnector:
     opening: list[Pool[Link]] = field(default_factory=list)  # connects under way, oldest first
     links: dict[Link, None] = field(default_factory=dict)  # all that exist on a server, in order of opening
     ended: int = 0
+    expired: list[Link] = field(default_factory=list)  # whose leases were ended
     lingering: list[Lingering] = field(default_factory=list)  # whose ends were silent, oldest first
     timers: list[tuple[float, int, Callable[[], None]]] = field(default_factory=list)
     _numbers: count[int] = field(default_factory=count)
@@ -138,6 +139,12 @@ class FakeConnector:
         assert conn.state not in ("retiring", "gone"), f"{conn} ends twice"
         conn.state, conn.user = "retiring", None
         conn.ends += 1
+
+    def expire(self, conn: Link, error: LeaseExpired) -> None:
+        """See `pool.Connector`."""
+        assert conn.state == "used", f"the lease of {conn} was ended"
+        conn.charged = conn.user
+        self.expired.append(conn)
 
     def is_usable(self, conn: Link) -> bool:
         """See `pool.Connector`."""

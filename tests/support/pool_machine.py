@@ -85,7 +85,9 @@ class Book:
 class PoolWorld:
     """Two servers with hardly any connections, tenants of all kinds, and everything that can happen to them."""
 
-    def __init__(self, *, one: int = 6, two: int = 4, guaranteed: int = 1, resets_hang: bool = False) -> None:
+    def __init__(
+        self, *, one: int = 6, two: int = 4, guaranteed: int = 1, resets_hang: bool = False, max_hold: float = 0.0
+    ) -> None:
         settings = Pools(
             max_pools=3,
             max_size=2,
@@ -94,6 +96,7 @@ class PoolWorld:
             max_waiting=MAX_WAITING,
             idle_timeout=20.0,
             max_lifetime=LIFETIME,
+            max_hold=max_hold,
         )
         self.house = House(servers={"one": one, "two": two}, settings=settings, observer=self.observe)
         self.books: dict[Pool[Link], Book] = {}
@@ -389,6 +392,12 @@ class PoolWorld:
         for book in self.books.values():
             for tenant, queue in book.waiting.items():
                 self._collect_from(queue, tenant)
+        for link in self.house.connector.expired:
+            (caller,) = [caller for caller in self.lent if caller.link is link]
+            assert not link.pool.is_main
+            assert self.house.settings.max_hold
+            self.lent.remove(caller)
+        self.house.connector.expired.clear()
 
     def _collect_from(self, queue: deque[Caller], tenant: TenantId) -> None:
         served = [caller for caller in queue if not caller.waits or caller.refused]
@@ -605,9 +614,15 @@ class PoolMachine(RuleBasedStateMachine):
         super().__init__()
         self.world = PoolWorld()
 
-    @initialize(one=st.integers(3, 8), two=st.integers(3, 5), guaranteed=st.integers(0, 2), hang=st.booleans())
-    def begin(self, one: int, two: int, guaranteed: int, hang: bool) -> None:
-        self.world = PoolWorld(one=one, two=two, guaranteed=guaranteed, resets_hang=hang)
+    @initialize(
+        one=st.integers(3, 8),
+        two=st.integers(3, 5),
+        guaranteed=st.integers(0, 2),
+        hang=st.booleans(),
+        hold=st.sampled_from((0.0, 0.0, 0.5, 3.0)),
+    )
+    def begin(self, one: int, two: int, guaranteed: int, hang: bool, hold: float) -> None:
+        self.world = PoolWorld(one=one, two=two, guaranteed=guaranteed, resets_hang=hang, max_hold=hold)
 
     def _several(self, times: int, act: Callable[[], None], while_any: Callable[[], object]) -> None:
         for _ in range(times):

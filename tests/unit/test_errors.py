@@ -39,6 +39,8 @@ TABLE: dict[str, tuple[int, str, str, bool]] = {
     "PoolFull": (503, "53300", "pool_full", True),
     "BudgetExhausted": (503, "53300", "budget_exhausted", True),
     "PoolClosed": (503, "57P01", "pool_closed", True),
+    "LeaseExpired": (503, "57P01", "lease_expired", True),
+    "IdleTransaction": (503, "25P03", "idle_in_transaction", True),
     "ConnectFailed": (503, "08001", "connect_failed", True),
     "IsolationError": (500, "XX000", "isolation_error", False),
     "UnprotectedRelations": (500, "XX000", "unprotected_relations", False),

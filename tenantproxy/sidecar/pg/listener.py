@@ -13,6 +13,7 @@ import time
 from collections.abc import Awaitable, Callable, Container, Iterator
 from contextlib import suppress
 from contextvars import Context
+from time import monotonic
 from typing import Final, Protocol
 
 from tenantproxy.errors import (
@@ -32,6 +33,7 @@ from tenantproxy.model import Route, TenantId, TenantStatus
 from tenantproxy.pools.backend import RawBackend
 from tenantproxy.pools.pool import Pool
 from tenantproxy.pools.raw_lender import RawLender
+from tenantproxy.pools.refusals import idle_in_transaction
 from tenantproxy.routes import not_served
 from tenantproxy.sidecar.descriptors import is_scarce
 from tenantproxy.sidecar.pg.console import Console
@@ -85,6 +87,7 @@ class PgListener:
         max_clients: int,
         label_of: Callable[[str], str],
         drain_timeout: float,
+        idle_transaction_timeout: float,
         lending: Lending,
         users: Users,
         ceiling: int | None = None,
@@ -96,6 +99,7 @@ class PgListener:
         self._max_clients = max_clients
         self._label_of = label_of
         self._drain_timeout = drain_timeout
+        self._idle_transaction_timeout = idle_transaction_timeout
         self._lending = lending
         self._users = users
         self._greetings = Greetings(lending.lender)
@@ -145,11 +149,19 @@ class PgListener:
         """End those who hold a backend of a tenant that is not served any more; the others hear it when they ask."""
         while True:
             await asyncio.sleep(_WATCH_SECONDS)
+            self._end_idle_transactions(monotonic())
             for client in [each for each in self._clients.values() if each.holds_backend]:
                 try:
                     await self._look_after(client)
                 except Exception:
                     logger.exception("looking after the clients of the PostgreSQL port failed")
+
+    def _end_idle_transactions(self, now: float) -> None:
+        """PostgreSQL has such a timeout too, but a client may set it to 0."""
+        limit = self._idle_transaction_timeout
+        for client in list(self._clients.values()) if limit else ():
+            if client.relay is not None and client.relay.idle_in_transaction(now) > limit:
+                client.relay.kill(idle_in_transaction(limit))
 
     async def _look_after(self, client: Client) -> None:
         relay, tenant = client.relay, client.target.tenant

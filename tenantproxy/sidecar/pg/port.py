@@ -72,6 +72,7 @@ class PgPort:
             max_clients=pg.max_clients,
             label_of=self._router.counters.label_of,
             drain_timeout=self._drain_timeout,
+            idle_transaction_timeout=pg.idle_transaction_timeout,
             lending=self._lending,
             users=users,
             ceiling=ceiling(settings.servers.values()),

@@ -18,6 +18,7 @@ from typing import Final, Protocol
 
 from tenantproxy.errors import (
     ConnectFailed,
+    LeaseExpired,
     PoolClosed,
     PoolError,
     ProtocolError,
@@ -153,6 +154,7 @@ class Relay(asyncio.Protocol):
         "_told_fatal",
         "_transport",
         "_waits_for_answers",
+        "answered_at",
         "asked_at",
         "backend",
         "is_waiting",
@@ -200,6 +202,7 @@ class Relay(asyncio.Protocol):
         self._dropped = 0  # bytes to come of a message that no server gets
         self._skipping = False  # an error was told in a server's place: nothing counts until Sync
         self.asked_at = 0.0  # when the first message was sent that is unanswered
+        self.answered_at = 0.0  # when nothing was unanswered any more
         self._status = IDLE  # as the last ReadyForQuery said
         self._asking = b""  # the name of the statement that `kept` was last asked for, if it was parsed
         self._replay: bytes | None = None  # the segment under way, while it can be sent once more
@@ -778,7 +781,8 @@ class Relay(asyncio.Protocol):
                 traffic = self.traffic
                 traffic.queries += 1
                 if not awaited:
-                    traffic.query_seconds += monotonic() - self.asked_at
+                    self.answered_at = now = monotonic()
+                    traffic.query_seconds += now - self.asked_at
                     is_quiet = status == IDLE and not flight.is_open
                 if self._is_healing:
                     out = [*(out or ()), data[begin:at]]
@@ -951,6 +955,12 @@ class Relay(asyncio.Protocol):
         """Whether it has a backend, or waits for one."""
         return self.backend is not None or self.is_waiting
 
+    def idle_in_transaction(self, now: float) -> float:
+        """For how many seconds it has kept a transaction open without anything to do for the server."""
+        if self.backend is None or self._status == IDLE or self._flight.awaited:
+            return 0.0
+        return now - self.answered_at
+
     def cancel(self) -> None:
         """The client asks to cancel what runs for it now."""
         if self.backend is not None and not self._flight.is_quiet:
@@ -985,7 +995,9 @@ class Relay(asyncio.Protocol):
         if backend is not None:
             self._lender.destroy(backend, "error")
         self._flight.abandon()
-        if self._told_fatal:
+        if isinstance(exc, LeaseExpired):
+            self._end(exc)
+        elif self._told_fatal:
             self._clean_up()
             self._close()
         else:

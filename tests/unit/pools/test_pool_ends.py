@@ -297,3 +297,45 @@ def test_each_error_of_a_closing_pool_is_an_exception_of_its_own(house: House) -
     pool.close(PoolClosed("gone"))
     assert callers[0].error is not callers[1].error
     assert str(callers[0].error) == str(callers[1].error) == "gone"
+
+
+# --- leases that last too long --------------------------------------------------------------------------------------
+def test_a_lease_beyond_max_hold_ends_only_while_others_wait() -> None:
+    house = House(servers={"one": 7}, settings=Pools(max_size=1, max_hold=2.0, max_lifetime=600.0))
+    pool = house.alone("acme")
+    (link,) = house.filled(pool, "acme", 1)
+    house.connector.pass_time(10.0)
+    house.manager.sweep()
+    assert link.state == "used"
+    caller = ask(pool, "acme")
+    house.manager.sweep()
+    assert house.connector.expired == [link]
+    house.connector.end(link)
+    house.connector.succeed()
+    assert not caller.waits
+    assert house.counters.closed["max_hold"] == 1
+
+
+def test_no_more_leases_end_than_callers_wait_and_the_oldest_first() -> None:
+    house = House(servers={"one": 5}, settings=Pools(max_size=2, shared_size=3, max_hold=2.0, max_lifetime=600.0))
+    pool = house.shared()
+    links = []
+    for name in ("a", "b", "c"):
+        links += house.filled(pool, name, 1)
+        house.clock.now += 1.0
+    house.clock.now += 10.0
+    ask(house.alone("elsewhere"), "elsewhere")
+    house.manager.sweep()
+    assert house.connector.expired == links[:1]
+    house.manager.sweep()
+    assert house.connector.expired == links[:1], "its permit is on its way"
+
+
+def test_leases_of_the_main_database_are_not_ended() -> None:
+    house = House(servers={"one": 7}, settings=Pools(max_hold=2.0, max_lifetime=600.0))
+    main = house.main(size=1)
+    house.filled(main, "listener", 1)
+    house.clock.now += 10.0
+    ask(main, "main")
+    house.manager.sweep()
+    assert not house.connector.expired
