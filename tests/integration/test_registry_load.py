@@ -9,11 +9,13 @@ from uuid import uuid4
 import pytest
 
 from tenantproxy import Router
+from tenantproxy.config import Settings
 from tenantproxy.errors import TenantNotFound, TenantProxyError, TenantSuspended
 from tenantproxy.model import tenant_id
 from tenantproxy.registry import CachedRegistry, PostgresRegistry, RowReader, TenantMisconfigured
 from tests.contracts.main_database import MainDatabase
 from tests.support.database import Database
+from tests.support.port_house import a_port
 from tests.support.waiting import until
 from tests.support.world import APP_ROLE, World
 
@@ -32,10 +34,15 @@ async def register(world: World, count: int) -> list[str]:
     return names
 
 
+def patient(settings: Settings) -> Settings:
+    """With time enough for a busy machine."""
+    return settings.model_copy(update={"registry": settings.registry.model_copy(update={"lookup_timeout": 50.0})})
+
+
 async def test_thousands_of_cold_tenants_at_once_are_all_found(world: World) -> None:
     names = await register(world, MANY)
     settings = world.settings(registry="postgres", pools={"max_waiting": 1}, main={"max_size": 3})
-    async with Router(settings) as router:
+    async with Router(patient(settings)) as router:
         found = await asyncio.gather(*(router.registry.get(tenant_id(name)) for name in names))
         assert [tenant.id for tenant in found] == names
         assert router.registry.lookups["postgres", "found"] == MANY
@@ -46,15 +53,27 @@ async def test_thousands_of_cold_tenants_at_once_are_all_found(world: World) -> 
 async def test_cold_tenants_are_served_whatever_the_waiting_limit_of_tenants(world: World) -> None:
     names = await register(world, 300)
     settings = world.settings(registry="postgres", pools={"max_waiting": 1, "acquire_timeout": 50.0})
-    async with Router(settings) as router:
+    async with Router(patient(settings)) as router:
         asked = [router.tenant(name).fetchval("SELECT count(*) FROM projects") for name in names]
         assert set(await asyncio.gather(*asked)) == {0}
         assert router.stats().exhaustions["registry"] == 0
 
 
+async def test_the_port_serves_as_many_cold_tenants_at_once(world: World) -> None:
+    names = await register(world, 120)
+    async with a_port(world, registry="postgres", pools={"max_waiting": 1, "acquire_timeout": 50.0}) as house:
+
+        async def ask(name: str) -> str | None:
+            async with house.a_client(name) as client:
+                return (await client.query("SELECT count(*) FROM projects")).value
+
+        assert set(await asyncio.gather(*(ask(name) for name in names))) == {"0"}
+        assert house.router.stats().exhaustions["registry"] == 0
+
+
 async def test_lookups_get_through_while_callers_fill_the_main_database(world: World) -> None:
     settings = world.settings(registry="postgres", main={"max_size": 4}, pools={"max_waiting": 5})
-    async with Router(settings) as router, AsyncExitStack() as held:
+    async with Router(patient(settings)) as router, AsyncExitStack() as held:
         for _ in range(2):
             await held.enter_async_context(router.main().connection())
         waiting = [asyncio.ensure_future(router.main().fetchval("SELECT 1")) for _ in range(5)]
@@ -69,7 +88,7 @@ async def test_one_update_of_thousands_of_tenants_costs_working_clients_no_error
     await register(world, MANY)
     tenants = [world.tenants[number % len(world.tenants)].id for number in range(100)]
     settings = world.settings(registry="postgres", pools={"acquire_timeout": 50.0, "max_waiting": 1_000})
-    async with Router(settings) as router:
+    async with Router(patient(settings)) as router:
         done, errors, stop = 0, [], asyncio.Event()
 
         async def work(name: str) -> None:
@@ -147,7 +166,7 @@ async def test_a_query_that_fails_for_one_tenant_fails_for_it_alone(clients: tup
 
 async def test_a_lookup_whose_connection_is_ended_is_asked_again(world: World) -> None:
     settings = world.settings(registry="postgres", main={"max_size": 3})
-    async with Router(settings) as router, world.main.connect() as admin:
+    async with Router(patient(settings)) as router, world.main.connect() as admin:
         await router.registry.get(tenant_id("row1"))
         async with admin.transaction():
             await admin.execute("LOCK TABLE tenantproxy.tenants IN ACCESS EXCLUSIVE MODE")
