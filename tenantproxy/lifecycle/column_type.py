@@ -78,7 +78,7 @@ class Comparison:
         return f"nullif(pg_catalog.current_setting('{self.setting}', true), '')"
 
     def says(self, expression: str | None, wanted: str) -> bool:
-        """Whether `expression`, as PostgreSQL prints it, is `wanted`, a rule or default of ours."""
+        """Whether `expression`, as PostgreSQL prints it, is `wanted`, one of our rules or defaults."""
         return expression is not None and _plain(expression) == _plain(wanted)
 
 

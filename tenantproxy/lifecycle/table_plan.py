@@ -14,9 +14,9 @@ from tenantproxy.model import quote_identifier
 
 __all__ = ["POLICIES", "isolation_changes", "plan_table"]
 
-_BESIDE: Final = {True: "tenantproxy_signed", False: "tenantproxy_setting"}
-POLICIES: Final = ("tenantproxy", *_BESIDE.values())
-"""The names of our policies: alone on a table; RESTRICTIVE beside others, signed; the same on the plain setting."""
+_RESTRICTIVE: Final = {True: "tenantproxy_signed", False: "tenantproxy_setting"}
+POLICIES: Final = ("tenantproxy", *_RESTRICTIVE.values())
+"""The names of our policies: alone on a table; RESTRICTIVE next to others, signed; the same on the plain setting."""
 
 _COMMANDS: Final = {"a": "INSERT", "r": "SELECT", "w": "UPDATE", "d": "DELETE"}
 _SETTING: Final = re.compile(r"current_setting\('([^']+)'")
@@ -66,17 +66,20 @@ def plan_table(
 def isolation_changes(relation: Relation, column: str, cast: str, comparison: Comparison) -> Iterator[Change]:
     """The policy, and row-level security for the owner too. `column` is quoted.
 
-    Permissive policies add up, so beside others that apply to tenants ours is RESTRICTIVE. Never a TO clause: any
+    Permissive policies add up, so ours is RESTRICTIVE where others apply to tenants. Never a TO clause: any
     tenant may run DROP OWNED BY the role of all tenants, which drops every policy TO it.
     """
     rule = comparison.rule(column, cast)
     ours = [policy for policy in relation.policies if policy.name in POLICIES]
-    beside = any(policy.permissive and policy.applies for policy in relation.policies if policy.name not in POLICIES)
-    name = _BESIDE[comparison.signed] if beside else "tenantproxy"
+    is_restrictive = any(
+        policy.permissive and policy.applies for policy in relation.policies if policy.name not in POLICIES
+    )
+    name = _RESTRICTIVE[comparison.signed] if is_restrictive else "tenantproxy"
     good = [
         policy
         for policy in ours
-        if (policy.name, policy.permissive, policy.command, policy.for_all_roles) == (name, not beside, "*", True)
+        if (policy.name, policy.permissive, policy.command, policy.for_all_roles)
+        == (name, not is_restrictive, "*", True)
         and comparison.says(policy.reads, rule)
         and comparison.says(policy.writes, rule)
     ]
@@ -85,7 +88,7 @@ def isolation_changes(relation: Relation, column: str, cast: str, comparison: Co
             what = f"{relation.name}: drop the policy {policy.name}, which says something else"
             yield Change(what=what, sql=f"DROP POLICY {policy.name} ON {relation.name}")
     if not good:
-        manner = "RESTRICTIVE" if beside else "PERMISSIVE"
+        manner = "RESTRICTIVE" if is_restrictive else "PERMISSIVE"
         yield Change(
             what=f"{relation.name}: {manner.lower()} policy {name}",
             sql=f"CREATE POLICY {name} ON {relation.name} AS {manner} USING ({rule}) WITH CHECK ({rule})",
@@ -219,7 +222,7 @@ def _policy_notes(relation: Relation, comparison: Comparison) -> Iterator[str]:
         if "true" in (policy.reads, policy.writes):
             yield (
                 f"{relation.name}: the policy {policy.name} is open to everything; only the restrictive"
-                " policy beside it keeps tenants apart"
+                " policy next to it keeps tenants apart"
             )
     for policy in others:
         for setting in _SETTING.findall(f"{policy.reads} {policy.writes}"):
