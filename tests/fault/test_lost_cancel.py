@@ -19,12 +19,12 @@ from tests.support.world import World
 
 KINDS = ("database1", "schema1", "row1")
 LOST_ROWS = (
-    "SELECT CASE WHEN n < 9999 THEN repeat('x', 99) ELSE pg_catalog.pg_sleep(40)::text END"
+    "SELECT CASE WHEN n < 9999 THEN repeat('x', 99) ELSE pg_catalog.pg_sleep(120)::text END"
     " FROM generate_series(1, 9999) AS n"
 )
-LONG = "SELECT pg_catalog.pg_sleep(40)"  # longer than any of these tests may take
+LONG = "SELECT pg_catalog.pg_sleep(120)"  # longer than any of these tests may take
 ASLEEP = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
-BOUND = 20.0  # seconds; it takes 0.2 when one is lost and 2 when all are
+BOUND = 60.0  # seconds; it takes 0.2 when one is lost and 2 when all are
 LONG_BEGUN = 1.0  # seconds after which the server is certainly at it
 PATIENCE = (
     "pools.guard.CANCEL_TIMEOUT",
@@ -46,7 +46,7 @@ async def eater(lasting: World) -> AsyncIterator[CancelEater]:
 async def only_one(world: World, eater: CancelEater) -> AsyncIterator[CheckedRouter]:
     """A router that lends one connection of a tenant at a time."""
     settings = world.settings(
-        servers={"primary": {"port": eater.port, "max_connections": 20}},
+        servers={"primary": {"port": eater.port, "max_connections": 20, "statement_timeout": 0.0}},
         pools={"max_size": 1, "shared_size": 1, "acquire_timeout": BOUND},
     )
     async with checked(settings, world) as router:
