@@ -79,6 +79,7 @@ class CachedRegistry:
         self._entries: TTLCache[str, Entry] = TTLCache(max_entries, ttl + stale_for, timer=clock)
         self._refused: TTLCache[str, TenantProxyError] = TTLCache(max_entries, negative_ttl, timer=clock)
         self._round = 0  # counts the times when everything was invalidated
+        self._changes = 0  # counts the tenants that were named as changed
         # The lookup that later callers may join and that may write to the cache; an invalidation takes it out.
         self._flights: dict[str, Lookup] = {}
         self._queue = LookupQueue(self._many, timeout=lookup_timeout, settle=self._settle)
@@ -187,6 +188,7 @@ class CachedRegistry:
             )
             self._tasks.add(task)
             task.add_done_callback(lambda done: self._asked(lookup, done))
+        lookup.changes = self._changes
         self._flights[tenant] = lookup
         return lookup
 
@@ -228,7 +230,11 @@ class CachedRegistry:
         if current:
             del self._flights[tenant]
         if not lookup.answer.done():
+            is_unchanged = lookup.changes == self._changes
             lookup.answer.set_result(self._judge(tenant, answer, current=current))
+            if not current and is_unchanged and isinstance(answer, Tenant) and tenant not in self._entries:
+                # Asked before a gap in what is announced: not given out unasked, but the last known good.
+                self._entries[tenant] = Entry(answer, float("-inf"), self._round)
 
     def _judge(self, tenant: TenantId, answer: Answer, *, current: bool) -> Answer:
         """What those who wait for `tenant` are told; `current`: the answer may be remembered."""
@@ -287,6 +293,7 @@ class CachedRegistry:
             self.on_invalidate(tenant)
 
     def _invalidate_one(self, tenant: str) -> None:
+        self._changes += 1
         _drop(self._entries, tenant)
         _drop(self._refused, tenant)
         flight = self._flights.get(tenant)

@@ -283,6 +283,33 @@ async def test_an_invalidated_tenant_is_asked_again_and_not_served_as_last_known
     assert isinstance(await refused(cached.get(ACME)), RegistryUnavailable)
 
 
+async def test_a_lookup_across_a_gap_becomes_the_last_known_good(
+    cached: CachedRegistry, source: Source, clock: Clock
+) -> None:
+    source.gate.clear()
+    lookup = asyncio.create_task(cached.get(ACME))
+    await until(lambda: source.asked, "the source is asked")
+    cached.invalidate(None)  # the listener reconnects
+    source.gate.set()
+    assert await lookup == a_tenant()
+    assert cached.peek(ACME) is None, "it may have changed in the gap"
+    source.answer = RegistryUnavailable("down")
+    assert await cached.get(ACME) == a_tenant()
+
+
+async def test_a_lookup_across_a_named_change_is_not_kept(cached: CachedRegistry, source: Source) -> None:
+    source.gate.clear()
+    lookup = asyncio.create_task(cached.get(ACME))
+    await until(lambda: source.asked, "the source is asked")
+    cached.invalidate(None)
+    cached.invalidate(ACME)
+    source.gate.set()
+    assert await lookup == a_tenant()
+    source.answer = RegistryUnavailable("down")
+    with pytest.raises(RegistryUnavailable):
+        await cached.get(ACME)
+
+
 async def test_invalidating_everything_asks_again_and_keeps_the_last_known_good(
     cached: CachedRegistry, source: Source
 ) -> None:
