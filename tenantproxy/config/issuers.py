@@ -59,7 +59,7 @@ def _keys(key: str, issuer: AuthIssuer) -> Iterator[Problem]:
         fix = "write where its public keys are, or key_file with the secret that it shares (HS256)"
         yield Problem(key=f"{key}.jwks_url", problem=problem, fix=fix)
     if issuer.jwks_url and "HS256" in issuer.algorithms:
-        problem = "has HS256: whoever reads the key set could sign"
+        problem = "has HS256: who reads the key set could sign"
         yield Problem(key=f"{key}.algorithms", problem=problem, fix="take it out")
     if issuer.key is not None and set(issuer.algorithms) - {"HS256"}:
         problem = "has another than HS256, which is all that a shared secret does"
@@ -69,7 +69,7 @@ def _keys(key: str, issuer: AuthIssuer) -> Iterator[Problem]:
 
 def _url(key: str, url: str) -> Iterator[Problem]:
     if url and not url.startswith("https://"):
-        yield Problem(key=key, problem="is not https", fix="write https://...: whoever forges it signs")
+        yield Problem(key=key, problem="is not https", fix="write https://...: who forges it can sign")
 
 
 def _claim(key: str, path: str) -> Iterator[Problem]:

@@ -164,10 +164,10 @@ async def test_only_the_configured_claim_names_the_tenant(made: Made) -> None:
     tokens = made()
     for name in ("supabase", "clerk", "auth0", "entra", "cognito"):
         assert (await tokens.verify(MAKERS[name].token(tenant="globex")))["tenant"] == "acme"
-    nobody = await tokens.verify(MAKERS["auth0"].token(tenant="globex", **{"https://example.com/tenant": None}))
-    assert "tenant" not in nobody
-    beside: dict[str, Any] = {"app_metadata": {}, "app_metadata.tenant": "globex"}
-    nested = await tokens.verify(MAKERS["supabase"].token(**beside))
+    nameless = await tokens.verify(MAKERS["auth0"].token(tenant="globex", **{"https://example.com/tenant": None}))
+    assert "tenant" not in nameless
+    literal: dict[str, Any] = {"app_metadata": {}, "app_metadata.tenant": "globex"}
+    nested = await tokens.verify(MAKERS["supabase"].token(**literal))
     assert "tenant" not in nested
 
 
@@ -222,7 +222,7 @@ WRONG: dict[str, tuple[Mapping[str, Any], str]] = {
     "plain http": ({"jwks_url": "http://keys.example/"}, "jwks_url"),
     "a secret in a key set": ({"algorithms": ["HS256"]}, "algorithms"),
     "what users write": ({"tenant_claim": "user_metadata.tenant"}, "tenant_claim"),
-    "a key beside": ({"key": "k" * 32}, "jwks_url"),
+    "a key and a key set": ({"key": "k" * 32}, "jwks_url"),
     "an unknown key": ({"audiance": "x"}, "audiance"),
     "an unknown algorithm": ({"algorithms": ["none"]}, "algorithms"),
 }

@@ -33,7 +33,7 @@ class Maker:
     claims: Mapping[str, Any]
     config: Mapping[str, Any]
     header: Mapping[str, Any] = field(default_factory=dict)
-    published: Mapping[str, Any] | None = None  # what its key set says of the key beside its numbers; None: no key set
+    published: Mapping[str, Any] | None = None  # what its key set says of the key next to its numbers; None: no key set
 
     def token(self, *, header: Mapping[str, Any] | None = None, key: Any = None, **claims: Any) -> str:
         """A token; a claim that is None is left out."""
