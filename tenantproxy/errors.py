@@ -271,14 +271,17 @@ class ConnectFailed(PoolError):
         hint: str | None = None,
         retry_after: float | None = None,
         refusal: str | None = None,
+        lasting: bool = False,
     ) -> None:
         super().__init__(message, detail=detail, hint=hint, retry_after=retry_after)
         self.refusal = refusal
+        self.lasting = lasting  # nothing was refused, and yet the next attempt will fail alike: TLS, `init`
 
     def again(self) -> Self:
         """See TenantProxyError.again."""
         again = super().again()
         again.refusal = self.refusal
+        again.lasting = self.lasting
         return again
 
 
@@ -349,7 +352,9 @@ def is_passing(error: BaseException) -> bool:
     if isinstance(error, RegistryUnavailable):
         return error.__cause__ is not None and is_passing(error.__cause__)
     if isinstance(error, ConnectFailed):
-        return error.refusal is None or (error.refusal[:2] in _PASSING and error.refusal != _PROTOCOL_VIOLATION)
+        if error.refusal is None:
+            return not error.lasting
+        return error.refusal[:2] in _PASSING and error.refusal != _PROTOCOL_VIOLATION
     return isinstance(error, PoolTimeout | BudgetExhausted | OSError)
 
 

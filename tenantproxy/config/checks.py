@@ -206,7 +206,7 @@ def _registry(parts: Parts) -> Iterator[Problem]:
         yield Problem(
             key="registry.query", problem="is missing beside list_query", fix="add the query that finds the tenant $1"
         )
-    if registry.source == "postgres":
+    if registry.source == "postgres" and registry.query is not None and registry.list_query is not None:
         yield from _queries(registry)
     if registry.source != "file" and parts.tenants:
         yield Problem(

@@ -106,7 +106,7 @@ def tryouts(
             command=(*own, "sql", acme.id, "select * from projects", *config),
             shows=acme.projects[0],
         ),
-        Tryout(about="the pools, as a table", command=(*own, "pools", "--url", admin_url), shows="server"),
+        Tryout(about="the pools, as a table", command=(*own, "pools", "--url", admin_url), shows="limit"),
     ]
     return found
 

@@ -82,7 +82,8 @@ def classify(error: BaseException, key: PoolKey) -> tuple[TenantProxyError, Fail
     if found is not None:
         return found
     message, hint = "opening a connection failed", "see the log for its class"
-    return ConnectFailed(message, detail=f"{where}, {describe(error)}", hint=hint, retry_after=5.0), "denied"
+    detail = f"{where}, {describe(error)}"
+    return ConnectFailed(message, detail=detail, hint=hint, retry_after=5.0, lasting=True), "denied"
 
 
 def _of_the_system(error: BaseException, where: str, key: PoolKey) -> tuple[TenantProxyError, Failure] | None:
@@ -116,6 +117,7 @@ def no_tls(where: str) -> ConnectFailed:
         detail=where,
         hint="switch it on there (ssl = on), or say here that it need not be (ssl = 'prefer')",
         retry_after=5.0,
+        lasting=True,
     )
 
 
@@ -127,6 +129,7 @@ def _untrusted(error: ssl.SSLError, where: str, key: PoolKey) -> ConnectFailed:
             detail=f"{where}, {getattr(error, 'reason', None) or type(error).__name__}",
             hint=f"see ssl, ssl_cert_file and ssl_key_file of {section}, and the server's log",
             retry_after=5.0,
+            lasting=True,
         )
         return _caused(found, error)
     found = ConnectFailed(
@@ -134,6 +137,7 @@ def _untrusted(error: ssl.SSLError, where: str, key: PoolKey) -> ConnectFailed:
         detail=f"{where}, {_CERTIFICATE.get(error.verify_code, 'it cannot be verified')}",
         hint=f"see ssl_root_cert_file and host of {section}, and ssl_cert_file of the server",
         retry_after=5.0,
+        lasting=True,
     )
     return _caused(found, error)
 

@@ -672,7 +672,7 @@ async def test_the_first_request_may_go_away_while_the_router_opens(lasting: Wor
 
 
 async def test_a_router_that_cannot_be_opened_fails_the_start_and_says_why(lasting: World) -> None:
-    router = Router(lasting.settings(auth=AUTH, servers={"primary": {"port": 1}}))
+    router = Router(lasting.settings(registry="postgres", auth=AUTH, servers={"primary": {"port": 1}}))
     lifespan = Lifespan(TenantMiddleware(Living(router), router=router))
     assert await lifespan.startup() == "lifespan.startup.failed"
     assert "cannot be opened" in lifespan.sent[-1]["message"]
