@@ -1,7 +1,7 @@
 """What is configured, and is it right? TOML, environment and flags in; frozen settings or all problems out."""
 
+from tenantproxy.config.classes import check_classes
 from tenantproxy.config.load import load
-from tenantproxy.config.own import check_classes
 from tenantproxy.config.secret import MASK, MIN_KEY_BYTES, Secret, role_password
 from tenantproxy.config.sections import (
     Admin,

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tenantproxy.errors import ConfigurationError, Problem
 
-if TYPE_CHECKING:
-    from tenantproxy.config.settings import Settings
-
-__all__ = ["check_classes", "find_own", "make_own", "names_a_class"]
+__all__ = ["find_own", "make_own", "names_a_class"]
 
 
 def names_a_class(text: str) -> bool:
@@ -36,21 +33,6 @@ def find_own(text: str, *, key: str, protocol: str) -> Any:
     if not callable(found):
         raise _refused(key, f"{name} is no class", f"name a class that satisfies {protocol}")
     return found
-
-
-def check_classes(settings: Settings) -> None:
-    """Import each class of the application's own that `settings` name. Raises ConfigurationError for all of them."""
-    problems: list[Problem] = []
-    named = {"registry.source": settings.registry.source}
-    named |= {f"resolve.agree.{n}": source for n, source in enumerate(settings.resolve.agree)}
-    for key, text in named.items():
-        if names_a_class(text):
-            try:
-                find_own(text, key=key, protocol="Registry" if key == "registry.source" else "Resolver")
-            except ConfigurationError as exc:
-                problems += exc.problems
-    if problems:
-        raise ConfigurationError(problems)
 
 
 def make_own(text: str, *arguments: object, key: str, protocol: str, has: Sequence[str]) -> Any:

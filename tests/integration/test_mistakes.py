@@ -253,6 +253,16 @@ async def test_a_registry_class_that_is_missing_fails_the_check(config: Path) ->
     assert "registry.source: the module nowhere.mod cannot be imported" in told
 
 
+async def test_a_resolver_that_is_missing_fails_the_check_and_those_of_ours_do_not(config: Path) -> None:
+    done = await command("config", "check", "--config", str(config))
+    assert done.returncode == 0, done.stderr
+    agree = '\n[resolve]\nagree = ["claim:tenant", "json.nowhere:Mine"]\n'
+    config.write_text(config.read_text() + agree)
+    told = await _fails(config, "config", "check")
+    assert "resolve.agree.1: the module json.nowhere cannot be imported" in told
+    assert "1 problem" in told
+
+
 async def test_a_missing_table_of_a_tenant_is_named(config: Path) -> None:
     assert 'relation "nowhere" does not exist' in await _fails(config, "sql", "row1", "select * from nowhere")
 
