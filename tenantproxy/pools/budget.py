@@ -170,7 +170,7 @@ class ServerBudget:
         One connection of main's more may be opened where all that is left are backends that may be gone: without it
         the server could not be asked.
         """
-        if not self._refusals.may_open(pool, self.in_use, self._clock()):
+        if not self._may_open(pool):
             return True
         may_look = pool.is_main and self.in_use == self.limit == len(self.lingering)
         return self.in_use >= self.limit and not may_look
@@ -179,7 +179,11 @@ class ServerBudget:
         """Whether somebody who has nothing waits while this pool only wants more."""
         if pool.is_main or not self.wanting or pool.starving:
             return False
-        return any(other is not pool and other.starving for other in self.wanting)
+        # Not for one that was refused as the server is full: it could not use the permit either.
+        return any(other is not pool and other.starving and self._may_open(other) for other in self.wanting)
+
+    def _may_open(self, pool: Claimant) -> bool:
+        return self._refusals.may_open(pool, self.in_use, self._clock())
 
     def give_back(self, pool: Claimant) -> None:
         """The server side of a connection is gone, or its connect failed."""

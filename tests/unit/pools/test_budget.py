@@ -142,6 +142,17 @@ def test_nobody_takes_a_free_permit_before_a_tenant_that_has_nothing(house: Hous
     assert more.waits
 
 
+def test_nobody_stands_back_for_a_pool_that_was_refused_as_its_database_is_full(house: House) -> None:
+    rich = house.alone("rich")
+    house.filled(rich, "rich", 2)
+    ask(house.alone("limited"), "limited")
+    house.connector.fail(failure="full")
+    house.connector.pass_time(1.0)
+    assert not house.connector.opening, "it was told that there is no connection left"
+    ask(rich, "rich")
+    assert house.connector.opening == [rich]
+
+
 # --- idle connections of others --------------------------------------------------------------------------------------
 def test_idle_connections_of_the_least_recently_used_pool_are_closed_to_serve_a_waiter(house: House) -> None:
     old, new = house.alone("old"), house.alone("new")
