@@ -141,14 +141,30 @@ class use(ContextDecorator):  # noqa: N801 - read as a function: `with tenantpro
 
 
 def _generator_of(frame: FrameType | None) -> FrameType | None:
-    """`frame` when it is a generator that somebody iterates. One that contextlib drives is a block of its caller's."""
-    if frame is None or _task() is None:
+    """The generator that somebody iterates and in whose own code the block stands, entered at `frame`.
+
+    A generator that contextlib drives, and an exit stack, are part of the code that enters them.
+    """
+    if _task() is None:
         return None
+    while frame is not None:
+        if not _is_of_contextlib(frame):
+            if not _yields(frame):
+                return None
+            if not _is_of_contextlib(frame.f_back):
+                return frame
+        frame = frame.f_back
+    return None
+
+
+def _is_of_contextlib(frame: FrameType | None) -> bool:
+    return frame is not None and frame.f_globals.get("__name__") == "contextlib"
+
+
+def _yields(frame: FrameType) -> bool:
     flags = frame.f_code.co_flags
-    if flags & inspect.CO_ITERABLE_COROUTINE or not flags & (inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR):
-        return None
-    driver = frame.f_back
-    return None if driver is not None and driver.f_globals.get("__name__") == "contextlib" else frame
+    generates = bool(flags & (inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR))
+    return generates and not flags & inspect.CO_ITERABLE_COROUTINE
 
 
 def _stack() -> Iterator[FrameType]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
-__all__ = ["COMMANDS", "Policy", "TenantForm", "open_commands"]
+__all__ = ["COMMANDS", "FAITHFUL", "Policy", "TenantForm", "open_commands"]
 
 COMMANDS: Final = {"SELECT": "r", "INSERT": "a", "UPDATE": "w", "DELETE": "d"}
 """The commands that policies are about, and the letter of each in pg_policy.polcmd."""
@@ -21,9 +21,9 @@ COMMANDS: Final = {"SELECT": "r", "INSERT": "a", "UPDATE": "w", "DELETE": "d"}
 _COLUMN: Final = r'(?:[a-z_][a-z0-9_$]*|"(?:[^"]|"")+")'
 _TYPE: Final = r'(?:[a-z_][a-z0-9_ ]*|(?:[a-z_][a-z0-9_$]*|"(?:[^"]|"")+")\.(?:[a-z_][a-z0-9_$]*|"(?:[^"]|"")+"))'
 _ALIAS: Final = r'(?:[a-z_]+|"[a-z_]+")'
-_FAITHFUL: Final = frozenset(
-    {"uuid", "text", "character varying", "bpchar", "smallint", "integer", "bigint", "numeric"}
-)
+FAITHFUL: Final = frozenset({"uuid", "text", "character varying", "bpchar", "smallint", "integer", "bigint", "numeric"})
+"""PostgreSQL's own types that leave the texts of two tenants different, as it writes them without a length."""
+
 _SIGNED: Final = r"tenantproxy\.(?:bound_tenant|current_tenant)\(\)"
 
 
@@ -33,7 +33,8 @@ class Policy:
 
     `for_all_roles`: it has no TO clause. `using` and `check`: its expressions, None where it has none.
     `calls_others`: it depends on a function that is neither PostgreSQL's nor ours. `is_loose`: it compares a column
-    whose collation calls different texts equal.
+    whose collation calls different texts equal. `keeping`: the types of the operator's own in it, with their schema,
+    that leave the texts of two tenants different: enums, and domains over FAITHFUL types without a length.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Policy:
     check: str | None
     calls_others: bool = False
     is_loose: bool = False
+    keeping: tuple[str, ...] = ()
 
     def applies_to(self, command: str) -> bool:
         """Whether it is asked for this command, a key of COMMANDS."""
@@ -71,20 +73,13 @@ class TenantForm:
         self.holds: Final = lru_cache(maxsize=1024)(self._holds)
         """Whether rows for which the expression is true are the session's tenant's. Most tables say the same."""
 
-    def _holds(self, expression: str | None, calls_others: bool) -> bool:
-        return expression is not None and any(self._is_one(each, calls_others) for each in _conjuncts(expression))
+    def _holds(self, expression: str | None, keeping: tuple[str, ...] = ()) -> bool:
+        return expression is not None and any(self._is_one(each, keeping) for each in _conjuncts(expression))
 
-    def _is_one(self, expression: str, calls_others: bool) -> bool:
+    def _is_one(self, expression: str, keeping: tuple[str, ...]) -> bool:
         found = self._form.fullmatch(expression)
-        return found is not None and all(cast is None or _keeps_apart(cast, calls_others) for cast in found.groups())
-
-
-def _keeps_apart(cast: str, calls_others: bool) -> bool:
-    """Whether the texts of two tenants stay different when they are cast to this type.
-
-    `name` and `"char"` cut them off; a type of the operator's own may do anything when a function casts to it.
-    """
-    return cast in _FAITHFUL or ("." in cast and not calls_others)
+        # `name` and "char" cut texts off, and so does a domain over a type with a length.
+        return found is not None and all(cast is None or cast in FAITHFUL or cast in keeping for cast in found.groups())
 
 
 def open_commands(policies: tuple[Policy, ...], commands: tuple[str, ...], form: TenantForm) -> tuple[str, ...]:
@@ -125,7 +120,8 @@ def _holds(policy: Policy, clause: str, form: TenantForm) -> bool:
     expression = policy.using
     if clause == "check" and policy.check is not None:
         expression = policy.check  # without one, rows that are written are held against USING
-    return not policy.is_loose and form.holds(expression, policy.calls_others)
+    # A function that casts to a type of the operator's own may do anything.
+    return not policy.is_loose and form.holds(expression, () if policy.calls_others else policy.keeping)
 
 
 def _conjuncts(expression: str) -> list[str]:

@@ -12,19 +12,25 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from tenantproxy.errors import Exposure, UnprotectedRelations
-from tenantproxy.isolation.policies import COMMANDS, Policy, TenantForm, open_commands
+from tenantproxy.isolation.policies import COMMANDS, FAITHFUL, Policy, TenantForm, open_commands
 from tenantproxy.model import PoolKey, quote_identifier
 
 __all__ = ["PIN_PATH", "REACH", "Reach", "argument", "exposures", "parse", "refusal"]
 
-PIN_PATH: Final = "SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true)"
+# The planner takes the question for far dearer than it is, and compiling it would take longer than to answer it.
+PIN_PATH: Final = (
+    "SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true),"
+    " pg_catalog.set_config('jit', 'off', true)"
+)
 
-# Roles: who the session can become, itself first of all. A relation is open when the catalogue alone says so; of these
-# at most 100 are told. The others are tables whose policies have to be read.
+# Roles: who the session can become, itself first of all. Shown: what views and SQL functions in sight read with their
+# caller's rights; no USAGE of its schema is asked for then. A relation is open when the catalogue alone says so; of
+# these at most 100 are told. The others are tables whose policies have to be read.
 REACH: Final = """
-WITH given AS MATERIALIZED (
+WITH RECURSIVE given AS MATERIALIZED (
   SELECT ARRAY(SELECT json_array_elements_text($1::text::json -> 'schemas')) AS schemas,
          ARRAY(SELECT json_array_elements_text($1::text::json -> 'relations')) AS relations,
+         ARRAY(SELECT json_array_elements_text($1::text::json -> 'faithful')) AS faithful,
          EXISTS (SELECT FROM pg_collation l WHERE NOT l.collisdeterministic) AS has_loose
 ), roles AS MATERIALIZED (
   SELECT r.oid, r.rolname::text AS name, r.rolsuper OR r.rolbypassrls OR r.rolcreaterole OR r.rolreplication
@@ -38,6 +44,23 @@ WITH given AS MATERIALIZED (
 ), members AS MATERIALIZED (
   SELECT d.objid AS oid, min(e.extname::text) AS extension FROM pg_extension e JOIN pg_depend d ON d.refobjid = e.oid
     AND d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e' AND d.classid = 'pg_class'::regclass GROUP BY 1
+), shown (class, oid) AS (
+  SELECT 'pg_class'::regclass::oid, c.oid FROM pg_class c JOIN schemas n ON n.oid = c.relnamespace WHERE c.relkind = 'v'
+  UNION SELECT 'pg_proc'::regclass::oid, p.oid FROM pg_proc p JOIN schemas n ON n.oid = p.pronamespace
+    WHERE p.prosqlbody IS NOT NULL
+  UNION SELECT d.refclassid, d.refobjid FROM shown s
+    LEFT JOIN pg_class v ON s.class = 'pg_class'::regclass AND v.oid = s.oid AND v.relkind = 'v'
+      AND EXISTS (SELECT FROM pg_options_to_table(v.reloptions) o
+        WHERE o.option_name = 'security_invoker' AND o.option_value::boolean)
+    LEFT JOIN pg_rewrite w ON w.ev_class = v.oid
+    LEFT JOIN pg_proc p ON s.class = 'pg_proc'::regclass AND p.oid = s.oid AND NOT p.prosecdef
+    JOIN pg_depend d ON d.classid = CASE WHEN p.oid IS NULL THEN 'pg_rewrite'::regclass ELSE 'pg_proc'::regclass END
+      AND d.objid = coalesce(p.oid, w.oid)
+    WHERE d.refclassid IN ('pg_class'::regclass, 'pg_proc'::regclass)
+), within AS MATERIALIZED (
+  SELECT c.oid, n.name FROM schemas n JOIN pg_class c ON c.relnamespace = n.oid
+  UNION SELECT c.oid, n.nspname::text FROM shown s JOIN pg_class c ON c.oid = s.oid AND s.class = 'pg_class'::regclass
+    JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
 ), relations AS MATERIALIZED (
   SELECT c.oid, n.name AS schema, c.relname::text AS name, c.relkind::text AS kind, x.rights,
     c.relkind IN ('r', 'p') AND c.relrowsecurity AS secured, c.relispartition AS is_partition,
@@ -46,7 +69,7 @@ WITH given AS MATERIALIZED (
     CASE WHEN c.relhasrules THEN ARRAY(SELECT w.rulename::text FROM pg_rewrite w
       WHERE w.ev_class = c.oid AND w.ev_type <> '1' AND w.ev_enabled <> 'D'
         AND NOT (w.is_instead AND pg_get_ruledef(w.oid) ~ ' DO INSTEAD NOTHING;$')) ELSE '{}' END AS rules
-  FROM schemas n JOIN pg_class c ON c.relnamespace = n.oid CROSS JOIN given g
+  FROM within n JOIN pg_class c ON c.oid = n.oid CROSS JOIN given g
   CROSS JOIN LATERAL (SELECT ARRAY(
     SELECT p FROM unnest('{SELECT,INSERT,UPDATE,REFERENCES}'::text[]) p
     WHERE EXISTS (SELECT FROM roles r WHERE has_any_column_privilege(r.oid, c.oid, p))
@@ -80,8 +103,17 @@ SELECT json_build_object(
         JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
         JOIN pg_collation l ON l.oid = a.attcollation
         WHERE d.classid = 'pg_policy'::regclass AND d.objid = p.oid AND d.refclassid = 'pg_class'::regclass
-          AND NOT l.collisdeterministic) ELSE false END) ORDER BY p.polname)
-      FROM pg_policy p WHERE p.polrelid = r.oid
+          AND NOT l.collisdeterministic) ELSE false END,
+      'keeping', ARRAY(WITH RECURSIVE named AS (
+        SELECT y.oid AS top, y.oid FROM pg_depend d JOIN pg_type y ON y.oid = d.refobjid
+        WHERE d.classid = 'pg_policy'::regclass AND d.objid = p.oid AND d.refclassid = 'pg_type'::regclass
+        UNION SELECT b.top, y.typbasetype FROM named b JOIN pg_type y ON y.oid = b.oid WHERE y.typtype = 'd')
+        SELECT format_type(b.top, NULL) FROM named b JOIN pg_type y ON y.oid = b.oid
+          LEFT JOIN pg_collation l ON l.oid = y.typcollation
+        GROUP BY b.top HAVING bool_and(coalesce(l.collisdeterministic, true) AND CASE y.typtype WHEN 'e' THEN true
+          WHEN 'd' THEN y.typtypmod = -1 ELSE format_type(y.oid, NULL) = ANY (g.faithful) END))
+      ) ORDER BY p.polname)
+      FROM pg_policy p CROSS JOIN given g WHERE p.polrelid = r.oid
         AND (0 = ANY (p.polroles) OR EXISTS (SELECT FROM roles o WHERE o.oid = ANY (p.polroles)))) END
     ) ORDER BY r.schema, r.name) FROM described r WHERE NOT r.is_open OR r.number <= 100),
   'definers', ARRAY(SELECT p.oid::regprocedure::text FROM pg_proc p JOIN schemas n ON n.oid = p.pronamespace
@@ -91,7 +123,10 @@ SELECT json_build_object(
     ORDER BY 1 LIMIT 100)
 )::text
 """
-"""$1: JSON, `schemas` and `relations` (quoted, `"s"."t"`) that are not looked at. One row with one text, JSON."""
+"""$1: JSON, `schemas` and `relations` (quoted, `"s"."t"`) that are not looked at, `faithful` types.
+
+One row with one text, JSON.
+"""
 
 _TOLD: Final = 20
 _KINDS: Final = {
@@ -152,6 +187,7 @@ def argument(names: Iterable[tuple[str, str | None]]) -> str:
                 for schema, relation in names
                 if relation is not None
             ],
+            "faithful": sorted(FAITHFUL),
         }
     )
 
@@ -170,7 +206,9 @@ def parse(text: str) -> Reach:
 
 def _relation(given: Mapping[str, Any]) -> Relation:
     values = dict(given)
-    policies = tuple(Policy(**policy) for policy in values.pop("policies") or ())
+    policies = tuple(
+        Policy(**{**policy, "keeping": tuple(policy["keeping"])}) for policy in values.pop("policies") or ()
+    )
     rights, rules = tuple(values.pop("rights")), tuple(values.pop("rules"))
     return Relation(**values, rights=rights, rules=rules, policies=policies)
 

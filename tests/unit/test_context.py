@@ -61,6 +61,40 @@ async def test_a_suspended_generator_leaves_its_caller_as_it_was() -> None:
     assert who() == "none"
 
 
+@contextlib.contextmanager
+def managed(scope: TenantScope) -> Generator[None, None, None]:
+    with tenantproxy.use(scope):
+        yield
+
+
+@contextlib.asynccontextmanager
+async def managed_by_await(scope: TenantScope) -> AsyncGenerator[None, None]:
+    with managed(scope):
+        yield
+
+
+@pytest.mark.parametrize("how", ["manager", "awaited manager", "exit stack"])
+async def test_a_context_manager_in_a_generator_leaves_the_caller_as_it_was(how: str) -> None:
+    async def rows() -> AsyncGenerator[str, None]:
+        async with contextlib.AsyncExitStack() as stack:
+            if how == "manager":
+                stack.enter_context(managed(ACME))
+            elif how == "awaited manager":
+                await stack.enter_async_context(managed_by_await(ACME))
+            else:
+                stack.enter_context(tenantproxy.use(ACME))
+            yield who()
+            yield who()
+
+    some = rows()
+    assert [await anext(some), who()] == ["acme", "none"]
+    with tenantproxy.use(GLOBEX):
+        assert who() == "globex"
+    assert [await anext(some), who()] == ["acme", "none"]
+    await some.aclose()
+    assert who() == "none"
+
+
 async def test_an_abandoned_generator_leaves_its_caller_as_it_was() -> None:
     async for name in stream(ACME):
         assert name == "acme"

@@ -167,6 +167,40 @@ OPEN: Final[dict[str, tuple[str, str]]] = {
     "a role past row security": ("CREATE ROLE boss BYPASSRLS; GRANT boss TO app", "role boss"),
     "a role that makes roles": ("ALTER ROLE app CREATEROLE", "role app"),
     "a role that reads files": ("GRANT pg_read_server_files TO app", "role pg_read_server_files"),
+    "a domain that cuts": (
+        f"{SECURED} CREATE DOMAIN cut AS varchar(3); CREATE POLICY p ON t USING (tenant_id = {BOUND}::cut)",
+        "table public.t",
+    ),
+    "a domain over a domain that cuts": (
+        f"{SECURED} CREATE DOMAIN cut AS char(3); CREATE DOMAIN d AS cut; ALTER TABLE t ADD k d;"
+        f" CREATE POLICY p ON t USING (k = {BOUND}::d)",
+        "table public.t",
+    ),
+    "a domain over a name, which cuts": (
+        f"{SECURED} CREATE DOMAIN cut AS name; CREATE POLICY p ON t USING (tenant_id = {BOUND}::cut)",
+        "table public.t",
+    ),
+    "a domain that ignores case": (
+        "CREATE COLLATION ci FROM \"C\"; UPDATE pg_collation SET collisdeterministic = false WHERE collname = 'ci';"
+        f" CREATE DOMAIN loose AS text COLLATE ci; {SECURED}"
+        f" CREATE POLICY p ON t USING (tenant_id = {BOUND}::loose)",
+        "table public.t",
+    ),
+    "a table that only a view in sight reads": (
+        "CREATE SCHEMA s; CREATE TABLE s.t (n int); GRANT SELECT ON s.t TO app;"
+        " CREATE VIEW v WITH (security_invoker) AS TABLE s.t; GRANT SELECT ON v TO app",
+        "table s.t",
+    ),
+    "a view of the owner's behind two that are not": (
+        "CREATE SCHEMA s; CREATE VIEW s.a AS TABLE projects; CREATE VIEW s.b WITH (security_invoker) AS TABLE s.a;"
+        " CREATE VIEW v WITH (security_invoker) AS TABLE s.b; GRANT SELECT ON v, s.a, s.b TO app",
+        "view s.a",
+    ),
+    "a table that only a function in sight reads": (
+        "CREATE SCHEMA s; CREATE TABLE s.t (n int); GRANT SELECT ON s.t TO app;"
+        " CREATE FUNCTION f() RETURNS SETOF int LANGUAGE sql BEGIN ATOMIC SELECT n FROM s.t; END",
+        "table s.t",
+    ),
 }  # fmt: skip
 
 CLOSED: Final[dict[str, str]] = {
@@ -201,6 +235,19 @@ CLOSED: Final[dict[str, str]] = {
         f" CREATE POLICY ours ON t USING ({OURS}); GRANT SELECT ON t TO app"
     ),
     "a rule that does nothing": f"{HELD} CREATE RULE r AS ON DELETE TO t DO INSTEAD NOTHING",
+    "a domain and an enum that keep all texts": (
+        f"{SECURED} CREATE DOMAIN code AS varchar; CREATE DOMAIN key AS code; CREATE TYPE e AS ENUM ('a'); ALTER TABLE"
+        f" t ADD k key, ADD e e; CREATE POLICY p ON t FOR SELECT USING (k = {BOUND}::key);"
+        f" CREATE POLICY q ON t FOR DELETE USING (e = {BOUND}::e)"
+    ),
+    "a domain that cuts something else": (
+        f"{SECURED} CREATE DOMAIN cut AS varchar(3); CREATE POLICY p ON t USING ({OURS} AND name = 'abcd'::cut)"
+    ),
+    "a secured table behind a view in sight": (
+        "CREATE SCHEMA s; CREATE TABLE s.t (tenant_id text); GRANT SELECT ON s.t TO app;"
+        " CREATE VIEW v WITH (security_invoker) AS TABLE s.t; GRANT SELECT ON v TO app;"
+        f" ALTER TABLE s.t ENABLE ROW LEVEL SECURITY; CREATE POLICY p ON s.t USING ({OURS})"
+    ),
     "a sequence": "CREATE SEQUENCE s; GRANT ALL ON s TO app",
     "a temporary table": "CREATE TEMP TABLE x (n int); GRANT SELECT ON x TO app",
 }

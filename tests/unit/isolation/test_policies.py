@@ -29,7 +29,7 @@ def policy(using: str | None, check: str | None = None, **changes: object) -> Po
     ],
 )  # fmt: skip
 def test_the_forms_that_are_known_hold(expression: str) -> None:
-    assert TenantForm().holds(expression, False)
+    assert TenantForm().holds(expression, ("public.kind", 'public."A b"'))
 
 
 @pytest.mark.parametrize(
@@ -46,18 +46,23 @@ def test_the_forms_that_are_known_hold(expression: str) -> None:
     ],
 )  # fmt: skip
 def test_everything_else_is_open(expression: str | None) -> None:
-    assert not TenantForm().holds(expression, False)
+    assert not TenantForm().holds(expression)
 
 
 def test_a_type_to_which_a_function_casts_is_open() -> None:
-    assert not TenantForm().holds(f"(tenant_id = ({SELECTED})::public.kind)", True)
-    assert TenantForm().holds(f"(tenant_id = ({SELECTED})::uuid)", True)
+    for kind, count in (("public.kind", 1), ("uuid", 0)):
+        ours = policy(f"(tenant_id = ({SELECTED})::{kind})", calls_others=True, keeping=("public.kind",))
+        assert len(open_commands((ours,), ("SELECT",), TenantForm())) == count
+
+
+def test_a_type_that_is_not_known_to_keep_tenants_apart_is_open() -> None:
+    assert not TenantForm().holds(f"(tenant_id = ({SELECTED})::public.kind)", ("public.other",))
 
 
 def test_the_name_of_the_setting_is_no_pattern() -> None:
     form = TenantForm("app.who")
-    assert form.holds("(tenant_id = current_setting('app.who'::text))", False)
-    assert not form.holds("(tenant_id = current_setting('appxwho'::text))", False)
+    assert form.holds("(tenant_id = current_setting('app.who'::text))")
+    assert not form.holds("(tenant_id = current_setting('appxwho'::text))")
 
 
 def test_without_a_permissive_policy_nothing_is_let_through() -> None:
