@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Final, Protocol
 
+from tenantproxy.errors import ConnectFailed
 from tenantproxy.events import Histogram, LimitLowered, Observer, ServerDown, ServerUp
 from tenantproxy.pools.base import Clock, ServerStats
 from tenantproxy.pools.limits import NO_LIMIT, Refusals, lowest
@@ -96,6 +97,7 @@ class ServerBudget:
         self._failing_since: float | None = None  # the first of an unbroken row of failed connects
         self._unanswered = 0  # of them those that nobody answered
         self.is_down = False
+        self.failure: ConnectFailed | None = None  # why the last connect did not reach it; names no database
         self._unfit_since: float | None = None  # it is not in the role that it is used in
         self._unfit_at = 0.0  # when that was last found
 
@@ -302,8 +304,9 @@ class ServerBudget:
         return False
 
     # --- the breaker -------------------------------------------------------------------------------------------------
-    def refused(self, error: str) -> None:
+    def refused(self, error: str, failure: ConnectFailed) -> None:
         """A connect did not reach the server. After half a second without a success it counts as down."""
+        self.failure = failure
         now = self._clock()
         if self._failing_since is None:
             self._failing_since = now
@@ -314,6 +317,7 @@ class ServerBudget:
         if self._failing_since is None:
             self._failing_since = self._clock()
         self._unanswered += 1
+        self.failure = None
         self._failed(error, is_down=self._unanswered >= SILENT_CONNECTS)
 
     def _failed(self, error: str, *, is_down: bool) -> None:

@@ -103,6 +103,8 @@ def _of_the_system(error: BaseException, where: str, key: PoolKey) -> tuple[Tena
             retry_after=1.0,
         )
         return _caused(found, error), "refused"
+    if isinstance(error, asyncpg.ClientConfigurationError):  # the rest of what it is said for, `config check` refuses
+        return _no_authority(where, key), "denied"
     if isinstance(error, ConnectionError) and "SSL" in str(error):  # asyncpg's, and it has no class of its own
         return no_tls(where), "denied"
     if isinstance(error, OSError | asyncpg.InterfaceError | asyncpg.InternalClientError):
@@ -116,6 +118,18 @@ def no_tls(where: str) -> ConnectFailed:
         "the PostgreSQL server does not offer TLS",
         detail=where,
         hint="switch it on there (ssl = on), or say here that it need not be (ssl = 'prefer')",
+        retry_after=5.0,
+        lasting=True,
+    )
+
+
+def _no_authority(where: str, key: PoolKey) -> ConnectFailed:
+    """`ssl` asks to verify the server's certificate, and there is nothing to verify it with."""
+    return ConnectFailed(
+        "the certificate of the PostgreSQL server cannot be verified",
+        detail=f"{where}, there is no root certificate",
+        hint=f"name the file of the authority's certificate in ssl_root_cert_file of [servers.{key.server}]; without it"
+        " ~/.postgresql/root.crt is read",
         retry_after=5.0,
         lasting=True,
     )

@@ -649,7 +649,7 @@ class Pool(Generic[C]):
         else:
             self.budget.give_back(self)
         if failure == "refused":
-            self.budget.refused(what)
+            self.budget.refused(what, refusals.without_place(error, self.key.server))
         elif failure == "unfit":
             self.budget.unfit(what)
         elif silent:
@@ -723,7 +723,9 @@ class Pool(Generic[C]):
 
     def _connect_failed(self) -> PoolError:
         error = self._backoff.error
-        return error.again() if isinstance(error, PoolError) else refusals.unreachable(f"server {self.key.server!r}")
+        if not isinstance(error, PoolError):  # this pool did not try: another one of the server did
+            error = self.budget.failure or refusals.unreachable(f"server {self.key.server!r}")
+        return error.again()
 
     def _note(self, cause: ExhaustCause, turn: Turn[C], limit: int) -> None:
         self._exhausted_counts[cause] += 1

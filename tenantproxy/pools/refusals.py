@@ -11,6 +11,7 @@ from tenantproxy.errors import (
     PoolClosed,
     PoolFull,
     PoolTimeout,
+    TenantProxyError,
 )
 from tenantproxy.model import PoolKey
 
@@ -29,6 +30,7 @@ __all__ = [
     "queue_full",
     "tenant_spent",
     "unreachable",
+    "without_place",
 ]
 
 
@@ -127,6 +129,15 @@ def unreachable(detail: str) -> ConnectFailed:
         hint="see whether it runs, and its host and port in the configuration",
         retry_after=1.0,
     )
+
+
+def without_place(error: TenantProxyError, server: str) -> ConnectFailed:
+    """What `error` says of the server, for tenants of its other databases: it names none."""
+    if not isinstance(error, ConnectFailed):
+        return unreachable(f"server {server!r}")
+    told = error.again()
+    told.detail = f"server {server!r}"
+    return told
 
 
 def place_of(key: PoolKey) -> str:

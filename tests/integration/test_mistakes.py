@@ -218,6 +218,36 @@ async def test_a_host_name_that_is_unknown_is_told_as_such(config: Path) -> None
     assert "host of [servers.primary]" in told
 
 
+OF_A_FILE: Final = (
+    MINIMAL
+    + """
+[tenants.one]
+isolation = "database"
+database = "one"
+"""
+)
+
+
+def _of_a_file(folder: Path, host: str, mode: str) -> Path:
+    path = folder / "tenantproxy.toml"
+    path.write_text(OF_A_FILE.replace("HOST", host).replace('"disable"', f'"{mode}"'))
+    return path
+
+
+@pytest.mark.usefixtures("clean")
+async def test_a_tenant_of_a_file_hears_why_its_server_cannot_be_reached(tmp_path: Path) -> None:
+    told = await _fails(_of_a_file(tmp_path, "no-such-host.invalid", "disable"), "sql", "one", "select 1")
+    assert "host name of the PostgreSQL server cannot be resolved" in told
+
+
+async def test_a_missing_root_certificate_is_told_as_such(tmp_path: Path, clean: pytest.MonkeyPatch) -> None:
+    clean.setenv("HOME", str(tmp_path))
+    clean.delenv("PGSSLROOTCERT", raising=False)
+    told = await _fails(_of_a_file(tmp_path, "127.0.0.1", "verify-full"), "sql", "one", "select 1")
+    assert "there is no root certificate" in told
+    assert "ssl_root_cert_file of [servers.primary]" in told
+
+
 async def test_a_server_without_tls_is_told_as_such(config: Path) -> None:
     told = await _fails(_changed(config, 'ssl = "disable"', 'ssl = "require"'), "tenants", "list")
     assert "does not offer TLS" in told
