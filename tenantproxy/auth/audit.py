@@ -45,7 +45,8 @@ _RETRY_SECONDS: Final = 1.0
 _CLOSE_SECONDS: Final = 2.0
 _INSTALLED: Final = "SELECT to_regprocedure('tenantproxy.record_audit(jsonb)') IS NOT NULL"
 _RECORD: Final = "SELECT tenantproxy.record_audit($1::text::jsonb)"
-_REFUSED_CLASSES: Final = ("22", "23")  # of SQLSTATEs: the same rows would be refused again
+_REFUSED_CLASSES: Final = ("22", "23", "54")  # of SQLSTATEs: the same rows would be refused again
+_MAX_TEXT: Final = 500  # characters: a user's id is its tenant's to choose, and a row of an index has 2,704 bytes
 _WORD: Final = re.compile(r"(?<!^)(?=[A-Z])")
 _COLUMNS: Final = {"tenant": "tenant", "user": "user_id", "account": "account", "address": "address"}
 
@@ -130,6 +131,8 @@ class AuditTable:
         except asyncpg.PostgresError as exc:
             if (exc.sqlstate or "")[:2] not in _REFUSED_CLASSES:
                 return False
+            if count > 1:  # one row of them: the others are not lost for it
+                return await self._write(count // 2)
             self.lost += count
         except Exception:  # noqa: BLE001 - a boundary: whatever keeps us from writing, the next try may succeed
             return False
@@ -149,7 +152,7 @@ def _row(event: Event, at: float) -> dict[str, object]:
 
 
 def _stored(value: object) -> object:
-    """A value that jsonb takes: no NUL, no half of a surrogate pair."""
+    """A value that jsonb takes: no NUL, no half of a surrogate pair, and no longer than an index takes."""
     if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode().replace("\0", "\ufffd")
+        return value[:_MAX_TEXT].encode("utf-8", "replace").decode().replace("\0", "\ufffd")
     return value

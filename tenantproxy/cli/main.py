@@ -20,7 +20,7 @@ from tenantproxy.cli import read, tokens
 from tenantproxy.cli.output import Output
 from tenantproxy.cli.shape import HELP, Command, Group, with_cause
 from tenantproxy.cli.shipped import DASHBOARD, EXAMPLE, RULES, shipped
-from tenantproxy.config import Settings, check_classes, describe, json_schema, load
+from tenantproxy.config import Secret, Settings, check_classes, describe, json_schema, load
 from tenantproxy.config.version import version
 from tenantproxy.errors import TenantProxyError
 from tenantproxy.model import TenantStatus
@@ -314,12 +314,20 @@ def token_inspect(
 def pools(
     config: ConfigFile = DEFAULT_CONFIG,
     url: Annotated[str | None, typer.Option(help="The admin listener; default: the configured one.")] = None,
+    token_file: Annotated[
+        Path | None, typer.Option(help="The admin token for any --url; default: the configured one.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show the open pools of a running sidecar, with the admin token of the configuration."""
+    """Show the open pools of a running sidecar.
+
+    The configured admin token goes to this machine and to the hosts that [admin] names, and nowhere else.
+    """
     settings = load(config, secrets=False) if url is None or config.is_file() else None
     address = url if url is not None else read.admin_url(settings or load(config, secrets=False))
-    token = settings.admin.token if settings is not None else None
+    token = Secret.file(token_file) if token_file is not None else None
+    if token is None and settings is not None and read.may_have_token(address, settings.admin):
+        token = settings.admin.token
     rows = read.pools(address, token)
     Output(as_json).rows(rows if as_json else read.for_readers(rows), empty="no pool is open")
 

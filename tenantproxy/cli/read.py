@@ -8,10 +8,12 @@ import urllib.request
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict
+from ipaddress import ip_address
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from tenantproxy.cli.output import progress_bar
-from tenantproxy.config import Secret, Settings, listen_address
+from tenantproxy.config import Admin, Secret, Settings, listen_address
 from tenantproxy.config.problems import nearest
 from tenantproxy.errors import ConfigurationError, Problem, TenantNotFound, TenantProxyError
 from tenantproxy.lifecycle.live_check import check_live
@@ -20,7 +22,17 @@ from tenantproxy.registry import FileRegistry, Registry, unusable
 from tenantproxy.registry.unusable import TellsUnusable
 from tenantproxy.router import Router
 
-__all__ = ["admin_url", "for_readers", "live", "pools", "sql", "tenant", "tenants", "unusable_tenants"]
+__all__ = [
+    "admin_url",
+    "for_readers",
+    "live",
+    "may_have_token",
+    "pools",
+    "sql",
+    "tenant",
+    "tenants",
+    "unusable_tenants",
+]
 
 _TIMEOUT: Final = 5.0
 _COMPARED: Final = 10_000  # tenants whose names are compared with one that is unknown
@@ -175,6 +187,39 @@ def admin_url(settings: Settings) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
+def may_have_token(url: str, admin: Admin) -> bool:
+    """Whether the configured token is for the listener at `url`: on this machine, or at a host that [admin] names.
+
+    Any other address gets it only where the operator says so: it may be a mistyped one, or somebody else's.
+    """
+    host = _host_of(url)
+    named = {name.lower() for name in admin.hosts} | {"localhost"}
+    if admin.listen:
+        named.add(listen_address(admin.listen)[0].lower())
+    return host in named - _EVERY or _is_loopback(host)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _host_of(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        parts = urlsplit("")
+    host = parts.hostname
+    if not host or parts.scheme not in ("http", "https") or parts.username is not None:
+        raise TenantProxyError(f"{url} is not an http address", hint="say --url http://host:port")
+    return host
+
+
+_EVERY: Final = frozenset({"0.0.0.0", "::"})  # a listener's way to say every address, and no client's
+
+
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
     """A token is for the address that the operator named."""
 
@@ -182,12 +227,12 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
         return None
 
 
-_OPENER: Final = urllib.request.build_opener(_NoRedirect)
+# No proxy of the environment's either: the token is not for it.
+_OPENER: Final = urllib.request.build_opener(_NoRedirect, urllib.request.ProxyHandler({}))
 
 
 def _get(url: str, token: Secret | None) -> Any:
-    if not url.startswith(("http://", "https://")):
-        raise TenantProxyError(f"{url} is not an http address", hint="say --url http://host:port")
+    _host_of(url)
     headers = {} if token is None else {"Authorization": f"Bearer {token.read()}"}
     try:
         with _OPENER.open(urllib.request.Request(url, headers=headers), timeout=_TIMEOUT) as answer:
@@ -197,9 +242,9 @@ def _get(url: str, token: Secret | None) -> Any:
             raise TenantProxyError(
                 f"the sidecar at {url} answers {exc.code}",
                 detail=exc.reason,
-                hint="see [admin] token_file and hosts, here and in the configuration that it runs with",
+                hint="see [admin] token_file and hosts, here and where it runs, or say --token-file",
             ) from None
     except urllib.error.URLError as exc:
         raise TenantProxyError(f"no sidecar answers at {url}", detail=str(exc.reason), hint="is it running?") from exc
-    except ValueError as exc:
-        raise TenantProxyError(f"what answers at {url} is not tenantproxy's admin listener") from exc
+    except ValueError:  # its text may quote the token
+        raise TenantProxyError(f"what answers at {url} is not tenantproxy's admin listener") from None

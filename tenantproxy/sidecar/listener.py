@@ -21,6 +21,7 @@ _HEADERS: Final = 64
 _KEEPALIVE_SECONDS: Final = 75.0
 _REFUSED_SECONDS: Final = 1.0
 _HEAD_SECONDS: Final = 10.0
+_WRITE_SECONDS: Final = 30.0
 
 
 def _refusal(status: bytes, title: str) -> bytes:
@@ -44,7 +45,8 @@ class HttpListener:
     least; where all are at work it is answered 503 and closed. `max_per_address` (0: no limit) does the same for each
     address that `is_exempt` does not hold for, with 429. The head of each request must be complete `head_timeout`
     seconds after its first byte, that of the first request after the connection was opened: silence is free of charge,
-    and would take the places of all.
+    and would take the places of all. For the same reason a client that takes nothing of what it asked for is cut off
+    after `write_timeout` seconds.
     """
 
     def __init__(
@@ -58,12 +60,14 @@ class HttpListener:
         drain_timeout: float,
         ceiling: int | None = None,
         head_timeout: float = _HEAD_SECONDS,
+        write_timeout: float = _WRITE_SECONDS,
         max_per_address: int = 0,
         idle_grace: float = 1.0,
         is_exempt: Callable[[str], bool] = lambda peer: False,
     ) -> None:
         self.ceiling = ceiling  # see `descriptors.ceiling`
         self.head_timeout = head_timeout
+        self.write_timeout = write_timeout
         self.is_exempt = is_exempt
         self.places: Places[_Client] = Places(max_clients, max_per_address, _Client.give_way, grace=idle_grace)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=drain_timeout)
@@ -132,6 +136,7 @@ class _Client(asyncio.Protocol):
         self._inner: HttpProtocol | None = None  # None: not admitted
         self._transport: asyncio.Transport | None = None  # from the moment of admission
         self._timer: asyncio.TimerHandle | None = None  # set while a head, or the end of a closed client, is waited for
+        self._stalled: asyncio.TimerHandle | None = None  # set while it reads too little of what we answer
         self.address: str | None = None  # what it counts for; None: a trusted proxy, or unknown
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -185,21 +190,31 @@ class _Client(asyncio.Protocol):
             self._timer.cancel()
             self._timer = None
 
+    def _is_read(self) -> None:
+        if self._stalled is not None:
+            self._stalled.cancel()
+            self._stalled = None
+
     def eof_received(self) -> bool | None:
         if self._inner is not None:
             self._inner.eof_received()
         return None
 
     def pause_writing(self) -> None:
+        if self._transport is not None:
+            loop = asyncio.get_running_loop()
+            self._stalled = loop.call_later(self._listener.write_timeout, self._transport.abort)
         if self._inner is not None:
             self._inner.pause_writing()
 
     def resume_writing(self) -> None:
+        self._is_read()
         if self._inner is not None:
             self._inner.resume_writing()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._stop_timer()
+        self._is_read()
         self._listener.places.leave(self)
         if self._inner is not None:
             self._inner.connection_lost(exc)

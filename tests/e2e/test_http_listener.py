@@ -411,3 +411,29 @@ async def test_clients_that_come_and_go_in_any_way_leave_the_count_at_zero(clien
         await until(lambda: listener.stats().clients == 0, "nobody is connected")
         async with client.get(listener.url) as answer:
             assert answer.status == 200
+
+
+async def test_who_reads_no_answer_is_cut_off() -> None:
+    """Its place is taken by no one else meanwhile: an answer under way is no waiting."""
+
+    async def large(request: web.Request) -> web.Response:
+        return web.Response(body=bytes(32 * 1024 * 1024))
+
+    async with listening(web.get("/large", large), max_clients=1, write_timeout=0.2) as listener:
+        host, port = urlsplit(listener.url).hostname, urlsplit(listener.url).port
+        _, writer = await asyncio.open_connection(host, port, limit=1024)
+        try:
+            writer.write(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n")
+            await until(lambda: len(listener.places) == 1 and not listener.places._idle, "its answer begins")
+            await until(lambda: len(listener.places) == 0, "it is cut off")
+        finally:
+            writer.close()
+
+
+async def test_who_reads_slowly_gets_the_whole_answer() -> None:
+    async def large(request: web.Request) -> web.Response:
+        return web.Response(body=bytes(8 * 1024 * 1024))
+
+    async with listening(web.get("/large", large), write_timeout=PATIENCE) as listener:
+        answer = await raw(listener.url, b"GET /large HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    assert len(answer) > 8 * 1024 * 1024

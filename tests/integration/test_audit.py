@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import AsyncIterator
 
 import asyncpg
@@ -105,6 +106,24 @@ async def test_what_the_table_refuses_holds_up_nothing(audit: AuditTable, people
     await until(lambda: audit.lost == 1, "it is given up")
     audit(failed(8))
     await until(lambda: audit.written == 1, "the next one is written")
+
+
+async def test_an_endless_user_id_holds_up_nothing(audit: AuditTable, people: World) -> None:
+    await audit.open()
+    for user in (secrets.token_hex(8000), "\U0001f600" * 3000, "dan"):
+        audit(LoggedOut(tenant="database1", user=user))
+    await until(lambda: audit.written == 3, "all of them are written")
+    assert [len(row["user_id"]) for row in await rows(people)] == [500, 500, 3]
+
+
+async def test_one_refused_row_takes_no_other_along(audit: AuditTable, people: World) -> None:
+    async with people.main.connect() as admin:
+        await admin.execute("ALTER TABLE tenantproxy.audit_log ADD CHECK (account <> '7')")
+    for number in range(20):
+        audit(failed(number))
+    await audit.open()
+    await until(lambda: audit.written == 19, "the others are written")
+    assert audit.lost == 1
 
 
 async def test_closing_waits_no_longer_than_told(audit: AuditTable, people: World) -> None:
