@@ -38,7 +38,7 @@ def case_id(case: object) -> str:
 CASES: list[tuple[BaseException, type[TenantProxyError], Failure, str]] = [
     (ConnectionRefusedError(111, SECRET), ConnectFailed, "refused", "cannot be reached"),
     (ConnectionResetError(SECRET), ConnectFailed, "refused", "cannot be reached"),
-    (socket.gaierror(-2, SECRET), ConnectFailed, "refused", "cannot be reached"),
+    (socket.gaierror(-2, SECRET), ConnectFailed, "refused", "cannot be resolved"),
     (OSError(113, SECRET), ConnectFailed, "refused", "cannot be reached"),
     (asyncpg.InterfaceError(SECRET), ConnectFailed, "refused", "cannot be reached"),
     (asyncpg.InternalClientError(SECRET), ConnectFailed, "refused", "cannot be reached"),
