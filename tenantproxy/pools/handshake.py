@@ -25,7 +25,8 @@ __all__ = [
 MAX_CLOCK_OFFSET: Final = 1.0  # seconds between the server's clock and ours; beyond it a proof's window means nothing
 
 CHECK: Final = """
-SELECT r.rolname::text AS role, r.rolsuper, r.rolbypassrls, pg_catalog.pg_is_in_recovery() AS standby,
+SELECT r.rolname::text AS role, current_user::text AS acts_as, r.rolsuper, r.rolbypassrls,
+  pg_catalog.pg_is_in_recovery() AS standby,
   pg_catalog.pg_backend_pid() AS pid,
   ARRAY(SELECT COALESCE(pg_catalog.current_setting(s.name, true), '')
         FROM pg_catalog.unnest(pg_catalog.string_to_array($3, ',')) AS s (name)) AS pinned,
@@ -45,7 +46,7 @@ SELECT r.rolname::text AS role, r.rolsuper, r.rolbypassrls, pg_catalog.pg_is_in_
   CASE WHEN $2 = '' THEN true ELSE EXISTS (SELECT FROM pg_catalog.pg_namespace n
     WHERE n.nspname = $2 AND pg_catalog.has_schema_privilege(n.oid, 'USAGE')) END AS has_schema
 FROM pg_catalog.pg_roles r, pg_catalog.pg_database d
-WHERE r.rolname = current_user AND d.datname = pg_catalog.current_database()
+WHERE r.rolname = session_user AND d.datname = pg_catalog.current_database()
 """
 """$1: shared tables, so look for owned ones; $2: the schema that must be there, or ''; $3: pinned settings, `a,b`.
 
@@ -57,7 +58,8 @@ unnest() keeps their order; an ORDER BY would cost each fresh backend a millisec
 class Answer:
     """The one row of CHECK, in SQL's types. `role_settings`: `name=value` after a digit, 1: for this database only."""
 
-    role: str
+    role: str  # that we logged in as
+    acts_as: str  # another one when a setting makes it so; any reset ends that
     rolsuper: bool
     rolbypassrls: bool
     standby: bool
@@ -150,6 +152,12 @@ def refusal(answer: Answer, key: PoolKey, *, offset: float, proof: Proof | None)
             detail=where,
             hint="let tenants' SQL run as a role with NOSUPERUSER NOBYPASSRLS that owns nothing",
         )
+    if answer.acts_as != answer.role:
+        return IsolationError(
+            f"the session acts as {answer.acts_as!r} from its start, and as {answer.role!r} after any reset",
+            detail=f"{where}; ALTER ROLE or ALTER DATABASE ... SET role says so",
+            hint="take that setting off, and log in as the role that tenants' SQL is to run as",
+        )
     if answer.owns_tables:
         return IsolationError(
             f"the role {answer.role!r} owns tables: an owner can switch row-level security off",
@@ -203,7 +211,7 @@ def foreign_settings(answer: Answer, *, pinned: Iterable[str], allowed: Mapping[
 def clean_role_sql(answer: Answer, foreign: Iterable[str], *, database: str, allowed: Mapping[str, str]) -> list[str]:
     """Statements that take foreign settings off our role again; a role may do that to itself."""
     role = quote_identifier(answer.role)
-    statements = []
+    statements = ["SET ROLE NONE"] if answer.acts_as != answer.role else []  # another role may not
     for entry in foreign:
         where = f" IN DATABASE {quote_identifier(database)}" if entry[0] == "1" else ""
         name = ".".join(quote_identifier(part) for part in entry[1:].split("."))

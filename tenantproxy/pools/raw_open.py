@@ -104,7 +104,7 @@ class Opener:
         self._opening.learn(backend.pool, answer)
         statements = self._opening.judge(key, answer, pid=backend.pid, now=now, pins=pins, is_last=is_last)
         for sql in statements:
-            await _ask(backend, query(sql), tag("ALTER ROLE") + READY_IDLE)
+            await _ask(backend, query(sql), tag("SET" if sql.startswith("SET ") else "ALTER ROLE") + READY_IDLE)
         if statements:
             return False
         backend.process = ServerProcess(pid=answer.pid, started=answer.server_now)

@@ -79,9 +79,10 @@ class CachedRegistry:
         self._entries: TTLCache[str, Entry] = TTLCache(max_entries, ttl + stale_for, timer=clock)
         self._refused: TTLCache[str, TenantProxyError] = TTLCache(max_entries, negative_ttl, timer=clock)
         self._round = 0  # counts the times when everything was invalidated
-        self._changes = 0  # counts the tenants that were named as changed
         # The lookup that later callers may join and that may write to the cache; an invalidation takes it out.
         self._flights: dict[str, Lookup] = {}
+        # Under way when everything was invalidated: the last known good, unless something newer is heard before.
+        self._across: dict[str, Lookup] = {}
         self._queue = LookupQueue(self._many, timeout=lookup_timeout, settle=self._settle)
         self._tasks: set[asyncio.Task[None]] = set()  # of a source that is asked for one tenant at a time
         self._unsubscribe: Callable[[], None] | None = None
@@ -188,7 +189,6 @@ class CachedRegistry:
             )
             self._tasks.add(task)
             task.add_done_callback(lambda done: self._asked(lookup, done))
-        lookup.changes = self._changes
         self._flights[tenant] = lookup
         return lookup
 
@@ -229,10 +229,12 @@ class CachedRegistry:
         current = self._flights.get(tenant) is lookup
         if current:
             del self._flights[tenant]
+        is_across = self._across.get(tenant) is lookup
+        if is_across or (current and (isinstance(answer, Tenant | TenantNotFound | TenantMisconfigured))):
+            self._across.pop(tenant, None)
         if not lookup.answer.done():
-            is_unchanged = lookup.changes == self._changes
             lookup.answer.set_result(self._judge(tenant, answer, current=current))
-            if not current and is_unchanged and isinstance(answer, Tenant) and tenant not in self._entries:
+            if is_across and isinstance(answer, Tenant) and tenant not in self._entries:
                 # Asked before a gap in what is announced: not given out unasked, but the last known good.
                 self._entries[tenant] = Entry(answer, float("-inf"), self._round)
 
@@ -288,12 +290,13 @@ class CachedRegistry:
         else:
             self._round += 1
             self._refused.clear()
+            self._across |= {name: flight for name, flight in self._flights.items() if flight.is_sent}
             self._flights = {name: flight for name, flight in self._flights.items() if not flight.is_sent}
         if self.on_invalidate is not None:
             self.on_invalidate(tenant)
 
     def _invalidate_one(self, tenant: str) -> None:
-        self._changes += 1
+        self._across.pop(tenant, None)
         _drop(self._entries, tenant)
         _drop(self._refused, tenant)
         flight = self._flights.get(tenant)
@@ -333,6 +336,7 @@ class CachedRegistry:
         self.lookup_seconds.setdefault(inner.source, Histogram())
         self.invalidate(None)
         self._flights.clear()
+        self._across.clear()
         self._entries.clear()
         self._refused.clear()
         self._closed = False
@@ -346,6 +350,7 @@ class CachedRegistry:
         self._queue = LookupQueue(self._many, timeout=self._lookup_timeout, settle=self._settle)
         self._tasks.clear()
         self._flights.clear()
+        self._across.clear()
 
     async def stop(self) -> None:
         """End the lookups under way: those who wait get RegistryUnavailable, and so does every later caller."""

@@ -27,7 +27,7 @@ _LATE: Final = 0.05  # seconds; a lookup that has no more left is as good as lat
 class Lookup:
     """One tenant that is being looked up. `answer` is shared by all who wait for it; errors are values in it."""
 
-    __slots__ = ("answer", "began", "changes", "deadline", "is_sent", "tenant", "timer", "tries")
+    __slots__ = ("answer", "began", "deadline", "is_sent", "tenant", "timer", "tries")
 
     def __init__(self, tenant: TenantId, loop: asyncio.AbstractEventLoop, *, timeout: float) -> None:
         self.tenant = tenant
@@ -36,7 +36,6 @@ class Lookup:
         self.deadline = self.began + timeout
         self.is_sent = False  # from then on the answer may be older than a change that is announced
         self.tries = 0
-        self.changes = 0  # of named tenants that were known when it began
         self.timer: asyncio.TimerHandle | None = None
 
 

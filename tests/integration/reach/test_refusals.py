@@ -94,6 +94,30 @@ async def test_the_router_does_not_open_on_a_table_without_a_policy(rows: World)
         await Router(rows.settings()).open()
 
 
+@pytest.mark.parametrize("laid_on", ["the role", "the database"])
+async def test_a_role_set_at_connect_does_not_hide_what_the_login_reaches(side: str, rows: World, laid_on: str) -> None:
+    name = rows.shared.name
+    weak = f"weak_{name}"
+    async with rows.shared.connect() as admin:
+        await admin.execute(OPEN_TABLE)
+        await admin.execute(f'CREATE ROLE "{weak}"; GRANT "{weak}" TO {APP_ROLE}; GRANT SELECT ON projects TO "{weak}"')
+        await admin.execute(
+            f'GRANT USAGE ON SCHEMA public, tenantproxy TO "{weak}";'
+            f' GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA tenantproxy TO "{weak}"'
+        )
+        where = f'ROLE {APP_ROLE} IN DATABASE "{name}"' if laid_on == "the role" else f'DATABASE "{name}"'
+        await admin.execute(f'ALTER {where} SET role = "{weak}"')
+        try:
+            async with asking(side, rows) as tell:
+                with pytest.raises(TenantProxyError):
+                    await tell(rows.tenants[0], "SELECT total FROM invoices")
+                with pytest.raises(TenantProxyError) as caught:  # by a session that was reset, if one was lent
+                    await tell(rows.tenants[0], "SELECT total FROM invoices")
+                assert isinstance(caught.value, UnprotectedRelations) or "acts as 'weak_" in str(caught.value)
+        finally:
+            await admin.execute(f'RESET ROLE; ALTER {where} RESET role; DROP OWNED BY "{weak}"; DROP ROLE "{weak}"')
+
+
 async def test_what_is_refused_is_told_once_and_served_once_it_is_isolated(side: str, rows: World) -> None:
     events: list[Event] = []
     async with rows.shared.connect() as admin:

@@ -20,6 +20,7 @@ KEY = PoolKey(server="one", database="shared", shared=True)
 SCHEMA_KEY = PoolKey(server="one", database="shared", schema="acme")
 GOOD = Answer(
     role="app",
+    acts_as="app",
     rolsuper=False,
     rolbypassrls=False,
     standby=False,
@@ -49,6 +50,7 @@ def test_a_plain_role_in_an_installed_database_may_serve(proof: Proof | None) ->
     [
         (replace(GOOD, rolsuper=True), None, ["'app'", "is a superuser", "NOSUPERUSER"]),
         (replace(GOOD, rolbypassrls=True), None, ["'app'", "BYPASSRLS", "NOBYPASSRLS"]),
+        (replace(GOOD, acts_as="weak"), None, ["'weak' from its start", "'app' after any reset", "SET role"]),
         (replace(GOOD, owns_tables=True), Proof.PLAIN, ["'app'", "owns tables", "OWNER TO"]),
         (replace(GOOD, installed=False), Proof.BOUND, ["not installed", "tenantproxy install"]),
         (replace(GOOD, installed=False), Proof.CARRIED, ["not installed", "tenantproxy install"]),
@@ -153,6 +155,14 @@ def test_a_standby_may_serve_what_is_carried() -> None:
     assert refusal(replace(GOOD, standby=True), KEY, offset=0.0, proof=Proof.CARRIED) is None
 
 
+def test_a_session_that_acts_as_another_role_becomes_itself_to_clean_its_own() -> None:
+    answer = replace(GOOD, acts_as="weak", role_settings=["0role=weak"])
+    assert clean_role_sql(answer, ["0role"], database="shared", allowed={}) == [
+        "SET ROLE NONE",
+        'ALTER ROLE "app" RESET "role"',
+    ]
+
+
 # --- settings that somebody laid on our role -------------------------------------------------------------------------
 def with_settings(*entries: str) -> Answer:
     return replace(GOOD, role_settings=list(entries))
@@ -183,7 +193,7 @@ def test_a_value_with_an_equals_sign_is_compared_whole() -> None:
 
 
 def test_foreign_settings_are_taken_off_where_they_were_laid() -> None:
-    answer = replace(GOOD, role='ap"p')
+    answer = replace(GOOD, role='ap"p', acts_as='ap"p')
     statements = clean_role_sql(answer, ["0transform_null_equals", '1app."x'], database='sha"red', allowed={})
     assert statements == [
         'ALTER ROLE "ap""p" RESET "transform_null_equals"',

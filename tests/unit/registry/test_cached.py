@@ -297,6 +297,25 @@ async def test_a_lookup_across_a_gap_becomes_the_last_known_good(
     assert await cached.get(ACME) == a_tenant()
 
 
+async def test_a_lookup_across_a_gap_that_a_later_one_overtook_is_not_kept(
+    cached: CachedRegistry, source: Source, clock: Clock
+) -> None:
+    answer, gate = source.answer, source.gate
+    gate.clear()
+    lookup = asyncio.create_task(cached.get(ACME))
+    await until(lambda: source.asked, "the source is asked")
+    cached.invalidate(None)
+    source.answer, source.gate = TenantNotFound("deleted in the gap"), asyncio.Event()
+    source.gate.set()
+    assert isinstance(await refused(cached.get(ACME)), TenantNotFound)
+    source.answer = answer
+    gate.set()
+    assert await lookup == a_tenant()
+    source.answer = RegistryUnavailable("down")
+    clock.now += 60.0  # what was not found is asked for again
+    assert isinstance(await refused(cached.get(ACME)), RegistryUnavailable)
+
+
 async def test_a_lookup_across_a_named_change_is_not_kept(cached: CachedRegistry, source: Source) -> None:
     source.gate.clear()
     lookup = asyncio.create_task(cached.get(ACME))
