@@ -95,7 +95,7 @@ class use(ContextDecorator):  # noqa: N801 - read as a function: `with tenantpro
 
     Raises AccessDenied inside the block of another tenant: code that runs for one must leave it first. In a generator
     the block is the generator's own: while that is suspended, its caller has the tenant that it had before. A function
-    with `yield` that is run in threads (a sync dependency of FastAPI) sets it for nobody else: write it as `async def`.
+    with `yield` that is run in threads (a sync dependency of FastAPI) sets it there alone: write it as `async def`.
     """
 
     def __init__(self, scope: TenantScope) -> None:
@@ -141,7 +141,7 @@ class use(ContextDecorator):  # noqa: N801 - read as a function: `with tenantpro
 
 
 def _generator_of(frame: FrameType | None) -> FrameType | None:
-    """The generator that somebody iterates and in whose own code the block stands, entered at `frame`.
+    """The generator that a caller iterates and in whose own code the block stands, entered at `frame`.
 
     A generator that contextlib drives, and an exit stack, are part of the code that enters them.
     """

@@ -560,7 +560,7 @@ class Router:
             found = None  # evicted while we waited: the tenant, if it is still served, has a new one
 
     async def _lend_elsewhere(self, scope: Scope, tried: Route, deadline: float | None) -> Lease:
-        """A replica serves nobody now: from another one, or the primary. Raises what the primary's lease raises."""
+        """A replica cannot serve now: from another one, or the primary. Raises what the primary's lease raises."""
         assert isinstance(scope, TenantScope)
         for route in self._routes.elsewhere(await self._look_up(scope.id), scope, tried.pool):
             pool = self._manager.pool(route)

@@ -131,7 +131,7 @@ class Routes:
         return self._plans[tenant.placement.isolation].plan(tenant, system=system, replica=name)
 
     def elsewhere(self, tenant: Tenant, scope: TenantScope, tried: PoolKey) -> Iterator[Route]:
-        """Where else a tenant may be read when the replica of `tried` serves nobody: other replicas, then the primary.
+        """Where else a tenant may be read when the replica of `tried` cannot serve: other replicas, then the primary.
 
         Raises TenantError when it is not served any more.
         """

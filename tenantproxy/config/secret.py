@@ -89,7 +89,7 @@ class Secret:
                 raise self._unreadable("is not set", "set the environment variable")
             return value
         try:
-            # Not blocking: a FIFO without a writer would hold up whoever reads it, the event loop too.
+            # Not blocking: a FIFO without a writer would hold up its reader, the event loop too.
             flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
             with os.fdopen(os.open(self.where, flags), "rb") as file:
                 if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):

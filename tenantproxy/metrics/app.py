@@ -3,7 +3,7 @@
     app.mount("/metrics", tenantproxy.metrics.asgi_app(router))                     # Starlette, FastAPI
     app.router.add_get("/metrics", tenantproxy.metrics.aiohttp_handler(router))     # aiohttp
 
-Both need the extra `prometheus`. They show every tenant's name: let nobody but the scraper reach them.
+Both need the extra `prometheus`. They show every tenant's name: let only the scraper reach them.
 """
 
 from __future__ import annotations

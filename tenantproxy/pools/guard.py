@@ -202,7 +202,9 @@ class TenantConnection(_Connection):
         self.is_unsynced = False  # the server may be in an implicit transaction that no Sync has ended
         self.was_terminated = False  # ended from this side, so the other one may live on
         self.expired: LeaseExpired | None = None  # why its lease was ended
-        self.left: socket.socket | None = None  # then: where its end can be heard; to be closed by whoever takes it
+        self.left: socket.socket | None = (
+            None  # then: where its end can be heard; to be closed by the code that takes it
+        )
         self.runs_directly = False  # its user ran something that asyncpg does not note as being under way
         self.saw_read_only = False  # a write was refused: by a transaction that only reads, or by the server
         self.under_way = 0  # calls of its user, and of what it was given, that have begun and not ended
@@ -313,7 +315,7 @@ class TenantConnection(_Connection):
         """Raise TimeoutError after `timeout` seconds, and end the connection: the server still waits for data.
 
         asyncpg asks for its own timeout only between two writes, so a slow source outlives it, and then it fails on
-        the answer that comes to a COPY that nobody waits for any more.
+        the answer that comes to a COPY that has no waiter any more.
         """
         late = None if timeout is None else self._loop.call_later(timeout + CANCEL_TIMEOUT, self.terminate)
         try:

@@ -14,7 +14,7 @@ from tenantproxy.pools.base import ServerProcess
 
 __all__ = ["STARTUP_SECONDS", "UNKNOWN", "Lingering", "gone_by_look", "gone_by_time"]
 
-STARTUP_SECONDS: Final = 60.0  # PostgreSQL's authentication_timeout: a login that nobody goes on with ends by then
+STARTUP_SECONDS: Final = 60.0  # PostgreSQL's authentication_timeout: an abandoned login has ended by then
 _SETTLE_SECONDS: Final = 2.0  # a server that answers a query has noticed by then that such a client left
 UNKNOWN: Final = ServerProcess()
 """Of a connect that was given up before the server told its process id."""

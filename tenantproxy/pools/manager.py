@@ -277,7 +277,7 @@ class PoolManager(Generic[C]):
     def sweeping(self) -> Iterator[None]:
         """What time demands, in steps between which others may run; taken by the one sweeper about every second."""
         now = self._clock()
-        for budget in set(self.budgets.values()):
+        for budget in dict.fromkeys(self.budgets.values()):  # once each, and in the same order every time
             budget.sweep(now)
         idle_limit = now - self._settings.idle_timeout
         for pool in [*self, *self._gone]:

@@ -231,7 +231,7 @@ class Pool(Generic[C]):
             self._lend_idle()
 
     def resize(self, tenant: TenantId, limits: Limits, limit: int) -> None:
-        """The one tenant whose pool this is has other limits now; what exceeds them is closed when nobody uses it."""
+        """The one tenant whose pool this is has other limits now; what exceeds them is closed once it is idle."""
         self._configured = limit
         self.limit = min(limit, self._allowed)
         for slot in list(self._idle):

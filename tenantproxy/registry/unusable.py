@@ -1,6 +1,6 @@
 """Which entries of a registry cannot be used, and why? Each is told once for each reason.
 
-State: the reasons by id, and what was told already; changed by whoever reads entries.
+State: the reasons by id, and what was told already; changed by the code that reads entries.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Who may ask the admin listener? Whoever has the token, by a name that is this listener's own."""
+"""Who may ask the admin listener? Clients with the token, by a name that is this listener's own."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class ForeignHost(TenantProxyError):
 def admin_gate(admin: Admin) -> Middleware:
     """Refuses a foreign Host with 421, and a request without the token of `[admin]` with 401, before any handler runs.
 
-    The token is read at each request, so that a new one needs no restart; while it cannot be read, nobody is let in.
+    The token is read at each request, so that a new one needs no restart; while it cannot be read, all are refused.
     """
     names = {name.lower() for name in admin.hosts} | _LOOPBACK
     if admin.listen:
