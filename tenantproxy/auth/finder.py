@@ -59,6 +59,7 @@ class Attempt:
     key: bytes = field(repr=False)
     raw: bytes = field(repr=False)
     trust: Trust
+    device: bytes | None = field(default=None, repr=False)  # that it was counted for
     asked: dict[TenantId, None] = field(default_factory=dict)
     verified: int = 0
     right: list[Proven] = field(default_factory=list)

@@ -85,10 +85,14 @@ def _main_keys(settings: Auth, observer: Observer) -> KeySource:
     return OneKey(public_key(settings)) if settings.public_key_file else own_keys(settings)
 
 
-def configured_issuers(settings: Auth, observer: Observer) -> list[Issuer]:
-    """Those of `[[auth.issuers]]`. Raises ConfigurationError for a key that cannot be used, or is that of another."""
+def configured_issuers(settings: Auth, main: Issuer | None, observer: Observer) -> list[Issuer]:
+    """Those of `[[auth.issuers]]`, beside `main`.
+
+    Raises ConfigurationError for a key that cannot be used, or is that of another issuer or our own.
+    """
     found: list[Issuer] = []
-    secrets: dict[bytes, str] = {}
+    own = main.keys if main is not None and isinstance(main.keys, KeyRing) else ()
+    secrets: dict[bytes, str] = {key.verifying: settings.issuer for key in own if key.algorithm == "HS256"}
     for number, given in enumerate(settings.issuers):
         name = f"auth.issuers.{number}.key"
         keys: KeySource

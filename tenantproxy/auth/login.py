@@ -121,7 +121,7 @@ class Login:
                 failure = exc
                 result = _result(exc)
             if attempt is not None and attempt.right:
-                self._throttle.forgive(key, address, device=self._device(device, key))
+                self._throttle.forgive(key, address, device=attempt.device)
         finally:
             self.counts.observe(result, self._clock() - started, 0 if attempt is None else attempt.searched)
         await self._pad(started)
@@ -139,12 +139,13 @@ class Login:
         self._passwords.close()
 
     def _admit(self, email: str, key: bytes, raw: bytes, address: str | None, device: str | None) -> Attempt:
-        trust: Trust = self._throttle.take(key, address, device=self._device(device, key))
+        proven = self._device(device, key)
+        trust: Trust = self._throttle.take(key, address, device=proven)
         self._passwords.check_room(trust)  # before anything is asked: who is refused here learns nothing
-        return Attempt(email=email, key=key, raw=raw, trust=trust)
+        return Attempt(email=email, key=key, raw=raw, trust=trust, device=proven)
 
     def _device(self, token: str | None, key: bytes) -> bytes | None:
-        return None if token is None else self.devices.check(token, key)
+        return self.devices.check(token, key) if token is not None and self._throttle.allows_device(key) else None
 
     def _succeeded(self, attempt: Attempt, address: str | None) -> tuple[Account, ...]:
         accounts = tuple(replace(candidate.account, as_of=attempt.as_of) for candidate, _ in attempt.right)

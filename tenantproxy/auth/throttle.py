@@ -22,6 +22,7 @@ __all__ = ["AddressLimits", "Buckets", "Limit", "Throttle", "limit_of"]
 _MINUTE: Final = 60.0
 _MAX_ENTRIES: Final = 50_000  # of each kind; about 10 MB when full
 _KEY_BYTES: Final = 16
+_DEVICES: Final = 4  # allowances that all devices of one account have together: each login makes a new one
 _RIGHT_COSTS: Final = 0.2  # to the account: one that logs in without end would take the tokens of all
 
 # What one subscriber has, and the networks around it: bits, and how many times the attempts of the narrowest they have.
@@ -157,6 +158,7 @@ class Throttle:
 
         self._accounts = buckets(per_account, per_account / _MINUTE)
         self._pairs = buckets(per_account, per_account / _MINUTE)
+        self._devices = buckets(per_account * _DEVICES, per_account * _DEVICES / _MINUTE)
         self._all = {trust: buckets(per_second * share, per_second * share) for trust, share in _SHARES.items()}
         crowd = per_second * _SHARES[Trust.STRANGER] * _CROWD_SHARE if per_address else 0.0
         self._crowds = buckets(crowd, crowd)
@@ -180,6 +182,10 @@ class Throttle:
             buckets.take(key)
         return trust
 
+    def allows_device(self, account: bytes) -> bool:
+        """Whether devices of `account` have an attempt left; if not, one with a device is as one without."""
+        return self._devices.wait(self._mac(b"account", account)) <= 0
+
     def take_impossible(self, address: str | None) -> None:
         """Count an attempt that no account can be meant by: it costs its network alone. Raises TooManyAttempts."""
         self._networks.take(address)
@@ -198,7 +204,7 @@ class Throttle:
         """How it is known, the bucket of the account, and those of networks."""
         name = self._mac(b"account", account)
         if device is not None:
-            return Trust.PROVEN, (self._pairs, self._mac(b"device", name + device)), []
+            return Trust.PROVEN, (self._pairs, self._mac(b"device", name + device)), [(self._devices, name)]
         source = self._source(address)
         trust = self._familiar.trust(name, source)
         if trust is Trust.PROVEN and source is not None:
@@ -207,10 +213,11 @@ class Throttle:
                 (self._pairs, self._mac(b"pair", name + source)),
                 self._networks.limits(address, narrowest=True),
             )
-        limits = self._networks.limits(address, narrowest=source is not None and self._familiar.is_vouched_for(source))
-        if trust is Trust.STRANGER and address is not None:
-            widest = networks(address)[-1][0]
-            limits.append((self._crowds, self._mac(b"crowd", widest)))
+        is_vouched_for = source is not None and self._familiar.is_vouched_for(source)
+        limits = self._networks.limits(address, narrowest=is_vouched_for)
+        if address is not None and not is_vouched_for:
+            # Whatever the account is: else a network that used up its share would hear of each whether it is known.
+            limits.append((self._crowds, self._mac(b"crowd", networks(address)[-1][0])))
         return trust, (self._accounts, name), limits
 
     def _shared(self, trust: Trust) -> Buckets:

@@ -124,7 +124,7 @@ class Tokens:
 
         self.settings = settings
         main = main_issuer(settings, keys, observer)
-        issuers = [*([main] if main is not None else []), *configured_issuers(settings, observer)]
+        issuers = [*([main] if main is not None else []), *configured_issuers(settings, main, observer)]
         self._issuers = {issuer.name: issuer for issuer in issuers}
         algorithms = frozenset().union(*(issuer.algorithms for issuer in issuers))
         self._jws = jwt.PyJWS(sorted(algorithms), {"enforce_minimum_key_length": True})

@@ -251,3 +251,9 @@ def test_two_issuers_with_one_secret_are_refused() -> None:
     first, second = entry("supabase", "", ""), entry("supabase", "", "", issuer="https://other.example/")
     with pytest.raises(ConfigurationError, match="could sign for the other"):
         Tokens(Auth.model_validate({"issuers": [first, second]}), tenants=None)
+
+
+def test_an_issuer_that_shares_our_own_secret_is_refused() -> None:
+    settings = {"key": SECRET, "issuers": [entry("supabase", "", "")]}
+    with pytest.raises(ConfigurationError, match="is the key of tenantproxy too"):
+        Tokens(Auth.model_validate(settings), tenants=None)

@@ -95,6 +95,17 @@ async def test_logins_of_one_person_at_the_same_moment_all_succeed(router: Route
     assert told == ["none"] * 20  # also those that began before the first of them had searched
 
 
+async def test_new_device_tokens_bring_no_new_guesses(people: World) -> None:
+    """Who has the password in one tenant of its own must not guess those of the same address in others without end."""
+    async with Router(login_settings(people, login=LIMITS | {"attempts_per_account": 1})) as router:
+        login = router.logins
+        key, token = login.directory.key("dan@example.org"), login.device_token("dan@example.org")
+        assert login._device(token, key) is not None
+        for n in range(4):
+            login._throttle.take(key, None, device=b"%d" % n)
+        assert login._device(token, key) is None  # counted as one without, from now on
+
+
 async def test_guesses_from_elsewhere_do_not_lock_the_owner_out(people: World) -> None:
     async with Router(login_settings(people, login=LIMITS)) as router:
         await router.login("dan@example.org", PASSWORD, address="192.0.2.9")

@@ -214,6 +214,30 @@ def test_a_device_has_an_allowance_wherever_it_is(clock: Clock) -> None:
         limits.take(b"ann", "203.0.113.9", device=b"phone")
 
 
+def test_one_network_cannot_tell_known_accounts_from_others(clock: Clock) -> None:
+    limits = throttle(clock, account=10, address=100, second=100)
+    limits.take(b"ann", "192.0.2.1")
+    limits.forgive(b"ann", "192.0.2.1")
+    assert tried(limits, b"whoever", "203.0.113.1", 10) == 10  # its network's share of the strangers' second
+    assert tried(limits, b"bob", "203.0.113.1", 1) == tried(limits, b"ann", "203.0.113.1", 1) == 0
+    assert tried(limits, b"ann", "192.0.2.1", 1) == 1
+
+
+def test_many_devices_of_one_account_guess_no_more_than_four(clock: Clock) -> None:
+    limits = throttle(clock)
+    guesses = 0
+    for n in range(200):
+        while limits.allows_device(b"ann"):
+            try:
+                limits.take(b"ann", None, device=b"%d" % n)
+            except TooManyAttempts:
+                break
+            guesses += 1
+    assert guesses == 12
+    limits.forgive(b"ann", None, device=b"0")
+    assert limits.allows_device(b"ann")
+
+
 def test_a_flood_of_strangers_leaves_shares_to_those_who_logged_in_before(clock: Clock) -> None:
     limits = throttle(clock, account=10, address=100, second=100)
     for n in range(10):
