@@ -20,7 +20,7 @@ from tests.support.checked import CheckedRouter, checked
 from tests.support.faults import NotReadyProxy, filled
 from tests.support.outage import Outage
 from tests.support.waiting import SLACK, until
-from tests.support.world import World
+from tests.support.world import ROLE_SECRET, World
 
 # InternalClientError: the driver read the server's farewell on an idle connection, and its end not yet.
 LOST = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, PoolError)
@@ -128,20 +128,19 @@ async def success_rate(router: CheckedRouter, callers: int) -> float:
 @pytest.mark.parametrize("limit", ["database", "role"])
 async def test_a_connection_limit_on_one_database_or_role_limits_only_its_tenant(figure: Figure, limit: str) -> None:
     async with own_world(rows=1, schemas=1, databases=2) as own:
-        limited, key = own.tenants[-1], "k" * 32
+        limited = own.tenants[-1]
         database = limited.placement.database
         async with own.database(limited).connect() as admin:
             if limit == "database":
                 await admin.execute(f'ALTER DATABASE "{database}" CONNECTION LIMIT 2')
             else:
-                await ensure_role(admin, "only", password=role_password(key.encode(), "primary", "only"))
+                await ensure_role(admin, "only", password=role_password(ROLE_SECRET, "primary", "only"))
                 await admin.execute(
                     f'ALTER ROLE "only" CONNECTION LIMIT 2; GRANT CONNECT ON DATABASE "{database}" TO "only"'
                 )
                 await admin.execute('GRANT USAGE ON SCHEMA public TO "only"; GRANT SELECT ON projects TO "only"')
         settings = own.settings(
             pools={"max_size": 6, "acquire_timeout": 10.0},
-            tenant_roles={"key": key},
             tenants={
                 limited.id: {"isolation": "database", "database": database}
                 | ({"role": "only"} if limit == "role" else {})
