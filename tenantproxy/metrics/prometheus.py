@@ -252,6 +252,9 @@ def _servers(servers: Sequence[ServerStats]) -> Iterator[Metric]:
     yield of(
         "server_connections_limit", "The budget of a server: connections of all pools together.", lambda s: s.limit
     )
+    yield of(
+        "server_connections_configured", "max_connections of a server in the configuration.", lambda s: s.configured
+    )
     yield of("server_max_connections", "max_connections as the server reports it.", lambda s: s.max_connections)
     yield of("server_up", "0 while callers of this server fail at once.", lambda s: int(s.up))
 

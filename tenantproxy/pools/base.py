@@ -100,7 +100,8 @@ class ServerStats:
 
     `lingering` of them belong to closed connections whose backends are not known to be gone.
 
-    `max_connections` is what the server itself reports (None until a first connection was opened).
+    `max_connections` is what the server itself reports (None until a first connection was opened). `limit` is what is
+    `configured`, or less, where the server allows no more.
     """
 
     server: str
@@ -111,6 +112,7 @@ class ServerStats:
     max_connections: int | None
     open_seconds: HistogramSnapshot
     lingering: int = 0
+    configured: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

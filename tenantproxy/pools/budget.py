@@ -391,6 +391,7 @@ class ServerBudget:
             server=self.server,
             connections=self.in_use,
             limit=self.limit,
+            configured=self._configured,
             lingering=len(self.lingering),
             waiting_pools=len(self.wanting),
             up=not (self.is_down or self.is_unfit),

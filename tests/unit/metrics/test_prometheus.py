@@ -33,6 +33,7 @@ SERVER = ServerStats(
     server="primary",
     connections=7,
     limit=40,
+    configured=50,
     waiting_pools=0,
     up=True,
     max_connections=100,
@@ -87,7 +88,8 @@ FAMILIES = """
 build_info pools pools_limit pool_connections pool_connections_limit pool_waiting_requests
 pool_oldest_wait_seconds pool_acquires exhaustions pool_acquire_wait_seconds pool_hold_seconds
 connection_open_seconds connections_closed pool_opens pool_evictions server_connections
-server_connections_limit server_max_connections server_up session_resets isolation_violations tenant_lookups
+server_connections_limit server_connections_configured server_max_connections server_up
+session_resets isolation_violations tenant_lookups
 tenants_unusable tenant_lookup_seconds registry_last_success_timestamp_seconds
 """
 
@@ -123,6 +125,7 @@ tenantproxy_pool_opens_total{reason="reopen"} 0.0
 tenantproxy_pool_evictions_total{reason="lru"} 1.0
 tenantproxy_server_connections{server="primary"} 7.0
 tenantproxy_server_connections_limit{server="primary"} 40.0
+tenantproxy_server_connections_configured{server="primary"} 50.0
 tenantproxy_server_max_connections{server="primary"} 100.0
 tenantproxy_server_up{server="primary"} 1.0
 tenantproxy_session_resets_total{result="ok"} 12.0
