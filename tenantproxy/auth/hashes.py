@@ -31,6 +31,9 @@ _MAX_LANES: Final = 16  # each is a thread
 _MAX_BCRYPT_COST: Final = 14
 _MAX_ITERATIONS: Final = 2_000_000  # Django 6 uses 1,200,000
 _MAX_SCRYPT_WORK_KIB: Final = 256 * 1024  # memory times parallelism
+_MAX_SCRYPT_BLOCKS: Final = (
+    32 * 1024
+)  # block size times parallelism: PBKDF2 makes 128 bytes for each, before any memory
 _MIN_DIGEST: Final = 16  # bytes; a digest of none would match every password
 _MAX_DIGEST: Final = 64
 
@@ -193,7 +196,7 @@ def _scrypt(stored: str) -> StoredHash | None:
     n = int(parts["n"] or 0) if log is None else 1 << int(log)
     r, p = int(parts["r"] or 0), int(parts["p"] or 0)
     memory = n * r // 8  # KiB: 128 * n * r bytes
-    if memory > _MAX_MEMORY_KIB or memory * p > _MAX_SCRYPT_WORK_KIB:
+    if memory > _MAX_MEMORY_KIB or memory * p > _MAX_SCRYPT_WORK_KIB or r * p > _MAX_SCRYPT_BLOCKS:
         return Refusal(kind="too expensive")
     salt, digest = _salt(parts), _digest(parts)
     if n < 2 or n & (n - 1) or not r or not p or salt is None or digest is None:

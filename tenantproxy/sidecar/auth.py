@@ -37,7 +37,7 @@ from tenantproxy.events import Event, Observer, RefreshTokenReused
 from tenantproxy.model import Tenant, TenantId, TenantStatus
 from tenantproxy.router import Router, not_served
 
-__all__ = ["MAX_LOGIN_BODY", "AuthDesk"]
+__all__ = ["MAX_LOGIN_BODY", "AuthDesk", "selection"]
 
 MAX_LOGIN_BODY: Final = 64 * 1024
 _BODY_SECONDS: Final = 10.0  # for all of a body: it is small, and its sender unknown
@@ -126,10 +126,8 @@ class AuthDesk:
         if len(accounts) == 1:
             return await self._granted(accounts[0], device=device)
         choices = [await self._choice(one) for one in accounts]
-        token = self.tokens.issue_selection(
-            subject=secrets.token_urlsafe(16), claims={"choices": choices, "as_of": accounts[0].as_of}
-        )
-        shown = [self._shown(one) for one in accounts]
+        token, kept = selection(self.tokens, choices, as_of=accounts[0].as_of)
+        shown = [self._shown(accounts[number]) for number in kept]
         return _answer({"selection_token": token, "tenants": shown, "device_token": device})
 
     async def _choice(self, account: Account) -> dict[str, object]:
@@ -295,6 +293,23 @@ class AuthDesk:
 
     def _client(self, request: web.Request) -> tuple[str | None, bool]:
         return self._proxies.client(request.remote, request.headers.getall("X-Forwarded-For", []))
+
+
+def selection(tokens: Tokens, choices: Sequence[Mapping[str, object]], *, as_of: str) -> tuple[str, list[int]]:
+    """A selection token, and which of `choices` are in it, by number.
+
+    A token has a greatest length. The claims are what a tenant's table says: one whose are too long is left out, for
+    it must not keep anybody from the others. Raises ValueError where one alone is too long.
+    """
+    kept = list(range(len(choices)))
+    while True:
+        claims = {"choices": [choices[number] for number in kept], "as_of": as_of}
+        try:
+            return tokens.issue_selection(subject=secrets.token_urlsafe(16), claims=claims), kept
+        except ValueError:
+            if len(kept) <= 1:
+                raise
+            kept.remove(max(kept, key=lambda number: len(json.dumps(choices[number]))))
 
 
 class _Open:

@@ -102,6 +102,8 @@ EXPENSIVE = [
     f"scrypt:1073741824:8:1$salt${'0' * 64}",
     f"scrypt:32768:4096:1$salt${'0' * 64}",
     f"scrypt:32768:8:4096$salt${'0' * 64}",
+    f"scrypt:2:9999:104$salt${'0' * 64}",
+    f"scrypt:4:8:9999$salt${'0' * 64}",
     f"scrypt$1073741824$salt$8$1${DIGEST}",
     f"$scrypt$ln=30,r=8,p=1$c2FsdHNhbHQ${DIGEST[:-1]}",
     f"$scrypt$ln=99,r=9999,p=9999$c2FsdHNhbHQ${DIGEST[:-1]}",
