@@ -156,7 +156,7 @@ class TrustedProxies:
 
 def _address(text: str) -> _Address | None:
     try:
-        address = ip_address(text)
+        address = ip_address(text.partition("%")[0])  # a zone may hold any text, and means nothing elsewhere
     except ValueError:
         return None
     mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None

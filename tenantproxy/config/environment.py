@@ -55,7 +55,7 @@ def _value(parts: list[str], text: GivenText) -> Any:
         return text
     try:
         found = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text  # told as what it is: text where a table must be
     return _given(found, text.origin)
 

@@ -201,3 +201,8 @@ def test_an_untrusted_peer_that_forwards_is_told_once(networks: tuple[str, ...])
     for _ in range(3):
         assert proxies.client("192.0.2.1", ("198.51.100.7",)) == ("192.0.2.1", False)
     assert events == [UntrustedForwardedFor(peer="192.0.2.1")]
+
+
+def test_a_hop_brings_no_text_of_its_own_as_a_zone() -> None:
+    client, _ = TrustedProxies(["10.0.0.0/8"]).client("10.0.0.9", ["fe80::1%\x1b[31m, 10.0.0.8"])
+    assert client == "fe80::1"
