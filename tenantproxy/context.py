@@ -29,21 +29,20 @@ class _Block:
         self.scope = scope
         self.below = below
         self.generator = generator
-        self.task = None if generator is None else asyncio.current_task()
         self.has_ended = False  # in a context other than the one in which it began
         self.is_over_suspended = below is not None and below.is_suspended()
-        self.is_plain: bool = generator is None and (
-            below is None or below.is_plain
-        )  # then it can be believed as it is
+        # Then it can be believed as it is: no generator is involved.
+        self.is_plain: bool = generator is None and (below is None or below.is_plain)
+        self.task = None if self.is_plain else _task()
 
     def is_suspended(self) -> bool:
         """Its generator waits to be resumed, or has ended: this is its caller's code, not the block's.
 
-        A task that was started in the block is the block's for good.
+        So is every other task and thread: whether it was started by the generator or by its caller cannot be told.
         """
         if self.has_ended:
             return True
-        return self.generator is not None and self.task is _task() and self.generator not in _stack()
+        return self.generator is not None and (self.task is not _task() or self.generator not in _stack())
 
     def is_running(self) -> bool:
         """Its generator is being run, by this task."""
@@ -69,17 +68,19 @@ def current() -> TenantScope:
 def _innermost(block: _Block) -> _Block | None:
     """The block in which the running code stands, where generators were suspended inside of theirs.
 
-    Raises AccessDenied where a generator was resumed inside a block that its caller entered in between: the variable
-    names the caller's tenant, and the code was written for another.
+    Raises AccessDenied where a generator was resumed inside a block that its caller entered in between, or where a task
+    that was started in such a block could be the generator's: the variable names the caller's tenant, and the code may
+    have been written for another.
     """
     held: _Block | None = block
     while held is not None and held.is_suspended():
         held = held.below
     for above in _chain(held):
-        if above.is_over_suspended and any(each.is_running() for each in _chain(above.below)):
+        foreign = above.is_over_suspended and above.task is not _task()
+        if foreign or (above.is_over_suspended and any(each.is_running() for each in _chain(above.below))):
             raise AccessDenied(
                 "a generator was resumed inside a `use` block that was entered after its own",
-                hint="leave one block before the other is resumed, or enter `use` around each step",
+                hint="leave one block before the other is resumed or starts tasks, or enter `use` around each step",
             )
     return held
 
@@ -94,7 +95,8 @@ class use(ContextDecorator):  # noqa: N801 - read as a function: `with tenantpro
     """Make a scope the current one for the block, and for the tasks started in it.
 
     Raises AccessDenied inside the block of another tenant: code that runs for one must leave it first. In a generator
-    the block is the generator's own: while that is suspended, its caller has the tenant that it had before. A function
+    the block is the generator's own: while that is suspended, its caller has the tenant that it had before, and tasks
+    started meanwhile have none: each enters `use` itself. A function
     with `yield` that is run in threads (a sync dependency of FastAPI) sets it there alone: write it as `async def`.
     """
 
@@ -117,7 +119,9 @@ class use(ContextDecorator):  # noqa: N801 - read as a function: `with tenantpro
                 detail=f"it is {seen.scope.id}'s, and {self._scope.id}'s was asked for",
                 hint="leave the outer `use(...)` block first",
             )
-        self._block = _Block(self._scope, held, _generator_of(sys._getframe(1)))
+        here = _task()
+        can_resume = any(each.generator is not None and each.task is here for each in _chain(held))
+        self._block = _Block(self._scope, held if can_resume else seen, _generator_of(sys._getframe(1)))
         self._token = _CURRENT.set(self._block)
         return self._scope
 

@@ -140,18 +140,44 @@ async def test_a_generator_that_calls_code_of_the_same_tenant_may_nest() -> None
     assert who() == "none"
 
 
-async def test_tasks_started_in_a_generators_block_stay_its_tenants() -> None:
-    async def later() -> str:
-        await asyncio.sleep(0)
-        return who()
+async def later() -> str:
+    await asyncio.sleep(0)
+    return who()
 
-    async def starting() -> AsyncIterator[asyncio.Task[str]]:
+
+async def test_tasks_started_while_a_generator_is_suspended_have_no_tenant() -> None:
+    rows = stream(ACME)
+    assert await anext(rows) == "acme"
+    assert await asyncio.create_task(later()) == "none"
+    assert await asyncio.to_thread(who) == "none"
+    await rows.aclose()
+
+
+async def test_tasks_started_in_a_generators_block_enter_their_own() -> None:
+    async def own() -> list[str]:
         with tenantproxy.use(ACME):
-            yield asyncio.create_task(later())
+            return [await later(), await asyncio.create_task(later())]
 
-    async for task in starting():
-        assert await task == "acme"
-        assert who() == "none"
+    async def starting() -> AsyncIterator[list[asyncio.Task[Any]]]:
+        with tenantproxy.use(ACME):
+            yield [asyncio.create_task(later()), asyncio.create_task(own())]
+
+    async for one, other in starting():
+        assert await one == "none"
+        assert await other == ["acme", "acme"]
+
+
+async def test_a_task_of_a_generator_resumed_in_a_later_block_is_refused() -> None:
+    async def starting() -> AsyncIterator[str]:
+        with tenantproxy.use(ACME):
+            yield who()
+            yield await asyncio.create_task(later())
+
+    rows = starting()
+    await anext(rows)
+    with tenantproxy.use(GLOBEX), pytest.raises(AccessDenied):
+        await anext(rows)
+    assert who() == "none"
 
 
 async def test_a_context_manager_with_yield_sets_it_for_its_block() -> None:
