@@ -110,6 +110,7 @@ def _tenants(world: World) -> dict[str, dict[str, str]]:
             "database": tenant.placement.database,
         }
         | ({"schema": tenant.placement.schema} if tenant.placement.schema else {})
+        | ({"role": tenant.placement.role} if tenant.placement.role else {})
         for tenant in world.tenants
     }
 
