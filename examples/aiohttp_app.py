@@ -6,16 +6,14 @@ import os
 
 from aiohttp import web
 
-from tenantproxy import Router, TenantUnresolved
+from tenantproxy import Router, current
 from tenantproxy.auth.tokens import Tokens
-from tenantproxy.middleware.aiohttp import TENANT, setup
+from tenantproxy.middleware.aiohttp import setup
 
 
 async def projects(request: web.Request) -> web.Response:
-    """The tenant's projects."""
-    if TENANT not in request:
-        raise TenantUnresolved("name a tenant")
-    rows = await request[TENANT].fetch("SELECT name FROM projects ORDER BY name")
+    """The tenant's projects. `request[TENANT]` is the same scope, where the request has a tenant."""
+    rows = await current().fetch("SELECT name FROM projects ORDER BY name")
     return web.json_response([row["name"] for row in rows])
 
 
