@@ -18,7 +18,7 @@ from tests.support.outage import Outage
 from tests.support.port_house import PortHouse, a_port
 from tests.support.waiting import SLACK, until
 from tests.support.wire_client import Refused, WireClient
-from tests.support.world import World
+from tests.support.world import ROLE_SECRET, World
 
 COUNT = "SELECT count(*) FROM projects"
 AWAY = {"57P01", "57P02", "57P03", "08001"}  # what a server says that goes, and we of one that is gone
@@ -111,7 +111,14 @@ async def test_a_server_filled_by_others_is_told_as_53300_with_a_hint_and_recove
     async with own_world(max_connections=16, schemas=1) as own:
         async with a_port(own, pools={"max_size": 6, "acquire_timeout": 1.5}) as house:
             first, second = await house.client("database1"), await house.client("database1")
-            async with filled(own.main) as taken:
+            other = await house.client("row1")
+            # Idle connections would make room: so all that are open are in use.
+            async with (
+                filled(own.main) as taken,
+                house.router.main().connection(),
+                house.router.tenant("row1").connection(),
+            ):
+                await other.query("BEGIN")
                 await first.query("BEGIN")  # on the backend that was open before
                 answer = await second.query(COUNT)
                 (error,) = answer.errors
@@ -143,9 +150,9 @@ async def comes_in(house: PortHouse, tenant: str) -> bool:
 
 async def test_a_connection_limit_on_one_role_limits_its_tenant_alone(figure: Figure) -> None:
     async with own_world(rows=1, schemas=1, databases=2) as own:
-        limited, key = own.tenants[-1], "k" * 32
+        limited = own.tenants[-1]
         async with own.database(limited).connect() as admin:
-            await ensure_role(admin, "only", password=role_password(key.encode(), "primary", "only"))
+            await ensure_role(admin, "only", password=role_password(ROLE_SECRET, "primary", "only"))
             await admin.execute(
                 'ALTER ROLE "only" CONNECTION LIMIT 2;'
                 f' GRANT CONNECT ON DATABASE "{limited.placement.database}" TO "only";'
@@ -153,7 +160,6 @@ async def test_a_connection_limit_on_one_role_limits_its_tenant_alone(figure: Fi
             )
         changes: dict[str, Any] = {
             "pools": {"max_size": 6, "acquire_timeout": 15.0},
-            "tenant_roles": {"key": key},
             "tenants": {limited.id: {"isolation": "database", "database": limited.placement.database, "role": "only"}},
         }
         errors: dict[str, list[str]] = {}
