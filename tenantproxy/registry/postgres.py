@@ -234,7 +234,7 @@ _LOST: Final = (  # of a connection that was open; a query that was cut off chan
 )  # fmt: skip
 _HINTS: Final = {
     "42P01": "create the table (tenantproxy install makes our own), or correct {query}",
-    "42703": "correct the names of columns in {query}",
+    "42703": "a column that {query} names does not exist: correct its name",
     "42501": "grant the main database's user SELECT on the registry",
     "3F000": "run tenantproxy install on the main database, or correct {query}",
     "42601": "correct {query}: it is no SQL statement that can be run",

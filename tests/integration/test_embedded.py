@@ -117,7 +117,9 @@ def test_closing_removes_the_data_and_may_be_done_twice() -> None:
 @pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_the_server_and_its_data_are_gone_with_the_process_that_started_them(sign: signal.Signals) -> None:
     program = (
-        "import select; from tenantproxy.embedded import EmbeddedPostgres\n"
+        "import select, signal; from tenantproxy.embedded import EmbeddedPostgres\n"
+        # A job in the background of a shell inherits that SIGINT is ignored; Python then raises no KeyboardInterrupt.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "server = EmbeddedPostgres(version=18, durable=False).start()\n"
         "print(server.postmaster_pid, server.data_dir, flush=True)\n"
         # Not one long read: an interrupt that comes just before the system call would not end it.
