@@ -127,7 +127,7 @@ def place(isolation: Isolation = Isolation.DATABASE, **names: str) -> Placement:
 def test_each_kind_of_placement_can_be_made() -> None:
     assert place().schema is None
     assert place(Isolation.SCHEMA, schema="s").schema == "s"
-    assert place(Isolation.ROW, schema="shared", role="r").role == "r"
+    assert place(Isolation.ROW, role="r").role == "r"
 
 
 @pytest.mark.parametrize(
@@ -135,6 +135,7 @@ def test_each_kind_of_placement_can_be_made() -> None:
     [
         (Isolation.SCHEMA, {}, "needs a schema"),
         (Isolation.DATABASE, {"schema": "s"}, "no schema of its own"),
+        (Isolation.ROW, {"schema": "s"}, "no schema of its own"),
         (Isolation.SCHEMA, {"schema": "pg_catalog"}, "PostgreSQL's own"),
         (Isolation.SCHEMA, {"schema": "pg_temp_3"}, "PostgreSQL's own"),
         (Isolation.SCHEMA, {"schema": "information_schema"}, "PostgreSQL's own"),
