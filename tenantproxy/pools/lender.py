@@ -110,7 +110,6 @@ class Lender:
         deadline = monotonic() + timeout
         attempt = 0
         while True:
-            attempt += 1
             backend = pool.lease_nowait(route.tenant, route.limits)
             if backend is None:
                 backend = await self._wait(pool, route, deadline - monotonic(), timeout)
@@ -118,6 +117,8 @@ class Lender:
                 pool.wait_seconds.counts[0] += 1
             backend.is_settled = False
             session = route.session
+            # What another tenant left can make its reset fail, in as many connections as it had: none of them counts.
+            attempt += backend.bound is None or backend.bound == route.tenant
             try:
                 if self._must_enter(backend, session):
                     await self._enter(backend, route, deadline)
@@ -127,7 +128,7 @@ class Lender:
                 raise self._not_entered(pool, exc) from None
             except (*LOST, _Unconfirmed) as exc:
                 # Nothing of the caller has run: another connection may do, unless the database refuses the tenant.
-                if attempt == ENTER_ATTEMPTS or isinstance(exc, asyncpg.InsufficientPrivilegeError):
+                if attempt >= ENTER_ATTEMPTS or isinstance(exc, asyncpg.InsufficientPrivilegeError):
                     raise self._not_entered(pool, exc) from None
                 continue
             backend.leased_at = monotonic()
@@ -192,7 +193,11 @@ class Lender:
     async def _enter_tenant(self, backend: Backend, binding: Binding) -> None:
         if backend.bound is not None and backend.bound != binding.tenant:
             # The full check between two tenants: a reset in a message of its own, confirmed, before anything is bound.
-            if await backend.con.simple(change_reset(backend.con.prepared, binding.proof), None) != "SELECT 1":
+            try:
+                tag = await backend.con.simple(change_reset(backend.con.prepared, binding.proof), None)
+            except asyncpg.PostgresError as exc:
+                raise _Unconfirmed from exc  # of whatever kind: the other tenant can choose which
+            if tag != "SELECT 1":
                 raise _Unconfirmed
             backend.con.forget_listeners()
             backend.bound = None

@@ -105,7 +105,6 @@ class Acquire:
         self._lease()
 
     def _lease(self) -> None:
-        self._attempt += 1
         pool, route = self._pool, self._route
         try:
             backend = pool.lease_nowait(route.tenant, route.limits)
@@ -139,6 +138,7 @@ class Acquire:
         self._backend = backend
         binding = self._route.session.binding
         is_anothers = binding is not None and backend.bound is not None and backend.bound != binding.tenant
+        self._attempt += not is_anothers  # what another tenant left can make every reset fail
         if is_anothers or (self._fresh and not backend.is_fresh):
             # Between two tenants: a reset in messages of its own, confirmed, before anything is bound.
             Exchange(backend, RESET_ANSWER, self._was_reset, is_reset=True).begin(RESET)

@@ -431,6 +431,21 @@ async def test_a_schema_tenant_finds_nothing_outside_its_schema_without_naming_i
         assert await own_rows(conn) == rows_of("schema1")
 
 
+@pytest.mark.parametrize("size", [2, 6])
+async def test_sessions_that_one_tenant_soiled_cost_the_next_one_no_more_than_their_replacement(
+    postgres: EmbeddedPostgres, size: int
+) -> None:
+    async with a_world(postgres, rows=2, schemas=0, databases=0) as world:
+        pools = {"max_size": size, "shared_size": size, "acquire_timeout": 20.0}
+        async with one_connection(world, reset="on_tenant_change", pools=pools) as router:
+            async with contextlib.AsyncExitStack() as stack:
+                for _ in range(size):
+                    conn = await stack.enter_async_context(router.tenant("row1").connection())
+                    await conn.execute("DO $$ BEGIN EXECUTE 'PRE' || 'PARE mine AS SELECT 1'; END $$")
+            assert await own_rows(router.tenant("row2")) == rows_of("row2")
+            assert router.stats().resets["failed"] == size, "a soiled one served it, or was not tried"
+
+
 # --- chance ----------------------------------------------------------------------------------------------------------
 TENANTS: Final = 20
 LEASES: Final = 2_400

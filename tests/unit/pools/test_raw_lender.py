@@ -261,6 +261,22 @@ async def test_a_reset_on_a_strangers_path_that_is_not_confirmed_is_no_ones_bind
     assert len([event for event in house.events if isinstance(event, ResetFailed)]) == 1
 
 
+async def test_resets_that_a_stranger_made_fail_do_not_count_as_attempts_of_the_next_client() -> None:
+    house = WireHouse(size=5)
+    soiled = [house.opened_for("acme") for _ in range(5)]
+    for backend in soiled:
+        said(backend)
+        release(house, backend, "acme")
+    client = house.ask_for("other")
+    for _ in range(5):
+        (backend,) = [one for one in soiled if said(one)]
+        backend.data_received(error("53200") + READY_IDLE)
+        soiled.remove(backend)
+        house.connector.end_all()
+    house.connector.succeed().data_received(bound("other"))
+    assert client.backend is not None
+
+
 async def test_one_who_waits_in_vain_is_told_which_limit_it_was(house: WireHouse) -> None:
     house = WireHouse(acquire_timeout=0.01)
     backend = lend(house, "acme")
