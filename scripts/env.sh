@@ -37,13 +37,7 @@ if ! _is_installed; then
     rm -f .venv/installed
     _usable .venv/bin/python && [ "$(.venv/bin/python -c 'import sys; print(sys.prefix)')" = "$PWD/.venv" ] ||
         "$_python" -m venv --clear --without-pip .venv
-    # A pip of its own takes some seconds to make: that of the interpreter will do, where it has one that can.
-    _pip="$_python -m pip --python .venv/bin/python"
-    $_pip --version >/dev/null 2>&1 || { .venv/bin/python -m ensurepip >/dev/null && _pip=".venv/bin/python -m pip"; }
-    # On a terminal pip shows how far it is. With --no-deps no later release changes what a complete lock installs.
-    _pip="$_pip --disable-pip-version-check install --no-deps --no-compile $([ -t 2 ] || echo --quiet)"
-    $_pip --require-hashes --requirement "$_lock" >&2
-    $_pip --no-build-isolation --editable . >&2
+    . scripts/install.sh
     _stamp "$_lock" >.venv/installed
 fi
 PATH="$PWD/.venv/bin:$PATH"

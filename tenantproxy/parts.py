@@ -9,16 +9,16 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
 from tenantproxy.config import Settings
-from tenantproxy.connect.slices import Slices
-from tenantproxy.driver.connector import AsyncpgConnector, Backend, Init
-from tenantproxy.driver.lender import Lender
-from tenantproxy.driver.look import Looker
 from tenantproxy.events import Observer
 from tenantproxy.model import Limits, PoolKey, TenantId
+from tenantproxy.pools.asyncpg import AsyncpgConnector, Backend, Init
 from tenantproxy.pools.base import Clock, PoolStats, Stats, TenantPoolStats
 from tenantproxy.pools.budget import ServerBudget
+from tenantproxy.pools.lender import Lender
+from tenantproxy.pools.look import Looker
 from tenantproxy.pools.manager import Counters, PoolManager
 from tenantproxy.pools.pool import Pool
+from tenantproxy.pools.slices import Slices
 from tenantproxy.pools.snapshot import snapshot
 from tenantproxy.registry import CachedRegistry
 from tenantproxy.routes import main_route, main_size

@@ -14,7 +14,6 @@ from dataclasses import replace
 from time import monotonic
 from typing import Any, Final, Self
 
-from tenantproxy.accounts import FixedScope, TenantAccounts, new_login
 from tenantproxy.auth.accounts import Account, Standing
 from tenantproxy.auth.audit import AuditTable
 from tenantproxy.auth.login import Login, LoginCounts
@@ -22,9 +21,6 @@ from tenantproxy.auth.revocation import Revocations
 from tenantproxy.auth.share import SharedDatabaseAccess
 from tenantproxy.changes import Changes
 from tenantproxy.config import Settings, load
-from tenantproxy.connect.slices import in_slices
-from tenantproxy.driver.connector import Backend, Init
-from tenantproxy.driver.guard import Guard
 from tenantproxy.errors import (
     AccessDenied,
     ConfigurationError,
@@ -36,13 +32,17 @@ from tenantproxy.errors import (
     is_passing,
 )
 from tenantproxy.events import AdminAccess, Observer, SessionEnded, both, ignore, tolerant
+from tenantproxy.listen import Listener
+from tenantproxy.lookup import FixedScope, TenantAccounts, new_login
 from tenantproxy.model import Isolation, PoolKey, Route, Tenant, TenantId, TenantStatus, tenant_id
-from tenantproxy.notifications import Listener
 from tenantproxy.opened import OpenedIn
 from tenantproxy.parts import Parts
+from tenantproxy.pools.asyncpg import Backend, Init
 from tenantproxy.pools.base import Clock, Stats
 from tenantproxy.pools.budget import ServerBudget
+from tenantproxy.pools.guard import Guard
 from tenantproxy.pools.manager import Counters, PoolManager
+from tenantproxy.pools.slices import in_slices
 from tenantproxy.registry import CachedRegistry, PostgresRegistry, Registry, build, cache
 from tenantproxy.registry.postgres import CHANNEL
 from tenantproxy.routes import (

@@ -21,7 +21,7 @@ from tenantproxy.cli.output import Output
 from tenantproxy.cli.shape import HELP, Command, Group, with_cause
 from tenantproxy.cli.shipped import DASHBOARD, EXAMPLE, RULES, shipped
 from tenantproxy.config import Secret, Settings, check_classes, describe, json_schema, load
-from tenantproxy.config.version import version
+from tenantproxy.config.version import VERSION
 from tenantproxy.errors import TenantProxyError
 from tenantproxy.model import TenantStatus
 
@@ -128,7 +128,7 @@ def root(
 ) -> None:
     """Options before any command."""
     if show_version:
-        sys.stdout.write(version() + "\n")
+        sys.stdout.write(VERSION + "\n")
         raise typer.Exit
 
 

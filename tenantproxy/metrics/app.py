@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from tenantproxy.config.version import version
+from tenantproxy.config.version import VERSION
 from tenantproxy.metrics.logins import LoginCollector
 from tenantproxy.metrics.prometheus import RouterCollector, exposition_in_slices, registry_of
 from tenantproxy.pools.base import Stats
@@ -30,7 +30,7 @@ def _scraper(router: Router) -> _Scrape:
     stats: Stats | None = None
     series = registry_of(
         RouterCollector(
-            lambda: router.stats() if stats is None else stats, version=version(), tenants=router.registry.counts
+            lambda: router.stats() if stats is None else stats, version=VERSION, tenants=router.registry.counts
         ),
         LoginCollector(lambda: router.login_counts, lambda: 0),
     )

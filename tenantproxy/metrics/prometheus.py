@@ -18,11 +18,11 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
 
-from tenantproxy.connect.slices import Slices
 from tenantproxy.events import CloseReason, EvictReason, ExhaustCause
 from tenantproxy.metrics.families import Family, Labels, counter, gauge, histogram
 from tenantproxy.model import Isolation, TenantStatus
 from tenantproxy.pools.base import PoolStats, ServerStats, Stats
+from tenantproxy.pools.slices import Slices
 
 __all__ = ["RouterCollector", "TenantCounts", "exposition", "exposition_in_slices", "registry_of"]
 

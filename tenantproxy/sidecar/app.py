@@ -21,7 +21,7 @@ from prometheus_client import CollectorRegistry
 
 from tenantproxy.auth.caller import TrustedProxies
 from tenantproxy.config import listen_address
-from tenantproxy.config.version import version
+from tenantproxy.config.version import VERSION
 from tenantproxy.errors import ConfigurationError, Problem, TenantProxyError, is_passing
 from tenantproxy.metrics.listeners import ProcessCollector, ProcessStats, Requests
 from tenantproxy.metrics.logins import LoginCollector
@@ -74,7 +74,7 @@ class Sidecar:
         self._stats: Stats | None = None  # likewise
         settings = router.settings
         self.auth = AuthDesk(router)
-        self.pg = PgPort.configured(router, self.auth, drain_timeout=drain_timeout, version=version(), reread=reread)
+        self.pg = PgPort.configured(router, self.auth, drain_timeout=drain_timeout, version=VERSION, reread=reread)
         public = public_app(
             self._requests, [*self.auth.routes(), *routes], mismatch_text=settings.resolve.mismatch_text
         )
@@ -99,7 +99,7 @@ class Sidecar:
             settings.admin.listen, admin, protocol="admin", max_clients=_ADMIN_CLIENTS, drain_timeout=drain_timeout
         )
         self._series = registry_of(
-            RouterCollector(lambda: self._stats or router.stats(), version=version(), tenants=lambda: self._tenants),
+            RouterCollector(lambda: self._stats or router.stats(), version=VERSION, tenants=lambda: self._tenants),
             ProcessCollector(self._process, self._requests),
             LoginCollector(lambda: router.login_counts, lambda: self.auth.reuses, lambda: router.audit),
             PgCollector(lambda: None if self.pg is None else self.pg.pg_stats()),

@@ -77,7 +77,7 @@ def unmet(lock: dict[str, Locked], wanted: Requirement) -> str | None:
 
 def of_the_project(extras: Iterable[str]) -> list[str]:
     """Dependencies of the project with `extras`, those that it asks of itself followed."""
-    found = [*PROJECT["project"]["dependencies"], *PROJECT["build-system"]["requires"], "editables"]  # by hatchling
+    found = list(PROJECT["project"]["dependencies"])
     for name in extras:
         for need in EXTRAS[name]:
             parsed = Requirement(need)
@@ -93,6 +93,11 @@ def test_a_lock_has_all_that_the_project_asks_for(name: str, extras: list[str]) 
         for wanted in asked_by(of_the_project(extras), (), environment)
     } - {None}
     assert not problems
+
+
+def test_the_lock_of_the_tools_has_all_that_the_build_asks_for() -> None:
+    build = [*PROJECT["build-system"]["requires"], "editables"]  # by hatchling
+    assert not {unmet(LOCKS[DEV], wanted) for one in ENVIRONMENTS for wanted in asked_by(build, (), one)} - {None}
 
 
 @pytest.mark.parametrize("name", [RUN, DEV])

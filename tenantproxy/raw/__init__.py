@@ -1,1 +1,0 @@
-"""How does a client of the PostgreSQL port get its tenant's backend? Wire backends: opened, bound and lent."""

@@ -1,1 +1,0 @@
-"""What does an operator see with psql? The console: PgBouncer's tables and commands, for tenants."""
