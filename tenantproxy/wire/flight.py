@@ -4,6 +4,22 @@ Each Query, Sync and FunctionCall is answered by one ReadyForQuery, each Parse a
 order. Messages of our own are put in between, and their answers are taken out again. A flight that ended with nothing
 awaited and ReadyForQuery `I` leaves a backend that somebody else may use; when that cannot be known for certain,
 `is_doubtful` says so for good.
+
+When PostgreSQL sends ReadyForQuery (PostgresMain and SocketBackend in src/backend/tcop/postgres.c, 15 to 18 alike; each
+line is tried on real servers in tests/integration/test_when_ready.py):
+
+- after start-up; after each Query and each FunctionCall, also a failed one; for each Sync, also one whose commit fails;
+- not for Parse, Bind, Describe, Execute, Close and Flush, also when they fail: then everything is skipped up to the
+  next Sync, a Query and a FunctionCall too;
+- while a COPY reads (CopyGetData in copyfromparse.c) Sync and Flush are part of it, and not answered. Any other message
+  than those of COPY ends the connection;
+- outside of a COPY its messages are ignored. But each message that is read lets a due `statement_timeout` strike, which
+  Parse and Bind have started and the end of an Execute, Sync, Query or an error stops. If it strikes at CopyData,
+  CopyDone or CopyFail, which belong to neither protocol, there is an ErrorResponse *and* a ReadyForQuery, though no
+  Sync was sent; the Sync that follows gets another one.
+
+So a message of COPY outside of one that is known is in doubt while extended messages are open, and so is an extended
+message inside a COPY whose end has not been read.
 """
 
 from __future__ import annotations
@@ -17,6 +33,7 @@ from tenantproxy.wire.frames import (
     BIND,
     CLOSE,
     CLOSE_COMPLETE,
+    COPY_DATA,
     DESCRIBE,
     EXECUTE,
     HEADER,
@@ -89,6 +106,7 @@ class Flight:
         "_all",
         "_begun",
         "_ended_ahead",
+        "_is_skipping",
         "_is_torn",
         "_segment",
         "_server",
@@ -117,6 +135,7 @@ class Flight:
         self._unnamed: bytes | None = None  # the Parse message of the client's unnamed statement
         self._unnamed_is_there = False  # it is the one on the backend
         self._segment = 0  # how many were sent
+        self._is_skipping = False  # an error has come for what is open: the server reads nothing until Sync
         self._is_torn = False  # an error came where a query may have been skipped with what was sent before it
         # Not known to be prepared yet: in which segment that was sent, and under which name if the client asked for it.
         self._begun: dict[Statement, tuple[int, bytes | None]] = {}
@@ -137,7 +156,7 @@ class Flight:
             self._mend()
         self._segment += 1
         self.awaited.append(_BEHIND if self.is_open else QUERY)
-        self.is_open = False
+        self.is_open = self._is_skipping = False
 
     def called(self) -> None:
         """The client sent a function call."""
@@ -145,7 +164,7 @@ class Flight:
             self._mend()
         self._segment += 1
         self.awaited.append(_BEHIND if self.is_open else QUERY)
-        self.is_open = False
+        self.is_open = self._is_skipping = False
 
     def synced(self) -> None:
         """The client sent a Sync."""
@@ -155,7 +174,7 @@ class Flight:
         if self._is_torn:
             self._mend()
         self._segment += 1
-        self.is_open = False
+        self.is_open = self._is_skipping = False
         self.awaited.append(SYNC)
 
     def _mend(self) -> None:
@@ -164,14 +183,29 @@ class Flight:
         if _BEHIND in self.awaited:
             self.is_doubtful = True
 
-    def copy_ended(self) -> None:
-        """The client sent CopyDone or CopyFail: some send the COPY, its data and this in one go."""
+    def opened(self) -> None:
+        """The client sent Parse, Bind, Describe, Execute or Close."""
+        self.is_open = True
         if self.copying:
-            self.copying = False
-        elif not self.is_quiet:  # else the server takes no notice of it
+            self.is_doubtful = True  # the COPY has failed, which we have not read: a statement_timeout may run now
+
+    def copies(self, kind: int) -> bool:
+        """The client sent CopyData, CopyDone or CopyFail; False: the server takes no notice of it, so leave it out.
+
+        Some send the COPY, its data and the end in one go; those whose COPY failed go on until they read of it.
+        """
+        if self.copying:
+            self.copying = kind == COPY_DATA
+            return True
+        if not self.is_doubtful and (self._is_skipping or self.is_quiet):
+            return False
+        if self.is_open:
+            self.is_doubtful = True  # a statement_timeout may strike here, and be answered by a ReadyForQuery
+        if kind != COPY_DATA:
             self._ended_ahead += 1
             if [entry for entry in self.awaited if entry.is_ready] not in ([], [QUERY], [_BEHIND]):
                 self.is_doubtful = True  # what was sent before it may be read as part of the COPY, or not
+        return True
 
     @property
     def is_quiet(self) -> bool:
@@ -284,7 +318,7 @@ class Flight:
         self._is_torn = False
         self._ended_ahead = 0
         self.unsure = 0
-        self.is_open = self.copying = self.is_doubtful = False
+        self.is_open = self.copying = self.is_doubtful = self._is_skipping = False
         self._unnamed_is_there = False
 
     def prepare_again(self) -> bytes:
@@ -459,6 +493,7 @@ class Flight:
             self.unsure = 0
             self.is_doubtful = True
         ready = [entry for entry in self.awaited if entry.is_ready]
+        self._is_skipping = self.is_open and not ready
         if not ready or not ready[0].is_behind:
             return True
         if len(ready) == 1:  # a ReadyForQuery tells that it was the query itself

@@ -340,16 +340,16 @@ class Relay(asyncio.Protocol):
                 new = self._begun(kind, data[at:], end - at)
                 if new is None:
                     break
-                self._rest = end - size
+                self._rest = 0 if self._dropped else end - size
                 end = size
             elif kind == _EXECUTE:
-                flight.is_open = True
+                flight.opened()
                 if kept.asked_for is not None and data[at + HEADER]:
                     kept.asked_for = None  # a portal with a name: whose tag comes next is not known
             elif kind == _SYNC:
                 flight.synced()
             elif kind == _BIND:
-                flight.is_open = True
+                flight.opened()
                 if not is_session:
                     new = flight.bind(data[at:end])
                     bound = flight.last_bound
@@ -403,7 +403,7 @@ class Relay(asyncio.Protocol):
         translate = _TRANSLATED.get(kind)
         if translate is not None:
             is_alone = flight.is_quiet
-            flight.is_open = True
+            flight.opened()
             if self._is_session:
                 return None
             if kind == frames.PARSE:
@@ -413,9 +413,8 @@ class Relay(asyncio.Protocol):
                 self.kept.asked_for = None  # whose tag comes next is not known
             return translate(flight, message)
         if kind in _COPYING:
-            if kind != frames.COPY_DATA:
-                flight.copy_ended()
-        elif kind == frames.FUNCTION_CALL:
+            return None if flight.copies(kind) else b""
+        if kind == frames.FUNCTION_CALL:
             flight.called()
         elif kind != frames.FLUSH:
             raise ProtocolError("a client may not send such a message here", detail=f"kind {kind:#04x}")
@@ -430,11 +429,15 @@ class Relay(asyncio.Protocol):
         elif kind == frames.FUNCTION_CALL:
             flight.called()
         elif kind == _BIND and (self._is_session or _names_are_there(head)):
-            flight.is_open = True
+            flight.opened()
             return head if self._is_session else flight.bind(head)
         elif kind == _BIND and len(head) < _STREAMED:
             return None
-        elif kind not in _COPYING:
+        elif kind in _COPYING:
+            if not self._flight.copies(kind):
+                self._dropped = length - len(head)
+                return b""
+        else:
             limit = _MAX_WHOLE if kind == frames.PARSE else _STREAMED
             if length > limit:
                 what = f"{length} bytes of kind {kind:#04x}, at most {limit} are taken"

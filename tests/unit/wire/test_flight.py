@@ -6,7 +6,7 @@ import pytest
 
 from tenantproxy.errors import ProtocolError
 from tenantproxy.wire.flight import Flight
-from tenantproxy.wire.frames import CLOSE_COMPLETE, PARSE_COMPLETE, length_of
+from tenantproxy.wire.frames import CLOSE_COMPLETE, COPY_DONE, PARSE_COMPLETE, length_of
 from tenantproxy.wire.statements import ServerStatements, Statements
 from tests.support.model_server import bind, close, describe, parse
 
@@ -149,7 +149,7 @@ def test_a_sync_that_a_copy_may_have_read_is_in_doubt_when_the_copy_fails() -> N
         flight.synced()
         flight.copy_began()
         assert not flight.is_quiet
-        flight.copy_ended()
+        flight.copies(COPY_DONE)
         if copies:
             flight.copied()
         flight.failed()
