@@ -10,7 +10,7 @@ from typing import Final
 
 from tenantproxy.errors import ProtocolError
 
-__all__ = ["HEADER", "MAX_FRAME", "frame", "length_of"]
+__all__ = ["HEADER", "MAX_FRAME", "WITHOUT_BODY", "frame", "has_body", "length_of"]
 
 HEADER: Final = 5
 MAX_FRAME: Final = 0x3FFF_FFFF  # MaxAllocSize - 1: a server takes no longer message, and sends none
@@ -33,6 +33,10 @@ PASSWORD: Final = 0x70  # p, also SASLInitialResponse and SASLResponse
 QUERY: Final = 0x51  # Q
 SYNC: Final = 0x53  # S
 TERMINATE: Final = 0x58  # X
+
+WITHOUT_BODY: Final = frozenset((COPY_DONE, FLUSH, SYNC, TERMINATE))
+"""Of a client's kinds those whose length is always 4. A server answers a Flush with a body by an error that nothing
+was asked for, and then reads nothing up to the next Sync, no simple query either: such a message must not reach it."""
 
 # From a server.
 AUTHENTICATION: Final = 0x52  # R
@@ -80,3 +84,12 @@ def length_of(data: bytes, at: int) -> int:
     if not 4 <= length <= MAX_FRAME:
         raise ProtocolError("a message has an impossible length", detail=f"{length} bytes, kind {data[at]:#04x}")
     return int(length) + 1
+
+
+def has_body(kind: int, length: int) -> ProtocolError:
+    """The error for a message of `WITHOUT_BODY` whose length, its byte of kind included, says that it has one."""
+    what = f"a {_NAMES[kind]} message has the length 4, this one {length - 1}"
+    return ProtocolError("invalid message format", detail=what)
+
+
+_NAMES: Final = {COPY_DONE: "CopyDone", FLUSH: "Flush", SYNC: "Sync", TERMINATE: "Terminate"}

@@ -322,6 +322,8 @@ class Relay(asyncio.Protocol):
         while size - at >= HEADER:
             kind = data[at]
             end = at + length_of(data, at)
+            if end - at != HEADER and kind in frames.WITHOUT_BODY:
+                raise frames.has_body(kind, end - at)
             new: bytes | None = None  # what goes out in its place
             if backend is None or self._skipping:
                 if self._skipping or kind in _WITHOUT_SERVER:
@@ -884,6 +886,8 @@ class Relay(asyncio.Protocol):
     def _failed(self, error: bytes, *, is_first: bool) -> bool:
         """The server said an error; True: the client need not hear of it, for what it sent is sent once more."""
         flight = self._flight
+        if flight.is_quiet:  # of nothing that was asked: it may skip everything up to a Sync that no one sends
+            flight.is_doubtful = True
         is_known = flight.failed()
         if _READ_ONLY in error and self.backend is not None:
             self.backend.saw_read_only = True

@@ -204,6 +204,38 @@ async def test_a_server_that_breaks_the_protocol_ends_its_client_and_raises_noth
             assert lender.released == 0
 
 
+async def test_a_backend_that_says_an_error_behind_its_last_answer_is_not_lent_again() -> None:
+    """It may skip everything up to a Sync by now: the next one's reset would never be answered."""
+    lender = Lender()
+    client = Client(lender)
+    client.send(query(b"rows 1"))
+    client.backend.answers += pg.error(b"08P01")
+    settle(lender)
+    assert client.take() == rows(1) + pg.error(b"08P01")
+    assert (lender.released, lender.destroyed) == (0, 1)
+
+
+BODIES = (frames.FLUSH, frames.SYNC, frames.TERMINATE, frames.COPY_DONE)
+
+
+@pytest.mark.parametrize("is_session", [False, True])
+@pytest.mark.parametrize("before", [b"", query(b"rows 1"), run(b"rows 1")], ids=["nothing", "query", "extended"])
+@pytest.mark.parametrize("kind", BODIES, ids=["flush", "sync", "terminate", "copy_done"])
+async def test_a_message_that_has_no_body_is_refused_when_it_has_one(
+    kind: int, before: bytes, *, is_session: bool
+) -> None:
+    """As soon as its length is there: nothing of it reaches a server, and the backend is nobody's any more."""
+    lender = Lender()
+    client = Client(lender, is_session=is_session)
+    client.send(before)
+    client.send(frame(kind, b"x" * 15_000)[: frames.HEADER])
+    assert b"C08P01\0" in client.take()
+    assert client.line.is_closed
+    assert client.ends == 1
+    assert lender.released == 0
+    settle(lender)
+
+
 # --- prepared statements ---------------------------------------------------------------------------------------------
 async def test_a_statement_that_was_skipped_can_be_prepared_again() -> None:
     """It is prepared on the backend for another client: its Parse is only said to be done, unless it is skipped."""
