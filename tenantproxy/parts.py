@@ -5,23 +5,23 @@ State: the manager of the pools, which is another one each time the router is op
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from tenantproxy.config import Settings
 from tenantproxy.events import Observer
 from tenantproxy.model import Limits, PoolKey, TenantId
 from tenantproxy.pools.asyncpg import AsyncpgConnector, Backend, Init
-from tenantproxy.pools.base import Clock, PoolStats, Stats, TenantPoolStats
+from tenantproxy.pools.base import AcquireResult, Clock, PoolStats, Stats, TenantPoolStats
 from tenantproxy.pools.budget import ServerBudget
 from tenantproxy.pools.lender import Lender
 from tenantproxy.pools.look import Looker
 from tenantproxy.pools.manager import Counters, PoolManager
 from tenantproxy.pools.pool import Pool
-from tenantproxy.pools.slices import Slices
 from tenantproxy.pools.snapshot import snapshot
 from tenantproxy.registry import CachedRegistry
 from tenantproxy.routes import main_route, main_size
+from tenantproxy.slices import Slices
 
 __all__ = ["Parts", "new_budgets"]
 
@@ -49,7 +49,7 @@ def new_budgets(settings: Settings, *, clock: Clock, observer: Observer) -> dict
     return {name: budgets[name] for name in settings.servers}
 
 
-_TENANTS_A_SLICE: Final = 200
+_TENANTS_A_STEP: Final = 50
 
 
 class Parts:
@@ -141,7 +141,8 @@ class Parts:
 
     def stats(self, registry: CachedRegistry) -> Stats:
         """An immutable snapshot of pools, budgets, waiters and counters."""
-        return self._stats(registry, (pool.stats() for pool in self.pools()))
+        acquires = {tenant: dict(counts) for tenant, counts in self.counters.acquires.items()}
+        return self._stats(registry, (pool.stats() for pool in self.pools()), acquires)
 
     async def scrape(self, registry: CachedRegistry) -> Stats:
         """The same without holding the event loop: each pool as of its own moment, with few tenants (`_folded`)."""
@@ -150,7 +151,11 @@ class Parts:
         for pool in list(self.pools()):
             pools.append(pool.stats(await self._folded(pool, slices)))
             await slices.pause()
-        stats = self._stats(registry, pools)
+        acquires: dict[str, dict[AcquireResult, int]] = {}
+        for tenant, counts in list(self.counters.acquires.items()):
+            acquires[tenant] = dict(counts)
+            await slices.pause()
+        stats = self._stats(registry, pools, acquires)
         await slices.pause()
         return stats
 
@@ -166,7 +171,7 @@ class Parts:
                 others += 1
                 leased, waiting = leased + tenant.leased, waiting + tenant.waiting
                 oldest = max(oldest, tenant.oldest_wait_seconds)
-            if number % _TENANTS_A_SLICE == 0:
+            if number % _TENANTS_A_STEP == 0:
                 await slices.pause()
         if others:
             named.append(
@@ -174,13 +179,18 @@ class Parts:
             )
         return named
 
-    def _stats(self, registry: CachedRegistry, pools: Iterable[PoolStats]) -> Stats:
+    def _stats(
+        self,
+        registry: CachedRegistry,
+        pools: Iterable[PoolStats],
+        acquires: Mapping[str, Mapping[AcquireResult, int]],
+    ) -> Stats:
         counters = self.counters
         return Stats(
             pools=tuple(pools),
             servers=tuple(budget.stats() for budget in dict.fromkeys(self.budgets.values())),
             pools_limit=self._settings.pools.max_pools,
-            acquires={tenant: dict(counts) for tenant, counts in counters.acquires.items()},
+            acquires=acquires,
             exhaustions=dict(counters.exhaustions),
             acquire_wait={isolation: snapshot(histogram) for isolation, histogram in counters.acquire_wait.items()},
             hold={isolation: snapshot(histogram) for isolation, histogram in counters.hold.items()},

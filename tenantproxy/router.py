@@ -42,7 +42,6 @@ from tenantproxy.pools.base import Clock, Stats
 from tenantproxy.pools.budget import ServerBudget
 from tenantproxy.pools.guard import Guard
 from tenantproxy.pools.manager import Counters, PoolManager
-from tenantproxy.pools.slices import in_slices
 from tenantproxy.registry import CachedRegistry, PostgresRegistry, Registry, build, cache
 from tenantproxy.registry.postgres import CHANNEL
 from tenantproxy.routes import (
@@ -56,6 +55,7 @@ from tenantproxy.routes import (
     registry_route,
 )
 from tenantproxy.scope import Found, LaneScope, Lease, Scope, TenantScope
+from tenantproxy.slices import in_slices
 
 __all__ = ["Router", "not_served", "open_router"]
 

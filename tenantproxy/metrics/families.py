@@ -5,17 +5,22 @@ Families made this way carry no `_created` samples: those double the series and 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Final, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
+from operator import add
+from typing import Any, Final, TypeVar
 
 from prometheus_client.core import HistogramMetricFamily, Metric
 from prometheus_client.samples import Sample
+from prometheus_client.utils import floatToGoString
 
 from tenantproxy.pools.base import HistogramSnapshot
 
-__all__ = ["PREFIX", "Family", "Labels", "counter", "gauge", "histogram"]
+__all__ = ["PREFIX", "Family", "Labels", "counter", "counter_of", "gauge", "gauge_of", "histogram"]
 
 PREFIX: Final = "tenantproxy_"
+_STEP: Final = 50  # samples; some hundredths of a slice
+_PLAIN: Final = 999_999  # above it Go writes numbers with an exponent
 
 Labels = tuple[str, ...]
 """Label values, in the order of the family's label names."""
@@ -24,37 +29,96 @@ Key = TypeVar("Key", bound=Labels)  # Mapping's keys are invariant: a mapping by
 
 
 class Family(Metric):
-    """A gauge or counter whose samples are made when they are asked for: a long family can be made in slices."""
+    """A gauge or counter whose values are summed up, and whose samples and lines are made, when they are asked for.
 
-    def __init__(self, name: str, text: str, kind: str, labels: Labels, values: Mapping[Key, float]) -> None:
+    That can be done in steps, so that a long family does not hold the event loop. `pairs` are read once; `fold` joins
+    the values of the same labels.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        text: str,
+        kind: str,
+        labels: Labels,
+        pairs: Iterable[tuple[Key, float]],
+        *,
+        fold: Callable[[float, float], float] = add,
+    ) -> None:
         self._labels = labels
-        self._values = list(values.items())
+        self._pairs = iter(pairs)
+        self._fold = fold
+        self._values: dict[Any, float] = {}
         self._sample_name = f"{name}_total" if kind == "counter" else name
         super().__init__(name, text, kind)
 
-    def __len__(self) -> int:
-        return len(self._values)
+    def lines(self) -> Iterator[str]:
+        """Its samples as text, the same in both formats, in steps; what comes of a step may be empty."""
+        for _ in self._sum():
+            yield ""
+        order = sorted(range(len(self._labels)), key=self._labels.__getitem__)
+        labels = ",".join(f'{self._labels[place]}="%s"' for place in order)
+        line = f"{self._sample_name}{{{labels}}} %s\n" if labels else f"{self._sample_name} %s\n"
+        values = iter(self._values.items())
+        while some := list(islice(values, _STEP)):
+            yield "".join([line % (*[_escaped(key[place]) for place in order], _number(value)) for key, value in some])
 
-    def some(self, first: int, count: int) -> list[Sample]:
-        """`count` samples from the one numbered `first` on."""
-        return [
-            Sample(self._sample_name, dict(zip(self._labels, key, strict=True)), value)
-            for key, value in self._values[first : first + count]
-        ]
+    def _sum(self) -> Iterator[None]:
+        """Read all pairs, in steps."""
+        values, fold = self._values, self._fold
+        while some := list(islice(self._pairs, _STEP)):
+            for key, value in some:
+                former = values.get(key)
+                values[key] = value if former is None else fold(former, value)
+            yield
 
     @property
     def samples(self) -> list[Sample]:
         """All of them, as prometheus-client wants them."""
-        return self.some(0, len(self._values))
+        for _ in self._sum():
+            pass
+        return [
+            Sample(self._sample_name, dict(zip(self._labels, key, strict=True)), value)
+            for key, value in self._values.items()
+        ]
 
     @samples.setter
     def samples(self, samples: list[Sample]) -> None:
         """What `Metric` does when it is made."""
 
 
+def _escaped(value: str) -> str:
+    return value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
+
+
+def _number(value: float) -> str:
+    # Most are small whole numbers, which need no `floatToGoString`.
+    if type(value) is int and 0 <= value <= _PLAIN:
+        return f"{value}.0"
+    text: str = floatToGoString(value)  # type: ignore[no-untyped-call]
+    return text
+
+
 def gauge(name: str, text: str, labels: Labels, values: Mapping[Key, float]) -> Metric:
     """A gauge with one sample for each key of `values`."""
-    return Family(PREFIX + name, text, "gauge", labels, values)
+    return Family(PREFIX + name, text, "gauge", labels, list(values.items()))
+
+
+def gauge_of(
+    name: str,
+    text: str,
+    labels: Labels,
+    pairs: Iterable[tuple[Key, float]],
+    *,
+    fold: Callable[[float, float], float] = add,
+) -> Metric:
+    """A gauge of many `pairs`, which are read when the samples are wanted; `fold` joins those of the same labels."""
+    return Family(PREFIX + name, text, "gauge", labels, pairs, fold=fold)
+
+
+def counter_of(name: str, text: str, labels: Labels, pairs: Iterable[tuple[Key, float]]) -> Metric:
+    """A counter (`name` without `_total`) of many `pairs`, which are read when the samples are wanted."""
+    return Family(PREFIX + name, text, "counter", labels, pairs)
 
 
 def counter(name: str, text: str, labels: Labels, values: Mapping[Key, float], *, known: Iterable[str] = ()) -> Metric:
@@ -63,7 +127,8 @@ def counter(name: str, text: str, labels: Labels, values: Mapping[Key, float], *
     A counter that first appears as 1 has no increase for Prometheus: an alert on it would miss the first case.
     """
     missing: dict[Labels, float] = {(each,): 0.0 for each in known if (each,) not in values}
-    return Family(PREFIX + name, text, "counter", labels, {**missing, **values} if missing else values)
+    shown: list[tuple[Labels, float]] = [*missing.items(), *values.items()]
+    return Family(PREFIX + name, text, "counter", labels, shown)
 
 
 def histogram(name: str, text: str, labels: Labels, values: Mapping[Key, HistogramSnapshot]) -> HistogramMetricFamily:

@@ -12,7 +12,7 @@ from typing import Literal
 
 from prometheus_client.core import Metric
 
-from tenantproxy.metrics.families import counter, gauge
+from tenantproxy.metrics.families import counter, counter_of, gauge
 
 __all__ = ["LoginResult", "PgCollector", "PgStats"]
 
@@ -46,11 +46,11 @@ class PgCollector:
         if now is None:
             return
         tenant = ("tenant",)
-        queries = {(name,): count for name, count in now.queries.items()}
-        transactions = {(name,): count for name, count in now.transactions.items()}
+        queries = (((name,), count) for name, count in now.queries.items())
+        transactions = (((name,), count) for name, count in now.transactions.items())
         logins = {(result,): count for result, count in now.logins.items()}
-        yield counter("pg_queries", "Queries that clients of the PostgreSQL port got an answer to.", tenant, queries)
-        yield counter("pg_transactions", "Transactions of those clients that ended.", tenant, transactions)
+        yield counter_of("pg_queries", "Queries that clients of the PostgreSQL port got an answer to.", tenant, queries)
+        yield counter_of("pg_transactions", "Transactions of those clients that ended.", tenant, transactions)
         yield counter("pg_logins", "Startup packets, by how they ended.", ("result",), logins, known=_RESULTS)
         yield gauge("pg_waiting_clients", "Clients that wait for a backend.", (), {(): now.waiting})
         yield gauge("pg_paused_tenants", "Tenants that the console paused.", (), {(): now.paused})

@@ -20,8 +20,8 @@ from tenantproxy.pools.pool import Pool
 from tenantproxy.pools.raw import RawConnector
 from tenantproxy.pools.raw_lender import PROFILE, RawLender
 from tenantproxy.pools.raw_side import new_raw_side
-from tenantproxy.pools.slices import in_slices
 from tenantproxy.router import Router
+from tenantproxy.slices import in_slices
 
 __all__ = ["RawLending"]
 

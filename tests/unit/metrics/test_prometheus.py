@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from tenantproxy.metrics.prometheus import RouterCollector, exposition, exposition_in_slices, registry_of
 from tenantproxy.model import Isolation, PoolKey, TenantStatus
 from tenantproxy.pools.base import AcquireResult, HistogramSnapshot, PoolStats, ServerStats, Stats, TenantPoolStats
+from tests.support.turns import counting_turns
 
 OPENMETRICS = "application/openmetrics-text;version=1.0.0,text/plain;q=0.5"
 SECONDS = HistogramSnapshot(bounds=(0.1, 1.0), counts=(3, 2, 1), total=4.5)
@@ -185,14 +186,43 @@ def test_histograms_never_carry_a_tenant() -> None:
             assert not {label for sample in family.samples for label in sample.labels} & {"tenant", "pool"}, family.name
 
 
+ODD = 'a"b\\c\nd \N{SNOWMAN}'
+
+
 @pytest.mark.parametrize("accept", ["", OPENMETRICS])
 async def test_in_slices_the_exposition_is_the_same_text(accept: str) -> None:
-    tenants: dict[str, Mapping[AcquireResult, int]] = {f"t{number}": {"ok": number} for number in range(900)}
-    many = replace(
-        STATS, acquires=tenants, pools=tuple(pool(name, tenants=(tenant(name),)) for name in tenants), places=()
-    )
-    registry = registry_of(RouterCollector(lambda: many, version='1"'))
+    counts = (0, 1, 999_999, 1_000_000, 123_456_789, 10**17)
+    tenants: dict[str, Mapping[AcquireResult, int]] = {
+        f"t{number}": {"ok": number, "error": counts[number % len(counts)]} for number in range(900)
+    }
+    pools = tuple(pool(name, tenants=(tenant(name, oldest_wait_seconds=0.1),)) for name in (*tenants, "t7", ODD))
+    many = replace(STATS, acquires=tenants | {ODD: {"ok": 1}}, pools=pools, places=())
+    registry = registry_of(RouterCollector(lambda: many, version=ODD))
     assert await exposition_in_slices(registry, accept) == exposition(registry, accept)
+
+
+class Watched(tuple[PoolStats, ...]):
+    """Pools that count how often one of them was looked at."""
+
+    looks = 0
+
+    def __iter__(self) -> Iterator[PoolStats]:
+        for each in super().__iter__():
+            self.looks += 1
+            yield each
+
+
+async def test_a_scrape_looks_at_few_pools_in_one_turn_of_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tenantproxy.slices.is_over", lambda _end: True)  # each step is a slice
+    names = [f"t{number}" for number in range(600)]
+    pools = Watched(pool(name, tenants=(tenant(name),)) for name in names)
+    acquires: dict[str, Mapping[AcquireResult, int]] = {name: {"ok": 1} for name in names}
+    registry = registry_of(RouterCollector(lambda: replace(STATS, pools=pools, acquires=acquires), version="1"))
+    with counting_turns(lambda: pools.looks) as turns:
+        body, _ = await exposition_in_slices(registry, "")
+    assert body.count(b"tenantproxy_pool_connections_limit{") == len(names)
+    assert pools.looks >= len(names)
+    assert turns.most <= 50
 
 
 def test_the_labels_of_tenants_are_bounded_whatever_pools_are_open() -> None:
