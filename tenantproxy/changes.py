@@ -15,6 +15,7 @@ from tenantproxy.model import TenantId
 __all__ = ["Changes"]
 
 _AT_ONCE: Final = 50
+_STEP: Final = 10  # that are begun before the event loop may run something else
 
 
 class Changes:
@@ -47,7 +48,11 @@ class Changes:
                 some = [tenant for tenant, _ in zip(self._changed, range(_AT_ONCE), strict=False)]
                 for tenant in some:
                     del self._changed[tenant]
-                await asyncio.gather(*(self._follow(tenant) for tenant in some))
+                async with asyncio.TaskGroup() as group:
+                    for number, tenant in enumerate(some, start=1):
+                        group.create_task(self._follow(tenant))
+                        if number % _STEP == 0:
+                            await asyncio.sleep(0)
         finally:
             self._task = None
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import random
-import time
 from collections import deque
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
+
+from tenantproxy.slices import is_over, slice_end
 
 if TYPE_CHECKING:
     import asyncpg
@@ -22,7 +23,6 @@ _Connection: TypeAlias = "asyncpg.Connection[Any] | PoolConnectionProxy[Any]"
 Heard = Callable[[str | None], None]
 """Called at once with the payload of an announcement; None: anything may have happened. It must not block or raise."""
 
-_SLICE_SECONDS: Final = 0.001
 _FIRST_WAIT: Final = 0.1
 _LONGEST_WAIT: Final = 15.0
 
@@ -39,7 +39,7 @@ class Listener:
     """Holds one connection of `database` for all channels, from the first `hear` on while it is started.
 
     It never gives up. After each (re)connect everybody hears None, since nobody heard what was announced before. A
-    silent peer is found out by a query every `heartbeat` seconds.
+    silent peer is found out by a query every `heartbeat` seconds. `reading`: a block around its use of a connection.
     """
 
     def __init__(
@@ -49,8 +49,10 @@ class Listener:
         heartbeat: float = 30.0,
         heartbeat_timeout: float = 5.0,
         jitter: Callable[[], float] = random.random,
+        reading: Callable[[Any], AbstractContextManager[object]] = nullcontext,
     ) -> None:
         self._database = database
+        self._reading = reading
         self._heartbeat = heartbeat
         self._heartbeat_timeout = heartbeat_timeout
         self._jitter = jitter
@@ -117,7 +119,8 @@ class Listener:
             try:
                 async with self._database.connection() as conn:
                     failures = 0
-                    await self._listen(conn)
+                    with self._reading(conn):
+                        await self._listen(conn)
                 if not self._heard:
                     continue
             except Exception:  # noqa: BLE001  # a rim: whatever it was, the answer is to connect again
@@ -173,11 +176,13 @@ class Listener:
 
     def _pass_on(self) -> None:
         """Thousands of announcements may come at once: after a slice of them others run."""
-        end = time.perf_counter() + _SLICE_SECONDS
+        end = slice_end()
         try:
-            while self._news and time.perf_counter() < end:
+            while self._news:
                 channel, payload = self._news.popleft()
                 self._tell(channel, str(payload) or None)
+                if is_over(end):
+                    break
         finally:
             if self._news:
                 asyncio.get_running_loop().call_soon(self._pass_on)

@@ -40,7 +40,7 @@ from tenantproxy.parts import Parts
 from tenantproxy.pools.asyncpg import Backend, Init
 from tenantproxy.pools.base import Clock, Stats
 from tenantproxy.pools.budget import ServerBudget
-from tenantproxy.pools.guard import Guard
+from tenantproxy.pools.guard import Guard, reading_in_slices
 from tenantproxy.pools.manager import Counters, PoolManager
 from tenantproxy.registry import CachedRegistry, PostgresRegistry, Registry, build, cache
 from tenantproxy.registry.postgres import CHANNEL
@@ -116,7 +116,7 @@ class Router:
         self._returned = asyncio.Event()  # set when something comes back while it closes
         self._sweeper: asyncio.Task[None] | None = None
         self._unhear: Callable[[], None] | None = None  # ends what the registry hears
-        self.listener = Listener(LaneScope(self, listener_route(settings)))
+        self.listener = Listener(LaneScope(self, listener_route(settings)), reading=reading_in_slices)
         """Hears what the main database announces while the router is open, unless `[registry] listen` is off."""
         self.revocations = Revocations(self._main_scope, settings.auth, hearing=self.listener)
         """What was revoked. Whoever verifies tokens opens it (the middleware does, by itself); `close` closes it."""

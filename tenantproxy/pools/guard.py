@@ -27,6 +27,7 @@ from asyncpg.transaction import Transaction
 
 from tenantproxy.errors import IsolationError, LeaseExpired
 from tenantproxy.pools.handshake import WrongRole
+from tenantproxy.pools.reading import SlicedReading
 from tenantproxy.pools.watch import keep_socket
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "RenewingConnection",
     "ReplicaConnection",
     "TenantConnection",
+    "reading_in_slices",
 ]
 
 PRIVATE_NAMES: Final = {
@@ -859,6 +861,20 @@ class Guard(_Proxy):
         """End the lease on this side; the connection, or None when it ended before."""
         con: TenantConnection | None = self._detach()
         return con
+
+
+@contextmanager
+def reading_in_slices(guard: Guard) -> Iterator[None]:
+    """For the block, thousands of announcements on the lent connection do not hold the event loop. Not for COPY."""
+    con = guard._con
+    if con is None or con.is_closed():
+        yield
+        return
+    reading = SlicedReading(con._transport)
+    try:
+        yield
+    finally:
+        reading.stop()
 
 
 def _guarded(name: str) -> Any:

@@ -19,7 +19,7 @@ __all__ = ["Lookup", "LookupQueue", "closed", "unavailable"]
 
 BATCH: Final = 100  # ids in one question: more would hold the event loop for too long when the answer comes
 WORKERS: Final = 2  # questions at once, each on a connection
-_SLICE: Final = 50  # lookups that are settled before the event loop may run something else
+_STEP: Final = 10  # lookups that are settled before the event loop runs those that waited for them
 _TRIES: Final = 2  # a lookup whose connection broke is sent once more
 _LATE: Final = 0.05  # seconds; a lookup that has no more left is as good as late
 
@@ -146,7 +146,7 @@ class LookupQueue:
         for number, lookup in enumerate(batch, start=1):
             answer = answers.get(lookup.tenant)
             self._settle_one(lookup, answer if answer is not None else unavailable("it gave no answer for a tenant"))
-            if number % _SLICE == 0:
+            if number % _STEP == 0:
                 await asyncio.sleep(0)
 
     async def _answer(self, lookups: list[Lookup], error: RegistryUnavailable) -> None:
@@ -154,7 +154,7 @@ class LookupQueue:
             answer = error.again()
             answer.__cause__ = error.__cause__
             self._settle_one(lookup, answer)
-            if number % _SLICE == 0:
+            if number % _STEP == 0:
                 await asyncio.sleep(0)
 
     def _settle_one(self, lookup: Lookup, answer: Answer) -> None:

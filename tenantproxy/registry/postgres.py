@@ -24,6 +24,7 @@ from tenantproxy.registry.base import (
 from tenantproxy.registry.memory import not_found
 from tenantproxy.registry.rows import RowReader
 from tenantproxy.registry.unusable import Unusable
+from tenantproxy.slices import Slices
 
 __all__ = ["CHANNEL", "LIST_QUERY", "QUERY", "SCHEMA_SQL", "PostgresRegistry"]
 
@@ -112,7 +113,16 @@ class PostgresRegistry:
                     found.setdefault(row["id"], []).append(row)
             else:
                 return await self._run_each(conn, tenants)
-        return {tenant: self._answer(tenant, found.get(tenant, ())) for tenant in tenants}
+        return await self._answers(tenants, found)
+
+    async def _answers(
+        self, tenants: Sequence[TenantId], found: Mapping[str, Sequence[asyncpg.Record]]
+    ) -> Mapping[TenantId, Answer]:
+        slices, answers = Slices(), dict[TenantId, Answer]()
+        for tenant in tenants:
+            answers[tenant] = self._answer(tenant, found.get(tenant, ()))
+            await slices.pause()
+        return answers
 
     async def _run_each(self, conn: AnyConnection, tenants: Sequence[TenantId]) -> Mapping[TenantId, Answer]:
         """The configured query, run for each of `tenants`: all in one pipeline where it can be a subquery."""
@@ -126,7 +136,7 @@ class PostgresRegistry:
                 self._can_pipeline = False
                 found = {}
             if self._can_pipeline:
-                return {tenant: self._answer(tenant, found.get(tenant, ())) for tenant in tenants}
+                return await self._answers(tenants, found)
         return {tenant: await self._run_one(conn, tenant) for tenant in tenants}
 
     async def _pipeline(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import AsyncIterator
+from typing import Any
 
 import asyncpg
 import pytest
@@ -14,6 +16,7 @@ from tenantproxy.errors import TenantNotFound, TenantSuspended
 from tenantproxy.lifecycle import install_registry
 from tenantproxy.model import TenantStatus
 from tests.support.database import Database, fresh_database
+from tests.support.turns import counting_turns
 from tests.support.waiting import until
 
 
@@ -98,3 +101,42 @@ async def _serves(router: Router) -> bool:
         return bool(await router.tenant("acme").fetchval("select true"))
     except TenantNotFound:
         return False
+
+
+async def test_thousands_of_announcements_at_once_are_all_heard_and_read_in_slices(
+    settings: Settings, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"name{number}" for number in range(3000)]
+    heard: list[str | None] = []
+    async with Router(settings) as router, database.connect() as admin:
+        listener = router.listener
+        listener.hear("news", heard.append)
+        await until(lambda: heard == [None] and listener.listening.is_set(), "it listens")
+        monkeypatch.setattr("tenantproxy.pools.reading.is_over", lambda _end: True)  # each step is a slice
+        with counting_turns(lambda: len(heard) + len(listener._news)) as turns:
+            await admin.execute("select pg_notify('news', name) from unnest($1::text[]) name", names)
+            await until(lambda: len(heard) > len(names), "all were heard")
+        assert heard == [None, *names]
+        assert turns.most < 100
+
+
+async def test_the_connection_of_a_listener_that_stopped_is_as_any_other(settings: Settings) -> None:
+    async with Router(settings) as router:
+        await router.listener.listening.wait()
+        (listening,) = _connections(router)
+        await router.listener.stop()
+        data = bytearray()
+
+        async def take(block: bytes) -> None:
+            data.extend(block)
+            await asyncio.sleep(0)
+
+        async with router.main().connection() as conn:
+            assert conn.get_server_pid() == listening.pid
+            await conn.copy_from_query("select repeat('x', 1000) from generate_series(1, 2000)", output=take)
+            assert await conn.fetchval("select 1") == 1
+        assert len(data) == 2000 * 1001
+
+
+def _connections(router: Router) -> list[Any]:
+    return [conn for pool in router._manager for conn in pool.connections()]
