@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import struct
 from collections.abc import Callable, Iterable, Sequence
+from secrets import token_hex
 from typing import Final
 
 from tenantproxy.errors import ProtocolError
@@ -36,14 +37,14 @@ from tenantproxy.wire.frames import (
 
 __all__ = [
     "READY_IDLE",
-    "RESET",
-    "RESET_ANSWER",
     "SYNC_NOW",
     "Exchange",
     "Refused",
     "Unconfirmed",
     "answer_of",
+    "fresh_nonce",
     "query",
+    "reset",
     "row",
     "sqlstate_of",
     "statement",
@@ -109,9 +110,28 @@ def answer_of(text: str, *rows: bytes) -> bytes:
     return _PREPARED + b"".join(rows) + tag(text)
 
 
+def fresh_nonce() -> bytes:
+    """128 bits that nobody could know before they were sent.
+
+    What is answered to a reset or a bind can be foreseen but for this: without it, an answer too many that a former
+    user of the session has left under way could be taken for ours.
+    """
+    return token_hex(16).encode()
+
+
+def reset(nonce: bytes) -> tuple[bytes, bytes]:
+    """What undoes all that a user left in a session, and the answer, which ends with `nonce`."""
+    return _RESET + run([nonce]) + SYNC_NOW, _RESET_ANSWER + answer_of("SELECT 1", row(nonce)) + READY_IDLE
+
+
 # Each a message of its own: a hostile statement_timeout would cancel DISCARD ALL, and roll its own reset back.
-RESET: Final = query("SET statement_timeout = 0") + query("SET lock_timeout = 0") + query("DISCARD ALL")
-RESET_ANSWER: Final = (tag("SET") + READY_IDLE) * 2 + tag("DISCARD ALL") + READY_IDLE
+_RESET: Final = (
+    query("SET statement_timeout = 0")
+    + query("SET lock_timeout = 0")
+    + query("DISCARD ALL")
+    + parse("SELECT $1", [_TEXT])
+)
+_RESET_ANSWER: Final = (tag("SET") + READY_IDLE) * 2 + tag("DISCARD ALL") + READY_IDLE
 
 
 class Refused(Exception):

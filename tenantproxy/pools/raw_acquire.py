@@ -11,7 +11,7 @@ from typing import Final, Protocol
 from tenantproxy.errors import TenantProxyError
 from tenantproxy.model import Route
 from tenantproxy.pools.backend import RawBackend, Settings
-from tenantproxy.pools.exchange import RESET, RESET_ANSWER, Exchange
+from tenantproxy.pools.exchange import Exchange, reset
 from tenantproxy.pools.manager import Counters
 from tenantproxy.pools.pool import Pool
 from tenantproxy.pools.raw_entry import Binder, Entry
@@ -141,7 +141,8 @@ class Acquire:
         self._attempt += not is_anothers  # what another tenant left can make every reset fail
         if is_anothers or (self._fresh and not backend.is_fresh):
             # Between two tenants: a reset in messages of its own, confirmed, before anything is bound.
-            Exchange(backend, RESET_ANSWER, self._was_reset, is_reset=True).begin(RESET)
+            messages, answer = reset(self._lender.nonce())
+            Exchange(backend, answer, self._was_reset, is_reset=True).begin(messages)
         else:
             self._enter(backend)
 

@@ -26,13 +26,15 @@ _COMMIT: Final = statement("COMMIT")
 _COMMIT_ANSWER: Final = answer_of("COMMIT")
 _CHECK_STANDBY: Final = statement(IN_RECOVERY)
 _IS_STANDBY: Final = answer_of("SELECT 1", row(b"1"))
+_ECHO: Final = "SELECT $1"
 
 
 class Binder(Protocol):
-    """What an entry needs of its lender. `window`: for how long a proof is good, seconds."""
+    """What an entry needs of its lender. `window`: for how long a proof is good, seconds. `nonce`: a fresh one."""
 
     clock: Clock
     window: float
+    nonce: Callable[[], bytes]
 
     def violated(self, pool: Pool[RawBackend]) -> None:
         """A session could not be bound."""
@@ -79,7 +81,7 @@ class Entry:
         self._bind_size = 0  # of the expected answer
 
     def begin(self, timeout: float | None = None) -> bool:
-        """Say what has to be said; False: nothing has to."""
+        """Say what has to be said; False: nothing has to. A fresh nonce comes back in one of the answers."""
         backend, messages, expected = self._backend, b"", b""
         if self._binding is not None and self._must_bind(self._binding):
             messages, expected = self._bind(self._binding)
@@ -87,12 +89,12 @@ class Entry:
             self._bind_size = len(expected)
         to_set = self._to_set()
         if to_set:
-            numbers = range(1, 2 * len(to_set), 2)
-            columns = ", ".join(f"pg_catalog.set_config(${n}, ${n + 1}, false) IS NULL" for n in numbers)
-            # A setting without a value goes back to what it was at start-up.
-            messages += statement(f"SELECT {columns}", [part for change in to_set for part in change])
-            expected += answer_of("SELECT 1", row(*[b"f"] * len(to_set)))
+            says_set, is_set = self._set(to_set)
+            messages, expected = messages + says_set, expected + is_set
         if self._is_standby:  # once promoted, it would take writes that its former primary never sees
+            if not messages:
+                nonce = self._lender.nonce()
+                messages, expected = statement(_ECHO, [nonce]), answer_of("SELECT 1", row(nonce))
             messages, expected = _CHECK_STANDBY + messages, _IS_STANDBY + expected
             self._bind_size += len(_IS_STANDBY)
         if not messages:
@@ -105,6 +107,18 @@ class Entry:
         backend.bound = None
         Exchange(backend, expected + READY_IDLE, self._answered).begin(messages + SYNC_NOW, timeout=timeout)
         return True
+
+    def _set(self, to_set: Collection[tuple[bytes, bytes | None]]) -> tuple[bytes, bytes]:
+        """What sets this, and its answer. A setting without a value goes back to what it was at start-up."""
+        numbers = range(1, 2 * len(to_set), 2)
+        columns = [f"pg_catalog.set_config(${n}, ${n + 1}, false) IS NULL" for n in numbers]
+        args = [part for change in to_set for part in change]
+        answers = [b"f"] * len(to_set)
+        if not self._binds:  # else the answer to the bind holds it
+            columns.append(f"${len(args) + 1}")
+            args.append(nonce := self._lender.nonce())
+            answers.append(nonce)
+        return statement(f"SELECT {', '.join(columns)}", args), answer_of("SELECT 1", row(*answers))
 
     def _to_set(self) -> Collection[tuple[bytes, bytes | None]]:
         """What the session does not have yet, or what a client may have changed without a word from the server."""
@@ -133,7 +147,9 @@ class Entry:
         args = [arg.encode() for arg in bind.args]
         # What each function answers: the tenant, or what it was told to set; setseed() answers nothing.
         values = {Proof.BOUND: args[:1], Proof.PLAIN: args[1:], Proof.CARRIED: [*args[1:], b""]}[binding.proof]
-        return statement(bind.sql, args), answer_of("SELECT 1", row(*values))
+        nonce = lender.nonce()
+        sql = f"{bind.sql}, ${len(args) + 1}"
+        return statement(sql, [*args, nonce]), answer_of("SELECT 1", row(*values, nonce))
 
     def _answered(self, error: Exception | None) -> None:
         if self._is_standby and isinstance(error, Refused) and error.confirmed < len(_IS_STANDBY):

@@ -21,12 +21,12 @@ from tenantproxy.pools.backend import RawBackend, Settings
 from tenantproxy.pools.base import Clock
 from tenantproxy.pools.exchange import (
     READY_IDLE,
-    RESET,
-    RESET_ANSWER,
     SYNC_NOW,
     Exchange,
     Refused,
     answer_of,
+    fresh_nonce,
+    reset,
     row,
     statement,
 )
@@ -68,9 +68,11 @@ class RawLender:
         clock: Clock,
         acquire_timeout: float,
         proof_window: float,
+        nonce: Callable[[], bytes] = fresh_nonce,
     ) -> None:
         self.acquire_timeout = acquire_timeout
         self.window = proof_window
+        self.nonce = nonce
         self.clock = clock
         self.counters = counters
         self._canceller = canceller
@@ -212,7 +214,8 @@ class RawLender:
         if backend.cancels:  # one that comes late must hit nobody, and not this reset either
             backend.on_cancelled = partial(self._begin_reset, backend)
             return
-        Exchange(backend, RESET_ANSWER, partial(self._was_reset, backend), is_reset=True).begin(RESET)
+        messages, answer = reset(self.nonce())
+        Exchange(backend, answer, partial(self._was_reset, backend), is_reset=True).begin(messages)
 
     def _was_reset(self, backend: RawBackend, error: Exception | None) -> None:
         pool = backend.pool

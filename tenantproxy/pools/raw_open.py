@@ -17,14 +17,14 @@ from tenantproxy.pools.base import ServerProcess
 from tenantproxy.pools.dial import connect, ways
 from tenantproxy.pools.exchange import (
     READY_IDLE,
-    RESET,
-    RESET_ANSWER,
     SYNC_NOW,
     Exchange,
     Refused,
     Unconfirmed,
     answer_of,
+    fresh_nonce,
     query,
+    reset,
     row,
     statement,
     tag,
@@ -153,7 +153,7 @@ class Opener:
             if exc.sqlstate == "42501":
                 raise self._opening.not_warm(backend.pool.key) from None
             raise
-        await _ask(backend, RESET, RESET_ANSWER)
+        await _ask(backend, *reset(fresh_nonce()))
 
 
 async def _log_in(backend: RawBackend, login: Login) -> None:

@@ -255,3 +255,20 @@ async def test_a_statement_without_a_name_of_the_former_tenant_is_not_what_the_n
             parse_size = int.from_bytes(bind_and_run[1:5], "big") + 1
             with pytest.raises(ServerError):  # our own stands there
                 await Talk(backend).say(bind_and_run[parse_size:] + SYNC_NOW)
+
+
+async def test_answers_that_a_tenant_left_under_way_are_not_taken_for_those_to_our_reset_and_bind(
+    old_world: World,
+) -> None:
+    """All that can be foreseen of both, on a backend that came back too early, whatever the cause."""
+    async with one_backend(old_world) as (house, first, second):
+        async with house.leased(first) as backend:
+            pid = backend.pid
+            undo = ("SET statement_timeout = 0", "SET lock_timeout = 0", "DISCARD ALL")
+            later = "FROM pg_sleep(0.02)"  # than the question it seems to answer
+            forged = b"".join(map(query, undo)) + statement(f"SELECT '{second.id}' {later}") + SYNC_NOW
+            backend.write(forged + query(f"SELECT 'of the former tenant' {later}"))
+        async with house.leased(second) as other:
+            assert await names_of(other) == own(second)
+            assert other.pid != pid
+        assert house.counters.resets["failed"] == 1

@@ -18,13 +18,16 @@ from tenantproxy.model import Route
 from tenantproxy.pools.backend import RawBackend
 from tenantproxy.pools.backend import Settings as SessionSettings
 from tenantproxy.pools.budget import ServerBudget
-from tenantproxy.pools.exchange import READY_IDLE, RESET, RESET_ANSWER, answer_of, row
+from tenantproxy.pools.exchange import READY_IDLE, answer_of, reset, row
 from tenantproxy.pools.manager import Counters, PoolManager
 from tenantproxy.pools.pool import Pool
 from tenantproxy.pools.raw_lender import RawLender, raw_route
 from tenantproxy.wire.frames import ERROR, frame
 from tests.support.fakes import route
 from tests.support.raw_house import Client
+
+NONCE = b"0123456789abcdef0123456789abcdef"  # that all conversations of these tests have
+RESET, RESET_ANSWER = reset(NONCE)
 
 
 class FakeTransport(asyncio.Transport):
@@ -121,6 +124,7 @@ class WireHouse:
             clock=self.clock,
             acquire_timeout=acquire_timeout,
             proof_window=60.0,
+            nonce=lambda: NONCE,
         )
 
     def clock(self) -> float:
@@ -164,15 +168,15 @@ def said(backend: RawBackend) -> list[bytes]:
     return written
 
 
-def bound(tenant: str, settings: int = 0) -> bytes:
+def bound(tenant: str, settings: int = 0, *, nonce: bytes = NONCE) -> bytes:
     """What a server says to the bind of a fresh session."""
-    answer = answer_of("SELECT 1", row(tenant.encode()))
+    answer = answer_of("SELECT 1", row(tenant.encode(), nonce))
     return answer + (answer_of("SELECT 1", row(*[b"f"] * settings)) if settings else b"") + READY_IDLE
 
 
 def bound_again(tenant: str) -> bytes:
     """What it says to the bind of a session that was used."""
-    return answer_of("BEGIN") + answer_of("SELECT 1", row(tenant.encode())) + answer_of("COMMIT") + READY_IDLE
+    return answer_of("BEGIN") + answer_of("SELECT 1", row(tenant.encode(), NONCE)) + answer_of("COMMIT") + READY_IDLE
 
 
 def error(sqlstate: str) -> bytes:
@@ -186,6 +190,7 @@ def is_reset(written: list[bytes]) -> bool:
 
 
 __all__ = [
+    "NONCE",
     "RESET_ANSWER",
     "FakeRawConnector",
     "FakeTransport",

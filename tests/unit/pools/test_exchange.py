@@ -14,7 +14,6 @@ from tenantproxy.pools.backend import RawBackend
 from tenantproxy.pools.exchange import (
     MAX_ANSWER,
     READY_IDLE,
-    RESET_ANSWER,
     Exchange,
     Refused,
     Unconfirmed,
@@ -27,7 +26,7 @@ from tenantproxy.pools.exchange import (
     values_of,
 )
 from tenantproxy.wire.frames import DATA_ROW, NOTICE, NOTIFICATION, PARAMETER_STATUS, READY, frame
-from tests.support.fake_wire import FakeTransport, error, said
+from tests.support.fake_wire import NONCE, RESET_ANSWER, FakeTransport, error, said
 
 NOTE = frame(NOTICE, b"SNOTICE\0C00000\0Mhello\0\0")
 STATUS = frame(PARAMETER_STATUS, b"TimeZone\0Asia/Tokyo\0")
@@ -75,7 +74,8 @@ def test_the_expected_answer_confirms_however_it_is_cut(piece: int) -> None:
 
 @given(st.lists(st.sampled_from([NOTE, STATUS]), max_size=4), st.integers(1, 40), st.integers(0, 6))
 def test_notices_and_reports_may_come_between_any_two_messages(between: list[bytes], piece: int, where: int) -> None:
-    frames = [tag("SET"), READY_IDLE, tag("SET"), READY_IDLE, tag("DISCARD ALL"), READY_IDLE]
+    echo = answer_of("SELECT 1", row(NONCE)) + READY_IDLE
+    frames = [tag("SET"), READY_IDLE, tag("SET"), READY_IDLE, tag("DISCARD ALL"), READY_IDLE + echo]
     talk = Conversation(RESET_ANSWER)
     data = b"".join([*frames[:where], *between, *frames[where:]])
     if where == 6:

@@ -10,9 +10,19 @@ import pytest
 from tenantproxy.errors import ConnectFailed, IsolationError, PoolClosed, PoolFull, PoolTimeout, ProtocolError
 from tenantproxy.events import IsolationViolation, ResetFailed
 from tenantproxy.pools.backend import RawBackend
-from tenantproxy.pools.exchange import READY_IDLE, RESET_ANSWER, answer_of, row, tag
+from tenantproxy.pools.exchange import READY_IDLE, answer_of, row, tag
 from tenantproxy.wire.statements import Statements
-from tests.support.fake_wire import WireHouse, bound, bound_again, error, is_reset, said, transport_of
+from tests.support.fake_wire import (
+    NONCE,
+    RESET_ANSWER,
+    WireHouse,
+    bound,
+    bound_again,
+    error,
+    is_reset,
+    said,
+    transport_of,
+)
 from tests.support.raw_house import Client
 from tests.support.waiting import until
 
@@ -48,7 +58,7 @@ async def test_a_client_hears_of_its_backend_when_the_bind_is_confirmed_and_not_
     client = house.ask_for("acme")
     backend = house.connector.succeed()
     (message,) = said(backend)
-    assert b"SELECT tenantproxy.bind($1, $2)\0" in message
+    assert b"SELECT tenantproxy.bind($1, $2), $3\0" in message
     answer = bound("acme")
     for at in range(len(answer)):
         assert not client.calls
@@ -126,9 +136,9 @@ async def test_tracked_settings_are_applied_by_parameters_and_taken_back_for_one
     client = house.ask_for("data", TOKYO, shared=False)
     backend = house.connector.succeed()
     (message,) = said(backend)
-    assert b"set_config($1, $2, false) IS NULL\0" in message
+    assert b"set_config($1, $2, false) IS NULL, $3\0" in message
     assert message.count(b"Asia/Tokyo") == 1
-    backend.data_received(answer_of("SELECT 1", row(b"f")) + READY_IDLE)
+    backend.data_received(answer_of("SELECT 1", row(b"f", NONCE)) + READY_IDLE)
     assert client.backend is backend
     assert backend.session == TOKYO
     release(house, backend, "data")
@@ -139,7 +149,7 @@ async def test_tracked_settings_are_applied_by_parameters_and_taken_back_for_one
     (message,) = said(backend)
     assert b"Asia/Tokyo" not in message
     assert b"TimeZone\xff\xff\xff\xff" in message  # NULL: back to what it was at start-up
-    backend.data_received(answer_of("SELECT 1", row(b"f")) + READY_IDLE)
+    backend.data_received(answer_of("SELECT 1", row(b"f", NONCE)) + READY_IDLE)
     assert other.backend is backend
     assert not backend.session
 
@@ -170,6 +180,8 @@ async def test_a_renewal_on_an_idle_backend_is_a_transaction_that_may_write(hous
 # --- refusals --------------------------------------------------------------------------------------------------------
 WRONG = {
     "another tenant": bound("evil"),
+    "what could be foreseen": answer_of("SELECT 1", row(b"acme")) + READY_IDLE,
+    "another nonce": bound("acme", nonce=b"0" * 32),
     "no row": answer_of("SELECT 1") + READY_IDLE,
     "an error of the server": error("XX000") + READY_IDLE,
     "a stray ReadyForQuery": READY_IDLE + bound("acme"),
@@ -209,7 +221,7 @@ async def test_a_tenant_that_the_database_refuses_is_refused_without_another_try
 async def test_a_setting_that_the_server_refuses_is_the_clients_fault_and_not_tried_again(house: WireHouse) -> None:
     client = house.ask_for("acme", TOKYO)
     backend = house.connector.succeed()
-    backend.data_received(answer_of("SELECT 1", row(b"acme")) + error("22023") + READY_IDLE)
+    backend.data_received(answer_of("SELECT 1", row(b"acme", NONCE)) + error("22023") + READY_IDLE)
     assert isinstance(refusal(client), ProtocolError)
     assert house.counters.violations["bind"] == 0
     assert not house.connector.opening
@@ -397,8 +409,15 @@ async def test_a_dirty_backend_is_reset_and_belongs_to_nobody_then(house: WireHo
 
 @pytest.mark.parametrize(
     "answer",
-    [error("57014"), READY_IDLE + RESET_ANSWER, tag("DISCARD ALL") + READY_IDLE, RESET_ANSWER + READY_IDLE, b"\0" * 9],
-    ids=["cancelled", "a stray ReadyForQuery", "in another order", "more than the answer", "garbage"],
+    [
+        error("57014"),
+        READY_IDLE + RESET_ANSWER,
+        tag("DISCARD ALL") + READY_IDLE,
+        RESET_ANSWER + READY_IDLE,
+        RESET_ANSWER.replace(NONCE, b"0" * 32),
+        b"\0" * 9,
+    ],
+    ids=["cancelled", "a stray ReadyForQuery", "in another order", "too much", "another nonce", "garbage"],
 )
 async def test_a_reset_that_is_not_confirmed_ends_the_backend(house: WireHouse, answer: bytes) -> None:
     backend = lend(house, "acme")
