@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from tenantproxy.config import Settings
+from tenantproxy.driver.connector import AsyncpgConnector, Backend, Init
+from tenantproxy.driver.lender import Lender
+from tenantproxy.driver.look import Looker
 from tenantproxy.events import Observer
 from tenantproxy.model import Limits, PoolKey, TenantId
-from tenantproxy.pools.asyncpg import AsyncpgConnector, Backend, Init
 from tenantproxy.pools.base import AcquireResult, Clock, PoolStats, Stats, TenantPoolStats
 from tenantproxy.pools.budget import ServerBudget
-from tenantproxy.pools.lender import Lender
-from tenantproxy.pools.look import Looker
 from tenantproxy.pools.manager import Counters, PoolManager
 from tenantproxy.pools.pool import Pool
 from tenantproxy.pools.snapshot import snapshot

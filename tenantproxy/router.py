@@ -14,6 +14,7 @@ from dataclasses import replace
 from time import monotonic
 from typing import Any, Final, Self
 
+from tenantproxy.accounts import FixedScope, TenantAccounts, new_login
 from tenantproxy.auth.accounts import Account, Standing
 from tenantproxy.auth.audit import AuditTable
 from tenantproxy.auth.login import Login, LoginCounts
@@ -21,6 +22,8 @@ from tenantproxy.auth.revocation import Revocations
 from tenantproxy.auth.share import SharedDatabaseAccess
 from tenantproxy.changes import Changes
 from tenantproxy.config import Settings, load
+from tenantproxy.driver.connector import Backend, Init
+from tenantproxy.driver.guard import Guard, reading_in_slices
 from tenantproxy.errors import (
     AccessDenied,
     ConfigurationError,
@@ -32,15 +35,12 @@ from tenantproxy.errors import (
     is_passing,
 )
 from tenantproxy.events import AdminAccess, Observer, SessionEnded, both, ignore, tolerant
-from tenantproxy.listen import Listener
-from tenantproxy.lookup import FixedScope, TenantAccounts, new_login
 from tenantproxy.model import Isolation, PoolKey, Route, Tenant, TenantId, TenantStatus, tenant_id
+from tenantproxy.notifications import Listener
 from tenantproxy.opened import OpenedIn
 from tenantproxy.parts import Parts
-from tenantproxy.pools.asyncpg import Backend, Init
 from tenantproxy.pools.base import Clock, Stats
 from tenantproxy.pools.budget import ServerBudget
-from tenantproxy.pools.guard import Guard, reading_in_slices
 from tenantproxy.pools.manager import Counters, PoolManager
 from tenantproxy.registry import CachedRegistry, PostgresRegistry, Registry, build, cache
 from tenantproxy.registry.postgres import CHANNEL

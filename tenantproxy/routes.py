@@ -15,6 +15,7 @@ from itertools import product
 from typing import Final
 
 from tenantproxy.config import Server, Settings
+from tenantproxy.driver.connector import ADMIN_PROFILE
 from tenantproxy.errors import (
     AccessDenied,
     RegistryUnavailable,
@@ -26,7 +27,6 @@ from tenantproxy.errors import (
 )
 from tenantproxy.isolation import DatabasePlan, Plan, RowPlan, SchemaPlan
 from tenantproxy.model import Isolation, Limits, PoolKey, Route, Session, Tenant, TenantId, TenantStatus
-from tenantproxy.pools.asyncpg import ADMIN_PROFILE
 from tenantproxy.pools.manager import Counters
 from tenantproxy.registry import CachedRegistry, Entry, TenantMisconfigured
 from tenantproxy.scope import TenantScope

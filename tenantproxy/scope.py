@@ -8,10 +8,10 @@ from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol
 
+from tenantproxy.connect.failures import LOST
+from tenantproxy.driver.connector import END_TIMEOUT, Backend
+from tenantproxy.driver.guard import Guard, TenantConnection
 from tenantproxy.model import Route, TenantId
-from tenantproxy.pools.asyncpg import END_TIMEOUT, Backend
-from tenantproxy.pools.failures import LOST
-from tenantproxy.pools.guard import Guard, TenantConnection
 from tenantproxy.pools.pool import Pool
 
 if TYPE_CHECKING:

@@ -26,10 +26,10 @@ from sqlalchemy.orm import Session, SessionTransaction
 from sqlalchemy.util.concurrency import await_, in_greenlet
 
 from tenantproxy.context import current
+from tenantproxy.driver.connector import Init
+from tenantproxy.driver.guard import Description, Guard
 from tenantproxy.errors import AccessDenied, ConfigurationError, Problem, TenantProxyError
 from tenantproxy.model import TenantId
-from tenantproxy.pools.asyncpg import Init
-from tenantproxy.pools.guard import Description, Guard
 from tenantproxy.router import Router
 from tenantproxy.scope import TenantScope
 

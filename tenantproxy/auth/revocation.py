@@ -19,7 +19,7 @@ import asyncpg
 from tenantproxy.auth.base import Database
 from tenantproxy.config import Auth
 from tenantproxy.errors import ConfigurationError, PoolClosed, Problem
-from tenantproxy.listen import Heard
+from tenantproxy.notifications import Heard
 
 __all__ = ["CHANNEL", "Hearing", "Revocations", "end_sessions", "lasting"]
 

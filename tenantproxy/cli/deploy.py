@@ -12,13 +12,13 @@ from typing import Any, NamedTuple
 import asyncpg
 
 from tenantproxy.config import Server, Settings
+from tenantproxy.driver.connector import ssl_argument
 from tenantproxy.errors import ConfigurationError, Problem
 from tenantproxy.isolation.proof import derive_key
 from tenantproxy.lifecycle.install import install, install_auth, install_registry
 from tenantproxy.lifecycle.lookup import install_lookup
 from tenantproxy.lifecycle.provisioner import close_functions, ensure_role
 from tenantproxy.model import Isolation, Tenant
-from tenantproxy.pools.asyncpg import ssl_argument
 from tenantproxy.registry import FileRegistry, PostgresRegistry
 from tenantproxy.registry.factory import build
 from tenantproxy.registry.rows import RowReader

@@ -9,8 +9,8 @@ import asyncpg
 
 from tenantproxy.cli import deploy
 from tenantproxy.config import Settings, names, role_password
+from tenantproxy.connect.reach import PIN_PATH, REACH, argument, exposures, parse
 from tenantproxy.isolation.policies import TenantForm
-from tenantproxy.pools.reach import PIN_PATH, REACH, argument, exposures, parse
 
 __all__ = ["exposure_notes"]
 

@@ -7,12 +7,12 @@ from typing import Any, Final
 
 import asyncpg
 
+from tenantproxy.accounts import TenantAccounts
 from tenantproxy.cli.output import progress_bar
 from tenantproxy.config import Settings
+from tenantproxy.connect.failures import describe
 from tenantproxy.errors import ConfigurationError, Problem, TenantNotFound, TenantProxyError
-from tenantproxy.lookup import TenantAccounts
 from tenantproxy.model import Tenant, TenantStatus
-from tenantproxy.pools.failures import describe
 from tenantproxy.router import Router
 
 __all__ = ["log_in", "reconcile"]

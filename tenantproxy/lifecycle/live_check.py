@@ -15,12 +15,12 @@ from typing import Final, Literal
 import asyncpg
 
 from tenantproxy.config import Settings
+from tenantproxy.driver.connector import Backend
 from tenantproxy.errors import TenantProxyError, UnprotectedRelations
 from tenantproxy.events import Event, FunctionsNotVerified, IsolationViolation
 from tenantproxy.isolation import DatabasePlan, Plan, RowPlan, SchemaPlan
 from tenantproxy.model import Isolation, PoolKey, Route, Tenant, TenantStatus
 from tenantproxy.parts import Parts
-from tenantproxy.pools.asyncpg import Backend
 from tenantproxy.registry.base import AnyConnection
 from tenantproxy.registry.factory import build
 from tenantproxy.registry.unusable import TellsUnusable

@@ -26,7 +26,7 @@ from tenantproxy.model import Isolation, Limits, PoolKey, Route, TenantId
 from tenantproxy.pools.base import Clock
 from tenantproxy.pools.budget import ServerBudget
 from tenantproxy.pools.pool import Connector, Pool, PoolSettings
-from tenantproxy.pools.turns import AcquireCounts
+from tenantproxy.pools.queue import AcquireCounts
 
 __all__ = ["Counters", "ManagerSettings", "PoolManager"]
 

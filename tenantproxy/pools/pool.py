@@ -30,14 +30,14 @@ from tenantproxy.events import (
     Observer,
 )
 from tenantproxy.model import Limits, PoolKey, TenantId
-from tenantproxy.pools import refusals
+from tenantproxy.pools import exhaustion
 from tenantproxy.pools.backoff import Backoff, Failure
 from tenantproxy.pools.base import AcquireResult, Clock, PoolStats, ServerProcess, TenantPoolStats, Waiter
 from tenantproxy.pools.budget import CALM_SECONDS, ServerBudget
 from tenantproxy.pools.limits import MOST, NO_LIMIT, lowest
 from tenantproxy.pools.lingering import Lingering
+from tenantproxy.pools.queue import AcquireCounts, Ticket, Turn, Turns
 from tenantproxy.pools.slots import IdleSlots, Slot, State
-from tenantproxy.pools.turns import AcquireCounts, Ticket, Turn, Turns
 
 __all__ = ["Connector", "Pool", "PoolSettings"]
 
@@ -177,7 +177,7 @@ class Pool(Generic[C]):
         the lease. Raises PoolClosed.
         """
         if self.is_closed:
-            raise refusals.closed()
+            raise exhaustion.closed()
         turn = self._turns.by_tenant.get(tenant)
         if turn is None or turn.limits is not limits:
             turn = self._admit(tenant, limits)
@@ -280,7 +280,7 @@ class Pool(Generic[C]):
         what the last connect failed with while a new try is not due.
         """
         if self.is_closed:
-            raise refusals.closed()
+            raise exhaustion.closed()
         turn = self._turns.get(tenant)
         if turn is None or turn.limits is not limits:
             turn = self._admit(tenant, limits)
@@ -298,7 +298,7 @@ class Pool(Generic[C]):
         if len(turn.waiting) >= turn.max_waiting:
             turn.counts["rejected"] += 1
             self._note("queue_full", turn, turn.max_waiting)
-            raise refusals.queue_full(
+            raise exhaustion.queue_full(
                 max_waiting=turn.max_waiting, leased=turn.leased - turn.returning, max_size=turn.max_size
             )
         ticket = Ticket(turn, waiter, now)
@@ -649,7 +649,7 @@ class Pool(Generic[C]):
         else:
             self.budget.give_back(self)
         if failure == "refused":
-            self.budget.refused(what, refusals.without_place(error, self.key.server))
+            self.budget.refused(what, exhaustion.without_place(error, self.key.server))
         elif failure == "unfit":
             self.budget.unfit(what)
         elif silent:
@@ -699,7 +699,7 @@ class Pool(Generic[C]):
             return self._connect_failed()
         if turn.leased >= turn.ceiling:
             self._note("tenant_limit", turn, turn.max_size)
-            return refusals.tenant_spent(
+            return exhaustion.tenant_spent(
                 timeout,
                 max_size=turn.max_size,
                 leased=turn.leased - turn.returning,
@@ -709,22 +709,22 @@ class Pool(Generic[C]):
             )
         if self._opening or self._resetting:
             self._note("connect", turn, 0)
-            error = refusals.not_ready(timeout, opening=self._opening, resetting=self._resetting, waiting=waiting)
+            error = exhaustion.not_ready(timeout, opening=self._opening, resetting=self._resetting, waiting=waiting)
             error.is_server_slow = self._opening > 0 and len(self._slots) + self._opening < self.limit
             return error
         if len(self._slots) >= self.limit:
             self._note("tenant_limit", turn, self.limit)
-            return refusals.pool_spent(timeout, limit=self.limit, waiting=waiting)
+            return exhaustion.pool_spent(timeout, limit=self.limit, waiting=waiting)
         if self._backoff.error is not None:
             self._note("connect", turn, 0)
             return self._connect_failed()
         self._note("server_budget", turn, self.budget.limit)
-        return refusals.budget_spent(timeout, limit=self.budget.limit, waiting=waiting)
+        return exhaustion.budget_spent(timeout, limit=self.budget.limit, waiting=waiting)
 
     def _connect_failed(self) -> PoolError:
         error = self._backoff.error
         if not isinstance(error, PoolError):  # this pool did not try: another one of the server did
-            error = self.budget.failure or refusals.unreachable(f"server {self.key.server!r}")
+            error = self.budget.failure or exhaustion.unreachable(f"server {self.key.server!r}")
         return error.again()
 
     def _note(self, cause: ExhaustCause, turn: Turn[C], limit: int) -> None:
@@ -781,7 +781,7 @@ class Pool(Generic[C]):
             # A tenant at its own limit waits for its own leases alone.
             if turn.waiting or elsewhere > 0 or self._turns.peek() is not None:
                 self._observer(LeaseEnded(server=self.key.server, pool=self.label, tenant=turn.tenant, seconds=seconds))
-                self._connector.expire(slot.conn, refusals.held_too_long(seconds, max_hold=max_hold))
+                self._connector.expire(slot.conn, exhaustion.held_too_long(seconds, max_hold=max_hold))
                 self.retire(slot.conn, "max_hold")
 
     @property

@@ -8,7 +8,7 @@ from enum import Enum, auto
 from typing import Final, Generic, TypeVar
 
 from tenantproxy.model import TenantId
-from tenantproxy.pools.turns import Turn
+from tenantproxy.pools.queue import Turn
 
 __all__ = ["IdleSlots", "Slot", "State"]
 

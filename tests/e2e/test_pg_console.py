@@ -17,7 +17,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from tenantproxy.demo.world import PG_USER, World
-from tenantproxy.sidecar.pg.shows import TABLES
+from tenantproxy.sidecar.pg.console.tables import TABLES
 from tests.support.sidecar import Served
 from tests.support.waiting import PATIENCE, wait_until
 

@@ -24,7 +24,7 @@ Skew = Callable[[float], None]
 def skew(monkeypatch: pytest.MonkeyPatch) -> Skew:
     """`skew(5.0)`: from now on our clock is five seconds ahead of the server's."""
     ahead = 0.0
-    monkeypatch.setattr("tenantproxy.pools.asyncpg.time", SimpleNamespace(time=lambda: time.time() + ahead))
+    monkeypatch.setattr("tenantproxy.driver.connector.time", SimpleNamespace(time=lambda: time.time() + ahead))
 
     def by(seconds: float) -> None:
         nonlocal ahead

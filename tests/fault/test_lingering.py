@@ -6,11 +6,11 @@ import asyncio
 
 import pytest
 
+from tenantproxy.connect.watch import keep_socket
+from tenantproxy.driver import connector as driver_side
+from tenantproxy.driver import lender
 from tenantproxy.errors import PoolTimeout, TenantProxyError
 from tenantproxy.events import BackendLingers, LookFailed
-from tenantproxy.pools import asyncpg as driver_side
-from tenantproxy.pools import lender
-from tenantproxy.pools.watch import keep_socket
 from tests.fault.conftest import Figure
 from tests.fault.test_budget import COUNT, most_backends
 from tests.support.checked import CheckedRouter, checked

@@ -10,8 +10,8 @@ import asyncpg
 import psycopg
 import pytest
 
-from tenantproxy.sidecar.pg.console_view import Counts
-from tenantproxy.sidecar.pg.shows import TABLES
+from tenantproxy.sidecar.pg.console.tables import TABLES
+from tenantproxy.sidecar.pg.console.view import Counts
 from tests.support.console import View, client, open_door, pool, tenant
 from tests.support.waiting import PATIENCE
 

@@ -12,8 +12,8 @@ import pytest
 import pytest_asyncio
 
 from tenantproxy import Router
+from tenantproxy.driver.guard import Guard
 from tenantproxy.embedded import EmbeddedPostgres
-from tenantproxy.pools.guard import Guard
 from tests.support.late import CALLS, KNOWN, NOT_AWAITED, OWN, PLAIN, PLAIN_TABLE, ByHand, awaiting, methods_of
 from tests.support.leases import one_connection, own_rows, rows_of
 from tests.support.waiting import until

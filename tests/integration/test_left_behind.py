@@ -14,8 +14,8 @@ import pytest
 import pytest_asyncio
 
 from tenantproxy import Router
+from tenantproxy.driver.guard import Guard
 from tenantproxy.embedded import EmbeddedPostgres
-from tenantproxy.pools.guard import Guard
 from tests.support.leases import (
     SHOW_PREPARED,
     ResetMode,

@@ -14,9 +14,9 @@ import pytest
 import pytest_asyncio
 
 from tenantproxy import Router
+from tenantproxy.driver.guard import Guard
 from tenantproxy.embedded import EmbeddedPostgres
 from tenantproxy.events import Event, IsolationViolation
-from tenantproxy.pools.guard import Guard
 from tests.support.leases import one_connection, own_rows, pid_of, rows_of
 from tests.support.waiting import PATIENCE, until
 from tests.support.world import APP_ROLE, World, a_world

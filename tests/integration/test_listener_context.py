@@ -12,9 +12,9 @@ import pytest
 import pytest_asyncio
 
 from tenantproxy import Router, TenantScope, current, use
+from tenantproxy.driver.guard import Guard
 from tenantproxy.embedded import EmbeddedPostgres
 from tenantproxy.errors import AccessDenied, TenantUnresolved
-from tenantproxy.pools.guard import Guard
 from tests.support.leases import one_connection, pid_of
 from tests.support.waiting import until
 from tests.support.world import World, a_world

@@ -11,6 +11,7 @@ from dataclasses import replace
 import bcrypt
 import pytest
 
+from tenantproxy.accounts import TenantAccounts
 from tenantproxy.auth.accounts import Account, SharedDatabase
 from tenantproxy.config import Settings
 from tenantproxy.config.secret import Secret
@@ -22,7 +23,6 @@ from tenantproxy.errors import (
     TooManyAttempts,
 )
 from tenantproxy.events import Event, LoginSearchFailed
-from tenantproxy.lookup import TenantAccounts
 from tenantproxy.model import TenantStatus, tenant_id
 from tenantproxy.router import Router
 from tests.support.logins import (
@@ -416,7 +416,7 @@ async def test_an_account_query_without_the_columns_is_told_and_lets_nobody_in(p
 async def test_a_list_query_that_does_not_page_is_told_and_not_read_for_ever(
     people: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tenantproxy.lookup._PAGE", 1)
+    monkeypatch.setattr("tenantproxy.accounts._PAGE", 1)
     query = "select id as user_id, email from users where $1::text is not null order by id limit $2"
     async with Router(login_settings(people, login={"list_query": query})) as router:
         accounts = TenantAccounts(router.settings, source=router, tenants=router.registry)

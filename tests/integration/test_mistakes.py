@@ -13,9 +13,9 @@ import pytest
 from tenantproxy.config import load
 from tenantproxy.config.environment import strangers
 from tenantproxy.config.secret import Secret
+from tenantproxy.connect.failures import classify
 from tenantproxy.errors import ConfigurationError, ConnectFailed, TenantError, TenantProxyError
 from tenantproxy.model import PoolKey, TenantId
-from tenantproxy.pools.failures import classify
 from tenantproxy.routes import admin_route
 from tests.support.command import command
 from tests.support.world import World

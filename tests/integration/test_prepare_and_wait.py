@@ -9,7 +9,7 @@ from typing import Any, Final
 import asyncpg
 import pytest
 
-from tenantproxy.pools.guard import Guard
+from tenantproxy.driver.guard import Guard
 from tests.support.leases import OWN_ROWS, ResetMode, one_connection, own_rows, rows_of
 from tests.support.waiting import until
 from tests.support.world import World

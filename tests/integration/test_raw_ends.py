@@ -13,9 +13,11 @@ from tenantproxy.config import Settings
 from tenantproxy.embedded import EmbeddedPostgres
 from tenantproxy.errors import ConnectFailed, TenantProxyError
 from tenantproxy.model import Isolation, Tenant
-from tenantproxy.pools import raw, raw_cancel, raw_end
-from tenantproxy.pools.backend import RawBackend
-from tenantproxy.pools.exchange import query, statement
+from tenantproxy.raw import cancel as raw_cancel
+from tenantproxy.raw import close as raw_end
+from tenantproxy.raw import connector as raw
+from tenantproxy.raw.backend import RawBackend
+from tenantproxy.raw.exchange import query, statement
 from tests.support.chaos import ChaosProxy
 from tests.support.database import Database
 from tests.support.faults import CancelEater, frozen

@@ -12,8 +12,8 @@ import pytest_asyncio
 from tenantproxy.embedded import EmbeddedPostgres
 from tenantproxy.errors import ProtocolError, TenantProxyError
 from tenantproxy.model import Isolation, Tenant
-from tenantproxy.pools.backend import RawBackend, Settings
-from tenantproxy.pools.raw import APPLICATION_NAME
+from tenantproxy.raw.backend import RawBackend, Settings
+from tenantproxy.raw.connector import APPLICATION_NAME
 from tests.support.raw_house import RawHouse, ServerError, a_raw_house, ask, value
 from tests.support.world import World, a_world
 

@@ -15,8 +15,8 @@ import pytest_asyncio
 
 from tenantproxy.embedded import EmbeddedPostgres
 from tenantproxy.model import Isolation, Tenant
-from tenantproxy.pools.backend import RawBackend
-from tenantproxy.pools.exchange import SYNC_NOW, query, statement
+from tenantproxy.raw.backend import RawBackend
+from tenantproxy.raw.exchange import SYNC_NOW, query, statement
 from tests.support.raw_house import RawHouse, ServerError, Talk, a_raw_house, ask, value
 from tests.support.world import World, a_world
 

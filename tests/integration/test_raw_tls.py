@@ -14,8 +14,8 @@ from tenantproxy.config import Settings
 from tenantproxy.embedded import EmbeddedPostgres
 from tenantproxy.errors import ConnectFailed, TenantProxyError
 from tenantproxy.model import Isolation
-from tenantproxy.pools.backend import discard
-from tenantproxy.pools.exchange import query
+from tenantproxy.raw.backend import discard
+from tenantproxy.raw.exchange import query
 from tests.support.raw_house import RawHouse, a_raw_house, value
 from tests.support.tls import TlsProxy, certificate
 from tests.support.waiting import until

@@ -15,8 +15,8 @@ import pytest
 
 from tenantproxy.embedded import EmbeddedPostgres
 from tenantproxy.errors import RegistryUnavailable, TenantNotFound
-from tenantproxy.listen import Listener
 from tenantproxy.model import Limits, tenant_id
+from tenantproxy.notifications import Listener
 from tenantproxy.registry import (
     SCHEMA_SQL,
     CachedRegistry,

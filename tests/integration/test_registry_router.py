@@ -112,7 +112,7 @@ async def test_thousands_of_announcements_at_once_are_all_heard_and_read_in_slic
         listener = router.listener
         listener.hear("news", heard.append)
         await until(lambda: heard == [None] and listener.listening.is_set(), "it listens")
-        monkeypatch.setattr("tenantproxy.pools.reading.is_over", lambda _end: True)  # each step is a slice
+        monkeypatch.setattr("tenantproxy.driver.reading.is_over", lambda _end: True)  # each step is a slice
         with counting_turns(lambda: len(heard) + len(listener._news)) as turns:
             await admin.execute("select pg_notify('news', name) from unnest($1::text[]) name", names)
             await until(lambda: len(heard) > len(names), "all were heard")

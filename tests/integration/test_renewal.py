@@ -13,9 +13,9 @@ import pytest
 import pytest_asyncio
 
 from tenantproxy import Router
+from tenantproxy.driver.guard import Guard
 from tenantproxy.embedded import EmbeddedPostgres
 from tenantproxy.errors import ConnectFailed, IsolationError
-from tenantproxy.pools.guard import Guard
 from tests.support.leases import OWN_ROWS, ResetMode, one_connection, own_rows, pid_of, rows_of
 from tests.support.waiting import until
 from tests.support.world import World, a_world

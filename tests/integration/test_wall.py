@@ -15,11 +15,11 @@ import pytest_asyncio
 
 from tenantproxy import Router, TenantScope
 from tenantproxy.config import role_password
+from tenantproxy.driver.guard import Guard
 from tenantproxy.embedded import EmbeddedPostgres
 from tenantproxy.errors import TenantProxyError
 from tenantproxy.isolation.proof import Signer
 from tenantproxy.lifecycle.provisioner import ensure_role, provision_database, provision_schema
-from tenantproxy.pools.guard import Guard
 from tests.support.database import Database
 from tests.support.leases import driver_statements, one_connection, own_rows, rows_of
 from tests.support.standby import Replicated, a_replicated_world

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tenantproxy.pools.exchange import query
+from tenantproxy.raw.exchange import query
 from tenantproxy.wire import frames
 from tenantproxy.wire.frames import frame
 from tests.support.database import Database

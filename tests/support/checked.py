@@ -20,10 +20,10 @@ import asyncpg
 import tenantproxy
 from tenantproxy import Router
 from tenantproxy.config import Settings
+from tenantproxy.driver.connector import Backend, Init
 from tenantproxy.embedded import EmbeddedPostgres
 from tenantproxy.events import Event, Observer, ignore
 from tenantproxy.model import Route
-from tenantproxy.pools.asyncpg import Backend, Init
 from tenantproxy.pools.manager import PoolManager
 from tenantproxy.pools.pool import Pool
 from tenantproxy.registry import Registry

@@ -13,9 +13,9 @@ from tenantproxy.events import Histogram
 from tenantproxy.model import Isolation, PoolKey, TenantId
 from tenantproxy.pools.base import PoolStats, ServerStats, Stats, TenantPoolStats
 from tenantproxy.pools.snapshot import snapshot
-from tenantproxy.sidecar.pg.console import Console
-from tenantproxy.sidecar.pg.console_view import ClientRow, Counts, ServerRow
-from tenantproxy.sidecar.pg.shows import Averages
+from tenantproxy.sidecar.pg.console.console import Console
+from tenantproxy.sidecar.pg.console.tables import Averages
+from tenantproxy.sidecar.pg.console.view import ClientRow, Counts, ServerRow
 from tenantproxy.wire import answers, frames
 from tenantproxy.wire.startup import REFUSED, REQUEST_SIZE, Startup, read_first
 

@@ -12,16 +12,16 @@ from time import monotonic
 from typing import Final, TypeVar, cast
 
 from tenantproxy.config import Pools
+from tenantproxy.driver.connector import Backend
+from tenantproxy.driver.guard import TenantConnection
+from tenantproxy.driver.lender import Lender
 from tenantproxy.errors import ConnectFailed, LeaseExpired
 from tenantproxy.events import Event
 from tenantproxy.isolation import Signer
 from tenantproxy.isolation.base import FULL_RESET, KEEP_RESET, SOFT_RESET
 from tenantproxy.model import Binding, Isolation, Limits, PoolKey, Proof, Route, Session, TenantId, tenant_id
-from tenantproxy.pools.asyncpg import Backend
 from tenantproxy.pools.base import ServerProcess
 from tenantproxy.pools.budget import ServerBudget
-from tenantproxy.pools.guard import TenantConnection
-from tenantproxy.pools.lender import Lender
 from tenantproxy.pools.manager import Counters, PoolManager
 from tenantproxy.pools.pool import Pool
 from tests.support.waiting import until

@@ -15,13 +15,13 @@ from tenantproxy.errors import LeaseExpired
 from tenantproxy.events import Event
 from tenantproxy.isolation import Signer
 from tenantproxy.model import Route
-from tenantproxy.pools.backend import RawBackend
-from tenantproxy.pools.backend import Settings as SessionSettings
 from tenantproxy.pools.budget import ServerBudget
-from tenantproxy.pools.exchange import READY_IDLE, answer_of, reset, row
 from tenantproxy.pools.manager import Counters, PoolManager
 from tenantproxy.pools.pool import Pool
-from tenantproxy.pools.raw_lender import RawLender, raw_route
+from tenantproxy.raw.backend import RawBackend
+from tenantproxy.raw.backend import Settings as SessionSettings
+from tenantproxy.raw.exchange import READY_IDLE, answer_of, reset, row
+from tenantproxy.raw.lender import RawLender, raw_route
 from tenantproxy.wire.frames import ERROR, frame
 from tests.support.fakes import route
 from tests.support.raw_house import Client

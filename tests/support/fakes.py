@@ -22,7 +22,7 @@ from tenantproxy.pools.budget import ServerBudget
 from tenantproxy.pools.lingering import UNKNOWN, Lingering
 from tenantproxy.pools.manager import Counters, PoolManager
 from tenantproxy.pools.pool import Pool
-from tenantproxy.pools.turns import Ticket
+from tenantproxy.pools.queue import Ticket
 
 STATES: Final = ("new", "idle", "used", "resetting", "retiring", "gone")
 E = TypeVar("E", bound=Event)

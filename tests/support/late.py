@@ -13,7 +13,7 @@ from asyncpg.cursor import Cursor, CursorFactory, CursorIterator
 from asyncpg.prepared_stmt import PreparedStatement
 from asyncpg.transaction import Transaction
 
-from tenantproxy.pools.guard import Guard
+from tenantproxy.driver.guard import Guard
 from tests.support.waiting import until
 
 Call = Callable[[], Awaitable[object]]

@@ -7,8 +7,8 @@ from contextlib import asynccontextmanager
 from typing import Any, Final, Literal
 
 from tenantproxy import Router, TenantScope
+from tenantproxy.driver.guard import Guard
 from tenantproxy.events import Observer, ignore
-from tenantproxy.pools.guard import Guard
 from tests.support.world import World
 
 ResetMode = Literal["always", "on_tenant_change"]

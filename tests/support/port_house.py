@@ -15,8 +15,8 @@ from typing import Any, Final
 
 from tenantproxy.config import Settings
 from tenantproxy.model import tenant_id
-from tenantproxy.pools.backend import RawBackend
 from tenantproxy.pools.pool import Pool
+from tenantproxy.raw.backend import RawBackend
 from tenantproxy.sidecar.auth import AuthDesk
 from tenantproxy.sidecar.pg import PgPort
 from tenantproxy.sidecar.pg.lending import RawLending

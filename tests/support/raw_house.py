@@ -13,14 +13,14 @@ from tenantproxy.errors import TenantProxyError
 from tenantproxy.events import Event
 from tenantproxy.isolation import DatabasePlan, Plan, RowPlan, SchemaPlan
 from tenantproxy.model import Isolation, Route, Tenant
-from tenantproxy.pools.backend import RawBackend
-from tenantproxy.pools.backend import Settings as SessionSettings
 from tenantproxy.pools.budget import ServerBudget
-from tenantproxy.pools.exchange import query, sqlstate_of, values_of
 from tenantproxy.pools.manager import Counters, PoolManager
 from tenantproxy.pools.pool import Pool
-from tenantproxy.pools.raw_lender import Acquire, raw_route
-from tenantproxy.pools.raw_side import new_raw_side
+from tenantproxy.raw.backend import RawBackend
+from tenantproxy.raw.backend import Settings as SessionSettings
+from tenantproxy.raw.exchange import query, sqlstate_of, values_of
+from tenantproxy.raw.lender import Acquire, raw_route
+from tenantproxy.raw.side import new_raw_side
 from tenantproxy.wire.frames import COMMAND_COMPLETE, DATA_ROW, ERROR, HEADER, NOTIFICATION, READY, length_of
 from tests.support.waiting import until
 

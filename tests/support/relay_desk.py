@@ -13,9 +13,9 @@ from typing import Any, cast
 
 from tenantproxy.errors import TenantProxyError
 from tenantproxy.model import Route, tenant_id
-from tenantproxy.pools.backend import RawBackend, Settings
 from tenantproxy.pools.pool import Pool
-from tenantproxy.pools.raw_lender import Lessee, RawLender, raw_route
+from tenantproxy.raw.backend import RawBackend, Settings
+from tenantproxy.raw.lender import Lessee, RawLender, raw_route
 from tenantproxy.sidecar.pg.kept import KeptSettings
 from tenantproxy.sidecar.pg.relay import Relay
 from tenantproxy.sidecar.pg.traffic import Traffic

@@ -14,8 +14,8 @@ from tenantproxy.auth.tokens import Tokens
 from tenantproxy.config import Auth
 from tenantproxy.lifecycle import install_auth, install_registry
 from tenantproxy.lifecycle.provisioner import ensure_role
-from tenantproxy.listen import Listener
 from tenantproxy.model import Tenant
+from tenantproxy.notifications import Listener
 from tenantproxy.registry import CachedRegistry, PostgresRegistry, RowReader
 from tenantproxy.registry.postgres import CHANNEL
 from tests.contracts.main_database import MainDatabase

@@ -12,7 +12,7 @@ import struct
 from dataclasses import dataclass, field
 from typing import Final
 
-from tenantproxy.pools.exchange import query, values_of
+from tenantproxy.raw.exchange import query, values_of
 from tenantproxy.wire import frames
 from tenantproxy.wire.answers import read_error
 from tenantproxy.wire.frames import HEADER, frame

@@ -14,9 +14,9 @@ from typing import Final
 
 from tenantproxy.errors import TenantProxyError
 from tenantproxy.model import PoolKey, Route
-from tenantproxy.pools.backend import RawBackend
 from tenantproxy.pools.pool import Pool
-from tenantproxy.pools.raw_lender import RawLender
+from tenantproxy.raw.backend import RawBackend
+from tenantproxy.raw.lender import RawLender
 from tenantproxy.wire.answers import parameter_status
 from tenantproxy.wire.settings import NO_SETTINGS, Settings
 

@@ -14,12 +14,12 @@ from time import monotonic
 from typing import Final
 
 from tenantproxy.model import Route, TenantId
-from tenantproxy.pools.backend import RawBackend
 from tenantproxy.pools.manager import PoolManager
 from tenantproxy.pools.pool import Pool
-from tenantproxy.pools.raw import RawConnector
-from tenantproxy.pools.raw_lender import PROFILE, RawLender
-from tenantproxy.pools.raw_side import new_raw_side
+from tenantproxy.raw.backend import RawBackend
+from tenantproxy.raw.connector import RawConnector
+from tenantproxy.raw.lender import PROFILE, RawLender
+from tenantproxy.raw.side import new_raw_side
 from tenantproxy.router import Router
 from tenantproxy.slices import in_slices
 

@@ -30,14 +30,14 @@ from tenantproxy.events import Observer, ignore
 from tenantproxy.metrics.listeners import ListenerStats
 from tenantproxy.metrics.pg import LoginResult, PgStats
 from tenantproxy.model import Route, TenantId, TenantStatus
-from tenantproxy.pools.backend import RawBackend
+from tenantproxy.pools.exhaustion import idle_in_transaction
 from tenantproxy.pools.pool import Pool
-from tenantproxy.pools.raw_lender import RawLender
-from tenantproxy.pools.refusals import idle_in_transaction
+from tenantproxy.raw.backend import RawBackend
+from tenantproxy.raw.lender import RawLender
 from tenantproxy.routes import not_served
 from tenantproxy.sidecar.descriptors import is_scarce
-from tenantproxy.sidecar.pg.console import Console
-from tenantproxy.sidecar.pg.console_client import ConsoleClient
+from tenantproxy.sidecar.pg.console.client import ConsoleClient
+from tenantproxy.sidecar.pg.console.console import Console
 from tenantproxy.sidecar.pg.greetings import Greetings, greeting
 from tenantproxy.sidecar.pg.kept import KeptSettings
 from tenantproxy.sidecar.pg.login import Newcomer

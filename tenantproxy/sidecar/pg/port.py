@@ -13,10 +13,10 @@ from tenantproxy.metrics.pg import PgStats
 from tenantproxy.router import Router
 from tenantproxy.sidecar.auth import AuthDesk
 from tenantproxy.sidecar.descriptors import ceiling
-from tenantproxy.sidecar.pg.console import Console
+from tenantproxy.sidecar.pg.console.console import Console
+from tenantproxy.sidecar.pg.console.tables import Averages
 from tenantproxy.sidecar.pg.lending import RawLending
 from tenantproxy.sidecar.pg.listener import PgListener
-from tenantproxy.sidecar.pg.shows import Averages
 from tenantproxy.sidecar.pg.users import Users, seed_of
 from tenantproxy.sidecar.pg.view import PortView
 

@@ -27,9 +27,9 @@ from tenantproxy.errors import (
     TenantProxyError,
 )
 from tenantproxy.model import Route
-from tenantproxy.pools.backend import RawBackend
 from tenantproxy.pools.pool import Pool
-from tenantproxy.pools.raw_lender import Acquire, RawLender
+from tenantproxy.raw.backend import RawBackend
+from tenantproxy.raw.lender import Acquire, RawLender
 from tenantproxy.sidecar.pg.kept import KeptSettings
 from tenantproxy.sidecar.pg.traffic import Traffic
 from tenantproxy.wire import answers, frames

@@ -9,10 +9,10 @@ from typing import Literal
 
 from tenantproxy.config import Settings
 from tenantproxy.model import TenantId
-from tenantproxy.pools.backend import RawBackend
 from tenantproxy.pools.base import Stats
+from tenantproxy.raw.backend import RawBackend
 from tenantproxy.router import Router
-from tenantproxy.sidecar.pg.console_view import ClientRow, Counts, ServerRow
+from tenantproxy.sidecar.pg.console.view import ClientRow, Counts, ServerRow
 from tenantproxy.sidecar.pg.lending import RawLending
 from tenantproxy.sidecar.pg.listener import Client, PgListener
 

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from tenantproxy.events import ResetFailed
-from tenantproxy.pools.exchange import query
+from tenantproxy.raw.exchange import query
 from tests.fault.conftest import Figure
 from tests.support.checked import activity
 from tests.support.database import Database

@@ -13,12 +13,12 @@ Bugs that other poolers and servers had, and the tests that hold us to be withou
 | malformed SCRAM, length overflow (CVE-2026-6664) | test_nothing_that_a_stranger_says_..., |
 | | unit/wire/test_scram, unit/wire/test_client_auth |
 | long nonce, error without SQLSTATE (CVE-2026-6665, -6666) | test_bad_servers, unit/wire/test_server_auth |
-| console authorisation (CVE-2026-6667) | test_the_console_is_closed_..., unit/sidecar/pg/test_console |
+| console authorisation (CVE-2026-6667) | test_the_console_is_closed_..., unit/sidecar/pg/console/test_console |
 | password before startup | test_nothing_that_a_stranger_says_... |
 | allocation from a length header | test_a_length_alone_costs_no_memory, unit/wire/test_startup |
 | 32-bit wrap on encode (CVE-2024-27304) | unit/wire/test_answers: test_a_length_never_wraps_round |
 | SET ROLE leaking to the next client | test_a_role_that_was_set_..., integration/test_raw_poison |
-| stale cancel hitting the next client | test_crowds, unit/pools/test_raw_lender |
+| stale cancel hitting the next client | test_crowds, unit/raw/test_lender |
 | COPY abort leaving bytes for the next client | test_a_copy_that_was_broken_off_... |
 | settings wrong after ROLLBACK TO SAVEPOINT | test_settings_are_what_the_server_says_... |
 | abrupt disconnects overshooting the server's limit | test_crowds |
@@ -36,7 +36,7 @@ import pytest
 from tenantproxy.config import role_password
 from tenantproxy.lifecycle.provisioner import ensure_role
 from tenantproxy.model import tenant_id
-from tenantproxy.pools.exchange import SYNC_NOW, query, statement
+from tenantproxy.raw.exchange import SYNC_NOW, query, statement
 from tenantproxy.wire.frames import COPY_DATA, COPY_DONE, COPY_FAIL, PARSE, PASSWORD, TERMINATE, frame
 from tests.fault.conftest import Figure
 from tests.support.database import Database

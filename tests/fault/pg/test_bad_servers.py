@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 import psutil  # type: ignore[import-untyped]
 import pytest
 
-from tenantproxy.pools.exchange import query
+from tenantproxy.raw.exchange import query
 from tenantproxy.wire.frames import COMMAND_COMPLETE, COPY_IN, DATA_ROW, ERROR, PARAMETER_STATUS, READY, frame
 from tests.fault.conftest import Figure
 from tests.support import hostile

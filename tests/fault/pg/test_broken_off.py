@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from tenantproxy.pools.exchange import SYNC_NOW, query, statement
+from tenantproxy.raw.exchange import SYNC_NOW, query, statement
 from tenantproxy.wire import frames
 from tenantproxy.wire.frames import frame
 from tests.support.model_server import DONE, TERMINATE, bind, close, data, describe, execute, parse

@@ -11,7 +11,7 @@ import psutil  # type: ignore[import-untyped]
 import pytest
 
 from tenantproxy.events import ConnectFailure
-from tenantproxy.pools.exchange import query
+from tenantproxy.raw.exchange import query
 from tests.fault.conftest import Figure
 from tests.support.checked import activity
 from tests.support.faults import CancelHolder

@@ -7,8 +7,10 @@ import asyncio
 import pytest
 
 from tenantproxy.events import BackendLingers
-from tenantproxy.pools import raw, raw_cancel, raw_end
-from tenantproxy.pools.exchange import query
+from tenantproxy.raw import cancel as raw_cancel
+from tenantproxy.raw import close as raw_end
+from tenantproxy.raw import connector as raw
+from tenantproxy.raw.exchange import query
 from tests.fault.conftest import Figure
 from tests.fault.test_budget import COUNT, most_backends
 from tests.fault.test_lingering import BUDGET, STUBBORN

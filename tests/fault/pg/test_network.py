@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tenantproxy.events import ServerDown, ServerUp
-from tenantproxy.pools.exchange import SYNC_NOW, query, statement
+from tenantproxy.raw.exchange import SYNC_NOW, query, statement
 from tests.fault.conftest import Figure
 from tests.support.chaos import ChaosProxy, Way
 from tests.support.database import Database

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tenantproxy.pools.exchange import SYNC_NOW, query, statement
+from tenantproxy.raw.exchange import SYNC_NOW, query, statement
 from tests.integration.test_raw_poison import POISONS, STATE, Poison
 from tests.support.port_house import PortHouse, a_port
 from tests.support.waiting import until

@@ -10,7 +10,7 @@ import time
 import psutil  # type: ignore[import-untyped]
 import pytest
 
-from tenantproxy.pools.exchange import SYNC_NOW, query, statement
+from tenantproxy.raw.exchange import SYNC_NOW, query, statement
 from tenantproxy.sidecar.pg.relay import Relay
 from tenantproxy.wire.frames import COPY_DATA, frame
 from tests.fault.conftest import Figure

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tenantproxy.pools.exchange import query
+from tenantproxy.raw.exchange import query
 from tests.support.model_server import DONE, FLUSH, SYNC, data, fail, parse
 from tests.support.port_house import PortHouse, a_port
 from tests.support.waiting import until

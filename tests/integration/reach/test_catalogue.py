@@ -8,10 +8,10 @@ from typing import Final
 import asyncpg
 import pytest
 
+from tenantproxy.connect.reach import PIN_PATH, REACH, Reach, argument, exposures, parse
 from tenantproxy.errors import Exposure
 from tenantproxy.isolation.policies import TenantForm
 from tenantproxy.lifecycle import isolate_table
-from tenantproxy.pools.reach import PIN_PATH, REACH, Reach, argument, exposures, parse
 from tests.support.world import APP_ROLE, World
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

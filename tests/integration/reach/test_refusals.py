@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from tenantproxy import Router
+from tenantproxy.connect import reach_check
 from tenantproxy.embedded import EmbeddedPostgres
 from tenantproxy.errors import TenantProxyError, UnprotectedRelations
 from tenantproxy.events import Event, FunctionsNotVerified, IsolationViolation
 from tenantproxy.lifecycle import isolate_table
 from tenantproxy.lifecycle.provisioner import close_database, grant_access, provision_schema
 from tenantproxy.model import Isolation, Tenant
-from tenantproxy.pools import reach_check
 from tenantproxy.registry import MemoryRegistry
 from tests.support.database import Database
 from tests.support.raw_house import a_raw_house, ask

@@ -16,7 +16,7 @@ from tenantproxy.cli.deploy import install_all
 from tenantproxy.config import Auth
 from tenantproxy.embedded import EmbeddedPostgres
 from tenantproxy.errors import AuthError, ConfigurationError, TokenExpired
-from tenantproxy.listen import Heard
+from tenantproxy.notifications import Heard
 from tests.contracts.main_database import MainDatabase
 from tests.support.database import Database, fresh_database
 from tests.support.sessions_world import SECRET, Process, a_process, install_main

@@ -1,0 +1,219 @@
+"""What does every fresh connection get, and what must it be? The same for each connector: only how it asks differs.
+
+State: what is known of servers (their versions) and the keys that sign for databases. Changed by connectors that open.
+"""
+
+from __future__ import annotations
+
+import ssl
+from typing import Any, Final
+
+from tenantproxy.config import Server, Settings, role_password
+from tenantproxy.connect.checks import (
+    Answer,
+    clean_role_sql,
+    foreign_settings,
+    out_of_role,
+    pooler_between,
+    refusal,
+)
+from tenantproxy.connect.reach_check import ReachCheck
+from tenantproxy.errors import IsolationError
+from tenantproxy.events import IsolationViolation, Observer
+from tenantproxy.isolation.base import Pins, startup_pins
+from tenantproxy.isolation.proof import Signer, derive_key
+from tenantproxy.model import Binding, PoolKey, Proof, TenantId
+from tenantproxy.pools.limits import NO_LIMIT
+from tenantproxy.pools.pool import Pool
+
+__all__ = ["ADMIN_PROFILE", "LOGIN_PROFILE", "WARM_WINDOW", "Opening", "tls_context"]
+
+ADMIN_PROFILE: Final = "admin"  # of pools whose connections are the operator's, not a tenant's
+LOGIN_PROFILE: Final = "login"  # of those that only call the function that looks accounts up
+WARM_WINDOW: Final = 5.0
+_WARM: Final = TenantId(
+    "tenantproxy_warm"
+)  # no tenant: a first bind in a backend costs milliseconds, so it is nobody's
+
+
+class Opening:
+    """What the connections of all pools of a router have in common when they are opened."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        observer: Observer,
+        violations: dict[str, int],
+        application_name: str = "tenantproxy",
+    ) -> None:
+        self._settings = settings
+        self._observer = observer
+        self._violations = violations
+        self._application_name = application_name
+        self._versions: dict[str, int] = {}  # by server, as far as known: decides which settings can be pinned
+        self._signers: dict[tuple[str, str], Signer] = {}
+        self.reach = ReachCheck(settings, observer=observer, violated=self.violated)
+        self._primary_of = {replica: name for name, server in settings.servers.items() for replica in server.replicas}
+
+    # --- what it gets ------------------------------------------------------------------------------------------------
+    def server(self, key: PoolKey) -> Server:
+        """Where a connection of this pool goes."""
+        return self._settings.servers[key.server]
+
+    def is_replica(self, key: PoolKey) -> bool:
+        """Whether its server is to be a standby."""
+        return key.server in self._primary_of
+
+    def pins(self, key: PoolKey) -> dict[str, str]:
+        """Its startup parameters, as far as it is known what its server understands."""
+        server = self.server(key)
+        pins = Pins(
+            search_path=server.search_path,
+            statement_timeout=server.statement_timeout,
+            idle_in_transaction_timeout=server.idle_in_transaction_timeout,
+            lock_timeout=server.lock_timeout,
+            application_name=self._application_name,
+        )
+        return startup_pins(
+            key,
+            pins,
+            setting=self._settings.row.setting,
+            server_version=self._versions.get(key.server),
+            read_only=self.is_replica(key),
+        )
+
+    def pins_enough(self, key: PoolKey, pins: dict[str, str], major: int) -> bool:
+        """Whether a first connection to a server, of version `major`, was opened with all that can be pinned there.
+
+        If not, open another one: a setting that a tenant laid on our role may end this one before we can take it off.
+        """
+        if key.server in self._versions:
+            return True
+        self._versions[key.server] = major * 10_000
+        return not self.pins(key).keys() - pins.keys()
+
+    def password(self, key: PoolKey) -> str:
+        """Read anew at each connect: rotation needs no restart."""
+        server, roles = self.server(key), self._settings.tenant_roles
+        if key.profile == ADMIN_PROFILE and server.admin is not None:
+            return server.admin.password.read() if server.admin.password is not None else ""
+        if key.profile == LOGIN_PROFILE and server.login is not None and key.user == server.login.user:
+            return server.login.password.read() if server.login.password is not None else ""
+        if key.user is not None and key.user != server.user and roles is not None and roles.key is not None:
+            server_name = self._primary_of.get(key.server, key.server)  # a replica has its primary's roles
+            return role_password(roles.key.read_bytes(), server_name, key.user)
+        return server.password.read() if server.password is not None else ""
+
+    def proof(self, key: PoolKey) -> Proof | None:
+        """How the sessions of this pool prove whose they are; None: they are one tenant's alone."""
+        if not key.shared:
+            return None
+        if not self._settings.row.signed:
+            return Proof.PLAIN
+        return Proof.CARRIED if self.is_replica(key) else Proof.BOUND
+
+    def signer(self, key: PoolKey) -> Signer | None:
+        """Who signs for the sessions of this pool; None: nothing is to be signed. Raises IsolationError."""
+        if self.proof(key) not in (Proof.BOUND, Proof.CARRIED):
+            return None
+        server = self._primary_of.get(key.server, key.server)  # a replica verifies with its primary's keys
+        signer = self._signers.get((server, key.database))
+        if signer is None:
+            keys = self._settings.row.keys()
+            if not keys:
+                raise IsolationError(
+                    "there is no key to sign the proofs of row tenants with",
+                    detail=f"server {key.server!r}, database {key.database!r}",
+                    hint="name one in [row] key_file, and run `tenantproxy install --config FILE`",
+                )
+            kid = max(keys)  # the newest signs; older ones stay installed until nobody uses them
+            secret = keys[kid].read_bytes()
+            derived = derive_key(secret, server=server, database=key.database, kid=kid)
+            signer = self._signers[(server, key.database)] = Signer(derived, database=key.database, kid=kid)
+        return signer
+
+    # --- what it must be ---------------------------------------------------------------------------------------------
+    def learn(self, pool: Pool[Any], answer: Answer) -> None:
+        """Keep to what the server, the database and the role allow, where that is less than was configured."""
+        key = pool.key
+        is_shared_role = key.user is None or key.user == self.server(key).user
+        pool.budget.learn(
+            max_connections=answer.max_connections,
+            reserved=answer.reserved_connections,
+            role_limit=answer.role_limit if is_shared_role else NO_LIMIT,
+        )
+        pool.learn(role_limit=NO_LIMIT if is_shared_role else answer.role_limit, database_limit=answer.database_limit)
+
+    def judge(
+        self,
+        key: PoolKey,
+        answer: Answer,
+        *,
+        pid: int,
+        now: float,
+        pins: dict[str, str],
+        is_last: bool,
+    ) -> list[str]:
+        """Statements that clean its role, after which another one must be opened; none: it may serve.
+
+        `pid`: of BackendKeyData; `now`: our clock when the server answered. Raises IsolationError when it must not
+        serve, or when its role is not clean at the last attempt; WrongRole when it is a standby that should be a
+        primary, or the other way round.
+        """
+        self._versions[key.server] = answer.version
+        error = pooler_between(answer, key, pid=pid, pins=pins)
+        if error is not None:
+            self.violated("connect", key, error.message)
+            raise error
+        wrong = out_of_role(answer, key, primary=self._primary_of.get(key.server))
+        if wrong is not None:
+            raise wrong
+        if key.profile == ADMIN_PROFILE:
+            return []  # what lies on its role is the operator's: no tenant can get there
+        allowed = self.server(key).role_settings
+        foreign = foreign_settings(answer, pinned=pins, allowed=allowed)
+        if foreign:
+            names = ", ".join(entry[1:] for entry in foreign)
+            self.violated("role_settings", key, names)
+            if is_last or answer.standby:  # a standby takes no ALTER ROLE: it is cleaned where its primary is
+                raise IsolationError(
+                    "settings laid on our role come back after each RESET",
+                    detail=f"server {key.server!r}, settings {names}",
+                    hint="name them in role_settings of this server if they are meant",
+                )
+            return clean_role_sql(answer, foreign, database=key.database, allowed=allowed)
+        error = refusal(answer, key, offset=answer.server_now - now, proof=self.proof(key))
+        if error is not None:
+            self.violated("connect", key, error.message)
+            raise error
+        return []
+
+    def warm_binding(self) -> Binding:
+        """Nobody, to be bound once and reset: a first bind and check of a backend are a thousand times slower."""
+        return Binding(tenant=_WARM, proof=Proof.BOUND, setting=self._settings.row.setting)
+
+    def not_warm(self, key: PoolKey) -> IsolationError:
+        """The database took no proof of ours, not even one of nobody."""
+        return IsolationError(
+            "the database refuses our proofs",
+            detail=f"server {key.server!r}, database {key.database!r}",
+            hint="the key in [row] is not the one installed there, or the role may not execute tenantproxy.bind:"
+            " run `tenantproxy install --config FILE`",
+        )
+
+    def violated(self, check: str, key: PoolKey, detail: str) -> None:
+        """Count and tell that a check of isolation failed."""
+        self._violations[check] = self._violations.get(check, 0) + 1
+        self._observer(IsolationViolation(check=check, server=key.server, database=key.database, detail=detail))
+
+
+def tls_context(server: Server) -> ssl.SSLContext:
+    """What a server's certificate is checked against, and which one of ours it is shown."""
+    context = ssl.create_default_context(cafile=server.ssl_root_cert_file or None)
+    context.check_hostname = server.ssl == "verify-full"
+    if server.ssl not in ("verify-ca", "verify-full"):
+        context.verify_mode = ssl.CERT_NONE
+    if server.ssl_cert_file:
+        context.load_cert_chain(server.ssl_cert_file, server.ssl_key_file or None)
+    return context

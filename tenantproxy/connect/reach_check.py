@@ -1,0 +1,87 @@
+"""When is the reach of a tenant's role looked at, and what follows? One for all pools of a router's side.
+
+State: when each pool was last found good, and what was told of it. Changed by connectors that open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from time import monotonic
+from typing import Final
+
+from tenantproxy.config import Settings, names
+from tenantproxy.connect.reach import argument, parse, refusal
+from tenantproxy.errors import Exposure
+from tenantproxy.events import FunctionsNotVerified, Observer
+from tenantproxy.isolation.policies import TenantForm
+from tenantproxy.model import PoolKey
+from tenantproxy.pools.base import Clock
+
+__all__ = ["GOOD_SECONDS", "ReachCheck"]
+
+GOOD_SECONDS: Final = 60.0  # a new connection of a pool does not look again for so long after one that found no fault
+_KNOWN: Final = 1000  # pools remembered before those that were looked at long ago are forgotten
+
+
+class ReachCheck:
+    """Refuses connections whose role reaches more than their tenant's own. `violated(check, key, detail)` tells it."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        observer: Observer,
+        violated: Callable[[str, PoolKey, str], None],
+        clock: Clock = monotonic,
+    ) -> None:
+        self._observer = observer
+        self._violated = violated
+        self._clock = clock
+        self._shared_role = settings.schema_.shared_role
+        self._unprotected = names(settings.row.unprotected)
+        self._common = names(settings.schema_.common)
+        self._signed_form = TenantForm()
+        self._row_form = self._signed_form if settings.row.signed else TenantForm(settings.row.setting)
+        self._good_at: dict[PoolKey, float] = {}
+        self._told: dict[PoolKey, tuple[Exposure, ...]] = {}  # of pools that are refused now
+        self._named: set[tuple[str, str, str]] = set()
+
+    def is_due(self, key: PoolKey) -> bool:
+        """Whether a new connection of this pool has to look. One that found a fault is no reason not to."""
+        if not key.shared and (key.schema is None or self._shared_role):
+            return False  # a database of its own: its grants are the server's matter
+        good_at = self._good_at.get(key)
+        return good_at is None or self._clock() - good_at >= GOOD_SECONDS
+
+    def argument(self, key: PoolKey) -> str:
+        """The parameter of REACH for this pool."""
+        if key.shared:
+            return argument(self._unprotected)
+        own = (key.schema or "", *key.systems)
+        return argument([*self._common, *((schema, None) for schema in own)])
+
+    def judge(self, key: PoolKey, answer: str) -> None:
+        """Raises UnprotectedRelations when a connection must not serve; told as an event only when that changes."""
+        reach = parse(answer)
+        error = refusal(reach, key, form=self._row_form if key.shared else self._signed_form)
+        if error is not None:
+            self._good_at.pop(key, None)
+            if self._told.get(key) != error.exposures:
+                if len(self._told) >= _KNOWN:
+                    self._told.clear()  # some are told again
+                self._told[key] = error.exposures
+                self._violated("reach", key, f"{error.message}: {error.detail}")
+            raise error
+        self._told.pop(key, None)
+        self._remember(key)
+        place = (key.server, key.database, reach.role)
+        if reach.definers and place not in self._named:
+            self._named.add(place)
+            functions = ", ".join(reach.definers)
+            self._observer(FunctionsNotVerified(server=key.server, database=key.database, functions=functions))
+
+    def _remember(self, key: PoolKey) -> None:
+        now = self._clock()
+        if len(self._good_at) >= _KNOWN:
+            self._good_at = {key: at for key, at in self._good_at.items() if now - at < GOOD_SECONDS}
+        self._good_at[key] = now

@@ -1,0 +1,365 @@
+"""How is an asyncpg connection opened, checked and ended? The asyncpg side of `Connector`.
+
+Every task of ours starts in an empty context: a transport keeps the one in which it was opened, and a listener on it
+would answer with another request's tenant.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from time import monotonic
+from typing import Any, Final
+
+import asyncpg
+
+from tenantproxy.config import Server, Settings
+from tenantproxy.connect.checks import CHECK, Answer
+from tenantproxy.connect.failures import classify, describe
+from tenantproxy.connect.opening import ADMIN_PROFILE, LOGIN_PROFILE, WARM_WINDOW, Opening, tls_context
+from tenantproxy.connect.reach import PIN_PATH, REACH
+from tenantproxy.connect.tasks import Errands
+from tenantproxy.connect.watch import EndWatch
+from tenantproxy.driver.detached import Detached
+from tenantproxy.driver.guard import RenewingConnection, ReplicaConnection, TenantConnection
+from tenantproxy.errors import IsolationError, LeaseExpired, PoolClosed
+from tenantproxy.events import ConnectionOpened, Observer
+from tenantproxy.isolation.proof import Signer
+from tenantproxy.isolation.row import ENTER, change_reset, enter
+from tenantproxy.model import Binding, PoolKey, Proof, TenantId
+from tenantproxy.pools.base import ServerProcess
+from tenantproxy.pools.lingering import UNKNOWN
+from tenantproxy.pools.pool import Pool
+
+__all__ = ["ADMIN_PROFILE", "END_TIMEOUT", "LOGIN_PROFILE", "AsyncpgConnector", "Backend", "Init", "ssl_argument"]
+
+Init = Callable[["asyncpg.Connection[asyncpg.Record]"], Awaitable[None]]
+
+END_TIMEOUT: Final = 2.0  # a peer that is silent for so long is aborted
+
+
+class Backend:
+    """One open connection and what is known of its session. Changed by the lender alone once it is open.
+
+    `bound` is the tenant that the session is set to now; `bound_until` (monotonic) is when its proof ends.
+    """
+
+    __slots__ = (
+        "_pool",
+        "binding",
+        "bound",
+        "bound_until",
+        "con",
+        "is_aborted",
+        "is_settled",
+        "keep",
+        "leased_at",
+        "offset",
+        "pid",
+        "pool",
+        "process",
+        "signer",
+        "task",
+        "version",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        con: TenantConnection,
+        pool: Pool[Backend],
+        *,
+        process: ServerProcess,
+        offset: float,
+        version: int,
+        signer: Signer | None,
+    ) -> None:
+        self.con = con
+        self.process = process
+        self.pool = pool
+        self.pid: int = con.get_server_pid()
+        self.offset = offset  # the server's clock minus ours
+        self.version = version
+        self.signer = signer
+        self.bound: TenantId | None = None
+        self.bound_until = 0.0
+        self.binding: Binding | None = None  # what it was last entered with
+        self.keep = ""  # the reset after which it still is
+        self.is_settled = True  # nothing runs on it
+        self.is_aborted = False  # we left without the server's knowledge: its side may live on
+        self.leased_at = 0.0
+        self.task: asyncio.Task[None] | Detached | None = None  # the one that resets or ends it
+        self._pool = self  # asyncpg's proxy asks its holder's pool to drop caches
+
+    def __repr__(self) -> str:
+        return f"<Backend pid={self.pid} pool={self.pool.label!r}>"
+
+    def server_now(self) -> float:
+        """The server's clock, unix seconds."""
+        return time.time() + self.offset
+
+    def abort(self) -> None:
+        """Leave at once, whatever runs: what is awaited on the connection fails."""
+        self.is_aborted = True
+        self.con.terminate()
+
+    def _drop_statement_cache(self) -> None:
+        for backend in self.pool.connections():
+            backend.con.forget_statements()
+
+    def _drop_type_cache(self) -> None:
+        for backend in self.pool.connections():
+            backend.con.forget_types()
+
+
+class AsyncpgConnector:
+    """Opens and ends the connections of all pools of one router. Its tasks end with `close`."""
+
+    def __init__(
+        self, settings: Settings, *, observer: Observer, init: Init | None, violations: dict[str, int]
+    ) -> None:
+        self._observer = observer
+        self._init = init
+        self._inits: dict[str, Init] = {}  # of profiles: what makes their connections different
+        self._opening = Opening(settings, observer=observer, violations=violations)
+        self._errands = Errands()
+        self._watches: set[EndWatch] = set()  # of closed connections whose backends may live on
+
+    def add_profile(self, profile: str, init: Init) -> bool:
+        """Run `init` too on each new connection of this profile; False when the profile is somebody else's."""
+        return profile not in ("", ADMIN_PROFILE, LOGIN_PROFILE) and self._inits.setdefault(profile, init) == init
+
+    # --- Connector ---------------------------------------------------------------------------------------------------
+    def open(self, pool: Pool[Backend]) -> None:
+        """See `pool.Connector`."""
+        self._errands.spawn(self._open(pool))
+
+    def retire(self, pool: Pool[Backend], conn: Backend) -> None:
+        """See `pool.Connector`."""
+        self._errands.spawn(self._end(pool, conn))
+
+    def expire(self, conn: Backend, error: LeaseExpired) -> None:
+        """See `pool.Connector`."""
+        conn.con.expired = error
+        # Ended without the driver: what its holder still sends comes after our goodbye. A rollback by us would let the
+        # rest of its transaction take effect alone.
+        conn.con.is_doubtful = True
+
+    def is_usable(self, conn: Backend) -> bool:
+        """See `pool.Connector`."""
+        return not conn.con.is_closed()
+
+    def later(self, delay: float, call: Callable[[], None]) -> None:
+        """See `pool.Connector`."""
+        self._errands.later(delay, call)
+
+    async def close(self) -> None:
+        """Cancel what is under way and wait for it. The pools are closed by now."""
+        await self._errands.close()
+        for watch in self._watches:
+            watch.close()
+        self._watches.clear()
+
+    def forget_loop(self) -> None:
+        """The event loop has ended, and all that was under way in it."""
+        self._errands.forget_loop()
+        for watch in self._watches:
+            watch.drop()
+        self._watches.clear()
+
+    async def settle(self, timeout: float) -> None:
+        """Wait until every connection that is being ended has ended, for `timeout` seconds at most."""
+        await self._errands.settle(timeout)
+
+    # --- opening -----------------------------------------------------------------------------------------------------
+    async def _open(self, pool: Pool[Backend]) -> None:
+        started = monotonic()
+        processes = [UNKNOWN]  # the last one is that of the connect under way
+        try:
+            backend = await self._connect(pool, processes)
+        except asyncio.CancelledError:
+            pool.open_failed(PoolClosed("the router is closing"), "denied", "cancelled")
+            raise
+        except Exception as exc:  # noqa: BLE001 - a boundary: callers that wait must hear of it, whatever it was
+            error, failure = classify(exc, pool.key)
+            # A backend that did not answer in time may still be on the server, where it counts against the limit.
+            silent = isinstance(exc, TimeoutError)
+            lingers = processes[-1] if silent else None
+            pool.open_failed(error, failure, describe(exc), silent=silent, lingers=lingers)
+            if pool.budget.is_down:
+                self._errands.look_for(self._opening.server(pool.key), pool.budget)
+            return
+        seconds = monotonic() - started
+        pool.budget.opened_in(seconds)
+        self._observer(ConnectionOpened(server=pool.key.server, pool=pool.label, seconds=seconds))
+        pool.opened(backend)
+
+    async def _connect(self, pool: Pool[Backend], processes: list[ServerProcess]) -> Backend:
+        for attempt in range(2):
+            con, pins = await self._dial(pool.key)
+            processes.append(ServerProcess(pid=con.get_server_pid()))
+            try:
+                backend = await self._check(pool, con, pins, is_last=attempt == 1)
+                if backend is not None:
+                    return backend
+            except BaseException:
+                con.terminate()
+                con.drop_left()
+                raise
+            await con.close(timeout=END_TIMEOUT)
+            processes.append(UNKNOWN)
+        raise AssertionError("the second attempt returns or raises")
+
+    async def _dial(self, key: PoolKey) -> tuple[TenantConnection, dict[str, str]]:
+        server, pins = self._opening.server(key), self._opening.pins(key)
+        con: TenantConnection = await asyncpg.connect(
+            host=server.host,
+            port=server.port,
+            user=key.user or server.user,
+            password=lambda: self._opening.password(key),
+            database=key.database,
+            ssl=ssl_argument(server),
+            timeout=server.connect_timeout,
+            server_settings=pins,
+            connection_class=self._class_of(key),
+            max_cached_statement_lifetime=0,  # its timers would keep the context of whoever ran a statement first
+        )
+        if not self._opening.pins_enough(key, pins, con.get_server_version().major):
+            await con.close(timeout=END_TIMEOUT)
+            return await self._dial(key)
+        con.set_user_timeout(max(server.connect_timeout, 10.0))
+        return con, pins
+
+    def _class_of(self, key: PoolKey) -> type[TenantConnection]:
+        if self._opening.is_replica(key):
+            return ReplicaConnection
+        return RenewingConnection if key.shared else TenantConnection
+
+    async def _check(
+        self, pool: Pool[Backend], con: TenantConnection, pins: dict[str, str], *, is_last: bool
+    ) -> Backend | None:
+        """The backend, or None when its role had to be cleaned first: then connect again."""
+        key = pool.key
+        timeout = self._opening.server(key).connect_timeout
+        asked = time.time()
+        row = await con.fetchrow(CHECK, key.shared, key.schema or "", ",".join(pins), timeout=timeout)
+        now = (asked + time.time()) / 2
+        if row is None:
+            raise IsolationError("the server does not know the role we are logged in as")
+        given: dict[str, Any] = dict(row)
+        answer = Answer(**given)
+        self._opening.learn(pool, answer)
+        pid = con.get_server_pid()
+        statements = self._opening.judge(key, answer, pid=pid, now=now, pins=pins, is_last=is_last)
+        if statements:
+            for statement in statements:
+                await con.execute(statement, timeout=timeout)
+            return None
+        await self._check_reach(key, con, timeout)
+        proof, signer = self._opening.proof(key), self._opening.signer(key)
+        backend = Backend(
+            con,
+            pool,
+            process=ServerProcess(pid=answer.pid, started=answer.server_now),
+            offset=answer.server_now - now,
+            version=answer.version,
+            signer=signer,
+        )
+        await con.prepare_entry("SELECT true" if proof is None else ENTER[proof], timeout)
+        for init in (self._init, self._inits.get(key.profile)):
+            if init is not None:
+                await init(con)
+        con.has_foreign_codecs = False
+        if proof is Proof.BOUND:
+            await self._warm(backend)
+        con.is_tainted = False
+        return backend
+
+    async def _check_reach(self, key: PoolKey, con: TenantConnection, timeout: float) -> None:
+        """Raises UnprotectedRelations when its role reaches more than the tenant's own."""
+        if key.profile == ADMIN_PROFILE or not self._opening.reach.is_due(key):
+            return
+        async with asyncio.timeout(timeout), con.transaction():
+            await con.execute(PIN_PATH)
+            answer = await con.fetchval(REACH, self._opening.reach.argument(key))
+        self._opening.reach.judge(key, answer)
+
+    async def _warm(self, backend: Backend) -> None:
+        """Bind nobody once, and reset: the first bind and the first check of a backend are a thousand times slower."""
+        binding = self._opening.warm_binding()
+        statement = enter(binding, backend.signer, pid=backend.pid, server_now=backend.server_now(), window=WARM_WINDOW)
+        timeout = self._opening.server(backend.pool.key).connect_timeout
+        try:
+            async with asyncio.timeout(timeout):
+                await backend.con.enter(statement.args)
+                await backend.con.simple("SELECT tenantproxy.bound_tenant()", None)
+        except asyncpg.InsufficientPrivilegeError:
+            raise self._opening.not_warm(backend.pool.key) from None
+        await backend.con.simple(change_reset(backend.con.prepared, Proof.BOUND), timeout)
+
+    # --- ending ------------------------------------------------------------------------------------------------------
+    async def _end(self, pool: Pool[Backend], backend: Backend) -> None:
+        """End a connection, and say so only when the server has closed its side: until then it counts there."""
+        if backend.task is not None and not backend.task.done() and backend.task is not asyncio.current_task():
+            backend.task.cancel()
+        silent = backend.is_aborted or backend.con.was_terminated or backend.con.left is not None
+        try:
+            if not backend.con.is_closed():
+                if backend.con.is_doubtful:
+                    await backend.con.hang_up(END_TIMEOUT)
+                else:
+                    if not backend.is_settled:
+                        await self._stop(backend)
+                    await backend.con.close(timeout=END_TIMEOUT)
+        except TimeoutError:
+            silent = True
+        except asyncio.CancelledError:
+            silent = not backend.con.is_closed()
+            raise
+        except Exception:  # noqa: BLE001 - however it ends, it ends; what counts is that it is gone
+            pass
+        finally:
+            backend.con.terminate()
+            self._retired(backend, silent=silent)
+
+    def _retired(self, backend: Backend, *, silent: bool) -> None:
+        pool, con = backend.pool, backend.con
+        one = pool.retired(backend, lingers=backend.process if silent else None)
+        sock, con.left = con.left, None
+        if one is None:
+            if sock is not None:
+                sock.close()
+        elif sock is not None:
+            self._watches.add(watch := EndWatch(sock, lambda: pool.budget.gone(one)))
+            one.on_release = lambda: self._unwatch(watch)
+
+    def _unwatch(self, watch: EndWatch) -> None:
+        watch.close()
+        self._watches.discard(watch)
+
+    async def _stop(self, backend: Backend) -> None:
+        """Cancel what runs: a backend that is busy does not see that its client left. Raises TimeoutError."""
+        ask_at, pause = 0.0, 0.1
+        async with asyncio.timeout(END_TIMEOUT):
+            while not await self._is_free(backend):  # asyncpg tells nobody when it is free
+                if monotonic() >= ask_at:  # again and again, for a request that comes too early is lost
+                    await backend.con.request_cancel()
+                    ask_at, pause = monotonic() + pause, pause * 2
+                await asyncio.sleep(0.01)
+
+    async def _is_free(self, backend: Backend) -> bool:
+        try:
+            await backend.con.settle(END_TIMEOUT)
+            await backend.con.simple("SELECT 1", END_TIMEOUT)
+        except (asyncpg.InterfaceError, asyncpg.InternalClientError):
+            return backend.con.is_closed()  # "another operation is in progress"
+        return True
+
+
+def ssl_argument(server: Server) -> Any:
+    """libpq's word, or a context when certificates are named."""
+    if server.host.startswith("/"):
+        return False
+    if not (server.ssl_root_cert_file or server.ssl_cert_file):
+        return server.ssl if server.ssl != "disable" else False
+    return tls_context(server)

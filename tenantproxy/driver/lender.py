@@ -1,0 +1,373 @@
+"""How does a caller get a connection that is its tenant's, and how does it come back? Acquire, enter, guard, reset.
+
+A session is entered before its caller has it and reset after its caller left; any doubt in between ends the connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextvars import Context
+from functools import partial
+from time import monotonic
+from typing import Final, Literal
+
+import asyncpg
+
+from tenantproxy.connect.failures import LOST, describe
+from tenantproxy.connect.refusals import entered_late, lost_early, not_entered, place_of, proof_refused
+from tenantproxy.driver.connector import Backend
+from tenantproxy.driver.detached import Detached
+from tenantproxy.driver.guard import RenewingConnection
+from tenantproxy.errors import IsolationError, TenantProxyError
+from tenantproxy.events import IsolationViolation, Observer, ResetFailed
+from tenantproxy.isolation.base import FULL_RESET, IN_RECOVERY, SOFT_RESET, WRITABLE
+from tenantproxy.isolation.row import change_reset, enter, keep_reset
+from tenantproxy.model import Binding, Proof, Route, Session, TenantId
+from tenantproxy.pools.manager import Counters
+from tenantproxy.pools.pool import Pool
+from tenantproxy.pools.queue import Ticket
+
+__all__ = ["Lender"]
+
+RESET_TIMEOUT: Final = 2.0
+ENTER_ATTEMPTS: Final = 3  # connections tried before a session that cannot be entered is the caller's error
+_CONTEXT_SQL: Final = (
+    "SELECT pg_catalog.set_config(n, v, false)"
+    " FROM ROWS FROM (pg_catalog.unnest($1::text[]), pg_catalog.unnest($2::text[])) AS s (n, v)"
+)
+
+
+class _Unconfirmed(Exception):
+    """The server did not answer a reset as it must."""
+
+
+class _Waiting:
+    """A caller in the queue of a pool."""
+
+    __slots__ = ("future",)
+
+    def __init__(self, future: asyncio.Future[Backend]) -> None:
+        self.future = future
+
+    def offer(self, conn: Backend, /) -> bool:
+        if self.future.done():
+            return False
+        self.future.set_result(conn)
+        return True
+
+    def fail(self, error: TenantProxyError, /) -> None:
+        if not self.future.done():
+            self.future.set_exception(error)
+
+
+class Lender:
+    """Lends asyncpg connections from pools. Holds no connection itself."""
+
+    def __init__(
+        self,
+        *,
+        counters: Counters,
+        observer: Observer,
+        reset: Literal["always", "on_tenant_change"],
+        acquire_timeout: float,
+        proof_window: float,
+    ) -> None:
+        self._counters = counters
+        self._observer = observer
+        self._always_reset = reset == "always"
+        self._acquire_timeout = acquire_timeout
+        self._window = proof_window
+
+    # --- out ---------------------------------------------------------------------------------------------------------
+    def acquire_nowait(self, pool: Pool[Backend], route: Route) -> Backend | None:
+        """A connection when one is idle and its session need not be entered; None: `acquire` one."""
+        session = route.session
+        if session.context or session.standby or (pool.key.shared and not pool.has_idle_of(route.tenant)):
+            return None
+        backend = pool.lease_nowait(route.tenant, route.limits)
+        if backend is None:
+            return None
+        if session.binding is not None:
+            if not self._is_bound(backend, session.binding):
+                pool.uncount(backend)
+                pool.ready(backend, backend.bound)  # as it came: nothing has run on it
+                return None
+            self._renew_in_time(backend)
+        pool.wait_seconds.counts[0] += 1
+        backend.is_settled = False
+        backend.leased_at = monotonic()
+        return backend
+
+    async def acquire(self, pool: Pool[Backend], route: Route, timeout: float | None = None) -> Backend:
+        """A connection whose session is that of `route`, for nobody else until `release`.
+
+        Waits `timeout` seconds at most (None: the tenant's or the configured acquire timeout), entering included.
+        Raises PoolError or IsolationError. Cancellation leaves nothing behind: a connection that was handed over goes
+        back, one that was being entered is destroyed.
+        """
+        if timeout is None:
+            timeout = route.limits.acquire_timeout or self._acquire_timeout
+        deadline = monotonic() + timeout
+        attempt = 0
+        while True:
+            backend = pool.lease_nowait(route.tenant, route.limits)
+            if backend is None:
+                backend = await self._wait(pool, route, deadline - monotonic(), timeout)
+            else:
+                pool.wait_seconds.counts[0] += 1
+            backend.is_settled = False
+            session = route.session
+            # What another tenant left can make its reset fail, in as many connections as it had: none of them counts.
+            attempt += backend.bound is None or backend.bound == route.tenant
+            try:
+                if self._must_enter(backend, session):
+                    await self._enter(backend, route, deadline)
+                elif session.binding is not None:
+                    self._renew_in_time(backend)
+            except TimeoutError as exc:
+                raise self._not_entered(pool, exc) from None
+            except (*LOST, _Unconfirmed) as exc:
+                # Nothing of the caller has run: another connection may do, unless the database refuses the tenant.
+                if attempt >= ENTER_ATTEMPTS or isinstance(exc, asyncpg.InsufficientPrivilegeError):
+                    raise self._not_entered(pool, exc) from None
+                continue
+            backend.leased_at = monotonic()
+            return backend
+
+    def _must_enter(self, backend: Backend, session: Session) -> bool:
+        """Whether something has to be said to the server before a caller may have its connection."""
+        if session.context or session.standby:
+            return True
+        return session.binding is not None and not self._is_bound(backend, session.binding)
+
+    async def _wait(self, pool: Pool[Backend], route: Route, left: float, timeout: float) -> Backend:
+        loop = asyncio.get_running_loop()
+        started = monotonic()
+        future: asyncio.Future[Backend] = loop.create_future()
+        ticket = pool.wait(route.tenant, route.limits, _Waiting(future))
+        timer = loop.call_later(max(0.0, left), _expire, pool, ticket, future, timeout)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if future.done() and not future.cancelled() and future.exception() is None:
+                backend = future.result()  # handed over in the same step in which its caller left
+                if not pool.is_retiring(backend):
+                    pool.ready(backend, backend.bound)
+            else:
+                pool.cancel(ticket, "cancelled")
+            raise
+        finally:
+            timer.cancel()
+            pool.wait_seconds.observe(monotonic() - started)
+
+    # --- entering ----------------------------------------------------------------------------------------------------
+    async def _enter(self, backend: Backend, route: Route, deadline: float) -> None:
+        """Make the session the tenant's. Whatever goes wrong, the connection is retired before this raises."""
+        binding, context = route.session.binding, route.session.context
+        try:
+            if self._must_enter(backend, route.session):
+                # One timer for all round trips: none of them may outlive the caller's patience.
+                async with asyncio.timeout(max(0.001, deadline - monotonic())):
+                    if route.session.standby:
+                        await self._check_standby(backend)
+                    if binding is not None and not self._is_bound(backend, binding):
+                        await self._enter_tenant(backend, binding)
+                    if context:
+                        names, values = zip(*context, strict=True)
+                        await backend.con.fetch(_CONTEXT_SQL, list(names), list(values))
+            if binding is not None:
+                self._renew_in_time(backend)
+        except BaseException:
+            self._counters.resets["failed"] += 1
+            backend.pool.retire(backend, "error")
+            raise
+
+    async def _check_standby(self, backend: Backend) -> None:
+        """Once promoted, a replica would take writes that its former primary never sees."""
+        try:
+            await backend.con.simple(IN_RECOVERY, None)
+        except asyncpg.DivisionByZeroError:
+            backend.pool.budget.expire()  # a new connection tells what it is now
+            raise
+
+    async def _enter_tenant(self, backend: Backend, binding: Binding) -> None:
+        if backend.bound is not None and backend.bound != binding.tenant:
+            # The full check between two tenants: a reset in a message of its own, confirmed, before anything is bound.
+            try:
+                tag = await backend.con.simple(change_reset(backend.con.prepared, binding.proof), None)
+            except asyncpg.PostgresError as exc:
+                raise _Unconfirmed from exc  # of whatever kind: the other tenant can choose which
+            if tag != "SELECT 1":
+                raise _Unconfirmed
+            backend.con.forget_listeners()
+            backend.bound = None
+        await self._bind(backend, binding)
+
+    def _is_bound(self, backend: Backend, binding: Binding) -> bool:
+        """Whether the session is this tenant's already, for long enough that it need not be renewed at once."""
+        return backend.bound == binding.tenant and monotonic() < backend.bound_until - self._window / 3
+
+    async def _bind(self, backend: Backend, binding: Binding) -> None:
+        backend.bound = None
+        if isinstance(backend.con, RenewingConnection):
+            backend.con.renew_at = float("inf")  # or it would renew what it was bound to before
+        started = monotonic()
+        statement = enter(
+            binding, backend.signer, pid=backend.pid, server_now=backend.server_now(), window=self._window
+        )
+        try:
+            answer = await backend.con.enter(statement.args)
+        except asyncpg.ReadOnlySQLTransactionError:  # its user made the session read only, and goes on with it
+            answer = await backend.con.enter_writing(statement.args)
+        if answer != statement.answer:
+            self._violated("bind", backend)
+            raise IsolationError("the database bound another tenant than the one asked for")
+        if binding is not backend.binding:
+            backend.binding = binding
+            backend.keep = keep_reset(binding)
+        backend.bound = binding.tenant
+        backend.bound_until = started + self._window if binding.proof is not Proof.PLAIN else float("inf")
+
+    def _renew_in_time(self, backend: Backend) -> None:
+        """Let the lent connection renew its proof at two thirds of the window, between transactions."""
+        con = backend.con
+        if isinstance(con, RenewingConnection):
+            con.renew_at = backend.bound_until - self._window / 3
+            if con.renew is None:
+                con.renew = partial(self._renew, backend)
+
+    async def _renew(self, backend: Backend) -> None:
+        binding = backend.binding
+        assert binding is not None
+        timer = asyncio.get_running_loop().call_later(RESET_TIMEOUT, backend.abort)
+        try:
+            await self._bind(backend, binding)
+        except BaseException as exc:
+            backend.abort()  # its user holds it: nothing may run on it any more
+            if isinstance(exc, (*LOST, TimeoutError)):
+                raise self._not_entered(backend.pool, exc) from None
+            raise
+        finally:
+            timer.cancel()
+        self._renew_in_time(backend)
+
+    def _not_entered(self, pool: Pool[Backend], exc: BaseException) -> TenantProxyError:
+        """The caller's error when its session could not be entered. Texts of the server are not passed on."""
+        detail = f"{place_of(pool.key)}, {describe(exc)}"
+        if isinstance(exc, asyncpg.InsufficientPrivilegeError):
+            self._violated_in(pool, "bind")
+            return proof_refused(detail)
+        if isinstance(exc, TimeoutError):
+            return entered_late(detail)
+        is_answer = isinstance(exc, asyncpg.PostgresError) and (exc.sqlstate or "")[:2] not in ("57", "08")
+        if is_answer or isinstance(exc, _Unconfirmed):
+            self._violated_in(pool, "bind")
+            return not_entered(detail)
+        return lost_early(detail)
+
+    # --- back --------------------------------------------------------------------------------------------------------
+    def release(self, backend: Backend, route: Route) -> None:
+        """Take a connection back. Returns at once; the server's side is undone off the caller's path."""
+        pool, con = backend.pool, backend.con
+        pool.hold_seconds.observe(monotonic() - backend.leased_at)
+        if con.is_closed() or pool.is_retiring(backend):
+            pool.retire(backend, "error")
+            return
+        must_settle = con.must_settle
+        con.take_back()
+        con.saw_read_only = con.saw_read_only and not route.session.standby  # a replica refuses every write
+        if con.has_foreign_codecs or con.is_doubtful or con.under_way:  # what goes on later would do so for another
+            pool.retire(backend, "error")
+        elif must_settle or con.is_tainted or con.saw_read_only:
+            pool.resetting(backend)
+            backend.task = asyncio.get_running_loop().create_task(self._settle(backend), context=Context())
+        elif self._always_reset or route.session.is_set_each_time:
+            pool.resetting(backend)
+            # Somebody waits: at once. Else later, for whoever gives a connection back often uses another one next, and
+            # the bytes of that one should go out first.
+            later = None if pool.has_waiting else asyncio.get_running_loop()
+            backend.task = Detached(self._reset(backend), later=later)
+        elif con.is_busy:  # a reset would have found out
+            pool.retire(backend, "error")
+        else:
+            backend.is_settled = True
+            pool.ready(backend, backend.bound)
+
+    async def _settle(self, backend: Backend) -> None:
+        """End what was left running or open before the reset: in a transaction it would be undone by its end."""
+        con = backend.con
+        try:
+            await con.settle(RESET_TIMEOUT)
+            if con.is_tainted:
+                await con.simple(FULL_RESET, RESET_TIMEOUT)
+                await con.discarded_all(RESET_TIMEOUT)
+                backend.bound = None
+        except BaseException as exc:
+            self._not_reset(backend, exc)
+            if not isinstance(exc, Exception):
+                raise
+            return
+        await self._reset(backend)
+
+    async def _reset(self, backend: Backend) -> None:
+        """Reset and confirm. Has no timer: `Pool.sweep` ends a reset that takes too long."""
+        pool = backend.pool
+        sql, answer, bound = self._undo(backend)
+        try:
+            if await backend.con.simple(sql, None) != answer:
+                raise _Unconfirmed
+            if backend.con.saw_read_only:
+                await self._check_writable(backend)
+        except BaseException as exc:
+            self._not_reset(backend, exc)
+            if not isinstance(exc, Exception):
+                raise
+            return
+        self._counters.resets["ok"] += 1
+        backend.con.forget_listeners()
+        backend.bound = bound
+        backend.is_settled = True
+        pool.ready(backend, bound)
+
+    async def _check_writable(self, backend: Backend) -> None:
+        """A write was refused. Mostly its transaction was to read only; else the primary is none any more."""
+        backend.con.saw_read_only = False
+        try:
+            await backend.con.simple(WRITABLE, None)
+        except asyncpg.DivisionByZeroError:
+            backend.pool.budget.expire()  # new connections tell what the server is now
+            raise
+
+    def _undo(self, backend: Backend) -> tuple[str, str, TenantId | None]:
+        """The reset that is due, what the server answers when it is done, and whose the session is then."""
+        pool, binding = backend.pool, backend.binding
+        if not pool.key.shared:
+            return SOFT_RESET, "DISCARD SEQUENCES", None
+        assert binding is not None  # nobody leaves a shared session that was not entered
+        if binding.tenant == backend.bound and binding.proof is not Proof.CARRIED:
+            next_tenant = pool.next_tenant(backend, backend.bound)
+            if next_tenant is None or next_tenant == binding.tenant:
+                return backend.keep, "SET", binding.tenant
+        return change_reset(backend.con.prepared, binding.proof), "SELECT 1", None
+
+    def _not_reset(self, backend: Backend, exc: BaseException) -> None:
+        pool = backend.pool
+        backend.bound = None
+        if pool.is_closed:
+            pool.retire(backend, "shutdown")  # ended by us, while it was being reset
+            return
+        self._counters.resets["failed"] += 1
+        self._observer(ResetFailed(server=pool.key.server, pool=pool.label, error=describe(exc)))
+        pool.retire(backend, "reset_failed")
+
+    def _violated(self, check: str, backend: Backend) -> None:
+        self._violated_in(backend.pool, check)
+
+    def _violated_in(self, pool: Pool[Backend], check: str) -> None:
+        self._counters.violations[check] = self._counters.violations.get(check, 0) + 1
+        self._observer(IsolationViolation(check=check, server=pool.key.server, database=pool.key.database))
+
+
+def _expire(pool: Pool[Backend], ticket: Ticket[Backend], future: asyncio.Future[Backend], timeout: float) -> None:
+    if not future.done() and pool.cancel(ticket, "timeout"):
+        future.set_exception(pool.timed_out(ticket, timeout))

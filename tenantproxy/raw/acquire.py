@@ -1,0 +1,239 @@
+"""How does one client come to a backend? It waits in its tenant's turn, then its session is reset and entered.
+
+All of it is callbacks, of the pool (which must not be called in turn), of the server and of one timer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final, Protocol
+
+from tenantproxy.connect.refusals import entered_late, place_of
+from tenantproxy.errors import TenantProxyError
+from tenantproxy.model import Route
+from tenantproxy.pools.manager import Counters
+from tenantproxy.pools.pool import Pool
+from tenantproxy.pools.queue import Ticket
+from tenantproxy.raw.backend import RawBackend, Settings
+from tenantproxy.raw.bind import Binder, Entry
+from tenantproxy.raw.exchange import Exchange, reset
+
+__all__ = ["Acquire", "Desk", "Lessee"]
+
+ENTER_ATTEMPTS: Final = 3  # connections tried before a session that cannot be entered is the client's error
+
+
+class Lessee(Protocol):
+    """Who waits for a backend. Each call comes once, from the event loop and never from within `acquire`."""
+
+    def leased(self, backend: RawBackend) -> None:
+        """It is yours, and entered: your bytes may go out now. Set its `sink` and `on_lost`."""
+        ...
+
+    def refused(self, error: TenantProxyError) -> None:
+        """There is none."""
+        ...
+
+
+class Desk(Binder, Protocol):
+    """What an acquire needs of its lender: see `raw_lender.RawLender`."""
+
+    acquire_timeout: float
+    counters: Counters
+
+    def hand(self, acquire: Acquire) -> None:
+        """Call `acquire.go`, as soon as no pool is in the middle of something."""
+        ...
+
+    def give_back(self, backend: RawBackend) -> None:
+        """Nothing has run on it."""
+        ...
+
+    def destroy(self, backend: RawBackend) -> None:
+        """There is a doubt."""
+        ...
+
+    def note_reset_failed(self, pool: Pool[RawBackend], error: Exception) -> None:
+        """Count and tell."""
+        ...
+
+
+class Acquire:
+    """A client on its way to a backend: it waits in its tenant's turn, then its session is entered."""
+
+    __slots__ = (
+        "_attempt",
+        "_backend",
+        "_entry",
+        "_fresh",
+        "_lender",
+        "_lessee",
+        "_loop",
+        "_pool",
+        "_route",
+        "_session",
+        "_since",
+        "_ticket",
+        "_timeout",
+        "_timer",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        lender: Desk,
+        pool: Pool[RawBackend],
+        route: Route,
+        session: Settings,
+        lessee: Lessee,
+        *,
+        fresh: bool = False,
+    ) -> None:
+        self._lender = lender
+        self._pool = pool
+        self._route = route
+        self._session = session
+        self._fresh = fresh  # only a backend that no client has had since its last reset will do
+        self._lessee: Lessee | None = lessee  # None: told, or gone
+        self._ticket: Ticket[RawBackend] | None = None  # while it waits
+        self._since = 0.0  # when it began to
+        self._backend: RawBackend | None = None  # what it was lent, until its lessee knows
+        self._entry: Entry | None = None
+        self._attempt = 0
+        self._loop = asyncio.get_running_loop()
+        self._timeout = route.limits.acquire_timeout or lender.acquire_timeout
+        self._timer = self._loop.call_later(self._timeout, self._expire)
+        self._lease()
+
+    def _lease(self) -> None:
+        pool, route = self._pool, self._route
+        try:
+            backend = pool.lease_nowait(route.tenant, route.limits)
+            if backend is None:
+                self._since = self._lender.clock()
+                self._ticket = pool.wait(route.tenant, route.limits, self)
+                return
+        except TenantProxyError as exc:
+            self._loop.call_soon(self._refuse, exc)
+            return
+        pool.wait_seconds.counts[0] += 1
+        self._begin(backend)
+
+    # --- Waiter ------------------------------------------------------------------------------------------------------
+    def offer(self, conn: RawBackend, /) -> bool:
+        """See `base.Waiter`."""
+        self._ticket = None
+        self._pool.wait_seconds.observe(self._lender.clock() - self._since)
+        self._begin(conn)
+        return True
+
+    def fail(self, error: TenantProxyError, /) -> None:
+        """See `base.Waiter`."""
+        self._ticket = None
+        self._pool.wait_seconds.observe(self._lender.clock() - self._since)
+        self._loop.call_soon(self._refuse, error)
+
+    # --- entering ----------------------------------------------------------------------------------------------------
+    def _begin(self, backend: RawBackend) -> None:
+        """Enter what was lent. May come from within the pool: so this writes, and calls nobody."""
+        self._backend = backend
+        binding = self._route.session.binding
+        is_anothers = binding is not None and backend.bound is not None and backend.bound != binding.tenant
+        self._attempt += not is_anothers  # what another tenant left can make every reset fail
+        if is_anothers or (self._fresh and not backend.is_fresh):
+            # Between two tenants: a reset in messages of its own, confirmed, before anything is bound.
+            messages, answer = reset(self._lender.nonce())
+            Exchange(backend, answer, self._was_reset, is_reset=True).begin(messages)
+        else:
+            self._enter(backend)
+
+    def _was_reset(self, error: Exception | None) -> None:
+        backend, lender = self._backend, self._lender
+        assert backend is not None
+        if error is not None:
+            lender.note_reset_failed(self._pool, error)
+            self._fail(backend, error)
+            return
+        lender.counters.resets["ok"] += 1
+        backend.forget()
+        self._enter(backend)
+
+    def _enter(self, backend: RawBackend) -> None:
+        self._entry = Entry(self._lender, backend, self._route, self._session, self._entered)
+        if not self._entry.begin():
+            self._entry = None
+            self._lender.hand(self)
+
+    def _entered(self, error: Exception | None) -> None:
+        backend = self._backend
+        assert backend is not None
+        if error is None:
+            self._lend(backend)
+        else:
+            self._lender.counters.resets["failed"] += 1
+            self._fail(backend, error)
+
+    def _fail(self, backend: RawBackend, error: Exception) -> None:
+        """Nothing of the client has run: another connection may do, unless the database refuses the tenant."""
+        entry, self._entry, self._backend = self._entry, None, None
+        self._lender.destroy(backend)
+        if self._attempt < ENTER_ATTEMPTS and not (entry is not None and entry.is_final(error)):
+            self._lease()
+            return
+        if entry is None:  # it was the reset that failed
+            entry = Entry(self._lender, backend, self._route, self._session, self._entered)
+        self._refuse(entry.refusal(error))
+
+    def go(self) -> None:
+        """It has a backend that need not be entered; called by the lender, and by no pool."""
+        if self._backend is not None and self._lessee is not None:
+            self._lend(self._backend)
+
+    # --- the end -----------------------------------------------------------------------------------------------------
+    def _lend(self, backend: RawBackend) -> None:
+        lessee = self._lessee
+        assert lessee is not None
+        if backend.is_closed or backend.is_ending:
+            self._fail(backend, ConnectionResetError("the server closed the connection"))
+            return
+        self._over()
+        backend.is_fresh = False
+        backend.leased_at = self._lender.clock()
+        lessee.leased(backend)
+
+    def _refuse(self, error: TenantProxyError) -> None:
+        lessee = self._lessee
+        if lessee is not None:
+            self._over()
+            lessee.refused(error)
+
+    def _over(self) -> None:
+        self._lessee = None
+        self._backend = self._entry = None
+        self._timer.cancel()
+
+    def _expire(self) -> None:
+        ticket, backend = self._ticket, self._backend
+        if ticket is not None:
+            self._ticket = None
+            if self._pool.cancel(ticket, "timeout"):
+                self._pool.wait_seconds.observe(self._lender.clock() - self._since)
+                self._refuse(self._pool.timed_out(ticket, self._timeout))
+        elif backend is not None and not backend.is_resting:
+            self._lender.counters.resets["failed"] += 1
+            self._lender.destroy(backend)
+            self._refuse(entered_late(place_of(self._pool.key)))
+
+    def cancel(self) -> None:
+        """The client left: its lessee is not called any more."""
+        ticket, backend = self._ticket, self._backend
+        if self._lessee is None:
+            return
+        self._over()
+        if ticket is not None:
+            self._ticket = None
+            self._pool.wait_seconds.observe(self._lender.clock() - self._since)
+            self._pool.cancel(ticket, "cancelled")
+        elif backend is not None and backend.is_resting:
+            self._lender.give_back(backend)
+        elif backend is not None:
+            self._lender.destroy(backend)

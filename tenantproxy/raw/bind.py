@@ -1,0 +1,195 @@
+"""How is a raw session made what a route says? Bound, with its client's settings, in one confirmed conversation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Final, Protocol
+
+from tenantproxy.connect.failures import Refused, describe
+from tenantproxy.connect.refusals import entered_late, lost_early, not_entered, place_of, proof_refused
+from tenantproxy.errors import IsolationError, ProtocolError, TenantProxyError
+from tenantproxy.isolation.base import IN_RECOVERY
+from tenantproxy.isolation.row import enter
+from tenantproxy.model import Binding, Proof, Route
+from tenantproxy.pools.base import Clock
+from tenantproxy.pools.pool import Pool
+from tenantproxy.raw.backend import RawBackend, Settings
+from tenantproxy.raw.exchange import READY_IDLE, SYNC_NOW, Exchange, Unconfirmed, answer_of, row, statement
+from tenantproxy.wire.frames import DATA_ROW
+from tenantproxy.wire.settings import changes
+
+__all__ = ["Binder", "Entry"]
+
+_BEGIN: Final = statement("BEGIN READ WRITE")
+_BEGIN_ANSWER: Final = answer_of("BEGIN")
+_COMMIT: Final = statement("COMMIT")
+_COMMIT_ANSWER: Final = answer_of("COMMIT")
+_CHECK_STANDBY: Final = statement(IN_RECOVERY)
+_IS_STANDBY: Final = answer_of("SELECT 1", row(b"1"))
+_ECHO: Final = "SELECT $1"
+
+
+class Binder(Protocol):
+    """What an entry needs of its lender. `window`: for how long a proof is good, seconds. `nonce`: a fresh one."""
+
+    clock: Clock
+    window: float
+    nonce: Callable[[], bytes]
+
+    def violated(self, pool: Pool[RawBackend]) -> None:
+        """A session could not be bound."""
+        ...
+
+
+class Entry:
+    """A session is being made what a route says. Nothing of the client's may go out before it is confirmed."""
+
+    __slots__ = (
+        "_again",
+        "_backend",
+        "_bind_size",
+        "_binding",
+        "_binds",
+        "_context",
+        "_is_standby",
+        "_lender",
+        "_then",
+        "_until",
+        "_wanted",
+    )
+
+    def __init__(
+        self,
+        lender: Binder,
+        backend: RawBackend,
+        route: Route,
+        session: Settings,
+        then: Callable[[Exception | None], None],
+        *,
+        again: bool = False,
+    ) -> None:
+        self._lender = lender
+        self._backend = backend
+        self._binding = route.session.binding
+        self._is_standby = route.session.standby
+        self._context = tuple((name.encode(), value.encode()) for name, value in route.session.context)
+        self._wanted = session + self._context
+        self._then = then
+        self._again = again
+        self._until = float("inf")
+        self._binds = False  # and does not only set something
+        self._bind_size = 0  # of the expected answer
+
+    def begin(self, timeout: float | None = None) -> bool:
+        """Say what has to be said; False: nothing has to. A fresh nonce comes back in one of the answers."""
+        backend, messages, expected = self._backend, b"", b""
+        if self._binding is not None and self._must_bind(self._binding):
+            messages, expected = self._bind(self._binding)
+            self._binds = True
+            self._bind_size = len(expected)
+        to_set = self._to_set()
+        if to_set:
+            says_set, is_set = self._set(to_set)
+            messages, expected = messages + says_set, expected + is_set
+        if self._is_standby:  # once promoted, it would take writes that its former primary never sees
+            if not messages:
+                nonce = self._lender.nonce()
+                messages, expected = statement(_ECHO, [nonce]), answer_of("SELECT 1", row(nonce))
+            messages, expected = _CHECK_STANDBY + messages, _IS_STANDBY + expected
+            self._bind_size += len(_IS_STANDBY)
+        if not messages:
+            return False
+        is_written = self._binds and self._binding is not None and self._binding.proof is Proof.BOUND
+        if is_written and (self._again or backend.bound is not None):
+            # Its user may have made the session read only, and one that reads only cannot be bound.
+            messages, expected = _BEGIN + messages + _COMMIT, _BEGIN_ANSWER + expected + _COMMIT_ANSWER
+            self._bind_size += len(_BEGIN_ANSWER)
+        backend.bound = None
+        Exchange(backend, expected + READY_IDLE, self._answered).begin(messages + SYNC_NOW, timeout=timeout)
+        return True
+
+    def _set(self, to_set: Collection[tuple[bytes, bytes | None]]) -> tuple[bytes, bytes]:
+        """What sets this, and its answer. A setting without a value goes back to what it was at start-up."""
+        numbers = range(1, 2 * len(to_set), 2)
+        columns = [f"pg_catalog.set_config(${n}, ${n + 1}, false) IS NULL" for n in numbers]
+        args = [part for change in to_set for part in change]
+        answers = [b"f"] * len(to_set)
+        if not self._binds:  # else the answer to the bind holds it
+            columns.append(f"${len(args) + 1}")
+            args.append(nonce := self._lender.nonce())
+            answers.append(nonce)
+        return statement(f"SELECT {', '.join(columns)}", args), answer_of("SELECT 1", row(*answers))
+
+    def _to_set(self) -> Collection[tuple[bytes, bytes | None]]:
+        """What the session does not have yet, or what a client may have changed without a word from the server."""
+        backend = self._backend
+        missing = changes(backend.session, self._wanted)
+        if not (self._context or backend.must_set_path):
+            return missing
+        to_set = dict(missing)
+        for name, value in self._context:
+            to_set.setdefault(name, value)
+        if backend.must_set_path and not self._again:
+            to_set.setdefault(b"search_path", dict(self._wanted).get(b"search_path"))
+        return to_set.items()
+
+    def _must_bind(self, binding: Binding) -> bool:
+        backend, lender = self._backend, self._lender
+        if self._again or backend.bound != binding.tenant or binding.proof is Proof.PLAIN:
+            return True
+        return backend.bound_until - lender.window / 3 <= lender.clock()
+
+    def _bind(self, binding: Binding) -> tuple[bytes, bytes]:
+        backend, lender = self._backend, self._lender
+        if binding.proof is not Proof.PLAIN:
+            self._until = lender.clock() + lender.window
+        bind = enter(binding, backend.signer, pid=backend.pid, server_now=backend.server_now(), window=lender.window)
+        args = [arg.encode() for arg in bind.args]
+        # What each function answers: the tenant, or what it was told to set; setseed() answers nothing.
+        values = {Proof.BOUND: args[:1], Proof.PLAIN: args[1:], Proof.CARRIED: [*args[1:], b""]}[binding.proof]
+        nonce = lender.nonce()
+        sql = f"{bind.sql}, ${len(args) + 1}"
+        return statement(sql, [*args, nonce]), answer_of("SELECT 1", row(*values, nonce))
+
+    def _answered(self, error: Exception | None) -> None:
+        if self._is_standby and isinstance(error, Refused) and error.confirmed < len(_IS_STANDBY):
+            self._backend.pool.budget.expire()  # it was promoted: a new connection tells what it is now
+        if error is None:
+            backend, binding = self._backend, self._binding
+            backend.session = self._wanted
+            if binding is not None:
+                backend.binding = binding
+                backend.bound = binding.tenant
+                if self._binds:
+                    backend.bound_until = self._until
+        self._then(error)
+
+    def is_final(self, error: Exception) -> bool:
+        """Whether another connection would not do either."""
+        return isinstance(error, Refused) and (error.sqlstate == "42501" or self._is_of_settings(error))
+
+    def _is_of_settings(self, error: Refused) -> bool:
+        return error.confirmed >= self._bind_size and error.sqlstate[:2] in ("22", "42")
+
+    def refusal(self, error: Exception) -> TenantProxyError:
+        """The client's error when its session could not be entered. Texts of the server are not passed on."""
+        pool = self._backend.pool
+        where = f"{place_of(pool.key)}, {describe(error)}"
+        if isinstance(error, Refused) and self._is_of_settings(error):
+            return ProtocolError(
+                "the server refuses a setting of this session",
+                detail=where,
+                hint="see the settings that the client sends when it connects, and those it sets",
+            )
+        if isinstance(error, TimeoutError):
+            return entered_late(place_of(pool.key))
+        if isinstance(error, Refused) and error.sqlstate == "42501":
+            self._lender.violated(pool)
+            return proof_refused(where)
+        if isinstance(error, Unconfirmed) and error.kind == DATA_ROW:
+            self._lender.violated(pool)
+            return IsolationError("the database bound another tenant than the one asked for", detail=where)
+        if isinstance(error, Unconfirmed) or (isinstance(error, Refused) and error.sqlstate[:2] not in ("57", "08")):
+            self._lender.violated(pool)
+            return not_entered(where)
+        return lost_early(where)

@@ -1,0 +1,286 @@
+"""How do we talk to a server ourselves? One write, and the answer that is expected of it, byte for byte.
+
+Login, check, reset and bind are such conversations. What a server may say at any time (NoticeResponse,
+ParameterStatus) may come between; with any other byte than the expected ones the conversation has failed, and the
+connection must be ended: nobody knows what runs on it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from collections.abc import Callable, Iterable, Sequence
+from secrets import token_hex
+from typing import Final
+
+from tenantproxy.connect.failures import Refused
+from tenantproxy.errors import ProtocolError
+from tenantproxy.raw.backend import RawBackend
+from tenantproxy.wire.frames import (
+    BIND,
+    BIND_COMPLETE,
+    COMMAND_COMPLETE,
+    DATA_ROW,
+    ERROR,
+    EXECUTE,
+    HEADER,
+    NOTICE,
+    NOTIFICATION,
+    PARAMETER_STATUS,
+    PARSE,
+    PARSE_COMPLETE,
+    QUERY,
+    READY,
+    SYNC,
+    frame,
+    length_of,
+)
+
+__all__ = [
+    "READY_IDLE",
+    "SYNC_NOW",
+    "Exchange",
+    "Unconfirmed",
+    "answer_of",
+    "fresh_nonce",
+    "query",
+    "reset",
+    "row",
+    "sqlstate_of",
+    "statement",
+    "tag",
+    "values_of",
+]
+
+MAX_ANSWER: Final = 65536  # of one message: nothing that we ask is answered by more
+_TEXT: Final = 25  # its type's number
+_SHORT: Final = struct.Struct("!H")
+_LONG: Final = struct.Struct("!i")
+
+
+# --- what we say -----------------------------------------------------------------------------------------------------
+SYNC_NOW: Final = frame(SYNC)
+
+
+def query(sql: str) -> bytes:
+    """A simple query."""
+    return frame(QUERY, sql.encode() + b"\0")
+
+
+def statement(sql: str, args: Sequence[bytes | None] = (), *, types: Sequence[int] | None = None) -> bytes:
+    """`sql`, prepared without a name and run with its arguments as text; a Sync has to follow.
+
+    Without a name: nobody who had the session before can have prepared something else under it.
+    """
+    return parse(sql, [_TEXT] * len(args) if types is None else types) + run(args)
+
+
+def parse(sql: str, types: Sequence[int]) -> bytes:
+    """Prepare `sql` without a name."""
+    numbers = b"".join(map(_LONG.pack, types))
+    return frame(PARSE, b"\0" + sql.encode() + b"\0" + _SHORT.pack(len(types)) + numbers)
+
+
+def run(args: Sequence[bytes | None] = ()) -> bytes:
+    """Run what was prepared without a name; arguments and results are text."""
+    values = b"".join(_LONG.pack(-1) if arg is None else _LONG.pack(len(arg)) + arg for arg in args)
+    return frame(BIND, b"\0\0\0\0" + _SHORT.pack(len(args)) + values + b"\0\0") + _EXECUTE
+
+
+_EXECUTE: Final = frame(EXECUTE, b"\0\0\0\0\0")
+
+# --- what we expect --------------------------------------------------------------------------------------------------
+READY_IDLE: Final = frame(READY, b"I")
+_PREPARED: Final = frame(PARSE_COMPLETE) + frame(BIND_COMPLETE)
+
+
+def tag(text: str) -> bytes:
+    """A command was completed."""
+    return frame(COMMAND_COMPLETE, text.encode() + b"\0")
+
+
+def row(*values: bytes) -> bytes:
+    """One row of texts."""
+    columns = b"".join(_LONG.pack(len(value)) + value for value in values)
+    return frame(DATA_ROW, _SHORT.pack(len(values)) + columns)
+
+
+def answer_of(text: str, *rows: bytes) -> bytes:
+    """To `statement`, when its tag is `text`."""
+    return _PREPARED + b"".join(rows) + tag(text)
+
+
+def fresh_nonce() -> bytes:
+    """128 bits that nobody could know before they were sent.
+
+    What is answered to a reset or a bind can be foreseen but for this: without it, an answer too many that a former
+    user of the session has left under way could be taken for ours.
+    """
+    return token_hex(16).encode()
+
+
+def reset(nonce: bytes) -> tuple[bytes, bytes]:
+    """What undoes all that a user left in a session, and the answer, which ends with `nonce`."""
+    return _RESET + run([nonce]) + SYNC_NOW, _RESET_ANSWER + answer_of("SELECT 1", row(nonce)) + READY_IDLE
+
+
+# Each a message of its own: a hostile statement_timeout would cancel DISCARD ALL, and roll its own reset back.
+_RESET: Final = (
+    query("SET statement_timeout = 0")
+    + query("SET lock_timeout = 0")
+    + query("DISCARD ALL")
+    + parse("SELECT $1", [_TEXT])
+)
+_RESET_ANSWER: Final = (tag("SET") + READY_IDLE) * 2 + tag("DISCARD ALL") + READY_IDLE
+
+
+class Unconfirmed(Exception):
+    """The server answered otherwise than it must; `kind` of the message that was not expected, 0: not even one."""
+
+    def __init__(self, kind: int = 0) -> None:
+        super().__init__(f"kind {kind:#04x}")
+        self.kind = kind
+
+
+Done = Callable[[Exception | None], None]
+"""None: the answer is confirmed. Refused, Unconfirmed, OSError (TimeoutError, lost): end the connection."""
+
+
+class Exchange:
+    """One conversation, under way from `begin` on.
+
+    `rows`: collects the payloads of rows, which `expected` leaves out then. `is_reset`: what was listened to before may
+    still be heard.
+    """
+
+    __slots__ = ("_at", "_backend", "_casual", "_done", "_expected", "_partial", "_rows", "_timer")
+
+    def __init__(
+        self,
+        backend: RawBackend,
+        expected: bytes,
+        done: Done,
+        *,
+        rows: list[bytes] | None = None,
+        is_reset: bool = False,
+    ) -> None:
+        self._backend = backend
+        self._expected = expected
+        self._at = 0  # so much of it has come
+        self._done: Done | None = done
+        self._partial = b""  # the beginning of a message
+        self._rows = rows
+        self._casual = _CASUAL_WHILE_RESET if is_reset else _CASUAL
+        self._timer: asyncio.TimerHandle | None = None
+
+    def begin(self, messages: bytes, *, timeout: float | None = None) -> None:
+        """Say `messages` and listen. Without a timeout somebody else must see to it that it ends."""
+        backend = self._backend
+        backend.conversation = self
+        backend.sink = self.feed
+        backend.on_lost = self.lost
+        if timeout is not None:
+            self._timer = asyncio.get_running_loop().call_later(timeout, self._late)
+        if backend.is_closed:
+            asyncio.get_running_loop().call_soon(self.lost, backend.lost_by)
+            return
+        backend.write(messages)
+
+    def feed(self, data: bytes) -> None:
+        """Bytes came."""
+        if data == self._expected and not self._partial and not self._at:
+            self._end(None)
+            return
+        try:
+            error = self._read(self._partial + data)
+        except ProtocolError:
+            error = Unconfirmed()
+        if error is not None or (self._at == len(self._expected) and not self._partial):
+            self._end(error)
+
+    def _read(self, data: bytes) -> Exception | None:
+        at, size = 0, len(data)
+        while size - at >= HEADER:
+            length = length_of(data, at)
+            if length > MAX_ANSWER:
+                return Unconfirmed(data[at])
+            end = at + length
+            if end > size:
+                break
+            kind = data[at]
+            if kind in self._casual:
+                if kind == PARAMETER_STATUS:
+                    self._backend.report(data[at + HEADER : end])
+            elif kind == DATA_ROW and self._rows is not None:
+                self._rows.append(data[at + HEADER : end])
+            elif self._expected.startswith(data[at:end], self._at):
+                self._at += length
+            elif kind == ERROR:
+                return Refused(sqlstate_of(data[at + HEADER : end]), self._at)
+            else:
+                return Unconfirmed(kind)
+            at = end
+        self._partial = data[at:]
+        # Whatever is begun after the end of the answer would be somebody else's beginning.
+        return Unconfirmed() if self._partial and self._at == len(self._expected) else None
+
+    def lost(self, exc: Exception | None) -> None:
+        """The connection is gone."""
+        self._end(exc if isinstance(exc, OSError) else ConnectionResetError("the server closed the connection"))
+
+    def _late(self) -> None:
+        self._timer = None
+        self._end(TimeoutError("the server did not answer in time"))
+
+    def _end(self, error: Exception | None) -> None:
+        done = self._done
+        if done is None:
+            return
+        self.drop()
+        backend = self._backend
+        if backend.conversation is self:  # else it is being ended already
+            if error is None:
+                backend.conversation = None
+                backend.sink = backend.resting_sink
+                backend.on_lost = backend.resting_lost
+            else:
+                backend.detach()
+        done(error)
+
+    def drop(self) -> None:
+        """Nobody wants to know any more."""
+        self._done = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+_CASUAL: Final = frozenset((NOTICE, PARAMETER_STATUS))
+_CASUAL_WHILE_RESET: Final = _CASUAL | {NOTIFICATION}
+
+
+def sqlstate_of(payload: bytes) -> str:
+    """The SQLSTATE in an ErrorResponse, empty when a server sends none."""
+    for field in payload.split(b"\0"):
+        if field[:1] == b"C":
+            return field[1:6].decode("ascii", "replace")
+    return ""
+
+
+def values_of(payload: bytes) -> Iterable[bytes | None]:
+    """The columns of a row. Raises ProtocolError when it is not one."""
+    try:
+        (count,) = _SHORT.unpack_from(payload)
+        values: list[bytes | None] = []
+        at = 2
+        for _ in range(count):
+            (size,) = _LONG.unpack_from(payload, at)
+            at += 4 + max(size, 0)
+            if at > len(payload):
+                break
+            values.append(None if size < 0 else payload[at - size : at])
+    except struct.error:
+        raise ProtocolError("the server sent a row that is none") from None
+    if len(values) != count or at != len(payload):
+        raise ProtocolError("the server sent a row that is none")
+    return values

@@ -1,0 +1,279 @@
+"""How does a client of the PostgreSQL port get a backend that is its tenant's, and how does it come back?
+
+All of it is callbacks: nothing here awaits, and no task is made. A session is entered before the client's first byte
+goes out, by a conversation of ours that is confirmed byte for byte; any doubt ends the backend.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Final, Protocol
+
+from tenantproxy.connect.failures import Refused, describe
+from tenantproxy.errors import TenantProxyError
+from tenantproxy.events import CloseReason, IsolationViolation, Observer, ResetFailed
+from tenantproxy.isolation.base import WRITABLE
+from tenantproxy.model import Route
+from tenantproxy.pools.base import Clock
+from tenantproxy.pools.manager import Counters
+from tenantproxy.pools.pool import Pool
+from tenantproxy.raw.acquire import Acquire, Lessee
+from tenantproxy.raw.backend import RawBackend, Settings
+from tenantproxy.raw.bind import Entry
+from tenantproxy.raw.exchange import (
+    READY_IDLE,
+    SYNC_NOW,
+    Exchange,
+    answer_of,
+    fresh_nonce,
+    reset,
+    row,
+    statement,
+)
+
+__all__ = ["PROFILE", "Acquire", "Lessee", "RawLender", "raw_route"]
+
+PROFILE: Final = "pg"  # keeps raw pools apart from those of the library
+ENTER_TIMEOUT: Final = 2.0  # again on a lease; while acquiring, the acquire timeout is the limit
+AHEAD_SECONDS: Final = 0.2  # idle for so long, a backend may be reset for whoever comes next
+
+_CHECK_WRITABLE: Final = statement(WRITABLE) + SYNC_NOW
+_IS_WRITABLE: Final = answer_of("SELECT 1", row(b"1")) + READY_IDLE
+
+Entered = Callable[[TenantProxyError | None], None]
+
+
+class Canceller(Protocol):
+    """Who brings requests to cancel to servers."""
+
+    def cancel(self, backend: RawBackend, done: Callable[[], None]) -> None:
+        """Ask the server to cancel what runs on `backend`; `done` when it has done with the request."""
+        ...
+
+
+class RawLender:
+    """Lends raw backends from pools. Holds none itself."""
+
+    def __init__(
+        self,
+        canceller: Canceller,
+        *,
+        counters: Counters,
+        observer: Observer,
+        clock: Clock,
+        acquire_timeout: float,
+        proof_window: float,
+        nonce: Callable[[], bytes] = fresh_nonce,
+    ) -> None:
+        self.acquire_timeout = acquire_timeout
+        self.window = proof_window
+        self.nonce = nonce
+        self.clock = clock
+        self.counters = counters
+        self._canceller = canceller
+        self._observer = observer
+        self.renewal: Final = proof_window / 3  # seconds: a proof that ends sooner is renewed first
+        self._handed: deque[Acquire] = deque()  # have a backend, and do not know it yet
+        self._is_calling = False  # they will be told in this same callback
+
+    # --- out ---------------------------------------------------------------------------------------------------------
+    def lease_nowait(self, pool: Pool[RawBackend], route: Route, session: Settings) -> RawBackend | None:
+        """A backend that is idle and entered already; None: `acquire` one. Raises PoolClosed."""
+        backend = pool.lease_nowait(route.tenant, route.limits, bound_only=pool.key.shared)
+        if backend is None:
+            return None
+        now = pool.last_used
+        must_enter = route.session.is_set_each_time or backend.must_set_path
+        if must_enter or backend.session != session or backend.bound_until - self.renewal <= now:
+            pool.uncount(backend)
+            pool.ready(backend, backend.bound, now)  # as it came: nothing has run on it
+            return None
+        backend.is_fresh = False
+        backend.leased_at = now
+        pool.wait_seconds.counts[0] += 1
+        return backend
+
+    def acquire(
+        self, pool: Pool[RawBackend], route: Route, session: Settings, lessee: Lessee, *, fresh: bool = False
+    ) -> Acquire:
+        """Wait in the tenant's turn, enter, and tell `lessee`, at the latest after the acquire timeout.
+
+        `fresh`: no client has had it since it was opened or reset.
+        """
+        return Acquire(self, pool, route, session, lessee, fresh=fresh)
+
+    def enter(self, backend: RawBackend, route: Route, session: Settings, done: Entered) -> None:
+        """Once more on a lease: its proof is to be renewed, or its client has undone its session.
+
+        `backend.session` must say what of it is left. Nothing of the client's may be under way until `done`, which is
+        not called any more once the backend was destroyed; with an error it was.
+        """
+        listening = backend.sink, backend.on_lost, backend.on_writable
+
+        def entered(error: Exception | None) -> None:
+            if error is not None:
+                refusal = entry.refusal(error)
+                self.destroy(backend, "error")
+                done(refusal)
+                return
+            backend.sink, backend.on_lost, backend.on_writable = listening
+            done(None)
+
+        entry = Entry(self, backend, route, session, entered, again=True)
+        backend.resume_reading()  # its client may be slow; the answer is ours
+        if not entry.begin(ENTER_TIMEOUT):
+            asyncio.get_running_loop().call_soon(lambda: None if backend.is_ending else done(None))
+
+    def hand(self, acquire: Acquire) -> None:
+        """Tell `acquire` that it has a backend, as soon as no pool is in the middle of something."""
+        self._handed.append(acquire)
+        if not self._is_calling and len(self._handed) == 1:
+            asyncio.get_running_loop().call_soon(self._call)
+
+    def _call(self) -> None:
+        if self._is_calling:
+            return  # further up the stack, where those who came meanwhile are told too
+        self._is_calling = True
+        try:
+            while self._handed:
+                self._handed.popleft().go()
+        finally:
+            self._is_calling = False
+            if self._handed:  # one of them raised: the others must not wait for its sake
+                asyncio.get_running_loop().call_soon(self._call)
+
+    # --- back --------------------------------------------------------------------------------------------------------
+    def release(self, backend: RawBackend, route: Route, *, is_dirty: bool) -> float:
+        """Take a backend back on which nothing runs, no message is begun and the last word was ReadyForQuery `I`.
+
+        `is_dirty`: its session holds more than its tenant and its tracked settings. Returns how long it was held,
+        seconds.
+        """
+        pool = backend.pool
+        now = self.clock()
+        held = now - backend.leased_at
+        pool.hold_seconds.observe(held)
+        if backend.is_closed or backend.is_doubtful:
+            self.destroy(backend, "error")
+            return held
+        backend.rest()
+        if is_dirty or backend.saw_read_only or backend.cancels:
+            self._reset(backend)
+        elif pool.has_waiting:
+            self._pass_on(backend, now)
+        else:
+            pool.ready(backend, backend.bound, now)
+            if pool.key.shared:
+                ahead = pool.take_to_reset(now, idle_seconds=AHEAD_SECONDS)
+                if ahead is not None:
+                    self._begin_reset(ahead)
+        return held
+
+    def _pass_on(self, backend: RawBackend, now: float) -> None:
+        pool, bound = backend.pool, backend.bound
+        next_tenant = pool.next_tenant(backend, bound) if bound is not None else None
+        if next_tenant is not None and next_tenant != bound:
+            self._reset(backend)
+        else:
+            self._with_pool(lambda: pool.ready(backend, bound, now))
+
+    def _with_pool(self, act: Callable[[], None]) -> None:
+        """`act`, then tell those who were handed something by it."""
+        if self._is_calling:
+            act()
+            return
+        self._is_calling = True
+        try:
+            act()
+        finally:
+            self._is_calling = False
+            self._call()
+
+    def destroy(self, backend: RawBackend, reason: CloseReason = "error") -> None:
+        """End a backend that somebody has: there is a doubt, or its client left in the middle of something."""
+        if not backend.is_ending:
+            backend.detach()
+            backend.pool.retire(backend, reason)
+
+    def give_back(self, backend: RawBackend) -> None:
+        """As it was lent: nothing has run on it."""
+        self._with_pool(lambda: backend.pool.ready(backend, backend.bound))
+
+    # --- reset -------------------------------------------------------------------------------------------------------
+    def _reset(self, backend: RawBackend) -> None:
+        self._with_pool(lambda: backend.pool.resetting(backend))
+        self._begin_reset(backend)
+
+    def _begin_reset(self, backend: RawBackend) -> None:
+        """Has no timer: `Pool.sweep` ends a reset that takes too long."""
+        if backend.cancels:  # one that comes late must hit nobody, and not this reset either
+            backend.on_cancelled = partial(self._begin_reset, backend)
+            return
+        messages, answer = reset(self.nonce())
+        Exchange(backend, answer, partial(self._was_reset, backend), is_reset=True).begin(messages)
+
+    def _was_reset(self, backend: RawBackend, error: Exception | None) -> None:
+        pool = backend.pool
+        if error is not None:
+            self._not_reset(backend, error)
+            return
+        if backend.saw_read_only:  # mostly its transaction was to read only; else the primary is none any more
+            backend.saw_read_only = False
+            Exchange(backend, _IS_WRITABLE, partial(self._was_asked, backend)).begin(_CHECK_WRITABLE)
+            return
+        self.counters.resets["ok"] += 1
+        backend.forget()
+        self._with_pool(lambda: pool.ready(backend, None))
+
+    def _was_asked(self, backend: RawBackend, error: Exception | None) -> None:
+        if isinstance(error, Refused):
+            backend.pool.budget.expire()  # new connections tell what the server is now
+        self._was_reset(backend, error)
+
+    def _not_reset(self, backend: RawBackend, error: Exception) -> None:
+        pool = backend.pool
+        if pool.is_closed:
+            self.destroy(backend, "shutdown")  # ended by us, while it was being reset
+            return
+        self.note_reset_failed(pool, error)
+        self.destroy(backend, "reset_failed")
+
+    def note_reset_failed(self, pool: Pool[RawBackend], error: Exception) -> None:
+        """Count and tell."""
+        self.counters.resets["failed"] += 1
+        self._observer(ResetFailed(server=pool.key.server, pool=pool.label, error=describe(error)))
+
+    def violated(self, pool: Pool[RawBackend]) -> None:
+        """Count and tell that a session could not be bound."""
+        self.counters.violations["bind"] += 1
+        self._observer(IsolationViolation(check="bind", server=pool.key.server, database=pool.key.database))
+
+    # --- cancelling --------------------------------------------------------------------------------------------------
+    def cancel_request(self, backend: RawBackend) -> None:
+        """Ask the server to cancel what runs on `backend`; whoever has it next is not hit by a request that is late.
+
+        One request at a time: those that come meanwhile are one more, when the first is over.
+        """
+        if backend.is_ending or backend.is_closed:
+            return
+        backend.cancels += 1
+        if backend.cancels == 1:
+            self._canceller.cancel(backend, partial(self._cancelled, backend))
+
+    def _cancelled(self, backend: RawBackend) -> None:
+        asked_again = backend.cancels > 1
+        backend.cancels = 0
+        then, backend.on_cancelled = backend.on_cancelled, None
+        if then is not None:
+            then()  # it has been given back
+        elif asked_again:
+            self.cancel_request(backend)
+
+
+def raw_route(route: Route) -> Route:
+    """`route`, by a raw backend."""
+    return replace(route, pool=replace(route.pool, profile=PROFILE))

@@ -1,0 +1,219 @@
+"""How does a raw backend come to be one that may serve? Dialled, logged in, checked and warmed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import ssl
+import time
+from typing import Final
+
+from tenantproxy.connect.checks import CHECK, Answer
+from tenantproxy.connect.failures import Refused
+from tenantproxy.connect.opening import ADMIN_PROFILE, WARM_WINDOW, Opening
+from tenantproxy.connect.reach import PIN_PATH, REACH
+from tenantproxy.errors import IsolationError
+from tenantproxy.isolation.row import enter
+from tenantproxy.model import Proof
+from tenantproxy.pools.base import ServerProcess
+from tenantproxy.pools.pool import Pool
+from tenantproxy.raw.backend import RawBackend, discard
+from tenantproxy.raw.close import farewell
+from tenantproxy.raw.dial import connect, ways
+from tenantproxy.raw.exchange import (
+    READY_IDLE,
+    SYNC_NOW,
+    Exchange,
+    Unconfirmed,
+    answer_of,
+    fresh_nonce,
+    query,
+    reset,
+    row,
+    statement,
+    tag,
+    values_of,
+)
+from tenantproxy.wire.server_auth import Login
+
+__all__ = ["Opener"]
+
+_BOOL: Final = 16
+_TEXT: Final = 25
+_REPORTS_PATH: Final = 180000  # from this version on a server tells of each change of search_path
+# One column of text, whatever the types of the answer: nothing here knows how PostgreSQL writes an array.
+_CHECK: Final = f"SELECT pg_catalog.row_to_json(answer)::text FROM ({CHECK}) AS answer"
+_WARM_CHECK: Final = "SELECT tenantproxy.bound_tenant()"
+
+
+class Opener:
+    """Opens backends as `opening` says."""
+
+    def __init__(self, opening: Opening) -> None:
+        self._opening = opening
+
+    async def connect(self, pool: Pool[RawBackend], opened: list[RawBackend]) -> RawBackend:
+        """A backend that may serve; `opened` holds what a failure leaves behind."""
+        server = self._opening.server(pool.key)
+        for attempt in range(2):
+            async with asyncio.timeout(server.connect_timeout):
+                backend, pins = await self._dial(pool, opened)
+            async with asyncio.timeout(server.connect_timeout):
+                if await self._check(backend, pins, is_last=attempt == 1):
+                    return backend
+            await farewell(backend)
+            opened.remove(backend)
+        raise AssertionError("the second attempt returns or raises")
+
+    async def _dial(self, pool: Pool[RawBackend], opened: list[RawBackend]) -> tuple[RawBackend, dict[str, str]]:
+        key, server = pool.key, self._opening.server(pool.key)
+        choices = list(ways(server))
+        while True:
+            pins = self._opening.pins(key)
+            backend = RawBackend(pool)
+            way = choices.pop(0)
+            try:
+                await connect(backend, server, way)
+                opened.append(backend)
+                await self._log_in(backend, pins)
+            except (ssl.SSLError, Refused) as exc:
+                if not choices or not _may_try_otherwise(exc):
+                    raise
+                continue
+            if self._opening.pins_enough(key, pins, _major(backend)):
+                backend.set_user_timeout(max(server.connect_timeout, 10.0))
+                return backend, pins
+            await farewell(backend)
+            opened.remove(backend)
+            choices = [way]
+
+    async def _log_in(self, backend: RawBackend, pins: dict[str, str]) -> None:
+        key = backend.pool.key
+        user = key.user or self._opening.server(key).user
+        parameters = {"user": user, "database": key.database, "client_encoding": "UTF8"} | pins
+        methods = self._opening.server(key).require_auth
+        await _log_in(backend, Login(parameters, lambda: self._opening.password(key), methods=methods))
+
+    async def _check(self, backend: RawBackend, pins: dict[str, str], *, is_last: bool) -> bool:
+        """Whether it may serve; False: its role had to be cleaned first, so open another one."""
+        key = backend.pool.key
+        asked = time.time()
+        answer = await self._ask_for_answer(backend, pins)
+        now = (asked + time.time()) / 2
+        self._opening.learn(backend.pool, answer)
+        statements = self._opening.judge(key, answer, pid=backend.pid, now=now, pins=pins, is_last=is_last)
+        for sql in statements:
+            await _ask(backend, query(sql), tag("SET" if sql.startswith("SET ") else "ALTER ROLE") + READY_IDLE)
+        if statements:
+            return False
+        backend.process = ServerProcess(pid=answer.pid, started=answer.server_now)
+        backend.offset = answer.server_now - now
+        backend.version = answer.version
+        backend.must_set_path = key.schema is not None and not key.shared and answer.version < _REPORTS_PATH
+        await self._check_reach(backend)
+        backend.signer = self._opening.signer(key)
+        if self._opening.proof(key) is Proof.BOUND:
+            await self._warm(backend)
+        return True
+
+    async def _ask_for_answer(self, backend: RawBackend, pins: dict[str, str]) -> Answer:
+        key = backend.pool.key
+        args = [b"t" if key.shared else b"f", (key.schema or "").encode(), ",".join(pins).encode()]
+        rows: list[bytes] = []
+        message = statement(_CHECK, args, types=(_BOOL, _TEXT, _TEXT)) + SYNC_NOW
+        try:
+            await _ask(backend, message, answer_of("SELECT 1") + READY_IDLE, rows=rows)
+        except Unconfirmed:
+            raise IsolationError("the server does not know the role we are logged in as") from None
+        (column,) = values_of(rows[0])
+        return Answer(**json.loads(column or b"{}"))
+
+    async def _check_reach(self, backend: RawBackend) -> None:
+        """Raises UnprotectedRelations when its role reaches more than the tenant's own."""
+        key, reach = backend.pool.key, self._opening.reach
+        if key.profile == ADMIN_PROFILE or not reach.is_due(key):
+            return
+        rows: list[bytes] = []
+        # Both before one Sync, so in one transaction: the path is pinned for the question alone.
+        messages = statement(PIN_PATH) + statement(REACH, [reach.argument(key).encode()], types=(_TEXT,)) + SYNC_NOW
+        await _ask(backend, messages, answer_of("SELECT 1") * 2 + READY_IDLE, rows=rows)
+        (answer,) = values_of(rows[-1])
+        reach.judge(key, (answer or b"").decode())
+
+    async def _warm(self, backend: RawBackend) -> None:
+        """Bind nobody once, and reset: the first bind and the first check of a backend are a thousand times slower."""
+        binding = self._opening.warm_binding()
+        bind = enter(binding, backend.signer, pid=backend.pid, server_now=backend.server_now(), window=WARM_WINDOW)
+        nobody = row(binding.tenant.encode())
+        messages = statement(bind.sql, [arg.encode() for arg in bind.args]) + statement(_WARM_CHECK) + SYNC_NOW
+        try:
+            await _ask(backend, messages, answer_of("SELECT 1", nobody) * 2 + READY_IDLE)
+        except Refused as exc:
+            if exc.sqlstate == "42501":
+                raise self._opening.not_warm(backend.pool.key) from None
+            raise
+        await _ask(backend, *reset(fresh_nonce()))
+
+
+async def _log_in(backend: RawBackend, login: Login) -> None:
+    """Raises Refused, ProtocolError, OSError, or what reading the password raises."""
+    ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def fail(error: Exception) -> None:
+        backend.sink = discard
+        if not ready.done():
+            ready.set_exception(error)
+
+    def receive(data: bytes) -> None:
+        try:
+            answer = login.receive(data)
+        except Exception as exc:  # noqa: BLE001 - raised where it is awaited
+            fail(exc)
+            return
+        if answer:
+            backend.write(answer)
+        if login.refusal is not None:
+            fail(Refused(login.refusal.sqlstate))
+        elif login.is_done:
+            backend.pid, backend.secret, backend.parameters = login.pid, login.secret, login.parameters
+            backend.process = ServerProcess(pid=login.pid)
+            backend.rest()
+            if not ready.done():
+                ready.set_result(None)
+
+    def lost(exc: Exception | None) -> None:
+        fail(exc or ConnectionResetError("the server closed the connection"))
+
+    backend.sink, backend.on_lost = receive, lost
+    if backend.is_closed:
+        raise backend.lost_by or ConnectionResetError("the server closed the connection")
+    backend.write(login.begin)
+    await ready
+
+
+async def _ask(backend: RawBackend, messages: bytes, expected: bytes, *, rows: list[bytes] | None = None) -> None:
+    """One conversation, awaited. Raises Refused, Unconfirmed or OSError."""
+    answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def done(error: Exception | None) -> None:
+        if answered.done():
+            return
+        if error is None:
+            answered.set_result(None)
+        else:
+            answered.set_exception(error)
+
+    Exchange(backend, expected, done, rows=rows).begin(messages)
+    await answered
+
+
+def _major(backend: RawBackend) -> int:
+    """The server's version before the dot, as it reports it: `18.1`, `16beta2 (Debian ...)`."""
+    digits = re.match(rb"\d{1,5}", backend.parameters.get(b"server_version", b""))
+    return int(digits[0]) if digits else 0
+
+
+def _may_try_otherwise(exc: Exception) -> bool:
+    """As libpq: without TLS when that broke off, and the other way round when pg_hba.conf refuses this way."""
+    return isinstance(exc, ssl.SSLError) or (isinstance(exc, Refused) and exc.sqlstate == "28000")

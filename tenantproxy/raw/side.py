@@ -1,0 +1,48 @@
+"""What lends raw backends beside a router's own connections? Pools, connector and lender that fit each other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tenantproxy.config import Settings
+from tenantproxy.events import Observer
+from tenantproxy.pools.base import Clock
+from tenantproxy.pools.budget import ServerBudget
+from tenantproxy.pools.manager import Counters, PoolManager
+from tenantproxy.raw.backend import RawBackend
+from tenantproxy.raw.connector import RawConnector
+from tenantproxy.raw.lender import RawLender
+
+__all__ = ["new_raw_side"]
+
+
+def new_raw_side(
+    settings: Settings,
+    budgets: Mapping[str, ServerBudget],
+    counters: Counters,
+    clock: Clock,
+    observer: Observer,
+    *,
+    family: list[PoolManager[Any]] | None = None,
+) -> tuple[PoolManager[RawBackend], RawLender, RawConnector]:
+    """Under the budgets and counters of a router, and beside the managers of its `family`."""
+    connector = RawConnector(settings, observer=observer, violations=counters.violations)
+    manager: PoolManager[RawBackend] = PoolManager(
+        budgets=budgets,
+        settings=settings.pools,
+        connector=connector,
+        clock=clock,
+        observer=observer,
+        counters=counters,
+        family=family,
+    )
+    lender = RawLender(
+        connector,
+        counters=counters,
+        observer=observer,
+        clock=clock,
+        acquire_timeout=settings.pools.acquire_timeout,
+        proof_window=settings.row.proof_window,
+    )
+    return manager, lender, connector

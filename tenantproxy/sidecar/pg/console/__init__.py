@@ -1,0 +1,1 @@
+"""What does an operator see with psql? The console: PgBouncer's tables and commands, for tenants."""
