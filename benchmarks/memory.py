@@ -19,7 +19,8 @@ from tenantproxy.events import ignore
 from tenantproxy.isolation.schema import SchemaPlan
 from tenantproxy.model import Isolation, Placement, Route, Tenant, tenant_id
 from tenantproxy.pools.budget import ServerBudget
-from tenantproxy.pools.manager import Counters, PoolManager
+from tenantproxy.pools.counters import Counters
+from tenantproxy.pools.manager import PoolManager
 from tenantproxy.pools.pool import Pool
 from tenantproxy.registry import CachedRegistry, MemoryRegistry
 

@@ -16,7 +16,8 @@ from tenantproxy.events import Observer
 from tenantproxy.model import Limits, PoolKey, TenantId
 from tenantproxy.pools.base import AcquireResult, Clock, PoolStats, Stats, TenantPoolStats
 from tenantproxy.pools.budget import ServerBudget
-from tenantproxy.pools.manager import Counters, PoolManager
+from tenantproxy.pools.counters import Counters
+from tenantproxy.pools.manager import PoolManager
 from tenantproxy.pools.pool import Pool
 from tenantproxy.pools.snapshot import snapshot
 from tenantproxy.registry import CachedRegistry
@@ -198,6 +199,7 @@ class Parts:
             opened=dict(counters.opened),
             evicted=dict(counters.evicted),
             resets=dict(counters.resets),
+            bind_failures=counters.bind_failures,
             violations=dict(counters.violations),
             lookups=dict(registry.lookups),
             lookup_seconds={source: snapshot(seconds) for source, seconds in registry.lookup_seconds.items()},

@@ -41,7 +41,8 @@ from tenantproxy.opened import OpenedIn
 from tenantproxy.parts import Parts
 from tenantproxy.pools.base import Clock, Stats
 from tenantproxy.pools.budget import ServerBudget
-from tenantproxy.pools.manager import Counters, PoolManager
+from tenantproxy.pools.counters import Counters
+from tenantproxy.pools.manager import PoolManager
 from tenantproxy.registry import CachedRegistry, PostgresRegistry, Registry, build, cache
 from tenantproxy.registry.postgres import CHANNEL
 from tenantproxy.routes import (

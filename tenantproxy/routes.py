@@ -27,7 +27,7 @@ from tenantproxy.errors import (
 )
 from tenantproxy.isolation import DatabasePlan, Plan, RowPlan, SchemaPlan
 from tenantproxy.model import Isolation, Limits, PoolKey, Route, Session, Tenant, TenantId, TenantStatus
-from tenantproxy.pools.manager import Counters
+from tenantproxy.pools.counters import Counters
 from tenantproxy.registry import CachedRegistry, Entry, TenantMisconfigured
 from tenantproxy.scope import TenantScope
 

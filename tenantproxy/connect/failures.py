@@ -19,7 +19,7 @@ from tenantproxy.model import PoolKey
 from tenantproxy.pools.backoff import Failure
 from tenantproxy.pools.exhaustion import unreachable
 
-__all__ = ["LOST", "Refused", "classify", "describe"]
+__all__ = ["LOST", "Refused", "Unconfirmed", "classify", "describe", "no_tls"]
 
 LOST: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, asyncpg.InternalClientError)
 """What asyncpg raises when the server refuses, or is not there any more; the last when found out in mid-statement."""
@@ -67,6 +67,17 @@ class Refused(Exception):
         super().__init__(sqlstate)
         self.sqlstate = sqlstate
         self.confirmed = confirmed
+
+
+class Unconfirmed(Exception):
+    """The server did not answer a bind or a reset as it must.
+
+    `kind` is the wire's type of the message that was not expected; 0: not known, or not even one.
+    """
+
+    def __init__(self, kind: int = 0) -> None:
+        super().__init__(f"kind {kind:#04x}")
+        self.kind = kind
 
 
 def classify(error: BaseException, key: PoolKey) -> tuple[TenantProxyError, Failure]:

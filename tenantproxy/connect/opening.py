@@ -6,7 +6,8 @@ State: what is known of servers (their versions) and the keys that sign for data
 from __future__ import annotations
 
 import ssl
-from typing import Any, Final
+from time import monotonic
+from typing import Any, Final, TypeVar
 
 from tenantproxy.config import Server, Settings, role_password
 from tenantproxy.connect.checks import (
@@ -17,23 +18,26 @@ from tenantproxy.connect.checks import (
     pooler_between,
     refusal,
 )
+from tenantproxy.connect.failures import classify, describe
+from tenantproxy.connect.lease_policy import note_violation
 from tenantproxy.connect.reach_check import ReachCheck
 from tenantproxy.errors import IsolationError
-from tenantproxy.events import IsolationViolation, Observer
+from tenantproxy.events import ConnectionOpened, Observer
 from tenantproxy.isolation.base import Pins, startup_pins
 from tenantproxy.isolation.proof import Signer, derive_key
 from tenantproxy.model import Binding, PoolKey, Proof, TenantId
+from tenantproxy.pools.base import ServerProcess
 from tenantproxy.pools.limits import NO_LIMIT
 from tenantproxy.pools.pool import Pool
 
 __all__ = ["ADMIN_PROFILE", "LOGIN_PROFILE", "WARM_WINDOW", "Opening", "tls_context"]
 
+C = TypeVar("C")
+
 ADMIN_PROFILE: Final = "admin"  # of pools whose connections are the operator's, not a tenant's
 LOGIN_PROFILE: Final = "login"  # of those that only call the function that looks accounts up
 WARM_WINDOW: Final = 5.0
-_WARM: Final = TenantId(
-    "tenantproxy_warm"
-)  # no tenant: a first bind in a backend costs milliseconds, so it is nobody's
+_WARM: Final = TenantId("tenantproxy_warm")  # no tenant's: a first bind in a backend costs milliseconds
 
 
 class Opening:
@@ -189,6 +193,20 @@ class Opening:
             raise error
         return []
 
+    # --- how it went -------------------------------------------------------------------------------------------------
+    def opened(self, pool: Pool[C], conn: C, started: float) -> None:
+        """A connect that began at `started` (monotonic) succeeded."""
+        seconds = monotonic() - started
+        pool.budget.opened_in(seconds)
+        self._observer(ConnectionOpened(server=pool.key.server, pool=pool.label, seconds=seconds))
+        pool.opened(conn)
+
+    def failed(self, pool: Pool[Any], error: Exception, *, silent: bool, lingers: ServerProcess | None) -> None:
+        """It failed; `silent`: the server did not answer, and `lingers` may live on there."""
+        refusal, failure = classify(error, pool.key)
+        pool.open_failed(refusal, failure, describe(error), silent=silent, lingers=lingers)
+
+    # --- warming -----------------------------------------------------------------------------------------------------
     def warm_binding(self) -> Binding:
         """Nobody, to be bound once and reset: a first bind and check of a backend are a thousand times slower."""
         return Binding(tenant=_WARM, proof=Proof.BOUND, setting=self._settings.row.setting)
@@ -204,8 +222,7 @@ class Opening:
 
     def violated(self, check: str, key: PoolKey, detail: str) -> None:
         """Count and tell that a check of isolation failed."""
-        self._violations[check] = self._violations.get(check, 0) + 1
-        self._observer(IsolationViolation(check=check, server=key.server, database=key.database, detail=detail))
+        note_violation(self._violations, self._observer, check, key, detail)
 
 
 def tls_context(server: Server) -> ssl.SSLContext:

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from tenantproxy.errors import ConnectFailed, IsolationError, PoolTimeout
+from tenantproxy.errors import ConnectFailed, IsolationError, PoolTimeout, ProtocolError
 from tenantproxy.model import PoolKey
 
-__all__ = ["entered_late", "lost_early", "not_entered", "place_of", "proof_refused"]
+__all__ = [
+    "bound_to_another",
+    "entered_late",
+    "lost_early",
+    "not_entered",
+    "place_of",
+    "proof_refused",
+    "setting_refused",
+]
 
 
 def place_of(key: PoolKey) -> str:
@@ -20,6 +28,20 @@ def proof_refused(detail: str) -> IsolationError:
         detail=detail,
         hint="it is fenced (suspended or being moved), or the key in [row] is not the one installed there",
     )
+
+
+def setting_refused(detail: str) -> ProtocolError:
+    """The server takes a setting of the client's not."""
+    return ProtocolError(
+        "the server refuses a setting of this session",
+        detail=detail,
+        hint="see the settings that the client sends when it connects, and those it sets",
+    )
+
+
+def bound_to_another(detail: str) -> IsolationError:
+    """The database answered a bind with another tenant."""
+    return IsolationError("the database bound another tenant than the one asked for", detail=detail)
 
 
 def not_entered(detail: str) -> IsolationError:

@@ -14,13 +14,13 @@ from typing import Any, Final
 from tenantproxy.config import Server
 from tenantproxy.pools.budget import ServerBudget
 
-__all__ = ["Errands"]
+__all__ = ["ConnectorTasks"]
 
 _PROBE_SECONDS: Final = 0.2
 _SSL_REQUEST: Final = b"\0\0\0\x08\x04\xd2\x16\x2f"  # the one question that each version answers to anybody
 
 
-class Errands:
+class ConnectorTasks:
     """The tasks and timers of one connector. All end with `close`."""
 
     def __init__(self) -> None:

@@ -9,9 +9,14 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
-from typing import Final
+from typing import Final, TypeVar
 
-__all__ = ["EndWatch", "keep_socket", "may_live_on"]
+from tenantproxy.pools.base import ServerProcess
+from tenantproxy.pools.pool import Pool
+
+__all__ = ["EndWatches", "keep_socket", "may_live_on"]
+
+C = TypeVar("C")
 
 _CHUNK: Final = 262_144
 
@@ -36,7 +41,7 @@ def may_live_on(exc: Exception | None) -> bool:
     return exc is not None and not isinstance(exc, ConnectionError)
 
 
-class EndWatch:
+class _EndWatch:
     """Reads and drops what a server still sends on `sock`, and calls `gone` when it has closed.
 
     Not when the network gave the connection up: then nothing is known. `close` ends it without a word; safe in any
@@ -78,3 +83,37 @@ class EndWatch:
         if self._sock.fileno() >= 0:
             self._loop.remove_reader(self._sock.fileno())
             self._sock.close()
+
+
+class EndWatches:
+    """The watches of one connector: of closed connections whose backends may live on."""
+
+    def __init__(self) -> None:
+        self._watches: set[_EndWatch] = set()
+
+    def retired(self, pool: Pool[C], conn: C, *, lingers: ServerProcess | None, sock: socket.socket | None) -> None:
+        """Tell `pool` that `conn` is closed; `lingers` as `Pool.retired` has it, and `sock` hears of its end."""
+        one = pool.retired(conn, lingers=lingers)
+        if one is None:
+            if sock is not None:
+                sock.close()
+        elif sock is not None:
+            watch = _EndWatch(sock, lambda: pool.budget.gone(one))
+            self._watches.add(watch)
+            one.on_release = lambda: self._end(watch)
+
+    def _end(self, watch: _EndWatch) -> None:
+        watch.close()
+        self._watches.discard(watch)
+
+    def close(self) -> None:
+        """Stop waiting for all of them."""
+        for watch in self._watches:
+            watch.close()
+        self._watches.clear()
+
+    def forget_loop(self) -> None:
+        """The event loop has ended."""
+        for watch in self._watches:
+            watch.drop()
+        self._watches.clear()

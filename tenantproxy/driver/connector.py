@@ -10,21 +10,21 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from time import monotonic
-from typing import Any, Final
+from typing import Any
 
 import asyncpg
 
 from tenantproxy.config import Server, Settings
 from tenantproxy.connect.checks import CHECK, Answer
-from tenantproxy.connect.failures import classify, describe
+from tenantproxy.connect.lease_policy import END_TIMEOUT
 from tenantproxy.connect.opening import ADMIN_PROFILE, LOGIN_PROFILE, WARM_WINDOW, Opening, tls_context
 from tenantproxy.connect.reach import PIN_PATH, REACH
-from tenantproxy.connect.tasks import Errands
-from tenantproxy.connect.watch import EndWatch
+from tenantproxy.connect.tasks import ConnectorTasks
+from tenantproxy.connect.watch import EndWatches
 from tenantproxy.driver.detached import Detached
 from tenantproxy.driver.guard import RenewingConnection, ReplicaConnection, TenantConnection
 from tenantproxy.errors import IsolationError, LeaseExpired, PoolClosed
-from tenantproxy.events import ConnectionOpened, Observer
+from tenantproxy.events import Observer
 from tenantproxy.isolation.proof import Signer
 from tenantproxy.isolation.row import ENTER, change_reset, enter
 from tenantproxy.model import Binding, PoolKey, Proof, TenantId
@@ -35,8 +35,6 @@ from tenantproxy.pools.pool import Pool
 __all__ = ["ADMIN_PROFILE", "END_TIMEOUT", "LOGIN_PROFILE", "AsyncpgConnector", "Backend", "Init", "ssl_argument"]
 
 Init = Callable[["asyncpg.Connection[asyncpg.Record]"], Awaitable[None]]
-
-END_TIMEOUT: Final = 2.0  # a peer that is silent for so long is aborted
 
 
 class Backend:
@@ -118,12 +116,11 @@ class AsyncpgConnector:
     def __init__(
         self, settings: Settings, *, observer: Observer, init: Init | None, violations: dict[str, int]
     ) -> None:
-        self._observer = observer
         self._init = init
         self._inits: dict[str, Init] = {}  # of profiles: what makes their connections different
         self._opening = Opening(settings, observer=observer, violations=violations)
-        self._errands = Errands()
-        self._watches: set[EndWatch] = set()  # of closed connections whose backends may live on
+        self._tasks = ConnectorTasks()
+        self._watches = EndWatches()
 
     def add_profile(self, profile: str, init: Init) -> bool:
         """Run `init` too on each new connection of this profile; False when the profile is somebody else's."""
@@ -132,11 +129,11 @@ class AsyncpgConnector:
     # --- Connector ---------------------------------------------------------------------------------------------------
     def open(self, pool: Pool[Backend]) -> None:
         """See `pool.Connector`."""
-        self._errands.spawn(self._open(pool))
+        self._tasks.spawn(self._open(pool))
 
     def retire(self, pool: Pool[Backend], conn: Backend) -> None:
         """See `pool.Connector`."""
-        self._errands.spawn(self._end(pool, conn))
+        self._tasks.spawn(self._end(pool, conn))
 
     def expire(self, conn: Backend, error: LeaseExpired) -> None:
         """See `pool.Connector`."""
@@ -151,25 +148,21 @@ class AsyncpgConnector:
 
     def later(self, delay: float, call: Callable[[], None]) -> None:
         """See `pool.Connector`."""
-        self._errands.later(delay, call)
+        self._tasks.later(delay, call)
 
     async def close(self) -> None:
         """Cancel what is under way and wait for it. The pools are closed by now."""
-        await self._errands.close()
-        for watch in self._watches:
-            watch.close()
-        self._watches.clear()
+        await self._tasks.close()
+        self._watches.close()
 
     def forget_loop(self) -> None:
         """The event loop has ended, and all that was under way in it."""
-        self._errands.forget_loop()
-        for watch in self._watches:
-            watch.drop()
-        self._watches.clear()
+        self._tasks.forget_loop()
+        self._watches.forget_loop()
 
     async def settle(self, timeout: float) -> None:
         """Wait until every connection that is being ended has ended, for `timeout` seconds at most."""
-        await self._errands.settle(timeout)
+        await self._tasks.settle(timeout)
 
     # --- opening -----------------------------------------------------------------------------------------------------
     async def _open(self, pool: Pool[Backend]) -> None:
@@ -181,18 +174,13 @@ class AsyncpgConnector:
             pool.open_failed(PoolClosed("the router is closing"), "denied", "cancelled")
             raise
         except Exception as exc:  # noqa: BLE001 - a boundary: callers that wait must hear of it, whatever it was
-            error, failure = classify(exc, pool.key)
             # A backend that did not answer in time may still be on the server, where it counts against the limit.
             silent = isinstance(exc, TimeoutError)
-            lingers = processes[-1] if silent else None
-            pool.open_failed(error, failure, describe(exc), silent=silent, lingers=lingers)
+            self._opening.failed(pool, exc, silent=silent, lingers=processes[-1] if silent else None)
             if pool.budget.is_down:
-                self._errands.look_for(self._opening.server(pool.key), pool.budget)
+                self._tasks.look_for(self._opening.server(pool.key), pool.budget)
             return
-        seconds = monotonic() - started
-        pool.budget.opened_in(seconds)
-        self._observer(ConnectionOpened(server=pool.key.server, pool=pool.label, seconds=seconds))
-        pool.opened(backend)
+        self._opening.opened(pool, backend, started)
 
     async def _connect(self, pool: Pool[Backend], processes: list[ServerProcess]) -> Backend:
         for attempt in range(2):
@@ -323,19 +311,8 @@ class AsyncpgConnector:
             self._retired(backend, silent=silent)
 
     def _retired(self, backend: Backend, *, silent: bool) -> None:
-        pool, con = backend.pool, backend.con
-        one = pool.retired(backend, lingers=backend.process if silent else None)
-        sock, con.left = con.left, None
-        if one is None:
-            if sock is not None:
-                sock.close()
-        elif sock is not None:
-            self._watches.add(watch := EndWatch(sock, lambda: pool.budget.gone(one)))
-            one.on_release = lambda: self._unwatch(watch)
-
-    def _unwatch(self, watch: EndWatch) -> None:
-        watch.close()
-        self._watches.discard(watch)
+        sock, backend.con.left = backend.con.left, None
+        self._watches.retired(backend.pool, backend, lingers=backend.process if silent else None, sock=sock)
 
     async def _stop(self, backend: Backend) -> None:
         """Cancel what runs: a backend that is busy does not see that its client left. Raises TimeoutError."""

@@ -26,6 +26,7 @@ from asyncpg.prepared_stmt import PreparedStatement
 from asyncpg.transaction import Transaction
 
 from tenantproxy.connect.checks import WrongRole
+from tenantproxy.connect.keepalive import keep_alive
 from tenantproxy.connect.watch import keep_socket
 from tenantproxy.driver.reading import SlicedReading
 from tenantproxy.errors import IsolationError, LeaseExpired
@@ -577,13 +578,8 @@ class TenantConnection(_Connection):
         return bool(protocol.is_in_transaction() or protocol._is_cancelling() or self._listeners or self.is_unsynced)
 
     def set_user_timeout(self, seconds: float) -> None:
-        """Let the kernel give up on a peer that acknowledges nothing for so long (TCP_USER_TIMEOUT; Linux only)."""
-        sock = self._transport.get_extra_info("socket")
-        if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
-            return
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        if hasattr(socket, "TCP_USER_TIMEOUT"):
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(seconds * 1000))
+        """Let the kernel give up a peer that acknowledges nothing for so long, idle or not."""
+        keep_alive(self._transport, seconds)
 
     # --- cancelling --------------------------------------------------------------------------------------------------
     def _cancel_current_command(self, waiter: asyncio.Future[None], cancel_waiter: Any = None) -> None:

@@ -13,32 +13,46 @@ from typing import Final, Literal
 
 import asyncpg
 
-from tenantproxy.connect.failures import LOST, describe
-from tenantproxy.connect.refusals import entered_late, lost_early, not_entered, place_of, proof_refused
+from tenantproxy.connect.failures import LOST, Unconfirmed
+from tenantproxy.connect.lease_policy import (
+    RENEW_TIMEOUT,
+    BindFailure,
+    LeaseOutcomes,
+    bind_failure,
+    counts_as_attempt,
+    may_try_again,
+    renewal_margin,
+    reset_failure,
+)
 from tenantproxy.driver.connector import Backend
 from tenantproxy.driver.detached import Detached
 from tenantproxy.driver.guard import RenewingConnection
-from tenantproxy.errors import IsolationError, TenantProxyError
-from tenantproxy.events import IsolationViolation, Observer, ResetFailed
+from tenantproxy.errors import TenantProxyError
+from tenantproxy.events import Observer
 from tenantproxy.isolation.base import FULL_RESET, IN_RECOVERY, SOFT_RESET, WRITABLE
 from tenantproxy.isolation.row import change_reset, enter, keep_reset
 from tenantproxy.model import Binding, Proof, Route, Session, TenantId
-from tenantproxy.pools.manager import Counters
+from tenantproxy.pools.counters import Counters
 from tenantproxy.pools.pool import Pool
 from tenantproxy.pools.queue import Ticket
+from tenantproxy.wire.frames import DATA_ROW
 
 __all__ = ["Lender"]
 
 RESET_TIMEOUT: Final = 2.0
-ENTER_ATTEMPTS: Final = 3  # connections tried before a session that cannot be entered is the caller's error
 _CONTEXT_SQL: Final = (
     "SELECT pg_catalog.set_config(n, v, false)"
     " FROM ROWS FROM (pg_catalog.unnest($1::text[]), pg_catalog.unnest($2::text[])) AS s (n, v)"
 )
 
 
-class _Unconfirmed(Exception):
-    """The server did not answer a reset as it must."""
+class _NotBound(Exception):
+    """A session could not be made the tenant's, and its connection was retired."""
+
+    def __init__(self, failure: BindFailure, cause: BaseException) -> None:
+        super().__init__(failure)
+        self.failure = failure
+        self.cause = cause
 
 
 class _Waiting:
@@ -72,11 +86,11 @@ class Lender:
         acquire_timeout: float,
         proof_window: float,
     ) -> None:
-        self._counters = counters
-        self._observer = observer
+        self._outcomes = LeaseOutcomes(counters, observer)
         self._always_reset = reset == "always"
         self._acquire_timeout = acquire_timeout
         self._window = proof_window
+        self._margin = renewal_margin(proof_window)
 
     # --- out ---------------------------------------------------------------------------------------------------------
     def acquire_nowait(self, pool: Pool[Backend], route: Route) -> Backend | None:
@@ -108,7 +122,7 @@ class Lender:
         if timeout is None:
             timeout = route.limits.acquire_timeout or self._acquire_timeout
         deadline = monotonic() + timeout
-        attempt = 0
+        attempts = 0
         while True:
             backend = pool.lease_nowait(route.tenant, route.limits)
             if backend is None:
@@ -117,19 +131,15 @@ class Lender:
                 pool.wait_seconds.counts[0] += 1
             backend.is_settled = False
             session = route.session
-            # What another tenant left can make its reset fail, in as many connections as it had: none of them counts.
-            attempt += backend.bound is None or backend.bound == route.tenant
+            attempts += counts_as_attempt(backend.bound, route.tenant)
             try:
                 if self._must_enter(backend, session):
                     await self._enter(backend, route, deadline)
                 elif session.binding is not None:
                     self._renew_in_time(backend)
-            except TimeoutError as exc:
-                raise self._not_entered(pool, exc) from None
-            except (*LOST, _Unconfirmed) as exc:
-                # Nothing of the caller has run: another connection may do, unless the database refuses the tenant.
-                if attempt >= ENTER_ATTEMPTS or isinstance(exc, asyncpg.InsufficientPrivilegeError):
-                    raise self._not_entered(pool, exc) from None
+            except _NotBound as exc:
+                if not may_try_again(attempts, exc.failure):
+                    raise self._outcomes.refusal(pool, exc.failure, exc.cause) from None
                 continue
             backend.leased_at = monotonic()
             return backend
@@ -164,23 +174,41 @@ class Lender:
     async def _enter(self, backend: Backend, route: Route, deadline: float) -> None:
         """Make the session the tenant's. Whatever goes wrong, the connection is retired before this raises."""
         binding, context = route.session.binding, route.session.context
+        resets = binding is not None and backend.bound is not None and backend.bound != binding.tenant
         try:
-            if self._must_enter(backend, route.session):
-                # One timer for all round trips: none of them may outlive the caller's patience.
-                async with asyncio.timeout(max(0.001, deadline - monotonic())):
-                    if route.session.standby:
-                        await self._check_standby(backend)
-                    if binding is not None and not self._is_bound(backend, binding):
-                        await self._enter_tenant(backend, binding)
-                    if context:
-                        names, values = zip(*context, strict=True)
-                        await backend.con.fetch(_CONTEXT_SQL, list(names), list(values))
+            # One timer for all round trips: none of them may outlive the caller's patience.
+            async with asyncio.timeout(max(0.001, deadline - monotonic())):
+                if binding is not None and resets:
+                    await self._reset_between(backend, binding)
+                    resets = False
+                if route.session.standby:
+                    await self._check_standby(backend)
+                if binding is not None and not self._is_bound(backend, binding):
+                    await self._bind(backend, binding)
+                if context:
+                    names, values = zip(*context, strict=True)
+                    await backend.con.fetch(_CONTEXT_SQL, list(names), list(values))
             if binding is not None:
                 self._renew_in_time(backend)
-        except BaseException:
-            self._counters.resets["failed"] += 1
+        except BaseException as exc:
             backend.pool.retire(backend, "error")
+            if not isinstance(exc, Exception):
+                raise
+            if resets:
+                self._outcomes.reset_failed(backend.pool, exc)
+                raise _NotBound(reset_failure(exc), exc) from None
+            self._outcomes.bind_failed()
+            if isinstance(exc, (*LOST, TimeoutError, Unconfirmed)):
+                raise _NotBound(bind_failure(exc), exc) from None
             raise
+
+    async def _reset_between(self, backend: Backend, binding: Binding) -> None:
+        """The full check between two tenants: a message of its own, confirmed, before anything is bound."""
+        if await backend.con.simple(change_reset(backend.con.prepared, binding.proof), None) != "SELECT 1":
+            raise Unconfirmed
+        self._outcomes.was_reset()
+        backend.con.forget_listeners()
+        backend.bound = None
 
     async def _check_standby(self, backend: Backend) -> None:
         """Once promoted, a replica would take writes that its former primary never sees."""
@@ -190,22 +218,9 @@ class Lender:
             backend.pool.budget.expire()  # a new connection tells what it is now
             raise
 
-    async def _enter_tenant(self, backend: Backend, binding: Binding) -> None:
-        if backend.bound is not None and backend.bound != binding.tenant:
-            # The full check between two tenants: a reset in a message of its own, confirmed, before anything is bound.
-            try:
-                tag = await backend.con.simple(change_reset(backend.con.prepared, binding.proof), None)
-            except asyncpg.PostgresError as exc:
-                raise _Unconfirmed from exc  # of whatever kind: the other tenant can choose which
-            if tag != "SELECT 1":
-                raise _Unconfirmed
-            backend.con.forget_listeners()
-            backend.bound = None
-        await self._bind(backend, binding)
-
     def _is_bound(self, backend: Backend, binding: Binding) -> bool:
         """Whether the session is this tenant's already, for long enough that it need not be renewed at once."""
-        return backend.bound == binding.tenant and monotonic() < backend.bound_until - self._window / 3
+        return backend.bound == binding.tenant and monotonic() < backend.bound_until - self._margin
 
     async def _bind(self, backend: Backend, binding: Binding) -> None:
         backend.bound = None
@@ -220,8 +235,7 @@ class Lender:
         except asyncpg.ReadOnlySQLTransactionError:  # its user made the session read only, and goes on with it
             answer = await backend.con.enter_writing(statement.args)
         if answer != statement.answer:
-            self._violated("bind", backend)
-            raise IsolationError("the database bound another tenant than the one asked for")
+            raise Unconfirmed(DATA_ROW)
         if binding is not backend.binding:
             backend.binding = binding
             backend.keep = keep_reset(binding)
@@ -232,38 +246,25 @@ class Lender:
         """Let the lent connection renew its proof at two thirds of the window, between transactions."""
         con = backend.con
         if isinstance(con, RenewingConnection):
-            con.renew_at = backend.bound_until - self._window / 3
+            con.renew_at = backend.bound_until - self._margin
             if con.renew is None:
                 con.renew = partial(self._renew, backend)
 
     async def _renew(self, backend: Backend) -> None:
         binding = backend.binding
         assert binding is not None
-        timer = asyncio.get_running_loop().call_later(RESET_TIMEOUT, backend.abort)
+        timer = asyncio.get_running_loop().call_later(RENEW_TIMEOUT, backend.abort)
         try:
             await self._bind(backend, binding)
         except BaseException as exc:
             backend.abort()  # its user holds it: nothing may run on it any more
-            if isinstance(exc, (*LOST, TimeoutError)):
-                raise self._not_entered(backend.pool, exc) from None
-            raise
+            if not isinstance(exc, (*LOST, TimeoutError, Unconfirmed)):
+                raise
+            self._outcomes.bind_failed()
+            raise self._outcomes.refusal(backend.pool, bind_failure(exc), exc) from None
         finally:
             timer.cancel()
         self._renew_in_time(backend)
-
-    def _not_entered(self, pool: Pool[Backend], exc: BaseException) -> TenantProxyError:
-        """The caller's error when its session could not be entered. Texts of the server are not passed on."""
-        detail = f"{place_of(pool.key)}, {describe(exc)}"
-        if isinstance(exc, asyncpg.InsufficientPrivilegeError):
-            self._violated_in(pool, "bind")
-            return proof_refused(detail)
-        if isinstance(exc, TimeoutError):
-            return entered_late(detail)
-        is_answer = isinstance(exc, asyncpg.PostgresError) and (exc.sqlstate or "")[:2] not in ("57", "08")
-        if is_answer or isinstance(exc, _Unconfirmed):
-            self._violated_in(pool, "bind")
-            return not_entered(detail)
-        return lost_early(detail)
 
     # --- back --------------------------------------------------------------------------------------------------------
     def release(self, backend: Backend, route: Route) -> None:
@@ -315,7 +316,7 @@ class Lender:
         sql, answer, bound = self._undo(backend)
         try:
             if await backend.con.simple(sql, None) != answer:
-                raise _Unconfirmed
+                raise Unconfirmed
             if backend.con.saw_read_only:
                 await self._check_writable(backend)
         except BaseException as exc:
@@ -323,7 +324,7 @@ class Lender:
             if not isinstance(exc, Exception):
                 raise
             return
-        self._counters.resets["ok"] += 1
+        self._outcomes.was_reset()
         backend.con.forget_listeners()
         backend.bound = bound
         backend.is_settled = True
@@ -356,16 +357,8 @@ class Lender:
         if pool.is_closed:
             pool.retire(backend, "shutdown")  # ended by us, while it was being reset
             return
-        self._counters.resets["failed"] += 1
-        self._observer(ResetFailed(server=pool.key.server, pool=pool.label, error=describe(exc)))
+        self._outcomes.reset_failed(pool, exc)
         pool.retire(backend, "reset_failed")
-
-    def _violated(self, check: str, backend: Backend) -> None:
-        self._violated_in(backend.pool, check)
-
-    def _violated_in(self, pool: Pool[Backend], check: str) -> None:
-        self._counters.violations[check] = self._counters.violations.get(check, 0) + 1
-        self._observer(IsolationViolation(check=check, server=pool.key.server, database=pool.key.database))
 
 
 def _expire(pool: Pool[Backend], ticket: Ticket[Backend], future: asyncio.Future[Backend], timeout: float) -> None:

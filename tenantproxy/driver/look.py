@@ -12,7 +12,7 @@ from typing import Final
 import asyncpg
 
 from tenantproxy.connect.failures import LOST, describe
-from tenantproxy.connect.tasks import Errands
+from tenantproxy.connect.tasks import ConnectorTasks
 from tenantproxy.driver.connector import Backend
 from tenantproxy.driver.lender import Lender
 from tenantproxy.errors import TenantProxyError
@@ -61,7 +61,7 @@ class Looker:
         self._main_size = main_size
         self._clock = clock
         self._observer = observer
-        self._errands = Errands()
+        self._tasks = ConnectorTasks()
         self._looking: set[ServerBudget] = set()
         self._failed: set[ServerBudget] = set()  # in the last look
         self._looks = 0
@@ -71,19 +71,19 @@ class Looker:
         for name, budget in self._budgets.items():
             if budget.lingering and budget not in self._looking:
                 self._looking.add(budget)
-                self._errands.spawn(self._look(manager, budget))
+                self._tasks.spawn(self._look(manager, budget))
             elif not budget.lingering:
                 manager.drop_reserved(name)
                 self._failed.discard(budget)
 
     def forget_loop(self) -> None:
         """The event loop has ended, and with it every look."""
-        self._errands.forget_loop()
+        self._tasks.forget_loop()
         self._looking.clear()
 
     async def close(self) -> None:
         """End the looks under way. The manager is still open."""
-        await self._errands.close()
+        await self._tasks.close()
 
     async def _look(self, manager: PoolManager[Backend], budget: ServerBudget) -> None:
         try:

@@ -271,6 +271,7 @@ def _of_server(
 
 def _isolation(stats: Stats) -> Iterator[Metric]:
     yield counter("session_resets", "Sessions reset before they were lent again.", ("result",), _single(stats.resets))
+    yield counter("session_bind_failures", "Sessions that could not be bound.", (), {(): stats.bind_failures})
     yield counter("isolation_violations", "Checks of isolation that failed.", ("check",), _single(stats.violations))
 
 

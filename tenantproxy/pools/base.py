@@ -120,7 +120,8 @@ class Stats:
     """An immutable snapshot of the whole router; counters are monotonic from its start.
 
     `acquires[tenant][result]` holds the first `metrics.max_tenants` tenants, the rest add to `_other`. `places`: the
-    labels of shared pools that have series of their own; None: all.
+    labels of shared pools that have series of their own; None: all. `resets` has "ok" and "failed"; a session that was
+    reset and could then not be made a tenant's counts in `bind_failures`.
     """
 
     pools: tuple[PoolStats, ...]
@@ -140,3 +141,4 @@ class Stats:
     registry_last_success: float | None
     tenants_unusable: int = 0
     places: Collection[str] | None = None
+    bind_failures: int = 0

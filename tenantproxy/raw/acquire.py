@@ -6,12 +6,17 @@ All of it is callbacks, of the pool (which must not be called in turn), of the s
 from __future__ import annotations
 
 import asyncio
-from typing import Final, Protocol
+from typing import Protocol
 
-from tenantproxy.connect.refusals import entered_late, place_of
+from tenantproxy.connect.lease_policy import (
+    BindFailure,
+    LeaseOutcomes,
+    counts_as_attempt,
+    may_try_again,
+    reset_failure,
+)
 from tenantproxy.errors import TenantProxyError
 from tenantproxy.model import Route
-from tenantproxy.pools.manager import Counters
 from tenantproxy.pools.pool import Pool
 from tenantproxy.pools.queue import Ticket
 from tenantproxy.raw.backend import RawBackend, Settings
@@ -19,8 +24,6 @@ from tenantproxy.raw.bind import Binder, Entry
 from tenantproxy.raw.exchange import Exchange, reset
 
 __all__ = ["Acquire", "Desk", "Lessee"]
-
-ENTER_ATTEMPTS: Final = 3  # connections tried before a session that cannot be entered is the client's error
 
 
 class Lessee(Protocol):
@@ -39,7 +42,7 @@ class Desk(Binder, Protocol):
     """What an acquire needs of its lender: see `raw_lender.RawLender`."""
 
     acquire_timeout: float
-    counters: Counters
+    outcomes: LeaseOutcomes
 
     def hand(self, acquire: Acquire) -> None:
         """Call `acquire.go`, as soon as no pool is in the middle of something."""
@@ -53,16 +56,12 @@ class Desk(Binder, Protocol):
         """There is a doubt."""
         ...
 
-    def note_reset_failed(self, pool: Pool[RawBackend], error: Exception) -> None:
-        """Count and tell."""
-        ...
-
 
 class Acquire:
     """A client on its way to a backend: it waits in its tenant's turn, then its session is entered."""
 
     __slots__ = (
-        "_attempt",
+        "_attempts",
         "_backend",
         "_entry",
         "_fresh",
@@ -98,7 +97,7 @@ class Acquire:
         self._since = 0.0  # when it began to
         self._backend: RawBackend | None = None  # what it was lent, until its lessee knows
         self._entry: Entry | None = None
-        self._attempt = 0
+        self._attempts = 0
         self._loop = asyncio.get_running_loop()
         self._timeout = route.limits.acquire_timeout or lender.acquire_timeout
         self._timer = self._loop.call_later(self._timeout, self._expire)
@@ -138,7 +137,7 @@ class Acquire:
         self._backend = backend
         binding = self._route.session.binding
         is_anothers = binding is not None and backend.bound is not None and backend.bound != binding.tenant
-        self._attempt += not is_anothers  # what another tenant left can make every reset fail
+        self._attempts += counts_as_attempt(backend.bound, self._route.tenant)
         if is_anothers or (self._fresh and not backend.is_fresh):
             # Between two tenants: a reset in messages of its own, confirmed, before anything is bound.
             messages, answer = reset(self._lender.nonce())
@@ -150,10 +149,10 @@ class Acquire:
         backend, lender = self._backend, self._lender
         assert backend is not None
         if error is not None:
-            lender.note_reset_failed(self._pool, error)
-            self._fail(backend, error)
+            lender.outcomes.reset_failed(self._pool, error)
+            self._fail(backend, reset_failure(error), error)
             return
-        lender.counters.resets["ok"] += 1
+        lender.outcomes.was_reset()
         backend.forget()
         self._enter(backend)
 
@@ -164,24 +163,22 @@ class Acquire:
             self._lender.hand(self)
 
     def _entered(self, error: Exception | None) -> None:
-        backend = self._backend
+        backend, entry = self._backend, self._entry
         assert backend is not None
+        assert entry is not None
         if error is None:
             self._lend(backend)
         else:
-            self._lender.counters.resets["failed"] += 1
-            self._fail(backend, error)
+            self._lender.outcomes.bind_failed()
+            self._fail(backend, entry.failure(error), error)
 
-    def _fail(self, backend: RawBackend, error: Exception) -> None:
-        """Nothing of the client has run: another connection may do, unless the database refuses the tenant."""
-        entry, self._entry, self._backend = self._entry, None, None
+    def _fail(self, backend: RawBackend, failure: BindFailure, error: Exception) -> None:
+        self._entry = self._backend = None
         self._lender.destroy(backend)
-        if self._attempt < ENTER_ATTEMPTS and not (entry is not None and entry.is_final(error)):
+        if may_try_again(self._attempts, failure):
             self._lease()
-            return
-        if entry is None:  # it was the reset that failed
-            entry = Entry(self._lender, backend, self._route, self._session, self._entered)
-        self._refuse(entry.refusal(error))
+        else:
+            self._refuse(self._lender.outcomes.refusal(self._pool, failure, error))
 
     def go(self) -> None:
         """It has a backend that need not be entered; called by the lender, and by no pool."""
@@ -193,7 +190,7 @@ class Acquire:
         lessee = self._lessee
         assert lessee is not None
         if backend.is_closed or backend.is_ending:
-            self._fail(backend, ConnectionResetError("the server closed the connection"))
+            self._fail(backend, BindFailure.LOST, ConnectionResetError("the server closed the connection"))
             return
         self._over()
         backend.is_fresh = False
@@ -219,9 +216,13 @@ class Acquire:
                 self._pool.wait_seconds.observe(self._lender.clock() - self._since)
                 self._refuse(self._pool.timed_out(ticket, self._timeout))
         elif backend is not None and not backend.is_resting:
-            self._lender.counters.resets["failed"] += 1
+            outcomes, late = self._lender.outcomes, TimeoutError()
+            if self._entry is None:
+                outcomes.reset_failed(self._pool, late)
+            else:
+                outcomes.bind_failed()
             self._lender.destroy(backend)
-            self._refuse(entered_late(place_of(self._pool.key)))
+            self._refuse(outcomes.refusal(self._pool, BindFailure.LATE, late))
 
     def cancel(self) -> None:
         """The client left: its lessee is not called any more."""

@@ -7,11 +7,11 @@ Changed by the connector until it is open, then by the lender, and by whoever it
 from __future__ import annotations
 
 import asyncio
-import socket
 import time
 from collections.abc import Callable
 from typing import Protocol, cast
 
+from tenantproxy.connect.keepalive import keep_alive
 from tenantproxy.errors import LeaseExpired, ProtocolError
 from tenantproxy.isolation.proof import Signer
 from tenantproxy.model import Binding, TenantId
@@ -218,10 +218,8 @@ class RawBackend(asyncio.Protocol):
         return time.time() + self.offset
 
     def set_user_timeout(self, seconds: float) -> None:
-        """Let the kernel give up a peer that acknowledges nothing for so long."""
-        sock = self.transport.get_extra_info("socket")
-        if hasattr(socket, "TCP_USER_TIMEOUT") and sock is not None and sock.family != socket.AF_UNIX:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(seconds * 1000))
+        """Let the kernel give up a peer that acknowledges nothing for so long, idle or not."""
+        keep_alive(self.transport, seconds)
 
     def forget(self) -> None:
         """The session is as at start-up again: nobody's, nothing set, nothing prepared."""

@@ -5,17 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from typing import Final, Protocol
 
-from tenantproxy.connect.failures import Refused, describe
-from tenantproxy.connect.refusals import entered_late, lost_early, not_entered, place_of, proof_refused
-from tenantproxy.errors import IsolationError, ProtocolError, TenantProxyError
+from tenantproxy.connect.failures import Refused
+from tenantproxy.connect.lease_policy import BindFailure, bind_failure
 from tenantproxy.isolation.base import IN_RECOVERY
 from tenantproxy.isolation.row import enter
 from tenantproxy.model import Binding, Proof, Route
 from tenantproxy.pools.base import Clock
-from tenantproxy.pools.pool import Pool
 from tenantproxy.raw.backend import RawBackend, Settings
-from tenantproxy.raw.exchange import READY_IDLE, SYNC_NOW, Exchange, Unconfirmed, answer_of, row, statement
-from tenantproxy.wire.frames import DATA_ROW
+from tenantproxy.raw.exchange import READY_IDLE, SYNC_NOW, Exchange, answer_of, row, statement
 from tenantproxy.wire.settings import changes
 
 __all__ = ["Binder", "Entry"]
@@ -30,15 +27,16 @@ _ECHO: Final = "SELECT $1"
 
 
 class Binder(Protocol):
-    """What an entry needs of its lender. `window`: for how long a proof is good, seconds. `nonce`: a fresh one."""
+    """What an entry needs of its lender.
+
+    `window`: for how long a proof is good, seconds; one that ends within `renewal` is renewed first. `nonce`: a fresh
+    one.
+    """
 
     clock: Clock
     window: float
+    renewal: float
     nonce: Callable[[], bytes]
-
-    def violated(self, pool: Pool[RawBackend]) -> None:
-        """A session could not be bound."""
-        ...
 
 
 class Entry:
@@ -137,7 +135,7 @@ class Entry:
         backend, lender = self._backend, self._lender
         if self._again or backend.bound != binding.tenant or binding.proof is Proof.PLAIN:
             return True
-        return backend.bound_until - lender.window / 3 <= lender.clock()
+        return backend.bound_until - lender.renewal <= lender.clock()
 
     def _bind(self, binding: Binding) -> tuple[bytes, bytes]:
         backend, lender = self._backend, self._lender
@@ -164,32 +162,8 @@ class Entry:
                     backend.bound_until = self._until
         self._then(error)
 
-    def is_final(self, error: Exception) -> bool:
-        """Whether another connection would not do either."""
-        return isinstance(error, Refused) and (error.sqlstate == "42501" or self._is_of_settings(error))
-
-    def _is_of_settings(self, error: Refused) -> bool:
-        return error.confirmed >= self._bind_size and error.sqlstate[:2] in ("22", "42")
-
-    def refusal(self, error: Exception) -> TenantProxyError:
-        """The client's error when its session could not be entered. Texts of the server are not passed on."""
-        pool = self._backend.pool
-        where = f"{place_of(pool.key)}, {describe(error)}"
-        if isinstance(error, Refused) and self._is_of_settings(error):
-            return ProtocolError(
-                "the server refuses a setting of this session",
-                detail=where,
-                hint="see the settings that the client sends when it connects, and those it sets",
-            )
-        if isinstance(error, TimeoutError):
-            return entered_late(place_of(pool.key))
-        if isinstance(error, Refused) and error.sqlstate == "42501":
-            self._lender.violated(pool)
-            return proof_refused(where)
-        if isinstance(error, Unconfirmed) and error.kind == DATA_ROW:
-            self._lender.violated(pool)
-            return IsolationError("the database bound another tenant than the one asked for", detail=where)
-        if isinstance(error, Unconfirmed) or (isinstance(error, Refused) and error.sqlstate[:2] not in ("57", "08")):
-            self._lender.violated(pool)
-            return not_entered(where)
-        return lost_early(where)
+    def failure(self, error: Exception) -> BindFailure:
+        """What `error` means for the client."""
+        if isinstance(error, Refused) and error.confirmed >= self._bind_size and error.sqlstate[:2] in ("22", "42"):
+            return BindFailure.SETTING_REFUSED
+        return bind_failure(error)

@@ -7,13 +7,13 @@ import socket
 from contextvars import Context
 from typing import Final, Protocol
 
+from tenantproxy.connect.lease_policy import END_TIMEOUT
 from tenantproxy.connect.watch import keep_socket, may_live_on
 from tenantproxy.raw.backend import RawBackend, deaf
 from tenantproxy.wire.frames import TERMINATE, frame
 
 __all__ = ["END_TIMEOUT", "End", "end_of", "farewell"]
 
-END_TIMEOUT: Final = 2.0  # a peer that is silent for so long is aborted
 _FIRST_CANCEL_SECONDS: Final = 0.01  # what is not busy has ended by then
 _TERMINATE: Final = frame(TERMINATE)
 

@@ -12,12 +12,11 @@ from time import monotonic
 from typing import Final
 
 from tenantproxy.config import Settings
-from tenantproxy.connect.failures import classify, describe
 from tenantproxy.connect.opening import Opening
-from tenantproxy.connect.tasks import Errands
-from tenantproxy.connect.watch import EndWatch
+from tenantproxy.connect.tasks import ConnectorTasks
+from tenantproxy.connect.watch import EndWatches
 from tenantproxy.errors import ConnectFailed, LeaseExpired, PoolClosed
-from tenantproxy.events import ConnectionOpened, Observer
+from tenantproxy.events import Observer
 from tenantproxy.pools.base import ServerProcess
 from tenantproxy.pools.pool import Pool
 from tenantproxy.raw.backend import RawBackend
@@ -34,18 +33,17 @@ class RawConnector:
     """Opens and ends the backends of all raw pools of one router. What it has under way ends with `close`."""
 
     def __init__(self, settings: Settings, *, observer: Observer, violations: dict[str, int]) -> None:
-        self._observer = observer
         self._opening = Opening(settings, observer=observer, violations=violations, application_name=APPLICATION_NAME)
         self._opener = Opener(self._opening)
-        self._errands = Errands()
+        self._tasks = ConnectorTasks()
         self._ends: dict[RawBackend, End] = {}
-        self._watches: set[EndWatch] = set()  # of closed connections whose backends may live on
+        self._watches = EndWatches()
         self._all_ended: asyncio.Future[None] | None = None  # somebody waits for it
 
     # --- Connector ---------------------------------------------------------------------------------------------------
     def open(self, pool: Pool[RawBackend]) -> None:
         """See `pool.Connector`."""
-        self._errands.spawn(self._open(pool))
+        self._tasks.spawn(self._open(pool))
 
     def retire(self, pool: Pool[RawBackend], conn: RawBackend) -> None:
         """See `pool.Connector`."""
@@ -62,24 +60,22 @@ class RawConnector:
 
     def later(self, delay: float, call: Callable[[], None]) -> None:
         """See `pool.Connector`."""
-        self._errands.later(delay, call)
+        self._tasks.later(delay, call)
 
     async def close(self) -> None:
         """Leave what has not ended, cancel what is under way and wait for it. The pools are closed by now."""
         for end in list(self._ends.values()):
             end.give_up()
         await self._wait_for_ends()
-        await self._errands.close()
-        for watch in self._watches:
-            watch.close()
-        self._watches.clear()
+        await self._tasks.close()
+        self._watches.close()
 
     async def settle(self, timeout: float) -> None:
         """Wait until every connection that is being ended has ended, for `timeout` seconds at most."""
         try:
             async with asyncio.timeout(timeout):
                 await self._wait_for_ends()
-                await self._errands.settle(timeout)
+                await self._tasks.settle(timeout)
         except TimeoutError:
             pass
 
@@ -92,20 +88,10 @@ class RawConnector:
     def ended(self, backend: RawBackend, *, silent: bool, sock: socket.socket | None) -> None:
         """`backend` is gone; `silent`: its server side may live on, and `sock` hears of its end."""
         del self._ends[backend]
-        pool = backend.pool
-        one = pool.retired(backend, lingers=backend.process if silent else None)
-        if one is not None and sock is not None:
-            self._watches.add(watch := EndWatch(sock, lambda: pool.budget.gone(one)))
-            one.on_release = lambda: self._unwatch(watch)
-        elif sock is not None:
-            sock.close()
+        self._watches.retired(backend.pool, backend, lingers=backend.process if silent else None, sock=sock)
         if not self._ends and self._all_ended is not None:
             self._all_ended.set_result(None)
             self._all_ended = None
-
-    def _unwatch(self, watch: EndWatch) -> None:
-        watch.close()
-        self._watches.discard(watch)
 
     # --- opening -----------------------------------------------------------------------------------------------------
     async def _open(self, pool: Pool[RawBackend]) -> None:
@@ -124,10 +110,7 @@ class RawConnector:
         except Exception as exc:  # noqa: BLE001 - a rim: whatever it was, those who wait must hear of it
             await self._open_failed(pool, opened, exc)
             return
-        seconds = monotonic() - started
-        pool.budget.opened_in(seconds)
-        self._observer(ConnectionOpened(server=pool.key.server, pool=pool.label, seconds=seconds))
-        pool.opened(backend)
+        self._opening.opened(pool, backend, started)
 
     async def _open_failed(self, pool: Pool[RawBackend], opened: list[RawBackend], exc: Exception) -> None:
         # A backend that does not answer may still be on the server, where it counts against the limit; not one that
@@ -139,15 +122,14 @@ class RawConnector:
                 if not await farewell(each, END_TIMEOUT if not silent else 0.0) or silent:
                     silent, lingers = True, each.process
         finally:
-            error, failure = classify(exc, pool.key)
-            pool.open_failed(error, failure, describe(exc), silent=silent, lingers=lingers)
+            self._opening.failed(pool, exc, silent=silent, lingers=lingers)
             if pool.budget.is_down:
-                self._errands.look_for(self._opening.server(pool.key), pool.budget)
+                self._tasks.look_for(self._opening.server(pool.key), pool.budget)
 
     # --- cancelling --------------------------------------------------------------------------------------------------
     def cancel(self, backend: RawBackend, done: Callable[[], None] | None = None) -> None:
         """Ask the server to cancel what runs on `backend`; `done` when the server has done with the request."""
-        self._errands.spawn(self._cancel(backend, done))
+        self._tasks.spawn(self._cancel(backend, done))
 
     async def _cancel(self, backend: RawBackend, done: Callable[[], None] | None) -> None:
         try:

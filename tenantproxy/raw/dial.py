@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Final
 
 from tenantproxy.config import Server
+from tenantproxy.connect.failures import no_tls
 from tenantproxy.connect.opening import tls_context
-from tenantproxy.errors import ConnectFailed
+from tenantproxy.connect.refusals import place_of
 from tenantproxy.raw.backend import RawBackend
 
 __all__ = ["Way", "connect", "ways"]
@@ -89,11 +90,7 @@ async def _secure(backend: RawBackend, server: Server, context: ssl.SSLContext, 
     elif answer != b"N":
         raise ConnectionResetError("the server does not answer as PostgreSQL does")
     elif must:
-        raise ConnectFailed(
-            "the PostgreSQL server does not offer TLS",
-            detail=f"ssl = {server.ssl!r}",
-            hint="switch it on there (ssl = on), or say here that it need not be (ssl = 'prefer')",
-        )
+        raise no_tls(place_of(backend.pool.key))
 
 
 async def _ask(backend: RawBackend) -> bytes:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from secrets import token_hex
 from typing import Final
 
-from tenantproxy.connect.failures import Refused
+from tenantproxy.connect.failures import Refused, Unconfirmed
 from tenantproxy.errors import ProtocolError
 from tenantproxy.raw.backend import RawBackend
 from tenantproxy.wire.frames import (
@@ -40,7 +40,6 @@ __all__ = [
     "READY_IDLE",
     "SYNC_NOW",
     "Exchange",
-    "Unconfirmed",
     "answer_of",
     "fresh_nonce",
     "query",
@@ -132,14 +131,6 @@ _RESET: Final = (
     + parse("SELECT $1", [_TEXT])
 )
 _RESET_ANSWER: Final = (tag("SET") + READY_IDLE) * 2 + tag("DISCARD ALL") + READY_IDLE
-
-
-class Unconfirmed(Exception):
-    """The server answered otherwise than it must; `kind` of the message that was not expected, 0: not even one."""
-
-    def __init__(self, kind: int = 0) -> None:
-        super().__init__(f"kind {kind:#04x}")
-        self.kind = kind
 
 
 Done = Callable[[Exception | None], None]

@@ -13,13 +13,14 @@ from dataclasses import replace
 from functools import partial
 from typing import Final, Protocol
 
-from tenantproxy.connect.failures import Refused, describe
+from tenantproxy.connect.failures import Refused
+from tenantproxy.connect.lease_policy import RENEW_TIMEOUT, LeaseOutcomes, renewal_margin
 from tenantproxy.errors import TenantProxyError
-from tenantproxy.events import CloseReason, IsolationViolation, Observer, ResetFailed
+from tenantproxy.events import CloseReason, Observer
 from tenantproxy.isolation.base import WRITABLE
 from tenantproxy.model import Route
 from tenantproxy.pools.base import Clock
-from tenantproxy.pools.manager import Counters
+from tenantproxy.pools.counters import Counters
 from tenantproxy.pools.pool import Pool
 from tenantproxy.raw.acquire import Acquire, Lessee
 from tenantproxy.raw.backend import RawBackend, Settings
@@ -38,7 +39,6 @@ from tenantproxy.raw.exchange import (
 __all__ = ["PROFILE", "Acquire", "Lessee", "RawLender", "raw_route"]
 
 PROFILE: Final = "pg"  # keeps raw pools apart from those of the library
-ENTER_TIMEOUT: Final = 2.0  # again on a lease; while acquiring, the acquire timeout is the limit
 AHEAD_SECONDS: Final = 0.2  # idle for so long, a backend may be reset for whoever comes next
 
 _CHECK_WRITABLE: Final = statement(WRITABLE) + SYNC_NOW
@@ -73,10 +73,9 @@ class RawLender:
         self.window = proof_window
         self.nonce = nonce
         self.clock = clock
-        self.counters = counters
+        self.outcomes = LeaseOutcomes(counters, observer)
         self._canceller = canceller
-        self._observer = observer
-        self.renewal: Final = proof_window / 3  # seconds: a proof that ends sooner is renewed first
+        self.renewal = renewal_margin(proof_window)
         self._handed: deque[Acquire] = deque()  # have a backend, and do not know it yet
         self._is_calling = False  # they will be told in this same callback
 
@@ -116,16 +115,16 @@ class RawLender:
 
         def entered(error: Exception | None) -> None:
             if error is not None:
-                refusal = entry.refusal(error)
+                self.outcomes.bind_failed()
                 self.destroy(backend, "error")
-                done(refusal)
+                done(self.outcomes.refusal(backend.pool, entry.failure(error), error))
                 return
             backend.sink, backend.on_lost, backend.on_writable = listening
             done(None)
 
         entry = Entry(self, backend, route, session, entered, again=True)
         backend.resume_reading()  # its client may be slow; the answer is ours
-        if not entry.begin(ENTER_TIMEOUT):
+        if not entry.begin(RENEW_TIMEOUT):
             asyncio.get_running_loop().call_soon(lambda: None if backend.is_ending else done(None))
 
     def hand(self, acquire: Acquire) -> None:
@@ -225,7 +224,7 @@ class RawLender:
             backend.saw_read_only = False
             Exchange(backend, _IS_WRITABLE, partial(self._was_asked, backend)).begin(_CHECK_WRITABLE)
             return
-        self.counters.resets["ok"] += 1
+        self.outcomes.was_reset()
         backend.forget()
         self._with_pool(lambda: pool.ready(backend, None))
 
@@ -239,18 +238,8 @@ class RawLender:
         if pool.is_closed:
             self.destroy(backend, "shutdown")  # ended by us, while it was being reset
             return
-        self.note_reset_failed(pool, error)
+        self.outcomes.reset_failed(pool, error)
         self.destroy(backend, "reset_failed")
-
-    def note_reset_failed(self, pool: Pool[RawBackend], error: Exception) -> None:
-        """Count and tell."""
-        self.counters.resets["failed"] += 1
-        self._observer(ResetFailed(server=pool.key.server, pool=pool.label, error=describe(error)))
-
-    def violated(self, pool: Pool[RawBackend]) -> None:
-        """Count and tell that a session could not be bound."""
-        self.counters.violations["bind"] += 1
-        self._observer(IsolationViolation(check="bind", server=pool.key.server, database=pool.key.database))
 
     # --- cancelling --------------------------------------------------------------------------------------------------
     def cancel_request(self, backend: RawBackend) -> None:

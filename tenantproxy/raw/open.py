@@ -10,7 +10,7 @@ import time
 from typing import Final
 
 from tenantproxy.connect.checks import CHECK, Answer
-from tenantproxy.connect.failures import Refused
+from tenantproxy.connect.failures import Refused, Unconfirmed
 from tenantproxy.connect.opening import ADMIN_PROFILE, WARM_WINDOW, Opening
 from tenantproxy.connect.reach import PIN_PATH, REACH
 from tenantproxy.errors import IsolationError
@@ -25,7 +25,6 @@ from tenantproxy.raw.exchange import (
     READY_IDLE,
     SYNC_NOW,
     Exchange,
-    Unconfirmed,
     answer_of,
     fresh_nonce,
     query,

@@ -9,7 +9,8 @@ from tenantproxy.config import Settings
 from tenantproxy.events import Observer
 from tenantproxy.pools.base import Clock
 from tenantproxy.pools.budget import ServerBudget
-from tenantproxy.pools.manager import Counters, PoolManager
+from tenantproxy.pools.counters import Counters
+from tenantproxy.pools.manager import PoolManager
 from tenantproxy.raw.backend import RawBackend
 from tenantproxy.raw.connector import RawConnector
 from tenantproxy.raw.lender import RawLender

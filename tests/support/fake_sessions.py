@@ -22,7 +22,8 @@ from tenantproxy.isolation.base import FULL_RESET, KEEP_RESET, SOFT_RESET
 from tenantproxy.model import Binding, Isolation, Limits, PoolKey, Proof, Route, Session, TenantId, tenant_id
 from tenantproxy.pools.base import ServerProcess
 from tenantproxy.pools.budget import ServerBudget
-from tenantproxy.pools.manager import Counters, PoolManager
+from tenantproxy.pools.counters import Counters
+from tenantproxy.pools.manager import PoolManager
 from tenantproxy.pools.pool import Pool
 from tests.support.waiting import until
 

@@ -16,7 +16,8 @@ from tenantproxy.events import Event
 from tenantproxy.isolation import Signer
 from tenantproxy.model import Route
 from tenantproxy.pools.budget import ServerBudget
-from tenantproxy.pools.manager import Counters, PoolManager
+from tenantproxy.pools.counters import Counters
+from tenantproxy.pools.manager import PoolManager
 from tenantproxy.pools.pool import Pool
 from tenantproxy.raw.backend import RawBackend
 from tenantproxy.raw.backend import Settings as SessionSettings

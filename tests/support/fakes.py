@@ -19,8 +19,9 @@ from tenantproxy.model import Isolation, Limits, Placement, PoolKey, Route, Tena
 from tenantproxy.pools.backoff import Failure
 from tenantproxy.pools.base import ServerProcess
 from tenantproxy.pools.budget import ServerBudget
+from tenantproxy.pools.counters import Counters
 from tenantproxy.pools.lingering import UNKNOWN, Lingering
-from tenantproxy.pools.manager import Counters, PoolManager
+from tenantproxy.pools.manager import PoolManager
 from tenantproxy.pools.pool import Pool
 from tenantproxy.pools.queue import Ticket
 

@@ -56,6 +56,7 @@ STATS = Stats(
     opened={"cold": 3},
     evicted={"lru": 1},
     resets={"ok": 12},
+    bind_failures=3,
     violations={"prepared_in_sql": 1},
     lookups={("file", "hit"): 8},
     lookup_seconds={"file": SECONDS},
@@ -90,7 +91,7 @@ build_info pools pools_limit pool_connections pool_connections_limit pool_waitin
 pool_oldest_wait_seconds pool_acquires exhaustions pool_acquire_wait_seconds pool_hold_seconds
 connection_open_seconds connections_closed pool_opens pool_evictions server_connections
 server_connections_limit server_connections_configured server_max_connections server_up
-session_resets isolation_violations tenant_lookups
+session_resets session_bind_failures isolation_violations tenant_lookups
 tenants_unusable tenant_lookup_seconds registry_last_success_timestamp_seconds
 """
 
@@ -130,6 +131,7 @@ tenantproxy_server_connections_configured{server="primary"} 50.0
 tenantproxy_server_max_connections{server="primary"} 100.0
 tenantproxy_server_up{server="primary"} 1.0
 tenantproxy_session_resets_total{result="ok"} 12.0
+tenantproxy_session_bind_failures_total 3.0
 tenantproxy_isolation_violations_total{check="prepared_in_sql"} 1.0
 tenantproxy_tenant_lookups_total{result="hit",source="file"} 8.0
 tenantproxy_tenant_lookup_seconds_count{source="file"} 6.0

@@ -11,8 +11,9 @@ from tenantproxy.config import Pools
 from tenantproxy.errors import PoolClosed
 from tenantproxy.events import PoolEvicted, PoolOpened
 from tenantproxy.model import PoolKey, tenant_id
+from tenantproxy.pools.counters import Counters
 from tenantproxy.pools.lingering import STARTUP_SECONDS
-from tenantproxy.pools.manager import Counters, PoolManager
+from tenantproxy.pools.manager import PoolManager
 from tests.support.fakes import House, ask, lease, ready, reset, retire, route
 
 IDLE = 30.0

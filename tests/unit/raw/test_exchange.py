@@ -9,14 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tenantproxy.connect.failures import Refused
+from tenantproxy.connect.failures import Refused, Unconfirmed
 from tenantproxy.errors import ProtocolError
 from tenantproxy.raw.backend import RawBackend
 from tenantproxy.raw.exchange import (
     MAX_ANSWER,
     READY_IDLE,
     Exchange,
-    Unconfirmed,
     answer_of,
     query,
     row,
