@@ -19,7 +19,9 @@ __all__ = ["Lookup", "LookupQueue", "closed", "unavailable"]
 
 BATCH: Final = 100  # ids in one question: more would hold the event loop for too long when the answer comes
 WORKERS: Final = 2  # questions at once, each on a connection
-_STEP: Final = 10  # lookups that are settled before the event loop runs those that waited for them
+# Lookups that are settled before the event loop runs those that waited for them. Counted, not timed: with thousands of
+# callers a turn of the loop takes long, and the last lookup must not wait for too many of them.
+_STEP: Final = 50
 _TRIES: Final = 2  # a lookup whose connection broke is sent once more
 _LATE: Final = 0.05  # seconds; a lookup that has no more left is as good as late
 

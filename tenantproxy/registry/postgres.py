@@ -24,7 +24,6 @@ from tenantproxy.registry.base import (
 from tenantproxy.registry.memory import not_found
 from tenantproxy.registry.rows import RowReader
 from tenantproxy.registry.unusable import Unusable
-from tenantproxy.slices import Slices
 
 __all__ = ["CHANNEL", "LIST_QUERY", "QUERY", "SCHEMA_SQL", "PostgresRegistry"]
 
@@ -46,8 +45,32 @@ _OF_DATABASE: Final = (  # as the table's own unique index has it
     " and pg_catalog.lower(database) = pg_catalog.lower($1) and database = $1 limit 2"
 )
 
+Rows = Sequence[asyncpg.Record]
+
 _ASKED: Final = "tenantproxy_asked"
 _PAGE: Final = 500
+
+
+class _Answers(Mapping[TenantId, Answer]):
+    """Each answer is made of its rows when it is looked at: to read a hundred at once would hold the event loop."""
+
+    def __init__(
+        self, tenants: Sequence[TenantId], found: Mapping[str, Rows], read: Callable[[TenantId, Rows], Answer]
+    ) -> None:
+        self._tenants = dict.fromkeys(tenants)
+        self._found = found
+        self._read = read
+
+    def __getitem__(self, tenant: TenantId) -> Answer:
+        if tenant not in self._tenants:
+            raise KeyError(tenant)
+        return self._read(tenant, self._found.get(tenant, ()))
+
+    def __iter__(self) -> Iterator[TenantId]:
+        return iter(self._tenants)
+
+    def __len__(self) -> int:
+        return len(self._tenants)
 
 
 class PostgresRegistry:
@@ -113,16 +136,7 @@ class PostgresRegistry:
                     found.setdefault(row["id"], []).append(row)
             else:
                 return await self._run_each(conn, tenants)
-        return await self._answers(tenants, found)
-
-    async def _answers(
-        self, tenants: Sequence[TenantId], found: Mapping[str, Sequence[asyncpg.Record]]
-    ) -> Mapping[TenantId, Answer]:
-        slices, answers = Slices(), dict[TenantId, Answer]()
-        for tenant in tenants:
-            answers[tenant] = self._answer(tenant, found.get(tenant, ()))
-            await slices.pause()
-        return answers
+        return _Answers(tenants, found, self._answer)
 
     async def _run_each(self, conn: AnyConnection, tenants: Sequence[TenantId]) -> Mapping[TenantId, Answer]:
         """The configured query, run for each of `tenants`: all in one pipeline where it can be a subquery."""
@@ -136,7 +150,7 @@ class PostgresRegistry:
                 self._can_pipeline = False
                 found = {}
             if self._can_pipeline:
-                return await self._answers(tenants, found)
+                return _Answers(tenants, found, self._answer)
         return {tenant: await self._run_one(conn, tenant) for tenant in tenants}
 
     async def _pipeline(

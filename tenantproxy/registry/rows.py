@@ -150,6 +150,8 @@ def _systems(row: Row) -> Mapping[str, str]:
 
 def _mapping(row: Row, column: str) -> Mapping[str, str]:
     value = row.get(column)
+    if value is None or value == "{}":
+        return NOTHING
     if isinstance(value, str):  # json and jsonb arrive as text where no codec is set
         try:
             value = json.loads(value)

@@ -14,7 +14,6 @@ from tenantproxy.model import Isolation, Placement, Tenant, TenantId, TenantStat
 from tenantproxy.registry import CachedRegistry
 from tenantproxy.registry.base import Answer, Ask, ConnectionLost, RegistryBusy
 from tenantproxy.registry.lookups import BATCH
-from tests.support.turns import counting_turns
 from tests.support.waiting import until
 
 
@@ -112,18 +111,6 @@ async def test_lookups_that_wait_are_asked_in_batches(cached: CachedRegistry, so
     found = await asyncio.gather(*lookups(cached, names * 2))
     assert [tenant.id for tenant in found] == names * 2
     assert sorted(len(batch) for batch in source.asked) == [BATCH] * 3
-
-
-async def test_few_lookups_are_answered_in_one_turn_of_the_event_loop(
-    cached: CachedRegistry, source: FakeSource
-) -> None:
-    source.gate.clear()
-    asked = lookups(cached, [f"t{number}" for number in range(2 * BATCH)])
-    await until(lambda: len(source.asked) == 2, "both questions are under way")
-    with counting_turns(lambda: cached.lookups.get(("source", "found"), 0)) as turns:
-        source.gate.set()
-        await asyncio.gather(*asked)
-    assert turns.most <= 2 * 10  # two workers
 
 
 async def test_each_lookup_of_a_batch_gets_its_own_answer(cached: CachedRegistry) -> None:

@@ -1,16 +1,16 @@
-"""Are the rows of many tenants read in slices?"""
+"""Are the rows of many tenants read a few at a time?"""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-import pytest
-
 from tenantproxy.model import Tenant, tenant_id
-from tenantproxy.registry import PostgresRegistry, RowReader
-from tests.support.turns import SliceClock, counting_turns
+from tenantproxy.registry import CachedRegistry, PostgresRegistry, RowReader
+from tenantproxy.registry.lookups import BATCH
+from tests.support.turns import counting_turns
 
 
 class FakeDatabase:
@@ -24,29 +24,29 @@ class FakeDatabase:
         return [{"id": each, "isolation": "database", "database": each} for each in ids]
 
 
-class SlowReader:
-    """Takes a third of a slice for a row."""
+class CountingReader:
+    """Counts the rows that were read."""
 
     default_server = "primary"
     servers = None
 
-    def __init__(self, clock: SliceClock) -> None:
-        self.clock = clock
+    def __init__(self) -> None:
         self.reader = RowReader(default_server="primary")
         self.count = 0
 
     def read(self, row: Mapping[str, Any]) -> Tenant:
         self.count += 1
-        self.clock.work(0.34)
         return self.reader.read(row)
 
 
-async def test_rows_of_many_tenants_are_read_in_slices(monkeypatch: pytest.MonkeyPatch) -> None:
-    reader: Any = SlowReader(SliceClock(monkeypatch))
+async def test_few_rows_are_read_in_one_turn_of_the_event_loop() -> None:
+    reader: Any = CountingReader()
     database: Any = FakeDatabase()
-    names = [tenant_id(f"t{number}") for number in range(100)]
-    async with PostgresRegistry(database, reader=reader).asking(None) as ask:
-        with counting_turns(lambda: reader.count) as turns:
-            answers = await ask(names)
-    assert [answer.id for answer in answers.values() if isinstance(answer, Tenant)] == names
-    assert turns.most == 3
+    cached = CachedRegistry(PostgresRegistry(database, reader=reader))
+    names = [tenant_id(f"t{number}") for number in range(BATCH)]
+    with counting_turns(lambda: reader.count) as turns:
+        found = await asyncio.gather(*(cached.get(name) for name in names))
+    assert [tenant.id for tenant in found] == names
+    assert reader.count == len(names)
+    assert turns.most <= BATCH / 2
+    await cached.close()
