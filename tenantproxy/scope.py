@@ -9,8 +9,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol
 
 from tenantproxy.connect.failures import LOST
+from tenantproxy.driver.connection import TenantConnection
 from tenantproxy.driver.connector import END_TIMEOUT, Backend
-from tenantproxy.driver.guard import Guard, TenantConnection
+from tenantproxy.driver.guard import Guard
 from tenantproxy.model import Route, TenantId
 from tenantproxy.pools.pool import Pool
 

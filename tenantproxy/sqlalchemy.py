@@ -26,8 +26,9 @@ from sqlalchemy.orm import Session, SessionTransaction
 from sqlalchemy.util.concurrency import await_, in_greenlet
 
 from tenantproxy.context import current
+from tenantproxy.driver.connection import Description
 from tenantproxy.driver.connector import Init
-from tenantproxy.driver.guard import Description, Guard
+from tenantproxy.driver.guard import Guard
 from tenantproxy.errors import AccessDenied, ConfigurationError, Problem, TenantProxyError
 from tenantproxy.model import TenantId
 from tenantproxy.router import Router

@@ -21,8 +21,9 @@ from tenantproxy.connect.opening import ADMIN_PROFILE, LOGIN_PROFILE, WARM_WINDO
 from tenantproxy.connect.reach import PIN_PATH, REACH
 from tenantproxy.connect.tasks import ConnectorTasks
 from tenantproxy.connect.watch import EndWatches
+from tenantproxy.driver.connection import TenantConnection
 from tenantproxy.driver.detached import Detached
-from tenantproxy.driver.guard import RenewingConnection, ReplicaConnection, TenantConnection
+from tenantproxy.driver.renewing import RenewingConnection, ReplicaConnection
 from tenantproxy.errors import IsolationError, LeaseExpired, PoolClosed
 from tenantproxy.events import Observer
 from tenantproxy.isolation.proof import Signer

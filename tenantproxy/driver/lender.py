@@ -26,7 +26,7 @@ from tenantproxy.connect.lease_policy import (
 )
 from tenantproxy.driver.connector import Backend
 from tenantproxy.driver.detached import Detached
-from tenantproxy.driver.guard import RenewingConnection
+from tenantproxy.driver.renewing import RenewingConnection
 from tenantproxy.errors import TenantProxyError
 from tenantproxy.events import Observer
 from tenantproxy.isolation.base import FULL_RESET, IN_RECOVERY, SOFT_RESET, WRITABLE

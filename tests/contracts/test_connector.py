@@ -107,7 +107,7 @@ async def test_a_permit_returns_when_the_server_side_is_gone(lasting: World, nam
 async def test_a_silent_backend_keeps_its_permit_until_its_end_is_heard(
     lasting: World, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("driver.connector", "driver.guard", "raw.close", "raw.cancel"):
+    for module in ("driver.connector", "driver.ending", "raw.close", "raw.cancel"):
         for constant in ("END_TIMEOUT", "CANCEL_TIMEOUT"):
             monkeypatch.setattr(f"tenantproxy.{module}.{constant}", 0.1, raising=False)
     tenant = lasting.of(Isolation.DATABASE)[0]

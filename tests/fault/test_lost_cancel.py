@@ -28,7 +28,7 @@ ASLEEP = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
 BOUND = 60.0  # seconds; it takes 0.2 when one is lost and 2 when all are
 LONG_BEGUN = 1.0  # seconds after which the server is certainly at it
 PATIENCE = (
-    "driver.guard.CANCEL_TIMEOUT",
+    "driver.ending.CANCEL_TIMEOUT",
     "driver.connector.END_TIMEOUT",
     "driver.lender.RESET_TIMEOUT",
     "scope.END_TIMEOUT",

@@ -12,8 +12,8 @@ from time import monotonic
 from typing import Final, TypeVar, cast
 
 from tenantproxy.config import Pools
+from tenantproxy.driver.connection import TenantConnection
 from tenantproxy.driver.connector import Backend
-from tenantproxy.driver.guard import TenantConnection
 from tenantproxy.driver.lender import Lender
 from tenantproxy.errors import ConnectFailed, LeaseExpired
 from tenantproxy.events import Event

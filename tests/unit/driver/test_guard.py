@@ -8,7 +8,8 @@ from importlib import import_module
 import asyncpg
 import pytest
 
-from tenantproxy.driver.guard import PRIVATE_NAMES, Guard
+from tenantproxy.driver.guard import Guard
+from tenantproxy.driver.private import PRIVATE_NAMES
 
 
 @pytest.mark.parametrize("path", PRIVATE_NAMES)

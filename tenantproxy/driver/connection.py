@@ -1,0 +1,181 @@
+"""What does the lender do with a connection of the driver? Bind it, take it back, and undo what its last user left."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextvars import Context
+from typing import Any, Final
+
+import asyncpg
+from asyncpg.prepared_stmt import PreparedStatement
+
+from tenantproxy.driver.copying import CopyingConnection
+from tenantproxy.errors import IsolationError
+
+__all__ = ["Description", "Kept", "TenantConnection"]
+
+_DESCRIBED: Final = 200  # statements of which a connection remembers what their rows are made of
+
+Description = tuple[tuple[str, int, None, None, None, None, None], ...]
+"""Name and type of each column, as PEP 249 has it."""
+
+Kept = tuple[list[Any], str, Description]
+"""Rows, the tag of the command, and what the rows are made of."""
+
+
+class TenantConnection(CopyingConnection):
+    """An asyncpg connection that can be taken back: `take_back` ends what its last user left in our process."""
+
+    __slots__ = ("_described", "_entry")
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._described: dict[str, tuple[Any, Description]] = {}  # by text, with the statement
+        self._entry: Any = None  # the statement that enters a session, outside of the driver's cache
+
+    async def prepare_kept(self, query: str) -> PreparedStatement[asyncpg.Record]:
+        """As `prepare`, but from the driver's own cache, so that what it prepares serves later leases too."""
+        statement: PreparedStatement[asyncpg.Record] = await self._prepare(query, use_cache=True)
+        return statement
+
+    async def run_kept(self, query: str, args: Sequence[object]) -> Kept:
+        """The rows of `query`, the tag of its command and what its rows are made of; prepared as `prepare_kept`."""
+
+        # As asyncpg's `_execute`, which does not tell which statement it ran.
+        def run(state: Any, timeout: float | None) -> Any:
+            return self._protocol.bind_execute(state, args, "", 0, True, timeout)
+
+        with self._stmt_exclusive_section:
+            if self._query_loggers:
+                with self._time_and_log(query, args, None):
+                    (rows, tag, _), state = await self._do_execute(query, run, None)
+            else:
+                (rows, tag, _), state = await self._do_execute(query, run, None)
+        return rows, tag.decode() if tag else "", self._describe(query, state)
+
+    def _describe(self, query: str, state: Any) -> Description:
+        """What the rows of a statement are made of; that never changes, and asyncpg makes it anew each time."""
+        known = self._described.get(query)
+        if known is not None and known[0] is state:
+            return known[1]
+        columns = state._get_attributes()
+        description = tuple((each.name, each.type.oid, None, None, None, None, None) for each in columns)
+        if len(self._described) >= _DESCRIBED:
+            self._described.clear()
+        self._described[query] = state, description
+        return description
+
+    # --- listeners ---------------------------------------------------------------------------------------------------
+    # In an empty context: asyncio reads in the context of whoever resumed reading last (each COPY to the client does),
+    # and a listener would then answer with the tenant of that request.
+    def _process_notification(self, *args: Any) -> None:
+        Context().run(super()._process_notification, *args)
+
+    def _process_log_message(self, *args: Any) -> None:
+        Context().run(super()._process_log_message, *args)
+
+    def _call_termination_listeners(self) -> None:
+        Context().run(super()._call_termination_listeners)
+
+    # --- taking it back ----------------------------------------------------------------------------------------------
+    def take_back(self) -> None:
+        """End what the last user can still reach: statements, cursors, transactions, listeners and loggers. No I/O."""
+        self._pool_release_ctr += 1
+        self._top_xact = None
+        self.forget_listeners()
+
+    def forget_listeners(self) -> None:
+        """Call nobody any more. Again after the reset: one that was being added as its lease ended is there by then."""
+        if self._listeners:
+            self._listeners.clear()
+        if self._log_listeners:
+            self._log_listeners.clear()
+        if self._query_loggers:
+            self._query_loggers.clear()
+        if self._termination_listeners:
+            self._termination_listeners.clear()
+
+    async def settle(self, timeout: float) -> None:
+        """Wait for a cancelled command to end, then roll back an open transaction. Raises on any doubt."""
+        protocol = self._protocol
+        if protocol._is_cancelling():
+            await protocol._wait_for_cancellation(timeout)
+        if self.is_unsynced:
+            await self.sync(timeout)
+        if protocol.is_in_transaction():
+            await protocol.query("ROLLBACK", timeout)
+            if protocol.is_in_transaction():
+                raise IsolationError("a transaction could not be rolled back")
+
+    async def simple(self, sql: str, timeout: float | None) -> str:
+        """Run `sql` in one simple query that no logger sees; the tag of its last command."""
+        answer: str = await self._protocol.query(sql, timeout)
+        if self._protocol.is_in_transaction():
+            raise IsolationError("a transaction was left open by a reset")
+        return answer
+
+    async def prepare_entry(self, sql: str, timeout: float) -> None:
+        """Prepare the statement that `enter` runs. Its codecs stay as they are now, whatever users set later."""
+        self._entry = await self._get_statement(sql, timeout, named=True, use_cache=False)
+        self._entry.attach()
+        await self.simple("SELECT 1", timeout)  # Parse alone leaves a transaction, in which BEGIN could set no options
+
+    async def enter(self, args: tuple[str, ...]) -> object:
+        """Run the entry statement; the first column of its one row. Has no timer: whoever calls has one."""
+        rows = await self._protocol.bind_execute(self._entry, args, "", 1, False, None)
+        return rows[0][0] if rows else None
+
+    async def enter_writing(self, args: tuple[str, ...]) -> object:
+        """As `enter`, where transactions are read only by default: a binding writes, in the backend's own memory."""
+        await self._protocol.query("BEGIN READ WRITE", None)
+        answer = await self.enter(args)
+        await self.simple("COMMIT", None)
+        return answer
+
+    @property
+    def prepared(self) -> int:
+        """How many statements are prepared that will be used again: the driver's, and the one that enters a session."""
+        return len(self._stmt_cache) + (self._entry is not None)
+
+    def forget_statements(self) -> None:
+        """Drop the driver's idea of what is prepared."""
+        self._drop_local_statement_cache()
+
+    async def discarded_all(self, timeout: float) -> None:
+        """The session went through DISCARD ALL: nothing is prepared any more, so nothing is left to close either.
+
+        The entry statement is prepared again, under a new name.
+        """
+        self._drop_local_statement_cache()
+        self._stmts_to_close.clear()
+        if self._entry is not None:
+            await self.prepare_entry(self._entry.query, timeout)
+        self.is_tainted = False
+
+    def forget_types(self) -> None:
+        """Drop the driver's idea of the server's types."""
+        self._drop_local_type_cache()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a statement is still under way, in a task that its user left behind.
+
+        asyncpg notes it for queries; for the rest it tells only by refusing: asked to close the entry statement, it
+        does not, and says why.
+        """
+        if not self.runs_directly:
+            return bool(self._stmt_exclusive_section._acquired)
+        self.runs_directly = False
+        try:
+            self._protocol.close_statement(self._entry, None).send(None)
+        except asyncpg.InternalClientError:
+            return False
+        except asyncpg.InterfaceError:
+            return True
+        raise AssertionError("asyncpg closed a statement that is in use")
+
+    @property
+    def must_settle(self) -> bool:
+        """Whether something still runs, is open or is listened to: it must end before the session can be reset."""
+        protocol = self._protocol
+        return bool(protocol.is_in_transaction() or protocol._is_cancelling() or self._listeners or self.is_unsynced)

@@ -1,0 +1,107 @@
+"""What does a lease hand out? Statements, cursors and transactions that end with it, and are counted while they run."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from asyncpg.transaction import Transaction
+
+from tenantproxy.driver.private import AsyncpgCursorFactory, AsyncpgPortal, AsyncpgRows, AsyncpgStatement
+
+if TYPE_CHECKING:
+    from tenantproxy.driver.tracking import TrackedConnection
+
+__all__ = ["LeasedFactory", "LeasedStatement", "LeasedTransaction"]
+
+
+# --- what a lease hands out ------------------------------------------------------------------------------------------
+# asyncpg asks whether the lease goes on when a method is called. Its coroutine may run when it likes, in a task that
+# starts after the block, say, and would then run for whoever has the connection by then. So each of them is a coroutine
+# of ours around asyncpg's, which is called in the first step. One that has begun is counted until it has ended: a
+# connection that comes back with one under way, be it between two answers of the server, is not lent again.
+def _leased(method: Callable[..., Any]) -> Any:
+    """`method` of a statement, cursor or transaction; it asks itself whether its lease goes on."""
+
+    async def call(resource: Any, *args: Any, **kwargs: Any) -> Any:
+        con: TrackedConnection = resource._connection
+        lease = con._pool_release_ctr
+        con.under_way += 1
+        try:
+            if con.is_unsynced:
+                await con.sync(kwargs.get("timeout"))
+            return await method(resource, *args, **kwargs)
+        except BaseException as exc:
+            con.note_failure(exc, lease)
+            raise
+        finally:
+            con.under_way -= 1
+
+    return functools.update_wrapper(call, method)
+
+
+_Class = TypeVar("_Class", bound=type)
+
+
+def _all_leased(cls: _Class) -> _Class:
+    for name, method in inspect.getmembers(cls, inspect.isfunction):
+        if inspect.iscoroutinefunction(inspect.unwrap(method)) and (name[0] != "_" or name.endswith("__")):
+            setattr(cls, name, _leased(method))
+    return cls
+
+
+@_all_leased
+class LeasedTransaction(Transaction):
+    """A transaction of one lease."""
+
+    __slots__ = ()
+
+
+@_all_leased
+class _LeasedPortal(AsyncpgPortal):
+    __slots__ = ()
+
+
+@_all_leased
+class _LeasedRows(AsyncpgRows):
+    __slots__ = ()
+
+
+class LeasedFactory(AsyncpgCursorFactory):
+    """What `cursor()` returns: awaited for a portal, iterated over for rows."""
+
+    __slots__ = ()
+
+    def __aiter__(self) -> Any:
+        rows = super().__aiter__()
+        rows.__class__ = _LeasedRows
+        return rows
+
+    def __await__(self) -> Generator[Any, Any, Any]:  # asyncpg's is called in the first step of this one
+        con: TrackedConnection = self._connection
+        lease = con._pool_release_ctr
+        con.under_way += 1
+        try:
+            portal = yield from super().__await__()
+        except BaseException as exc:
+            con.note_failure(exc, lease)
+            raise
+        finally:
+            con.under_way -= 1
+        portal.__class__ = _LeasedPortal
+        return portal
+
+
+@_all_leased
+class LeasedStatement(AsyncpgStatement):
+    """A prepared statement of one lease."""
+
+    __slots__ = ()
+
+    def cursor(self, *args: Any, **options: Any) -> Any:
+        """As asyncpg's."""
+        factory = super().cursor(*args, **options)
+        factory.__class__ = LeasedFactory
+        return factory
