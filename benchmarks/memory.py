@@ -54,6 +54,11 @@ class Links:
     def expire(self, conn: Link, error: LeaseExpired) -> None:
         """See `pool.Connector`."""
 
+    @property
+    def reset(self) -> None:
+        """See `pool.Connector`."""
+        return None
+
     def is_usable(self, conn: Link) -> bool:
         """Always."""
         return True

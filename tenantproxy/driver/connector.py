@@ -143,6 +143,11 @@ class AsyncpgConnector:
         # rest of its transaction take effect alone.
         conn.con.is_doubtful = True
 
+    @property
+    def reset(self) -> None:
+        """See `pool.Connector`: what a user of the library left was undone when it came back, all but the binding."""
+        return None
+
     def is_usable(self, conn: Backend) -> bool:
         """See `pool.Connector`."""
         return not conn.con.is_closed()

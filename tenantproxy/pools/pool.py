@@ -44,7 +44,8 @@ __all__ = ["Connector", "Pool", "PoolSettings"]
 C = TypeVar("C")
 
 RESET_SECONDS: Final = 5.0  # a reset that takes longer ends its connection
-LATE_SECONDS: Final = 1.0  # one that takes so long is not waited for: another connection is opened meanwhile
+LATE_SECONDS: Final = 1.0  # one that takes so long is not waited for: another connection is taken or opened meanwhile
+HUNG_SECONDS: Final = 2.0  # and one that takes so long is ended where callers wait and there is no place for another
 _STREAK: Final = 4  # leases that a connection may stay with its tenant while others wait
 _IDLE: Final = State.IDLE  # to look them up costs, in what is done for each lease
 _USED: Final = State.USED
@@ -53,6 +54,14 @@ _LIFETIME_JITTER: Final = 0.1  # connections opened together must not end togeth
 
 class Connector(Protocol[C]):
     """Who opens and ends connections. All calls return at once; the answers come to the pool later."""
+
+    @property
+    def reset(self) -> Callable[[C], None] | None:
+        """Begins to reset a connection that another tenant left, for whoever comes next; answered as `resetting` is.
+
+        None: whoever gets such a connection resets it on its own lease.
+        """
+        ...
 
     def open(self, pool: Pool[C]) -> None:
         """Begin a connect; answer with `pool.opened(conn)` or `pool.open_failed(...)`. Never cancelled by a waiter."""
@@ -165,6 +174,7 @@ class Pool(Generic[C]):
         self._lingering = 0
         self._opening = 0
         self._asks_again = False  # a timer runs
+        self._watches = False  # another one does
         self._backoff = Backoff()
         budget.join(self)
 
@@ -191,6 +201,8 @@ class Pool(Generic[C]):
                 self.budget.is_idle(self, idle=False)
             if now < slot.expires_at and self._connector.is_usable(slot.conn):
                 self.last_used = now
+                if slot.bound_to is not None and slot.bound_to != tenant and self._reset_first(slot, now):
+                    return None
                 turn.leased += 1
                 turn.counts["ok"] += 1
                 slot.turn = turn
@@ -303,6 +315,9 @@ class Pool(Generic[C]):
             )
         ticket = Ticket(turn, waiter, now)
         self._turns.enqueue(ticket)
+        self._reset_idle(now)
+        if self._resetting:
+            self._watch_resets()
         self.refill()
         return ticket
 
@@ -348,6 +363,8 @@ class Pool(Generic[C]):
         assert turn is not None
         turn.returning += 1
         turn.coming += 1
+        if self._turns.waiting:
+            self._watch_resets()
 
     def take_to_reset(self, now: float, *, idle_seconds: float) -> C | None:
         """The longest idle connection that is somebody's; it is resetting now, so that a stranger finds one ready.
@@ -366,6 +383,83 @@ class Pool(Generic[C]):
         slot.since = now
         self._resetting += 1
         return slot.conn
+
+    def _reset_first(self, slot: Slot[C], now: float) -> bool:
+        """Begin to reset what another tenant left in `slot`: as long as that takes it counts for the one who left it.
+
+        Whoever wants it waits in its own turn meanwhile, for this connection or any other. False: the lender resets it
+        on the lease.
+        """
+        reset, owner = self._connector.reset, slot.owner
+        if reset is None or owner is None:
+            return False
+        turn = self._turns.get(owner.tenant)
+        if turn is None:
+            turn = owner
+            self._turns.add(turn)
+        slot.state = State.RESETTING
+        slot.since = now
+        slot.turn = turn
+        turn.leased += 1
+        turn.returning += 1
+        turn.coming += 1
+        self._resetting += 1
+        self._turns.refresh(turn)
+        reset(slot.conn)
+        self._watch_resets()
+        return True
+
+    def _reset_idle(self, now: float) -> None:
+        """Begin to reset as many idle connections as callers wait for who cannot have them as they are."""
+        while self._idle.all and self._lacking > 0:
+            slot = next(iter(self._idle))
+            if not self._connector.is_usable(slot.conn):
+                self._unidle(slot)
+                self._found_dead(slot)
+                continue
+            self._unidle(slot)
+            self._place(slot, now)
+            if slot.conn in self._idle:
+                return
+
+    def _watch_resets(self) -> None:
+        """The sweeper looks too seldom for those who wait."""
+        if not self._watches:
+            self._watches = True
+            self._connector.later(LATE_SECONDS, self._look_at_resets)
+
+    def _look_at_resets(self) -> None:
+        self._watches = False
+        self._hurry(self._clock())
+        self._serve_waiters()
+        if self._resetting and self._turns.waiting:
+            self._watch_resets()
+
+    def _hurry(self, now: float) -> None:
+        """Do not wait for resets that are late, and end those that hang, some only where their places are wanted."""
+        slots = [slot for slot in self._slots.values() if slot.state is State.RESETTING]
+        hung: list[Slot[C]] = []
+        for slot in slots:
+            if now - slot.since > RESET_SECONDS:
+                self.retire(slot.conn, "reset_failed")
+                continue
+            if now - slot.since >= LATE_SECONDS and not slot.is_late:
+                slot.is_late = True
+                self._late += 1
+                if slot.turn is not None:
+                    slot.turn.coming -= 1
+            if now - slot.since >= HUNG_SECONDS:
+                hung.append(slot)
+        if hung and self._turns.waiting and not self._idle:
+            room = self.limit - (len(self._slots) - self._retiring) - self._opening
+            for slot in sorted(hung, key=lambda each: each.since)[: max(0, self._lacking - room)]:
+                self.retire(slot.conn, "reset_failed")
+
+    @property
+    def _lacking(self) -> int:
+        """How many who wait, and may be served, have nothing on its way to them."""
+        coming = self._opening + self._resetting - self._late
+        return self._turns.eligible(self.limit + coming) - coming
 
     def _leave_resetting(self, slot: Slot[C]) -> None:
         self._resetting -= 1
@@ -398,9 +492,15 @@ class Pool(Generic[C]):
                 slot.turn.returning -= 1
         else:
             raise AssertionError(slot.state)
+        if bound_to is None:
+            slot.owner = None
+        elif slot.turn is not None:
+            slot.owner = slot.turn
         self._discharge(slot)
         slot.bound_to = bound_to
         self._place(slot, now)
+        if self._idle.all and self._turns.waiting:  # a tenant may be below its limit again
+            self._lend_idle()
 
     def _place(self, slot: Slot[C], now: float | None = None) -> None:
         """Hand a connection that nobody has to the next waiter, or lay it down."""
@@ -436,6 +536,9 @@ class Pool(Generic[C]):
     def _lend_idle(self) -> None:
         """Serve those who were at their tenant's limit until now, while connections lay idle."""
         while self._idle and (turn := self._turns.peek()) is not None:
+            is_ready = self._connector.reset is None or self._idle.has_of(turn.tenant) or self._idle.has_of(None)
+            if not is_ready and self._lacking <= 0:
+                return  # enough are being reset for those who wait
             slot = self._pick(turn.tenant)
             if self._connector.is_usable(slot.conn):
                 self._place(slot)
@@ -447,8 +550,11 @@ class Pool(Generic[C]):
         return turn is not None and self.budget.should_yield(self, slot.opened_at, next_holds=turn.leased)
 
     def _hand_over(self, slot: Slot[C], now: float) -> bool:
-        while (ticket := self._turns.next(self._next_turn(slot, slot.bound_to))) is not None:
-            turn = ticket.turn
+        while (turn := self._next_turn(slot, slot.bound_to)) is not None:
+            if slot.bound_to is not None and slot.bound_to != turn.tenant and self._reset_first(slot, now):
+                return True
+            ticket = self._turns.next(turn)
+            assert ticket is not None
             turn.leased += 1
             slot.streak = slot.streak + 1 if turn.tenant == slot.bound_to else 0
             slot.turn = turn
@@ -749,19 +855,12 @@ class Pool(Generic[C]):
             elif not self._connector.is_usable(slot.conn):
                 self._unidle(slot)
                 self._found_dead(slot)
-        for slot in [slot for slot in self._slots.values() if slot.state is State.RESETTING]:
-            if now - slot.since > RESET_SECONDS:
-                self.retire(slot.conn, "reset_failed")
-            elif now - slot.since > LATE_SECONDS and not slot.is_late:
-                slot.is_late = True
-                self._late += 1
-                if slot.turn is not None:
-                    slot.turn.coming -= 1
+        self._hurry(now)
         if self._settings.max_hold:
             self._end_long_leases(now, self._settings.max_hold)
         self._turns.purge()
         self._idle.purge()
-        self.refill()
+        self._serve_waiters()
 
     def _end_long_leases(self, now: float, max_hold: float) -> None:
         """End the oldest leases that last too long, one for each caller that waits for what they hold.

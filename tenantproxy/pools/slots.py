@@ -33,6 +33,7 @@ class Slot(Generic[C]):
         "expires_at",
         "is_late",
         "opened_at",
+        "owner",
         "retire_on_release",
         "since",
         "state",
@@ -46,7 +47,8 @@ class Slot(Generic[C]):
         self.expires_at = now + lifetime
         self.since = now  # when it became idle, or its reset began
         self.bound_to: TenantId | None = None
-        self.turn: Turn[C] | None = None  # of the tenant that uses it
+        self.owner: Turn[C] | None = None  # of that tenant; it may have left the pool since
+        self.turn: Turn[C] | None = None  # of the tenant that it counts for
         self.state = State.IDLE
         self.streak = 0  # leases in a row of the tenant it was bound to, while anybody waited
         self.is_late = False  # its reset takes suspiciously long

@@ -39,6 +39,7 @@ class RawConnector:
         self._ends: dict[RawBackend, End] = {}
         self._watches = EndWatches()
         self._all_ended: asyncio.Future[None] | None = None  # somebody waits for it
+        self.reset: Callable[[RawBackend], None] | None = None  # set by the lender
 
     # --- Connector ---------------------------------------------------------------------------------------------------
     def open(self, pool: Pool[RawBackend]) -> None:

@@ -163,22 +163,14 @@ class RawLender:
         if is_dirty or backend.saw_read_only or backend.cancels:
             self._reset(backend)
         elif pool.has_waiting:
-            self._pass_on(backend, now)
+            self._with_pool(lambda: pool.ready(backend, backend.bound, now))
         else:
             pool.ready(backend, backend.bound, now)
             if pool.key.shared:
                 ahead = pool.take_to_reset(now, idle_seconds=AHEAD_SECONDS)
                 if ahead is not None:
-                    self._begin_reset(ahead)
+                    self.begin_reset(ahead)
         return held
-
-    def _pass_on(self, backend: RawBackend, now: float) -> None:
-        pool, bound = backend.pool, backend.bound
-        next_tenant = pool.next_tenant(backend, bound) if bound is not None else None
-        if next_tenant is not None and next_tenant != bound:
-            self._reset(backend)
-        else:
-            self._with_pool(lambda: pool.ready(backend, bound, now))
 
     def _with_pool(self, act: Callable[[], None]) -> None:
         """`act`, then tell those who were handed something by it."""
@@ -205,12 +197,15 @@ class RawLender:
     # --- reset -------------------------------------------------------------------------------------------------------
     def _reset(self, backend: RawBackend) -> None:
         self._with_pool(lambda: backend.pool.resetting(backend))
-        self._begin_reset(backend)
+        self.begin_reset(backend)
 
-    def _begin_reset(self, backend: RawBackend) -> None:
-        """Has no timer: `Pool.sweep` ends a reset that takes too long."""
+    def begin_reset(self, backend: RawBackend) -> None:
+        """Reset a backend of which its pool knows that it is being reset; the answer comes later.
+
+        Has no timer: the pool ends a reset that takes too long.
+        """
         if backend.cancels:  # one that comes late must hit nobody, and not this reset either
-            backend.on_cancelled = partial(self._begin_reset, backend)
+            backend.on_cancelled = partial(self.begin_reset, backend)
             return
         messages, answer = reset(self.nonce())
         Exchange(backend, answer, partial(self._was_reset, backend), is_reset=True).begin(messages)

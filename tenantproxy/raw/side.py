@@ -46,4 +46,5 @@ def new_raw_side(
         acquire_timeout=settings.pools.acquire_timeout,
         proof_window=settings.row.proof_window,
     )
+    connector.reset = lender.begin_reset
     return manager, lender, connector

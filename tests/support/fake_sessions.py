@@ -167,6 +167,11 @@ class FakeServer:
     def expire(self, conn: Backend, error: LeaseExpired) -> None:
         """See `pool.Connector`."""
 
+    @property
+    def reset(self) -> None:
+        """See `pool.Connector`."""
+        return None
+
     def is_usable(self, conn: Backend) -> bool:
         """See `pool.Connector`."""
         return not conn.con.is_closed()

@@ -56,6 +56,7 @@ class FakeRawConnector:
         self.opening: list[Pool[RawBackend]] = []
         self.ending: list[RawBackend] = []
         self.cancels: list[tuple[RawBackend, Callable[[], None]]] = []
+        self.reset: Callable[[RawBackend], None] | None = None  # set by the lender
 
     def open(self, pool: Pool[RawBackend]) -> None:
         """See `pool.Connector`."""
@@ -127,6 +128,7 @@ class WireHouse:
             proof_window=60.0,
             nonce=lambda: NONCE,
         )
+        self.connector.reset = self.lender.begin_reset
 
     def clock(self) -> float:
         """The loop's own time, and as much later as a test says."""

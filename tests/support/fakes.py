@@ -71,7 +71,6 @@ class Link:
     alive: bool = True
     ends: int = 0  # how often it was told to end
     reset_at: float = 0.0  # when its last reset began
-    is_late: bool = False  # the sweeper found that this takes too long
 
     def __repr__(self) -> str:
         return f"<Link {self.number} {self.state}>"
@@ -92,7 +91,7 @@ class Caller:
         """See `base.Waiter`."""
         assert self.link is None, "a caller was offered two connections"
         assert self.error is None, "a caller that was told an error was offered a connection"
-        assert conn.state in ("new", "idle", "used", "resetting"), f"{conn} was offered"
+        assert conn.state in ("new", "idle", "returned"), f"{conn} was offered"
         assert conn.user is None, f"{conn} has two owners"
         assert conn.charged is None, f"{conn} is charged to one that released it"
         assert not conn.pool.is_closed, "a closed pool lends"
@@ -123,6 +122,7 @@ class FakeConnector:
     opening: list[Pool[Link]] = field(default_factory=list)  # connects under way, oldest first
     links: dict[Link, None] = field(default_factory=dict)  # all that exist on a server, in order of opening
     ended: int = 0
+    resets_first: bool = False  # what another tenant left, before it is lent
     expired: list[Link] = field(default_factory=list)  # whose leases were ended
     lingering: list[Lingering] = field(default_factory=list)  # whose ends were silent, oldest first
     timers: list[tuple[float, int, Callable[[], None]]] = field(default_factory=list)
@@ -146,6 +146,18 @@ class FakeConnector:
         assert conn.state == "used", f"the lease of {conn} was ended"
         conn.charged = conn.user
         self.expired.append(conn)
+
+    @property
+    def reset(self) -> Callable[[Link], None] | None:
+        """See `pool.Connector`."""
+        return self._reset if self.resets_first else None
+
+    def _reset(self, conn: Link) -> None:
+        assert conn.state in ("idle", "returned"), f"{conn} is reset"
+        assert conn.user is None
+        assert conn.bound is not None, f"{conn} is nobody's, and is reset"
+        conn.state, conn.charged = "resetting", conn.bound
+        conn.reset_at = self.clock.now
 
     def is_usable(self, conn: Link) -> bool:
         """See `pool.Connector`."""
@@ -212,7 +224,7 @@ class FakeConnector:
 
 def settle(link: Link) -> None:
     """After a link was given to its pool: nobody took it and nobody ended it, so it lies idle."""
-    if link.state in ("new", "resetting") or (link.state == "used" and link.user is None):
+    if link.state in ("new", "returned"):
         link.state = "idle"
 
 
@@ -238,7 +250,7 @@ def ask(pool: Pool[Link], tenant: str, limits: Limits = NO_LIMITS) -> Caller:
 def reset(link: Link, *, now: float = 0.0) -> None:
     """Its user gave it back, its reset begins."""
     link.charged, link.user, link.state = link.user, None, "resetting"
-    link.reset_at, link.is_late = now, False
+    link.reset_at = now
     link.pool.resetting(link)
 
 
@@ -248,13 +260,15 @@ def reset_ahead(pool: Pool[Link], *, now: float = 0.0) -> Link | None:
     if link is not None:
         assert link.state == "idle", f"{link} was taken"
         link.state = "resetting"
-        link.reset_at, link.is_late = now, False
+        link.reset_at = now
     return link
 
 
 def ready(link: Link, bound: str | None = None) -> None:
     """Its reset is over, or its user gave it back clean."""
     link.user = link.charged = None
+    if link.state in ("used", "resetting"):
+        link.state = "returned"
     link.bound = tenant_id(bound) if bound is not None else None
     link.pool.ready(link, link.bound)
     settle(link)

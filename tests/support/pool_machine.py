@@ -86,7 +86,14 @@ class PoolWorld:
     """Two servers with hardly any connections, tenants of all kinds, and everything that can happen to them."""
 
     def __init__(
-        self, *, one: int = 6, two: int = 4, guaranteed: int = 1, resets_hang: bool = False, max_hold: float = 0.0
+        self,
+        *,
+        one: int = 6,
+        two: int = 4,
+        guaranteed: int = 1,
+        resets_hang: bool = False,
+        resets_first: bool = False,
+        max_hold: float = 0.0,
     ) -> None:
         settings = Pools(
             max_pools=3,
@@ -99,6 +106,7 @@ class PoolWorld:
             max_hold=max_hold,
         )
         self.house = House(servers={"one": one, "two": two}, settings=settings, observer=self.observe)
+        self.resets_first = self.house.connector.resets_first = resets_first
         self.books: dict[Pool[Link], Book] = {}
         self.callers: list[Caller] = []  # in a queue, or gone from one without a word
         self.lent: list[Caller] = []
@@ -124,6 +132,7 @@ class PoolWorld:
             if link is not None:
                 assert not queue, "a late comer overtook those of its tenant who wait"
                 assert link.state == "idle", f"{link} was lent"
+                assert link.bound in (None, plan.tenant) or not self.resets_first, f"{link} is another tenant's"
                 assert link.alive, f"{link} is dead and was lent"
                 assert self.house.clock.now < link.opened_at + LIFETIME, f"{link} is too old and was lent"
                 link.state, link.user, caller.link = "used", plan.tenant, link
@@ -173,9 +182,11 @@ class PoolWorld:
         ready(link, link.bound)
 
     def release(self, which: int) -> None:
-        """A lessee is done; its session is reset off its path."""
+        """A lessee is done; its session is reset off its path, or stays its tenant's as it is."""
         link = self._give(which)
-        if link.alive:
+        if self.resets_first and link.pool.key.shared and link.alive and which % 4:
+            ready(link, link.user)
+        elif link.alive:
             reset(link, now=self.house.clock.now)
         else:
             retire(link)
@@ -223,8 +234,8 @@ class PoolWorld:
     def reset_ends(self, which: int, bound: int) -> None:
         """A reset is confirmed; the session is still somebody's, or nobody's."""
         link = _pick(self.links("resetting"), which)
-        tenant = _pick(ROUTES, bound).tenant if link.pool.key.shared else None
-        ready(link, tenant if bound % 2 else None)
+        tenant = link.charged if self.resets_first else _pick(ROUTES, bound).tenant
+        ready(link, tenant if bound % 2 and link.pool.key.shared else None)
 
     def reset_fails(self, which: int) -> None:
         """A reset fails."""
@@ -300,9 +311,9 @@ class PoolWorld:
         self.left = [
             left for left in self.left if left.one.process.pid or left.since + STARTUP_SECONDS > self.house.clock.now
         ]
-        for link in self.links("resetting"):
-            link.is_late = self.house.clock.now - link.reset_at > LATE_SECONDS
         self.house.manager.sweep()
+        for link in self.links("resetting"):
+            assert _is_late(link) == (self.house.clock.now - link.reset_at >= LATE_SECONDS)
         assert not [link for link in self.links("resetting") if self.house.clock.now - link.reset_at > RESET_SECONDS]
         for book in self.books.values():
             for tenant in [tenant for tenant in book.limits if not self._counts(book, tenant)]:
@@ -486,11 +497,20 @@ class PoolWorld:
         if pool.is_closed or (book.failed and (opening or self.house.clock.now < book.retry_at)):
             return 0
         mine = [link for link in self.links() if link.pool is pool]
-        resetting = sum(link.state == "resetting" and not link.is_late for link in mine)
+        resetting = sum(link.state == "resetting" and not _is_late(link) for link in mine)
         room = pool.limit - len(mine) - opening
         if not pool.key.shared:
             room -= sum(left.pool is pool for left in self.left)
         return max(0, min(self._eligible(book, after_resets=True) - opening - resetting, room))
+
+    def _lacking(self, book: Book) -> int:
+        """How many may be served and have nothing on its way to them."""
+        resetting = [link for link in self.links("resetting") if link.pool is book.pool and not _is_late(link)]
+        opening = self.house.connector.opening.count(book.pool)
+        return self._eligible(book, after_resets=True) - opening - len(resetting)
+
+    def _may_have_more(self, book: Book, tenant: TenantId) -> bool:
+        return bool(book.queue(tenant)) and self._charges(book, tenant) < self._ceiling(book, tenant)
 
     def _eligible(self, book: Book, *, after_resets: bool = False) -> int:
         return sum(
@@ -503,7 +523,7 @@ class PoolWorld:
         coming = [
             link
             for link in self.links("resetting")
-            if link.pool is book.pool and link.charged == tenant and not link.is_late
+            if link.pool is book.pool and link.charged == tenant and not _is_late(link)
         ]
         return self._charges(book, tenant) - (len(coming) if after_resets else 0)
 
@@ -513,7 +533,7 @@ class PoolWorld:
         return size
 
     def _check_pool(self, book: Book) -> None:
-        pool, now = book.pool, self.house.clock.now
+        pool, _now = book.pool, self.house.clock.now
         stats = pool.stats()
         mine = [link for link in self.links() if link.pool is pool]
         states = Counter(link.state for link in mine)
@@ -536,9 +556,17 @@ class PoolWorld:
                 assert turn.max_size == self._size(book, tenant)
                 assert turn.waiting <= (book.limits[tenant].max_waiting or 0)
         if self._eligible(book):
-            young = [link for link in mine if now < link.opened_at + LIFETIME * 0.9]
-            good = [link for link in young if link.state == "idle" and link.alive]
-            assert not good, f"{good} lie idle in {pool.label} while somebody who may have one waits"
+            self._check_idle(book, mine)
+
+    def _check_idle(self, book: Book, mine: list[Link]) -> None:
+        """Nothing lies idle that somebody waits for, unless it is to be reset and enough others are under way."""
+        pool, now = book.pool, self.house.clock.now
+        young = [link for link in mine if now < link.opened_at + LIFETIME * 0.9]
+        good = [link for link in young if link.state == "idle" and link.alive]
+        if self.resets_first and self._lacking(book) <= 0:
+            who = {tenant for tenant in book.waiting if self._may_have_more(book, tenant)}
+            good = [link for link in good if link.bound is None or link.bound in who]
+        assert not good, f"{good} lie idle in {pool.label} while somebody who may have one waits"
 
     def _check_counters(self) -> None:
         counters = self.house.counters
@@ -596,6 +624,11 @@ def _pick(of: Sequence[T], which: int) -> T:
     return of[which % len(of)]
 
 
+def _is_late(link: Link) -> bool:
+    """Whether its pool does not wait for its reset any more: found by the sweeper, or by a timer before that."""
+    return link.pool._slots[link].is_late
+
+
 def _link(caller: Caller) -> Link:
     assert caller.link is not None
     return caller.link
@@ -603,6 +636,7 @@ def _link(caller: Caller) -> Link:
 
 WHICH: Final = st.integers(min_value=0, max_value=31)
 TIMES: Final = st.integers(min_value=1, max_value=4)
+MANY: Final = 100
 SELDOM: Final = st.sampled_from((False, False, False, True))
 ASKS: Final = st.sampled_from((0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 4, 5, 6, 7, 8, 9))  # mostly those who share a pool
 
@@ -619,10 +653,13 @@ class PoolMachine(RuleBasedStateMachine):
         two=st.integers(3, 5),
         guaranteed=st.integers(0, 2),
         hang=st.booleans(),
+        first=st.booleans(),
         hold=st.sampled_from((0.0, 0.0, 0.5, 3.0)),
     )
-    def begin(self, one: int, two: int, guaranteed: int, hang: bool, hold: float) -> None:
-        self.world = PoolWorld(one=one, two=two, guaranteed=guaranteed, resets_hang=hang, max_hold=hold)
+    def begin(self, one: int, two: int, guaranteed: int, hang: bool, first: bool, hold: float) -> None:
+        self.world = PoolWorld(
+            one=one, two=two, guaranteed=guaranteed, resets_hang=hang, resets_first=first, max_hold=hold
+        )
 
     def _several(self, times: int, act: Callable[[], None], while_any: Callable[[], object]) -> None:
         for _ in range(times):
@@ -649,6 +686,14 @@ class PoolMachine(RuleBasedStateMachine):
     @rule(which=WHICH, times=TIMES)
     def lessees_are_done(self, which: int, times: int) -> None:
         self._several(times, lambda: self.world.release(which), lambda: self.world.lent)
+
+    @precondition(lambda self: self.world.resets_first and self.world.lent)
+    @rule(which=ASKS, other=ASKS, times=TIMES)
+    def all_leave_and_another_tenant_asks(self, which: int, other: int, times: int) -> None:
+        self._several(MANY, lambda: self.world.leave(0), self.world.waiting)
+        self._several(MANY, lambda: self.world.release(1), lambda: self.world.lent)
+        self._several(times, lambda: self.world.ask(which), lambda: True)
+        self._several(times, lambda: self.world.ask(other), lambda: True)
 
     @precondition(lambda self: self.world.lent)
     @rule(which=WHICH)
