@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 __all__ = ["Output", "progress_bar"]
+
+_ANY_WIDTH: Final = 10_000  # columns: of a table that nothing makes narrower
 
 
 def progress_bar() -> Progress:
@@ -41,12 +44,11 @@ class Output:
         elif not rows:
             Console(stderr=True).print(empty, markup=False)
         else:
-            table = Table()
-            for name in rows[0]:
-                table.add_column(escape(name), overflow="fold")  # nothing is cut: a narrow terminal has more lines
-            for row in rows:
-                table.add_row(*(escape(_shown(value)) for value in row.values()))
-            Console().print(table)
+            console = Console()
+            table = _table(rows)
+            if console.measure(table, options=console.options.update(max_width=_ANY_WIDTH)).maximum > console.width:
+                table = _table(rows, box=SIMPLE_HEAD, pad_edge=False)
+            console.print(table)
 
     def table(self, values: Mapping[str, Any]) -> None:
         """One thing: a name and its value on each line."""
@@ -70,6 +72,16 @@ class Output:
 
     def _json(self, value: object) -> None:
         sys.stdout.write(json.dumps(value, indent=2, default=_text, ensure_ascii=False) + "\n")
+
+
+def _table(rows: Sequence[Mapping[str, Any]], **style: Any) -> Table:
+    table = Table(**style)
+    for name in rows[0]:
+        # Nothing is cut: a narrow terminal has more lines. A heading stays whole while there is room for all of them.
+        table.add_column(escape(name), overflow="fold", min_width=len(name))
+    for row in rows:
+        table.add_row(*(escape(_shown(value)) for value in row.values()))
+    return table
 
 
 def _shown(value: object) -> str:

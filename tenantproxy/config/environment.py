@@ -15,11 +15,13 @@ from typing import Any, Final
 from tenantproxy.config.problems import is_table, nearest
 from tenantproxy.config.settings import DELIMITER, PREFIX, Settings
 from tenantproxy.config.values import GivenText
+from tenantproxy.errors import ConfigurationError, Problem
 
 __all__ = ["environment", "put", "strangers"]
 
 _log = logging.getLogger(__name__)
 
+_DEEPEST: Final = 20  # tables in tables; no key of ours is so deep
 _ALIKE: Final = re.compile(r"TENANT_?PROXY_", re.IGNORECASE)
 _ELSEWHERE: Final = frozenset({"TENANTPROXY_CONFIG"})  # read by the command line
 # What Kubernetes and Docker set for a service that is called tenantproxy.
@@ -55,9 +57,24 @@ def _value(parts: list[str], text: GivenText) -> Any:
         return text
     try:
         found = json.loads(text)
-    except (ValueError, RecursionError):
+    except ValueError:
         return text  # told as what it is: text where a table must be
+    except RecursionError:
+        raise _too_deep(text) from None
+    if _is_deeper(found, _DEEPEST):
+        raise _too_deep(text)
     return _given(found, text.origin)
+
+
+def _is_deeper(value: Any, levels: int) -> bool:
+    """Whether tables and lists are nested in more than so many levels."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return bool(inner) and (levels == 0 or any(_is_deeper(item, levels - 1) for item in inner))
+
+
+def _too_deep(text: GivenText) -> ConfigurationError:
+    problem, fix = "is JSON that is nested too deeply", f"nest at most {_DEEPEST} tables and lists"
+    return ConfigurationError([Problem(key=text.origin, problem=problem, fix=fix)])
 
 
 def _given(value: Any, origin: str) -> Any:

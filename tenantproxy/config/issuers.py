@@ -70,6 +70,8 @@ def _keys(key: str, issuer: AuthIssuer) -> Iterator[Problem]:
 def _url(key: str, url: str) -> Iterator[Problem]:
     if url and not url.startswith("https://"):
         yield Problem(key=key, problem="is not https", fix="write https://...: who forges it can sign")
+    elif "@" in url.removeprefix("https://").partition("/")[0]:
+        yield Problem(key=key, problem="has a user or a password", fix="write https://host/path: key sets are public")
 
 
 def _claim(key: str, path: str) -> Iterator[Problem]:

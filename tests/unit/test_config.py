@@ -152,6 +152,7 @@ BAD = [
     (changed(auth={"key": "k" * 32, "jwks_url": "https://x/"}), "auth.jwks_url", ["excludes a key of our own"]),
     (changed(auth={"public_key_file": "x", "algorithm": "HS256"}), "auth.algorithm", ["never in a key set"]),
     (changed(auth={"jwks_url": "http://x/", "algorithm": "RS256"}), "auth.jwks_url", ["https"]),
+    (changed(auth={"jwks_url": "https://u:p@x/", "algorithm": "RS256"}), "auth.jwks_url", ["has a user or a password"]),
     (changed(auth={"leeway": 61}), "auth.leeway", ["60"]),
     (changed(auth={"refresh_ttl": 0}), "auth.refresh_ttl", ["at least 1"]),
     (changed(context={"app.current_tenant_id": "header:X"}), "context.app.current_tenant_id", ["remove it"]),

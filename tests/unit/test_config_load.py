@@ -151,3 +151,14 @@ def test_a_secret_that_is_missing_or_empty_is_told_with_its_path(file: Path, tmp
     text = problem_of(file)
     assert f"the file {tmp_path / 'pg'} cannot be read (No such file or directory)" in text
     assert load(file, secrets=False).servers["Primary"].password is not None
+
+
+@pytest.mark.parametrize("levels", [30, 600, 100_000])
+@pytest.mark.parametrize("inner", ['{"a":', "["], ids=["tables", "lists"])
+def test_a_table_of_the_environment_that_is_nested_too_deeply_is_a_problem_of_its_variable(
+    monkeypatch: pytest.MonkeyPatch, levels: int, inner: str
+) -> None:
+    end = {"{": "}", "[": "]"}[inner[0]]
+    monkeypatch.setenv("TENANTPROXY_SERVERS__PRIMARY", '{"x":' + inner * levels + "1" + end * levels + "}")
+    with pytest.raises(ConfigurationError, match="TENANTPROXY_SERVERS__PRIMARY: is JSON that is nested too deeply"):
+        load()
