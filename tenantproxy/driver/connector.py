@@ -129,15 +129,15 @@ class AsyncpgConnector:
 
     # --- Connector ---------------------------------------------------------------------------------------------------
     def open(self, pool: Pool[Backend]) -> None:
-        """See `pool.Connector`."""
+        """See `pools.context.Connector`."""
         self._tasks.spawn(self._open(pool))
 
     def retire(self, pool: Pool[Backend], conn: Backend) -> None:
-        """See `pool.Connector`."""
+        """See `pools.context.Connector`."""
         self._tasks.spawn(self._end(pool, conn))
 
     def expire(self, conn: Backend, error: LeaseExpired) -> None:
-        """See `pool.Connector`."""
+        """See `pools.context.Connector`."""
         conn.con.expired = error
         # Ended without the driver: what its holder still sends comes after our goodbye. A rollback by us would let the
         # rest of its transaction take effect alone.
@@ -149,11 +149,11 @@ class AsyncpgConnector:
         return None
 
     def is_usable(self, conn: Backend) -> bool:
-        """See `pool.Connector`."""
+        """See `pools.context.Connector`."""
         return not conn.con.is_closed()
 
     def later(self, delay: float, call: Callable[[], None]) -> None:
-        """See `pool.Connector`."""
+        """See `pools.context.Connector`."""
         self._tasks.later(delay, call)
 
     async def close(self) -> None:

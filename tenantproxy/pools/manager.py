@@ -22,8 +22,9 @@ from tenantproxy.events import (
 from tenantproxy.model import Isolation, Limits, PoolKey, Route, TenantId
 from tenantproxy.pools.base import Clock
 from tenantproxy.pools.budget import ServerBudget
+from tenantproxy.pools.context import Connector, PoolContext, PoolSettings
 from tenantproxy.pools.counters import Counters
-from tenantproxy.pools.pool import Connector, Pool, PoolSettings
+from tenantproxy.pools.pool import Pool
 
 __all__ = ["ManagerSettings", "PoolManager"]
 
@@ -62,9 +63,11 @@ class PoolManager(Generic[C]):
         self.budgets = budgets
         self.counters = counters
         self._settings = settings
-        self._connector = connector
         self._clock = clock
         self._observer = observer
+        self._context = PoolContext(
+            connector=connector, settings=settings, clock=clock, observer=observer, counters=counters
+        )
         self._pools: dict[PoolKey, Pool[C]] = {}
         self._own: dict[
             TenantId, dict[PoolKey, Limits]
@@ -137,18 +140,11 @@ class PoolManager(Generic[C]):
         budget = self.budgets[key.server]
         return Pool(
             key,
+            self._context,
             label=label,
             limit=min(limit, budget.limit),
             budget=budget,
-            connector=self._connector,
-            settings=self._settings,
-            clock=self._clock,
-            observer=self._observer,
-            counts_of=self.counters.acquires_of,
-            closed_counts=self.counters.closed,
-            exhausted_counts=self.counters.exhaustions,
-            wait_seconds=self.counters.acquire_wait[isolation],
-            hold_seconds=self.counters.hold[isolation],
+            isolation=isolation,
             is_main=is_main,
         )
 

@@ -9,11 +9,10 @@ Each connection is in exactly one state: idle, used, resetting or retiring; thos
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Iterator
-from typing import Final, Generic, Protocol, TypeVar
+from collections.abc import Iterable, Iterator
+from typing import Final, Generic, TypeVar
 
 from tenantproxy.errors import (
-    LeaseExpired,
     PoolError,
     TenantProxyError,
 )
@@ -24,22 +23,21 @@ from tenantproxy.events import (
     ConnectionClosed,
     ExhaustCause,
     Exhausted,
-    Histogram,
     LeaseEnded,
     LimitLowered,
-    Observer,
 )
-from tenantproxy.model import Limits, PoolKey, TenantId
+from tenantproxy.model import Isolation, Limits, PoolKey, TenantId
 from tenantproxy.pools import exhaustion
 from tenantproxy.pools.backoff import Backoff, Failure
-from tenantproxy.pools.base import AcquireResult, Clock, PoolStats, ServerProcess, TenantPoolStats, Waiter
+from tenantproxy.pools.base import AcquireResult, PoolStats, ServerProcess, TenantPoolStats, Waiter
 from tenantproxy.pools.budget import CALM_SECONDS, ServerBudget
+from tenantproxy.pools.context import PoolContext
 from tenantproxy.pools.limits import MOST, NO_LIMIT, lowest
 from tenantproxy.pools.lingering import Lingering
-from tenantproxy.pools.queue import AcquireCounts, Ticket, Turn, Turns
+from tenantproxy.pools.queue import Ticket, Turn, Turns
 from tenantproxy.pools.slots import IdleSlots, Slot, State
 
-__all__ = ["Connector", "Pool", "PoolSettings"]
+__all__ = ["Pool"]
 
 C = TypeVar("C")
 
@@ -52,75 +50,6 @@ _USED: Final = State.USED
 _LIFETIME_JITTER: Final = 0.1  # connections opened together must not end together
 
 
-class Connector(Protocol[C]):
-    """Who opens and ends connections. All calls return at once; the answers come to the pool later."""
-
-    @property
-    def reset(self) -> Callable[[C], None] | None:
-        """Begins to reset a connection that another tenant left, for whoever comes next; answered as `resetting` is.
-
-        None: whoever gets such a connection resets it on its own lease.
-        """
-        ...
-
-    def open(self, pool: Pool[C]) -> None:
-        """Begin a connect; answer with `pool.opened(conn)` or `pool.open_failed(...)`. Never cancelled by a waiter."""
-        ...
-
-    def retire(self, pool: Pool[C], conn: C) -> None:
-        """End `conn`, a busy one by cancelling first; answer with `pool.retired` when its server side is gone.
-
-        A server side that stays silent is left, and told as lingering.
-        """
-        ...
-
-    def expire(self, conn: C, error: LeaseExpired) -> None:
-        """The lease of `conn` is over for `error`, which its holder has to hear: `retire` follows."""
-        ...
-
-    def is_usable(self, conn: C) -> bool:
-        """Whether `conn` is not known to be dead. No I/O."""
-        ...
-
-    def later(self, delay: float, call: Callable[[], None]) -> None:
-        """Call `call` after `delay` seconds."""
-        ...
-
-
-class PoolSettings(Protocol):
-    """What a pool is told; the same object for all pools."""
-
-    @property
-    def max_size(self) -> int:
-        """Leases of one tenant."""
-        ...
-
-    @property
-    def shared_size(self) -> int:
-        """Connections of a pool that tenants share."""
-        ...
-
-    @property
-    def max_waiting(self) -> int:
-        """Waiters of one tenant."""
-        ...
-
-    @property
-    def idle_timeout(self) -> float:
-        """Seconds after which an idle connection is closed."""
-        ...
-
-    @property
-    def max_lifetime(self) -> float:
-        """Seconds after which a connection is closed."""
-        ...
-
-    @property
-    def max_hold(self) -> float:
-        """Seconds that a lease may last while others wait; 0: no limit."""
-        ...
-
-
 class Pool(Generic[C]):
     """The connections of one PoolKey.
 
@@ -130,21 +59,15 @@ class Pool(Generic[C]):
     def __init__(
         self,
         key: PoolKey,
+        context: PoolContext[C],
         *,
         label: str,
         limit: int,
         budget: ServerBudget,
-        connector: Connector[C],
-        settings: PoolSettings,
-        clock: Clock,
-        observer: Observer,
-        counts_of: Callable[[TenantId], AcquireCounts],
-        closed_counts: dict[CloseReason, int],
-        exhausted_counts: dict[ExhaustCause, int],
-        wait_seconds: Histogram,
-        hold_seconds: Histogram,
+        isolation: Isolation,
         is_main: bool = False,
     ) -> None:
+        counters = context.counters
         self.key = key
         self.label = label
         self._configured = limit
@@ -154,16 +77,16 @@ class Pool(Generic[C]):
         self.is_main = is_main
         self.is_closed = False
         self._closed_for: CloseReason = "shutdown"  # once it is
-        self.last_used = clock()
-        self.wait_seconds = wait_seconds  # for the lender to count in
-        self.hold_seconds = hold_seconds
-        self._connector = connector
-        self._settings = settings
-        self._clock = clock
-        self._observer = observer
-        self._counts_of = counts_of
-        self._closed_counts = closed_counts
-        self._exhausted_counts = exhausted_counts
+        self.last_used = context.clock()
+        self.wait_seconds = counters.acquire_wait[isolation]  # for the lender to count in
+        self.hold_seconds = counters.hold[isolation]
+        self._connector = context.connector
+        self._settings = context.settings
+        self._clock = context.clock
+        self._observer = context.observer
+        self._counts_of = counters.acquires_of
+        self._closed_counts = counters.closed
+        self._exhausted_counts = counters.exhaustions
         self._slots: dict[C, Slot[C]] = {}  # all but those being opened
         self._idle: IdleSlots[C] = IdleSlots()
         self._turns: Turns[C] = Turns(budget.guaranteed)

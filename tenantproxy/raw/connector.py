@@ -43,24 +43,24 @@ class RawConnector:
 
     # --- Connector ---------------------------------------------------------------------------------------------------
     def open(self, pool: Pool[RawBackend]) -> None:
-        """See `pool.Connector`."""
+        """See `pools.context.Connector`."""
         self._tasks.spawn(self._open(pool))
 
     def retire(self, pool: Pool[RawBackend], conn: RawBackend) -> None:
-        """See `pool.Connector`."""
+        """See `pools.context.Connector`."""
         end = self._ends[conn] = End(self, conn)
         end.begin()
 
     def expire(self, conn: RawBackend, error: LeaseExpired) -> None:
-        """See `pool.Connector`."""
+        """See `pools.context.Connector`."""
         conn.expired = error
 
     def is_usable(self, conn: RawBackend) -> bool:
-        """See `pool.Connector`."""
+        """See `pools.context.Connector`."""
         return not conn.is_closed
 
     def later(self, delay: float, call: Callable[[], None]) -> None:
-        """See `pool.Connector`."""
+        """See `pools.context.Connector`."""
         self._tasks.later(delay, call)
 
     async def close(self) -> None:
