@@ -1,4 +1,4 @@
-"""After which messages does PostgreSQL say ReadyForQuery? Each rule that `wire.flight` counts by, on real servers."""
+"""After which messages does PostgreSQL say ReadyForQuery? Each rule that `wire.pipeline` counts by, on real servers."""
 
 from __future__ import annotations
 

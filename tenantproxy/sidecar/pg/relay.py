@@ -34,8 +34,9 @@ from tenantproxy.sidecar.pg.kept import KeptSettings
 from tenantproxy.sidecar.pg.traffic import Traffic
 from tenantproxy.wire import answers, frames
 from tenantproxy.wire.commands import ALL, WATCHED, deallocate_of, pins, unbinds
-from tenantproxy.wire.flight import SYNC, Flight, is_described
 from tenantproxy.wire.frames import HEADER, IDLE, length_of
+from tenantproxy.wire.pipeline import MAX_OUTSTANDING, Copy, Pipeline
+from tenantproxy.wire.prepared import Prepared, is_described
 from tenantproxy.wire.rows import LONGEST, end_of_rows
 from tenantproxy.wire.statements import Statement, Statements
 
@@ -47,6 +48,8 @@ _LENGTH: Final = struct.Struct("!I").unpack_from
 _STREAMED: Final = 65_536  # of a message that need not be seen whole; less is waited for before a backend is taken
 _MAX_WHOLE: Final = 16 * 1024 * 1024  # a statement's text
 _MAX_HELD: Final = 262_144  # bytes of a client that waits, before it is not read any further
+_TURN: Final = 256  # messages of a client in one turn of the loop; then others have theirs
+_TURN_BYTES: Final = 65_536
 _LINGER_SECONDS: Final = 10.0  # that a client has for reading what was said last
 
 # Kinds that the hot loops compare with.
@@ -93,7 +96,7 @@ _MAX_LOOKED_AT: Final = 1024 * 1024  # an error with a long DETAIL
 _IN_ONE_BREATH: Final = (  # how libpq ends a statement
     frames.frame(frames.DESCRIBE, b"P\0") + frames.frame(_EXECUTE, b"\0\0\0\0\0") + frames.frame(_SYNC)
 )
-_TRANSLATED: Final = {frames.PARSE: Flight.parse, frames.DESCRIBE: Flight.describe, frames.CLOSE: Flight.close}
+_TRANSLATED: Final = {frames.PARSE: Prepared.parse, frames.DESCRIBE: Prepared.describe, frames.CLOSE: Prepared.close}
 _DEALLOCATED: Final = frames.frame(_COMMAND_COMPLETE, b"DEALLOCATE\0")
 _READ_ONLY: Final = b"\0C25006\0"
 _STALE_PLAN: Final = b"RRevalidateCachedQuery\0"
@@ -126,7 +129,6 @@ class Relay(asyncio.Protocol):
         "_client_is_slow",
         "_dropped",
         "_finding",
-        "_flight",
         "_held",
         "_held_size",
         "_is_draining",
@@ -142,6 +144,8 @@ class Relay(asyncio.Protocol):
         "_listens",
         "_needed",
         "_on_end",
+        "_pipeline",
+        "_prepared",
         "_replay",
         "_rest",
         "_route",
@@ -154,6 +158,8 @@ class Relay(asyncio.Protocol):
         "_told_fatal",
         "_transport",
         "_waits_for_answers",
+        "_waits_for_room",
+        "_waits_for_turn",
         "answered_at",
         "asked_at",
         "backend",
@@ -185,7 +191,8 @@ class Relay(asyncio.Protocol):
         self._transport = transport
         self._source = source
         self._lender = lender
-        self._flight = Flight(statements)
+        self._pipeline = Pipeline()
+        self._prepared = Prepared(statements, self._pipeline)
         self._is_session = is_session  # a backend of its own: its statements may keep their names
         self._on_end = on_end
         self._route: Route | None = None
@@ -196,6 +203,8 @@ class Relay(asyncio.Protocol):
         self._needed = 0  # bytes held from which on it is worth looking again; 0: something else is waited for
         self._is_reading_paused = False
         self._waits_for_answers = False  # what is held may go when nothing is unanswered
+        self._waits_for_room = False  # when fewer answers are outstanding
+        self._waits_for_turn = False  # when the loop has been round
         self._is_entering = False
         self._rest = 0  # bytes of a message whose head has gone to the server
         self._is_quiet_after_rest = False
@@ -229,7 +238,8 @@ class Relay(asyncio.Protocol):
             and len(data) > HEADER
             and _LENGTH(data, 1)[0] + 1 == len(data)
             and data[5:8] not in WATCHED
-            and not (self._rest or self._dropped or self._skipping or self._flight.is_open)
+            and not (self._rest or self._dropped or self._skipping or self._pipeline.is_open)
+            and self._pipeline.outstanding < MAX_OUTSTANDING
         ):
             backend = self.backend
             if backend is None:
@@ -240,15 +250,17 @@ class Relay(asyncio.Protocol):
             elif backend.binding is not None and self._is_due(backend):
                 self._hold(data)
                 return
-            flight = self._flight
-            if not flight.awaited:
+            pipeline = self._pipeline
+            if not pipeline.outstanding:
                 self.asked_at = monotonic()
-            flight.queried()
+            pipeline.queried()
+            if self._prepared.unnamed is not None:
+                self._prepared.queried()
             backend.write(data)
         elif not (
             data.endswith(_IN_ONE_BREATH)
             and not (self._rest or self._dropped or self._skipping or self._is_session)
-            and self._flight.is_quiet
+            and not (self._pipeline.outstanding or self._pipeline.is_open)
             and self._breathed(data)
         ):
             self._forward(data)
@@ -273,22 +285,22 @@ class Relay(asyncio.Protocol):
         elif backend.binding is not None and self._is_due(backend):
             self._hold(data)
             return True
-        flight, kept = self._flight, self.kept
+        prepared, kept = self._prepared, self.kept
         self.asked_at = monotonic()
         self._replay = data if self._status == IDLE else None
         try:
             if bind_at:
                 kept.asked_for = None
-                out = flight.parse(data[:bind_at]) + flight.bind(data[bind_at:end])
+                out = prepared.parse(data[:bind_at]) + prepared.bind(data[bind_at:end])
             else:
-                out = flight.bind(data[:end])
+                out = prepared.bind(data[:end])
         except ProtocolError as exc:
             self._end(exc)
             return True
-        bound = flight.last_bound
+        bound = prepared.last_bound
         if bound is not None and (bound.watched is not None or kept.asked_for is not None):
             self._bound(bound, is_alone=not bind_at)
-        flight.synced()
+        self._pipeline.synced()
         backend.write(out + _IN_ONE_BREATH)
         return True
 
@@ -296,7 +308,7 @@ class Relay(asyncio.Protocol):
         try:
             self._send(data)
         except ProtocolError as exc:
-            self._flight.is_doubtful = True  # what was to be sent before it may not have been
+            self._pipeline.doubt()  # what was to be sent before it may not have been
             self._end(exc)
 
     def _send(self, data: bytes) -> None:  # noqa: C901 - a hot loop: each call in it costs as much as it does
@@ -305,13 +317,20 @@ class Relay(asyncio.Protocol):
         begin, at = self._continue(data)  # what lies between the two goes out as it came
         if self._is_over:
             return
-        flight, backend, is_session, kept = self._flight, self.backend, self._is_session, self.kept
+        pipeline, prepared = self._pipeline, self._prepared
+        backend, is_session, kept = self.backend, self._is_session, self.kept
         if backend is not None and backend.binding is not None and at < size and self._is_due(backend):
             if begin < at:
                 backend.write(data[begin:at])
             self._hold(data[at:])
             return
-        is_quiet = flight.is_quiet
+        if pipeline.outstanding >= MAX_OUTSTANDING and at < size:
+            if begin < at and backend is not None:
+                backend.write(data[begin:at])
+            self._waits_for_room = True
+            self._hold(data[at:])
+            return
+        is_quiet = pipeline.is_quiet
         if is_quiet:
             self.asked_at = monotonic()
             self._replay = data if not is_session and self._status == IDLE and not at else None
@@ -319,14 +338,21 @@ class Relay(asyncio.Protocol):
             self._replay = None
         out: list[bytes] = []
         is_answered = False  # something was, here
+        left, turn_ends = _TURN, at + _TURN_BYTES
         while size - at >= HEADER:
+            if not left or at >= turn_ends:
+                self._waits_for_turn = True
+                break
+            left -= 1
             kind = data[at]
             end = at + length_of(data, at)
             if end - at != HEADER and kind in frames.WITHOUT_BODY:
                 raise frames.has_body(kind, end - at)
             new: bytes | None = None  # what goes out in its place
-            if backend is None or self._skipping:
-                if self._skipping or kind in _WITHOUT_SERVER:
+            if backend is None or self._skipping or (pipeline.is_skipping and kind != _SYNC):
+                if self._skipping or backend is not None or kind in _WITHOUT_SERVER:
+                    if begin < at:
+                        out.append(data[begin:at])
                     at = begin = self._dispose(kind, end, size)
                     if at < 0:
                         return
@@ -345,23 +371,25 @@ class Relay(asyncio.Protocol):
                 self._rest = 0 if self._dropped else end - size
                 end = size
             elif kind == _EXECUTE:
-                flight.opened()
+                pipeline.opened()
                 if kept.asked_for is not None and data[at + HEADER]:
                     kept.asked_for = None  # a portal with a name: whose tag comes next is not known
             elif kind == _SYNC:
-                flight.synced()
+                pipeline.synced()
             elif kind == _BIND:
-                flight.opened()
+                pipeline.opened()
                 if not is_session:
-                    new = flight.bind(data[at:end])
-                    bound = flight.last_bound
+                    new = prepared.bind(data[at:end])
+                    bound = prepared.last_bound
                     if bound is not None and (bound.watched is not None or kept.asked_for is not None):
                         self._bound(bound, is_alone=is_quiet and at == 0)
             elif kind == _QUERY:
                 if is_session or data[at + 5 : at + 8] not in WATCHED or not self._watched(data[at + 5 : end - 1]):
-                    if flight.is_open:
+                    if pipeline.is_open:
                         kept.asked_for = None
-                    flight.queried()
+                    pipeline.queried()
+                    if prepared.unnamed is not None:
+                        prepared.queried()
                 else:
                     new = b""
                     is_answered = True
@@ -385,11 +413,19 @@ class Relay(asyncio.Protocol):
             backend.write(out[0] if len(out) == 1 else b"".join(out))
         if is_answered:
             self._replay = None
-            if flight.is_quiet and self._status == IDLE:
+            if pipeline.is_quiet and self._status == IDLE:
                 self._quiet(self._required())
         if at < size:
             self._replay = None
-            self._hold(data[at:], needed=self._enough(data, at))
+            if self._waits_for_turn:
+                self._hold(data[at:])
+                asyncio.get_running_loop().call_soon(self._next_turn)
+            else:
+                self._hold(data[at:], needed=self._enough(data, at))
+
+    def _next_turn(self) -> None:
+        self._waits_for_turn = False
+        self._resume_if_held()
 
     def _enough(self, data: bytes, at: int) -> int:
         """How much there must be of the message that begins at `at`, before it is looked at again."""
@@ -401,11 +437,11 @@ class Relay(asyncio.Protocol):
 
     def _translated(self, kind: int, message: bytes) -> bytes | None:
         """What goes out for a message of a less common kind; None: the message as it is. Raises ProtocolError."""
-        flight = self._flight
+        pipeline = self._pipeline
         translate = _TRANSLATED.get(kind)
         if translate is not None:
-            is_alone = flight.is_quiet
-            flight.opened()
+            is_alone = pipeline.is_quiet
+            pipeline.opened()
             if self._is_session:
                 return None
             if kind == frames.PARSE:
@@ -413,30 +449,31 @@ class Relay(asyncio.Protocol):
                 if message[text_begins : text_begins + 3] in WATCHED:
                     return self._watched_parse(message, text_begins, is_alone=is_alone)
                 self.kept.asked_for = None  # whose tag comes next is not known
-            return translate(flight, message)
+            return translate(self._prepared, message)
         if kind in _COPYING:
-            return None if flight.copies(kind) else b""
+            return None if pipeline.copies(kind) else b""
         if kind == frames.FUNCTION_CALL:
-            flight.called()
+            pipeline.queried()
         elif kind != frames.FLUSH:
             raise ProtocolError("a client may not send such a message here", detail=f"kind {kind:#04x}")
         return None
 
     def _begun(self, kind: int, head: bytes, length: int) -> bytes | None:
         """What goes out of a message that has not come whole, so that the rest may follow; None: wait for it."""
-        flight = self._flight
+        pipeline = self._pipeline
         self.kept.asked_for = None
         if kind == _QUERY:
-            flight.queried()
+            pipeline.queried()
+            self._prepared.queried()
         elif kind == frames.FUNCTION_CALL:
-            flight.called()
+            pipeline.queried()
         elif kind == _BIND and (self._is_session or _names_are_there(head)):
-            flight.opened()
-            return head if self._is_session else flight.bind(head)
+            pipeline.opened()
+            return head if self._is_session else self._prepared.bind(head)
         elif kind == _BIND and len(head) < _STREAMED:
             return None
         elif kind in _COPYING:
-            if not self._flight.copies(kind):
+            if not pipeline.copies(kind):
                 self._dropped = length - len(head)
                 return b""
         else:
@@ -510,12 +547,13 @@ class Relay(asyncio.Protocol):
 
     def _is_due(self, backend: RawBackend) -> bool:
         """Whether what comes now must wait until the binding is renewed. A transaction is never cut, nor is a COPY."""
-        flight = self._flight
-        if backend.bound_until - monotonic() > self._lender.renewal or flight.is_open or flight.copying:
+        pipeline = self._pipeline
+        is_amid = pipeline.is_open or pipeline.copy is Copy.IN
+        if backend.bound_until - monotonic() > self._lender.renewal or is_amid:
             return False
-        if flight.is_doubtful:  # what is awaited may never come
+        if pipeline.is_doubtful:  # what is outstanding may never come
             return False
-        if flight.awaited:
+        if pipeline.outstanding:
             self._waits_for_answers = True
             return True
         if self._status != IDLE or self._rest or not (self._is_session or self.pin):
@@ -637,7 +675,7 @@ class Relay(asyncio.Protocol):
         backend.sink = self._sink
         backend.on_lost = self._lost
         backend.on_writable = self._server_writable
-        self._flight.board(backend.prepared)
+        self._prepared.board(backend.prepared)
         if self._client_is_slow:
             backend.pause_reading()
 
@@ -654,7 +692,7 @@ class Relay(asyncio.Protocol):
             self._is_quiet_after_rest = True
             return
         self._is_quiet_after_rest = False
-        if self._client_is_slow or self._tail or self._flight.is_doubtful or self._flight.copying:
+        if self._client_is_slow or self._tail or self._pipeline.is_doubtful or self._pipeline.copy is Copy.IN:
             self._give_back()
         else:
             kept, traffic = self.kept, self.traffic
@@ -673,15 +711,15 @@ class Relay(asyncio.Protocol):
         if backend is None:
             return
         assert self._route is not None
-        flight = self._flight
+        pipeline = self._pipeline
         kept_it = self._is_session or bool(self.pin)
         is_dirty = self.kept.ended() or kept_it
         self.pin = b""
         self._listens = 0
         if self._client_is_slow:
             backend.resume_reading()
-        is_amid = self._rest or self._tail or self._server_rest or flight.copying or flight.is_doubtful
-        if flight.is_quiet and self._status == IDLE and not is_amid:
+        is_amid = self._rest or self._tail or self._server_rest or pipeline.copy is Copy.IN or pipeline.is_doubtful
+        if pipeline.is_quiet and self._status == IDLE and not is_amid:
             backend.session = self.kept.now
             held = self._lender.release(backend, self._route, is_dirty=is_dirty)
             if not kept_it:
@@ -690,37 +728,41 @@ class Relay(asyncio.Protocol):
         else:
             self._lender.destroy(backend, "error")
             self._rest = 0
-            flight.abandon()
+            self._abandon()
+
+    def _abandon(self) -> None:
+        self._pipeline.abandon()
+        self._prepared.abandon()
 
     # --- what is read of a few statements ----------------------------------------------------------------------------
     def _watched(self, sql: bytes) -> bool:
         """A simple query that may be SET, RESET or DEALLOCATE; True: it was answered here, no server gets it."""
-        flight = self._flight
-        self.kept.asked(sql, is_alone=flight.is_quiet)
+        is_quiet = self._pipeline.is_quiet
+        self.kept.asked(sql, is_alone=is_quiet)
         name = deallocate_of(sql)
         if name is ALL:
-            flight.deallocating_all()
-        if not flight.is_quiet or self._status not in (IDLE, frames.IN_TRANSACTION):
+            self._prepared.deallocating_all()
+        if not is_quiet or self._status not in (IDLE, frames.IN_TRANSACTION):
             return False
-        if name is None or name is ALL or flight.names.pop(name, None) is None:
+        if name is None or name is ALL or not self._prepared.names.forget(name):
             return False
         self._transport.write(_DEALLOCATED + answers.ready_for_query(self._status))
         return True
 
     def _watched_parse(self, message: bytes, text_begins: int, *, is_alone: bool) -> bytes:
         """A statement that may be SET, RESET or DEALLOCATE."""
-        flight = self._flight
+        prepared = self._prepared
         sql = message[text_begins : message.find(b"\0", text_begins)]
         self.kept.asked(sql, is_alone=is_alone)
         self._asking = message[HEADER : text_begins - 1]
         name = deallocate_of(sql) if text_begins == HEADER + 1 else None
         if isinstance(name, bytes):
-            return flight.deallocate(name, message)
-        return flight.deallocate_all(message) if name is ALL else flight.parse(message)
+            return prepared.deallocate(name, message)
+        return prepared.deallocate_all(message) if name is ALL else prepared.parse(message)
 
     def _bound(self, statement: Statement, *, is_alone: bool) -> None:
         """A named statement is bound: does the next tag tell of a SET that is known?"""
-        if statement is self._flight.names.get(self._asking):
+        if statement is self._prepared.names.get(self._asking):
             return  # the one that was parsed before it in the same breath
         self.kept.asked_for = None
         if statement.watched is not None:
@@ -751,10 +793,9 @@ class Relay(asyncio.Protocol):
         last = size - HEADER  # where the last message could begin
         begin = 0  # what lies between here and `at` goes to the client as it came
         out: list[bytes] | None = None  # if something is not passed on as it came
-        flight = self._flight
-        awaited = flight.awaited
+        pipeline = self._pipeline
         misses = 0  # how often rows turned out to be of many lengths
-        is_quiet = self._is_quiet_soon and flight.is_quiet
+        is_quiet = self._is_quiet_soon and pipeline.is_quiet
         self._is_quiet_soon = False
         while at <= last:
             kind = data[at]
@@ -774,10 +815,9 @@ class Relay(asyncio.Protocol):
                 self._server_rest = end - size
                 end = size
             elif kind == _READY:
-                if awaited and awaited[0].is_ready:
-                    awaited.popleft()
-                else:
-                    flight.ready()
+                skipped = pipeline.ready()
+                if skipped:
+                    self._prepared.skipped(skipped)
                 if end - at != _READY_SIZE or data[at + 5] not in _STATUSES:
                     raise ProtocolError("the server is ready in no way that there is")
                 self._status = status = data[at + 5]
@@ -785,10 +825,10 @@ class Relay(asyncio.Protocol):
                 self.kept.asked_for = None
                 traffic = self.traffic
                 traffic.queries += 1
-                if not awaited:
+                if not pipeline.outstanding:
                     self.answered_at = now = monotonic()
                     traffic.query_seconds += now - self.asked_at
-                    is_quiet = status == IDLE and not flight.is_open
+                    is_quiet = status == IDLE and not pipeline.is_open
                 if self._is_healing:
                     out = [*(out or ()), data[begin:at]]
                     begin = end
@@ -829,8 +869,11 @@ class Relay(asyncio.Protocol):
                     hint="end messages of the extended protocol with a Sync",
                 )
             )
-        elif self._waits_for_answers and not awaited:
+        elif self._waits_for_answers and not pipeline.outstanding:
             self._waits_for_answers = False
+            self._resume_if_held()
+        elif self._waits_for_room and pipeline.outstanding <= MAX_OUTSTANDING // 2:
+            self._waits_for_room = False
             self._resume_if_held()
 
     def _is_waited_for(self, kind: int, length: int) -> bool:
@@ -842,7 +885,6 @@ class Relay(asyncio.Protocol):
 
     def _looked_at(self, kind: int, message: bytes, *, is_first: bool) -> bytes | None:
         """What the client gets for it; None: the message as it is. Raises ProtocolError."""
-        flight = self._flight
         if len(message) < HEADER:
             raise ProtocolError("the server sent a message of an impossible length")
         if kind == frames.ERROR:
@@ -850,12 +892,12 @@ class Relay(asyncio.Protocol):
         if kind == frames.PARAMETER_STATUS:
             self._reported(message[HEADER:-1])
         elif kind == frames.COPY_IN:
-            flight.copy_began()
+            self._pipeline.copy_began()
             if self._waits_for_answers:  # it may be the very data that the server waits for now
                 self._waits_for_answers = False
                 asyncio.get_running_loop().call_soon(self._resume_if_held)
         elif not self._is_session:  # ParseComplete, CloseComplete
-            shown = flight.acknowledged(kind)
+            shown = self._prepared.acknowledged(self._pipeline.acknowledged(kind))
             if shown != kind:
                 return frames.frame(shown) if shown else b""
         return None
@@ -866,7 +908,7 @@ class Relay(asyncio.Protocol):
             raise ProtocolError("the server ended a command that there is not")
         self.kept.tagged(tag)
         if tag.startswith(b"COPY"):
-            self._flight.copied()
+            self._pipeline.copied()
         backend = self._required()
         if backend.binding is not None and unbinds(tag):
             backend.bound = None
@@ -874,7 +916,7 @@ class Relay(asyncio.Protocol):
         if self._is_session:
             return
         if tag in (b"DISCARD ALL", b"DEALLOCATE ALL"):
-            self._flight.deallocated_all()
+            self._prepared.deallocated_all()
         if pins(tag):
             self._listens += tag == b"LISTEN"
             if self.pin != b"PREPARE":  # that one goes with DISCARD ALL only
@@ -885,10 +927,12 @@ class Relay(asyncio.Protocol):
 
     def _failed(self, error: bytes, *, is_first: bool) -> bool:
         """The server said an error; True: the client need not hear of it, for what it sent is sent once more."""
-        flight = self._flight
-        if flight.is_quiet:  # of nothing that was asked: it may skip everything up to a Sync that no one sends
-            flight.is_doubtful = True
-        is_known = flight.failed()
+        pipeline = self._pipeline
+        if pipeline.is_quiet:  # of nothing that was asked: it may skip everything up to a Sync that no one sends
+            pipeline.doubt()
+        skipped = pipeline.failed()
+        if skipped:
+            self._prepared.skipped(skipped)
         if _READ_ONLY in error and self.backend is not None:
             self.backend.saw_read_only = True
         if b"\0VFATAL\0" in error or b"\0VPANIC\0" in error:  # no text that a user chose has a NUL before it
@@ -896,18 +940,18 @@ class Relay(asyncio.Protocol):
             self._is_healing = False
         elif self._is_session:
             pass
-        elif not is_known:
+        elif pipeline.is_lost:
             self._is_lost = True
         elif _STALE_PLAN in error:
             if is_first and self._replay is not None and is_described(self._replay):
-                self._is_healing = len(flight.awaited) == 1 and flight.awaited[0] is SYNC and not flight.is_open
+                self._is_healing = pipeline.owes_one_sync
             if not self._is_healing:
-                flight.outdated()  # the driver may mend it, by preparing again
+                self._prepared.outdated()  # the driver may mend it, by preparing again
             elif self._held is None:
                 self._held = []  # what comes now comes after it
         elif any(each in error for each in _NOT_AS_BELIEVED):
             self.kept.is_dirty = True
-            flight.lost()
+            self._prepared.lost()
         return self._is_healing
 
     def _send_again(self) -> None:
@@ -915,7 +959,7 @@ class Relay(asyncio.Protocol):
         data, self._replay = self._replay, None
         self._is_healing = False
         assert data is not None
-        self._required().write(self._flight.prepare_again())
+        self._required().write(self._prepared.prepare_again())
         self._forward(data)
         self._resume_if_held()
 
@@ -926,6 +970,7 @@ class Relay(asyncio.Protocol):
 
     def _resume_if_held(self) -> None:
         waits = self._acquire or self._finding or self._is_entering or self._needed or self._is_healing
+        waits = waits or self._waits_for_turn or self._waits_for_room or self._waits_for_answers
         if self._held is not None and not waits and not self._is_over:
             self._resume()
 
@@ -955,7 +1000,7 @@ class Relay(asyncio.Protocol):
     @property
     def prepared_statements(self) -> int:
         """How many the client has."""
-        return len(self._flight.names)
+        return len(self._prepared.names)
 
     @property
     def is_active(self) -> bool:
@@ -964,13 +1009,13 @@ class Relay(asyncio.Protocol):
 
     def idle_in_transaction(self, now: float) -> float:
         """For how many seconds it has kept a transaction open without anything to do for the server."""
-        if self.backend is None or self._status == IDLE or self._flight.awaited:
+        if self.backend is None or self._status == IDLE or self._pipeline.outstanding:
             return 0.0
         return now - self.answered_at
 
     def cancel(self) -> None:
         """The client asks to cancel what runs for it now."""
-        if self.backend is not None and not self._flight.is_quiet:
+        if self.backend is not None and not self._pipeline.is_quiet:
             self._lender.cancel_request(self.backend)
 
     def drain(self) -> None:
@@ -981,7 +1026,7 @@ class Relay(asyncio.Protocol):
 
     @property
     def _is_idle_session(self) -> bool:
-        return bool(self._is_session or self.pin) and self._flight.is_quiet and self._status == IDLE
+        return bool(self._is_session or self.pin) and self._pipeline.is_quiet and self._status == IDLE
 
     def kill(self, why: TenantProxyError | None = None) -> None:
         """End now, whatever is under way; `why`: other than that the operator said so."""
@@ -1001,7 +1046,7 @@ class Relay(asyncio.Protocol):
         backend, self.backend = self.backend, None
         if backend is not None:
             self._lender.destroy(backend, "error")
-        self._flight.abandon()
+        self._abandon()
         if isinstance(exc, LeaseExpired):
             self._end(exc)
         elif self._told_fatal:
@@ -1019,7 +1064,7 @@ class Relay(asyncio.Protocol):
         backend, self.backend = self.backend, None
         if backend is not None:
             self._lender.destroy(backend, "error")
-        self._flight.abandon()
+        self._abandon()
         self._end(ConnectFailed("the server broke the protocol", detail=error.message))
 
     def _end(self, error: TenantProxyError) -> None:

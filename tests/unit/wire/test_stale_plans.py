@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tenantproxy.wire.flight import Flight, is_described
 from tenantproxy.wire.frames import BIND, DESCRIBE, EXECUTE, PARSE, SYNC, frame
+from tenantproxy.wire.pipeline import Pipeline
+from tenantproxy.wire.prepared import Prepared, is_described
 from tenantproxy.wire.statements import ServerStatements, Statements
 
 BOUND = frame(BIND, b"\0one\0" + bytes(6))
@@ -33,14 +34,14 @@ def test_rows_of_another_shape_are_for_those_who_ask_for_it_each_time(segment: b
 
 def test_a_text_whose_plan_is_stale_gets_another_name_for_whoever_prepares_it_next() -> None:
     statements = Statements()
-    one, other = Flight(statements), Flight(statements)
+    one, other = Prepared(statements, Pipeline()), Prepared(statements, Pipeline())
     server = ServerStatements()
     one.board(server)
     one.parse(PARSED)
     one.bind(BOUND)
-    before = one.names[b"one"]
+    before = one.names.get(b"one")
     one.outdated()
     other.board(server)
     other.parse(PARSED)
-    assert other.names[b"one"].name != before.name
-    assert one.names[b"one"] is before
+    assert other.names.get(b"one") is not before
+    assert one.names.get(b"one") is before

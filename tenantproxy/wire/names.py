@@ -1,0 +1,114 @@
+"""Which statement does each name of a client mean, while some that gave or took names are not answered yet?
+
+A name means what the last message that was sent makes of it. When an error skips some of them, it means again what the
+answered ones have made of it. All of it costs the same, however much is outstanding.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Final
+
+from tenantproxy.wire.statements import Statement
+
+__all__ = ["ClientNames"]
+
+_KEPT: Final = 2000  # bytes that a statement counts beside its text
+
+
+class ClientNames:
+    """The names of one client. Each `give`, `take` and `take_all` is settled by one call, in the order of sending.
+
+    Invariant: `_pending` and `_takes` hold what is not settled, each with the number of its message.
+    """
+
+    __slots__ = ("_known", "_number", "_pending", "_takes", "size")
+
+    def __init__(self) -> None:
+        self.size = 0  # bytes that all of these statements count
+        self._known: dict[bytes, Statement] = {}
+        self._pending: dict[bytes, deque[tuple[int, Statement | None]]] = {}
+        self._takes: deque[int] = deque()  # messages that took all names
+        self._number = 0
+
+    def get(self, name: bytes) -> Statement | None:
+        """What `name` means when all that was sent succeeds."""
+        if not self._number:  # nothing is pending: most
+            return self._known.get(name)
+        changes = self._pending.get(name)
+        if changes is not None:
+            number, statement = changes[-1]
+            if not self._takes or number > self._takes[-1]:
+                return statement
+        return None if self._takes else self._known.get(name)
+
+    def give(self, name: bytes, statement: Statement) -> None:
+        """A message was sent that gives `name` to `statement`."""
+        self.size += _size_of(statement)
+        self._change(name, statement)
+
+    def take(self, name: bytes) -> None:
+        """A message was sent that takes `name` away."""
+        self._change(name, None)
+
+    def take_all(self) -> None:
+        """A message was sent that takes all names away."""
+        self._number += 1
+        self._takes.append(self._number)
+
+    def _change(self, name: bytes, statement: Statement | None) -> None:
+        self._number += 1
+        changes = self._pending.get(name)
+        if changes is None:
+            changes = self._pending[name] = deque()
+        changes.append((self._number, statement))
+
+    def settle(self, name: bytes, *, is_done: bool) -> None:
+        """The oldest message that gave or took `name` succeeded, or was skipped."""
+        changes = self._pending[name]
+        statement = changes.popleft()[1]
+        if not changes:
+            del self._pending[name]
+        if is_done:
+            self.forget(name)
+            if statement is not None:
+                self._known[name] = statement
+        elif statement is not None:
+            self.size -= _size_of(statement)
+        self._settled()
+
+    def settle_all(self, *, is_done: bool) -> None:
+        """The oldest message that took all names succeeded, or was skipped."""
+        self._takes.popleft()
+        if is_done:
+            self.clear()
+        self._settled()
+
+    def _settled(self) -> None:
+        if not self._pending and not self._takes:
+            self._number = 0
+
+    def forget(self, name: bytes) -> bool:
+        """The name is gone, if it was there; of what is pending nothing changes."""
+        statement = self._known.pop(name, None)
+        if statement is not None:
+            self.size -= _size_of(statement)
+        return statement is not None
+
+    def set(self, name: bytes, statement: Statement) -> None:
+        """The name means this, as far as all is answered."""
+        self.forget(name)
+        self.size += _size_of(statement)
+        self._known[name] = statement
+
+    def clear(self) -> None:
+        """All names are gone but those that are pending."""
+        self.size -= sum(_size_of(statement) for statement in self._known.values())
+        self._known.clear()
+
+    def __len__(self) -> int:
+        return len(self._known) + len(self._pending)
+
+
+def _size_of(statement: Statement) -> int:
+    return len(statement.parse) + _KEPT

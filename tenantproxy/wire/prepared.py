@@ -1,0 +1,391 @@
+"""Under which name does a statement of a client run on the backend that it has now?
+
+A client's Parse, Bind, Describe and Close are sent in other words: its names stand for statements that are known by
+their content, under names of ours, and are prepared where they are missing. What was sent and is not answered yet is
+taken for done, until an error skips it.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import deque
+from typing import Final
+
+from tenantproxy.errors import ProtocolError
+from tenantproxy.wire.frames import (
+    BIND,
+    CLOSE,
+    CLOSE_COMPLETE,
+    DESCRIBE,
+    EXECUTE,
+    HEADER,
+    PARSE,
+    PARSE_COMPLETE,
+    frame,
+    length_of,
+)
+from tenantproxy.wire.names import ClientNames
+from tenantproxy.wire.pipeline import (
+    CLOSED,
+    CLOSED_KNOWN,
+    OWN_CLOSED,
+    OWN_PARSED,
+    OWN_PARSED_UNNAMED,
+    PARSED,
+    PARSED_UNNAMED,
+    Pipeline,
+)
+from tenantproxy.wire.statements import MAX_PREPARED_BYTES, NAME_PREFIX, ServerStatements, Statement, Statements
+
+__all__ = ["Prepared", "is_described"]
+
+_HEAD: Final = struct.Struct("!BI")
+_NOT_SHOWN: Final = 0
+
+# Closing what does not exist is no error: an answer of the right length at the right place.
+_CLOSE_NOTHING: Final = frame(CLOSE, b"S" + NAME_PREFIX + b"none\0")
+_CLOSE_UNNAMED: Final = frame(CLOSE, b"S\0")
+_SHOWN: Final = {
+    PARSED_UNNAMED: PARSE_COMPLETE,
+    OWN_PARSED_UNNAMED: _NOT_SHOWN,
+    OWN_PARSED: _NOT_SHOWN,
+    CLOSED: CLOSE_COMPLETE,
+    OWN_CLOSED: _NOT_SHOWN,
+}
+
+
+class _Change:
+    """What one Parse or Close changes when it is acknowledged. `shown`: the kind that the client sees then, or 0."""
+
+    __slots__ = ("body", "closes", "is_unnamed", "name", "parses", "shown", "takes_all")
+
+    def __init__(
+        self,
+        shown: int,
+        *,
+        parses: Statement | None = None,
+        closes: Statement | None = None,
+        name: bytes | None = None,
+        body: bytes | None = None,
+        is_unnamed: bool = False,
+        takes_all: bool = False,
+    ) -> None:
+        self.shown = shown
+        self.parses = parses  # is on the backend then
+        self.closes = closes  # is not
+        self.name = name  # a change of it is settled
+        self.body = body  # what the name is then, though it was taken: what had it had failed
+        self.is_unnamed = is_unnamed  # the backend's statement without a name is another one
+        self.takes_all = takes_all  # no name is left
+
+
+class Prepared:
+    """The statements of one client. `board` it on each backend that it gets.
+
+    `parse`, `bind`, `describe` and `close` are called with each such message, whole and in order, and return what is
+    sent in its place. Invariant: `_changes` are those of the PARSED and CLOSED_KNOWN of `pipeline`, in order.
+    """
+
+    __slots__ = (
+        "_all",
+        "_begun",
+        "_changes",
+        "_pipeline",
+        "_server",
+        "_unnamed_is_there",
+        "_unnamed_outstanding",
+        "last_bound",
+        "names",
+        "unnamed",
+    )
+
+    def __init__(self, statements: Statements, pipeline: Pipeline) -> None:
+        self.names = ClientNames()
+        self.last_bound: Statement | None = None
+        self._all = statements
+        self._pipeline = pipeline
+        self._server = ServerStatements()
+        self._changes: deque[_Change] = deque()
+        self.unnamed: bytes | None = None  # the Parse message of the client's unnamed statement
+        self._unnamed_is_there = False  # it is the one on the backend
+        self._unnamed_outstanding = 0  # Parse messages of one that are not answered
+        # Not known to be prepared yet: in which segment that was sent, and under which name if the client asked for it.
+        self._begun: dict[Statement, tuple[int, bytes | None]] = {}
+
+    def board(self, server: ServerStatements) -> None:
+        """The client has another backend, on which `server` is prepared."""
+        self._server = server
+        self._unnamed_is_there = False
+        self._begun.clear()
+
+    def abandon(self) -> None:
+        """The backend is given up, and with it what is outstanding: that has not happened."""
+        for change in self._changes:
+            self._settle_names(change, is_done=False)
+        self._changes.clear()
+        self._begun.clear()
+        self._unnamed_outstanding = 0
+        self._unnamed_is_there = False
+
+    def queried(self) -> None:
+        """The client's unnamed statement is gone, as after each simple query. Nothing to do where `unnamed` is None."""
+        self.unnamed = None
+        self._unnamed_is_there = False
+
+    # --- to the server -----------------------------------------------------------------------------------------------
+    def parse(self, message: bytes) -> bytes:
+        """For a Parse message."""
+        name_ends = _end(message, 5)
+        if name_ends == 5:
+            self._parsing_unnamed(message)
+            self._pipeline.expect(PARSED_UNNAMED)
+            return message
+        name, body = message[5:name_ends], message[name_ends + 1 :]
+        known = self.names.get(name)
+        if known is not None:  # let the server say that the name is taken, in its own words
+            before = self._ensure(known, name)
+            self.names.give(name, known)
+            self._expect(PARSED, _Change(PARSE_COMPLETE, parses=known, name=name, body=body))
+            return before + frame(PARSE, known.name + b"\0" + body)
+        if self.names.size + len(body) > MAX_PREPARED_BYTES:  # they are kept for as long as the client may bind them
+            raise ProtocolError(
+                "too many prepared statements", detail=f"at most {MAX_PREPARED_BYTES} bytes of a client"
+            )
+        statement = self._all.of(body)
+        self.names.give(name, statement)
+        if self._is_there(statement, b""):  # only say so
+            self._expect(CLOSED_KNOWN, _Change(PARSE_COMPLETE, name=name))
+            return _CLOSE_NOTHING
+        return self._prepare(statement, name)
+
+    def _parsing_unnamed(self, message: bytes) -> None:
+        self.unnamed = message
+        self._unnamed_is_there = True
+        self._unnamed_outstanding += 1
+
+    def _expect(self, answer: int, change: _Change) -> None:
+        self._pipeline.expect(answer)
+        self._changes.append(change)
+
+    def bind(self, message: bytes) -> bytes:
+        """For a Bind message, or for as much of a long one as holds its two names: the rest follows as it is."""
+        portal_ends = _end(message, 5) + 1
+        name_ends = _end(message, portal_ends)
+        self.last_bound = None
+        if name_ends == portal_ends:
+            return message if self._unnamed_is_there else self._with_unnamed(message)
+        given = message[portal_ends:name_ends]
+        statement = self.names.get(given)
+        if statement is None:
+            return _unknown(message, portal_ends)
+        is_there = not self._begun and self._server.use(statement)
+        before = b"" if is_there else self._ensure(statement, given)
+        self.last_bound = statement
+        name = statement.name
+        length = length_of(message, 0) - 1 + len(name) - (name_ends - portal_ends)
+        return before + _HEAD.pack(BIND, length) + message[5:portal_ends] + name + message[name_ends:]
+
+    def describe(self, message: bytes) -> bytes:
+        """For a Describe message."""
+        if message[5:6] != b"S":
+            return message
+        name = message[6 : _end(message, 6)]
+        if not name:
+            return message if self._unnamed_is_there else self._with_unnamed(message)
+        statement = self.names.get(name)
+        if statement is None:
+            return _unknown(message, 6)
+        self.last_bound = statement
+        return self._ensure(statement, name) + frame(DESCRIBE, b"S" + statement.name + b"\0")
+
+    def close(self, message: bytes) -> bytes:
+        """For a Close message. A named statement stays prepared for others; only the client's name is gone."""
+        if message[5:6] != b"S":
+            self._pipeline.expect(CLOSED)
+            return message
+        name = message[6 : _end(message, 6)]
+        if name and self.names.get(name) is not None:
+            self.names.take(name)
+            self._expect(CLOSED_KNOWN, _Change(CLOSE_COMPLETE, name=name))
+            return _CLOSE_NOTHING
+        self._pipeline.expect(CLOSED)
+        if not name:
+            self.queried()
+            return message
+        return _unknown(message, 6)
+
+    def deallocate(self, name: bytes, message: bytes) -> bytes:
+        """For a Parse message of the unnamed statement `DEALLOCATE name`: the statement stays prepared for others."""
+        if self.names.get(name) is None:
+            return self.parse(message)
+        instead = self._all.nothing()
+        sent = frame(PARSE, b"\0DEALLOCATE " + instead.name + b"\0\0\0")
+        self._pipeline.expect(OWN_PARSED)
+        self._parsing_unnamed(sent)
+        self.names.take(name)
+        self._expect(PARSED, _Change(PARSE_COMPLETE, name=name, is_unnamed=True))
+        return instead.parse + sent
+
+    def deallocate_all(self, message: bytes) -> bytes:
+        """For a Parse message of the unnamed statement `DEALLOCATE ALL`, which will be run."""
+        self._parsing_unnamed(message)
+        self.names.take_all()
+        self._expect(PARSED, _Change(PARSE_COMPLETE, is_unnamed=True, takes_all=True))
+        self.deallocating_all()
+        return message
+
+    def prepare_again(self) -> bytes:
+        """Close the statement that was bound last: its plan is stale. The next Bind prepares it again."""
+        statement = self.last_bound
+        if statement is None:
+            return b""
+        self._server.forget(statement)
+        self._pipeline.opened()
+        self._expect(CLOSED_KNOWN, _Change(_NOT_SHOWN, closes=statement))
+        return statement.close
+
+    def outdated(self) -> None:
+        """The plan of the statement used last is stale: clients that prepare its text from now on get a new one."""
+        if self.last_bound is not None:
+            self._all.renew(self.last_bound)
+
+    def deallocated_all(self) -> None:
+        """Every statement is gone, the backend's and the client's: all but what was sent since."""
+        self.names.clear()
+        if self._changes:
+            self._server.doubt()
+        else:
+            self._server.clear()
+
+    def deallocating_all(self) -> None:
+        """All statements are about to go, so what comes behind must not take one for prepared."""
+        self._begun.clear()
+        self._server.doubt()
+
+    def lost(self) -> None:
+        """The server does not know a statement, or knows one that it should not: believe nothing of it any more."""
+        self._server.doubt()
+
+    def _with_unnamed(self, message: bytes) -> bytes:
+        """What the client parsed on another backend is parsed here too; what it never did must not be another's."""
+        unnamed = self.unnamed
+        if unnamed is None:
+            self._pipeline.expect(OWN_CLOSED)
+            return _CLOSE_UNNAMED + message
+        self._parsing_unnamed(unnamed)
+        self._pipeline.expect(OWN_PARSED_UNNAMED)
+        return unnamed + message
+
+    def _ensure(self, statement: Statement, name: bytes) -> bytes:
+        return b"" if self._is_there(statement, name) else self._prepare(statement)
+
+    def _is_there(self, statement: Statement, name: bytes) -> bool:
+        """Whether it will be prepared when what is sent now is read, or is not for the client under this name either.
+
+        An error skips a Parse to the end of its segment, and not what comes behind that.
+        """
+        if self._begun and (begun := self._begun.get(statement)) is not None:
+            return begun[0] == self._pipeline.segment or begun[1] == name
+        return self._server.use(statement)
+
+    def _prepare(self, statement: Statement, name: bytes | None = None) -> bytes:
+        if statement in self._begun or self._server.is_doubtful:  # it may be there: that must be no error
+            self._pipeline.expect(OWN_CLOSED)
+            before = statement.close
+        else:
+            before = b""
+        for out in self._server.add(statement):
+            self._begun.pop(out, None)
+            self._expect(CLOSED_KNOWN, _Change(_NOT_SHOWN, closes=out))
+            before += out.close
+        shown = _NOT_SHOWN if name is None else PARSE_COMPLETE
+        self._expect(PARSED, _Change(shown, parses=statement, name=name))
+        self._begun[statement] = self._pipeline.segment, name
+        return before + statement.parse
+
+    # --- from the server ---------------------------------------------------------------------------------------------
+    def acknowledged(self, answer: int) -> int:
+        """An answer that the pipeline took: the kind that the client shall see, 0 for none."""
+        if answer >= PARSED:
+            change = self._changes.popleft()
+            self._unnamed_outstanding -= change.is_unnamed
+            self._done(change)
+            return change.shown
+        if answer in (PARSED_UNNAMED, OWN_PARSED_UNNAMED):
+            self._unnamed_outstanding -= 1
+        return _SHOWN[answer]
+
+    def _done(self, change: _Change) -> None:
+        if change.closes is not None:
+            self._server.forget(change.closes)
+        elif change.body is not None:  # another text stands there under the name that we gave it
+            assert change.name is not None
+            self._server.doubt()
+            self.names.settle(change.name, is_done=False)
+            self.names.set(change.name, self._all.of(change.body))
+            return
+        elif change.parses is not None:
+            self._begun.pop(change.parses, None)
+            self._server.put_back(change.parses)
+        self._settle_names(change, is_done=True)
+
+    def _settle_names(self, change: _Change, *, is_done: bool) -> None:
+        if change.name is not None:
+            self.names.settle(change.name, is_done=is_done)
+        elif change.takes_all:
+            self.names.settle_all(is_done=is_done)
+
+    def skipped(self, answers: bytes) -> None:
+        """These will not come: what was not acknowledged before an error has not happened."""
+        unnamed = answers.count(PARSED_UNNAMED)
+        own = answers.count(OWN_PARSED_UNNAMED)
+        changes = [self._changes.popleft() for _ in range(answers.count(PARSED) + answers.count(CLOSED_KNOWN))]
+        for change in reversed(changes):
+            unnamed += change.is_unnamed
+            self._undo(change)
+        if unnamed or own:
+            self._unnamed_outstanding -= unnamed + own
+            if not self._unnamed_outstanding:  # else a later one stands there
+                self._unnamed_is_there = False
+                if unnamed:
+                    self.unnamed = None
+
+    def _undo(self, change: _Change) -> None:
+        if change.closes is not None:
+            self._server.put_back(change.closes)
+        elif change.parses is not None and change.body is None:
+            self._server.forget(change.parses)
+            self._begun.pop(change.parses, None)
+        self._settle_names(change, is_done=False)
+
+
+def is_described(segment: bytes) -> bool:
+    """Whether a client that sent this learns again of what shape the rows are: each Execute stands behind a Describe of
+    its portal, and nothing is prepared here. Many drivers remember the shape, and would misread rows of another.
+    """
+    at, is_known = 0, False
+    while len(segment) - at >= HEADER:
+        kind = segment[at]
+        if kind == PARSE or (kind == DESCRIBE and segment[at + HEADER : at + HEADER + 1] != b"P"):
+            return False
+        if kind == EXECUTE and not is_known:
+            return False
+        is_known = kind == DESCRIBE or (is_known and kind != BIND)
+        at += length_of(segment, at)
+    return True
+
+
+def _end(message: bytes, begin: int) -> int:
+    end = message.find(b"\0", begin)
+    if end < 0:
+        raise ProtocolError("a name in a message does not end", detail=f"kind {message[0]:#04x}")
+    return end
+
+
+def _unknown(message: bytes, name_begins: int) -> bytes:
+    """A name that the client never prepared through us: perhaps in SQL. It must not be one of ours."""
+    if not message.startswith(NAME_PREFIX, name_begins):
+        return message
+    return (
+        _HEAD.pack(message[0], length_of(message, 0)) + message[5:name_begins] + b"?" + message[name_begins:]
+    )  # one byte longer, and so is the length: it does not count the kind
