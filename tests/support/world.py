@@ -6,16 +6,18 @@ Made through lifecycle/, as an operator would. Benchmarks and the demo can build
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+import weakref
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from functools import partial
+from typing import Any, ClassVar, Final, Literal
 
 import asyncpg
 
 from tenantproxy.config import Settings, role_password
 from tenantproxy.embedded import EmbeddedPostgres
-from tenantproxy.isolation.proof import Signer, derive_key
+from tenantproxy.isolation.proof import Signer, derive_key, key_pads
 from tenantproxy.lifecycle import install_auth, install_registry
 from tenantproxy.lifecycle.provisioner import (
     close_database,
@@ -178,8 +180,6 @@ def _entry(tenant: Tenant) -> dict[str, Any]:
 
 async def _register(world: World) -> None:
     async with world.main.connect() as admin:
-        await install_registry(admin, app_role=APP_ROLE)
-        await install_auth(admin, app_role=APP_ROLE)
         await admin.executemany(
             "INSERT INTO tenantproxy.tenants (id, isolation, server, database, schema, role)"
             " VALUES ($1, $2, $3, $4, $5, $6)",
@@ -201,33 +201,79 @@ async def _build(world: World, projects: int) -> None:
     def connect(name: str) -> Awaitable[asyncpg.Connection]:
         return Database(server=world.server, name=name).open()
 
-    async with Database(server=world.server, name="postgres").connect() as admin:
-        await ensure_role(admin, APP_ROLE, password=APP_PASSWORD)
-        for role in (tenant.placement.role for tenant in world.tenants):
-            if role is not None:
-                await ensure_role(admin, role, password=role_password(ROLE_SECRET, SERVER, role))
-        await ensure_database(admin, world.main.name)
-        await close_database(admin, world.main.name, roles=[APP_ROLE])
-    await _register(world)
+    async def main(name: str) -> None:
+        async with maintenance.connect() as admin:
+            await ensure_database(admin, name)
+        async with Database(server=world.server, name=name).connect() as admin:
+            await install_registry(admin, app_role=APP_ROLE)
+            await install_auth(admin, app_role=APP_ROLE)
+
+    async def shared(name: str) -> None:
+        await provision_shared(
+            connect, database=name, role=APP_ROLE, keys={1: row_key(name)},
+            tables=["projects"], statements=[SHARED_PROJECTS, *filling],
+        )  # fmt: skip
+        for tenant in schemas:
+            assert tenant.placement.schema is not None
+            await provision_schema(
+                connect, database=name, schema=tenant.placement.schema, role=world.role_of(tenant),
+                statements=_own(tenant, projects),
+            )  # fmt: skip
+
+    async def own(tenant: Tenant, name: str) -> None:
+        await provision_database(connect, database=name, role=APP_ROLE, statements=_own(tenant, projects))
+
+    maintenance, schemas = Database(server=world.server, name="postgres"), world.of(Isolation.SCHEMA)
+    roles = {world.role_of(tenant) for tenant in schemas}
+    async with maintenance.connect() as admin:
+        for role in sorted(roles | {APP_ROLE}):
+            password = APP_PASSWORD if role == APP_ROLE else role_password(ROLE_SECRET, SERVER, role)
+            await ensure_role(admin, role, password=password)
     rows = [f"('{tenant.id}', '{tenant.id} {n}')" for tenant in world.of(Isolation.ROW) for n in _count(projects)]
     filling = [f"INSERT INTO projects (tenant_id, name) VALUES {', '.join(rows)}"] if rows else []
-    await provision_shared(
-        connect, database=world.shared.name, role=APP_ROLE, keys={1: row_key(world.shared.name)},
-        tables=["projects"], statements=[SHARED_PROJECTS, *filling],
-    )  # fmt: skip
-    for tenant in world.of(Isolation.SCHEMA):
-        assert tenant.placement.schema is not None
-        await provision_schema(
-            connect, database=world.shared.name, schema=tenant.placement.schema, role=world.role_of(tenant),
-            statements=_own(tenant, projects),
-        )  # fmt: skip
-    async with Database(server=world.server, name="postgres").connect() as admin:
-        roles = {world.role_of(tenant) for tenant in world.of(Isolation.SCHEMA)}
-        await close_database(admin, world.shared.name, roles=sorted(roles | {APP_ROLE}))
+    copies = _Copies.of(world.server)
+    await copies.make(world.main.name, ("main",), main)
+    await _register(world)
+    if await copies.make(world.shared.name, ("shared", len(rows), len(schemas), projects), shared):
+        async with world.shared.connect() as admin:  # the key is derived from the name
+            pads = key_pads(row_key(world.shared.name))
+            await admin.execute("UPDATE tenantproxy.context_key SET ipad = $1, opad = $2", *pads)
     for tenant in world.of(Isolation.DATABASE):
-        await provision_database(
-            connect, database=tenant.placement.database, role=APP_ROLE, statements=_own(tenant, projects)
-        )
+        await copies.make(tenant.placement.database, (tenant.id, projects), partial(own, tenant))
+    async with maintenance.connect() as admin:  # what a database is closed with is not copied
+        await close_database(admin, world.main.name, roles=[APP_ROLE])
+        await close_database(admin, world.shared.name, roles=sorted(roles | {APP_ROLE}))
+        for tenant in world.of(Isolation.DATABASE):
+            await close_database(admin, tenant.placement.database, roles=[APP_ROLE])
+
+
+class _Copies:
+    """Databases of a server that are made often: the first is built, the second from a template, as all that follow."""
+
+    _known: ClassVar[weakref.WeakKeyDictionary[EmbeddedPostgres, _Copies]] = weakref.WeakKeyDictionary()
+
+    def __init__(self, server: EmbeddedPostgres) -> None:
+        self._maintenance = Database(server=server, name="postgres")
+        self._seen: set[Hashable] = set()
+        self._templates: dict[Hashable, str] = {}
+
+    @classmethod
+    def of(cls, server: EmbeddedPostgres) -> _Copies:
+        return cls._known.setdefault(server, cls(server))
+
+    async def make(self, name: str, shape: Hashable, build: Callable[[str], Awaitable[None]]) -> bool:
+        """A database `name` as `build` makes it; True when it is a copy of another."""
+        if shape not in self._seen:
+            self._seen.add(shape)
+            await build(name)
+            return False
+        if shape not in self._templates:
+            template = f"template_{secrets.token_hex(4)}"
+            await build(template)
+            self._templates[shape] = template
+        async with self._maintenance.connect() as admin:
+            await admin.execute(f'CREATE DATABASE "{name}" TEMPLATE "{self._templates[shape]}"')
+        return True
 
 
 def _own(tenant: Tenant, projects: int) -> Sequence[str]:
