@@ -41,4 +41,7 @@ if ! _is_installed; then
     _stamp "$_lock" >.venv/installed
 fi
 PATH="$PWD/.venv/bin:$PATH"
-export PATH
+# What is imported is compiled once, and not in each process that runs it, beside the packages and not in the sources.
+PYTHONPYCACHEPREFIX="$PWD/.venv/pycache"
+unset PYTHONDONTWRITEBYTECODE
+export PATH PYTHONPYCACHEPREFIX
