@@ -14,6 +14,7 @@ PROGRAMS: Final = {
     "login": "by e-mail and password: the directory, the search beside a loop by hand, and what strangers learn",
     "pg": "the PostgreSQL port: ours beside PgBouncer and a direct connection, under pgbench",
     "registry": "10,000 cold tenants at once, one UPDATE of 4,800 under load, a scrape of 500 open pools",
+    "resets": "a tenant beside another one of its pool that makes every reset as slow as it can",
     "sqlalchemy": "with SQLAlchemy: sessions of the current tenant beside SQLAlchemy's own pool on one database",
     "statemachine": "a million random steps of the pools, their invariants checked after each",
     "turns": "more tenants than connections, far from the server: fixed turns beside those that grow with a connect",

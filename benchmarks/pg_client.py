@@ -73,8 +73,12 @@ class Client(asyncio.Protocol):
 
     async def run(self, sql: str) -> None:
         """Run one statement and wait for all of its answer."""
+        await self.send(frames.frame(frames.QUERY, sql.encode() + b"\0"))
+
+    async def send(self, messages: bytes) -> None:
+        """Send any bytes and wait until an answer ends with ReadyForQuery."""
         self._answer = asyncio.get_running_loop().create_future()
-        self._transport.write(frames.frame(frames.QUERY, sql.encode() + b"\0"))
+        self._transport.write(messages)
         await self._answer
 
     def close(self) -> None:
