@@ -8,7 +8,7 @@ from typing import Final, cast
 from benchmarks.pg_targets import Target
 from tenantproxy.wire import frames
 from tenantproxy.wire.answers import read_error
-from tenantproxy.wire.server_auth import Login
+from tenantproxy.wire.server_auth import BackendLogin
 
 __all__ = ["Client", "connect"]
 
@@ -19,8 +19,8 @@ _QUIET: Final = frames.frame(frames.READY, b"I")
 class Client(asyncio.Protocol):
     """One connection, one query at a time."""
 
-    def __init__(self, login: Login) -> None:
-        self._login: Login | None = login  # until it is over
+    def __init__(self, login: BackendLogin) -> None:
+        self._login: BackendLogin | None = login  # until it is over
         self._buffer = b""
         self._answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -44,7 +44,7 @@ class Client(asyncio.Protocol):
         except Exception as exc:  # noqa: BLE001  # whoever waits shall hear of it, whatever it is
             self._answer.set_exception(exc)
 
-    def _log_in(self, login: Login, data: bytes) -> None:
+    def _log_in(self, login: BackendLogin, data: bytes) -> None:
         self._transport.write(login.receive(data))
         if login.refusal is not None:
             raise ConnectionError(f"{login.refusal.sqlstate}: {login.refusal.message}")
@@ -88,7 +88,7 @@ class Client(asyncio.Protocol):
 
 async def connect(target: Target, database: str) -> Client:
     """A client that is logged in."""
-    login = Login({"user": target.user, "database": database}, lambda: target.password)
+    login = BackendLogin({"user": target.user, "database": database}, lambda: target.password)
     _, client = await asyncio.get_running_loop().create_connection(lambda: Client(login), target.host, target.port)
     try:
         async with asyncio.timeout(_LOGIN_SECONDS):

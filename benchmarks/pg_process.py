@@ -16,7 +16,7 @@ from typing import Final
 
 import psutil  # type: ignore[import-untyped]
 
-from tenantproxy.embedded.binaries import Account, as_user
+from tenantproxy.embedded.binaries import SystemAccount, as_user
 
 __all__ = ["allow_many_files", "cpu_seconds", "free_port", "memory_bytes", "running"]
 
@@ -67,7 +67,7 @@ async def running(
     *,
     port: int,
     log: Path,
-    account: Account | None = None,
+    account: SystemAccount | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> AsyncIterator[int]:
     """Run `command`, as `account` if given, until the block ends; its process id, once `port` answers.
@@ -83,7 +83,7 @@ async def running(
 
 
 def _start(
-    command: Sequence[str], log: Path, account: Account | None, environment: Mapping[str, str] | None
+    command: Sequence[str], log: Path, account: SystemAccount | None, environment: Mapping[str, str] | None
 ) -> subprocess.Popen[bytes]:
     with log.open("wb") as written:
         return subprocess.Popen(

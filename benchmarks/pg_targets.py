@@ -30,7 +30,7 @@ from benchmarks.pg_world import (
     neighbour_databases,
     neighbour_rows,
 )
-from tenantproxy.embedded.binaries import Account, unprivileged_account
+from tenantproxy.embedded.binaries import SystemAccount, unprivileged_account
 from tenantproxy.lifecycle.verifier import scram_verifier
 
 __all__ = [
@@ -154,7 +154,7 @@ async def _running_pgbouncer(world: PgWorld, folder: Path, version: tuple[int, .
         )  # fmt: skip
 
 
-def _give(folder: Path, own: Path, account: Account) -> None:
+def _give(folder: Path, own: Path, account: SystemAccount) -> None:
     folder.chmod(0o711)  # it may pass through, and see nothing
     for path in (own, *own.iterdir()):
         os.chown(path, account.uid, account.gid)

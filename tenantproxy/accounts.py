@@ -16,9 +16,9 @@ from typing import Final, Protocol, TypeAlias
 import asyncpg
 
 from tenantproxy.auth.accounts import Account, AccountsDenied, Candidate, Place, SharedDatabase
-from tenantproxy.auth.base import Database
+from tenantproxy.auth.base import AuthDatabase
 from tenantproxy.auth.directory import Directory
-from tenantproxy.auth.login import Login
+from tenantproxy.auth.login import LoginService
 from tenantproxy.auth.passwords import Passwords
 from tenantproxy.config import Settings
 from tenantproxy.connect.failures import describe
@@ -37,7 +37,7 @@ from tenantproxy.errors import (
 )
 from tenantproxy.events import LoginSearchFailed, Observer, ignore
 from tenantproxy.model import Isolation, PoolKey, Route, Session, Tenant, TenantId, TenantStatus, tenant_id
-from tenantproxy.scope import Scope, Source, TenantScope
+from tenantproxy.scope import LeaseSource, Scope, TenantScope
 
 __all__ = ["FixedScope", "PausedTenants", "TenantAccounts", "Tenants", "new_login"]
 
@@ -59,7 +59,7 @@ class FixedScope(Scope):
 
     __slots__ = ("route",)
 
-    def __init__(self, source: Source, route: Route) -> None:
+    def __init__(self, source: LeaseSource, route: Route) -> None:
         super().__init__(source)
         self.route = route
 
@@ -83,7 +83,7 @@ class TenantAccounts:
         self,
         settings: Settings,
         *,
-        source: Source,
+        source: LeaseSource,
         tenants: Tenants,
         paused: PausedTenants | None = None,
         observer: Observer = ignore,
@@ -266,11 +266,13 @@ def _plain(value: object) -> object:
     return value if value is None or isinstance(value, str | int | float) else str(value)
 
 
-def new_login(settings: Settings, *, main: Database, accounts: TenantAccounts, observer: Observer = ignore) -> Login:
+def new_login(
+    settings: Settings, *, main: AuthDatabase, accounts: TenantAccounts, observer: Observer = ignore
+) -> LoginService:
     """Login as `[login]` says. Raises ConfigurationError where it says nothing, or a package is missing."""
     login = settings.login
     if login.account_query is None or login.pepper is None:
         fix = "add account_query and pepper_file to [login]"
         raise ConfigurationError([Problem(key="login", problem="is not configured", fix=fix)])
     directory = Directory(main, pepper=login.pepper.read_bytes())
-    return Login(login, directory=directory, accounts=accounts, passwords=Passwords(), observer=observer)
+    return LoginService(login, directory=directory, accounts=accounts, passwords=Passwords(), observer=observer)

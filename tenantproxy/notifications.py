@@ -27,7 +27,7 @@ _FIRST_WAIT: Final = 0.1
 _LONGEST_WAIT: Final = 15.0
 
 
-class Database(Protocol):
+class ListenerDatabase(Protocol):
     """Where it listens."""
 
     def connection(self) -> AbstractAsyncContextManager[_Connection]:
@@ -44,7 +44,7 @@ class Listener:
 
     def __init__(
         self,
-        database: Database,
+        database: ListenerDatabase,
         *,
         heartbeat: float = 30.0,
         heartbeat_timeout: float = 5.0,

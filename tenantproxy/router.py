@@ -17,7 +17,7 @@ from typing import Any, Final, Self
 from tenantproxy.accounts import FixedScope, TenantAccounts, new_login
 from tenantproxy.auth.accounts import Account, Standing
 from tenantproxy.auth.audit import AuditTable
-from tenantproxy.auth.login import Login, LoginCounts
+from tenantproxy.auth.login import LoginCounts, LoginService
 from tenantproxy.auth.revocation import Revocations
 from tenantproxy.auth.share import SharedDatabaseAccess
 from tenantproxy.changes import Changes
@@ -123,7 +123,7 @@ class Router:
         """What was revoked. Whoever verifies tokens opens it (the middleware does, by itself); `close` closes it."""
         self._opening: asyncio.Future[None] | None = None  # while it is being opened
         self._closing: asyncio.Task[None] | None = None  # while it closes
-        self._logins: Login | None = None  # from its first use to close
+        self._logins: LoginService | None = None  # from its first use to close
 
     @classmethod
     def from_file(
@@ -366,7 +366,7 @@ class Router:
         return self._main_scope
 
     @property
-    def logins(self) -> Login:
+    def logins(self) -> LoginService:
         """Who finds accounts, and the directory of them. Raises ConfigurationError without `[login]`, PoolClosed."""
         self._check_open()
         if self._logins is None:

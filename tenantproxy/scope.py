@@ -24,8 +24,8 @@ __all__ = [
     "IsolationLevel",
     "LaneScope",
     "Lease",
+    "LeaseSource",
     "Scope",
-    "Source",
     "TenantScope",
 ]
 
@@ -36,7 +36,7 @@ Lease = tuple[Backend, Route]
 Found = tuple[Pool[Backend], Route]
 
 
-class Source(Protocol):
+class LeaseSource(Protocol):
     """Where a scope gets connections: the router."""
 
     def known(self, scope: Scope) -> Found | None:
@@ -64,7 +64,7 @@ class _Call:
 
     __slots__ = ("_backend", "_route", "_source")
 
-    def __init__(self, source: Source, backend: Backend, route: Route) -> None:
+    def __init__(self, source: LeaseSource, backend: Backend, route: Route) -> None:
         self._source = source
         self._backend = backend
         self._route = route
@@ -96,11 +96,11 @@ class Scope:
 
     __slots__ = ("_source",)
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: LeaseSource) -> None:
         self._source = source
 
     @property
-    def source(self) -> Source:
+    def source(self) -> LeaseSource:
         """The router that lends."""
         return self._source
 
@@ -220,7 +220,7 @@ class LaneScope(Scope):
 
     __slots__ = ("route",)
 
-    def __init__(self, source: Source, route: Route) -> None:
+    def __init__(self, source: LeaseSource, route: Route) -> None:
         super().__init__(source)
         self.route = route
 
@@ -235,7 +235,7 @@ class TenantScope(Scope):
 
     def __init__(
         self,
-        source: Source,
+        source: LeaseSource,
         tenant: TenantId,
         *,
         system: str | None = None,

@@ -51,14 +51,14 @@ if TYPE_CHECKING:
         def rollback(self) -> None: ...
 
     class _TheirCursor:
-        _adapt_connection: _Connection
+        _adapt_connection: _DialectConnection
         _connection: Guard
         _description: Description | None
         _rows: deque[Any]
         _rowcount: int
 
     class _TheirStreamed:
-        _adapt_connection: _Connection
+        _adapt_connection: _DialectConnection
 
         def _buffer_rows(self) -> None: ...
         def fetchmany(self, size: int | None) -> Any: ...
@@ -238,7 +238,7 @@ class _Streamed(_TheirStreamed):
         return super().fetchall()
 
 
-class _Connection(_TheirConnection):
+class _DialectConnection(_TheirConnection):
     """One lease. Its tenant never changes, and nothing runs on it while another one is current."""
 
     __slots__ = ("_lease", "_loop", "_refusal")
@@ -317,8 +317,8 @@ def _identity(scope: TenantScope) -> tuple[object, ...]:
 class _Driver(_TheirDriver):
     """asyncpg, whose connect is a lease."""
 
-    def connect(self, *, async_creator_fn: Callable[[], _Leased]) -> _Connection:
-        return _Connection(self, async_creator_fn())
+    def connect(self, *, async_creator_fn: Callable[[], _Leased]) -> _DialectConnection:
+        return _DialectConnection(self, async_creator_fn())
 
 
 class _Execution(_TheirExecution):

@@ -18,7 +18,7 @@ from typing import Final
 
 import asyncpg
 
-from tenantproxy.auth.base import Database
+from tenantproxy.auth.base import AuthDatabase
 from tenantproxy.errors import ConfigurationError, Problem
 from tenantproxy.events import (
     AdminAccess,
@@ -59,7 +59,7 @@ class AuditTable:
 
     def __init__(
         self,
-        database: Database,
+        database: AuthDatabase,
         *,
         max_queued: int = _MAX_QUEUED,
         retry_seconds: float = _RETRY_SECONDS,

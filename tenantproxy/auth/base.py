@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import asyncpg
     from asyncpg.pool import PoolConnectionProxy
 
-__all__ = ["AnyConnection", "Database", "Identity", "RequestContext", "Resolver", "TokenVerifier"]
+__all__ = ["AnyConnection", "AuthDatabase", "Identity", "RequestContext", "Resolver", "TokenVerifier"]
 
 AnyConnection: TypeAlias = "asyncpg.Connection[Any] | PoolConnectionProxy[Any]"
 
@@ -74,7 +74,7 @@ class TokenVerifier(Protocol):
         ...
 
 
-class Database(Protocol):
+class AuthDatabase(Protocol):
     """The main database, as login and revocation need it; the router's main scope is one."""
 
     async def fetch(self, sql: str, /, *args: object, timeout: float | None = None) -> list[asyncpg.Record]:

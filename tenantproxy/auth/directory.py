@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from string import ascii_lowercase, ascii_uppercase
 from typing import Final
 
-from tenantproxy.auth.base import Database
+from tenantproxy.auth.base import AuthDatabase
 from tenantproxy.model import TenantId
 
-__all__ = ["MAX_ENTRIES", "Directory", "Entry", "Found", "normalised"]
+__all__ = ["MAX_ENTRIES", "Directory", "DirectoryEntry", "Found", "normalised"]
 
 MAX_ENTRIES: Final = 64
 """Entries of one address that are looked at: the oldest, so that no tenant can crowd those out that were there."""
@@ -74,7 +74,7 @@ def normalised(email: str) -> str | None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class DirectoryEntry:
     """An account that an address once had."""
 
     tenant: TenantId
@@ -88,7 +88,7 @@ class Found:
     `as_of`: the snapshot of the main database in which it looked, see `accounts.Account`.
     """
 
-    entries: tuple[Entry, ...]
+    entries: tuple[DirectoryEntry, ...]
     decoy: TenantId | None
     as_of: str
 
@@ -99,7 +99,7 @@ class Directory:
     Its methods raise what the database raises: PoolError, asyncpg's errors.
     """
 
-    def __init__(self, database: Database, *, pepper: bytes) -> None:
+    def __init__(self, database: AuthDatabase, *, pepper: bytes) -> None:
         self._database = database
         self._pepper = pepper
 
@@ -114,7 +114,9 @@ class Directory:
     async def look_up(self, key: bytes, *, timeout: float | None = None) -> Found:
         """The entries of an address, at most MAX_ENTRIES, the oldest first."""
         rows = await self._database.fetch(_LOOK_UP, key, MAX_ENTRIES, timeout=timeout)
-        own = tuple(Entry(tenant=TenantId(row["tenant_id"]), user=row["user_id"]) for row in rows if row["is_own"])
+        own = tuple(
+            DirectoryEntry(tenant=TenantId(row["tenant_id"]), user=row["user_id"]) for row in rows if row["is_own"]
+        )
         others = [TenantId(row["tenant_id"]) for row in rows if row["is_own"] is False]
         return Found(entries=own, decoy=others[0] if others else None, as_of=_brief(rows[0]["snapshot"]))
 

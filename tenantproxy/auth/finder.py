@@ -19,13 +19,13 @@ from typing import Final
 import asyncpg
 
 from tenantproxy.auth.accounts import Accounts, Candidate
-from tenantproxy.auth.directory import Directory, Entry, Found
+from tenantproxy.auth.directory import Directory, DirectoryEntry, Found
 from tenantproxy.auth.hashes import Kind, Refusal, StoredHash, read_hash
-from tenantproxy.auth.passwords import Passwords, Verdict
+from tenantproxy.auth.passwords import Passwords, PasswordVerdict
 from tenantproxy.auth.rotation import Rotation
 from tenantproxy.auth.search import MAX_CANDIDATES, Search
 from tenantproxy.auth.trust import Trust
-from tenantproxy.config import Login as Settings
+from tenantproxy.config import LoginSettings as Settings
 from tenantproxy.errors import (
     InvalidCredentials,
     LoginUnavailable,
@@ -47,7 +47,7 @@ _IGNORED: Final = (*DATABASE_ERRORS, TooManyAttempts)  # where the directory is 
 _MAX_ASKED: Final = 16  # tenants of one address in one attempt, where most have no hash that could match
 _MIN_AFTER_SEARCH: Final = 2  # passwords that may be verified after it, whatever was verified before
 
-Proven = tuple[Candidate, Verdict]
+Proven = tuple[Candidate, PasswordVerdict]
 Unusable = Callable[[TenantId, Kind], None]
 
 
@@ -234,14 +234,14 @@ class Finder:
             return _unavailable()
         return attempt.is_throttled or refused()
 
-    async def _repair(self, attempt: Attempt, entries: Sequence[Entry]) -> None:
+    async def _repair(self, attempt: Attempt, entries: Sequence[DirectoryEntry]) -> None:
         """Write what was proven into the directory, and new hashes for old; a login does not fail for it."""
         self._search.forget(attempt.key)  # that there was a search must not show in the next attempt
         self._rotation.was_right(attempt.key, [candidate.account.tenant for candidate, _ in attempt.right])
         for candidate, verdict in attempt.right:
             account, former = candidate.account, candidate.password_hash or ""
             timeout = self._settings.fan_out_timeout
-            if Entry(tenant=account.tenant, user=account.user) not in entries:
+            if DirectoryEntry(tenant=account.tenant, user=account.user) not in entries:
                 with suppress(*_IGNORED):
                     await self._directory.add(attempt.key, account.tenant, account.user, timeout=timeout)
             if verdict.rehash and self._settings.rehash_query is not None:

@@ -22,7 +22,7 @@ from tenantproxy.auth.login_counts import RESULTS, LoginCounts, Result
 from tenantproxy.auth.passwords import Passwords, password_bytes
 from tenantproxy.auth.throttle import Throttle, limit_of
 from tenantproxy.auth.trust import Trust
-from tenantproxy.config import Login as Settings
+from tenantproxy.config import LoginSettings as Settings
 from tenantproxy.errors import (
     InvalidCredentials,
     LoginUnavailable,
@@ -33,13 +33,13 @@ from tenantproxy.errors import (
 from tenantproxy.events import LoginFailed, LoginLocked, LoginSucceeded, Observer, PasswordHashUnusable, ignore
 from tenantproxy.model import TenantId
 
-__all__ = ["RESULTS", "Login", "LoginCounts", "Result"]
+__all__ = ["RESULTS", "LoginCounts", "LoginService", "Result"]
 
 _MAX_TOLD: Final = 1_000  # kinds of hashes by tenant, and locks, that are remembered as told
 _LOCK_SECONDS: Final = 60.0
 
 
-class Login:
+class LoginService:
     """Finds the accounts of an e-mail address whose password is right. For the loop in which it is used first."""
 
     def __init__(

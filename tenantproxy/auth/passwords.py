@@ -18,7 +18,15 @@ from tenantproxy.auth.trust import Trust
 from tenantproxy.auth.workqueue import WorkQueue
 from tenantproxy.errors import ConfigurationError, Problem
 
-__all__ = ["MAX_PASSWORD_BYTES", "MEMORY_KIB", "PARALLELISM", "PASSES", "Passwords", "Verdict", "password_bytes"]
+__all__ = [
+    "MAX_PASSWORD_BYTES",
+    "MEMORY_KIB",
+    "PARALLELISM",
+    "PASSES",
+    "PasswordVerdict",
+    "Passwords",
+    "password_bytes",
+]
 
 MAX_PASSWORD_BYTES: Final = 1024
 MEMORY_KIB, PASSES, PARALLELISM = 19 * 1024, 2, 1
@@ -30,14 +38,14 @@ _BCRYPT_BYTES: Final = 72  # bcrypt looks at no more
 _SCRYPT_MEMORY: Final = 192 * 1024 * 1024  # bytes that OpenSSL may take; `hashes` allows less
 
 
-class Verdict(NamedTuple):
+class PasswordVerdict(NamedTuple):
     """`matches`: it is the password. `rehash`: and what is stored should be replaced by `Passwords.hash`."""
 
     matches: bool
     rehash: bool = False
 
 
-_NO: Final = Verdict(matches=False)
+_NO: Final = PasswordVerdict(matches=False)
 
 
 def password_bytes(password: str) -> bytes | None:
@@ -89,7 +97,9 @@ class Passwords:
             raise ValueError(f"a password has 1 to {MAX_PASSWORD_BYTES} bytes")
         return await self._queue.run(lambda: self._hash(raw), Trust.PROVEN)
 
-    async def verify(self, raw: bytes, stored: str | StoredHash | None, *, trust: Trust = Trust.PROVEN) -> Verdict:
+    async def verify(
+        self, raw: bytes, stored: str | StoredHash | None, *, trust: Trust = Trust.PROVEN
+    ) -> PasswordVerdict:
         """Whether `raw` (`password_bytes`) is the password that `stored` was made of.
 
         None, and whatever is not a hash we know at a cost we bear: a dummy is verified, and it does not match. Raises
@@ -113,14 +123,14 @@ class Passwords:
         )
         return encoded.decode("ascii")
 
-    def _verify(self, raw: bytes, stored: StoredHash) -> Verdict:
+    def _verify(self, raw: bytes, stored: StoredHash) -> PasswordVerdict:
         found = self._compute(raw, stored)
         if found is None:
             self._by_argon2(raw, self._dummy)
             return _NO
         return found
 
-    def _compute(self, raw: bytes, stored: StoredHash) -> Verdict | None:
+    def _compute(self, raw: bytes, stored: StoredHash) -> PasswordVerdict | None:
         """None: nothing was computed."""
         match stored:
             case Argon2Hash():
@@ -134,7 +144,7 @@ class Passwords:
             case Refusal():
                 return None
 
-    def _by_argon2(self, raw: bytes, stored: Argon2Hash) -> Verdict | None:
+    def _by_argon2(self, raw: bytes, stored: Argon2Hash) -> PasswordVerdict | None:
         kind = {"id": self._argon2.Type.ID, "i": self._argon2.Type.I, "d": self._argon2.Type.D}[stored.kind]
         try:
             self._argon2.low_level.verify_secret(stored.encoded.encode("ascii"), raw, kind)
@@ -143,9 +153,9 @@ class Passwords:
         except (self._argon2.exceptions.VerificationError, self._argon2.exceptions.InvalidHashError):
             return None
         parameters = (stored.kind, stored.version, stored.memory, stored.passes, stored.lanes)
-        return Verdict(matches=True, rehash=parameters != ("id", "19", MEMORY_KIB, PASSES, PARALLELISM))
+        return PasswordVerdict(matches=True, rehash=parameters != ("id", "19", MEMORY_KIB, PASSES, PARALLELISM))
 
-    def _by_bcrypt(self, raw: bytes, stored: BcryptHash) -> Verdict | None:
+    def _by_bcrypt(self, raw: bytes, stored: BcryptHash) -> PasswordVerdict | None:
         if stored.is_prehashed:
             raw = hashlib.sha256(raw).hexdigest().encode()
         if b"\0" in raw:
@@ -155,7 +165,7 @@ class Passwords:
         except ValueError:
             return None
         # Beyond 72 bytes it may be mistyped: a new hash of all of it would lock out who types the right one.
-        return Verdict(matches=True, rehash=len(raw) <= _BCRYPT_BYTES) if matches else _NO
+        return PasswordVerdict(matches=True, rehash=len(raw) <= _BCRYPT_BYTES) if matches else _NO
 
 
 def _pbkdf2(raw: bytes, stored: Pbkdf2Hash) -> bytes:
@@ -171,10 +181,10 @@ def _scrypt(raw: bytes, stored: ScryptHash) -> bytes | None:
         return None
 
 
-def _derived(wanted: bytes, made: bytes | None) -> Verdict | None:
+def _derived(wanted: bytes, made: bytes | None) -> PasswordVerdict | None:
     if made is None:
         return None
-    return Verdict(matches=True, rehash=True) if hmac.compare_digest(wanted, made) else _NO
+    return PasswordVerdict(matches=True, rehash=True) if hmac.compare_digest(wanted, made) else _NO
 
 
 def _base64(raw: bytes) -> str:

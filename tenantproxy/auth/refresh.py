@@ -21,7 +21,7 @@ from typing import Any, Final
 import asyncpg
 
 from tenantproxy.auth.accounts import Standing
-from tenantproxy.auth.base import Database
+from tenantproxy.auth.base import AuthDatabase
 from tenantproxy.auth.claims import expired, invalid, no_longer_valid
 from tenantproxy.auth.revocation import Revocations, end_sessions, lasting
 from tenantproxy.auth.tokens import Tokens
@@ -111,7 +111,7 @@ class Sessions:
 
     def __init__(
         self,
-        database: Database,
+        database: AuthDatabase,
         tokens: Tokens,
         *,
         revocations: Revocations | None = None,

@@ -16,7 +16,7 @@ from typing import Final, Protocol
 
 import asyncpg
 
-from tenantproxy.auth.base import Database
+from tenantproxy.auth.base import AuthDatabase
 from tenantproxy.config import Auth
 from tenantproxy.errors import ConfigurationError, PoolClosed, Problem
 from tenantproxy.notifications import Heard
@@ -63,7 +63,7 @@ def lasting(settings: Auth) -> float:
 
 
 async def end_sessions(
-    database: Database,
+    database: AuthDatabase,
     seconds: float,
     *,
     family: bytes | None = None,
@@ -93,7 +93,7 @@ class Revocations:
 
     def __init__(
         self,
-        database: Database,
+        database: AuthDatabase,
         settings: Auth,
         *,
         hearing: Hearing | None = None,

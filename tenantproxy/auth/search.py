@@ -16,7 +16,7 @@ from cachetools import TTLCache
 from tenantproxy.auth.accounts import Accounts, Candidate, Place, SharedDatabase
 from tenantproxy.auth.share import KeyedSlots
 from tenantproxy.auth.throttle import Buckets
-from tenantproxy.config import Login
+from tenantproxy.config import LoginSettings
 from tenantproxy.errors import LoginUnavailable, TenantError, TenantNotFound, TooManyAttempts
 from tenantproxy.model import TenantId
 
@@ -72,7 +72,7 @@ class Searched:
 class Search:
     """Asks tenants for accounts. At most `fan_out_concurrency` questions of all fan-outs are under way at once."""
 
-    def __init__(self, accounts: Accounts, settings: Login, *, clock: Callable[[], float]) -> None:
+    def __init__(self, accounts: Accounts, settings: LoginSettings, *, clock: Callable[[], float]) -> None:
         self._accounts = accounts
         self._settings = settings
         self._patience = settings.fan_out_timeout / 2  # with one: who is dead is known before the whole time is over

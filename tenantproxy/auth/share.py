@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Hashable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
-from tenantproxy.auth.base import AnyConnection, Database
+from tenantproxy.auth.base import AnyConnection, AuthDatabase
 from tenantproxy.errors import TooManyAttempts
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class SharedDatabaseAccess:
     One more is refused with TooManyAttempts, which is not the database's failure. `timeout` bounds the wait too.
     """
 
-    def __init__(self, database: Database, *, limit: int, max_waiting: int) -> None:
+    def __init__(self, database: AuthDatabase, *, limit: int, max_waiting: int) -> None:
         self._database = database
         self._limit = limit
         self._max_waiting = max_waiting

@@ -24,7 +24,7 @@ from tenantproxy.registry.factory import build
 from tenantproxy.registry.rows import RowReader
 
 __all__ = [
-    "Target",
+    "DeployTarget",
     "admin_connection",
     "check_signed",
     "connect_as",
@@ -40,7 +40,7 @@ __all__ = [
 ]
 
 
-class Target(NamedTuple):
+class DeployTarget(NamedTuple):
     """A database, and the role that tenants' SQL runs as there."""
 
     server: str
@@ -61,7 +61,7 @@ async def install_all(settings: Settings, databases: Sequence[str], *, closing: 
     return done + await install_contexts(settings, found, closing=closing)
 
 
-def check_signed(settings: Settings, found: Sequence[Target]) -> None:
+def check_signed(settings: Settings, found: Sequence[DeployTarget]) -> None:
     """Raises ConfigurationError where the signed context is to be installed and rows are not signed."""
     if found and not settings.row.signed:
         fix = "set it to true: unsigned rows need nothing installed but their policies (--table, --all-with-column)"
@@ -95,7 +95,7 @@ async def install_main(settings: Settings) -> list[dict[str, Any]]:
     return done
 
 
-async def install_contexts(settings: Settings, found: Sequence[Target], *, closing: bool) -> list[dict[str, Any]]:
+async def install_contexts(settings: Settings, found: Sequence[DeployTarget], *, closing: bool) -> list[dict[str, Any]]:
     """The signed context of each database of row tenants, with its keys. Raises as `install_all`."""
     secrets = context_secrets(settings) if found else {}
     done: list[dict[str, Any]] = []
@@ -115,7 +115,7 @@ def context_secrets(settings: Settings) -> dict[int, bytes]:
 
 
 async def _install_context(
-    settings: Settings, target: Target, secrets: Mapping[int, bytes], *, closing: bool
+    settings: Settings, target: DeployTarget, secrets: Mapping[int, bytes], *, closing: bool
 ) -> list[dict[str, Any]]:
     keys = {
         kid: derive_key(secret, server=target.server, database=target.database, kid=kid)
@@ -132,7 +132,7 @@ async def _install_context(
     return done
 
 
-async def _install_lookup(settings: Settings, target: Target, conn: asyncpg.Connection) -> list[dict[str, Any]]:
+async def _install_lookup(settings: Settings, target: DeployTarget, conn: asyncpg.Connection) -> list[dict[str, Any]]:
     server, query = settings.servers[target.server], settings.login.lookup_query
     if server.login is None or query is None:
         return []
@@ -164,20 +164,20 @@ async def _install_auth(settings: Settings) -> dict[str, Any]:
     return {"installed": "sessions and login directory", "server": server, "database": database, "role": role}
 
 
-def _named(settings: Settings, name: str) -> Target:
+def _named(settings: Settings, name: str) -> DeployTarget:
     server, slash, database = name.partition("/")
     if not slash:
         server, database = settings.main.server, name
-    return Target(server, database, _server_user(settings, server))
+    return DeployTarget(server, database, _server_user(settings, server))
 
 
-def targets(settings: Settings, databases: Sequence[str], tenants: Sequence[Tenant]) -> list[Target]:
+def targets(settings: Settings, databases: Sequence[str], tenants: Sequence[Tenant]) -> list[DeployTarget]:
     """The named databases, or those of the row tenants among `tenants`."""
     found = dict.fromkeys(_named(settings, name) for name in databases)
     for tenant in tenants if not databases else ():
         place = tenant.placement
         if place.isolation is Isolation.ROW:
-            found[Target(place.server, place.database, place.role or _server_user(settings, place.server))] = None
+            found[DeployTarget(place.server, place.database, place.role or _server_user(settings, place.server))] = None
     return list(found)
 
 
@@ -195,13 +195,13 @@ async def _tenants(settings: Settings) -> AsyncIterator[Tenant]:
         main = settings.main
         async with admin_connection(settings, main.server, main.database, reading=True) as conn:
             registry = PostgresRegistry(
-                _One(conn), reader=reader, query=settings.registry.query, list_query=settings.registry.list_query
+                _OneCheck(conn), reader=reader, query=settings.registry.query, list_query=settings.registry.list_query
             )
             async for tenant in registry.tenants():
                 yield tenant
     else:
         async with admin_connection(settings, settings.main.server, settings.main.database, reading=True) as conn:
-            own = build(settings, _One(conn))
+            own = build(settings, _OneCheck(conn))
             await own.open()
             try:
                 async for tenant in own.tenants():
@@ -210,7 +210,7 @@ async def _tenants(settings: Settings) -> AsyncIterator[Tenant]:
                 await own.close()
 
 
-class _One:
+class _OneCheck:
     """One connection as the registry's database."""
 
     def __init__(self, conn: asyncpg.Connection) -> None:

@@ -15,7 +15,7 @@ from tenantproxy.isolation.policies import TenantForm
 __all__ = ["exposure_notes"]
 
 
-async def exposure_notes(settings: Settings, targets: Iterable[deploy.Target]) -> list[dict[str, Any]]:
+async def exposure_notes(settings: Settings, targets: Iterable[deploy.DeployTarget]) -> list[dict[str, Any]]:
     """A note for each relation that would make the first connection of its row tenants be refused, with what closes it.
 
     One look at the catalogue for each database and role, the very one that connections take. A role that cannot log in
@@ -42,7 +42,7 @@ async def exposure_notes(settings: Settings, targets: Iterable[deploy.Target]) -
     return notes
 
 
-async def _as_tenants(settings: Settings, target: deploy.Target) -> asyncpg.Connection:
+async def _as_tenants(settings: Settings, target: deploy.DeployTarget) -> asyncpg.Connection:
     server, roles = settings.servers[target.server], settings.tenant_roles
     if target.role != server.user and roles is not None and roles.key is not None:
         password: str | None = role_password(roles.key.read_bytes(), target.server, target.role)

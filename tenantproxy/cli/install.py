@@ -18,7 +18,7 @@ from tenantproxy.cli.roles import RoleWork, password_check, role_work
 from tenantproxy.config import Settings
 from tenantproxy.errors import ConfigurationError, Problem, RegistryUnavailable, TenantProxyError
 from tenantproxy.isolation.proof import derive_key
-from tenantproxy.lifecycle.change import Plan, script
+from tenantproxy.lifecycle.change import ChangePlan, script
 from tenantproxy.lifecycle.column_type import Comparison
 from tenantproxy.lifecycle.install import missing_rights
 from tenantproxy.lifecycle.install_sql import auth_sql, context_sql, registry_sql
@@ -60,7 +60,7 @@ class Report:
     notes: list[dict[str, Any]] = field(default_factory=list)
     sql: list[str] = field(default_factory=list)
 
-    def add(self, plan: Plan, *, server: str, database: str, role: str, mode: Mode) -> None:
+    def add(self, plan: ChangePlan, *, server: str, database: str, role: str, mode: Mode) -> None:
         """What a plan of a database says; in the mode RUN it has been carried out."""
         where = {"server": server, "database": database}
         word = "installed" if mode is Mode.RUN else "would_install"
@@ -138,7 +138,7 @@ class _Work:
         roles = await role_work(settings, tenants) if request.roles else RoleWork()
         tables = list(_table_requests(settings, request, tenants, roles.creating))
         plans = await _table_plans(settings, tables)
-        _refuse([Plan(problems=plan.problems) for plan in [*roles.plans(), *plans]])
+        _refuse([ChangePlan(problems=plan.problems) for plan in [*roles.plans(), *plans]])
         self._add_roles(roles)
         self._show_main()
         if settings.row.signed:
@@ -162,7 +162,7 @@ class _Work:
             )
         self.report.notes += roles.notes
 
-    def _add(self, plan: Plan, server: str, database: str, roles: Sequence[str]) -> None:
+    def _add(self, plan: ChangePlan, server: str, database: str, roles: Sequence[str]) -> None:
         mode = self._request.mode
         self.report.add(plan, server=server, database=database, role=", ".join(roles), mode=mode)
 
@@ -177,7 +177,7 @@ class _Work:
         for what, text in wanted:
             self._would(what, main.server, main.database, role, text)
 
-    async def _show_context(self, target: deploy.Target) -> None:
+    async def _show_context(self, target: deploy.DeployTarget) -> None:
         settings, where = self._settings, (target.server, target.database, target.role)
         secrets = deploy.context_secrets(settings)
         keys = {
@@ -194,7 +194,7 @@ class _Work:
             self._would("closed functions", *where, f"-- as a superuser:\n{statements}")
         await self._show_lookup(target)
 
-    async def _show_lookup(self, target: deploy.Target) -> None:
+    async def _show_lookup(self, target: deploy.DeployTarget) -> None:
         server, query = self._settings.servers[target.server], self._settings.login.lookup_query
         if server.login is None or query is None:
             return
@@ -214,21 +214,21 @@ class _Work:
         self.report.say_sql(server, database, text)
 
 
-def _refuse(plans: Sequence[Plan]) -> None:
+def _refuse(plans: Sequence[ChangePlan]) -> None:
     problems = dict.fromkeys(problem for plan in plans for problem in (*plan.problems, *plan.missing))
     if problems:
         raise ConfigurationError(problems, source="install")
 
 
-async def _missing_rights(settings: Settings, places: Sequence[tuple[str, str]]) -> list[Plan]:
+async def _missing_rights(settings: Settings, places: Sequence[tuple[str, str]]) -> list[ChangePlan]:
     plans = []
     for server, database in dict.fromkeys(places):
         async with deploy.admin_connection(settings, server, database) as conn:
-            plans.append(Plan(missing=tuple(await missing_rights(conn))))
+            plans.append(ChangePlan(missing=tuple(await missing_rights(conn))))
     return plans
 
 
-async def _table_plans(settings: Settings, tables: Sequence[tuple[tuple[str, str], TableRequest]]) -> list[Plan]:
+async def _table_plans(settings: Settings, tables: Sequence[tuple[tuple[str, str], TableRequest]]) -> list[ChangePlan]:
     plans = []
     for (server, database), wanted in tables:
         async with deploy.admin_connection(settings, server, database, reading=True) as conn:

@@ -18,7 +18,7 @@ from tenantproxy.cli import install as installing
 from tenantproxy.cli import login as logins
 from tenantproxy.cli import read, tokens
 from tenantproxy.cli.output import Output
-from tenantproxy.cli.shape import HELP, Command, Group, with_cause
+from tenantproxy.cli.shape import HELP, CliCommand, Group, with_cause
 from tenantproxy.cli.shipped import DASHBOARD, EXAMPLE, RULES, shipped
 from tenantproxy.config import Secret, Settings, check_classes, describe, json_schema, load
 from tenantproxy.config.version import VERSION
@@ -102,7 +102,7 @@ def command(parent: typer.Typer, name: str) -> Callable[[Callable[P, None]], Cal
             except (asyncpg.InterfaceError, OSError, TimeoutError) as exc:
                 _fail(f"{exc}" if str(exc) else type(exc).__name__)
 
-        parent.command(name, cls=Command, context_settings=HELP)(told)
+        parent.command(name, cls=CliCommand, context_settings=HELP)(told)
         return told
 
     return register

@@ -14,7 +14,7 @@ import asyncpg
 from tenantproxy.cli import deploy
 from tenantproxy.config import Secret, Settings, role_password
 from tenantproxy.errors import ConfigurationError, Problem
-from tenantproxy.lifecycle.change import Plan, apply
+from tenantproxy.lifecycle.change import ChangePlan, apply
 from tenantproxy.lifecycle.home import Home, plan_home
 from tenantproxy.lifecycle.install import alone
 from tenantproxy.lifecycle.login_roles import PasswordCheck, plan_login
@@ -32,7 +32,7 @@ class RoleStep:
     server: str
     database: str
     role: str
-    plan: Plan
+    plan: ChangePlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class RoleWork:
     notes: tuple[dict[str, Any], ...] = ()
     creating: frozenset[str] = field(default=frozenset())
 
-    def plans(self) -> list[Plan]:
+    def plans(self) -> list[ChangePlan]:
         """Of all steps."""
         return [step.plan for step in self.steps]
 
@@ -148,7 +148,7 @@ async def _home(settings: Settings, tenant: Tenant, tenants: Sequence[Tenant]) -
     except asyncpg.InvalidCatalogNameError:
         problem = f"its database {place.database} does not exist"
         fix = "create it, and its tables, as the user of [servers.NAME.admin]"
-        plan = Plan(problems=(Problem(key=f"tenant {tenant.id}", problem=problem, fix=fix),))
+        plan = ChangePlan(problems=(Problem(key=f"tenant {tenant.id}", problem=problem, fix=fix),))
     return RoleStep(server=place.server, database=place.database, role=role, plan=plan)
 
 

@@ -11,7 +11,7 @@ import typer.core
 
 from tenantproxy.errors import TenantProxyError
 
-__all__ = ["HELP", "Command", "Group", "with_cause"]
+__all__ = ["HELP", "CliCommand", "Group", "with_cause"]
 
 HELP: Final = {"help_option_names": ["-h", "--help"]}
 
@@ -24,7 +24,7 @@ def _plain_flags(params: list[Any]) -> list[Any]:
     return params
 
 
-class Command(typer.core.TyperCommand):
+class CliCommand(typer.core.TyperCommand):
     """One command."""
 
     def get_params(self, ctx: Any) -> list[Any]:

@@ -16,13 +16,13 @@ from tenantproxy.config.sections import (
     Admin,
     Auth,
     Http,
-    Login,
+    LoginSettings,
     Main,
     Pg,
     Pools,
-    Registry,
+    RegistrySettings,
     Resolve,
-    Row,
+    RowSettings,
     Server,
     TenantEntry,
     TenantRoles,
@@ -32,35 +32,35 @@ from tenantproxy.config.tenants import tenant_problems
 from tenantproxy.config.values import is_loopback, listen_address
 from tenantproxy.errors import Problem
 
-__all__ = ["MAIN_RESERVE", "Parts", "check"]
+__all__ = ["MAIN_RESERVE", "WellFormedSections", "check"]
 
 MAIN_RESERVE: Final = 2
 """Connections of its server's budget that are always the main database's own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Parts:
+class WellFormedSections:
     """The sections that are well formed; None stands for one that is not, and is somebody else's problem."""
 
     main: Main | None
     servers: Mapping[str, Server | None]
     pools: Pools | None
-    registry: Registry | None
+    registry: RegistrySettings | None
     tenants: Mapping[str, TenantEntry | None]
-    row: Row | None
+    row: RowSettings | None
     context: Mapping[str, str] | None
     http: Http | None
     admin: Admin | None
     pg: Pg | None
     tenant_roles: TenantRoles | None
     auth: Auth | None
-    login: Login | None
+    login: LoginSettings | None
     resolve: Resolve | None
 
 
-def check(parts: Parts) -> list[Problem]:
+def check(parts: WellFormedSections) -> list[Problem]:
     """Every disagreement between `parts`."""
-    checks: tuple[Callable[[Parts], Iterator[Problem]], ...] = (
+    checks: tuple[Callable[[WellFormedSections], Iterator[Problem]], ...] = (
         _main,
         _passwords,
         _replicas,
@@ -80,7 +80,7 @@ def check(parts: Parts) -> list[Problem]:
     return [problem for one in checks for problem in one(parts)]
 
 
-def _unknown_server(key: str, name: str, parts: Parts) -> Iterator[Problem]:
+def _unknown_server(key: str, name: str, parts: WellFormedSections) -> Iterator[Problem]:
     if name in parts.servers:
         return
     close = nearest(name, parts.servers)
@@ -92,7 +92,7 @@ def _unknown_server(key: str, name: str, parts: Parts) -> Iterator[Problem]:
     )
 
 
-def _main(parts: Parts) -> Iterator[Problem]:
+def _main(parts: WellFormedSections) -> Iterator[Problem]:
     if parts.main is None:
         return
     yield from _unknown_server("main.server", parts.main.server, parts)
@@ -105,7 +105,7 @@ def _main(parts: Parts) -> Iterator[Problem]:
         )
 
 
-def _passwords(parts: Parts) -> Iterator[Problem]:
+def _passwords(parts: WellFormedSections) -> Iterator[Problem]:
     for name, server in parts.servers.items():
         if server is None:
             continue
@@ -131,7 +131,7 @@ def _no_password(key: str) -> Problem:
     )
 
 
-def _replicas(parts: Parts) -> Iterator[Problem]:
+def _replicas(parts: WellFormedSections) -> Iterator[Problem]:
     for name, server in parts.servers.items():
         for replica in server.replicas if server is not None else ():
             key = f"servers.{name}.replicas"
@@ -140,7 +140,7 @@ def _replicas(parts: Parts) -> Iterator[Problem]:
             yield from _unknown_server(key, replica, parts)
 
 
-def _sizes(parts: Parts) -> Iterator[Problem]:
+def _sizes(parts: WellFormedSections) -> Iterator[Problem]:
     # Only what the operator wrote is held against the budgets: a default that is too large is cut by the budget anyway.
     servers = [(name, server) for name, server in parts.servers.items() if server is not None]
     smallest = min(servers, key=lambda item: item[1].max_connections, default=None)
@@ -175,7 +175,7 @@ def _too_large(key: str, size: int, name: str, server: Server) -> Iterator[Probl
         )
 
 
-def _registry(parts: Parts) -> Iterator[Problem]:
+def _registry(parts: WellFormedSections) -> Iterator[Problem]:
     registry = parts.registry
     if registry is None:
         return
@@ -214,7 +214,7 @@ def _registry(parts: Parts) -> Iterator[Problem]:
         )
 
 
-def _queries(registry: Registry) -> Iterator[Problem]:
+def _queries(registry: RegistrySettings) -> Iterator[Problem]:
     wanted = {"query": ("$1", "the tenant's id"), "list_query": ("$1", "the last id of the page before")}
     for key, (parameter, meaning) in wanted.items():
         if getattr(registry, key) is not None and parameter not in getattr(registry, key):
@@ -224,7 +224,7 @@ def _queries(registry: Registry) -> Iterator[Problem]:
         yield Problem(key="registry.list_query", problem="has no $2", fix="end it with: order by id limit $2")
 
 
-def _tenants(parts: Parts) -> Iterator[Problem]:
+def _tenants(parts: WellFormedSections) -> Iterator[Problem]:
     for tenant, entry in parts.tenants.items():
         if entry is not None and entry.server is not None:
             yield from _unknown_server(f"tenants.{tenant}.server", entry.server, parts)
@@ -232,7 +232,7 @@ def _tenants(parts: Parts) -> Iterator[Problem]:
         yield from tenant_problems(parts.tenants, parts.main)
 
 
-def _roles(parts: Parts) -> Iterator[Problem]:
+def _roles(parts: WellFormedSections) -> Iterator[Problem]:
     """A role's password follows from a key; only a certificate, or a server that asks for none, does without."""
     if parts.main is None or (parts.tenant_roles is not None and parts.tenant_roles.key is not None):
         return
@@ -250,7 +250,7 @@ def _roles(parts: Parts) -> Iterator[Problem]:
         )
 
 
-def _row_key(parts: Parts) -> Iterator[Problem]:
+def _row_key(parts: WellFormedSections) -> Iterator[Problem]:
     if parts.row is None or not parts.row.signed or parts.row.keys():
         return
     written = bool(parts.row.model_fields_set) and parts.registry is not None and parts.registry.source != "file"
@@ -268,7 +268,7 @@ _CONTEXT_SOURCES: Final = ("claim", "header", "client", "tenant")
 _ONLY: Final = {"client": "ip", "tenant": "id"}
 
 
-def _context(parts: Parts) -> Iterator[Problem]:
+def _context(parts: WellFormedSections) -> Iterator[Problem]:
     own = {"app.current_tenant_id", "app.tenant_proof"} | ({parts.row.setting} if parts.row else set())
     for setting, source in (parts.context or {}).items():
         if setting in own:
@@ -286,13 +286,13 @@ def _context(parts: Parts) -> Iterator[Problem]:
             )
 
 
-def _auth(parts: Parts) -> Iterator[Problem]:
+def _auth(parts: WellFormedSections) -> Iterator[Problem]:
     if parts.auth is not None:
         yield from auth_problems(parts.auth)
         yield from issuer_problems(parts.auth, parts.resolve)
 
 
-def _login(parts: Parts) -> Iterator[Problem]:
+def _login(parts: WellFormedSections) -> Iterator[Problem]:
     login = parts.login
     if login is None:
         return
@@ -317,12 +317,12 @@ def _login(parts: Parts) -> Iterator[Problem]:
             yield Problem(key=f"servers.{name}.login.user", problem=problem, fix="choose another name")
 
 
-def _resolve(parts: Parts) -> Iterator[Problem]:
+def _resolve(parts: WellFormedSections) -> Iterator[Problem]:
     if parts.resolve is not None:
         yield from resolve_problems(parts.resolve)
 
 
-def _listeners(parts: Parts) -> Iterator[Problem]:
+def _listeners(parts: WellFormedSections) -> Iterator[Problem]:
     seen: dict[tuple[str, int], str] = {}
     for name, section in (("http", parts.http), ("admin", parts.admin), ("pg", parts.pg)):
         if section is None or not section.listen:
@@ -340,7 +340,7 @@ def _listeners(parts: Parts) -> Iterator[Problem]:
 _HOST: Final = re.compile(r"[A-Za-z0-9_.:-]+")
 
 
-def _admin(parts: Parts) -> Iterator[Problem]:
+def _admin(parts: WellFormedSections) -> Iterator[Problem]:
     admin = parts.admin
     if admin is None:
         return
@@ -356,7 +356,7 @@ def _admin(parts: Parts) -> Iterator[Problem]:
             yield Problem(key=f"admin.hosts.{number}", problem="is not a host", fix=fix)
 
 
-def _pg_users(parts: Parts) -> Iterator[Problem]:
+def _pg_users(parts: WellFormedSections) -> Iterator[Problem]:
     if parts.pg is None:
         return
     auth = parts.auth

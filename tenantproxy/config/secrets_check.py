@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tenantproxy.config.checks import Parts
+from tenantproxy.config.checks import WellFormedSections
 from tenantproxy.config.secret import MIN_KEY_BYTES, Secret
 from tenantproxy.errors import ConfigurationError, Problem
 
 __all__ = ["secret_problems"]
 
 
-def secret_problems(parts: Parts) -> list[Problem]:
+def secret_problems(parts: WellFormedSections) -> list[Problem]:
     """Secrets that cannot be read, and keys that are shorter than 32 bytes."""
     return [problem for key, secret, least in _secrets(parts) for problem in _look(key, secret, least)]
 
 
-def _secrets(parts: Parts) -> Iterator[tuple[str, Secret | None, int]]:
+def _secrets(parts: WellFormedSections) -> Iterator[tuple[str, Secret | None, int]]:
     """The key, the secret, and how many bytes it must have at least."""
     yield from _of_servers(parts)
     if parts.row is not None:
@@ -39,7 +39,7 @@ def _secrets(parts: Parts) -> Iterator[tuple[str, Secret | None, int]]:
         yield f"pg.users.{name}.password", user.password, 1
 
 
-def _of_servers(parts: Parts) -> Iterator[tuple[str, Secret | None, int]]:
+def _of_servers(parts: WellFormedSections) -> Iterator[tuple[str, Secret | None, int]]:
     for name, server in parts.servers.items():
         if server is None:
             continue

@@ -42,15 +42,15 @@ __all__ = [
     "Auth",
     "AuthIssuer",
     "Http",
-    "Login",
+    "LoginSettings",
     "Main",
     "Metrics",
     "Pg",
     "PgUser",
     "Pools",
-    "Registry",
+    "RegistrySettings",
     "Resolve",
-    "Row",
+    "RowSettings",
     "Schema",
     "Server",
     "ServerAdmin",
@@ -160,7 +160,7 @@ class Pools(Section):
     reset: Literal["always", "on_tenant_change"] = "always"
 
 
-class Registry(Section):
+class RegistrySettings(Section):
     """Where tenants are looked up, and for how long an answer is good."""
 
     source: Name = "postgres"
@@ -219,7 +219,7 @@ class TenantEntry(Section):
         )
 
 
-class Row(Section):
+class RowSettings(Section):
     """Row isolation: the setting that policies read, and the key that signs it.
 
     `unprotected`: relations (`schema.table`, `schema.*`) that all row tenants of a database may share.
@@ -387,7 +387,7 @@ _ANSWERED = frozenset(
 )
 
 
-class Login(Section):
+class LoginSettings(Section):
     """Finding the account behind an e-mail address. The queries are about any table of users.
 
     `account_query` (an e-mail address in lower case as $1; user_id, password_hash and further claims) and

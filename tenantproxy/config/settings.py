@@ -10,7 +10,7 @@ from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from tenantproxy.config import sections
-from tenantproxy.config.checks import Parts, check
+from tenantproxy.config.checks import WellFormedSections, check
 from tenantproxy.config.problems import INCONSISTENT, translate
 from tenantproxy.config.secrets_check import secret_problems
 from tenantproxy.config.sections import Section
@@ -38,15 +38,15 @@ class Settings(BaseSettings):
     main: sections.Main
     servers: Mapping[str, sections.Server] = Field(default_factory=dict)
     pools: sections.Pools = sections.Pools()
-    registry: sections.Registry = sections.Registry()
+    registry: sections.RegistrySettings = sections.RegistrySettings()
     tenants: Mapping[str, sections.TenantEntry] = Field(default_factory=dict)
-    row: sections.Row = sections.Row()
+    row: sections.RowSettings = sections.RowSettings()
     schema_: sections.Schema = Field(default=sections.Schema(), alias="schema")
     tenant_roles: sections.TenantRoles | None = None
     context: Mapping[ContextName, Text] = Field(default_factory=dict)
     resolve: sections.Resolve = sections.Resolve()
     auth: sections.Auth = sections.Auth()
-    login: sections.Login = sections.Login()
+    login: sections.LoginSettings = sections.LoginSettings()
     http: sections.Http = sections.Http()
     admin: sections.Admin = sections.Admin()
     pg: sections.Pg = sections.Pg()
@@ -105,26 +105,26 @@ _ENTRIES: Final[Mapping[str, type[Section]]] = {"servers": sections.Server, "ten
 _SECTIONS: Final[Mapping[str, type[Section]]] = {
     "main": sections.Main,
     "pools": sections.Pools,
-    "registry": sections.Registry,
-    "row": sections.Row,
+    "registry": sections.RegistrySettings,
+    "row": sections.RowSettings,
     "http": sections.Http,
     "admin": sections.Admin,
     "pg": sections.Pg,
     "tenant_roles": sections.TenantRoles,
     "auth": sections.Auth,
-    "login": sections.Login,
+    "login": sections.LoginSettings,
     "resolve": sections.Resolve,
 }
 
 
-def _parts(settings: Settings) -> Parts:
-    return Parts(**{name: getattr(settings, name) for name in Parts.__dataclass_fields__})
+def _parts(settings: Settings) -> WellFormedSections:
+    return WellFormedSections(**{name: getattr(settings, name) for name in WellFormedSections.__dataclass_fields__})
 
 
-def _well_formed(mapping: Mapping[str, Any]) -> Parts:
+def _well_formed(mapping: Mapping[str, Any]) -> WellFormedSections:
     """Each section by itself, so that one malformed key does not hide what is wrong elsewhere."""
     parts: dict[str, Any] = {}
-    for name in Parts.__dataclass_fields__:
+    for name in WellFormedSections.__dataclass_fields__:
         given = mapping.get(name, {})
         model = _ENTRIES.get(name)
         if model is not None:
@@ -135,7 +135,7 @@ def _well_formed(mapping: Mapping[str, Any]) -> Parts:
             parts[name] = given if well_formed else None
         else:
             parts[name] = _try(_SECTIONS[name], given) if name in mapping or name != "tenant_roles" else None
-    return Parts(**parts)
+    return WellFormedSections(**parts)
 
 
 def _try(model: type[Section], given: object) -> Section | None:

@@ -141,7 +141,7 @@ _RIGHTS: Final = (*COMMANDS, *_BESIDES_ROWS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Relation:
+class ReachedRelation:
     """What the role may do something with. `kind`: a letter of pg_class.relkind; `secured`: row security is enabled."""
 
     schema: str
@@ -172,7 +172,7 @@ class Reach:
     role: str
     mighty: tuple[str, ...]
     open: int
-    relations: tuple[Relation, ...]
+    relations: tuple[ReachedRelation, ...]
     definers: tuple[str, ...]
 
 
@@ -204,13 +204,13 @@ def parse(text: str) -> Reach:
     )
 
 
-def _relation(given: Mapping[str, Any]) -> Relation:
+def _relation(given: Mapping[str, Any]) -> ReachedRelation:
     values = dict(given)
     policies = tuple(
         Policy(**{**policy, "keeping": tuple(policy["keeping"])}) for policy in values.pop("policies") or ()
     )
     rights, rules = tuple(values.pop("rights")), tuple(values.pop("rules"))
-    return Relation(**values, rights=rights, rules=rules, policies=policies)
+    return ReachedRelation(**values, rights=rights, rules=rules, policies=policies)
 
 
 def exposures(reach: Reach, *, form: TenantForm) -> Iterator[Exposure]:
@@ -229,7 +229,7 @@ def _of_role(role: str, own: str) -> Exposure:
     return Exposure(what=f"role {role}", why=f"the role {own!r} can become it, and it {what}", fix=fix)
 
 
-def _of_relation(relation: Relation, role: str, form: TenantForm) -> Iterator[Exposure]:
+def _of_relation(relation: ReachedRelation, role: str, form: TenantForm) -> Iterator[Exposure]:
     commands = tuple(right for right in relation.rights if right in COMMANDS)
     if commands and not relation.invoker:
         found = _unguarded(relation, role) if not relation.secured else _badly_guarded(relation, commands, form)
@@ -251,7 +251,7 @@ def _of_relation(relation: Relation, role: str, form: TenantForm) -> Iterator[Ex
         )
 
 
-def _unguarded(relation: Relation, role: str) -> Exposure:
+def _unguarded(relation: ReachedRelation, role: str) -> Exposure:
     if relation.kind in ("r", "p"):
         if relation.extension is None and relation.schema != "tenantproxy":
             return Exposure(what=_what(relation), why="it has no row-level security", fix=_install(relation))
@@ -272,7 +272,7 @@ def _unguarded(relation: Relation, role: str) -> Exposure:
     )
 
 
-def _badly_guarded(relation: Relation, commands: tuple[str, ...], form: TenantForm) -> Exposure | None:
+def _badly_guarded(relation: ReachedRelation, commands: tuple[str, ...], form: TenantForm) -> Exposure | None:
     reasons = open_commands(relation.policies, commands, form)
     if not reasons:
         return None
@@ -280,11 +280,11 @@ def _badly_guarded(relation: Relation, commands: tuple[str, ...], form: TenantFo
     return Exposure(what=_what(relation), why=why, fix=_install(relation))
 
 
-def _install(relation: Relation) -> str:
+def _install(relation: ReachedRelation) -> str:
     return f"tenantproxy install --table {relation.label} --column tenant_id"
 
 
-def _what(relation: Relation) -> str:
+def _what(relation: ReachedRelation) -> str:
     kind = "partition" if relation.partition else _KINDS[relation.kind]
     return f"{kind} {relation.label}" + (f" of the extension {relation.extension}" if relation.extension else "")
 

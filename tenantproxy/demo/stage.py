@@ -16,7 +16,7 @@ from tenantproxy.demo.routes import PROJECTS
 from tenantproxy.demo.world import APP_ROLE, LOGIN_ROLE, DemoTenant, World
 from tenantproxy.router import Router
 
-__all__ = ["Answer", "Scrape", "Seen", "Stage", "eventually"]
+__all__ = ["DemoAnswer", "Scrape", "Seen", "Stage", "eventually"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +30,7 @@ class Seen:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class DemoAnswer:
     """An HTTP answer."""
 
     status: int
@@ -77,12 +77,12 @@ class Stage:
     http: aiohttp.ClientSession
     watch: asyncpg.Connection
 
-    async def ask(self, tenant: DemoTenant | None = None, **headers: str) -> Answer:
+    async def ask(self, tenant: DemoTenant | None = None, **headers: str) -> DemoAnswer:
         """`GET /demo/projects` with the tenant's token."""
         if tenant is not None:
             headers["Authorization"] = f"Bearer {self.tokens[tenant.id]}"
         async with self.http.get(self.public_url + PROJECTS, headers=headers) as response:
-            return Answer(status=response.status, body=await response.json(content_type=None))
+            return DemoAnswer(status=response.status, body=await response.json(content_type=None))
 
     async def log_in(self, email: str, password: str) -> tuple[int, dict[str, Any]]:
         """`POST /auth/login`: status and body."""

@@ -17,7 +17,15 @@ from typing import Final, TypedDict
 
 from tenantproxy.errors import ConfigurationError, Problem, TenantProxyError
 
-__all__ = ["Account", "Binaries", "all_binaries", "as_user", "find_binaries", "readable_by", "unprivileged_account"]
+__all__ = [
+    "Binaries",
+    "SystemAccount",
+    "all_binaries",
+    "as_user",
+    "find_binaries",
+    "readable_by",
+    "unprivileged_account",
+]
 
 # Packages of an index that carry a PostgreSQL, the one of [embedded] first, and its installations inside each.
 _WHEELS: Final = {
@@ -36,7 +44,7 @@ class Binaries:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Account:
+class SystemAccount:
     """The system account that runs the server when we are root, which PostgreSQL refuses to be."""
 
     uid: int
@@ -105,7 +113,7 @@ def _major(bin_dir: Path) -> int | None:
     return int(match[1]) if match else None
 
 
-def _output(command: list[str], account: Account | None = None) -> str | None:
+def _output(command: list[str], account: SystemAccount | None = None) -> str | None:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True, **as_user(account))
     except (OSError, subprocess.SubprocessError):
@@ -121,12 +129,12 @@ class AsUser(TypedDict, total=False):
     extra_groups: list[int]
 
 
-def as_user(account: Account | None) -> AsUser:
+def as_user(account: SystemAccount | None) -> AsUser:
     """What makes `subprocess` run a child as `account`; nothing for ourselves."""
     return AsUser() if account is None else AsUser(user=account.uid, group=account.gid, extra_groups=[])
 
 
-def unprivileged_account() -> Account | None:
+def unprivileged_account() -> SystemAccount | None:
     """The account to run a server as: None (ourselves) unless we are root; then `postgres` or `nobody`."""
     if not hasattr(os, "geteuid") or os.geteuid() != 0:
         return None
@@ -138,11 +146,11 @@ def unprivileged_account() -> Account | None:
         except KeyError:
             continue
         if entry.pw_uid != 0:
-            return Account(uid=entry.pw_uid, gid=entry.pw_gid)
+            return SystemAccount(uid=entry.pw_uid, gid=entry.pw_gid)
     raise _unusable("PostgreSQL does not run as root, and there is no account postgres or nobody", "create one")
 
 
-def readable_by(found: Binaries, account: Account | None) -> Binaries:
+def readable_by(found: Binaries, account: SystemAccount | None) -> Binaries:
     """`found`, or a copy of it in the temporary folder when `account` cannot read it where it is.
 
     The copy is made once and shared by all processes of this user: it appears under its name complete or not at all.

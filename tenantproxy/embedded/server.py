@@ -25,7 +25,14 @@ from types import TracebackType
 from typing import Final, Literal, Self, TypedDict
 from urllib.parse import unquote, urlsplit
 
-from tenantproxy.embedded.binaries import Account, Binaries, as_user, find_binaries, readable_by, unprivileged_account
+from tenantproxy.embedded.binaries import (
+    Binaries,
+    SystemAccount,
+    as_user,
+    find_binaries,
+    readable_by,
+    unprivileged_account,
+)
 from tenantproxy.errors import TenantProxyError
 
 __all__ = ["ConnectArgs", "EmbeddedPostgres"]
@@ -75,7 +82,7 @@ class EmbeddedPostgres:
         self.password = secrets.token_urlsafe(24)
         self._given = dsn is not None
         self._binaries: Binaries | None = None
-        self._account: Account | None = None
+        self._account: SystemAccount | None = None
         self._trust = trust
         self._durable = durable
         self._settings = _settings(max_connections, durable=durable) | dict(settings or {})

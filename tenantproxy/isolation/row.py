@@ -14,7 +14,7 @@ from tenantproxy.isolation.base import KEEP_RESET, SOFT_RESET
 from tenantproxy.isolation.proof import Signer
 from tenantproxy.model import Binding, Isolation, PoolKey, Proof, Route, Session, Tenant
 
-__all__ = ["BIND", "ENTER", "RowPlan", "Statement", "change_reset", "enter", "keep_reset", "window_us"]
+__all__ = ["BIND", "ENTER", "BindStatement", "RowPlan", "change_reset", "enter", "keep_reset", "window_us"]
 
 BIND: Final = "SELECT tenantproxy.bind($1, $2)"
 ENTER: Final = {
@@ -65,7 +65,7 @@ class RowPlan:
 
 
 @dataclass(frozen=True, slots=True)
-class Statement:
+class BindStatement:
     """One statement with its bind parameters; its first column must come back as `answer`."""
 
     sql: str
@@ -84,20 +84,20 @@ def window_us(server_now: float, window: float) -> tuple[int, int]:
     return round(server_now * 1_000_000) - _EARLY_US, ceil(server_now + window) * 1_000_000
 
 
-def enter(binding: Binding, signer: Signer | None, *, pid: int, server_now: float, window: float) -> Statement:
+def enter(binding: Binding, signer: Signer | None, *, pid: int, server_now: float, window: float) -> BindStatement:
     """The statement that makes a fresh or reset session the tenant's.
 
     Raises ValueError when a proof is wanted and no signer given.
     """
     if binding.proof is Proof.PLAIN:
-        return Statement(ENTER[Proof.PLAIN], (binding.setting, binding.tenant), binding.tenant)
+        return BindStatement(ENTER[Proof.PLAIN], (binding.setting, binding.tenant), binding.tenant)
     if signer is None:
         raise ValueError("a signed session needs a signer")
     start, end = window_us(server_now, window)
     proof = signer.sign(binding.tenant, pid=pid, from_us=start, to_us=end)
     if binding.proof is Proof.BOUND:
-        return Statement(BIND, (binding.tenant, proof), binding.tenant)
-    return Statement(ENTER[Proof.CARRIED], (binding.setting, binding.tenant, proof), binding.tenant)
+        return BindStatement(BIND, (binding.tenant, proof), binding.tenant)
+    return BindStatement(ENTER[Proof.CARRIED], (binding.setting, binding.tenant, proof), binding.tenant)
 
 
 def change_reset(prepared: int, proof: Proof) -> str:

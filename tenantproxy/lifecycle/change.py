@@ -10,7 +10,7 @@ import asyncpg
 
 from tenantproxy.errors import Problem
 
-__all__ = ["Change", "Plan", "apply", "merged", "script"]
+__all__ = ["Change", "ChangePlan", "apply", "merged", "script"]
 
 SEARCH_PATH: Final = "pg_catalog, pg_temp"
 """Built-in names first, ours and the operator's always with their schema: nothing in between can stand in for them."""
@@ -26,7 +26,7 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class ChangePlan:
     """The changes that one database still needs, in order.
 
     `notes` are for the operator to judge. `problems` forbid the installation. `missing` are what the user of this
@@ -39,10 +39,10 @@ class Plan:
     missing: tuple[Problem, ...] = ()
 
 
-def merged(plans: Iterable[Plan]) -> Plan:
+def merged(plans: Iterable[ChangePlan]) -> ChangePlan:
     """One plan for all, in their order; what several say is said once."""
     plans = list(plans)
-    return Plan(
+    return ChangePlan(
         changes=tuple(dict.fromkeys(change for plan in plans for change in plan.changes)),
         notes=tuple(dict.fromkeys(note for plan in plans for note in plan.notes)),
         problems=tuple(dict.fromkeys(problem for plan in plans for problem in plan.problems)),

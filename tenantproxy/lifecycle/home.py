@@ -9,7 +9,7 @@ from typing import Final
 import asyncpg
 
 from tenantproxy.errors import Problem
-from tenantproxy.lifecycle.change import SEARCH_PATH, Change, Plan
+from tenantproxy.lifecycle.change import SEARCH_PATH, Change, ChangePlan
 from tenantproxy.model import quote_identifier
 
 __all__ = ["Home", "plan_home"]
@@ -74,7 +74,7 @@ WHERE n.nspname = $1
 _RIGHTS: Final = "SELECT, INSERT, UPDATE, DELETE"
 
 
-async def plan_home(conn: asyncpg.Connection, home: Home) -> Plan:
+async def plan_home(conn: asyncpg.Connection, home: Home) -> ChangePlan:
     """The plan of one tenant in the database of `conn`. Changes nothing; what it cannot do is in `problems`."""
     async with conn.transaction(readonly=True):
         await conn.execute("SELECT pg_catalog.set_config('search_path', $1, true)", SEARCH_PATH)
@@ -99,7 +99,7 @@ async def plan_home(conn: asyncpg.Connection, home: Home) -> Plan:
         notes += [f"schema {name}: {role} {through}" for role in schema["through_others"]]
     if not home.whole and database["is_public"]:
         notes.append(f"PUBLIC may connect to the database {database['name']}: REVOKE ALL ON DATABASE ... FROM PUBLIC")
-    return Plan(changes=tuple(changes), notes=tuple(notes), problems=tuple(problems), missing=tuple(missing))
+    return ChangePlan(changes=tuple(changes), notes=tuple(notes), problems=tuple(problems), missing=tuple(missing))
 
 
 def _database(row: asyncpg.Record, home: Home) -> Iterator[Change]:

@@ -221,14 +221,14 @@ class _Main:
         self._route = main_route(live._settings)
 
     async def fetch(self, sql: str, /, *args: object, timeout: float | None = None) -> list[asyncpg.Record]:
-        """See `registry.base.Database`."""
+        """See `registry.base.RegistryDatabase`."""
         async with self._live.leased(self._route, keep=True) as backend:
             rows: list[asyncpg.Record] = await backend.con.fetch(sql, *args, timeout=timeout)
             return rows
 
     @asynccontextmanager
     async def connection(self, *, timeout: float | None = None) -> AsyncIterator[AnyConnection]:
-        """See `registry.base.Database`."""
+        """See `registry.base.RegistryDatabase`."""
         async with self._live.leased(self._route, keep=True, timeout=timeout) as backend:
             yield backend.con
 

@@ -8,7 +8,7 @@ from typing import Final
 import asyncpg
 
 from tenantproxy.errors import Problem
-from tenantproxy.lifecycle.change import Change, Plan
+from tenantproxy.lifecycle.change import Change, ChangePlan
 from tenantproxy.model import quote_identifier
 from tenantproxy.wire.scram import Verifier
 
@@ -31,7 +31,7 @@ FROM pg_roles me LEFT JOIN pg_roles r ON r.rolname = $1 WHERE me.rolname = curre
 
 async def plan_login(
     conn: asyncpg.Connection, role: str, password: str | None, check: PasswordCheck, *, keep_password: bool = False
-) -> Plan:
+) -> ChangePlan:
     """The plan of one role: LOGIN NOINHERIT, no more rights, and `password` (None: it has another way to log in).
 
     Only verifiers of passwords are sent. `keep_password`: that of a role which exists already is the operator's.
@@ -41,7 +41,7 @@ async def plan_login(
     name = quote_identifier(role)
     if row["mighty"]:
         problem = "is superuser, bypasses row security, or may create roles, create databases or replicate"
-        return Plan(problems=(Problem(key=f"role {role}", problem=problem, fix="choose another role"),))
+        return ChangePlan(problems=(Problem(key=f"role {role}", problem=problem, fix="choose another role"),))
     user, changes, missing = f"user {row['user']}", [], []
     if not row["exists"]:
         secret = f" PASSWORD '{Verifier.of_password(password).text()}'" if password else ""
@@ -49,7 +49,7 @@ async def plan_login(
         if not row["may_create"]:
             fix = f"ALTER ROLE {quote_identifier(row['user'])} CREATEROLE"
             missing.append(Problem(key=user, problem="may not create roles", fix=fix))
-        return Plan(changes=tuple(changes), missing=tuple(missing))
+        return ChangePlan(changes=tuple(changes), missing=tuple(missing))
     if not row["fits"]:
         what = f"role {name}: it logs in, and has no right of the roles it is a member of"
         changes.append(Change(what=what, sql=f"ALTER ROLE {name} LOGIN NOINHERIT"))
@@ -61,7 +61,7 @@ async def plan_login(
         missing.append(Problem(key=user, problem=f"may not change the role {name}", fix=fix))
     others = ", ".join(row["member_of"])
     notes = [f"role {name} is a member of {others}: with SET ROLE it reaches what they reach"] if others else []
-    return Plan(changes=tuple(changes), notes=tuple(notes), missing=tuple(missing))
+    return ChangePlan(changes=tuple(changes), notes=tuple(notes), missing=tuple(missing))
 
 
 async def _has_password(

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import Final
 
 from tenantproxy.errors import Problem
-from tenantproxy.lifecycle.change import Change, Plan
+from tenantproxy.lifecycle.change import Change, ChangePlan
 from tenantproxy.lifecycle.column_type import Comparison
 from tenantproxy.lifecycle.table_facts import Access, Relation, TableFacts
 from tenantproxy.model import quote_identifier
@@ -41,7 +41,7 @@ def no_table(kind: str, table: str) -> Problem:
 
 def plan_table(
     facts: TableFacts, comparison: Comparison, *, unusable: Sequence[str] = (), creating: Collection[str] = ()
-) -> Plan:
+) -> ChangePlan:
     """The plan of one table and its partitions.
 
     `unusable`: registered tenants that its column cannot name; `creating`: roles that are about to be created.
@@ -49,7 +49,7 @@ def plan_table(
     root = facts.relations[0]
     problems = [*_problems(facts, unusable, creating)]
     if problems:
-        return Plan(problems=tuple(problems))
+        return ChangePlan(problems=tuple(problems))
     cast = facts.kind.cast or ""
     changes: list[Change] = []
     for relation in facts.relations:
@@ -60,7 +60,7 @@ def plan_table(
     for access in facts.access:
         changes += _grants(facts, access)
     missing = tuple(_missing(facts)) if changes else ()
-    return Plan(changes=tuple(changes), notes=tuple(_notes(facts, root, comparison)), missing=missing)
+    return ChangePlan(changes=tuple(changes), notes=tuple(_notes(facts, root, comparison)), missing=missing)
 
 
 def isolation_changes(relation: Relation, column: str, cast: str, comparison: Comparison) -> Iterator[Change]:

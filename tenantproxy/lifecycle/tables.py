@@ -9,7 +9,7 @@ import asyncpg
 
 from tenantproxy.errors import Problem
 from tenantproxy.isolation.base import search_path
-from tenantproxy.lifecycle.change import SEARCH_PATH, Plan, apply, merged
+from tenantproxy.lifecycle.change import SEARCH_PATH, ChangePlan, apply, merged
 from tenantproxy.lifecycle.column_type import Comparison, unusable_ids
 from tenantproxy.lifecycle.install import alone
 from tenantproxy.lifecycle.table_facts import find_table, read_table, tables_with
@@ -38,7 +38,7 @@ class TableRequest:
     creating: Collection[str] = ()
 
 
-async def plan_tables(conn: asyncpg.Connection, request: TableRequest) -> Plan:
+async def plan_tables(conn: asyncpg.Connection, request: TableRequest) -> ChangePlan:
     """What is still to be done for `request` in the database of `conn`. Changes nothing and locks nothing."""
     async with conn.transaction(readonly=True):
         await conn.execute("SELECT pg_catalog.set_config('search_path', $1, true)", SEARCH_PATH)
@@ -47,7 +47,7 @@ async def plan_tables(conn: asyncpg.Connection, request: TableRequest) -> Plan:
 
 async def install_tables(
     conn: asyncpg.Connection, request: TableRequest, *, lock_timeout: float = 5.0, index_timeout: float = 60.0
-) -> Plan:
+) -> ChangePlan:
     """Do it, and return what was done; a plan with problems or missing rights is returned and nothing done.
 
     One transaction, then the indexes, each built without blocking writers. Waits for any one lock no longer than
@@ -70,7 +70,7 @@ async def install_tables(
     return plan
 
 
-async def _plan(conn: asyncpg.Connection, request: TableRequest) -> Plan:
+async def _plan(conn: asyncpg.Connection, request: TableRequest) -> ChangePlan:
     tables = list(request.tables)
     notes = []
     for column in request.all_with:
@@ -79,20 +79,22 @@ async def _plan(conn: asyncpg.Connection, request: TableRequest) -> Plan:
             notes.append(f"no table of this database has a column {column}")
         tables += [(table, column) for table in found]
     plans = [await _plan_one(conn, table, column, request) for table, column in dict.fromkeys(tables)]
-    return merged([*plans, Plan(notes=tuple(notes))])
+    return merged([*plans, ChangePlan(notes=tuple(notes))])
 
 
-async def _plan_one(conn: asyncpg.Connection, table: str, column: str, request: TableRequest) -> Plan:
+async def _plan_one(conn: asyncpg.Connection, table: str, column: str, request: TableRequest) -> ChangePlan:
     found = await find_table(conn, table, column, search_path(request.path))
     if isinstance(found, str):
         fix = "create it first, or write its schema too: --table SCHEMA.TABLE"
-        return Plan(problems=(Problem(key=f"--table {table}", problem=found, fix=fix),))
+        return ChangePlan(problems=(Problem(key=f"--table {table}", problem=found, fix=fix),))
     if found["kind"] not in ("r", "p"):
-        return Plan(problems=(no_table(found["kind"], found["name"]),))
+        return ChangePlan(problems=(no_table(found["kind"], found["name"]),))
     if not found["has_column"]:
         has = ", ".join(found["columns"]) or "none"
         problem = f"has no column {column}"
-        return Plan(problems=(Problem(key=f"--table {table}", problem=problem, fix=f"name one of its own: {has}"),))
+        return ChangePlan(
+            problems=(Problem(key=f"--table {table}", problem=problem, fix=f"name one of its own: {has}"),)
+        )
     facts = await read_table(conn, found["oid"], column, request.roles)
     unusable = await unusable_ids(conn, facts.kind, request.tenants)
     return plan_table(facts, request.comparison, unusable=unusable, creating=request.creating)

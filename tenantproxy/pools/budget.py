@@ -12,7 +12,7 @@ from typing import Final, Protocol
 from tenantproxy.errors import ConnectFailed
 from tenantproxy.events import Histogram, LimitLowered, Observer, ServerDown, ServerUp
 from tenantproxy.pools.base import Clock, ServerStats
-from tenantproxy.pools.limits import NO_LIMIT, Refusals, lowest
+from tenantproxy.pools.limits import NO_LIMIT, RefusedPools, lowest
 from tenantproxy.pools.lingering import Lingering, gone_by_look, gone_by_time
 from tenantproxy.pools.snapshot import snapshot
 
@@ -78,7 +78,7 @@ class ServerBudget:
         self.server = server
         self._configured = limit
         self.limit = limit  # or less, where the server allows no more
-        self._refusals: Refusals[Claimant] = Refusals()
+        self._refusals: RefusedPools[Claimant] = RefusedPools()
         self.guaranteed = guaranteed
         self.max_connections: int | None = None  # as the server reports it
         self.open_seconds = Histogram()

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final, Generic, TypeVar
 
-__all__ = ["FULL_SECONDS", "MOST", "NO_LIMIT", "LimitSource", "Refusals", "lowest"]
+__all__ = ["FULL_SECONDS", "MOST", "NO_LIMIT", "LimitSource", "RefusedPools", "lowest"]
 
 P = TypeVar("P")
 
@@ -29,7 +29,7 @@ def lowest(configured: int, found: Iterable[tuple[LimitSource, int]]) -> tuple[i
     return max(1, value), source
 
 
-class Refusals(Generic[P]):
+class RefusedPools(Generic[P]):
     """Which pools were refused a connection because there was none left, and how many were in use then.
 
     Each pool by itself: the limit that was met may be of its database or role, and then the others are not concerned.

@@ -20,7 +20,7 @@ from tenantproxy.model import Route
 from tenantproxy.pools.pool import Pool
 from tenantproxy.pools.queue import Ticket
 from tenantproxy.raw.backend import RawBackend, Settings
-from tenantproxy.raw.bind import Binder, Entry
+from tenantproxy.raw.bind import BackendEntry, Binder
 from tenantproxy.raw.exchange import Exchange, reset
 
 __all__ = ["Acquire", "Desk", "Lessee"]
@@ -96,7 +96,7 @@ class Acquire:
         self._ticket: Ticket[RawBackend] | None = None  # while it waits
         self._since = 0.0  # when it began to
         self._backend: RawBackend | None = None  # what it was lent, until its lessee knows
-        self._entry: Entry | None = None
+        self._entry: BackendEntry | None = None
         self._attempts = 0
         self._loop = asyncio.get_running_loop()
         self._timeout = route.limits.acquire_timeout or lender.acquire_timeout
@@ -157,7 +157,7 @@ class Acquire:
         self._enter(backend)
 
     def _enter(self, backend: RawBackend) -> None:
-        self._entry = Entry(self._lender, backend, self._route, self._session, self._entered)
+        self._entry = BackendEntry(self._lender, backend, self._route, self._session, self._entered)
         if not self._entry.begin():
             self._entry = None
             self._lender.hand(self)

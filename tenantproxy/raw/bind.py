@@ -15,7 +15,7 @@ from tenantproxy.raw.backend import RawBackend, Settings
 from tenantproxy.raw.exchange import READY_IDLE, SYNC_NOW, Exchange, answer_of, row, statement
 from tenantproxy.wire.settings import changes
 
-__all__ = ["Binder", "Entry"]
+__all__ = ["BackendEntry", "Binder"]
 
 _BEGIN: Final = statement("BEGIN READ WRITE")
 _BEGIN_ANSWER: Final = answer_of("BEGIN")
@@ -39,7 +39,7 @@ class Binder(Protocol):
     nonce: Callable[[], bytes]
 
 
-class Entry:
+class BackendEntry:
     """A session is being made what a route says. Nothing of the client's may go out before it is confirmed."""
 
     __slots__ = (

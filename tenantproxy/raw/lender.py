@@ -24,7 +24,7 @@ from tenantproxy.pools.counters import Counters
 from tenantproxy.pools.pool import Pool
 from tenantproxy.raw.acquire import Acquire, Lessee
 from tenantproxy.raw.backend import RawBackend, Settings
-from tenantproxy.raw.bind import Entry
+from tenantproxy.raw.bind import BackendEntry
 from tenantproxy.raw.exchange import (
     READY_IDLE,
     SYNC_NOW,
@@ -122,7 +122,7 @@ class RawLender:
             backend.sink, backend.on_lost, backend.on_writable = listening
             done(None)
 
-        entry = Entry(self, backend, route, session, entered, again=True)
+        entry = BackendEntry(self, backend, route, session, entered, again=True)
         backend.resume_reading()  # its client may be slow; the answer is ours
         if not entry.begin(RENEW_TIMEOUT):
             asyncio.get_running_loop().call_soon(lambda: None if backend.is_ending else done(None))

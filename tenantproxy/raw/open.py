@@ -34,7 +34,7 @@ from tenantproxy.raw.exchange import (
     tag,
     values_of,
 )
-from tenantproxy.wire.server_auth import Login
+from tenantproxy.wire.server_auth import BackendLogin
 
 __all__ = ["Opener"]
 
@@ -92,7 +92,7 @@ class Opener:
         user = key.user or self._opening.server(key).user
         parameters = {"user": user, "database": key.database, "client_encoding": "UTF8"} | pins
         methods = self._opening.server(key).require_auth
-        await _log_in(backend, Login(parameters, lambda: self._opening.password(key), methods=methods))
+        await _log_in(backend, BackendLogin(parameters, lambda: self._opening.password(key), methods=methods))
 
     async def _check(self, backend: RawBackend, pins: dict[str, str], *, is_last: bool) -> bool:
         """Whether it may serve; False: its role had to be cleaned first, so open another one."""
@@ -155,7 +155,7 @@ class Opener:
         await _ask(backend, *reset(fresh_nonce()))
 
 
-async def _log_in(backend: RawBackend, login: Login) -> None:
+async def _log_in(backend: RawBackend, login: BackendLogin) -> None:
     """Raises Refused, ProtocolError, OSError, or what reading the password raises."""
     ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 

@@ -1,6 +1,6 @@
 """Where does a tenant live?"""
 
-from tenantproxy.registry.base import Announces, Database, Registry, TenantMisconfigured
+from tenantproxy.registry.base import Announces, Registry, RegistryDatabase, TenantMisconfigured
 from tenantproxy.registry.cached import CachedRegistry, Entry
 from tenantproxy.registry.factory import build, cache
 from tenantproxy.registry.file import FileRegistry
@@ -13,12 +13,12 @@ __all__ = [
     "SCHEMA_SQL",
     "Announces",
     "CachedRegistry",
-    "Database",
     "Entry",
     "FileRegistry",
     "MemoryRegistry",
     "PostgresRegistry",
     "Registry",
+    "RegistryDatabase",
     "RowReader",
     "TenantMisconfigured",
     "build",

@@ -19,9 +19,9 @@ __all__ = [
     "Ask",
     "AsksMany",
     "ConnectionLost",
-    "Database",
     "Registry",
     "RegistryBusy",
+    "RegistryDatabase",
     "TenantMisconfigured",
 ]
 
@@ -107,7 +107,7 @@ class AsksMany(Protocol):
         ...
 
 
-class Database(Protocol):
+class RegistryDatabase(Protocol):
     """The main database, as the registry needs it; the router's main scope is one."""
 
     async def fetch(self, sql: str, /, *args: object, timeout: float | None = None) -> list[asyncpg.Record]:

@@ -9,7 +9,7 @@ from tenantproxy.config import Settings
 from tenantproxy.config.own import make_own
 from tenantproxy.errors import ConfigurationError, Problem
 from tenantproxy.events import Observer, ignore
-from tenantproxy.registry.base import Database, Registry
+from tenantproxy.registry.base import Registry, RegistryDatabase
 from tenantproxy.registry.cached import CachedRegistry
 from tenantproxy.registry.file import FileRegistry
 from tenantproxy.registry.postgres import PostgresRegistry
@@ -18,7 +18,7 @@ from tenantproxy.registry.rows import RowReader
 __all__ = ["build", "cache"]
 
 
-def build(settings: Settings, database: Database) -> Registry:
+def build(settings: Settings, database: RegistryDatabase) -> Registry:
     """The registry of `[registry] source`, without a cache. `database` is the main one. Raises ConfigurationError."""
     registry = settings.registry
     match registry.source:

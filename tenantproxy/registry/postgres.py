@@ -17,8 +17,8 @@ from tenantproxy.registry.base import (
     AnyConnection,
     Ask,
     ConnectionLost,
-    Database,
     RegistryBusy,
+    RegistryDatabase,
     TenantMisconfigured,
 )
 from tenantproxy.registry.memory import not_found
@@ -81,7 +81,7 @@ class PostgresRegistry:
 
     def __init__(
         self,
-        database: Database,
+        database: RegistryDatabase,
         *,
         reader: RowReader,
         query: str | None = None,

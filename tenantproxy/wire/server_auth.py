@@ -29,7 +29,7 @@ from tenantproxy.wire.frames import (
 from tenantproxy.wire.scram import MECHANISM, ClientExchange
 from tenantproxy.wire.startup import startup_message
 
-__all__ = ["DEFAULT_METHODS", "METHODS", "Login", "ServerRefusal"]
+__all__ = ["DEFAULT_METHODS", "METHODS", "BackendLogin", "ServerRefusal"]
 
 METHODS: Final = ("scram-sha-256", "md5", "password", "none")  # libpq's words for require_auth; none is trust
 DEFAULT_METHODS: Final = ("scram-sha-256",)
@@ -50,7 +50,7 @@ class ServerRefusal:
     message: str
 
 
-class Login:
+class BackendLogin:
     """One login. `parameters`: what goes into the startup packet, `user` among it; `password` is asked for when needed.
 
     `is_done`: the session is ready; `parameters`, `pid` and `secret` are what the server said. `refusal`: it refused.
@@ -240,11 +240,11 @@ _ASKED: Final = "authenticating"
 _LET_IN: Final = "let in"
 _READY: Final = "ready"
 
-_STEPS: Final[Mapping[tuple[str, int], Callable[[Login, bytes], bytes]]] = {
-    (_ASKED, AUTHENTICATION): Login._authenticate,
-    (_LET_IN, PARAMETER_STATUS): Login._take_parameter,
-    (_LET_IN, BACKEND_KEY_DATA): Login._take_key,
-    (_LET_IN, READY): Login._end,
+_STEPS: Final[Mapping[tuple[str, int], Callable[[BackendLogin, bytes], bytes]]] = {
+    (_ASKED, AUTHENTICATION): BackendLogin._authenticate,
+    (_LET_IN, PARAMETER_STATUS): BackendLogin._take_parameter,
+    (_LET_IN, BACKEND_KEY_DATA): BackendLogin._take_key,
+    (_LET_IN, READY): BackendLogin._end,
 }
 """What may come when, beside ErrorResponse and NoticeResponse."""
 

@@ -12,9 +12,9 @@ from tests.support.database import Database
 
 
 class MainDatabase:
-    """`registry.base.Database` over a test's own database; `pids` are the backends that were lent by `connection`.
+    """`registry.base.RegistryDatabase` over a test's own database.
 
-    Of them those that still are: `held`.
+    `pids` are the backends that were lent by `connection`, `held` those of them that still are.
     """
 
     def __init__(self, database: Database, *, user: str | None = None, password: str | None = None) -> None:

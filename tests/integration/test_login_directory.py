@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 import asyncpg
 import pytest
 
-from tenantproxy.auth.directory import MAX_ENTRIES, Directory, Entry, normalised
+from tenantproxy.auth.directory import MAX_ENTRIES, Directory, DirectoryEntry, normalised
 from tenantproxy.lifecycle.install import install_auth
 from tenantproxy.lifecycle.provisioner import ensure_role
 from tenantproxy.model import TenantId
@@ -125,7 +125,7 @@ async def test_one_read_whether_there_is_an_entry_or_not_and_who_has_none_gets_a
         await directory.add(directory.key(f"{number}@example.org"), tenant(f"t{number}"), "1")
     main.statements = 0
     known = await directory.look_up(directory.key("7@example.org"))
-    assert known.entries == (Entry(tenant=tenant("t7"), user="1"),)
+    assert known.entries == (DirectoryEntry(tenant=tenant("t7"), user="1"),)
     strangers = [directory.key(f"stranger{number}@example.org") for number in range(50)]
     decoys = [(await directory.look_up(key)).decoy for key in strangers]
     assert main.statements == 51

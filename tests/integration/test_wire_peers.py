@@ -20,7 +20,7 @@ from tenantproxy.wire.client_auth import ClientAuth, Verdict
 from tenantproxy.wire.commands import ALL, deallocate_of
 from tenantproxy.wire.frames import HEADER, QUERY
 from tenantproxy.wire.scram import Verifier
-from tenantproxy.wire.server_auth import METHODS, Login
+from tenantproxy.wire.server_auth import METHODS, BackendLogin
 from tenantproxy.wire.settings import checked, read_set
 from tenantproxy.wire.startup import (
     REFUSED,
@@ -40,7 +40,7 @@ PASSWORDS = ("pencil", "größe²", "a\u00a0b")
 
 
 # --- we log in at a server --------------------------------------------------------------------------------------------
-async def logged_in(server: EmbeddedPostgres, login: Login) -> Login:
+async def logged_in(server: EmbeddedPostgres, login: BackendLogin) -> BackendLogin:
     """`login`, done or refused."""
     where = server.connect_args("postgres")
     reader, writer = await asyncio.open_connection(where["host"], where["port"])
@@ -63,16 +63,16 @@ async def test_a_server_takes_our_verifier_and_our_proof(each_database: Database
         await admin.execute(f"CREATE ROLE {role} LOGIN PASSWORD '{Verifier.of_password(password).text()}'")
         try:
             parameters = {"user": role, "database": each_database.name, "TimeZone": "Asia/Tokyo"}
-            login = await logged_in(server, Login(parameters, lambda: password))
+            login = await logged_in(server, BackendLogin(parameters, lambda: password))
             assert login.is_done
             assert login.pid
             assert login.parameters[b"TimeZone"] == b"Asia/Tokyo"
             async with each_database.connect(role, password):
                 pass  # a driver that has its own idea of the password's bytes has the same
-            wrong = await logged_in(server, Login(parameters, lambda: password + "x"))
+            wrong = await logged_in(server, BackendLogin(parameters, lambda: password + "x"))
             assert wrong.refusal is not None
             assert wrong.refusal.sqlstate == "28P01"
-            elsewhere = await logged_in(server, Login(parameters | {"database": "nowhere"}, lambda: password))
+            elsewhere = await logged_in(server, BackendLogin(parameters | {"database": "nowhere"}, lambda: password))
             assert elsewhere.refusal is not None
             assert elsewhere.refusal.sqlstate == "3D000"
         finally:
@@ -103,8 +103,8 @@ async def test_the_weaker_ways_to_log_in_work_where_they_are_allowed(own_postgre
     own_postgres.start()
     passwords = {"md5_user": "pencil", "password_user": "größe", "trusted_user": ""}
 
-    def login(user: str, *methods: str) -> Login:
-        return Login({"user": user, "database": "postgres"}, lambda: passwords[user], methods=methods)
+    def login(user: str, *methods: str) -> BackendLogin:
+        return BackendLogin({"user": user, "database": "postgres"}, lambda: passwords[user], methods=methods)
 
     for method, user in (("md5", "md5_user"), ("password", "password_user"), ("none", "trusted_user")):
         assert (await logged_in(own_postgres, login(user, method))).is_done

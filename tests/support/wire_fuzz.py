@@ -18,7 +18,7 @@ from tenantproxy.wire import frames
 from tenantproxy.wire.client_auth import ClientAuth, Verdict
 from tenantproxy.wire.frames import HEADER
 from tenantproxy.wire.scram import Verifier
-from tenantproxy.wire.server_auth import METHODS, Login
+from tenantproxy.wire.server_auth import METHODS, BackendLogin
 from tenantproxy.wire.startup import REQUEST_SIZE, CancelRequest, First, Startup, negotiate, read_first, wanted
 from tests.support import model_server as pg
 from tests.support.relay_desk import Client, Lender, settle
@@ -247,7 +247,7 @@ def _proof(fuzzer: Fuzzer) -> bytes:
 def _login(fuzzer: Fuzzer) -> bytes:
     """A server that we log in at."""
     said = fuzzer.mutated(b"".join(fuzzer.rng.choice(fuzzer._login)))
-    login = Login({"user": "app", "database": "db"}, lambda: "pencil", methods=METHODS)
+    login = BackendLogin({"user": "app", "database": "db"}, lambda: "pencil", methods=METHODS)
     try:
         for piece in fuzzer.pieces(said):
             login.receive(piece)

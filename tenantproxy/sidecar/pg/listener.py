@@ -41,7 +41,7 @@ from tenantproxy.sidecar.pg.console.console import Console
 from tenantproxy.sidecar.pg.greetings import Greetings, greeting
 from tenantproxy.sidecar.pg.kept import KeptSettings
 from tenantproxy.sidecar.pg.login import Newcomer
-from tenantproxy.sidecar.pg.refusals import Refusals
+from tenantproxy.sidecar.pg.refusals import LoginRefusals
 from tenantproxy.sidecar.pg.relay import Relay
 from tenantproxy.sidecar.pg.traffic import Traffic
 from tenantproxy.sidecar.pg.users import Credential, Target, Users
@@ -104,7 +104,7 @@ class PgListener:
         self._users = users
         self._greetings = Greetings(lending.lender)
         self._statements = Statements()
-        self._refusals = Refusals(observer)
+        self._refusals = LoginRefusals(observer)
         self._newcomers: set[Newcomer] = set()
         self._clients: dict[int, Client] = {}  # by the pid that they were told
         self._traffic: dict[TenantId, Traffic] = {}

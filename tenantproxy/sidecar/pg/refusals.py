@@ -15,13 +15,13 @@ from tenantproxy.events import Observer, PortLoginRefused
 from tenantproxy.sidecar.pg.users import UNKNOWN_USER
 from tenantproxy.wire.startup import SessionWish
 
-__all__ = ["Refusals"]
+__all__ = ["LoginRefusals"]
 
 _PER_SECOND: Final = 20  # a flood of logins must not fill the disk of the log
 _LONGEST: Final = 63
 
 
-class Refusals:
+class LoginRefusals:
     """Told at most `_PER_SECOND` times a second; the next one says how many were left out."""
 
     def __init__(self, observer: Observer, *, clock: Callable[[], float] = monotonic) -> None:

@@ -33,7 +33,7 @@ from tenantproxy.router import not_served
 from tenantproxy.wire.client_auth import failed
 from tenantproxy.wire.scram import DEFAULT_ITERATIONS, Verifier
 
-__all__ = ["CONSOLE", "JWT", "UNKNOWN_USER", "Credential", "Target", "TokenVerifier", "Users", "Wish", "seed_of"]
+__all__ = ["CONSOLE", "JWT", "UNKNOWN_USER", "Credential", "PortTokenVerifier", "Target", "Users", "Wish", "seed_of"]
 
 CONSOLE: Final = pg_users.CONSOLE.encode()
 """The database that is the console."""
@@ -53,7 +53,7 @@ _SCANNED: Final = 100  # a user of more tenants names them by their ids
 _MAX_NAMES: Final = 8  # in one startup packet
 
 
-class TokenVerifier(Protocol):
+class PortTokenVerifier(Protocol):
     """Who verifies access tokens; `auth.tokens.Tokens` is one."""
 
     @property
@@ -109,7 +109,7 @@ class Users:
     def __init__(
         self,
         users: Mapping[str, PgUser],
-        tokens: TokenVerifier | None,
+        tokens: PortTokenVerifier | None,
         loopback: bool,
         *,
         tenants: CachingRegistry,

@@ -15,11 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tenantproxy.auth.hashes import Refusal, read_hash
-from tenantproxy.auth.passwords import Passwords, Verdict
+from tenantproxy.auth.passwords import Passwords, PasswordVerdict
 
 PASSWORD = b"correct horse"
-OLD = Verdict(matches=True, rehash=True)
-NO = Verdict(matches=False)
+OLD = PasswordVerdict(matches=True, rehash=True)
+NO = PasswordVerdict(matches=False)
 
 
 def django(algorithm: str) -> str:

@@ -10,13 +10,13 @@ import argon2
 import bcrypt
 import pytest
 
-from tenantproxy.auth.passwords import MAX_PASSWORD_BYTES, Passwords, Verdict, password_bytes
+from tenantproxy.auth.passwords import MAX_PASSWORD_BYTES, Passwords, PasswordVerdict, password_bytes
 from tenantproxy.errors import TooManyAttempts
 from tests.support.waiting import PATIENCE
 
-YES = Verdict(matches=True)
-OLD = Verdict(matches=True, rehash=True)
-NO = Verdict(matches=False)
+YES = PasswordVerdict(matches=True)
+OLD = PasswordVerdict(matches=True, rehash=True)
+NO = PasswordVerdict(matches=False)
 
 
 @pytest.fixture

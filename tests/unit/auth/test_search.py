@@ -10,7 +10,7 @@ import pytest
 
 from tenantproxy.auth.accounts import Account, Candidate, Place, SharedDatabase
 from tenantproxy.auth.search import Search
-from tenantproxy.config import Login
+from tenantproxy.config import LoginSettings
 from tenantproxy.errors import LoginUnavailable, TenantNotFound, TenantSuspended, TooManyAttempts
 from tenantproxy.model import TenantId
 from tests.support.waiting import PATIENCE, until
@@ -69,7 +69,7 @@ def tenants(count: int) -> list[TenantId]:
 
 
 def search(accounts: FakeAccounts, clock: Clock | None = None, **login: Any) -> Search:
-    return Search(accounts, Login(**{"fan_outs_per_second": 1000, **login}), clock=clock or Clock())
+    return Search(accounts, LoginSettings(**{"fan_outs_per_second": 1000, **login}), clock=clock or Clock())
 
 
 async def names(searching: Search, *, asked: Sequence[TenantId] = ()) -> list[str]:

@@ -13,7 +13,7 @@ from tenantproxy.errors import ProtocolError
 from tenantproxy.wire import answers
 from tenantproxy.wire.frames import AUTHENTICATION, HEADER, NOTICE, frame
 from tenantproxy.wire.scram import ServerExchange, Verifier
-from tenantproxy.wire.server_auth import MAX_LOGIN, MAX_MESSAGE, METHODS, Login, ServerRefusal
+from tenantproxy.wire.server_auth import MAX_LOGIN, MAX_MESSAGE, METHODS, BackendLogin, ServerRefusal
 from tenantproxy.wire.startup import Startup, read_first
 from tests.support.fuzzing import IS_TRIED
 
@@ -27,11 +27,11 @@ SESSION = (
 )
 
 
-def login(*methods: str, password: str = "pencil") -> Login:
-    return Login({"user": "app", "database": "acme"}, lambda: password, methods=methods or ("scram-sha-256",))
+def login(*methods: str, password: str = "pencil") -> BackendLogin:
+    return BackendLogin({"user": "app", "database": "acme"}, lambda: password, methods=methods or ("scram-sha-256",))
 
 
-def proven(server: ServerExchange, ours: Login) -> bytes:
+def proven(server: ServerExchange, ours: BackendLogin) -> bytes:
     """What a server that knows the password says last of it."""
     initial = ours.receive(answers.AUTHENTICATION_SCRAM)[HEADER:]
     challenge = answers.sasl_continue(server.first(initial.partition(b"\0")[2][4:]))
@@ -98,7 +98,7 @@ def test_a_way_to_log_in_that_is_not_allowed_is_refused_before_the_password_is_r
         raise AssertionError("the password was read")
 
     others = [other for other in METHODS if other != method]
-    ours = Login({"user": "app"}, never, methods=others)
+    ours = BackendLogin({"user": "app"}, never, methods=others)
     with pytest.raises(ProtocolError, match="not allowed") as caught:
         ours.receive(REQUESTS[method])
     assert "pencil" not in str(caught.value)
@@ -169,7 +169,7 @@ def test_an_error_without_a_state_is_an_error_too() -> None:
     assert ours.refusal == ServerRefusal("XX000", "")
 
 
-def let_in() -> Login:
+def let_in() -> BackendLogin:
     ours = login("none")
     ours.receive(answers.AUTHENTICATION_OK)
     return ours

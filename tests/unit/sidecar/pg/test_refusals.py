@@ -9,7 +9,7 @@ import pytest
 
 from tenantproxy.errors import RegistryUnavailable, TenantProxyError
 from tenantproxy.events import Event, PortLoginRefused
-from tenantproxy.sidecar.pg.refusals import Refusals
+from tenantproxy.sidecar.pg.refusals import LoginRefusals
 from tenantproxy.wire.client_auth import failed
 from tenantproxy.wire.startup import SessionWish
 
@@ -25,7 +25,7 @@ def _wish(user: bytes, database: bytes) -> SessionWish:
 
 def told(error: TenantProxyError, *, user: bytes = b"billing", known: bool = True) -> PortLoginRefused:
     heard: list[Event] = []
-    refusals = Refusals(heard.append, clock=lambda: 1.0)
+    refusals = LoginRefusals(heard.append, clock=lambda: 1.0)
     refusals.tell(_wish(user, b"acme"), FakeTransport(), error, is_known=lambda name: known)
     (event,) = heard
     assert isinstance(event, PortLoginRefused)
@@ -56,7 +56,7 @@ def test_a_name_that_cannot_be_printed_is_escaped_and_cut() -> None:
 def test_a_flood_is_told_so_many_times_a_second_and_counted() -> None:
     heard: list[Any] = []
     now = [1.0]
-    refusals = Refusals(heard.append, clock=lambda: now[0])
+    refusals = LoginRefusals(heard.append, clock=lambda: now[0])
     for _ in range(500):
         refusals.tell(_wish(b"x", b"y"), FakeTransport(), failed(b"x"), is_known=lambda name: True)
     few = len(heard)
