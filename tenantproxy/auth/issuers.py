@@ -17,7 +17,7 @@ from tenantproxy.auth.claims import claim_at, invalid
 from tenantproxy.auth.jwks import Jwks
 from tenantproxy.auth.keys import KeyRing, KeySource, OneKey, own_keys, public_key, shared_key
 from tenantproxy.config import Auth
-from tenantproxy.config.sections import AuthIssuer
+from tenantproxy.config.auth_sections import AuthIssuer
 from tenantproxy.errors import ConfigurationError, Problem
 from tenantproxy.events import Observer
 

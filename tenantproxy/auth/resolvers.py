@@ -14,8 +14,8 @@ from typing import Final
 
 from tenantproxy.auth.base import Identity, RequestContext, Resolver
 from tenantproxy.auth.claims import claim_at
+from tenantproxy.config.auth_sections import Resolve
 from tenantproxy.config.own import make_own
-from tenantproxy.config.sections import Resolve
 from tenantproxy.config.sources import check_header_name, check_path_template, read_source, resolve_problems
 from tenantproxy.errors import (
     AuthError,

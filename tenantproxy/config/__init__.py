@@ -1,31 +1,13 @@
 """What is configured, and is it right? TOML, environment and flags in; frozen settings or all problems out."""
 
+from tenantproxy.config.auth_sections import Auth, LoginSettings, Resolve
 from tenantproxy.config.classes import check_classes
 from tenantproxy.config.load import load
 from tenantproxy.config.secret import MASK, MIN_KEY_BYTES, Secret, role_password
-from tenantproxy.config.sections import (
-    Admin,
-    Auth,
-    Http,
-    LoginSettings,
-    Main,
-    Metrics,
-    Pg,
-    PgUser,
-    Pools,
-    RegistrySettings,
-    Resolve,
-    RowSettings,
-    Schema,
-    Server,
-    ServerAdmin,
-    ServerLogin,
-    TenantEntry,
-    TenantRoles,
-    names,
-)
+from tenantproxy.config.sections import Admin, Http, Main, Metrics, Pg, PgUser, Pools, Server, ServerAdmin, ServerLogin
 from tenantproxy.config.settings import Settings
 from tenantproxy.config.show import describe, json_schema
+from tenantproxy.config.tenant_sections import RegistrySettings, RowSettings, Schema, TenantEntry, TenantRoles, names
 from tenantproxy.config.values import is_loopback, listen_address
 
 __all__ = [

@@ -7,27 +7,15 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from tenantproxy.config.auth_sections import Auth, LoginSettings, Resolve
 from tenantproxy.config.issuers import auth_problems, issuer_problems
 from tenantproxy.config.own import names_a_class
 from tenantproxy.config.pg_users import pg_problems
 from tenantproxy.config.problems import nearest
 from tenantproxy.config.secret import Secret
-from tenantproxy.config.sections import (
-    Admin,
-    Auth,
-    Http,
-    LoginSettings,
-    Main,
-    Pg,
-    Pools,
-    RegistrySettings,
-    Resolve,
-    RowSettings,
-    Server,
-    TenantEntry,
-    TenantRoles,
-)
+from tenantproxy.config.sections import Admin, Http, Main, Pg, Pools, Server
 from tenantproxy.config.sources import resolve_problems
+from tenantproxy.config.tenant_sections import RegistrySettings, RowSettings, TenantEntry, TenantRoles
 from tenantproxy.config.tenants import tenant_problems
 from tenantproxy.config.values import is_loopback, listen_address
 from tenantproxy.errors import Problem

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
+from tenantproxy.config.auth_sections import Auth, AuthIssuer, Resolve
 from tenantproxy.config.problems import nearest
-from tenantproxy.config.sections import Auth, AuthIssuer, Resolve
 from tenantproxy.errors import Problem
 
 __all__ = ["auth_problems", "issuer_problems"]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tenantproxy.config.environment import environment, put
-from tenantproxy.config.sections import SECRETS
+from tenantproxy.config.section import SECRETS
 from tenantproxy.config.settings import Settings, examine
 from tenantproxy.config.values import GivenText
 from tenantproxy.errors import ConfigurationError, Problem

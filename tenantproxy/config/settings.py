@@ -9,11 +9,11 @@ from pydantic import Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from tenantproxy.config import sections
+from tenantproxy.config import auth_sections, sections, tenant_sections
 from tenantproxy.config.checks import WellFormedSections, check
 from tenantproxy.config.problems import INCONSISTENT, translate
 from tenantproxy.config.secrets_check import secret_problems
-from tenantproxy.config.sections import Section
+from tenantproxy.config.section import Section
 from tenantproxy.config.values import ContextName, Text
 from tenantproxy.errors import ConfigurationError, Problem
 
@@ -38,15 +38,15 @@ class Settings(BaseSettings):
     main: sections.Main
     servers: Mapping[str, sections.Server] = Field(default_factory=dict)
     pools: sections.Pools = sections.Pools()
-    registry: sections.RegistrySettings = sections.RegistrySettings()
-    tenants: Mapping[str, sections.TenantEntry] = Field(default_factory=dict)
-    row: sections.RowSettings = sections.RowSettings()
-    schema_: sections.Schema = Field(default=sections.Schema(), alias="schema")
-    tenant_roles: sections.TenantRoles | None = None
+    registry: tenant_sections.RegistrySettings = tenant_sections.RegistrySettings()
+    tenants: Mapping[str, tenant_sections.TenantEntry] = Field(default_factory=dict)
+    row: tenant_sections.RowSettings = tenant_sections.RowSettings()
+    schema_: tenant_sections.Schema = Field(default=tenant_sections.Schema(), alias="schema")
+    tenant_roles: tenant_sections.TenantRoles | None = None
     context: Mapping[ContextName, Text] = Field(default_factory=dict)
-    resolve: sections.Resolve = sections.Resolve()
-    auth: sections.Auth = sections.Auth()
-    login: sections.LoginSettings = sections.LoginSettings()
+    resolve: auth_sections.Resolve = auth_sections.Resolve()
+    auth: auth_sections.Auth = auth_sections.Auth()
+    login: auth_sections.LoginSettings = auth_sections.LoginSettings()
     http: sections.Http = sections.Http()
     admin: sections.Admin = sections.Admin()
     pg: sections.Pg = sections.Pg()
@@ -101,19 +101,19 @@ def examine(mapping: Mapping[str, Any], *, secrets: bool) -> tuple[Settings | No
     return settings, problems + (secret_problems(parts) if secrets else [])
 
 
-_ENTRIES: Final[Mapping[str, type[Section]]] = {"servers": sections.Server, "tenants": sections.TenantEntry}
+_ENTRIES: Final[Mapping[str, type[Section]]] = {"servers": sections.Server, "tenants": tenant_sections.TenantEntry}
 _SECTIONS: Final[Mapping[str, type[Section]]] = {
     "main": sections.Main,
     "pools": sections.Pools,
-    "registry": sections.RegistrySettings,
-    "row": sections.RowSettings,
+    "registry": tenant_sections.RegistrySettings,
+    "row": tenant_sections.RowSettings,
     "http": sections.Http,
     "admin": sections.Admin,
     "pg": sections.Pg,
-    "tenant_roles": sections.TenantRoles,
-    "auth": sections.Auth,
-    "login": sections.LoginSettings,
-    "resolve": sections.Resolve,
+    "tenant_roles": tenant_sections.TenantRoles,
+    "auth": auth_sections.Auth,
+    "login": auth_sections.LoginSettings,
+    "resolve": auth_sections.Resolve,
 }
 
 

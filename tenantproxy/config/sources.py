@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import Final
 
+from tenantproxy.config.auth_sections import Resolve
 from tenantproxy.config.own import names_a_class
 from tenantproxy.config.problems import nearest
-from tenantproxy.config.sections import Resolve
 from tenantproxy.errors import Problem
 
 __all__ = ["check_header_name", "check_path_template", "read_source", "resolve_problems"]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from tenantproxy.config.sections import Main, TenantEntry
+from tenantproxy.config.sections import Main
+from tenantproxy.config.tenant_sections import TenantEntry
 from tenantproxy.errors import Problem, TenantNotFound
 from tenantproxy.model import Isolation, Tenant, tenant_id
 

@@ -36,6 +36,7 @@ __all__ = [
     "kind_of",
     "listen_address",
     "relation_name",
+    "tenant_list",
     "texts",
     "told",
 ]
@@ -112,6 +113,15 @@ def texts(value: object) -> Any:
                 raise PydanticCustomError("wrong_kind", "must be {wanted}", {"wanted": "a list in JSON"}) from None
         return [part.strip() for part in value.split(",") if part.strip()]
     return _only(value, (list, tuple), "a list of text")
+
+
+def tenant_list(value: object) -> object:
+    """Identifiers of tenants, or "*" for all."""
+    if isinstance(value, GivenText):
+        return "*" if value == "*" else tuple(part.strip() for part in value.split(",") if part.strip())
+    if value == "*" or isinstance(value, list | tuple):
+        return value
+    raise PydanticCustomError("wrong_kind", "must be {wanted}", {"wanted": 'a list of tenants, or "*"'})
 
 
 def listen_address(text: str) -> tuple[str, int]:

@@ -21,7 +21,7 @@ from tenantproxy.auth.resolvers import (
     authorise,
     from_settings,
 )
-from tenantproxy.config.sections import Resolve
+from tenantproxy.config.auth_sections import Resolve
 from tenantproxy.errors import AccessDenied, AuthError, ConfigurationError, TenantUnresolved, problem_json
 
 CLAIM, HEADER = ClaimResolver("tenant"), HeaderResolver("X-Tenant-ID")
