@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from tenantproxy.config import Settings
-from tenantproxy.driver.connector import AsyncpgConnector, Backend, Init
+from tenantproxy.driver.connector import AsyncpgConnector, Init
 from tenantproxy.driver.lender import Lender
 from tenantproxy.driver.look import Looker
+from tenantproxy.driver.state import DriverConnection
 from tenantproxy.events import Observer
 from tenantproxy.model import Limits, PoolKey, TenantId
 from tenantproxy.pools.base import AcquireResult, Clock, PoolStats, Stats, TenantPoolStats
@@ -81,7 +82,7 @@ class Parts:
         self.family: list[PoolManager[Any]] = []  # the router's manager, and those of other listeners
         self.manager = self._new_manager()
 
-    def _new_manager(self) -> PoolManager[Backend]:
+    def _new_manager(self) -> PoolManager[DriverConnection]:
         return PoolManager(
             budgets=self.budgets,
             settings=self._settings.pools,
@@ -92,7 +93,7 @@ class Parts:
             family=self.family,
         )
 
-    def renew(self) -> PoolManager[Backend]:
+    def renew(self) -> PoolManager[DriverConnection]:
         """A manager for a router that opens again: of servers that failed before nothing is known."""
         for budget in set(self.budgets.values()):
             budget.forget_failures()
@@ -125,7 +126,7 @@ class Parts:
         for manager in list(self.family):
             for pool in [*manager, *manager.closing()]:
                 for backend in pool.connections():
-                    if shut and isinstance(backend, Backend):
+                    if shut and isinstance(backend, DriverConnection):
                         backend.con.shut_socket()
             manager.abandon()
         self.connector.forget_loop()

@@ -22,8 +22,9 @@ from tenantproxy.auth.revocation import Revocations
 from tenantproxy.auth.share import SharedDatabaseAccess
 from tenantproxy.changes import Changes
 from tenantproxy.config import Settings, load
-from tenantproxy.driver.connector import Backend, Init
+from tenantproxy.driver.connector import Init
 from tenantproxy.driver.guard import Guard, reading_in_slices
+from tenantproxy.driver.state import DriverConnection
 from tenantproxy.errors import (
     AccessDenied,
     ConfigurationError,
@@ -537,7 +538,7 @@ class Router:
         route = self._routes.known(scope)
         return None if route is None else (self._manager.pool(route), route)
 
-    def lend_nowait(self, found: Found) -> Backend | None:
+    def lend_nowait(self, found: Found) -> DriverConnection | None:
         """See `scope.Source`."""
         return self._lender.acquire_nowait(*found)
 
@@ -590,7 +591,7 @@ class Router:
         route = await self._routes.find(scope)
         return self._manager.pool(route), route
 
-    def release(self, backend: Backend, route: Route) -> None:
+    def release(self, backend: DriverConnection, route: Route) -> None:
         """See `scope.Source`."""
         self._lender.release(backend, route)
         if not self.is_open:

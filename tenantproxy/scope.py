@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol
 
 from tenantproxy.connect.failures import LOST
 from tenantproxy.driver.connection import TenantConnection
-from tenantproxy.driver.connector import END_TIMEOUT, Backend
+from tenantproxy.driver.connector import END_TIMEOUT
 from tenantproxy.driver.guard import Guard
+from tenantproxy.driver.state import DriverConnection
 from tenantproxy.model import Route, TenantId
 from tenantproxy.pools.pool import Pool
 
@@ -32,8 +33,8 @@ __all__ = [
 IsolationLevel = Literal["read_uncommitted", "read_committed", "repeatable_read", "serializable"]
 
 
-Lease = tuple[Backend, Route]
-Found = tuple[Pool[Backend], Route]
+Lease = tuple[DriverConnection, Route]
+Found = tuple[Pool[DriverConnection], Route]
 
 
 class LeaseSource(Protocol):
@@ -43,7 +44,7 @@ class LeaseSource(Protocol):
         """Pool and route, when nothing has to be asked."""
         ...
 
-    def lend_nowait(self, found: Found) -> Backend | None:
+    def lend_nowait(self, found: Found) -> DriverConnection | None:
         """A connection, when one is at hand in the session that is wanted."""
         ...
 
@@ -54,7 +55,7 @@ class LeaseSource(Protocol):
         """
         ...
 
-    def release(self, backend: Backend, route: Route) -> None:
+    def release(self, backend: DriverConnection, route: Route) -> None:
         """Give it back."""
         ...
 
@@ -64,7 +65,7 @@ class _Call:
 
     __slots__ = ("_backend", "_route", "_source")
 
-    def __init__(self, source: LeaseSource, backend: Backend, route: Route) -> None:
+    def __init__(self, source: LeaseSource, backend: DriverConnection, route: Route) -> None:
         self._source = source
         self._backend = backend
         self._route = route
@@ -79,7 +80,7 @@ class _Call:
         _tell_expired(self._backend, error)
 
 
-def _tell_expired(backend: Backend, error: BaseException | None) -> None:
+def _tell_expired(backend: DriverConnection, error: BaseException | None) -> None:
     """Raise LeaseExpired where that is why the driver failed."""
     expired = backend.con.expired
     if expired is not None and isinstance(error, LOST):
@@ -104,7 +105,7 @@ class Scope:
         """The router that lends."""
         return self._source
 
-    async def _take(self, timeout: float | None) -> tuple[Backend, Route, float | None]:
+    async def _take(self, timeout: float | None) -> tuple[DriverConnection, Route, float | None]:
         """A connection, its route, and what is left of `timeout`."""
         source = self._source
         found = source.known(self)

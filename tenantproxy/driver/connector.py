@@ -22,93 +22,19 @@ from tenantproxy.connect.reach import PIN_PATH, REACH
 from tenantproxy.connect.tasks import ConnectorTasks
 from tenantproxy.connect.watch import EndWatches
 from tenantproxy.driver.connection import TenantConnection
-from tenantproxy.driver.detached import Detached
 from tenantproxy.driver.renewing import RenewingConnection, ReplicaConnection
+from tenantproxy.driver.state import DriverConnection
 from tenantproxy.errors import IsolationError, LeaseExpired, PoolClosed
 from tenantproxy.events import Observer
-from tenantproxy.isolation.proof import Signer
 from tenantproxy.isolation.row import ENTER, change_reset, enter
-from tenantproxy.model import Binding, PoolKey, Proof, TenantId
+from tenantproxy.model import PoolKey, Proof
 from tenantproxy.pools.base import ServerProcess
 from tenantproxy.pools.lingering import UNKNOWN
 from tenantproxy.pools.pool import Pool
 
-__all__ = ["ADMIN_PROFILE", "END_TIMEOUT", "LOGIN_PROFILE", "AsyncpgConnector", "Backend", "Init", "ssl_argument"]
+__all__ = ["ADMIN_PROFILE", "END_TIMEOUT", "LOGIN_PROFILE", "AsyncpgConnector", "Init", "ssl_argument"]
 
 Init = Callable[["asyncpg.Connection[asyncpg.Record]"], Awaitable[None]]
-
-
-class Backend:
-    """One open connection and what is known of its session. Changed by the lender alone once it is open.
-
-    `bound` is the tenant that the session is set to now; `bound_until` (monotonic) is when its proof ends.
-    """
-
-    __slots__ = (
-        "_pool",
-        "binding",
-        "bound",
-        "bound_until",
-        "con",
-        "is_aborted",
-        "is_settled",
-        "keep",
-        "leased_at",
-        "offset",
-        "pid",
-        "pool",
-        "process",
-        "signer",
-        "task",
-        "version",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        con: TenantConnection,
-        pool: Pool[Backend],
-        *,
-        process: ServerProcess,
-        offset: float,
-        version: int,
-        signer: Signer | None,
-    ) -> None:
-        self.con = con
-        self.process = process
-        self.pool = pool
-        self.pid: int = con.get_server_pid()
-        self.offset = offset  # the server's clock minus ours
-        self.version = version
-        self.signer = signer
-        self.bound: TenantId | None = None
-        self.bound_until = 0.0
-        self.binding: Binding | None = None  # what it was last entered with
-        self.keep = ""  # the reset after which it still is
-        self.is_settled = True  # nothing runs on it
-        self.is_aborted = False  # we left without the server's knowledge: its side may live on
-        self.leased_at = 0.0
-        self.task: asyncio.Task[None] | Detached | None = None  # the one that resets or ends it
-        self._pool = self  # asyncpg's proxy asks its holder's pool to drop caches
-
-    def __repr__(self) -> str:
-        return f"<Backend pid={self.pid} pool={self.pool.label!r}>"
-
-    def server_now(self) -> float:
-        """The server's clock, unix seconds."""
-        return time.time() + self.offset
-
-    def abort(self) -> None:
-        """Leave at once, whatever runs: what is awaited on the connection fails."""
-        self.is_aborted = True
-        self.con.terminate()
-
-    def _drop_statement_cache(self) -> None:
-        for backend in self.pool.connections():
-            backend.con.forget_statements()
-
-    def _drop_type_cache(self) -> None:
-        for backend in self.pool.connections():
-            backend.con.forget_types()
 
 
 class AsyncpgConnector:
@@ -128,15 +54,15 @@ class AsyncpgConnector:
         return profile not in ("", ADMIN_PROFILE, LOGIN_PROFILE) and self._inits.setdefault(profile, init) == init
 
     # --- Connector ---------------------------------------------------------------------------------------------------
-    def open(self, pool: Pool[Backend]) -> None:
+    def open(self, pool: Pool[DriverConnection]) -> None:
         """See `pools.context.Connector`."""
         self._tasks.spawn(self._open(pool))
 
-    def retire(self, pool: Pool[Backend], conn: Backend) -> None:
+    def retire(self, pool: Pool[DriverConnection], conn: DriverConnection) -> None:
         """See `pools.context.Connector`."""
         self._tasks.spawn(self._end(pool, conn))
 
-    def expire(self, conn: Backend, error: LeaseExpired) -> None:
+    def expire(self, conn: DriverConnection, error: LeaseExpired) -> None:
         """See `pools.context.Connector`."""
         conn.con.expired = error
         # Ended without the driver: what its holder still sends comes after our goodbye. A rollback by us would let the
@@ -148,7 +74,7 @@ class AsyncpgConnector:
         """See `pool.Connector`: what a user of the library left was undone when it came back, all but the binding."""
         return None
 
-    def is_usable(self, conn: Backend) -> bool:
+    def is_usable(self, conn: DriverConnection) -> bool:
         """See `pools.context.Connector`."""
         return not conn.con.is_closed()
 
@@ -171,7 +97,7 @@ class AsyncpgConnector:
         await self._tasks.settle(timeout)
 
     # --- opening -----------------------------------------------------------------------------------------------------
-    async def _open(self, pool: Pool[Backend]) -> None:
+    async def _open(self, pool: Pool[DriverConnection]) -> None:
         started = monotonic()
         processes = [UNKNOWN]  # the last one is that of the connect under way
         try:
@@ -188,7 +114,7 @@ class AsyncpgConnector:
             return
         self._opening.opened(pool, backend, started)
 
-    async def _connect(self, pool: Pool[Backend], processes: list[ServerProcess]) -> Backend:
+    async def _connect(self, pool: Pool[DriverConnection], processes: list[ServerProcess]) -> DriverConnection:
         for attempt in range(2):
             con, pins = await self._dial(pool.key)
             processes.append(ServerProcess(pid=con.get_server_pid()))
@@ -230,8 +156,8 @@ class AsyncpgConnector:
         return RenewingConnection if key.shared else TenantConnection
 
     async def _check(
-        self, pool: Pool[Backend], con: TenantConnection, pins: dict[str, str], *, is_last: bool
-    ) -> Backend | None:
+        self, pool: Pool[DriverConnection], con: TenantConnection, pins: dict[str, str], *, is_last: bool
+    ) -> DriverConnection | None:
         """The backend, or None when its role had to be cleaned first: then connect again."""
         key = pool.key
         timeout = self._opening.server(key).connect_timeout
@@ -251,7 +177,7 @@ class AsyncpgConnector:
             return None
         await self._check_reach(key, con, timeout)
         proof, signer = self._opening.proof(key), self._opening.signer(key)
-        backend = Backend(
+        backend = DriverConnection(
             con,
             pool,
             process=ServerProcess(pid=answer.pid, started=answer.server_now),
@@ -278,7 +204,7 @@ class AsyncpgConnector:
             answer = await con.fetchval(REACH, self._opening.reach.argument(key))
         self._opening.reach.judge(key, answer)
 
-    async def _warm(self, backend: Backend) -> None:
+    async def _warm(self, backend: DriverConnection) -> None:
         """Bind nobody once, and reset: the first bind and the first check of a backend are a thousand times slower."""
         binding = self._opening.warm_binding()
         statement = enter(binding, backend.signer, pid=backend.pid, server_now=backend.server_now(), window=WARM_WINDOW)
@@ -292,7 +218,7 @@ class AsyncpgConnector:
         await backend.con.simple(change_reset(backend.con.prepared, Proof.BOUND), timeout)
 
     # --- ending ------------------------------------------------------------------------------------------------------
-    async def _end(self, pool: Pool[Backend], backend: Backend) -> None:
+    async def _end(self, pool: Pool[DriverConnection], backend: DriverConnection) -> None:
         """End a connection, and say so only when the server has closed its side: until then it counts there."""
         if backend.task is not None and not backend.task.done() and backend.task is not asyncio.current_task():
             backend.task.cancel()
@@ -316,11 +242,11 @@ class AsyncpgConnector:
             backend.con.terminate()
             self._retired(backend, silent=silent)
 
-    def _retired(self, backend: Backend, *, silent: bool) -> None:
+    def _retired(self, backend: DriverConnection, *, silent: bool) -> None:
         sock, backend.con.left = backend.con.left, None
         self._watches.retired(backend.pool, backend, lingers=backend.process if silent else None, sock=sock)
 
-    async def _stop(self, backend: Backend) -> None:
+    async def _stop(self, backend: DriverConnection) -> None:
         """Cancel what runs: a backend that is busy does not see that its client left. Raises TimeoutError."""
         ask_at, pause = 0.0, 0.1
         async with asyncio.timeout(END_TIMEOUT):
@@ -330,7 +256,7 @@ class AsyncpgConnector:
                     ask_at, pause = monotonic() + pause, pause * 2
                 await asyncio.sleep(0.01)
 
-    async def _is_free(self, backend: Backend) -> bool:
+    async def _is_free(self, backend: DriverConnection) -> bool:
         try:
             await backend.con.settle(END_TIMEOUT)
             await backend.con.simple("SELECT 1", END_TIMEOUT)

@@ -7,52 +7,32 @@ from __future__ import annotations
 
 import asyncio
 from contextvars import Context
-from functools import partial
 from time import monotonic
 from typing import Final, Literal
 
 import asyncpg
 
-from tenantproxy.connect.failures import LOST, Unconfirmed
+from tenantproxy.connect.failures import Unconfirmed
 from tenantproxy.connect.lease_policy import (
-    RENEW_TIMEOUT,
-    BindFailure,
     LeaseOutcomes,
-    bind_failure,
     counts_as_attempt,
     may_try_again,
-    renewal_margin,
-    reset_failure,
 )
-from tenantproxy.driver.connector import Backend
+from tenantproxy.driver.bind import DriverBinder, NotBound
 from tenantproxy.driver.detached import Detached
-from tenantproxy.driver.renewing import RenewingConnection
+from tenantproxy.driver.state import DriverConnection
 from tenantproxy.errors import TenantProxyError
 from tenantproxy.events import Observer
-from tenantproxy.isolation.base import FULL_RESET, IN_RECOVERY, SOFT_RESET, WRITABLE
-from tenantproxy.isolation.row import change_reset, enter, keep_reset
-from tenantproxy.model import Binding, Proof, Route, Session, TenantId
+from tenantproxy.isolation.base import FULL_RESET, SOFT_RESET, WRITABLE
+from tenantproxy.isolation.row import change_reset
+from tenantproxy.model import Proof, Route, TenantId
 from tenantproxy.pools.counters import Counters
 from tenantproxy.pools.pool import Pool
 from tenantproxy.pools.queue import Ticket
-from tenantproxy.wire.frames import DATA_ROW
 
 __all__ = ["Lender"]
 
 RESET_TIMEOUT: Final = 2.0
-_CONTEXT_SQL: Final = (
-    "SELECT pg_catalog.set_config(n, v, false)"
-    " FROM ROWS FROM (pg_catalog.unnest($1::text[]), pg_catalog.unnest($2::text[])) AS s (n, v)"
-)
-
-
-class _NotBound(Exception):
-    """A session could not be made the tenant's, and its connection was retired."""
-
-    def __init__(self, failure: BindFailure, cause: BaseException) -> None:
-        super().__init__(failure)
-        self.failure = failure
-        self.cause = cause
 
 
 class _Waiting:
@@ -60,10 +40,10 @@ class _Waiting:
 
     __slots__ = ("future",)
 
-    def __init__(self, future: asyncio.Future[Backend]) -> None:
+    def __init__(self, future: asyncio.Future[DriverConnection]) -> None:
         self.future = future
 
-    def offer(self, conn: Backend, /) -> bool:
+    def offer(self, conn: DriverConnection, /) -> bool:
         if self.future.done():
             return False
         self.future.set_result(conn)
@@ -89,11 +69,10 @@ class Lender:
         self._outcomes = LeaseOutcomes(counters, observer)
         self._always_reset = reset == "always"
         self._acquire_timeout = acquire_timeout
-        self._window = proof_window
-        self._margin = renewal_margin(proof_window)
+        self._binder = DriverBinder(self._outcomes, proof_window=proof_window)
 
     # --- out ---------------------------------------------------------------------------------------------------------
-    def acquire_nowait(self, pool: Pool[Backend], route: Route) -> Backend | None:
+    def acquire_nowait(self, pool: Pool[DriverConnection], route: Route) -> DriverConnection | None:
         """A connection when one is idle and its session need not be entered; None: `acquire` one."""
         session = route.session
         if session.context or session.standby or (pool.key.shared and not pool.has_idle_of(route.tenant)):
@@ -102,17 +81,19 @@ class Lender:
         if backend is None:
             return None
         if session.binding is not None:
-            if not self._is_bound(backend, session.binding):
+            if not self._binder.is_bound(backend, session.binding):
                 pool.uncount(backend)
                 pool.ready(backend, backend.bound)  # as it came: nothing has run on it
                 return None
-            self._renew_in_time(backend)
+            self._binder.renew_in_time(backend)
         pool.wait_seconds.counts[0] += 1
         backend.is_settled = False
         backend.leased_at = monotonic()
         return backend
 
-    async def acquire(self, pool: Pool[Backend], route: Route, timeout: float | None = None) -> Backend:
+    async def acquire(
+        self, pool: Pool[DriverConnection], route: Route, timeout: float | None = None
+    ) -> DriverConnection:
         """A connection whose session is that of `route`, for nobody else until `release`.
 
         Waits `timeout` seconds at most (None: the tenant's or the configured acquire timeout), entering included.
@@ -133,27 +114,21 @@ class Lender:
             session = route.session
             attempts += counts_as_attempt(backend.bound, route.tenant)
             try:
-                if self._must_enter(backend, session):
-                    await self._enter(backend, route, deadline)
+                if self._binder.must_enter(backend, session):
+                    await self._binder.enter(backend, route, deadline)
                 elif session.binding is not None:
-                    self._renew_in_time(backend)
-            except _NotBound as exc:
+                    self._binder.renew_in_time(backend)
+            except NotBound as exc:
                 if not may_try_again(attempts, exc.failure):
                     raise self._outcomes.refusal(pool, exc.failure, exc.cause) from None
                 continue
             backend.leased_at = monotonic()
             return backend
 
-    def _must_enter(self, backend: Backend, session: Session) -> bool:
-        """Whether something has to be said to the server before a caller may have its connection."""
-        if session.context or session.standby:
-            return True
-        return session.binding is not None and not self._is_bound(backend, session.binding)
-
-    async def _wait(self, pool: Pool[Backend], route: Route, left: float, timeout: float) -> Backend:
+    async def _wait(self, pool: Pool[DriverConnection], route: Route, left: float, timeout: float) -> DriverConnection:
         loop = asyncio.get_running_loop()
         started = monotonic()
-        future: asyncio.Future[Backend] = loop.create_future()
+        future: asyncio.Future[DriverConnection] = loop.create_future()
         ticket = pool.wait(route.tenant, route.limits, _Waiting(future))
         timer = loop.call_later(max(0.0, left), _expire, pool, ticket, future, timeout)
         try:
@@ -170,104 +145,8 @@ class Lender:
             timer.cancel()
             pool.wait_seconds.observe(monotonic() - started)
 
-    # --- entering ----------------------------------------------------------------------------------------------------
-    async def _enter(self, backend: Backend, route: Route, deadline: float) -> None:
-        """Make the session the tenant's. Whatever goes wrong, the connection is retired before this raises."""
-        binding, context = route.session.binding, route.session.context
-        resets = binding is not None and backend.bound is not None and backend.bound != binding.tenant
-        try:
-            # One timer for all round trips: none of them may outlive the caller's patience.
-            async with asyncio.timeout(max(0.001, deadline - monotonic())):
-                if binding is not None and resets:
-                    await self._reset_between(backend, binding)
-                    resets = False
-                if route.session.standby:
-                    await self._check_standby(backend)
-                if binding is not None and not self._is_bound(backend, binding):
-                    await self._bind(backend, binding)
-                if context:
-                    names, values = zip(*context, strict=True)
-                    await backend.con.fetch(_CONTEXT_SQL, list(names), list(values))
-            if binding is not None:
-                self._renew_in_time(backend)
-        except BaseException as exc:
-            backend.pool.retire(backend, "error")
-            if not isinstance(exc, Exception):
-                raise
-            if resets:
-                self._outcomes.reset_failed(backend.pool, exc)
-                raise _NotBound(reset_failure(exc), exc) from None
-            self._outcomes.bind_failed()
-            if isinstance(exc, (*LOST, TimeoutError, Unconfirmed)):
-                raise _NotBound(bind_failure(exc), exc) from None
-            raise
-
-    async def _reset_between(self, backend: Backend, binding: Binding) -> None:
-        """The full check between two tenants: a message of its own, confirmed, before anything is bound."""
-        if await backend.con.simple(change_reset(backend.con.prepared, binding.proof), None) != "SELECT 1":
-            raise Unconfirmed
-        self._outcomes.was_reset()
-        backend.con.forget_listeners()
-        backend.bound = None
-
-    async def _check_standby(self, backend: Backend) -> None:
-        """Once promoted, a replica would take writes that its former primary never sees."""
-        try:
-            await backend.con.simple(IN_RECOVERY, None)
-        except asyncpg.DivisionByZeroError:
-            backend.pool.budget.expire()  # a new connection tells what it is now
-            raise
-
-    def _is_bound(self, backend: Backend, binding: Binding) -> bool:
-        """Whether the session is this tenant's already, for long enough that it need not be renewed at once."""
-        return backend.bound == binding.tenant and monotonic() < backend.bound_until - self._margin
-
-    async def _bind(self, backend: Backend, binding: Binding) -> None:
-        backend.bound = None
-        if isinstance(backend.con, RenewingConnection):
-            backend.con.renew_at = float("inf")  # or it would renew what it was bound to before
-        started = monotonic()
-        statement = enter(
-            binding, backend.signer, pid=backend.pid, server_now=backend.server_now(), window=self._window
-        )
-        try:
-            answer = await backend.con.enter(statement.args)
-        except asyncpg.ReadOnlySQLTransactionError:  # its user made the session read only, and goes on with it
-            answer = await backend.con.enter_writing(statement.args)
-        if answer != statement.answer:
-            raise Unconfirmed(DATA_ROW)
-        if binding is not backend.binding:
-            backend.binding = binding
-            backend.keep = keep_reset(binding)
-        backend.bound = binding.tenant
-        backend.bound_until = started + self._window if binding.proof is not Proof.PLAIN else float("inf")
-
-    def _renew_in_time(self, backend: Backend) -> None:
-        """Let the lent connection renew its proof at two thirds of the window, between transactions."""
-        con = backend.con
-        if isinstance(con, RenewingConnection):
-            con.renew_at = backend.bound_until - self._margin
-            if con.renew is None:
-                con.renew = partial(self._renew, backend)
-
-    async def _renew(self, backend: Backend) -> None:
-        binding = backend.binding
-        assert binding is not None
-        timer = asyncio.get_running_loop().call_later(RENEW_TIMEOUT, backend.abort)
-        try:
-            await self._bind(backend, binding)
-        except BaseException as exc:
-            backend.abort()  # its user holds it: nothing may run on it any more
-            if not isinstance(exc, (*LOST, TimeoutError, Unconfirmed)):
-                raise
-            self._outcomes.bind_failed()
-            raise self._outcomes.refusal(backend.pool, bind_failure(exc), exc) from None
-        finally:
-            timer.cancel()
-        self._renew_in_time(backend)
-
     # --- back --------------------------------------------------------------------------------------------------------
-    def release(self, backend: Backend, route: Route) -> None:
+    def release(self, backend: DriverConnection, route: Route) -> None:
         """Take a connection back. Returns at once; the server's side is undone off the caller's path."""
         pool, con = backend.pool, backend.con
         pool.hold_seconds.observe(monotonic() - backend.leased_at)
@@ -294,7 +173,7 @@ class Lender:
             backend.is_settled = True
             pool.ready(backend, backend.bound)
 
-    async def _settle(self, backend: Backend) -> None:
+    async def _settle(self, backend: DriverConnection) -> None:
         """End what was left running or open before the reset: in a transaction it would be undone by its end."""
         con = backend.con
         try:
@@ -310,7 +189,7 @@ class Lender:
             return
         await self._reset(backend)
 
-    async def _reset(self, backend: Backend) -> None:
+    async def _reset(self, backend: DriverConnection) -> None:
         """Reset and confirm. Has no timer: `Pool.sweep` ends a reset that takes too long."""
         pool = backend.pool
         sql, answer, bound = self._undo(backend)
@@ -330,7 +209,7 @@ class Lender:
         backend.is_settled = True
         pool.ready(backend, bound)
 
-    async def _check_writable(self, backend: Backend) -> None:
+    async def _check_writable(self, backend: DriverConnection) -> None:
         """A write was refused. Mostly its transaction was to read only; else the primary is none any more."""
         backend.con.saw_read_only = False
         try:
@@ -339,7 +218,7 @@ class Lender:
             backend.pool.budget.expire()  # new connections tell what the server is now
             raise
 
-    def _undo(self, backend: Backend) -> tuple[str, str, TenantId | None]:
+    def _undo(self, backend: DriverConnection) -> tuple[str, str, TenantId | None]:
         """The reset that is due, what the server answers when it is done, and whose the session is then."""
         pool, binding = backend.pool, backend.binding
         if not pool.key.shared:
@@ -351,7 +230,7 @@ class Lender:
                 return backend.keep, "SET", binding.tenant
         return change_reset(backend.con.prepared, binding.proof), "SELECT 1", None
 
-    def _not_reset(self, backend: Backend, exc: BaseException) -> None:
+    def _not_reset(self, backend: DriverConnection, exc: BaseException) -> None:
         pool = backend.pool
         backend.bound = None
         if pool.is_closed:
@@ -361,6 +240,11 @@ class Lender:
         pool.retire(backend, "reset_failed")
 
 
-def _expire(pool: Pool[Backend], ticket: Ticket[Backend], future: asyncio.Future[Backend], timeout: float) -> None:
+def _expire(
+    pool: Pool[DriverConnection],
+    ticket: Ticket[DriverConnection],
+    future: asyncio.Future[DriverConnection],
+    timeout: float,
+) -> None:
     if not future.done() and pool.cancel(ticket, "timeout"):
         future.set_exception(pool.timed_out(ticket, timeout))

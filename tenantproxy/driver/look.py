@@ -13,8 +13,8 @@ import asyncpg
 
 from tenantproxy.connect.failures import LOST, describe
 from tenantproxy.connect.tasks import ConnectorTasks
-from tenantproxy.driver.connector import Backend
 from tenantproxy.driver.lender import Lender
+from tenantproxy.driver.state import DriverConnection
 from tenantproxy.errors import TenantProxyError
 from tenantproxy.events import LookFailed, Observer
 from tenantproxy.model import Isolation, Limits, PoolKey, Route, Session, TenantId
@@ -66,7 +66,7 @@ class Looker:
         self._failed: set[ServerBudget] = set()  # in the last look
         self._looks = 0
 
-    def sweep(self, manager: PoolManager[Backend]) -> None:
+    def sweep(self, manager: PoolManager[DriverConnection]) -> None:
         """Begin a look at each server on which something lingers; called about every second."""
         for name, budget in self._budgets.items():
             if budget.lingering and budget not in self._looking:
@@ -85,7 +85,7 @@ class Looker:
         """End the looks under way. The manager is still open."""
         await self._tasks.close()
 
-    async def _look(self, manager: PoolManager[Backend], budget: ServerBudget) -> None:
+    async def _look(self, manager: PoolManager[DriverConnection], budget: ServerBudget) -> None:
         try:
             pool, route = self._place(manager, budget)
             backend = await self._lender.acquire(pool, route, _TIMEOUT)
@@ -101,7 +101,9 @@ class Looker:
         finally:
             self._looking.discard(budget)
 
-    def _place(self, manager: PoolManager[Backend], budget: ServerBudget) -> tuple[Pool[Backend], Route]:
+    def _place(
+        self, manager: PoolManager[DriverConnection], budget: ServerBudget
+    ) -> tuple[Pool[DriverConnection], Route]:
         """Where to ask: in the main database, or with the rights of one of the pools that something lingers of."""
         if self._budgets[self._main.server] is budget:
             return manager.main(self._main, size=self._main_size), _route(self._main)
@@ -111,7 +113,7 @@ class Looker:
         pool = manager.reserved(key)
         return pool, _route(pool.key)
 
-    async def _ask(self, backend: Backend, budget: ServerBudget) -> None:
+    async def _ask(self, backend: DriverConnection, budget: ServerBudget) -> None:
         began = self._clock()
         asked = [one.process for one in budget.lingering if one.process.pid]
         pids = [process.pid for process in asked]
@@ -126,7 +128,7 @@ class Looker:
             except asyncpg.InsufficientPrivilegeError:
                 pass  # then what lingers ends by itself
 
-    def _not_seen(self, manager: PoolManager[Backend], budget: ServerBudget, exc: BaseException) -> None:
+    def _not_seen(self, manager: PoolManager[DriverConnection], budget: ServerBudget, exc: BaseException) -> None:
         manager.drop_reserved(budget.server)
         if budget not in self._failed:
             self._failed.add(budget)

@@ -15,7 +15,7 @@ from typing import Final, Literal
 import asyncpg
 
 from tenantproxy.config import Settings
-from tenantproxy.driver.connector import Backend
+from tenantproxy.driver.state import DriverConnection
 from tenantproxy.errors import TenantProxyError, UnprotectedRelations
 from tenantproxy.events import Event, FunctionsNotVerified, IsolationViolation
 from tenantproxy.isolation import DatabasePlan, Plan, RowPlan, SchemaPlan
@@ -169,7 +169,9 @@ class _Live:
         return findings or [Finding(state="ok", place=place, what=route.isolation.value)]
 
     @asynccontextmanager
-    async def leased(self, route: Route, *, keep: bool = False, timeout: float | None = None) -> AsyncIterator[Backend]:
+    async def leased(
+        self, route: Route, *, keep: bool = False, timeout: float | None = None
+    ) -> AsyncIterator[DriverConnection]:
         """A connection for the block, closed after it unless it is to `keep` for the next one."""
         parts, patience = self._parts, self._settings.servers[route.pool.server].connect_timeout * 2
         pool = parts.manager.pool(route)
@@ -183,7 +185,7 @@ class _Live:
                 backend.con.take_back()
                 pool.retire(backend, "shutdown")
 
-    async def _other_databases(self, route: Route, place: str, backend: Backend) -> list[Finding]:
+    async def _other_databases(self, route: Route, place: str, backend: DriverConnection) -> list[Finding]:
         """Whether the role of a database tenant may connect to the databases of others."""
         key = route.pool
         others = self._of_tenants.get(key.server, set()) - {key.database}

@@ -9,8 +9,9 @@ from time import monotonic
 from typing import Any, Protocol
 
 from tenantproxy.config import Settings
-from tenantproxy.driver.connector import AsyncpgConnector, Backend
+from tenantproxy.driver.connector import AsyncpgConnector
 from tenantproxy.driver.lender import Lender
+from tenantproxy.driver.state import DriverConnection
 from tenantproxy.events import Event
 from tenantproxy.isolation import DatabasePlan, Plan, RowPlan, SchemaPlan
 from tenantproxy.model import Isolation, Route, Tenant
@@ -65,7 +66,7 @@ class DriverSide:
             for name, server in settings.servers.items()
         }
         self.connector = AsyncpgConnector(settings, observer=observer, init=None, violations=self.counters.violations)
-        self.manager: PoolManager[Backend] = PoolManager(
+        self.manager: PoolManager[DriverConnection] = PoolManager(
             budgets=self.budgets,
             settings=settings.pools,
             connector=self.connector,
@@ -89,18 +90,18 @@ class DriverSide:
     def route(self, tenant: Tenant) -> Route:
         return self._plans[tenant.placement.isolation].plan(tenant)
 
-    async def lease(self, tenant: Tenant, *, timeout: float = 15.0) -> Backend:
+    async def lease(self, tenant: Tenant, *, timeout: float = 15.0) -> DriverConnection:
         route = self.route(tenant)
         pool = self.manager.pool(route)
         return self.lender.acquire_nowait(pool, route) or await self.lender.acquire(pool, route, timeout)
 
-    def release(self, conn: Backend, tenant: Tenant) -> None:
+    def release(self, conn: DriverConnection, tenant: Tenant) -> None:
         self.lender.release(conn, self.route(tenant))
 
-    async def ask(self, conn: Backend, sql: str) -> Rows:
+    async def ask(self, conn: DriverConnection, sql: str) -> Rows:
         return [[None if value is None else str(value) for value in row] for row in await conn.con.fetch(sql)]
 
-    def transport(self, conn: Backend) -> asyncio.BaseTransport:
+    def transport(self, conn: DriverConnection) -> asyncio.BaseTransport:
         return conn.con._transport
 
     async def close(self) -> None:

@@ -20,7 +20,8 @@ import asyncpg
 import tenantproxy
 from tenantproxy import Router
 from tenantproxy.config import Settings
-from tenantproxy.driver.connector import Backend, Init
+from tenantproxy.driver.connector import Init
+from tenantproxy.driver.state import DriverConnection
 from tenantproxy.embedded import EmbeddedPostgres
 from tenantproxy.events import Event, Observer, ignore
 from tenantproxy.model import Route
@@ -47,7 +48,7 @@ class CheckedRouter(Router):
     """A router that knows what it has lent to whom, and hears every event."""
 
     def __init__(self, settings: Settings, *, observer: Observer = ignore, **options: Any) -> None:
-        self.lent: dict[Backend, Route] = {}
+        self.lent: dict[DriverConnection, Route] = {}
         self.acquired = 0
         self.released = 0
         self.events: list[Event] = []
@@ -61,7 +62,7 @@ class CheckedRouter(Router):
         self.events.append(event)
         self._hear(event)
 
-    def lend_nowait(self, found: Found) -> Backend | None:
+    def lend_nowait(self, found: Found) -> DriverConnection | None:
         backend = super().lend_nowait(found)
         return self._noted((backend, found[1]))[0] if backend is not None else None
 
@@ -75,7 +76,7 @@ class CheckedRouter(Router):
         self.acquired += 1
         return lease
 
-    def release(self, backend: Backend, route: Route) -> None:
+    def release(self, backend: DriverConnection, route: Route) -> None:
         assert self.lent.pop(backend) == route
         self.released += 1
         super().release(backend, route)
@@ -85,7 +86,7 @@ class CheckedRouter(Router):
         return sum(isinstance(event, kind) for event in self.events)
 
     @property
-    def all_pools(self) -> list[Pool[Backend]]:
+    def all_pools(self) -> list[Pool[DriverConnection]]:
         """Open ones and those whose last connections are still ending."""
         return list(dict.fromkeys([*self._manager, *self._manager.closing()]))
 
@@ -130,7 +131,7 @@ class CheckedRouter(Router):
                     await _audit_session(pool, backend)
 
 
-async def _audit_session(pool: Pool[Backend], backend: Backend) -> None:
+async def _audit_session(pool: Pool[DriverConnection], backend: DriverConnection) -> None:
     bound, con = pool.bound_to(backend), backend.con
     assert backend.bound == bound
     assert not con.is_in_transaction()

@@ -13,8 +13,8 @@ from typing import Final, TypeVar, cast
 
 from tenantproxy.config import Pools
 from tenantproxy.driver.connection import TenantConnection
-from tenantproxy.driver.connector import Backend
 from tenantproxy.driver.lender import Lender
+from tenantproxy.driver.state import DriverConnection
 from tenantproxy.errors import ConnectFailed, LeaseExpired
 from tenantproxy.events import Event
 from tenantproxy.isolation import Signer
@@ -136,11 +136,11 @@ class FakeServer:
         return run()
 
     # --- Connector ---------------------------------------------------------------------------------------------------
-    def open(self, pool: Pool[Backend]) -> None:
+    def open(self, pool: Pool[DriverConnection]) -> None:
         """See `pool.Connector`."""
         self._spawn(self._open(pool))
 
-    async def _open(self, pool: Pool[Backend]) -> None:
+    async def _open(self, pool: Pool[DriverConnection]) -> None:
         self._pid += 1
         session = FakeSession(self, self._pid)
         try:
@@ -150,13 +150,13 @@ class FakeServer:
             return
         self.sessions[session] = None
         con, process = cast(TenantConnection, session), ServerProcess(pid=self._pid)
-        pool.opened(Backend(con, pool, process=process, offset=0.0, version=180000, signer=self._signer))
+        pool.opened(DriverConnection(con, pool, process=process, offset=0.0, version=180000, signer=self._signer))
 
-    def retire(self, pool: Pool[Backend], conn: Backend) -> None:
+    def retire(self, pool: Pool[DriverConnection], conn: DriverConnection) -> None:
         """See `pool.Connector`."""
         self._spawn(self._end(pool, conn))
 
-    async def _end(self, pool: Pool[Backend], conn: Backend) -> None:
+    async def _end(self, pool: Pool[DriverConnection], conn: DriverConnection) -> None:
         if conn.task is not None and not conn.task.done() and conn.task is not asyncio.current_task():
             conn.task.cancel()
         conn.con.terminate()
@@ -164,7 +164,7 @@ class FakeServer:
         del self.sessions[session_of(conn)]
         pool.retired(conn)
 
-    def expire(self, conn: Backend, error: LeaseExpired) -> None:
+    def expire(self, conn: DriverConnection, error: LeaseExpired) -> None:
         """See `pool.Connector`."""
 
     @property
@@ -172,7 +172,7 @@ class FakeServer:
         """See `pool.Connector`."""
         return None
 
-    def is_usable(self, conn: Backend) -> bool:
+    def is_usable(self, conn: DriverConnection) -> bool:
         """See `pool.Connector`."""
         return not conn.con.is_closed()
 
@@ -191,7 +191,7 @@ def _answer(waiting: asyncio.Future[None]) -> None:
         waiting.set_result(None)
 
 
-def session_of(backend: Backend) -> FakeSession:
+def session_of(backend: DriverConnection) -> FakeSession:
     """The fake behind `backend`."""
     return cast(FakeSession, backend.con)
 
@@ -205,7 +205,7 @@ class LendingHouse:
         self.events: list[Event] = []
         self.counters = Counters(max_tenants=100)
         self.budget = ServerBudget("one", limit=size + 2, clock=self.clock, observer=self.events.append)
-        self.manager: PoolManager[Backend] = PoolManager(
+        self.manager: PoolManager[DriverConnection] = PoolManager(
             budgets={"one": self.budget},
             settings=Pools(max_size=size, shared_size=size),
             connector=self.server,
@@ -225,11 +225,11 @@ class LendingHouse:
         """The loop's own time, and as much later as a test says."""
         return monotonic() + self.later
 
-    def pool(self, route: Route) -> Pool[Backend]:
+    def pool(self, route: Route) -> Pool[DriverConnection]:
         """The pool of `route`."""
         return self.manager.pool(route)
 
-    async def acquire(self, route: Route, timeout: float | None = None) -> Backend:
+    async def acquire(self, route: Route, timeout: float | None = None) -> DriverConnection:
         """As the router does, and the caller leaves something behind."""
         backend = await self.lender.acquire(self.pool(route), route, timeout)
         session = session_of(backend)

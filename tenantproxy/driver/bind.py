@@ -1,0 +1,152 @@
+"""How is a session of the driver made what a route says? Reset, bound and given its context in one bounded go."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from time import monotonic
+from typing import Final
+
+import asyncpg
+
+from tenantproxy.connect.failures import LOST, Unconfirmed
+from tenantproxy.connect.lease_policy import (
+    RENEW_TIMEOUT,
+    BindFailure,
+    LeaseOutcomes,
+    bind_failure,
+    renewal_margin,
+    reset_failure,
+)
+from tenantproxy.driver.renewing import RenewingConnection
+from tenantproxy.driver.state import DriverConnection
+from tenantproxy.isolation.base import IN_RECOVERY
+from tenantproxy.isolation.row import change_reset, enter, keep_reset
+from tenantproxy.model import Binding, Proof, Route, Session
+from tenantproxy.wire.frames import DATA_ROW
+
+__all__ = ["DriverBinder", "NotBound"]
+
+_CONTEXT_SQL: Final = (
+    "SELECT pg_catalog.set_config(n, v, false)"
+    " FROM ROWS FROM (pg_catalog.unnest($1::text[]), pg_catalog.unnest($2::text[])) AS s (n, v)"
+)
+
+
+class NotBound(Exception):
+    """A session could not be made the tenant's, and its connection was retired."""
+
+    def __init__(self, failure: BindFailure, cause: BaseException) -> None:
+        super().__init__(failure)
+        self.failure = failure
+        self.cause = cause
+
+
+class DriverBinder:
+    """Binds sessions and renews their proofs. A proof is good for `proof_window` seconds."""
+
+    def __init__(self, outcomes: LeaseOutcomes, *, proof_window: float) -> None:
+        self._outcomes = outcomes
+        self._window = proof_window
+        self._margin = renewal_margin(proof_window)
+
+    def must_enter(self, backend: DriverConnection, session: Session) -> bool:
+        """Whether something has to be said to the server before a caller may have its connection."""
+        if session.context or session.standby:
+            return True
+        return session.binding is not None and not self.is_bound(backend, session.binding)
+
+    async def enter(self, backend: DriverConnection, route: Route, deadline: float) -> None:
+        """Make the session the tenant's. Whatever goes wrong, the connection is retired before this raises."""
+        binding, context = route.session.binding, route.session.context
+        resets = binding is not None and backend.bound is not None and backend.bound != binding.tenant
+        try:
+            # One timer for all round trips: none of them may outlive the caller's patience.
+            async with asyncio.timeout(max(0.001, deadline - monotonic())):
+                if binding is not None and resets:
+                    await self._reset_between(backend, binding)
+                    resets = False
+                if route.session.standby:
+                    await self._check_standby(backend)
+                if binding is not None and not self.is_bound(backend, binding):
+                    await self._bind(backend, binding)
+                if context:
+                    names, values = zip(*context, strict=True)
+                    await backend.con.fetch(_CONTEXT_SQL, list(names), list(values))
+            if binding is not None:
+                self.renew_in_time(backend)
+        except BaseException as exc:
+            backend.pool.retire(backend, "error")
+            if not isinstance(exc, Exception):
+                raise
+            if resets:
+                self._outcomes.reset_failed(backend.pool, exc)
+                raise NotBound(reset_failure(exc), exc) from None
+            self._outcomes.bind_failed()
+            if isinstance(exc, (*LOST, TimeoutError, Unconfirmed)):
+                raise NotBound(bind_failure(exc), exc) from None
+            raise
+
+    async def _reset_between(self, backend: DriverConnection, binding: Binding) -> None:
+        """The full check between two tenants: a message of its own, confirmed, before anything is bound."""
+        if await backend.con.simple(change_reset(backend.con.prepared, binding.proof), None) != "SELECT 1":
+            raise Unconfirmed
+        self._outcomes.was_reset()
+        backend.con.forget_listeners()
+        backend.bound = None
+
+    async def _check_standby(self, backend: DriverConnection) -> None:
+        """Once promoted, a replica would take writes that its former primary never sees."""
+        try:
+            await backend.con.simple(IN_RECOVERY, None)
+        except asyncpg.DivisionByZeroError:
+            backend.pool.budget.expire()  # a new connection tells what it is now
+            raise
+
+    def is_bound(self, backend: DriverConnection, binding: Binding) -> bool:
+        """Whether the session is this tenant's already, for long enough that it need not be renewed at once."""
+        return backend.bound == binding.tenant and monotonic() < backend.bound_until - self._margin
+
+    async def _bind(self, backend: DriverConnection, binding: Binding) -> None:
+        backend.bound = None
+        if isinstance(backend.con, RenewingConnection):
+            backend.con.renew_at = float("inf")  # or it would renew what it was bound to before
+        started = monotonic()
+        statement = enter(
+            binding, backend.signer, pid=backend.pid, server_now=backend.server_now(), window=self._window
+        )
+        try:
+            answer = await backend.con.enter(statement.args)
+        except asyncpg.ReadOnlySQLTransactionError:  # its user made the session read only, and goes on with it
+            answer = await backend.con.enter_writing(statement.args)
+        if answer != statement.answer:
+            raise Unconfirmed(DATA_ROW)
+        if binding is not backend.binding:
+            backend.binding = binding
+            backend.keep = keep_reset(binding)
+        backend.bound = binding.tenant
+        backend.bound_until = started + self._window if binding.proof is not Proof.PLAIN else float("inf")
+
+    def renew_in_time(self, backend: DriverConnection) -> None:
+        """Let the lent connection renew its proof at two thirds of the window, between transactions."""
+        con = backend.con
+        if isinstance(con, RenewingConnection):
+            con.renew_at = backend.bound_until - self._margin
+            if con.renew is None:
+                con.renew = partial(self._renew, backend)
+
+    async def _renew(self, backend: DriverConnection) -> None:
+        binding = backend.binding
+        assert binding is not None
+        timer = asyncio.get_running_loop().call_later(RENEW_TIMEOUT, backend.abort)
+        try:
+            await self._bind(backend, binding)
+        except BaseException as exc:
+            backend.abort()  # its user holds it: nothing may run on it any more
+            if not isinstance(exc, (*LOST, TimeoutError, Unconfirmed)):
+                raise
+            self._outcomes.bind_failed()
+            raise self._outcomes.refusal(backend.pool, bind_failure(exc), exc) from None
+        finally:
+            timer.cancel()
+        self.renew_in_time(backend)

@@ -1,0 +1,88 @@
+"""What is known of one open connection of the driver? Its session, its server's clock, and who works on it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from tenantproxy.driver.connection import TenantConnection
+from tenantproxy.driver.detached import Detached
+from tenantproxy.isolation.proof import Signer
+from tenantproxy.model import Binding, TenantId
+from tenantproxy.pools.base import ServerProcess
+from tenantproxy.pools.pool import Pool
+
+__all__ = ["DriverConnection"]
+
+
+class DriverConnection:
+    """One open connection and what is known of its session. Changed by the lender alone once it is open.
+
+    `bound` is the tenant that the session is set to now; `bound_until` (monotonic) is when its proof ends.
+    """
+
+    __slots__ = (
+        "_pool",
+        "binding",
+        "bound",
+        "bound_until",
+        "con",
+        "is_aborted",
+        "is_settled",
+        "keep",
+        "leased_at",
+        "offset",
+        "pid",
+        "pool",
+        "process",
+        "signer",
+        "task",
+        "version",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        con: TenantConnection,
+        pool: Pool[DriverConnection],
+        *,
+        process: ServerProcess,
+        offset: float,
+        version: int,
+        signer: Signer | None,
+    ) -> None:
+        self.con = con
+        self.process = process
+        self.pool = pool
+        self.pid: int = con.get_server_pid()
+        self.offset = offset  # the server's clock minus ours
+        self.version = version
+        self.signer = signer
+        self.bound: TenantId | None = None
+        self.bound_until = 0.0
+        self.binding: Binding | None = None  # what it was last entered with
+        self.keep = ""  # the reset after which it still is
+        self.is_settled = True  # nothing runs on it
+        self.is_aborted = False  # we left without the server's knowledge: its side may live on
+        self.leased_at = 0.0
+        self.task: asyncio.Task[None] | Detached | None = None  # the one that resets or ends it
+        self._pool = self  # asyncpg's proxy asks its holder's pool to drop caches
+
+    def __repr__(self) -> str:
+        return f"<DriverConnection pid={self.pid} pool={self.pool.label!r}>"
+
+    def server_now(self) -> float:
+        """The server's clock, unix seconds."""
+        return time.time() + self.offset
+
+    def abort(self) -> None:
+        """Leave at once, whatever runs: what is awaited on the connection fails."""
+        self.is_aborted = True
+        self.con.terminate()
+
+    def _drop_statement_cache(self) -> None:
+        for backend in self.pool.connections():
+            backend.con.forget_statements()
+
+    def _drop_type_cache(self) -> None:
+        for backend in self.pool.connections():
+            backend.con.forget_types()
