@@ -131,7 +131,7 @@ async def test_idle_backends_that_were_terminated_cost_no_caller_an_error(lastin
         await until(lambda: router.is_at_rest, "all are idle")
         for pid in pids:
             await admin.execute("SELECT pg_terminate_backend($1, 5000)", pid)
-        ended = [one for pool in router._manager for one in pool.connections() if one.pid in pids]
+        ended = [one for pool in router._parts.manager for one in pool.connections() if one.pid in pids]
         await until(
             lambda: all(one.con.is_closed() for one in ended), "the driver has read the end, not only the farewell"
         )

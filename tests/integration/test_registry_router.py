@@ -139,4 +139,4 @@ async def test_the_connection_of_a_listener_that_stopped_is_as_any_other(setting
 
 
 def _connections(router: Router) -> list[Any]:
-    return [conn for pool in router._manager for conn in pool.connections()]
+    return [conn for pool in router._parts.manager for conn in pool.connections()]

@@ -490,9 +490,9 @@ async def test_a_caller_cannot_give_a_setting_that_isolation_rests_on(world: Wor
 async def test_a_sweep_that_fails_is_told_and_the_next_one_comes(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _loop, context: told.append(context))
-    monkeypatch.setattr("tenantproxy.router._SWEEP_SECONDS", 0.01)
+    monkeypatch.setattr("tenantproxy.life._SWEEP_SECONDS", 0.01)
     async with Router(world.settings()) as router:
-        sweeping = router._manager.sweeping
+        sweeping = router._parts.manager.sweeping
         sweeps: list[None] = []
 
         def failing() -> Iterator[None]:
@@ -501,6 +501,6 @@ async def test_a_sweep_that_fails_is_told_and_the_next_one_comes(world: World, m
                 raise ZeroDivisionError
             return sweeping()
 
-        monkeypatch.setattr(router._manager, "sweeping", failing)
+        monkeypatch.setattr(router._parts.manager, "sweeping", failing)
         await until(lambda: len(sweeps) > 2, "it goes on")
     assert [type(context["exception"]) for context in told] == [ZeroDivisionError]

@@ -88,12 +88,12 @@ class CheckedRouter(Router):
     @property
     def all_pools(self) -> list[Pool[DriverConnection]]:
         """Open ones and those whose last connections are still ending."""
-        return list(dict.fromkeys([*self._manager, *self._manager.closing()]))
+        return list(dict.fromkeys([*self._parts.manager, *self._parts.manager.closing()]))
 
     @property
     def pools_of_all(self) -> list[Pool[Any]]:
         """The same, and those of listeners that have connections of their own under our budgets."""
-        managers: list[PoolManager[Any]] = [self._manager, *self.beside]
+        managers: list[PoolManager[Any]] = [self._parts.manager, *self.beside]
         return list(dict.fromkeys(pool for each in managers for pool in [*each, *each.closing()]))
 
     @property

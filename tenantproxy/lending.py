@@ -1,0 +1,94 @@
+"""Which connection does a scope get? One by its route, and by another one when a replica cannot serve.
+
+No state: what is lent belongs to the pools.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from time import monotonic
+from typing import Protocol
+
+from tenantproxy.errors import ConnectFailed, PoolClosed, RegistryUnavailable
+from tenantproxy.model import Route, Tenant, TenantId
+from tenantproxy.parts import Parts
+from tenantproxy.routes import Routes
+from tenantproxy.scope import Found, Lease, Scope, TenantScope
+
+__all__ = ["ScopeLending"]
+
+
+class OpenCheck(Protocol):
+    """Whether the router is open; its life is one."""
+
+    is_open: bool
+
+    def check_open(self) -> None:
+        """Raises PoolClosed."""
+        ...
+
+
+class ScopeLending:
+    """Waits for connections on behalf of scopes."""
+
+    def __init__(
+        self, gate: OpenCheck, *, parts: Parts, routes: Routes, known: Callable[[Scope], Found | None]
+    ) -> None:
+        self._gate = gate
+        self._known = known  # what need not be looked up
+        self._parts = parts
+        self._routes = routes
+
+    async def lend(self, scope: Scope, found: Found | None, timeout: float | None) -> Lease:
+        """A lease for `scope`, whose pool and route are `found` (None: the tenant has to be looked up)."""
+        deadline = None if timeout is None else monotonic() + timeout
+        while True:
+            pool, route = found or self._known(scope) or await self._find_until(deadline, scope)
+            if route.session.standby and pool.budget.is_avoided:
+                return await self._lend_elsewhere(scope, route, deadline)
+            left = None if deadline is None else max(0.0, deadline - monotonic())
+            try:
+                return await self._parts.lender.acquire(pool, route, left), route
+            except PoolClosed:
+                if not (self._gate.is_open and pool.is_closed):
+                    raise
+            except ConnectFailed:
+                if not route.session.standby:
+                    raise
+                return await self._lend_elsewhere(scope, route, deadline)
+            found = None  # evicted while we waited: the tenant, if it is still served, has a new one
+
+    async def _lend_elsewhere(self, scope: Scope, tried: Route, deadline: float | None) -> Lease:
+        """A replica cannot serve now: from another one, or the primary. Raises what the primary's lease raises."""
+        assert isinstance(scope, TenantScope)
+        for route in self._routes.elsewhere(await self._look_up(scope.id), scope, tried.pool):
+            pool = self._parts.manager.pool(route)
+            if route.session.standby and pool.budget.is_avoided:
+                continue
+            left = None if deadline is None else max(0.0, deadline - monotonic())
+            try:
+                return await self._parts.lender.acquire(pool, route, left), route
+            except ConnectFailed:
+                if not route.session.standby:
+                    raise
+        raise AssertionError("the primary comes last, and lends or raises")
+
+    async def _find_until(self, deadline: float | None, scope: Scope) -> Found:
+        try:
+            async with asyncio.timeout(None if deadline is None else deadline - monotonic()):
+                return await self._find(scope)
+        except TimeoutError:  # the lookup goes on for others, and to be remembered
+            raise RegistryUnavailable(
+                "the tenant could not be looked up in time", hint="see whether the registry answers", retry_after=1.0
+            ) from None
+
+    async def _find(self, scope: Scope) -> Found:
+        self._gate.check_open()
+        assert isinstance(scope, TenantScope)  # main is always known
+        route = await self._routes.find(scope)
+        return self._parts.manager.pool(route), route
+
+    async def _look_up(self, tenant: TenantId) -> Tenant:
+        self._gate.check_open()
+        return await self._routes.look_up(tenant)
