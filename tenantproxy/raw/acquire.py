@@ -27,7 +27,14 @@ __all__ = ["Acquire", "Desk", "Lessee"]
 
 
 class Lessee(Protocol):
-    """Who waits for a backend. Each call comes once, from the event loop and never from within `acquire`."""
+    """Who waits for a backend. Each call comes once, from the event loop and never from within `acquire`.
+
+    But `entering`, which comes for each backend that is tried, from anywhere: it may only note it.
+    """
+
+    def entering(self) -> None:
+        """There is one, which is being reset and bound."""
+        ...
 
     def leased(self, backend: RawBackend) -> None:
         """It is yours, and entered: your bytes may go out now. Set its `sink` and `on_lost`."""
@@ -135,6 +142,8 @@ class Acquire:
     def _begin(self, backend: RawBackend) -> None:
         """Enter what was lent. May come from within the pool: so this writes, and calls nobody."""
         self._backend = backend
+        if self._lessee is not None:
+            self._lessee.entering()
         binding = self._route.session.binding
         is_anothers = binding is not None and backend.bound is not None and backend.bound != binding.tenant
         self._attempts += counts_as_attempt(backend.bound, self._route.tenant)

@@ -29,7 +29,7 @@ from enum import StrEnum
 from typing import Final
 
 from tenantproxy.errors import ProtocolError
-from tenantproxy.wire.frames import CLOSE_COMPLETE, COPY_DATA, PARSE_COMPLETE
+from tenantproxy.wire.frames import CLOSE_COMPLETE, COPY_DATA, IDLE, PARSE_COMPLETE
 from tenantproxy.wire.states import Table
 
 __all__ = ["CERTAINTY", "COPY", "MAX_OUTSTANDING", "Certainty", "Copy", "Pipeline"]
@@ -158,6 +158,7 @@ class Pipeline:
         "is_skipping",
         "outstanding",
         "segment",
+        "status",
     )
 
     def __init__(self) -> None:
@@ -167,6 +168,7 @@ class Pipeline:
         self.is_skipping = False  # an error has come for what is open: the server reads nothing until Sync
         self.is_lost = False  # what the client is answered from now on cannot be known
         self.segment = 0  # how many were sent
+        self.status = IDLE  # as the last ReadyForQuery said
         self.outstanding = 0  # how many answers are
         self._answers = bytearray()
         self._head = 0
@@ -305,8 +307,13 @@ class Pipeline:
             self._behinds -= 1
             if self.certainty is _UNSURE and not (self._behinds or self._unsure):
                 self._certainty(CertaintyEvent.TOLD)
-        if self.outstanding > 1:
-            self._take(1)
+        left = self.outstanding - 1
+        if left:
+            self.outstanding = left
+            self._head += 1
+            if self._head >= _READ:
+                del self._answers[: self._head]
+                self._head = 0
             return skipped
         self.outstanding = self._head = 0
         self._answers.clear()

@@ -103,6 +103,9 @@ class Client:
         self.calls = 0
         self.acquire: Acquire | None = None
 
+    def entering(self) -> None:
+        """See `raw.lender.Lessee`."""
+
     def leased(self, backend: RawBackend) -> None:
         """See `raw_lender.Lessee`."""
         assert backend.conversation is None

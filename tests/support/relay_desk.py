@@ -16,9 +16,9 @@ from tenantproxy.model import Route, tenant_id
 from tenantproxy.pools.pool import Pool
 from tenantproxy.raw.backend import RawBackend, Settings
 from tenantproxy.raw.lender import Lessee, RawLender, raw_route
-from tenantproxy.sidecar.pg.kept import KeptSettings
 from tenantproxy.sidecar.pg.relay import Relay
 from tenantproxy.sidecar.pg.traffic import Traffic
+from tenantproxy.wire.session_settings import KeptSettings
 from tenantproxy.wire.statements import ServerStatements, Statements
 from tests.support.fakes import route
 from tests.support.model_server import ModelServer

@@ -81,6 +81,9 @@ class _Visit:
         self._lender = lender
         self._route = route
 
+    def entering(self) -> None:
+        """See `raw.lender.Lessee`."""
+
     def leased(self, backend: RawBackend) -> None:
         if self.future.done():  # who waited for it was cancelled a moment ago
             self._lender.release(backend, self._route, is_dirty=False)

@@ -39,13 +39,13 @@ from tenantproxy.sidecar.descriptors import is_scarce
 from tenantproxy.sidecar.pg.console.client import ConsoleClient
 from tenantproxy.sidecar.pg.console.console import Console
 from tenantproxy.sidecar.pg.greetings import Greetings, greeting
-from tenantproxy.sidecar.pg.kept import KeptSettings
 from tenantproxy.sidecar.pg.login import Newcomer
 from tenantproxy.sidecar.pg.refusals import LoginRefusals
 from tenantproxy.sidecar.pg.relay import Relay
 from tenantproxy.sidecar.pg.traffic import Traffic
 from tenantproxy.sidecar.pg.users import Credential, Target, Users
 from tenantproxy.wire import answers
+from tenantproxy.wire.session_settings import KeptSettings
 from tenantproxy.wire.startup import SessionWish
 from tenantproxy.wire.statements import Statements
 from tenantproxy.wire.values import schemas

@@ -98,9 +98,9 @@ async def test_a_client_that_says_much_while_it_waits_is_not_read_any_further(la
         before, count = memory(), 2000
         for _ in range(count):
             eager.send(query(f"SELECT 1 -- {'x' * 5000}"))
-        await until(lambda: _relay(house, eager)._is_reading_paused, "it is not read any more")
+        await until(lambda: _relay(house, eager)._forwarder.inbox.is_paused, "it is not read any more")
         figure("megabytes", (memory() - before) / MEGABYTE)
-        assert _relay(house, eager)._held_size < MEGABYTE
+        assert _relay(house, eager)._forwarder.inbox.size < MEGABYTE
         await holder.query("COMMIT")
         for _ in range(count):
             assert (await eager.answer()).value == "1"
@@ -176,7 +176,7 @@ async def test_a_copy_in_that_the_server_takes_slowly_does_not_pile_up_here(last
                     sent += len(data)
 
             sending = asyncio.create_task(send())
-            await until(lambda: _relay(house, client)._is_reading_paused, "the client is not read any more")
+            await until(lambda: _relay(house, client)._forwarder.inbox.is_paused, "the client is not read any more")
             figure("megabytes_of_memory", (memory() - before) / MEGABYTE)
             assert memory() - before < 30 * MEGABYTE
             assert not sending.done()

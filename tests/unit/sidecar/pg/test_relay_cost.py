@@ -62,7 +62,7 @@ def counted() -> Iterator[list[int]]:
 
 def is_held(client: Client) -> bool:
     """Whether bytes of it wait."""
-    return client.relay._held is not None
+    return client.relay._forwarder.inbox.hold != "nothing"
 
 
 async def cost(sent: bytes) -> int:
@@ -75,7 +75,7 @@ async def cost(sent: bytes) -> int:
             if not is_held(client):
                 break
             await asyncio.sleep(0)
-            if not client.relay._waits_for_turn:
+            if client.relay._forwarder.inbox.hold != "turn":
                 settle(lender)
         assert not is_held(client), "it is not served to the end"
         settle(lender)
@@ -99,7 +99,7 @@ async def test_a_client_that_owes_many_answers_is_not_read_until_some_have_come(
     client.send(SYNC * 60_000)
     for _ in range(40):
         await asyncio.sleep(0)
-    assert client.relay._pipeline.outstanding < MAX_OUTSTANDING + 300
+    assert client.relay._forwarder.pipeline.outstanding < MAX_OUTSTANDING + 300
     assert client.line.is_reading_paused
     answers = 0
     for _ in range(10_000):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tenantproxy.sidecar.pg.kept import KeptSettings
 from tenantproxy.wire import settings
+from tenantproxy.wire.session_settings import KeptSettings
 
 START = settings.of([(b"application_name", b"app"), (b"statement_timeout", b"5s")])
 

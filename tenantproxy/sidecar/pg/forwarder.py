@@ -1,0 +1,439 @@
+"""How do bytes go from a client to a backend and back? Forwarded, held, or answered here, as their meaning says.
+
+What bytes mean is decided in `wire` (requests, responses, pipeline, prepared), which backend the client has in
+`checkout`. No byte of the client's goes out before the lender has said that the backend is its tenant's, and none
+leaves a backend in doubt for others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from time import monotonic
+from typing import Protocol
+
+from tenantproxy.errors import (
+    ConnectFailed,
+    PoolClosed,
+    PoolError,
+    ProtocolError,
+    RegistryUnavailable,
+    TenantPaused,
+    TenantProxyError,
+)
+from tenantproxy.raw.backend import RawBackend
+from tenantproxy.raw.lender import RawLender
+from tenantproxy.sidecar.pg.checkout import Checkout, CheckoutState, Source
+from tenantproxy.sidecar.pg.inbox import Hold, Inbox
+from tenantproxy.sidecar.pg.session import ClientSession
+from tenantproxy.sidecar.pg.traffic import Traffic
+from tenantproxy.wire import answers
+from tenantproxy.wire.frames import IDLE
+from tenantproxy.wire.pipeline import MAX_OUTSTANDING, Certainty, Copy, Pipeline
+from tenantproxy.wire.prepared import Prepared, is_described
+from tenantproxy.wire.requests import Requests, RequestStream, Stop
+from tenantproxy.wire.responses import ResponseStream
+from tenantproxy.wire.session_settings import KeptSettings
+from tenantproxy.wire.statements import Statements
+
+__all__ = ["Forwarder"]
+
+# To look up a member of an enumeration costs as much as ten attributes.
+_NOTHING, _BACKEND, _BYTES, _TURN, _ROOM, _ANSWERS = Hold
+_BOUNDARY, _PASSING = Requests.BOUNDARY, Requests.PASSING
+_RETRYING, _END = CheckoutState.RETRYING, Stop.END
+_KNOWN, _COPY_IN, _NO_COPY = Certainty.KNOWN, Copy.IN, Copy.NONE
+
+
+class Owner(Protocol):
+    """The relay that a forwarder works for."""
+
+    def end(self, error: TenantProxyError) -> None:
+        """The client's connection cannot go on."""
+        ...
+
+    def became_idle(self) -> None:
+        """A transaction is over."""
+        ...
+
+    def lost(self, exc: Exception | None) -> None:
+        """The backend is gone."""
+        ...
+
+
+class Forwarder:
+    """One client's bytes, both ways. Changed by its relay, the backend and the checkout.
+
+    Invariants: `inbox.hold` is NOTHING exactly while nothing is held; `backend.sink` is this one's exactly while it
+    holds the backend; a backend leaves it with nothing outstanding, or destroyed.
+    """
+
+    __slots__ = (
+        "_is_idle_after_rest",
+        "_is_session",
+        "_lender",
+        "_on_lost",
+        "_owner",
+        "_replay",
+        "_requests",
+        "_sink",
+        "_transport",
+        "answered_at",
+        "asked_at",
+        "checkout",
+        "client_is_slow",
+        "inbox",
+        "is_over",
+        "kept",
+        "pipeline",
+        "prepared",
+        "responses",
+        "session",
+        "traffic",
+    )
+
+    def __init__(
+        self,
+        transport: asyncio.Transport,
+        owner: Owner,
+        *,
+        source: Source,
+        lender: RawLender,
+        statements: Statements,
+        kept: KeptSettings,
+        is_session: bool,
+        traffic: Traffic,
+    ) -> None:
+        self.traffic = traffic
+        self.kept = kept
+        self.asked_at = 0.0  # when the first message was sent that is unanswered
+        self.answered_at = 0.0  # when nothing was unanswered any more
+        self.client_is_slow = False  # it does not read as fast as its server sends
+        self.is_over = False  # the client has gone
+        self.inbox = Inbox(transport)
+        self.session = ClientSession(kept, is_session=is_session)
+        self.checkout = Checkout(source, lender, self)
+        self.pipeline = pipeline = Pipeline()
+        self.prepared = prepared = Prepared(statements, pipeline)
+        self.responses = ResponseStream(pipeline, prepared, is_session=is_session)
+        self._requests = RequestStream(pipeline, prepared, kept, is_session=is_session)
+        self._transport = transport
+        self._owner = owner
+        self._lender = lender
+        self._is_session = is_session  # the client keeps its backend to its end
+        self._is_idle_after_rest = False  # the rest of a message is still to be passed on
+        self._replay: bytes | None = None  # the segment under way, while it can be sent once more
+        self._sink, self._on_lost = self._from_server, self._lost
+
+    def __repr__(self) -> str:
+        return f"<Forwarder {self.checkout!r} {self.pipeline!r} {self._requests!r}, waits for {self.inbox.hold}>"
+
+    # --- from the client ---------------------------------------------------------------------------------------------
+    def received(self, data: bytes) -> None:
+        """Bytes came from the client."""
+        self.traffic.received += len(data)
+        inbox = self.inbox
+        if inbox.hold is not _NOTHING:
+            if inbox.keep(data):
+                self._resume(_BYTES)
+            return
+        requests, backend = self._requests, self.checkout.backend
+        is_query = requests.is_one_query(data)
+        bind_at = -1 if is_query else requests.one_statement(data)
+        if (not is_query and bind_at < 0) or (backend is not None and self._obstacle() is not _NOTHING):
+            self._forward(data)
+            return
+        if backend is None:
+            backend = self._lease()
+            if backend is None:
+                self._wait(_BACKEND, data)
+                return
+        if not self.pipeline.outstanding:
+            self.asked_at = monotonic()
+        if is_query:
+            requests.queried()
+            backend.write(data)
+            return
+        self._replay = data if self.pipeline.status == IDLE else None
+        try:
+            backend.write(requests.statement(data, bind_at))
+        except ProtocolError as exc:
+            self._refuse(exc)
+
+    def _forward(self, data: bytes) -> None:
+        """Send what may go; hold what must wait."""
+        requests, pipeline = self._requests, self.pipeline
+        at, size = 0, len(data)
+        while at < size and not self.is_over:
+            hold = self._obstacle()
+            if hold is not _NOTHING:
+                self._wait(hold, data[at:])
+                return
+            is_first = not at and pipeline.is_quiet
+            if pipeline.is_quiet:
+                self.asked_at = monotonic()
+            self._replay = None
+            backend = self.checkout.backend
+            try:
+                out = requests.read(data, at, has_backend=backend is not None)
+            except ProtocolError as exc:
+                self._refuse(exc)
+                return
+            at = requests.at
+            if out and backend is not None:
+                backend.write(out)
+            if requests.reply:
+                self._transport.write(requests.reply)
+                if backend is not None and pipeline.is_quiet and pipeline.status == IDLE:
+                    self._idle(is_amid=self.responses.is_amid)
+            elif is_first and at == size and pipeline.status == IDLE and requests.state is _BOUNDARY:
+                self._replay = None if self._is_session else data
+            if requests.stop is not _END and not self._goes_on(requests.stop, data, at):
+                return
+
+    def _goes_on(self, stop: Stop, data: bytes, at: int) -> bool:
+        """Whether what is behind `at` may be read on, after the reading stopped there."""
+        if stop is Stop.BOUNDARY:
+            if self._is_idle_after_rest:  # the server did not want it any more
+                self._idle(is_amid=self.responses.is_amid)
+        elif stop is Stop.BACKEND:
+            if self._lease() is None:
+                self._wait(_BACKEND, data[at:])
+                return False
+        elif stop is Stop.BYTES:
+            self._wait(_BYTES, data[at:], needed=self._requests.needed)
+            return False
+        elif stop is Stop.TURN:
+            self._wait(_TURN, data[at:])
+            asyncio.get_running_loop().call_soon(self._resume, _TURN)
+            return False
+        elif stop is Stop.TERMINATED:
+            self._transport.close()
+            return False
+        return True
+
+    def _refuse(self, error: ProtocolError) -> None:
+        """The client said what it must not."""
+        self.pipeline.doubt()  # what was to be sent before it may not have been
+        self._owner.end(error)
+
+    # --- what must wait ----------------------------------------------------------------------------------------------
+    def _obstacle(self) -> Hold:
+        """Why the client's next message must wait; a renewal of the binding begins here."""
+        pipeline, checkout = self.pipeline, self.checkout
+        if not checkout.may_forward:
+            return _BACKEND
+        backend = checkout.backend
+        if backend is None or self._requests.state is _PASSING:
+            return _NOTHING
+        if pipeline.outstanding >= MAX_OUTSTANDING:
+            return _ROOM
+        if backend.binding is None or backend.bound_until - monotonic() > self._lender.renewal:
+            return _NOTHING
+        # A transaction is never cut, nor is a COPY; and where there is a doubt, what is outstanding may never come.
+        if pipeline.is_open or pipeline.copy is _COPY_IN or pipeline.is_doubtful:
+            return _NOTHING
+        if pipeline.outstanding:
+            return _ANSWERS
+        if pipeline.status != IDLE or not (self._is_session or self.session.pin):
+            return _NOTHING
+        checkout.renew(self.kept.now)
+        return _BACKEND
+
+    def _wait(self, hold: Hold, data: bytes, *, needed: int = 0) -> None:
+        """Keep `data` until `_resume(hold)`."""
+        if not self.is_over:
+            self.inbox.wait(hold, data, needed=needed)
+
+    def _resume(self, hold: Hold) -> None:
+        if self.inbox.hold is hold and not self.is_over:
+            data = self.inbox.take()
+            if data:
+                self._forward(data)
+
+    # --- a lease: see `checkout.Holder` ------------------------------------------------------------------------------
+    def _lease(self) -> RawBackend | None:
+        backend = self.checkout.lease(self.kept.now)
+        if backend is not None:
+            self._board(backend)
+        return backend
+
+    def _board(self, backend: RawBackend) -> None:
+        self.traffic.leases += 1
+        self.pipeline.status = IDLE
+        backend.sink = self._sink
+        backend.on_lost = self._on_lost
+        backend.on_writable = self._server_writable
+        self.prepared.board(backend.prepared)
+        if self.client_is_slow:
+            backend.pause_reading()
+
+    def _server_writable(self, is_writable: bool) -> None:
+        if is_writable:
+            self.inbox.resume()
+        else:
+            self.inbox.pause()
+
+    def checked_out(self, backend: RawBackend) -> None:
+        """See `checkout.Holder`."""
+        self.traffic.wait_seconds += monotonic() - self.checkout.waiting_since
+        self._board(backend)
+        self._resume(_BACKEND)
+
+    def not_checked_out(self, error: TenantProxyError) -> None:
+        """See `checkout.Holder`. What would have run has not; the client may try again."""
+        data = self.inbox.take()
+        if not data or not isinstance(error, (PoolError, RegistryUnavailable, TenantPaused)) or self._is_session:
+            self._owner.end(error)
+            return
+        at = self._requests.refuse(data)
+        self._transport.write(answers.error_response(error, fatal=False) + self._requests.reply)
+        if data[at:]:
+            self._forward(data[at:])
+
+    def renewed(self, error: TenantProxyError | None) -> None:
+        """See `checkout.Holder`."""
+        backend = self.checkout.backend
+        if self.is_over:
+            self._give_back()
+        elif error is not None or backend is None:
+            self._owner.end(error or PoolClosed("the connection was closed"))
+        else:
+            backend.sink = self._sink
+            backend.on_lost = self._on_lost
+            self._resume(_BACKEND)
+
+    def _idle(self, *, is_amid: bool = False) -> None:
+        """Nothing is outstanding, in no transaction: the backend may go, unless it is kept for the session.
+
+        `is_amid`: the server has begun to say something more.
+        """
+        checkout, traffic, pipeline = self.checkout, self.traffic, self.pipeline
+        backend = checkout.backend
+        if backend is None:
+            return
+        if self._is_session or self.session.pin:
+            traffic.transactions += 1
+            traffic.transaction_seconds += monotonic() - self.asked_at
+            backend.session = self.kept.now
+        elif self._requests.state is _PASSING:  # the client is still sending what the server did not wait for
+            self._is_idle_after_rest = True
+            return
+        elif is_amid or self.client_is_slow or pipeline.certainty is not _KNOWN or pipeline.copy is not _NO_COPY:
+            self._give_back()
+        else:
+            kept = self.kept
+            is_dirty = kept.ended()
+            traffic.transactions += 1
+            traffic.transaction_seconds += checkout.release(kept.now, is_dirty=is_dirty)
+        self._is_idle_after_rest = False
+        self._owner.became_idle()
+
+    def _give_back(self) -> None:
+        """Part with the backend: to the lender when nothing is open on it, else for good."""
+        backend, pipeline = self.checkout.backend, self.pipeline
+        if backend is None:
+            return
+        kept_it = self._is_session or bool(self.session.pin)
+        is_dirty = self.kept.ended() or kept_it
+        self.session.unpin()
+        if self.client_is_slow:
+            backend.resume_reading()
+        is_amid = self._requests.state is _PASSING or self.responses.is_amid or pipeline.copy is _COPY_IN
+        if is_amid or not pipeline.is_quiet or pipeline.is_doubtful or pipeline.status != IDLE:
+            self._destroy(is_over=self.is_over)
+            return
+        held = self.checkout.release(self.kept.now, is_dirty=is_dirty)
+        if not kept_it:
+            self.traffic.transactions += 1
+            self.traffic.transaction_seconds += held
+
+    def _destroy(self, *, is_over: bool) -> None:
+        self.checkout.destroy(is_over=is_over)
+        self.responses.abandon()
+        self._requests.abandon()
+        self.pipeline.abandon()
+        self.prepared.abandon()
+
+    # --- from the server ---------------------------------------------------------------------------------------------
+    def _from_server(self, data: bytes) -> None:
+        traffic, responses, pipeline = self.traffic, self.responses, self.pipeline
+        traffic.sent += len(data)
+        try:
+            out = responses.scan(data)
+        except ProtocolError as exc:  # it said what it must not: whose answers these are is not known
+            self._destroy(is_over=True)
+            self._owner.end(ConnectFailed("the server broke the protocol", detail=exc.message))
+            return
+        if responses.events:
+            self.session.note(responses.take_events(), self.checkout.backend)
+            if responses.is_copying_in and self.inbox.hold is _ANSWERS:  # it may be what the server waits for now
+                asyncio.get_running_loop().call_soon(self._resume, _ANSWERS)
+        if responses.readies:
+            self.kept.asked_for = None
+            traffic.queries += responses.readies
+            if not pipeline.outstanding:
+                self.answered_at = now = monotonic()
+                traffic.query_seconds += now - self.asked_at
+        if (responses.is_stale or self.checkout.state is _RETRYING) and self._is_retried():
+            return
+        if out:
+            self._replay = None
+            self._transport.write(out)
+        if responses.is_idle:
+            self._idle()
+        if pipeline.is_lost and not (self._is_session or responses.is_fatal):
+            self._owner.end(_unknown_answers())
+        elif self.inbox.hold is not _NOTHING:
+            self._answered()
+
+    def _answered(self) -> None:
+        """What waits for answers may go on."""
+        if not self.pipeline.outstanding:
+            self._resume(_ANSWERS)
+        if self.pipeline.outstanding <= MAX_OUTSTANDING // 2:
+            self._resume(_ROOM)
+
+    def _is_retried(self) -> bool:
+        """DDL made the plan of a statement stale. Whether the client is to see nothing of what came.
+
+        The statement is prepared again and the segment sent once more, where nothing of it has run.
+        """
+        responses, checkout = self.responses, self.checkout
+        if responses.is_stale:
+            replay = self._replay if responses.is_retryable else None
+            if replay is None or not is_described(replay):
+                self.prepared.outdated()  # the driver may put it right, by preparing again
+                return False
+            checkout.retry()
+            if self.inbox.hold is _NOTHING:
+                self._wait(_BACKEND, b"")  # what comes now comes after it
+        if responses.is_fatal:
+            checkout.retried()
+            return False
+        if responses.readies:
+            data, self._replay = self._replay, None
+            checkout.retried()
+            if checkout.backend is not None and data is not None:
+                checkout.backend.write(self.prepared.prepare_again())
+                self._forward(data)
+            self._resume(_BACKEND)
+        return True
+
+    def _lost(self, exc: Exception | None) -> None:
+        """The backend is gone. What the server said of it has been passed on."""
+        self._destroy(is_over=True)
+        self._owner.lost(exc)
+
+    def close(self) -> None:
+        """The client has gone."""
+        self.is_over = True
+        self.inbox.clear()
+        if self.checkout.leave():
+            self._give_back()
+
+
+def _unknown_answers() -> ProtocolError:
+    return ProtocolError(
+        "an error came among messages that no Sync had ended before a simple query or a function call",
+        hint="end messages of the extended protocol with a Sync",
+    )

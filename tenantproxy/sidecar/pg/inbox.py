@@ -1,0 +1,82 @@
+"""Which bytes of a client must wait, and for what? Beyond a limit it is not read any further."""
+
+from __future__ import annotations
+
+import asyncio
+from enum import StrEnum
+from typing import Final
+
+__all__ = ["Hold", "Inbox"]
+
+_MAX_HELD: Final = 262_144  # bytes of a client that waits, before it is not read any further
+
+
+class Hold(StrEnum):
+    """Why a client's bytes must wait."""
+
+    NOTHING = "nothing"  # they need not
+    BACKEND = "backend"  # for one, or until it is bound again, or until a segment has been sent once more
+    BYTES = "bytes"  # for more of a message
+    TURN = "turn"  # for the next turn of the loop: others have theirs first
+    ROOM = "room"  # until fewer answers are outstanding
+    ANSWERS = "answers"  # until none is: the binding is to be renewed then
+
+
+_NOTHING, _BYTES = Hold.NOTHING, Hold.BYTES
+
+
+class Inbox:
+    """What one client has sent and must wait. `hold` is NOTHING exactly while nothing waits."""
+
+    __slots__ = ("_held", "_needed", "_transport", "hold", "is_paused", "size")
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self.hold = _NOTHING
+        self.size = 0  # bytes that wait
+        self.is_paused = False  # the client is not read
+        self._transport = transport
+        self._held: list[bytes] = []
+        self._needed = 0  # bytes from which on it is worth looking again
+
+    def wait(self, hold: Hold, data: bytes, *, needed: int = 0) -> None:
+        """Keep `data` because of `hold`; for BYTES, until `needed` are there."""
+        self.hold, self._needed = hold, needed
+        self.keep(data)
+
+    def keep(self, data: bytes) -> bool:
+        """Keep what comes behind it. Whether it may be looked at again now."""
+        self._held.append(data)
+        self.size += len(data)
+        if self.hold is _BYTES:
+            return self.size >= self._needed
+        if self.size > _MAX_HELD:
+            self.pause()
+        return False
+
+    def take(self) -> bytes:
+        """All that waits, which waits no longer."""
+        held, self._held = self._held, []
+        self.hold, self.size = _NOTHING, 0
+        self._read_on()
+        return held[0] if len(held) == 1 else b"".join(held)
+
+    def clear(self) -> None:
+        """Nothing of it is wanted any more."""
+        self._held = []
+
+    def pause(self) -> None:
+        """Do not read the client: its server does not read fast enough, or it has sent too much."""
+        if not self.is_paused:
+            self.is_paused = True
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        """The server reads again."""
+        if self.hold is _NOTHING or self.hold is _BYTES:
+            self._read_on()
+
+    def _read_on(self) -> None:
+        if self.is_paused:
+            self.is_paused = False
+            if not self._transport.is_closing():
+                self._transport.resume_reading()

@@ -1,0 +1,427 @@
+"""What does a client ask, where does each message end, and what of it goes to the server?
+
+A request stream cuts what comes into messages, looks at their kinds and lengths, tells the pipeline of each and puts
+the names of prepared statements right. It sends nothing: `read` returns what to send, and says why it stopped.
+"""
+
+from __future__ import annotations
+
+import struct
+from enum import StrEnum
+from typing import Final
+
+from tenantproxy.errors import ProtocolError
+from tenantproxy.wire.answers import ready_for_query
+from tenantproxy.wire.commands import ALL, WATCHED, deallocate_of
+from tenantproxy.wire.frames import (
+    BIND,
+    CLOSE,
+    COMMAND_COMPLETE,
+    COPY_DATA,
+    COPY_DONE,
+    COPY_FAIL,
+    DESCRIBE,
+    EXECUTE,
+    FLUSH,
+    FUNCTION_CALL,
+    HEADER,
+    IDLE,
+    IN_TRANSACTION,
+    PARSE,
+    QUERY,
+    SYNC,
+    TERMINATE,
+    WITHOUT_BODY,
+    frame,
+    has_body,
+    length_of,
+)
+from tenantproxy.wire.pipeline import Pipeline
+from tenantproxy.wire.prepared import Prepared
+from tenantproxy.wire.session_settings import KeptSettings
+from tenantproxy.wire.statements import Statement
+from tenantproxy.wire.states import Table
+
+__all__ = ["REQUESTS", "RequestStream", "Requests", "Stop"]
+
+_LENGTH: Final = struct.Struct("!I").unpack_from
+STREAMED: Final = 65_536  # of a message that need not be seen whole; less is waited for before a backend is taken
+_MAX_WHOLE: Final = 16 * 1024 * 1024  # a statement's text
+_TURN: Final = range(256)  # messages of a client in one turn of the loop; then others have theirs
+_TURN_BYTES: Final = 65_536
+_COPYING: Final = frozenset((COPY_DATA, COPY_DONE, COPY_FAIL))
+_WITHOUT_SERVER: Final = _COPYING | {TERMINATE, FLUSH}  # no backend is taken for these
+_END_OF_STATEMENT: Final = (  # how libpq ends one: Describe, Execute, Sync
+    frame(DESCRIBE, b"P\0") + frame(EXECUTE, b"\0\0\0\0\0") + frame(SYNC)
+)
+_TRANSLATED: Final = {PARSE: Prepared.parse, DESCRIBE: Prepared.describe, CLOSE: Prepared.close}
+_DEALLOCATED: Final = frame(COMMAND_COMPLETE, b"DEALLOCATE\0")
+
+
+class Requests(StrEnum):
+    """What the next byte of a client is."""
+
+    BOUNDARY = "boundary"  # the first of a message
+    PASSING = "passing"  # of a message whose head went to the server
+    DISCARDING = "discarding"  # of one that no server gets
+    SKIP_TO_SYNC = (
+        "skip_to_sync"  # the first of a message; an error was told in a server's place, so all but Sync is void
+    )
+
+
+class RequestEvent(StrEnum):
+    """What changes that."""
+
+    HEAD_SENT = "head of a message sent"
+    HEAD_DROPPED = "head of a message dropped"
+    REST_CAME = "the rest has come"
+    REST_CAME_UNSYNCED = "the rest has come, a Sync has not"
+    REFUSED = "no backend to be had"
+    SYNCED = "Sync"
+
+
+REQUESTS: Final[Table[Requests, RequestEvent]] = {
+    (Requests.BOUNDARY, RequestEvent.HEAD_SENT): Requests.PASSING,
+    (Requests.BOUNDARY, RequestEvent.HEAD_DROPPED): Requests.DISCARDING,
+    (Requests.BOUNDARY, RequestEvent.REFUSED): Requests.SKIP_TO_SYNC,
+    (Requests.PASSING, RequestEvent.REST_CAME): Requests.BOUNDARY,
+    (Requests.DISCARDING, RequestEvent.REST_CAME): Requests.BOUNDARY,
+    (Requests.DISCARDING, RequestEvent.REST_CAME_UNSYNCED): Requests.SKIP_TO_SYNC,
+    (Requests.SKIP_TO_SYNC, RequestEvent.HEAD_DROPPED): Requests.DISCARDING,
+    (Requests.SKIP_TO_SYNC, RequestEvent.SYNCED): Requests.BOUNDARY,
+}
+
+
+class Stop(StrEnum):
+    """Why `read` stopped."""
+
+    END = "end"  # all was read
+    BOUNDARY = "boundary"  # a message that came in pieces is whole
+    BACKEND = "backend"  # what comes needs one
+    BYTES = "bytes"  # `needed` are, from `at` on
+    TURN = "turn"  # it has had its turn of the loop
+    TERMINATED = "terminated"  # the client has left
+
+
+_BOUNDARY, _PASSING, _DISCARDING, _SKIP_TO_SYNC = Requests
+_END, _STOP_BOUNDARY, _BACKEND, _BYTES, _STOP_TURN, _TERMINATED = Stop
+
+
+class RequestStream:
+    """What one client asks. Of `read` the rest is in its attributes: `at`, `stop`, `needed`, `reply`.
+
+    Invariant: `_rest` (bytes to come of a message) is above 0 exactly while it is PASSING or DISCARDING.
+    """
+
+    __slots__ = (
+        "_asking",
+        "_is_refused",
+        "_is_session",
+        "_kept",
+        "_pipeline",
+        "_prepared",
+        "_rest",
+        "at",
+        "needed",
+        "reply",
+        "state",
+        "stop",
+    )
+
+    def __init__(self, pipeline: Pipeline, prepared: Prepared, kept: KeptSettings, *, is_session: bool) -> None:
+        self.state = _BOUNDARY
+        self.at = 0  # what is before it was read
+        self.stop = _END
+        self.needed = 0
+        self.reply = b""  # what the client is answered without a server
+        self._pipeline = pipeline
+        self._prepared = prepared
+        self._kept = kept
+        self._is_session = is_session  # a backend of its own: statements may keep their names
+        self._rest = 0
+        self._is_refused = False  # it is to skip to Sync when that has come
+        self._asking = b""  # the name of the statement that `kept` was last asked for, if it was parsed
+
+    def __repr__(self) -> str:
+        return f"<RequestStream {self.state}, {self._rest} bytes to come>"
+
+    def _move(self, event: RequestEvent) -> None:
+        self.state = REQUESTS[self.state, event]
+
+    # --- the commonest -----------------------------------------------------------------------------------------------
+    def is_one_query(self, data: bytes) -> bool:
+        """Whether it is one simple query, whole, that needs no second look. By far the commonest."""
+        return (
+            data[0] == QUERY
+            and len(data) > HEADER
+            and _LENGTH(data, 1)[0] + 1 == len(data)
+            and data[5:8] not in WATCHED
+            and self.state is _BOUNDARY
+            and not self._pipeline.is_open
+        )
+
+    def queried(self) -> None:
+        """It was, and goes out."""
+        self._pipeline.queried()
+        if self._prepared.unnamed is not None:
+            self._prepared.queried()
+
+    def one_statement(self, data: bytes) -> int:
+        """Where the Bind of one statement begins that is sent as libpq does it; -1: it is not that.
+
+        Parse (without a name, or none), Bind, Describe, Execute, Sync, when nothing else is under way.
+        """
+        if not data.endswith(_END_OF_STATEMENT) or self.state is not _BOUNDARY or self._is_session:
+            return -1
+        pipeline = self._pipeline
+        if pipeline.outstanding or pipeline.is_open:
+            return -1
+        bind_at = 0
+        if data[0] == PARSE and not data[HEADER] and data[6:9] not in WATCHED:
+            bind_at = 1 + _LENGTH(data, 1)[0]
+        end = len(data) - len(_END_OF_STATEMENT)
+        if bind_at + HEADER > end or data[bind_at] != BIND or bind_at + 1 + _LENGTH(data, bind_at + 1)[0] != end:
+            return -1
+        return bind_at
+
+    def statement(self, data: bytes, bind_at: int) -> bytes:
+        """What goes out for it: as `read` does, which asks of each message what it is. Raises ProtocolError."""
+        prepared, kept = self._prepared, self._kept
+        end = len(data) - len(_END_OF_STATEMENT)
+        if bind_at:
+            kept.asked_for = None
+            out = prepared.parse(data[:bind_at]) + prepared.bind(data[bind_at:end])
+        else:
+            out = prepared.bind(data[:end])
+        bound = prepared.last_bound
+        if bound is not None and (bound.watched is not None or kept.asked_for is not None):
+            self._bound(bound, is_alone=not bind_at)
+        self._pipeline.synced()
+        return out + _END_OF_STATEMENT
+
+    # --- all else ----------------------------------------------------------------------------------------------------
+    def read(self, data: bytes, at: int = 0, *, has_backend: bool) -> bytes:  # noqa: C901 - a hot loop
+        """What of `data` goes to the server, from `at` on. Raises ProtocolError for what no client may say."""
+        self.reply = b""
+        self.stop = _END
+        size = len(data)
+        begin = at  # what lies between it and `at` goes out as it came
+        if self.state is _PASSING or self.state is _DISCARDING:
+            return self._continue(data, at)
+        pipeline, prepared, is_session, kept = self._pipeline, self._prepared, self._is_session, self._kept
+        is_quiet = pipeline.is_quiet
+        first = at
+        out: list[bytes] = []
+        is_dropping = not has_backend or pipeline.is_skipping
+        turn_ends = min(size - HEADER, at + _TURN_BYTES)
+        for _ in _TURN:
+            if at > turn_ends:
+                break
+            kind = data[at]
+            end = at + length_of(data, at)
+            if kind in WITHOUT_BODY:
+                if end - at != HEADER:
+                    raise has_body(kind, end - at)
+                if kind == TERMINATE:
+                    self.stop = _TERMINATED
+                    break
+            new: bytes | None = None  # what goes out in its place
+            if is_dropping and not (kind == SYNC and has_backend):
+                if has_backend or self.state is _SKIP_TO_SYNC or kind in _WITHOUT_SERVER:
+                    if begin < at:
+                        out.append(data[begin:at])
+                    at = begin = self._drop(kind, end, size)
+                    continue
+                if end <= size or size - at >= STREAMED:
+                    self.stop = _BACKEND
+                    break
+                self.stop = _BYTES
+                break
+            if end > size:
+                new = self._begun(kind, data[at:], end - at)
+                if new is None:
+                    self.stop = _BYTES
+                    break
+                if self.state is _BOUNDARY:
+                    self._rest = end - size
+                    self._move(RequestEvent.HEAD_SENT)
+                end = size
+            elif kind == EXECUTE:
+                pipeline.opened()
+                if kept.asked_for is not None and data[at + HEADER]:
+                    kept.asked_for = None  # a portal with a name: whose tag comes next is not known
+            elif kind == SYNC:
+                pipeline.synced()
+                is_dropping = False
+            elif kind == BIND:
+                pipeline.opened()
+                if not is_session:
+                    new = prepared.bind(data[at:end])
+                    bound = prepared.last_bound
+                    if bound is not None and (bound.watched is not None or kept.asked_for is not None):
+                        self._bound(bound, is_alone=is_quiet and at == first)
+            elif kind == QUERY:
+                if is_session or data[at + 5 : at + 8] not in WATCHED or not self._watched(data[at + 5 : end - 1]):
+                    if pipeline.is_open:
+                        kept.asked_for = None
+                    pipeline.queried()
+                    if prepared.unnamed is not None:
+                        prepared.queried()
+                else:
+                    new = b""
+            else:
+                new = self._translated(kind, data[at:end])
+            if new is not None:
+                if begin < at:
+                    out.append(data[begin:at])
+                if new:
+                    out.append(new)
+                begin = end
+            at = end
+        if begin < at:
+            out.append(data[begin:at] if begin or at < size else data)
+        if at < size and self.stop is _END:
+            self.stop = _BYTES if size - at < HEADER else _STOP_TURN
+        if self.stop is _BYTES:
+            self.needed = self._enough(data, at, has_backend=has_backend)
+        self.at = at
+        return out[0] if len(out) == 1 else b"".join(out)
+
+    def _continue(self, data: bytes, at: int) -> bytes:
+        """What of `data` belongs to a message whose head was dealt with."""
+        size = min(self._rest, len(data) - at)
+        self._rest -= size
+        self.at = at + size
+        is_sent = self.state is _PASSING
+        if not self._rest:
+            self.stop = _STOP_BOUNDARY
+            self._move(RequestEvent.REST_CAME_UNSYNCED if self._is_refused else RequestEvent.REST_CAME)
+            self._is_refused = False
+        return data[at : self.at] if is_sent else b""
+
+    def _drop(self, kind: int, end: int, size: int) -> int:
+        """A message that no server gets: where the next one begins."""
+        if kind == SYNC and self.state is _SKIP_TO_SYNC:
+            self._move(RequestEvent.SYNCED)
+            self.reply += ready_for_query(IDLE)
+        if end <= size:
+            return end
+        self._is_refused = self.state is _SKIP_TO_SYNC
+        self._rest = end - size
+        self._move(RequestEvent.HEAD_DROPPED)
+        return size
+
+    def _enough(self, data: bytes, at: int, *, has_backend: bool) -> int:
+        """How much there must be of the message that begins at `at`, before it is looked at again."""
+        if len(data) - at < HEADER:
+            return HEADER
+        length = length_of(data, at)
+        is_whole = data[at] == PARSE and has_backend
+        return length if is_whole else min(length, STREAMED)
+
+    def _begun(self, kind: int, head: bytes, length: int) -> bytes | None:
+        """What goes out of a message that has not come whole, so that the rest may follow; None: wait for it."""
+        pipeline = self._pipeline
+        self._kept.asked_for = None
+        if kind == QUERY:
+            self.queried()
+        elif kind == FUNCTION_CALL:
+            pipeline.queried()
+        elif kind == BIND and (self._is_session or _names_are_there(head)):
+            pipeline.opened()
+            return head if self._is_session else self._prepared.bind(head)
+        elif kind == BIND and len(head) < STREAMED:
+            return None
+        elif kind in _COPYING:
+            if not pipeline.copies(kind):
+                self._drop(kind, length, len(head))
+                return b""
+        else:
+            limit = _MAX_WHOLE if kind == PARSE else STREAMED
+            if length > limit:
+                what = f"{length} bytes of kind {kind:#04x}, at most {limit} are taken"
+                raise ProtocolError("a message is too long", detail=what)
+            return None
+        return head
+
+    def _translated(self, kind: int, message: bytes) -> bytes | None:
+        """What goes out for a message of a less common kind; None: the message as it is. Raises ProtocolError."""
+        pipeline = self._pipeline
+        translate = _TRANSLATED.get(kind)
+        if translate is not None:
+            is_alone = pipeline.is_quiet
+            pipeline.opened()
+            if self._is_session:
+                return None
+            if kind == PARSE:
+                text_begins = message.find(b"\0", HEADER) + 1
+                if message[text_begins : text_begins + 3] in WATCHED:
+                    return self._watched_parse(message, text_begins, is_alone=is_alone)
+                self._kept.asked_for = None  # whose tag comes next is not known
+            return translate(self._prepared, message)
+        if kind in _COPYING:
+            return None if pipeline.copies(kind) else b""
+        if kind == FUNCTION_CALL:
+            pipeline.queried()
+        elif kind != FLUSH:
+            raise ProtocolError("a client may not send such a message here", detail=f"kind {kind:#04x}")
+        return None
+
+    # --- without a server --------------------------------------------------------------------------------------------
+    def refuse(self, data: bytes) -> int:
+        """No backend is to be had for what begins here: where the next message begins that may have one."""
+        if data[0] not in (QUERY, FUNCTION_CALL):  # these end by themselves, all others with a Sync
+            self._move(RequestEvent.REFUSED)
+            return 0
+        self.reply = ready_for_query(IDLE)
+        size = length_of(data, 0)
+        if size > len(data):
+            self._rest = size - len(data)
+            self._move(RequestEvent.HEAD_DROPPED)
+        return min(size, len(data))
+
+    def abandon(self) -> None:
+        """The backend is given up, and the client with it: what it began is not ended any more."""
+        self._rest = 0
+        self.state = _BOUNDARY
+
+    # --- what is read of a few statements ----------------------------------------------------------------------------
+    def _watched(self, sql: bytes) -> bool:
+        """A simple query that may be SET, RESET or DEALLOCATE; True: it was answered here, no server gets it."""
+        pipeline, prepared = self._pipeline, self._prepared
+        is_quiet = pipeline.is_quiet
+        self._kept.asked(sql, is_alone=is_quiet)
+        name = deallocate_of(sql)
+        if name is ALL:
+            prepared.deallocating_all()
+        if not is_quiet or pipeline.status not in (IDLE, IN_TRANSACTION):
+            return False
+        if name is None or name is ALL or not prepared.names.forget(name):
+            return False
+        self.reply += _DEALLOCATED + ready_for_query(pipeline.status)
+        return True
+
+    def _watched_parse(self, message: bytes, text_begins: int, *, is_alone: bool) -> bytes:
+        """A statement that may be SET, RESET or DEALLOCATE."""
+        prepared = self._prepared
+        sql = message[text_begins : message.find(b"\0", text_begins)]
+        self._kept.asked(sql, is_alone=is_alone)
+        self._asking = message[HEADER : text_begins - 1]
+        name = deallocate_of(sql) if text_begins == HEADER + 1 else None
+        if isinstance(name, bytes):
+            return prepared.deallocate(name, message)
+        return prepared.deallocate_all(message) if name is ALL else prepared.parse(message)
+
+    def _bound(self, statement: Statement, *, is_alone: bool) -> None:
+        """A named statement is bound: does the next tag tell of a SET that is known?"""
+        if statement is self._prepared.names.get(self._asking):
+            return  # the one that was parsed just before it
+        self._kept.asked_for = None
+        if statement.watched is not None:
+            self._kept.asked(statement.watched, is_alone=is_alone)
+
+
+def _names_are_there(bind: bytes) -> bool:
+    """Whether both names of a Bind message have come."""
+    portal_ends = bind.find(b"\0", HEADER)
+    return portal_ends >= 0 and bind.find(b"\0", portal_ends + 1) >= 0

@@ -1,0 +1,264 @@
+"""What does a server answer, where does it end, and what of it does the client see?
+
+A response stream looks at kinds and lengths and passes on what lies between the few messages that mean something. It
+tells the pipeline of each of them, takes out the answers to messages of ours, and says what else happened (`events`).
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Final
+
+from tenantproxy.errors import ProtocolError
+from tenantproxy.wire.frames import (
+    BIND_COMPLETE,
+    CLOSE_COMPLETE,
+    COMMAND_COMPLETE,
+    COPY_DATA,
+    COPY_IN,
+    COPY_OUT,
+    DATA_ROW,
+    EMPTY_QUERY,
+    ERROR,
+    HEADER,
+    IDLE,
+    MAX_FRAME,
+    NO_DATA,
+    NOTICE,
+    NOTIFICATION,
+    PARAMETER_DESCRIPTION,
+    PARAMETER_STATUS,
+    PARSE_COMPLETE,
+    PORTAL_SUSPENDED,
+    READY,
+    ROW_DESCRIPTION,
+    frame,
+)
+from tenantproxy.wire.pipeline import Pipeline
+from tenantproxy.wire.prepared import Prepared
+from tenantproxy.wire.rows import LONGEST, end_of_rows
+
+__all__ = ["ResponseStream", "is_unexpected"]
+
+_LENGTH: Final = struct.Struct("!I").unpack_from
+_LOOKED_AT: Final = frozenset(  # whole; all others stream
+    (READY, COMMAND_COMPLETE, ERROR, PARAMETER_STATUS, COPY_IN, COPY_OUT, PARSE_COMPLETE, CLOSE_COMPLETE)
+)
+_PASSED: Final = frozenset(  # never looked at
+    (
+        ROW_DESCRIPTION,
+        BIND_COMPLETE,
+        PARAMETER_DESCRIPTION,
+        NO_DATA,
+        COPY_DATA,
+        PORTAL_SUSPENDED,
+        EMPTY_QUERY,
+        NOTICE,
+        NOTIFICATION,
+    )
+)
+_FIRST_KIND: Final = PARSE_COMPLETE  # of all; a row that is shorter than itself leads to a byte below
+_READY_SIZE: Final = 6
+_SHORTEST_TAG: Final = 2  # DO
+_STATUSES: Final = b"ITE"
+_MANY: Final = 1024  # bytes of rows in which to look for their end at once
+_MISSES: Final = 4
+_MAX_LOOKED_AT: Final = 1024 * 1024  # an error with a long DETAIL
+
+# Fields of an error. No text that a user chose has a NUL before it.
+_FATAL: Final = (b"\0VFATAL\0", b"\0VPANIC\0")
+_STALE_PLAN: Final = (b"\0C0A000\0", b"\0RRevalidateCachedQuery\0")
+_INSIDE: Final = b"\0W"  # a function: what ran it is the client's own
+# A statement is not there, or is; the session says that it is another's: a set_config in a SELECT shows nowhere else.
+_NOT_AS_BELIEVED: Final = (b"\0C26000\0", b"\0C42P05\0", b"\0C42501\0Mtenantproxy: ")
+
+
+class ResponseStream:
+    """What a server says to one client. What `scan` found is in its attributes until the next `scan`.
+
+    Invariant: of `_tail` (the beginning of a message) and `_rest` (bytes to come of one) one is empty.
+    """
+
+    __slots__ = (
+        "_ends_idle",
+        "_is_session",
+        "_pipeline",
+        "_prepared",
+        "_rest",
+        "_tail",
+        "events",
+        "is_copying_in",
+        "is_fatal",
+        "is_idle",
+        "is_retryable",
+        "is_stale",
+        "readies",
+    )
+
+    def __init__(self, pipeline: Pipeline, prepared: Prepared, *, is_session: bool) -> None:
+        self.readies = 0  # how often it was ready
+        self.is_idle = False  # it ended with nothing outstanding, in no transaction
+        self.is_copying_in = False  # a COPY began that the client sends
+        self.is_stale = False  # the plan of a statement was
+        self.is_retryable = False  # and nothing of what was sent has run
+        self.is_fatal = False  # it has said why it goes
+        self.events: list[tuple[int, bytes]] = []
+        """In order: tags of commands other than SELECT, reports of settings, errors, beginnings of COPY."""
+        self._pipeline = pipeline
+        self._prepared = prepared
+        self._is_session = is_session  # statements keep their names: nothing of ours is among the answers
+        self._tail = b""
+        self._rest = 0
+        self._ends_idle = False  # when the message under way has come whole
+
+    @property
+    def is_amid(self) -> bool:
+        """Whether a message has not come whole."""
+        return bool(self._tail or self._rest)
+
+    @property
+    def is_half_passed(self) -> bool:
+        """Whether the client has the beginning of one."""
+        return self._rest > 0
+
+    def take_events(self) -> list[tuple[int, bytes]]:
+        """What has happened since this was last asked."""
+        events, self.events = self.events, []
+        return events
+
+    def abandon(self) -> None:
+        """The backend is given up: nothing comes from it any more."""
+        self._tail = b""
+        self._ends_idle = False
+
+    def scan(self, data: bytes) -> bytes:  # noqa: C901 - a hot loop
+        """What the client gets of `data`. Raises ProtocolError for what no server says."""
+        at = 0
+        if self._rest:
+            at = min(self._rest, len(data))
+            self._rest -= at
+        elif self._tail:
+            data = self._tail + data
+            self._tail = b""
+        size = len(data)
+        last = size - HEADER  # where the last message could begin
+        begin = 0  # what lies between here and `at` goes to the client as it came
+        out: list[bytes] | None = None  # if something is not passed on as it came
+        pipeline = self._pipeline
+        misses = 0  # how often rows turned out to be of many lengths
+        readies = 0
+        self.is_stale = self.is_copying_in = False
+        is_idle = self._ends_idle and pipeline.is_quiet
+        self._ends_idle = False
+        while at <= last:
+            kind = data[at]
+            end = at + 1 + _LENGTH(data, at + 1)[0]
+            if (kind == DATA_ROW or kind in _PASSED) and at + HEADER <= end <= size:
+                if size - end > _MANY and kind == DATA_ROW and end - at <= LONGEST and misses < _MISSES:
+                    at = end_of_rows(data, end, end - at - 1)
+                    misses += at - end < _MANY
+                else:
+                    at = end
+                continue
+            if end > size:
+                if _is_waited_for(kind, end - at):
+                    break
+                if kind == ERROR:
+                    self._failed(data[at:], is_first=False)
+                self._rest = end - size
+                end = size
+            elif kind == READY:
+                skipped = pipeline.ready()
+                if skipped:
+                    self._prepared.skipped(skipped)
+                if end - at != _READY_SIZE or data[at + 5] not in _STATUSES:
+                    raise ProtocolError("the server is ready in no way that there is")
+                pipeline.status = status = data[at + 5]
+                readies += 1
+                if self.events:
+                    self.events.append((READY, b""))
+                is_idle = status == IDLE and not (pipeline.outstanding or pipeline.is_open)
+            elif kind == COMMAND_COMPLETE:
+                if not data.startswith(b"SELECT", at + 5):
+                    self._completed(data[at + 5 : end - 1])
+            elif kind in _LOOKED_AT:
+                if end - at < HEADER:
+                    raise ProtocolError("the server sent a message of an impossible length")
+                new = self._looked_at(kind, data[at:end], is_first=at == 0)
+                if new is not None:
+                    out = [*(out or ()), data[begin:at], new]
+                    begin = end
+            elif end - at < HEADER or kind < _FIRST_KIND:
+                raise ProtocolError("the server sent a message of an impossible length")
+            at = end
+        if at < size:
+            self._tail = data[at:]
+        if is_idle and (self._tail or self._rest):
+            is_idle = False
+            self._ends_idle = True
+        self.is_idle = is_idle
+        self.readies = readies
+        if out is not None:
+            return b"".join((*out, data[begin:at]))
+        return data if at == size else data[:at]
+
+    def _looked_at(self, kind: int, message: bytes, *, is_first: bool) -> bytes | None:
+        """What the client gets for it; None: the message as it is. Raises ProtocolError."""
+        if kind == ERROR:
+            self._failed(message, is_first=is_first)
+        elif kind == PARAMETER_STATUS:
+            self.events.append((kind, message[HEADER:-1]))
+        elif kind == COPY_IN:
+            self._pipeline.copy_began()
+            self.is_copying_in = True
+            self.events.append((kind, b""))
+        elif kind == COPY_OUT:
+            self._pipeline.copy_out_began()
+        elif not self._is_session:  # ParseComplete, CloseComplete
+            shown = self._prepared.acknowledged(self._pipeline.acknowledged(kind))
+            if shown != kind:
+                return frame(shown) if shown else b""
+        return None
+
+    def _completed(self, tag: bytes) -> None:
+        """A command ended, other than a SELECT. Raises ProtocolError."""
+        if len(tag) < _SHORTEST_TAG:
+            raise ProtocolError("the server ended a command that there is not")
+        self.events.append((COMMAND_COMPLETE, tag))
+        if tag.startswith(b"COPY"):
+            self._pipeline.copied()
+        elif tag in (b"DISCARD ALL", b"DEALLOCATE ALL") and not self._is_session:
+            self._prepared.deallocated_all()
+
+    def _failed(self, error: bytes, *, is_first: bool) -> None:
+        pipeline, prepared = self._pipeline, self._prepared
+        if pipeline.is_quiet:  # of nothing that was asked: it may skip everything up to a Sync that is never sent
+            pipeline.doubt()
+        skipped = pipeline.failed()
+        if skipped:
+            prepared.skipped(skipped)
+        self.events.append((ERROR, error))
+        if any(each in error for each in _FATAL):
+            self.is_fatal = True
+        elif self._is_session:
+            pass
+        elif all(each in error for each in _STALE_PLAN):
+            self.is_stale = True
+            # The first answer is this error, so it is one to our Bind, and nothing of the segment has run.
+            is_of_bind = prepared.last_bound is not None and _INSIDE not in error
+            self.is_retryable = is_first and is_of_bind and pipeline.owes_one_sync
+        elif is_unexpected(error):
+            prepared.lost()
+
+
+def is_unexpected(error: bytes) -> bool:
+    """Whether an ErrorResponse says that the session is not what we believe it to be."""
+    return any(each in error for each in _NOT_AS_BELIEVED)
+
+
+def _is_waited_for(kind: int, length: int) -> bool:
+    """Whether a message that has not come whole must, before it goes on to the client."""
+    is_huge = kind in _LOOKED_AT and kind != ERROR and length > _MAX_LOOKED_AT
+    if is_huge or length > MAX_FRAME + 1 or kind < _FIRST_KIND:
+        raise ProtocolError("the server sent a message of an impossible length")
+    return kind in _LOOKED_AT and length <= _MAX_LOOKED_AT
