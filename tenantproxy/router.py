@@ -376,9 +376,11 @@ class Router:
     # --- LeaseSource: what scopes ask --------------------------------------------------------------------------------
     def known(self, scope: Scope) -> Found | None:
         """See `scope.LeaseSource`."""
-        life, manager = self._life, self._parts.manager
-        if not life.is_open or life.opened is None or life.opened.loop is not asyncio.get_running_loop():
+        life = self._life
+        opened = life.opened
+        if opened is None or not life.is_open or opened.loop is not asyncio.get_running_loop():
             return None
+        manager = self._parts.manager
         if not isinstance(scope, TenantScope):
             if isinstance(scope, FixedScope):
                 return manager.pool(scope.route), scope.route

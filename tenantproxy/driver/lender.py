@@ -70,6 +70,8 @@ class Lender:
         self._always_reset = reset == "always"
         self._acquire_timeout = acquire_timeout
         self._binder = DriverBinder(self._outcomes, proof_window=proof_window)
+        self._is_bound = self._binder.is_bound  # called for each lease: a look-up less
+        self._renew_in_time = self._binder.renew_in_time
 
     # --- out ---------------------------------------------------------------------------------------------------------
     def acquire_nowait(self, pool: Pool[DriverConnection], route: Route) -> DriverConnection | None:
@@ -81,11 +83,11 @@ class Lender:
         if backend is None:
             return None
         if session.binding is not None:
-            if not self._binder.is_bound(backend, session.binding):
+            if not self._is_bound(backend, session.binding):
                 pool.uncount(backend)
                 pool.ready(backend, backend.bound)  # as it came: nothing has run on it
                 return None
-            self._binder.renew_in_time(backend)
+            self._renew_in_time(backend)
         pool.wait_seconds.counts[0] += 1
         backend.is_settled = False
         backend.leased_at = monotonic()
@@ -117,7 +119,7 @@ class Lender:
                 if self._binder.must_enter(backend, session):
                     await self._binder.enter(backend, route, deadline)
                 elif session.binding is not None:
-                    self._binder.renew_in_time(backend)
+                    self._renew_in_time(backend)
             except NotBound as exc:
                 if not may_try_again(attempts, exc.failure):
                     raise self._outcomes.refusal(pool, exc.failure, exc.cause) from None
