@@ -17,6 +17,7 @@ import pytest
 from multidict import CIMultiDict
 from prometheus_client.parser import text_string_to_metric_families
 
+from tenantproxy.embedded import EmbeddedPostgres
 from tenantproxy.events import Event, LoginSearchFailed, Observer, RefreshTokenReused, ignore
 from tenantproxy.metrics.logging import LogObserver, combine
 from tenantproxy.model import TenantStatus, tenant_id
@@ -27,7 +28,7 @@ from tests.support.bad_tokens import parts
 from tests.support.issuers import MAKERS, entry
 from tests.support.logins import PASSWORD, change, login_settings, populate, take_away
 from tests.support.waiting import PATIENCE, until
-from tests.support.world import World
+from tests.support.world import World, a_world
 
 PEOPLE = {
     "row1": ["ann@example.org", "both@example.org"],
@@ -80,10 +81,14 @@ class Client:
 Serving = Callable[..., AbstractAsyncContextManager[Client]]
 
 
-@pytest.fixture
-async def people(world: World) -> World:
+async def with_people(world: World) -> None:
     await populate(world, PEOPLE)
-    return world
+
+
+@pytest.fixture
+async def people(postgres: EmbeddedPostgres) -> AsyncIterator[World]:
+    async with a_world(postgres, furnish=with_people) as made:
+        yield made
 
 
 @pytest.fixture

@@ -10,19 +10,24 @@ import asyncpg
 import pytest
 
 from tenantproxy.auth.audit import AuditTable
+from tenantproxy.embedded import EmbeddedPostgres
 from tenantproxy.errors import ConfigurationError
 from tenantproxy.events import Event, LoggedOut, LoginFailed, PoolOpened
 from tenantproxy.router import Router
 from tests.contracts.main_database import MainDatabase
 from tests.support.logins import PASSWORD, failure, login_settings, populate
 from tests.support.waiting import until
-from tests.support.world import APP_PASSWORD, APP_ROLE, World
+from tests.support.world import APP_PASSWORD, APP_ROLE, World, a_world
+
+
+async def with_people(world: World) -> None:
+    await populate(world, {"database1": ["dan@example.org"]})
 
 
 @pytest.fixture
-async def people(world: World) -> World:
-    await populate(world, {"database1": ["dan@example.org"]})
-    return world
+async def people(postgres: EmbeddedPostgres) -> AsyncIterator[World]:
+    async with a_world(postgres, furnish=with_people) as made:
+        yield made
 
 
 @pytest.fixture

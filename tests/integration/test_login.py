@@ -15,6 +15,7 @@ from tenantproxy.accounts import TenantAccounts
 from tenantproxy.auth.accounts import Account, SharedDatabase
 from tenantproxy.config import Settings
 from tenantproxy.config.secret import Secret
+from tenantproxy.embedded import EmbeddedPostgres
 from tenantproxy.errors import (
     ConfigurationError,
     InvalidCredentials,
@@ -39,7 +40,7 @@ from tests.support.logins import (
     take_away,
 )
 from tests.support.waiting import PATIENCE
-from tests.support.world import APP_PASSWORD, APP_ROLE, SERVER, World
+from tests.support.world import APP_PASSWORD, APP_ROLE, SERVER, World, a_world
 
 PEOPLE = {
     "row1": ["ann@example.org", "both@example.org"],
@@ -51,10 +52,14 @@ PEOPLE = {
 }
 
 
-@pytest.fixture
-async def people(world: World) -> World:
+async def with_people(world: World) -> None:
     await populate(world, PEOPLE)
-    return world
+
+
+@pytest.fixture
+async def people(postgres: EmbeddedPostgres) -> AsyncIterator[World]:
+    async with a_world(postgres, furnish=with_people) as made:
+        yield made
 
 
 @pytest.fixture

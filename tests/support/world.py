@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import secrets
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, ClassVar, Final, Literal
+from typing import Any, Final, Literal
 
 import asyncpg
 
@@ -52,6 +51,13 @@ class World:
     shared: Database
     tenants: tuple[Tenant, ...]
     unprotected: tuple[str, ...] = ()  # what the configuration says that row tenants may share
+
+    @property
+    def databases(self) -> tuple[str, ...]:
+        """The names of all of them, sorted: worlds of one kind have them in the same order."""
+        return tuple(
+            sorted({self.main.name, self.shared.name, *(tenant.placement.database for tenant in self.tenants)})
+        )
 
     def of(self, isolation: Isolation) -> tuple[Tenant, ...]:
         """The tenants of one kind."""
@@ -132,6 +138,9 @@ key = "{ROLE_SECRET.decode()}"
         return signer(self.shared.name, kid)
 
 
+Furnish = Callable[[World], Awaitable[None]]
+
+
 def row_key(database: str, kid: int = 1) -> bytes:
     """The key of `database`, derived as the router derives it."""
     return derive_key(ROW_SECRET, server=SERVER, database=database, kid=kid)
@@ -144,26 +153,87 @@ def signer(database: str, kid: int = 1) -> Signer:
 
 @asynccontextmanager
 async def a_world(
-    server: EmbeddedPostgres, *, rows: int = 2, schemas: int = 2, databases: int = 2, projects: int = 3
+    server: EmbeddedPostgres,
+    *,
+    rows: int = 2,
+    schemas: int = 2,
+    databases: int = 2,
+    projects: int = 3,
+    furnish: Furnish | None = None,
 ) -> AsyncIterator[World]:
     """Build it with that many tenants of each kind and `projects` rows for each; everything is dropped afterwards.
 
-    Tenants are called row1.., schema1.., database1..; databases get names that no other world has.
+    Tenants are called row1.., schema1.., database1..; databases get names that no other world has. `furnish` puts more
+    into it, and is a function that is there once: the second world of a kind on a server, and those that follow, are
+    copies of one that was furnished.
     """
-    mark = secrets.token_hex(4)
-    shared = Database(server=server, name=f"shared_{mark}")
-    tenants = (
-        *(_tenant(f"row{n}", Isolation.ROW, shared.name) for n in range(1, rows + 1)),
-        *(_tenant(f"schema{n}", Isolation.SCHEMA, shared.name, f"schema{n}") for n in range(1, schemas + 1)),
-        *(_tenant(f"database{n}", Isolation.DATABASE, f"database{n}_{mark}") for n in range(1, databases + 1)),
-    )
-    world = World(server=server, main=Database(server=server, name=f"main_{mark}"), shared=shared, tenants=tenants)
+    count = {Isolation.ROW: rows, Isolation.SCHEMA: schemas, Isolation.DATABASE: databases}
+    kind, known = (rows, schemas, databases, projects, furnish), _KNOWN.setdefault(server, {})
+    world = _planned(server, count)
     try:
-        await _build(world, projects)
+        if kind not in known:
+            known[kind] = None
+            await _furnished(world, projects, furnish)
+        else:
+            template = known[kind]
+            if template is None:
+                template = known[kind] = await _furnished(_planned(server, count), projects, furnish)
+            await _copy(template, world)
         yield world
     finally:
         if server.is_running:
             await _drop(world)
+
+
+_Kind = tuple[int, int, int, int, Furnish | None]
+_KNOWN: Final[weakref.WeakKeyDictionary[EmbeddedPostgres, dict[_Kind, World | None]]] = weakref.WeakKeyDictionary()
+
+
+def _planned(server: EmbeddedPostgres, count: Mapping[Isolation, int]) -> World:
+    mark = secrets.token_hex(4)
+    shared = Database(server=server, name=f"shared_{mark}")
+    tenants = (
+        *(_tenant(f"row{n}", Isolation.ROW, shared.name) for n in _count(count[Isolation.ROW])),
+        *(_tenant(f"schema{n}", Isolation.SCHEMA, shared.name, f"schema{n}") for n in _count(count[Isolation.SCHEMA])),
+        *(
+            _tenant(f"database{n}", Isolation.DATABASE, f"database{n}_{mark}")
+            for n in _count(count[Isolation.DATABASE])
+        ),
+    )
+    return World(server=server, main=Database(server=server, name=f"main_{mark}"), shared=shared, tenants=tenants)
+
+
+async def _furnished(world: World, projects: int, furnish: Furnish | None) -> World:
+    await _build(world, projects)
+    if furnish is not None:
+        await furnish(world)
+    return world
+
+
+# What CREATE DATABASE does not copy: who may connect, and what sessions are set to.
+_ALIKE: Final = """
+WITH old AS (SELECT * FROM pg_database WHERE datname = $1), new AS (SELECT oid FROM pg_database WHERE datname = $2),
+  set AS (INSERT INTO pg_db_role_setting SELECT new.oid, setrole, setconfig
+    FROM old, new, pg_db_role_setting WHERE setdatabase = old.oid)
+UPDATE pg_database SET datacl = old.datacl FROM old WHERE pg_database.datname = $2
+"""
+
+
+async def _copy(template: World, world: World) -> None:
+    """Everything but what follows from the names of databases: the key of row tenants, and the registry's entries."""
+    async with Database(server=world.server, name="postgres").connect() as admin:
+        for old, new in zip(template.databases, world.databases, strict=True):
+            await admin.execute(f'CREATE DATABASE "{new}" TEMPLATE "{old}"')
+            await admin.execute(_ALIKE, old, new)
+    async with world.shared.connect() as admin:
+        pads = key_pads(row_key(world.shared.name))
+        await admin.execute("UPDATE tenantproxy.context_key SET ipad = $1, opad = $2", *pads)
+    async with world.main.connect() as admin:
+        await admin.execute("SET session_replication_role = replica")  # no trigger: no tenant has moved
+        await admin.executemany(
+            "UPDATE tenantproxy.tenants SET database = $2 WHERE id = $1",
+            [(tenant.id, tenant.placement.database) for tenant in world.tenants],
+        )
 
 
 def _tenant(name: str, isolation: Isolation, database: str, schema: str | None = None) -> Tenant:
@@ -180,6 +250,8 @@ def _entry(tenant: Tenant) -> dict[str, Any]:
 
 async def _register(world: World) -> None:
     async with world.main.connect() as admin:
+        await install_registry(admin, app_role=APP_ROLE)
+        await install_auth(admin, app_role=APP_ROLE)
         await admin.executemany(
             "INSERT INTO tenantproxy.tenants (id, isolation, server, database, schema, role)"
             " VALUES ($1, $2, $3, $4, $5, $6)",
@@ -201,79 +273,33 @@ async def _build(world: World, projects: int) -> None:
     def connect(name: str) -> Awaitable[asyncpg.Connection]:
         return Database(server=world.server, name=name).open()
 
-    async def main(name: str) -> None:
-        async with maintenance.connect() as admin:
-            await ensure_database(admin, name)
-        async with Database(server=world.server, name=name).connect() as admin:
-            await install_registry(admin, app_role=APP_ROLE)
-            await install_auth(admin, app_role=APP_ROLE)
-
-    async def shared(name: str) -> None:
-        await provision_shared(
-            connect, database=name, role=APP_ROLE, keys={1: row_key(name)},
-            tables=["projects"], statements=[SHARED_PROJECTS, *filling],
-        )  # fmt: skip
-        for tenant in schemas:
-            assert tenant.placement.schema is not None
-            await provision_schema(
-                connect, database=name, schema=tenant.placement.schema, role=world.role_of(tenant),
-                statements=_own(tenant, projects),
-            )  # fmt: skip
-
-    async def own(tenant: Tenant, name: str) -> None:
-        await provision_database(connect, database=name, role=APP_ROLE, statements=_own(tenant, projects))
-
-    maintenance, schemas = Database(server=world.server, name="postgres"), world.of(Isolation.SCHEMA)
-    roles = {world.role_of(tenant) for tenant in schemas}
-    async with maintenance.connect() as admin:
-        for role in sorted(roles | {APP_ROLE}):
-            password = APP_PASSWORD if role == APP_ROLE else role_password(ROLE_SECRET, SERVER, role)
-            await ensure_role(admin, role, password=password)
+    async with Database(server=world.server, name="postgres").connect() as admin:
+        await ensure_role(admin, APP_ROLE, password=APP_PASSWORD)
+        for role in (tenant.placement.role for tenant in world.tenants):
+            if role is not None:
+                await ensure_role(admin, role, password=role_password(ROLE_SECRET, SERVER, role))
+        await ensure_database(admin, world.main.name)
+        await close_database(admin, world.main.name, roles=[APP_ROLE])
+    await _register(world)
     rows = [f"('{tenant.id}', '{tenant.id} {n}')" for tenant in world.of(Isolation.ROW) for n in _count(projects)]
     filling = [f"INSERT INTO projects (tenant_id, name) VALUES {', '.join(rows)}"] if rows else []
-    copies = _Copies.of(world.server)
-    await copies.make(world.main.name, ("main",), main)
-    await _register(world)
-    if await copies.make(world.shared.name, ("shared", len(rows), len(schemas), projects), shared):
-        async with world.shared.connect() as admin:  # the key is derived from the name
-            pads = key_pads(row_key(world.shared.name))
-            await admin.execute("UPDATE tenantproxy.context_key SET ipad = $1, opad = $2", *pads)
-    for tenant in world.of(Isolation.DATABASE):
-        await copies.make(tenant.placement.database, (tenant.id, projects), partial(own, tenant))
-    async with maintenance.connect() as admin:  # what a database is closed with is not copied
-        await close_database(admin, world.main.name, roles=[APP_ROLE])
+    await provision_shared(
+        connect, database=world.shared.name, role=APP_ROLE, keys={1: row_key(world.shared.name)},
+        tables=["projects"], statements=[SHARED_PROJECTS, *filling],
+    )  # fmt: skip
+    for tenant in world.of(Isolation.SCHEMA):
+        assert tenant.placement.schema is not None
+        await provision_schema(
+            connect, database=world.shared.name, schema=tenant.placement.schema, role=world.role_of(tenant),
+            statements=_own(tenant, projects),
+        )  # fmt: skip
+    async with Database(server=world.server, name="postgres").connect() as admin:
+        roles = {world.role_of(tenant) for tenant in world.of(Isolation.SCHEMA)}
         await close_database(admin, world.shared.name, roles=sorted(roles | {APP_ROLE}))
-        for tenant in world.of(Isolation.DATABASE):
-            await close_database(admin, tenant.placement.database, roles=[APP_ROLE])
-
-
-class _Copies:
-    """Databases of a server that are made often: the first is built, the second from a template, as all that follow."""
-
-    _known: ClassVar[weakref.WeakKeyDictionary[EmbeddedPostgres, _Copies]] = weakref.WeakKeyDictionary()
-
-    def __init__(self, server: EmbeddedPostgres) -> None:
-        self._maintenance = Database(server=server, name="postgres")
-        self._seen: set[Hashable] = set()
-        self._templates: dict[Hashable, str] = {}
-
-    @classmethod
-    def of(cls, server: EmbeddedPostgres) -> _Copies:
-        return cls._known.setdefault(server, cls(server))
-
-    async def make(self, name: str, shape: Hashable, build: Callable[[str], Awaitable[None]]) -> bool:
-        """A database `name` as `build` makes it; True when it is a copy of another."""
-        if shape not in self._seen:
-            self._seen.add(shape)
-            await build(name)
-            return False
-        if shape not in self._templates:
-            template = f"template_{secrets.token_hex(4)}"
-            await build(template)
-            self._templates[shape] = template
-        async with self._maintenance.connect() as admin:
-            await admin.execute(f'CREATE DATABASE "{name}" TEMPLATE "{self._templates[shape]}"')
-        return True
+    for tenant in world.of(Isolation.DATABASE):
+        await provision_database(
+            connect, database=tenant.placement.database, role=APP_ROLE, statements=_own(tenant, projects)
+        )
 
 
 def _own(tenant: Tenant, projects: int) -> Sequence[str]:
@@ -286,7 +312,6 @@ def _count(projects: int) -> range:
 
 
 async def _drop(world: World) -> None:
-    names = {world.main.name, *(tenant.placement.database for tenant in world.tenants), world.shared.name}
     async with Database(server=world.server, name="postgres").connect() as admin:
-        for name in sorted(names):
+        for name in world.databases:
             await admin.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
