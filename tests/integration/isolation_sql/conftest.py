@@ -14,10 +14,10 @@ from tests.support.world import World, a_world
 
 
 @pytest.fixture(scope="session")
-def target(each_postgres: EmbeddedPostgres) -> Iterator[World]:
+def target(every_postgres: EmbeddedPostgres) -> Iterator[World]:
     """Row tenants `row1` and `row2`, left as they were found; what needs grants of its own takes `each_world`."""
     with asyncio.Runner() as runner:
-        building = a_world(each_postgres, schemas=0, databases=0)
+        building = a_world(every_postgres, schemas=0, databases=0)
         yield runner.run(building.__aenter__())
         runner.run(building.__aexit__(None, None, None))
 
