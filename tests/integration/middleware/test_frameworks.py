@@ -39,7 +39,7 @@ ALL_WAYS: Final = [(framework, way) for framework, names in HTTP.items() for way
 WITH_SOCKETS: Final = ("fastapi", "starlette", "litestar", "aiohttp")
 TENANTS: Final = 20
 TASKS: Final = 200
-REQUESTS: Final = 2_000
+REQUESTS: Final = 800
 
 
 def serve(framework: str, router: CheckedRouter, caller: Caller) -> AbstractAsyncContextManager[str]:

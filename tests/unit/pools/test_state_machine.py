@@ -1,4 +1,4 @@
-"""Do the pools hold what they promise in ten thousand random steps? The same every time; a million in the benchmark."""
+"""Do the pools hold what they promise in thousands of random steps? The same every time; a million in the benchmark."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from tests.support.pool_machine import PoolMachine, steps_done
 
 SAME_EVERY_TIME = settings(
-    max_examples=300,
+    max_examples=120,
     stateful_step_count=50,
     derandomize=True,
     database=None,
@@ -21,7 +21,7 @@ SAME_EVERY_TIME = settings(
 
 
 @pytest.mark.timeout(300)  # it only computes: on a busy machine for as long as it gets no time
-def test_ten_thousand_random_steps_break_no_invariant() -> None:
+def test_thousands_of_random_steps_break_no_invariant() -> None:
     before = steps_done()
     run_state_machine_as_test(PoolMachine, settings=SAME_EVERY_TIME)
-    assert steps_done() - before >= 10_000
+    assert steps_done() - before >= 4_000
