@@ -16,12 +16,12 @@ from tenantproxy.events import Histogram
 from tenantproxy.metrics.families import Labels, counter, gauge, histogram
 from tenantproxy.pools.base import HistogramSnapshot
 
-__all__ = ["ListenerStats", "ProcessCollector", "ProcessStats", "Requests"]
+__all__ = ["HttpRequests", "ListenerStats", "ProcessCollector", "ProcessStats"]
 
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
-class Requests:
+class HttpRequests:
     """Counts HTTP requests by route, method and status code.
 
     `route` is a pattern of the router (`/v1/pools/{tenant}`), never a path: a stranger chooses paths. So it is with
@@ -80,7 +80,7 @@ class ProcessStats:
 class ProcessCollector:
     """A collector for prometheus-client over the sidecar's own state."""
 
-    def __init__(self, stats: Callable[[], ProcessStats], requests: Requests) -> None:
+    def __init__(self, stats: Callable[[], ProcessStats], requests: HttpRequests) -> None:
         self._stats = stats
         self._requests = requests
 

@@ -63,7 +63,7 @@ class TenantMiddleware:
 
     `resolver` says which tenant a request names, by default as `[resolve]` does; `tokens` verifies access tokens, and
     hears of what is revoked as long as the router is open, unless it was given a `revoked` of its own;
-    `requests` counts (`metrics.listeners.Requests`). A router that is not open is opened and closed with the
+    `requests` counts (`metrics.listeners.HttpRequests`). A router that is not open is opened and closed with the
     application, or opened at the first request where the server has no lifespan. The scope's `state` gets `request_id`,
     and where there is a tenant `tenant`, its scope, and `identity`, who asks (`auth.base.Identity`). Errors
     of ours and lost connections become problem+json while nothing was sent.

@@ -18,7 +18,7 @@ __all__ = ["Gate", "RequestCounter"]
 
 
 class RequestCounter(Protocol):
-    """Counts finished requests; `metrics.listeners.Requests` is one."""
+    """Counts finished requests; `metrics.listeners.HttpRequests` is one."""
 
     def observe(self, *, route: str, method: str, code: int, seconds: float) -> None:
         """`route` is a pattern of the application's, never a path."""

@@ -18,7 +18,7 @@ _FIRST_CANCEL_SECONDS: Final = 0.01  # what is not busy has ended by then
 _TERMINATE: Final = frame(TERMINATE)
 
 
-class Owner(Protocol):
+class EndOwner(Protocol):
     """Who has backends ended: the connector."""
 
     def cancel(self, backend: RawBackend) -> None:
@@ -35,7 +35,7 @@ class End:
 
     __slots__ = ("_backend", "_deadline", "_is_silent", "_loop", "_owner", "_pause", "_sock", "_timer")
 
-    def __init__(self, owner: Owner, backend: RawBackend) -> None:
+    def __init__(self, owner: EndOwner, backend: RawBackend) -> None:
         self._owner = owner
         self._backend = backend
         self._loop = asyncio.get_running_loop()

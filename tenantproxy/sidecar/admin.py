@@ -10,7 +10,7 @@ from aiohttp import web
 from aiohttp.typedefs import Middleware
 from prometheus_client import CollectorRegistry
 
-from tenantproxy.metrics.listeners import Requests
+from tenantproxy.metrics.listeners import HttpRequests
 from tenantproxy.metrics.prometheus import exposition_in_slices
 from tenantproxy.pools.base import PoolStats, ServerStats, Stats
 from tenantproxy.sidecar.answers import MAX_BODY_BYTES, answering
@@ -23,7 +23,7 @@ Readiness = Mapping[str, bool]
 
 
 def admin_app(
-    requests: Requests,
+    requests: HttpRequests,
     *,
     readiness: Callable[[], Readiness],
     metrics: Callable[[], Awaitable[CollectorRegistry]],

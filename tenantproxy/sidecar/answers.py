@@ -10,7 +10,7 @@ from typing import Final
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-from tenantproxy.metrics.listeners import Requests
+from tenantproxy.metrics.listeners import HttpRequests
 from tenantproxy.middleware.aiohttp import REQUEST_ID, as_response, route_of
 from tenantproxy.middleware.problems import GONE, OURS, answer_to, problem_answer, request_id
 
@@ -22,7 +22,7 @@ MAX_BODY_BYTES: Final = 1024 * 1024
 logger = logging.getLogger("tenantproxy")
 
 
-def answering(requests: Requests, *, mismatch_text: str = "") -> Middleware:
+def answering(requests: HttpRequests, *, mismatch_text: str = "") -> Middleware:
     """The outermost middleware of a listener: caps the head, names the request, turns errors into problems, counts."""
 
     @web.middleware

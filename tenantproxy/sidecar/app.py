@@ -23,7 +23,7 @@ from tenantproxy.auth.caller import TrustedProxies
 from tenantproxy.config import listen_address
 from tenantproxy.config.version import VERSION
 from tenantproxy.errors import ConfigurationError, Problem, TenantProxyError, is_passing
-from tenantproxy.metrics.listeners import ProcessCollector, ProcessStats, Requests
+from tenantproxy.metrics.listeners import HttpRequests, ProcessCollector, ProcessStats
 from tenantproxy.metrics.logins import LoginCollector
 from tenantproxy.metrics.pg import PgCollector
 from tenantproxy.metrics.prometheus import RouterCollector, TenantCounts, registry_of
@@ -69,7 +69,7 @@ class Sidecar:
         self._draining = False  # True from the first moment of `close` on, for good
         self._later: set[asyncio.Task[None]] = set()  # what could not be done when it opened
         self._lag = LoopLag()
-        self._requests = Requests()
+        self._requests = HttpRequests()
         self._tenants: TenantCounts | None = None  # as of the last scrape
         self._stats: Stats | None = None  # likewise
         settings = router.settings

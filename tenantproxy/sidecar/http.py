@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from aiohttp import web
 
-from tenantproxy.metrics.listeners import Requests
+from tenantproxy.metrics.listeners import HttpRequests
 from tenantproxy.sidecar.answers import MAX_BODY_BYTES, answering
 from tenantproxy.sidecar.http_protocol import unmarked
 
@@ -14,7 +14,7 @@ __all__ = ["public_app"]
 
 
 def public_app(
-    requests: Requests, routes: Iterable[web.AbstractRouteDef] = (), *, mismatch_text: str = ""
+    requests: HttpRequests, routes: Iterable[web.AbstractRouteDef] = (), *, mismatch_text: str = ""
 ) -> web.Application:
     """The application of the public listener with `routes`; whoever mounts a route also says who may call it."""
     app = web.Application(

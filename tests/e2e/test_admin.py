@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from tenantproxy.cli.main import app
 from tenantproxy.config import Admin
 from tenantproxy.demo.world import World
-from tenantproxy.metrics.listeners import Requests
+from tenantproxy.metrics.listeners import HttpRequests
 from tenantproxy.pools.base import Stats
 from tenantproxy.sidecar.admin import admin_app
 from tenantproxy.sidecar.admin_gate import admin_gate
@@ -41,7 +41,7 @@ async def _metrics() -> CollectorRegistry:
 async def an_admin_listener(**keys: Any) -> AsyncIterator[str]:
     admin = Admin.model_validate({"listen": "127.0.0.1:0", **keys})
     served = admin_app(
-        Requests(), readiness=lambda: {"up": True}, metrics=_metrics, stats=lambda: STATS, gate=admin_gate(admin)
+        HttpRequests(), readiness=lambda: {"up": True}, metrics=_metrics, stats=lambda: STATS, gate=admin_gate(admin)
     )
     listener = HttpListener(
         served, protocol="admin", host="127.0.0.1", port=0, max_clients=10, drain_timeout=5.0, head_timeout=60.0

@@ -15,7 +15,7 @@ import pytest
 from aiohttp import web
 
 from tenantproxy.errors import InvalidCredentials, PoolTimeout, TenantNotFound
-from tenantproxy.metrics.listeners import Requests
+from tenantproxy.metrics.listeners import HttpRequests
 from tenantproxy.sidecar.http import public_app
 from tenantproxy.sidecar.listener import HttpListener
 from tests.support.waiting import PATIENCE, until
@@ -27,12 +27,12 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 async def listening(
     *routes: web.AbstractRouteDef,
     max_clients: int = 50,
-    requests: Requests | None = None,
+    requests: HttpRequests | None = None,
     drain_timeout: float = 5.0,
     head_timeout: float = 60.0,
     **options: Any,
 ) -> AsyncIterator[HttpListener]:
-    app = public_app(requests or Requests(), routes)
+    app = public_app(requests or HttpRequests(), routes)
     listener = HttpListener(
         app,
         protocol="http",
@@ -387,7 +387,7 @@ async def test_closing_cuts_what_does_not_finish_in_time(client: aiohttp.ClientS
 
 
 async def test_requests_are_counted_by_pattern_and_never_by_path(client: aiohttp.ClientSession) -> None:
-    requests = Requests()
+    requests = HttpRequests()
     async with listening(web.get("/t/{tenant}", ok), requests=requests) as listener:
         for path in ("/t/acme", "/t/globex", "/nowhere", "/else/where"):
             async with client.get(listener.url + path):

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import ast
-from collections import defaultdict
 from pathlib import Path
 
-PACKAGE = Path(__file__).parents[2] / "tenantproxy"
+from tests.support import names
 
 
 def test_no_two_classes_of_the_package_have_one_name() -> None:
-    places: dict[str, list[str]] = defaultdict(list)
-    for path in PACKAGE.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.ClassDef):
-                places[node.name].append(path.relative_to(PACKAGE).as_posix())
-    assert len(places) > 300
-    assert {name: found for name, found in places.items() if len(found) > 1} == {}
+    assert names.shared(names.PACKAGE) == {}
+
+
+def test_two_classes_of_one_name_are_found_wherever_they_are(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text("class Login: ...\n")
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "b.py").write_text("if True:\n    class Login: ...\n\nclass Other: ...\n")
+    assert names.shared(tmp_path) == {"Login": ["a.py", "deep/b.py"]}

@@ -21,17 +21,17 @@ from starlette.routing import Mount, Route
 
 import tenantproxy
 from tenantproxy import Router, TenantUnresolved
-from tenantproxy.metrics.listeners import Requests
+from tenantproxy.metrics.listeners import HttpRequests
 from tenantproxy.middleware.aiohttp import setup
 from tenantproxy.middleware.asgi import TenantMiddleware
 from tests.integration.middleware import ways
 from tests.support.checked import CheckedRouter
 from tests.support.web import served, served_aiohttp
 
-Serve = Callable[[Router, Requests], AbstractAsyncContextManager[str]]
+Serve = Callable[[Router, HttpRequests], AbstractAsyncContextManager[str]]
 
 
-def fastapi(router: Router, requests: Requests) -> AbstractAsyncContextManager[str]:
+def fastapi(router: Router, requests: HttpRequests) -> AbstractAsyncContextManager[str]:
     app, inner = FastAPI(openapi_url=None), APIRouter(prefix="/api")
 
     @inner.get("/items/{item}")
@@ -43,7 +43,7 @@ def fastapi(router: Router, requests: Requests) -> AbstractAsyncContextManager[s
     return served(app)
 
 
-def starlette(router: Router, requests: Requests) -> AbstractAsyncContextManager[str]:
+def starlette(router: Router, requests: HttpRequests) -> AbstractAsyncContextManager[str]:
     async def item(request: Request) -> PlainTextResponse:
         return PlainTextResponse(request.path_params["item"])
 
@@ -52,7 +52,7 @@ def starlette(router: Router, requests: Requests) -> AbstractAsyncContextManager
     return served(app)
 
 
-def litestar(router: Router, requests: Requests) -> AbstractAsyncContextManager[str]:
+def litestar(router: Router, requests: HttpRequests) -> AbstractAsyncContextManager[str]:
     @get("/items/{item:str}")
     async def an_item(item: FromPath[str]) -> str:
         return item
@@ -61,7 +61,7 @@ def litestar(router: Router, requests: Requests) -> AbstractAsyncContextManager[
     return served(TenantMiddleware(app, router=router, requests=requests))
 
 
-def django(router: Router, requests: Requests) -> AbstractAsyncContextManager[str]:
+def django(router: Router, requests: HttpRequests) -> AbstractAsyncContextManager[str]:
     app = ways.django_app(router, None)
     from django.http import HttpResponse
     from django.urls import include, path
@@ -76,7 +76,7 @@ def django(router: Router, requests: Requests) -> AbstractAsyncContextManager[st
     return served(TenantMiddleware(app, router=router, requests=requests))
 
 
-def by_aiohttp(router: Router, requests: Requests) -> AbstractAsyncContextManager[str]:
+def by_aiohttp(router: Router, requests: HttpRequests) -> AbstractAsyncContextManager[str]:
     async def item(request: web.Request) -> web.Response:
         return web.Response(text=request.match_info["item"])
 
@@ -97,7 +97,7 @@ TEMPLATES: Final[dict[Serve, set[str]]] = {
 
 @pytest.mark.parametrize("serve", list(TEMPLATES))
 async def test_many_paths_of_one_route_and_many_of_none_are_two_labels(router: CheckedRouter, serve: Serve) -> None:
-    requests = Requests()
+    requests = HttpRequests()
     async with serve(router, requests) as url, aiohttp.ClientSession() as http:
         for number in range(20):
             async with http.get(f"{url}/api/items/{number}") as answer:
@@ -114,7 +114,7 @@ async def test_many_paths_of_one_route_and_many_of_none_are_two_labels(router: C
 
 
 async def test_a_sync_view_of_django_that_fails_is_counted_by_its_route(router: CheckedRouter) -> None:
-    requests = Requests()
+    requests = HttpRequests()
     async with django(router, requests) as url, aiohttp.ClientSession() as http, http.get(f"{url}/api/fails") as answer:
         assert (answer.status, (await answer.json(content_type=None))["code"]) == (400, "tenant_unresolved")
     assert requests.codes == {("/api/fails", "GET", "400"): 1}

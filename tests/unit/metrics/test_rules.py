@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tenantproxy.metrics.families import PREFIX
-from tenantproxy.metrics.listeners import ListenerStats, ProcessCollector, ProcessStats, Requests
+from tenantproxy.metrics.listeners import HttpRequests, ListenerStats, ProcessCollector, ProcessStats
 from tenantproxy.metrics.logins import LoginCollector
 from tenantproxy.metrics.pg import PgCollector, PgStats
 from tenantproxy.metrics.prometheus import RouterCollector
@@ -35,7 +35,7 @@ def yielded() -> set[str]:
     now = ProcessStats(listeners=(ListenerStats(protocol="http", clients=0, limit=1),), draining=False, lag_seconds=0.0)
     collectors = (
         RouterCollector(lambda: STATS, version="1"),
-        ProcessCollector(lambda: now, Requests()),
+        ProcessCollector(lambda: now, HttpRequests()),
         LoginCollector(lambda: None, lambda: 0),
         PgCollector(lambda: PgStats(queries={}, transactions={})),
     )
