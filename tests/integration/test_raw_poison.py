@@ -124,7 +124,7 @@ async def test_a_temporary_table_and_view_do_not_stand_before_the_next_tenants_t
 async def test_a_hostile_statement_timeout_does_not_cancel_a_reset_that_takes_long(each_world: World) -> None:
     async with each_world.shared.connect() as admin:
         await admin.execute(f'GRANT TEMP ON DATABASE "{each_world.shared.name}" TO app')
-    tables = "FOR n IN 1..100 LOOP EXECUTE format('CREATE TEMP TABLE t%s (id int PRIMARY KEY)', n); END LOOP"
+    tables = "FOR n IN 1..20 LOOP EXECUTE format('CREATE TEMP TABLE t%s (id int PRIMARY KEY)', n); END LOOP"
     async with one_backend(each_world) as (house, first, second):
         async with house.leased(first) as backend:
             pid = backend.pid

@@ -388,7 +388,8 @@ async def test_a_caller_waits_no_longer_than_it_said_and_leaves_nothing_behind()
 
 async def test_entering_a_session_of_a_silent_server_ends_with_the_callers_patience() -> None:
     house = LendingHouse()
-    house.server.hang_at = 1
+    await others_idle(house)  # open by now: its time is that of entering alone
+    house.server.hang_at = len(house.server.calls)
     with pytest.raises(PoolTimeout, match="silent"):
         await house.acquire(ACME, timeout=0.01)
     await house.settled()
