@@ -112,12 +112,12 @@ def _part(figures: dict[str, dict[str, list[float]]]) -> Part:
     alone, beside = (Spread.of(figures["ours"][key]) for key in ("alone", "beside"))
     allowed = ALLOWED_FACTOR * alone.median + ALLOWED_MS
     verdict = Verdict(
-        target=f"fairness: p99 of 20 others beside {NOISY_QUERIES} slow queries of one tenant",
+        target=f"fairness: p99 of 20 others during {NOISY_QUERIES} slow queries of one tenant",
         wanted=f"<= {ALLOWED_FACTOR}x alone + {ALLOWED_MS:g} ms = {figure(allowed)} ms",
         measured=f"{spread(beside)} ms",
         met=beside.median <= allowed,
     )
-    head = ("a shared pool of 20", "others' p99 alone, ms", f"beside {NOISY_QUERIES} slow queries, ms")
+    head = ("a shared pool of 20", "others' p99 alone, ms", f"during {NOISY_QUERIES} slow queries, ms")
     steady = alone.p75 / alone.p25
     # The limit is made from the p99 alone: noise there would raise it until anything is fair.
     control = Verdict(

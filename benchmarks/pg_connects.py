@@ -34,7 +34,7 @@ async def run(world: PgWorld, options: Options) -> Part:
                 Subject(name=target.name, target=target, database=DATABASE, bench=bench) for target in targets.all
             ]
             series = await take_turns(subjects, options.rounds)
-    target = "new connections a second beside PgBouncer, SCRAM at both"
+    target = "new connections a second against PgBouncer, SCRAM at both"
     return Part(
         title=f"New connections, {CLIENTS} at a time (pgbench -C)",
         text=table(series, base=PGBOUNCER, unit="connection"),

@@ -53,7 +53,7 @@ async def run(world: PgWorld, options: Options) -> Part:
         for number in range(min(options.rounds, MOST_ROUNDS)):
             for kind, target, tenants in subjects if number % 2 == 0 else list(reversed(subjects)):
                 await _round(target, tenants, options.seconds, series[kind, target.name])
-    head = ("tenants of", "server connections", "others' p99 alone, ms", f"beside {FLOOD} slow queries, ms")
+    head = ("tenants of", "server connections", "others' p99 alone, ms", f"during {FLOOD} slow queries, ms")
     rows = [
         (f"{kind}, {name}", str(KINDS[kind]), spread(Spread.of(one.alone)), spread(Spread.of(one.beside)))
         for (kind, name), one in series.items()
@@ -145,7 +145,7 @@ def _judged(kind: str, series: Series) -> tuple[Verdict, ...]:
 def verdicts(kind: str, ours: Waits, peer: Waits | None) -> Iterator[Verdict]:
     """The limit is made from the p99 alone: so that is judged too, or the slower alone, the fairer."""
     alone = Spread.of(ours.alone)
-    yield _limited(f"{kind}: p99 of the others beside {FLOOD} slow queries of one tenant", "alone", alone, ours.beside)
+    yield _limited(f"{kind}: p99 of the others during {FLOOD} slow queries of one tenant", "alone", alone, ours.beside)
     target = f"{kind}: p99 of the others alone"
     if peer is None:
         yield unmeasured(target, f"<= {ALLOWED_FACTOR}x PgBouncer's + {ALLOWED_MS:g} ms")

@@ -36,7 +36,7 @@ async def run(world: PgWorld, options: Options) -> Part:
             series = await take_turns(list(_subjects(targets, bench)), options.rounds)
     found = [
         speed_at_least(
-            f"{ROWS:,} rows for each query: throughput beside PgBouncer", _LIMIT, series, _DATABASE_TENANT, PGBOUNCER
+            f"{ROWS:,} rows for each query: throughput against PgBouncer", _LIMIT, series, _DATABASE_TENANT, PGBOUNCER
         ),
         *control("rows: control", series, PGBOUNCER if PGBOUNCER in series else DIRECT),
     ]

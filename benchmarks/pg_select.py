@@ -84,9 +84,9 @@ def verdicts(mode: str, series: Series, *, peer_can: bool) -> Iterator[Verdict]:
     """
     yield from control(f"{mode}: control", series, PGBOUNCER if PGBOUNCER in series else DIRECT)
     if peer_can:
-        cpu = f"{mode}: CPU of a transaction, database tenant beside PgBouncer"
+        cpu = f"{mode}: CPU of a transaction, database tenant against PgBouncer"
         yield cpu_at_most(cpu, _CPU_LIMIT, series, DATABASE_TENANT, PGBOUNCER)
-        speed = f"{mode}: throughput, database tenant beside PgBouncer"
+        speed = f"{mode}: throughput, database tenant against PgBouncer"
         yield speed_at_least(speed, _SPEED_LIMIT, series, DATABASE_TENANT, PGBOUNCER)
-    row = f"{mode}: throughput, signed row tenant beside a database tenant"
+    row = f"{mode}: throughput, signed row tenant against a database tenant"
     yield at_least(row, _ROW_LIMIT, faster(series[ROW_TENANT], series[DATABASE_TENANT]))

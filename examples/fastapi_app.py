@@ -40,7 +40,7 @@ async def stream(db: Db) -> StreamingResponse:
 
 @app.websocket("/projects/count")
 async def count(socket: WebSocket, db: Db) -> None:
-    """How many there are, each time somebody asks; no connection is held between."""
+    """How many there are, at each request; no connection is held between."""
     await socket.accept()
     async for _ in socket.iter_text():
         await socket.send_json(await db.fetchval("SELECT count(*) FROM projects"))
@@ -48,5 +48,5 @@ async def count(socket: WebSocket, db: Db) -> None:
 
 @app.get("/health")
 async def health() -> dict[str, bool]:
-    """Needs no tenant: a request that names none is nobody's."""
+    """Needs no tenant: a request that names none has no tenant."""
     return {"open": router.is_open}

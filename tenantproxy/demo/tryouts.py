@@ -58,7 +58,7 @@ def tryouts(
     ]
     found += [
         _login("Zoe is in two tenants", public_url, EVERYWHERE, world.people_password, "selection_token"),
-        _login("somebody guesses", public_url, EVERYWHERE, "guess", "invalid_credentials"),
+        _login("a guessed password", public_url, EVERYWHERE, "guess", "invalid_credentials"),
     ]
     found += [
         Tryout(
@@ -69,7 +69,7 @@ def tryouts(
         for tenant in world.tenants
     ]
     found += [
-        Tryout(about="nobody lists anything", command=("curl", "-s", projects), shows="unauthorized"),
+        Tryout(about="a list without a token", command=("curl", "-s", projects), shows="unauthorized"),
         Tryout(about="is it ready?", command=("curl", "-s", f"{admin_url}/readyz?verbose"), shows="[+] router open"),
         Tryout(about="its metrics", command=("curl", "-s", f"{admin_url}/metrics"), shows="tenantproxy_pools "),
         Tryout(about="its pools", command=("curl", "-s", f"{admin_url}/v1/pools"), shows='"pools"'),
@@ -79,7 +79,7 @@ def tryouts(
         found += [_over_the_port(str(psql), tenant, world, pg_address) for tenant in world.tenants]
         found.append(
             Tryout(
-                about=f"{acme.id} on the PostgreSQL port says that it is somebody else",
+                about=f"{acme.id} on the PostgreSQL port says that it is another tenant",
                 command=(
                     *_psql(str(psql), acme, pg_address),
                     "select set_config('app.current_tenant_id', 'globex', false); select * from projects",

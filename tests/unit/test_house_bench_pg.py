@@ -170,9 +170,9 @@ def test_a_proxy_that_costs_too_much_misses() -> None:
         ROW_TENANT: figures(78, 13),
     }
     told = {one.target: one.word for one in trust(verdicts("simple", series, peer_can=True))}
-    assert told["simple: CPU of a transaction, database tenant beside PgBouncer"] == "MISSED"
-    assert told["simple: throughput, database tenant beside PgBouncer"] == "met"
-    assert told["simple: throughput, signed row tenant beside a database tenant"] == "met"
+    assert told["simple: CPU of a transaction, database tenant against PgBouncer"] == "MISSED"
+    assert told["simple: throughput, database tenant against PgBouncer"] == "met"
+    assert told["simple: throughput, signed row tenant against a database tenant"] == "met"
     series[AGAIN] = figures(150, 10)
     assert "A CONTROL IS BROKEN" in loud(trust(verdicts("simple", series, peer_can=True)))
 
