@@ -29,7 +29,7 @@ from enum import StrEnum
 from typing import Final
 
 from tenantproxy.errors import ProtocolError
-from tenantproxy.wire.frames import CLOSE_COMPLETE, COPY_DATA, IDLE, PARSE_COMPLETE
+from tenantproxy.wire.frames import CLOSE_COMPLETE, COPY_DATA, IDLE, PARAMETER_DESCRIPTION, PARSE_COMPLETE
 from tenantproxy.wire.states import Table
 
 __all__ = ["CERTAINTY", "COPY", "MAX_OUTSTANDING", "Certainty", "Copy", "Pipeline"]
@@ -125,10 +125,16 @@ OWN_PARSED_UNNAMED: Final = 5  # "own": asked for by us, the client sees nothing
 OWN_PARSED: Final = 6
 CLOSED: Final = 7
 OWN_CLOSED: Final = 8
-PARSED: Final = 9  # of this and the next `prepared` knows more
+PARSED: Final = 9  # of this and the next two `prepared` knows more
 CLOSED_KNOWN: Final = 10
+DESCRIBED: Final = 11
+REFUSED: Final = 12  # by an error, whatever happens
 _KINDS: Final = bytes(
-    (0, 0, 0, 0, *[PARSE_COMPLETE] * 3, CLOSE_COMPLETE, CLOSE_COMPLETE, PARSE_COMPLETE, CLOSE_COMPLETE)
+    (
+        *(0, 0, 0, 0),
+        *(PARSE_COMPLETE, PARSE_COMPLETE, PARSE_COMPLETE, CLOSE_COMPLETE, CLOSE_COMPLETE),
+        *(PARSE_COMPLETE, CLOSE_COMPLETE, PARAMETER_DESCRIPTION, 0),
+    )
 )
 _READ: Final = 4096  # answers that have come and still take a byte
 

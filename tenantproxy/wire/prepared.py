@@ -7,8 +7,10 @@ taken for done, until an error skips it.
 
 from __future__ import annotations
 
+import re
 import struct
 from collections import deque
+from hashlib import blake2b
 from typing import Final
 
 from tenantproxy.errors import ProtocolError
@@ -17,8 +19,11 @@ from tenantproxy.wire.frames import (
     CLOSE,
     CLOSE_COMPLETE,
     DESCRIBE,
+    ERROR,
     EXECUTE,
+    FLUSH,
     HEADER,
+    PARAMETER_DESCRIPTION,
     PARSE,
     PARSE_COMPLETE,
     frame,
@@ -28,11 +33,13 @@ from tenantproxy.wire.names import ClientNames
 from tenantproxy.wire.pipeline import (
     CLOSED,
     CLOSED_KNOWN,
+    DESCRIBED,
     OWN_CLOSED,
     OWN_PARSED,
     OWN_PARSED_UNNAMED,
     PARSED,
     PARSED_UNNAMED,
+    REFUSED,
     Pipeline,
 )
 from tenantproxy.wire.statements import MAX_PREPARED_BYTES, NAME_PREFIX, ServerStatements, Statement, Statements
@@ -45,6 +52,10 @@ _NOT_SHOWN: Final = 0
 # Closing what does not exist is no error: an answer of the right length at the right place.
 _CLOSE_NOTHING: Final = frame(CLOSE, b"S" + NAME_PREFIX + b"none\0")
 _CLOSE_UNNAMED: Final = frame(CLOSE, b"S\0")
+_OUR_NAME: Final = re.compile(NAME_PREFIX + rb"[0-9a-f]{16}")
+_NONE: Final = NAME_PREFIX + b"none"
+_FAIL: Final = frame(DESCRIBE, b"S" + _NONE + b"\0")  # an error, so the server skips what follows up to the Sync
+_FLUSH: Final = frame(FLUSH)
 _SHOWN: Final = {
     PARSED_UNNAMED: PARSE_COMPLETE,
     OWN_PARSED_UNNAMED: _NOT_SHOWN,
@@ -57,7 +68,7 @@ _SHOWN: Final = {
 class _Change:
     """What one Parse or Close changes when it is acknowledged. `shown`: the kind that the client sees then, or 0."""
 
-    __slots__ = ("body", "closes", "is_unnamed", "name", "parses", "shown", "takes_all")
+    __slots__ = ("body", "closes", "describes", "is_unnamed", "name", "parses", "shown", "takes_all", "told")
 
     def __init__(
         self,
@@ -67,10 +78,14 @@ class _Change:
         closes: Statement | None = None,
         name: bytes | None = None,
         body: bytes | None = None,
+        describes: Statement | None = None,
+        told: bytes | None = None,
         is_unnamed: bool = False,
         takes_all: bool = False,
     ) -> None:
         self.shown = shown
+        self.describes = describes  # what is described then
+        self.told = told  # the name under which the client asked for that; None: we did
         self.parses = parses  # is on the backend then
         self.closes = closes  # is not
         self.name = name  # a change of it is settled
@@ -90,10 +105,14 @@ class Prepared:
         "_all",
         "_begun",
         "_changes",
+        "_describing",
+        "_given",
         "_pipeline",
         "_server",
+        "_told",
         "_unnamed_is_there",
         "_unnamed_outstanding",
+        "is_comparing",
         "last_bound",
         "names",
         "unnamed",
@@ -102,6 +121,11 @@ class Prepared:
     def __init__(self, statements: Statements, pipeline: Pipeline) -> None:
         self.names = ClientNames()
         self.last_bound: Statement | None = None
+        self.is_comparing = False  # a Bind waits until the server has said what its statement is
+        self._describing: _Change | None = None  # what the description that comes now is of
+        # What the client was told of its statements, by name: it may go by that without asking again.
+        self._given: dict[bytes, bytes] = {}  # the client's name of a statement, by ours
+        self._told: dict[bytes, tuple[Statement, bytes]] = {}
         self._all = statements
         self._pipeline = pipeline
         self._server = ServerStatements()
@@ -124,6 +148,8 @@ class Prepared:
             self._settle_names(change, is_done=False)
         self._changes.clear()
         self._begun.clear()
+        self._describing = None
+        self.is_comparing = False
         self._unnamed_outstanding = 0
         self._unnamed_is_there = False
 
@@ -153,10 +179,17 @@ class Prepared:
             )
         statement = self._all.of(body)
         self.names.give(name, statement)
+        if len(self._given) > 2 * len(self.names) + 16:  # names that are gone
+            self._given = {ours: each for ours, each in self._given.items() if self._has(each, ours)}
+        self._given[statement.name] = name
         if self._is_there(statement, b""):  # only say so
             self._expect(CLOSED_KNOWN, _Change(PARSE_COMPLETE, name=name))
             return _CLOSE_NOTHING
         return self._prepare(statement, name)
+
+    def _has(self, name: bytes, ours: bytes) -> bool:
+        statement = self.names.get(name)
+        return statement is not None and statement.name == ours
 
     def _parsing_unnamed(self, message: bytes) -> None:
         self.unnamed = message
@@ -168,7 +201,11 @@ class Prepared:
         self._changes.append(change)
 
     def bind(self, message: bytes) -> bytes:
-        """For a Bind message, or for as much of a long one as holds its two names: the rest follows as it is."""
+        """For a Bind message, or for as much of a long one as holds its two names: the rest follows as it is.
+
+        When `is_comparing` is set, what is returned goes out before it, and it is to be read again when that has been
+        answered: the statement must be what the client was told of it.
+        """
         portal_ends = _end(message, 5) + 1
         name_ends = _end(message, portal_ends)
         self.last_bound = None
@@ -178,6 +215,10 @@ class Prepared:
         statement = self.names.get(given)
         if statement is None:
             return _unknown(message, portal_ends)
+        if self._told and (told := self._told.get(given)) is not None and told[0] is statement:
+            description = self._server.description(statement)
+            if description is not told[1] and description != told[1]:
+                return self._compare(statement, given, description)
         is_there = not self._begun and self._server.use(statement)
         before = b"" if is_there else self._ensure(statement, given)
         self.last_bound = statement
@@ -185,18 +226,37 @@ class Prepared:
         length = length_of(message, 0) - 1 + len(name) - (name_ends - portal_ends)
         return before + _HEAD.pack(BIND, length) + message[5:portal_ends] + name + message[name_ends:]
 
+    def _compare(self, statement: Statement, name: bytes, description: bytes | None) -> bytes:
+        """The client was told something else of this statement than the server says, or that is not known yet.
+
+        It would send values of other types, or misread the rows: as with a server, its statement is out of date.
+        """
+        if description is not None:
+            self._all.renew(statement)  # clients that prepare it from now on get a new one, here and elsewhere
+            self._pipeline.expect(REFUSED)
+            return _FAIL
+        before = self._ensure(statement, name)
+        self._expect(DESCRIBED, _Change(_NOT_SHOWN, describes=statement))
+        self.is_comparing = True
+        return before + frame(DESCRIBE, b"S" + statement.name + b"\0") + _FLUSH
+
     def describe(self, message: bytes) -> bytes:
         """For a Describe message."""
         if message[5:6] != b"S":
             return message
         name = message[6 : _end(message, 6)]
         if not name:
-            return message if self._unnamed_is_there else self._with_unnamed(message)
+            before = b"" if self._unnamed_is_there else self._with_unnamed(b"")
+            self._expect(DESCRIBED, _Change(PARAMETER_DESCRIPTION))
+            return before + message
         statement = self.names.get(name)
         if statement is None:
+            self._expect(DESCRIBED, _Change(PARAMETER_DESCRIPTION))
             return _unknown(message, 6)
         self.last_bound = statement
-        return self._ensure(statement, name) + frame(DESCRIBE, b"S" + statement.name + b"\0")
+        before = self._ensure(statement, name)
+        self._expect(DESCRIBED, _Change(PARAMETER_DESCRIPTION, describes=statement, told=name))
+        return before + frame(DESCRIBE, b"S" + statement.name + b"\0")
 
     def close(self, message: bytes) -> bytes:
         """For a Close message. A named statement stays prepared for others; only the client's name is gone."""
@@ -315,7 +375,27 @@ class Prepared:
             self._unnamed_outstanding -= 1
         return _SHOWN[answer]
 
+    def described(self, description: bytes) -> bool:
+        """The server has said what the parameters and rows of a statement are. Whether the client sees it."""
+        change, self._describing = self._describing, None
+        if change is None:
+            return True
+        statement, name = change.describes, change.told
+        if statement is not None:
+            digest = blake2b(description, digest_size=16).digest()
+            self._server.describe(statement, digest)
+            if name is not None:
+                if len(self._told) > 2 * len(self.names) + 16:  # names that are gone
+                    self._told = {each: told for each, told in self._told.items() if self.names.get(each) is told[0]}
+                self._told[name] = statement, digest
+        if not change.shown:
+            self.is_comparing = False
+        return change.shown != _NOT_SHOWN
+
     def _done(self, change: _Change) -> None:
+        if change.shown == PARAMETER_DESCRIPTION or change.describes is not None:
+            self._describing = change
+            return
         if change.closes is not None:
             self._server.forget(change.closes)
         elif change.body is not None:  # another text stands there under the name that we gave it
@@ -335,11 +415,20 @@ class Prepared:
         elif change.takes_all:
             self.names.settle_all(is_done=is_done)
 
+    def in_own_names(self, error: bytes) -> bytes:
+        """An ErrorResponse about a statement, by the name that the client gave it."""
+        found = _OUR_NAME.search(error)
+        name = self._given.get(found[0]) if found is not None else None
+        if found is None or name is None:
+            return error
+        return frame(ERROR, error[HEADER:].replace(found[0], name))
+
     def skipped(self, answers: bytes) -> None:
         """These will not come: what was not acknowledged before an error has not happened."""
         unnamed = answers.count(PARSED_UNNAMED)
         own = answers.count(OWN_PARSED_UNNAMED)
-        changes = [self._changes.popleft() for _ in range(answers.count(PARSED) + answers.count(CLOSED_KNOWN))]
+        known = answers.count(PARSED) + answers.count(CLOSED_KNOWN) + answers.count(DESCRIBED)
+        changes = [self._changes.popleft() for _ in range(known)]
         for change in reversed(changes):
             unnamed += change.is_unnamed
             self._undo(change)
@@ -351,7 +440,9 @@ class Prepared:
                     self.unnamed = None
 
     def _undo(self, change: _Change) -> None:
-        if change.closes is not None:
+        if change.describes is not None:
+            self.is_comparing = self.is_comparing and change.told is not None
+        elif change.closes is not None:
             self._server.put_back(change.closes)
         elif change.parses is not None and change.body is None:
             self._server.forget(change.parses)

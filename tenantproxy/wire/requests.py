@@ -99,12 +99,13 @@ class Stop(StrEnum):
     BOUNDARY = "boundary"  # a message that came in pieces is whole
     BACKEND = "backend"  # what comes needs one
     BYTES = "bytes"  # `needed` are, from `at` on
+    COMPARED = "compared"  # a Bind must wait until its statement is: see `prepared.Prepared.bind`
     TURN = "turn"  # it has had its turn of the loop
     TERMINATED = "terminated"  # the client has left
 
 
 _BOUNDARY, _PASSING, _DISCARDING, _SKIP_TO_SYNC = Requests
-_END, _STOP_BOUNDARY, _BACKEND, _BYTES, _STOP_TURN, _TERMINATED = Stop
+_END, _STOP_BOUNDARY, _BACKEND, _BYTES, _COMPARED, _STOP_TURN, _TERMINATED = Stop
 
 
 class RequestStream:
@@ -193,6 +194,10 @@ class RequestStream:
             out = prepared.parse(data[:bind_at]) + prepared.bind(data[bind_at:end])
         else:
             out = prepared.bind(data[:end])
+        if prepared.is_comparing:
+            self.at = bind_at
+            self._pipeline.opened()
+            return out
         bound = prepared.last_bound
         if bound is not None and (bound.watched is not None or kept.asked_for is not None):
             self._bound(bound, is_alone=not bind_at)
@@ -242,6 +247,11 @@ class RequestStream:
                 if new is None:
                     self.stop = _BYTES
                     break
+                if prepared.is_comparing:
+                    out += (data[begin:at], new)
+                    begin = at
+                    self.stop = _COMPARED
+                    break
                 if self.state is _BOUNDARY:
                     self._rest = end - size
                     self._move(RequestEvent.HEAD_SENT)
@@ -257,6 +267,11 @@ class RequestStream:
                 pipeline.opened()
                 if not is_session:
                     new = prepared.bind(data[at:end])
+                    if prepared.is_comparing:
+                        out += (data[begin:at], new)
+                        begin = at
+                        self.stop = _COMPARED
+                        break
                     bound = prepared.last_bound
                     if bound is not None and (bound.watched is not None or kept.asked_for is not None):
                         self._bound(bound, is_alone=is_quiet and at == first)

@@ -34,21 +34,32 @@ from tenantproxy.wire.frames import (
     ROW_DESCRIPTION,
     frame,
 )
-from tenantproxy.wire.pipeline import Pipeline
+from tenantproxy.wire.pipeline import REFUSED, Pipeline
 from tenantproxy.wire.prepared import Prepared
 from tenantproxy.wire.rows import LONGEST, end_of_rows
+from tenantproxy.wire.statements import NAME_PREFIX
 
 __all__ = ["ResponseStream", "is_unexpected"]
 
 _LENGTH: Final = struct.Struct("!I").unpack_from
 _LOOKED_AT: Final = frozenset(  # whole; all others stream
-    (READY, COMMAND_COMPLETE, ERROR, PARAMETER_STATUS, COPY_IN, COPY_OUT, PARSE_COMPLETE, CLOSE_COMPLETE)
+    (
+        READY,
+        COMMAND_COMPLETE,
+        ERROR,
+        PARAMETER_STATUS,
+        COPY_IN,
+        COPY_OUT,
+        PARSE_COMPLETE,
+        CLOSE_COMPLETE,
+        PARAMETER_DESCRIPTION,
+    )
 )
+_SHAPES: Final = frozenset((ROW_DESCRIPTION, NO_DATA))  # looked at behind a ParameterDescription
 _PASSED: Final = frozenset(  # never looked at
     (
         ROW_DESCRIPTION,
         BIND_COMPLETE,
-        PARAMETER_DESCRIPTION,
         NO_DATA,
         COPY_DATA,
         PORTAL_SUSPENDED,
@@ -57,12 +68,15 @@ _PASSED: Final = frozenset(  # never looked at
         NOTIFICATION,
     )
 )
+_LOOKED_AT_BEHIND: Final = _LOOKED_AT | _SHAPES
+_PASSED_BEHIND: Final = _PASSED - _SHAPES
 _FIRST_KIND: Final = PARSE_COMPLETE  # of all; a row that is shorter than itself leads to a byte below
 _READY_SIZE: Final = 6
 _SHORTEST_TAG: Final = 2  # DO
 _STATUSES: Final = b"ITE"
 _MANY: Final = 1024  # bytes of rows in which to look for their end at once
 _MISSES: Final = 4
+_COLUMN: Final = 18  # bytes behind a column's name
 _MAX_LOOKED_AT: Final = 1024 * 1024  # an error with a long DETAIL
 
 # Fields of an error. No text that a user chose has a NUL before it.
@@ -70,7 +84,16 @@ _FATAL: Final = (b"\0VFATAL\0", b"\0VPANIC\0")
 _STALE_PLAN: Final = (b"\0C0A000\0", b"\0RRevalidateCachedQuery\0")
 _INSIDE: Final = b"\0W"  # a function: what ran it is the client's own
 # A statement is not there, or is; the session says that it is another's: a set_config in a SELECT shows nowhere else.
-_NOT_AS_BELIEVED: Final = (b"\0C26000\0", b"\0C42P05\0", b"\0C42501\0Mtenantproxy: ")
+_REFUSED: Final = (b"\0C26000\0", NAME_PREFIX + b"none")
+_IS_REFUSED: Final = bytes((REFUSED,))
+_OUT_OF_DATE: Final = frame(  # in PostgreSQL's words: drivers know them, and prepare again
+    ERROR,
+    b"SERROR\0VERROR\0C0A000\0Mcached plan must not change result type\0"
+    b"DThe statement was prepared when its parameters or rows had other types.\0"
+    b"HPrepare it again.\0RRevalidateCachedQuery\0\0",
+)
+_ABOUT_A_NAME: Final = (b"\0C26000\0", b"\0C42P05\0")
+_NOT_AS_BELIEVED: Final = (*_ABOUT_A_NAME, b"\0C42501\0Mtenantproxy: ")
 
 
 class ResponseStream:
@@ -80,8 +103,11 @@ class ResponseStream:
     """
 
     __slots__ = (
+        "_described",
         "_ends_idle",
         "_is_session",
+        "_looked_at_kinds",
+        "_passed_kinds",
         "_pipeline",
         "_prepared",
         "_rest",
@@ -109,6 +135,8 @@ class ResponseStream:
         self._is_session = is_session  # statements keep their names: nothing of ours is among the answers
         self._tail = b""
         self._rest = 0
+        self._looked_at_kinds, self._passed_kinds = _LOOKED_AT, _PASSED
+        self._described = b""  # the parameters of a statement, when the shape of its rows comes next
         self._ends_idle = False  # when the message under way has come whole
 
     @property
@@ -129,6 +157,7 @@ class ResponseStream:
     def abandon(self) -> None:
         """The backend is given up: nothing comes from it any more."""
         self._tail = b""
+        self._looked_at_kinds, self._passed_kinds = _LOOKED_AT, _PASSED
         self._ends_idle = False
 
     def scan(self, data: bytes) -> bytes:  # noqa: C901 - a hot loop
@@ -144,7 +173,7 @@ class ResponseStream:
         last = size - HEADER  # where the last message could begin
         begin = 0  # what lies between here and `at` goes to the client as it came
         out: list[bytes] | None = None  # if something is not passed on as it came
-        pipeline = self._pipeline
+        pipeline, passed = self._pipeline, self._passed_kinds
         misses = 0  # how often rows turned out to be of many lengths
         readies = 0
         self.is_stale = self.is_copying_in = False
@@ -153,7 +182,7 @@ class ResponseStream:
         while at <= last:
             kind = data[at]
             end = at + 1 + _LENGTH(data, at + 1)[0]
-            if (kind == DATA_ROW or kind in _PASSED) and at + HEADER <= end <= size:
+            if (kind == DATA_ROW or kind in passed) and at + HEADER <= end <= size:
                 if size - end > _MANY and kind == DATA_ROW and end - at <= LONGEST and misses < _MISSES:
                     at = end_of_rows(data, end, end - at - 1)
                     misses += at - end < _MANY
@@ -161,7 +190,7 @@ class ResponseStream:
                     at = end
                 continue
             if end > size:
-                if _is_waited_for(kind, end - at):
+                if self._is_waited_for(kind, end - at):
                     break
                 if kind == ERROR:
                     self._failed(data[at:], is_first=False)
@@ -181,10 +210,11 @@ class ResponseStream:
             elif kind == COMMAND_COMPLETE:
                 if not data.startswith(b"SELECT", at + 5):
                     self._completed(data[at + 5 : end - 1])
-            elif kind in _LOOKED_AT:
+            elif kind in self._looked_at_kinds:
                 if end - at < HEADER:
                     raise ProtocolError("the server sent a message of an impossible length")
                 new = self._looked_at(kind, data[at:end], is_first=at == 0)
+                passed = self._passed_kinds
                 if new is not None:
                     out = [*(out or ()), data[begin:at], new]
                     begin = end
@@ -205,7 +235,11 @@ class ResponseStream:
     def _looked_at(self, kind: int, message: bytes, *, is_first: bool) -> bytes | None:
         """What the client gets for it; None: the message as it is. Raises ProtocolError."""
         if kind == ERROR:
-            self._failed(message, is_first=is_first)
+            self._looked_at_kinds, self._passed_kinds = _LOOKED_AT, _PASSED
+            if self._failed(message, is_first=is_first):
+                return _OUT_OF_DATE
+            if not self._is_session and any(each in message for each in _ABOUT_A_NAME):
+                return self._prepared.in_own_names(message)
         elif kind == PARAMETER_STATUS:
             self.events.append((kind, message[HEADER:-1]))
         elif kind == COPY_IN:
@@ -214,7 +248,14 @@ class ResponseStream:
             self.events.append((kind, b""))
         elif kind == COPY_OUT:
             self._pipeline.copy_out_began()
-        elif not self._is_session:  # ParseComplete, CloseComplete
+        elif kind in _SHAPES:
+            self._looked_at_kinds, self._passed_kinds = _LOOKED_AT, _PASSED
+            is_shown = self._prepared.described(self._described + shape_of(message))
+            return None if is_shown else b""
+        elif not self._is_session:  # ParseComplete, CloseComplete, ParameterDescription
+            if kind == PARAMETER_DESCRIPTION:
+                self._described = message
+                self._looked_at_kinds, self._passed_kinds = _LOOKED_AT_BEHIND, _PASSED_BEHIND
             shown = self._prepared.acknowledged(self._pipeline.acknowledged(kind))
             if shown != kind:
                 return frame(shown) if shown else b""
@@ -230,13 +271,16 @@ class ResponseStream:
         elif tag in (b"DISCARD ALL", b"DEALLOCATE ALL") and not self._is_session:
             self._prepared.deallocated_all()
 
-    def _failed(self, error: bytes, *, is_first: bool) -> None:
+    def _failed(self, error: bytes, *, is_first: bool) -> bool:
+        """Whether the client hears that its statement is out of date instead."""
         pipeline, prepared = self._pipeline, self._prepared
         if pipeline.is_quiet:  # of nothing that was asked: it may skip everything up to a Sync that is never sent
             pipeline.doubt()
         skipped = pipeline.failed()
         if skipped:
             prepared.skipped(skipped)
+        if skipped[:1] == _IS_REFUSED and all(each in error for each in _REFUSED):
+            return True
         self.events.append((ERROR, error))
         if any(each in error for each in _FATAL):
             self.is_fatal = True
@@ -249,6 +293,15 @@ class ResponseStream:
             self.is_retryable = is_first and is_of_bind and pipeline.owes_one_sync
         elif is_unexpected(error):
             prepared.lost()
+        return False
+
+    def _is_waited_for(self, kind: int, length: int) -> bool:
+        """Whether a message that has not come whole must, before it goes on to the client."""
+        looked_at = self._looked_at_kinds
+        is_huge = kind in looked_at and kind != ERROR and length > _MAX_LOOKED_AT
+        if is_huge or length > MAX_FRAME + 1 or kind < _FIRST_KIND:
+            raise ProtocolError("the server sent a message of an impossible length")
+        return kind in looked_at and length <= _MAX_LOOKED_AT
 
 
 def is_unexpected(error: bytes) -> bool:
@@ -256,9 +309,17 @@ def is_unexpected(error: bytes) -> bool:
     return any(each in error for each in _NOT_AS_BELIEVED)
 
 
-def _is_waited_for(kind: int, length: int) -> bool:
-    """Whether a message that has not come whole must, before it goes on to the client."""
-    is_huge = kind in _LOOKED_AT and kind != ERROR and length > _MAX_LOOKED_AT
-    if is_huge or length > MAX_FRAME + 1 or kind < _FIRST_KIND:
-        raise ProtocolError("the server sent a message of an impossible length")
-    return kind in _LOOKED_AT and length <= _MAX_LOOKED_AT
+def shape_of(message: bytes) -> bytes:
+    """What a RowDescription says that a client goes by: names, types and sizes, not from which table they come.
+
+    Raises ProtocolError for one that is none.
+    """
+    shape = bytearray()
+    at, size = HEADER + 2, len(message)
+    while at < size:
+        name_ends = message.find(b"\0", at) + 1
+        if not name_ends or name_ends + _COLUMN > size:
+            raise ProtocolError("the server described rows that there are not")
+        shape += message[at:name_ends] + message[name_ends + 6 : name_ends + 16]  # behind table and column
+        at = name_ends + _COLUMN
+    return bytes(shape)

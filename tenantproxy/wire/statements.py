@@ -8,7 +8,7 @@ backend that has it.
 from __future__ import annotations
 
 from collections import OrderedDict
-from itertools import count
+from secrets import token_hex
 from typing import Final
 from weakref import WeakValueDictionary
 
@@ -39,22 +39,24 @@ class Statement:
 
 
 class Statements:
-    """All statements that any client or backend of this process knows: one object per content."""
+    """All statements that the clients and backends of one pool know: one object per content.
+
+    Their names tell nothing, and the same text has another one elsewhere: who prepared what is nobody else's business.
+    """
 
     def __init__(self) -> None:
         self._by_body: WeakValueDictionary[bytes, Statement] = WeakValueDictionary()
-        self._numbers = count(1)
 
     def of(self, body: bytes) -> Statement:
         """The statement with this content."""
         statement = self._by_body.get(body)
         if statement is None:
-            statement = self._by_body[body] = Statement(b"%b%d" % (NAME_PREFIX, next(self._numbers)), body)
+            statement = self._by_body[body] = Statement(_fresh_name(), body)
         return statement
 
     def nothing(self) -> Statement:
         """An empty one, under a name that no other has."""
-        return Statement(b"%b%d" % (NAME_PREFIX, next(self._numbers)), b"\0\0\0")
+        return Statement(_fresh_name(), b"\0\0\0")
 
     def renew(self, statement: Statement) -> None:
         """Whoever comes with the content of `statement` from now on gets another one."""
@@ -66,15 +68,19 @@ class Statements:
         return len(self._by_body)
 
 
+def _fresh_name() -> bytes:
+    return NAME_PREFIX + token_hex(8).encode()
+
+
 class ServerStatements:
     """What is prepared on one backend, the least recently used first. Changed by whoever has the backend."""
 
-    __slots__ = ("_limit", "_prepared", "_size", "is_doubtful")
+    __slots__ = ("_limit", "_prepared", "_size", "is_doubtful")  # a value of `_prepared`: what the server says of it
 
     def __init__(self, limit: int = MAX_PREPARED) -> None:
         self.is_doubtful = False  # there may be more than is known here
         self._limit = limit
-        self._prepared: OrderedDict[Statement, None] = OrderedDict()
+        self._prepared: OrderedDict[Statement, bytes | None] = OrderedDict()
         self._size = 0  # bytes of their texts, which are ours as long as they are here
 
     def use(self, statement: Statement) -> bool:
@@ -83,6 +89,15 @@ class ServerStatements:
             return False
         self._prepared.move_to_end(statement)
         return True
+
+    def description(self, statement: Statement) -> bytes | None:
+        """What the server says of its parameters and rows; None: it was not asked, or it is not there."""
+        return self._prepared.get(statement)
+
+    def describe(self, statement: Statement, description: bytes) -> None:
+        """The server has said what its parameters and rows are."""
+        if statement in self._prepared:
+            self._prepared[statement] = description
 
     def add(self, statement: Statement) -> list[Statement]:
         """`statement` is being prepared; those returned must be closed before, to make room."""

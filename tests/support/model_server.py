@@ -75,9 +75,11 @@ def function() -> bytes:
     return frame(frames.FUNCTION_CALL, b"\0\0\0\1\0\0\0\0\0\1")
 
 
-def error(sqlstate: bytes, *, severity: bytes = b"ERROR", routine: bytes = b"model") -> bytes:
+def error(
+    sqlstate: bytes, *, severity: bytes = b"ERROR", routine: bytes = b"model", text: bytes = b"it failed"
+) -> bytes:
     """As a server says it."""
-    fields = b"S%b\0V%b\0C%b\0Mit failed\0R%b\0\0" % (severity, severity, sqlstate, routine)
+    fields = b"S%b\0V%b\0C%b\0M%b\0R%b\0\0" % (severity, severity, sqlstate, text, routine)
     return frame(frames.ERROR, fields)
 
 
@@ -89,6 +91,11 @@ def tag(text: bytes) -> bytes:
 def row(text: bytes) -> bytes:
     """One row of one column."""
     return frame(frames.DATA_ROW, b"\0\1" + len(text).to_bytes(4, "big") + text)
+
+
+def shape(name: bytes) -> bytes:
+    """Rows of one column of text."""
+    return frame(frames.ROW_DESCRIPTION, b"\0\1" + name + b"\0" + bytes(9) + b"\x19\xff\xff" + b"\xff" * 4 + b"\0\0")
 
 
 STALE_PLAN = error(b"0A000", routine=b"RevalidateCachedQuery")
@@ -106,6 +113,7 @@ class ModelServer:
         self.ran: list[bytes] = []
         self.statements: dict[bytes, bytes] = {}
         self.stale: set[bytes] = set()  # texts whose plans have to be made anew
+        self.columns: dict[bytes, bytes] = {}  # of texts whose column is not called as they are
         self.status = b"I"
         self.is_closed = False
         self.is_skipping = False
@@ -169,10 +177,10 @@ class ModelServer:
             self._say(frame(frames.BIND_COMPLETE))
         elif kind == frames.DESCRIBE:
             if payload[:1] == b"S":
-                self._say(frame(frames.PARAMETER_DESCRIPTION, b"\0\0"))
-                self._say(frame(frames.ROW_DESCRIPTION, b"\0\0" + self._text(payload[1:-1])))
+                text = self._text(payload[1:-1])
+                self._say(frame(frames.PARAMETER_DESCRIPTION, b"\0\0") + self._shape(text))
             elif payload[1:-1] in self._portals:
-                self._say(frame(frames.ROW_DESCRIPTION, b"\0\0" + self._portals[payload[1:-1]]))
+                self._say(self._shape(self._portals[payload[1:-1]]))
             else:
                 raise _Failed(error(b"34000"))
         elif kind == frames.EXECUTE:
@@ -211,12 +219,15 @@ class ModelServer:
     def _text(self, name: bytes) -> bytes:
         found = self.statements.get(name) if name else self._unnamed
         if found is None:
-            raise _Failed(error(b"26000"))
+            raise _Failed(error(b"26000", text=b'prepared statement "%b" does not exist' % name))
         if found in self.stale:
             raise _Failed(STALE_PLAN)
         if self.status == b"E" and found not in (b"rollback", b"commit"):
             raise _Failed(error(b"25P02"))
         return found
+
+    def _shape(self, sql: bytes) -> bytes:
+        return shape(self.columns.get(sql, sql))
 
     def _run_left(self) -> None:
         while self._left:

@@ -38,7 +38,7 @@ from tenantproxy.wire.statements import Statements
 __all__ = ["Forwarder"]
 
 # To look up a member of an enumeration costs as much as ten attributes.
-_NOTHING, _BACKEND, _BYTES, _TURN, _ROOM, _ANSWERS = Hold
+_NOTHING, _BACKEND, _BYTES, _TURN, _ROOM, _COMPARED, _ANSWERS = Hold
 _BOUNDARY, _PASSING = Requests.BOUNDARY, Requests.PASSING
 _RETRYING, _END = CheckoutState.RETRYING, Stop.END
 _KNOWN, _COPY_IN, _NO_COPY = Certainty.KNOWN, Copy.IN, Copy.NONE
@@ -158,6 +158,9 @@ class Forwarder:
             backend.write(requests.statement(data, bind_at))
         except ProtocolError as exc:
             self._refuse(exc)
+        if self.prepared.is_comparing:
+            self._replay = None
+            self._wait(_COMPARED, data[requests.at :])
 
     def _forward(self, data: bytes) -> None:
         """Send what may go; hold what must wait."""
@@ -201,6 +204,9 @@ class Forwarder:
                 return False
         elif stop is Stop.BYTES:
             self._wait(_BYTES, data[at:], needed=self._requests.needed)
+            return False
+        elif stop is Stop.COMPARED:
+            self._wait(_COMPARED, data[at:])
             return False
         elif stop is Stop.TURN:
             self._wait(_TURN, data[at:])
@@ -388,6 +394,8 @@ class Forwarder:
 
     def _answered(self) -> None:
         """What waits for answers may go on."""
+        if not self.prepared.is_comparing:
+            self._resume(_COMPARED)
         if not self.pipeline.outstanding:
             self._resume(_ANSWERS)
         if self.pipeline.outstanding <= MAX_OUTSTANDING // 2:

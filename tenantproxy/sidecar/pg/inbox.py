@@ -19,6 +19,7 @@ class Hold(StrEnum):
     BYTES = "bytes"  # for more of a message
     TURN = "turn"  # for the next turn of the loop: others have theirs first
     ROOM = "room"  # until fewer answers are outstanding
+    COMPARED = "compared"  # until it is known whether a statement is still what the client was told of it
     ANSWERS = "answers"  # until none is: the binding is to be renewed then
 
 

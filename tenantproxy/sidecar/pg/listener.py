@@ -15,6 +15,7 @@ from contextlib import suppress
 from contextvars import Context
 from time import monotonic
 from typing import Final, Protocol
+from weakref import WeakKeyDictionary
 
 from tenantproxy.errors import (
     AuthError,
@@ -103,7 +104,7 @@ class PgListener:
         self._lending = lending
         self._users = users
         self._greetings = Greetings(lending.lender)
-        self._statements = Statements()
+        self._statements: WeakKeyDictionary[Pool[RawBackend], Statements] = WeakKeyDictionary()
         self._refusals = LoginRefusals(observer)
         self._newcomers: set[Newcomer] = set()
         self._clients: dict[int, Client] = {}  # by the pid that they were told
@@ -300,7 +301,7 @@ class PgListener:
             newcomer.transport,
             source=source,
             lender=self._lending.lender,
-            statements=self._statements,
+            statements=self._statements.setdefault(pool, Statements()),
             kept=KeptSettings(wish.settings, baseline),
             is_session=target.pool_mode == "session",
             traffic=traffic,

@@ -9,7 +9,7 @@ from tenantproxy.wire.frames import CLOSE_COMPLETE, PARSE_COMPLETE, length_of
 from tenantproxy.wire.pipeline import Pipeline
 from tenantproxy.wire.prepared import Prepared
 from tenantproxy.wire.statements import ServerStatements, Statements
-from tests.support.model_server import bind, close, describe, parse
+from tests.support.model_server import bind, close, describe, error, parse
 
 
 class Wire:
@@ -106,6 +106,21 @@ def test_nobody_reaches_a_statement_by_the_name_that_we_gave_it() -> None:
         assert b"?" + name in kind(sent)
         assert b"\0" + name + b"\0" not in kind(sent)
         assert b"S" + name + b"\0" not in kind(sent)
+
+
+def test_a_text_has_another_name_in_another_pool_and_names_are_not_counted() -> None:
+    one, other = Statements(), Statements()
+    assert one.of(b"SELECT 1\0\0\0").name != other.of(b"SELECT 1\0\0\0").name
+    assert len({len(one.of(b"SELECT %d\0\0\0" % n).name) for n in range(20)}) == 1
+
+
+def test_an_error_shows_the_name_that_the_client_gave() -> None:
+    wire = Wire()
+    wire.parsed(b"mine", b"SELECT 1")
+    statement = wire.prepared.names.get(b"mine")
+    assert statement is not None
+    told = wire.prepared.in_own_names(error(b"42P05", text=b'"%b" already exists' % statement.name))
+    assert told == error(b"42P05", text=b'"mine" already exists')
 
 
 def test_a_statement_without_a_name_is_never_the_one_of_who_had_the_backend_before() -> None:

@@ -1,0 +1,66 @@
+"""Are a client's values stored as what they are when the tables change between two uses of its statement?"""
+
+from __future__ import annotations
+
+import struct
+
+from tenantproxy.model import tenant_id
+from tenantproxy.wire import frames
+from tenantproxy.wire.frames import frame
+from tests.support.model_server import SYNC, close, describe, execute, parse
+from tests.support.port_house import PortHouse, a_port
+from tests.support.wire_client import WireClient
+from tests.support.world import World
+
+PREPARED = parse(b"s", b"INSERT INTO moved VALUES ($1)") + describe(b"s") + SYNC
+INT8, FLOAT8 = 20, 701
+
+
+def values(packed: bytes) -> bytes:
+    """Run `s` with one value in binary, as a driver that knows its type."""
+    bind = b"\0s\0" + struct.pack("!HHHI", 1, 1, 1, len(packed)) + packed + b"\0\0"
+    return frame(frames.BIND, bind) + execute() + SYNC
+
+
+async def told(client: WireClient) -> int:
+    """The type of the first parameter."""
+    kind, payload = await client.message()
+    while kind != frames.PARAMETER_DESCRIPTION:
+        kind, payload = await client.message()
+    await client.answer()
+    return int.from_bytes(payload[2:6], "big")
+
+
+async def elsewhere(house: PortHouse) -> WireClient:
+    """One that keeps the only backend for itself."""
+    client = await house.client("database1")
+    await client.query("BEGIN")
+    return client
+
+
+async def test_a_value_of_the_type_that_a_statement_had_is_not_stored_as_another(lasting: World) -> None:
+    tenant = next(each for each in lasting.tenants if each.id == tenant_id("database1"))
+    async with (
+        a_port(lasting, pools={"max_size": 2}) as house,
+        lasting.database(tenant).connect() as admin,
+    ):
+        await admin.execute("CREATE TABLE moved (n bigint); GRANT ALL ON moved TO PUBLIC")
+        try:
+            client = await house.client("database1")
+            client.send(PREPARED)
+            assert await told(client) == INT8
+            holder = await elsewhere(house)
+            await admin.execute("ALTER TABLE moved ALTER n TYPE double precision")
+            client.send(values(struct.pack("!q", 1)))
+            answer = await client.answer()
+            assert answer.sqlstate == "0A000"
+            assert answer.errors[0]["R"] == "RevalidateCachedQuery"
+            assert await admin.fetchval("SELECT count(*) FROM moved") == 0
+            client.send(close(b"s") + PREPARED)
+            assert await told(client) == FLOAT8
+            client.send(values(struct.pack("!d", 1.5)))
+            assert (await client.answer()).tags == ["INSERT 0 1"]
+            assert await admin.fetchval("SELECT n FROM moved") == 1.5
+            await holder.query("ROLLBACK")
+        finally:
+            await admin.execute("DROP TABLE moved")
