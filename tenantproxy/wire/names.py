@@ -19,16 +19,17 @@ _KEPT: Final = 2000  # bytes that a statement counts beside its text
 class ClientNames:
     """The names of one client. Each `give`, `take` and `take_all` is settled by one call, in the order of sending.
 
-    Invariant: `_pending` and `_takes` hold what is not settled, each with the number of its message.
+    Invariant: `_pending` holds what is not settled, with the number of its message, and `_takes` counts it.
     """
 
-    __slots__ = ("_known", "_number", "_pending", "_takes", "size")
+    __slots__ = ("_known", "_last_take", "_number", "_pending", "_takes", "size")
 
     def __init__(self) -> None:
         self.size = 0  # bytes that all of these statements count
         self._known: dict[bytes, Statement] = {}
         self._pending: dict[bytes, deque[tuple[int, Statement | None]]] = {}
-        self._takes: deque[int] = deque()  # messages that took all names
+        self._takes = 0  # messages that took all names; the number of the last one:
+        self._last_take = 0
         self._number = 0
 
     def get(self, name: bytes) -> Statement | None:
@@ -38,7 +39,7 @@ class ClientNames:
         changes = self._pending.get(name)
         if changes is not None:
             number, statement = changes[-1]
-            if not self._takes or number > self._takes[-1]:
+            if not self._takes or number > self._last_take:
                 return statement
         return None if self._takes else self._known.get(name)
 
@@ -54,7 +55,8 @@ class ClientNames:
     def take_all(self) -> None:
         """A message was sent that takes all names away."""
         self._number += 1
-        self._takes.append(self._number)
+        self._takes += 1
+        self._last_take = self._number
 
     def _change(self, name: bytes, statement: Statement | None) -> None:
         self._number += 1
@@ -79,7 +81,7 @@ class ClientNames:
 
     def settle_all(self, *, is_done: bool) -> None:
         """The oldest message that took all names succeeded, or was skipped."""
-        self._takes.popleft()
+        self._takes -= 1
         if is_done:
             self.clear()
         self._settled()

@@ -94,6 +94,9 @@ class _Change:
         self.takes_all = takes_all  # no name is left
 
 
+_NO_CHANGES: Final[deque[_Change]] = deque()  # never added to: an empty deque has 600 bytes, and most clients are idle
+
+
 class Prepared:
     """The statements of one client. `board` it on each backend that it gets.
 
@@ -129,7 +132,7 @@ class Prepared:
         self._all = statements
         self._pipeline = pipeline
         self._server = ServerStatements()
-        self._changes: deque[_Change] = deque()
+        self._changes = _NO_CHANGES
         self.unnamed: bytes | None = None  # the Parse message of the client's unnamed statement
         self._unnamed_is_there = False  # it is the one on the backend
         self._unnamed_outstanding = 0  # Parse messages of one that are not answered
@@ -198,6 +201,8 @@ class Prepared:
 
     def _expect(self, answer: int, change: _Change) -> None:
         self._pipeline.expect(answer)
+        if self._changes is _NO_CHANGES:
+            self._changes = deque()
         self._changes.append(change)
 
     def bind(self, message: bytes) -> bytes:
