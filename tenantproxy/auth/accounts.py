@@ -13,7 +13,7 @@ __all__ = ["Account", "Accounts", "AccountsDenied", "Candidate", "Place", "Share
 
 
 class AccountsDenied(TenantError):
-    """The tenant's database is up and refuses the question: until that is mended nobody has an account there."""
+    """The tenant's database is up and refuses the question: until that is repaired it has no accounts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +51,7 @@ class SharedDatabase:
 
 
 class Standing(Protocol):
-    """Who somebody that is logged in is by now."""
+    """What a logged-in user's account says now."""
 
     async def claims_of(self, tenant: TenantId, user: str, *, timeout: float) -> Mapping[str, object] | None:
         """What a login would give as claims, `role` among them; None: there is no such account any more.
@@ -70,7 +70,7 @@ class Accounts(Protocol):
 
     `timeout` in seconds bounds the wait for a connection and the query together. All but `places` raise
     LoginUnavailable for who cannot be asked now, and AccountsDenied for a tenant whose database refuses us or whose
-    table does: one tenant that is set up wrong must not keep everybody else out.
+    table does: one tenant that is set up wrong must not keep all other users out.
     """
 
     async def of_tenant(self, tenant: TenantId, email: str, *, timeout: float) -> Sequence[Candidate]:

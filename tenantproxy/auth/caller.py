@@ -1,4 +1,4 @@
-"""What does a request say about its caller, before anybody believes it? Pure."""
+"""What does a request say about its caller, before it is verified? Pure."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 SUBPROTOCOL: Final = "tenantproxy"
-"""What a websocket is answered with that offers it, beside its token, and whose application chooses none itself."""
+"""What a websocket is answered with that offers it, next to its token, and whose application chooses none itself."""
 
 Headers: TypeAlias = tuple[tuple[str, str], ...]
 
@@ -129,7 +129,7 @@ class TrustedProxies:
     def client(self, peer: str | None, forwarded: Sequence[str]) -> tuple[str | None, bool]:
         """The address of the client, and whether `peer` is trusted. `forwarded`: the X-Forwarded-For headers.
 
-        The client is the last hop that no trusted proxy is. A hop that is no address ends the walk: whoever is behind
+        The client is the last hop that no trusted proxy is. A hop that is no address ends the walk: what is behind
         it is unknown, so it is the last proxy that is known.
         """
         if not self._networks or peer is None or not self._trusts(peer):

@@ -1,4 +1,4 @@
-"""What does a token say, and may it say so? Pure: strict JSON in, claims that nobody can change out."""
+"""What does a token say, and may it say so? Pure: strict JSON in, immutable claims out."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ def _because(error: E, why: str) -> E:
 
 
 def why_of(error: AuthError) -> str:
-    """Which check a token failed, for an operator who has it before him; empty where nobody said."""
+    """Which check a token failed, for an operator who has it before him; empty where it is unknown."""
     return str(vars(error).get("why", ""))
 
 
 def parse_object(raw: bytes) -> Mapping[str, Any]:
     """The JSON object in `raw`, read only, all the way down. Raises AuthError.
 
-    Refused beside what is no JSON object: a key that is given twice in one object (parsers differ in which they take),
+    Refused, like what is no JSON object: a key that is given twice in one object (parsers differ in which they take),
     NaN and Infinity, NUL and lone surrogates in text, and nesting that no claim needs.
     """
     try:
@@ -56,7 +56,7 @@ def parse_object(raw: bytes) -> Mapping[str, Any]:
         parsed = json.loads(text, object_pairs_hook=_distinct, parse_constant=_refused)
         frozen = _frozen(parsed, 0)
     except (ValueError, RecursionError):
-        raise invalid("a part of it is no JSON that is read the same by everybody (a key twice, NUL, NaN)") from None
+        raise invalid("a part of it is no JSON that is read the same by every parser (a key twice, NUL, NaN)") from None
     if not isinstance(frozen, Mapping):
         raise invalid("a part of it is no JSON object")
     return frozen

@@ -1,4 +1,4 @@
-"""In which tenants may this e-mail address have an account? One row read in the main database, whoever is asked for.
+"""In which tenants may this e-mail address have an account? One row read in the main database, for any address.
 
 The directory is a hint: a password is only ever checked against the tenant's own row. It holds MACs, no addresses.
 """

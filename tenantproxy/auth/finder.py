@@ -1,7 +1,7 @@
 """Finds the accounts of an e-mail address whose password is right: the directory first, a bounded search second.
 
 What a stranger must not learn is who has an account. So each attempt reads the directory once, asks at least one tenant
-(a decoy where the directory knows none) and verifies a password (a dummy where there is none). If nothing fitted it
+(a decoy where the directory knows none) and verifies a password (a dummy where none is known). If nothing fitted it
 searches on, once in a while for an address, and verifies once more. All failures are the same error; while a tenant
 cannot be asked, it is LoginUnavailable.
 """

@@ -86,7 +86,7 @@ def _main_keys(settings: Auth, observer: Observer) -> KeySource:
 
 
 def configured_issuers(settings: Auth, main: Issuer | None, observer: Observer) -> list[Issuer]:
-    """Those of `[[auth.issuers]]`, beside `main`.
+    """Those of `[[auth.issuers]]`, in addition to `main`.
 
     Raises ConfigurationError for a key that cannot be used, or is that of another issuer or our own.
     """
@@ -192,7 +192,7 @@ def revocation_ids(issuer: Issuer, claims: Mapping[str, Any]) -> tuple[str, str 
     """Under which names the token and its session are revoked.
 
     Those of `[auth]` itself are as they are. Of another issuer they are hashed with its name: it must not be able to
-    name a token or a session of ours. A token without a jti is known by its claims: a signature can be rewritten.
+    name one of our tokens or sessions. A token without a jti is known by its claims: a signature can be rewritten.
     """
     token, session = claims.get("jti"), claims.get("sid")
     if not isinstance(token, str) or not token:

@@ -106,7 +106,7 @@ class Jwks:
         return KeysUnavailable("the token cannot be verified now", detail=why, retry_after=max(1.0, wait))
 
     async def close(self) -> None:
-        """End a fetch that is under way; whoever waits for it sees what was known."""
+        """End a fetch that is under way; its waiters see what was known."""
         if self._flight is not None:
             self._flight.cancel()
             await asyncio.wait([self._flight])
@@ -198,7 +198,7 @@ def read_keys(raw: bytes, algorithms: str | Iterable[str]) -> dict[str, Key]:
     A key that names its algorithm is good for that alone. Of an RSA key that names none (Entra's) the tokens may be
     RS256, RS384 or RS512 where these are wanted, else PS256 and its kin.
 
-    Passed over: keys for something else, too weak ones, private ones (everybody may have read them), and all that
+    Passed over: keys for something else, too weak ones, private ones (others may have read them), and all that
     share a kid. A set without any usable key is no answer.
     """
     try:

@@ -61,7 +61,7 @@ class KeySource(Protocol):
         ...
 
     async def find(self, kid: str | None) -> Key | None:
-        """The key, looked for elsewhere if need be; None: there is none. Raises KeysUnavailable."""
+        """The key, looked for elsewhere if need be; None: it is unknown. Raises KeysUnavailable."""
         ...
 
     async def close(self) -> None:
@@ -82,7 +82,7 @@ class KeyRing:
         return self._keys[kid]
 
     def known(self, kid: str | None) -> Key | None:
-        """See `KeySource`. A token without a kid is not one of ours."""
+        """See `KeySource`. A token without a kid is not our own."""
         return self._keys.get(kid) if kid is not None else None
 
     async def find(self, kid: str | None) -> Key | None:
@@ -144,7 +144,7 @@ def _hmac(kid: str, secret: Secret, name: str) -> Key:
     value = secret.read_bytes()
     if len(value) < MIN_KEY_BYTES:
         raise _unfit(name, f"is {len(value)} bytes long, at least {MIN_KEY_BYTES} are needed", "openssl rand -hex 32")
-    # What everybody may read is no secret: with a public key here, who has it could sign (RS256/HS256 confusion).
+    # What is public is no secret: with a public key here, who has it could sign (RS256/HS256 confusion).
     if value.lstrip().startswith((b"-----BEGIN", b"ssh-", b"ecdsa-")):
         raise _unfit(name, "is an asymmetric key, HS256 needs a secret", "openssl rand -hex 32")
     return Key(kid=kid, algorithm="HS256", verifying=value, signing=value, sealing=_derived(value))

@@ -79,7 +79,7 @@ class Passwords:
         self._bcrypt = bcrypt
         threads = threads if threads is not None else os.cpu_count() or 1
         self._queue = WorkQueue(threads=threads, max_waiting=max_waiting, name="tenantproxy-password")
-        # Of no password: as long as it is compared in full, nobody has to know one that fits.
+        # Of no password: as long as it is compared in full, no fitting one need be known.
         salt, digest = (_base64(secrets.token_bytes(size)) for size in (_SALT_BYTES, _HASH_BYTES))
         self._dummy = Argon2Hash(
             encoded=f"$argon2id$v=19$m={MEMORY_KIB},t={PASSES},p={PARALLELISM}${salt}${digest}",

@@ -1,9 +1,9 @@
-"""How does somebody stay logged in? Sessions in the main database, whose refresh tokens are good once.
+"""How does a user stay logged in? Sessions in the main database, whose refresh tokens are good once.
 
 A refresh token is random: 16 bytes that name its family (the session), 32 that prove it. The database has hashes of
-both. Whoever comes with a proof that was good once ends the session, since one of the two who had it is a thief;
+both. A client that comes with a proof that was good once ends the session, since one of the two who had it is a thief;
 but within the grace, and as long as the next one was not used, he is taken for a client that missed the answer, and
-gets the same next token again. That one lies in the database encrypted under the former and a key of ours.
+gets the same next token again. That one lies in the database encrypted under the former and our key.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ class Sessions:
         as_of: str = "",
         is_chosen: bool = False,
     ) -> Grant:
-        """Begin a session of somebody who has proven to be `user` of `tenant`.
+        """Begin a session of a caller who has proven to be `user` of `tenant`.
 
         `role` and `claims` go into every access token of the session, until `standing` has newer ones. `session` is its
         id, by default a new one: of two that begin with the same, one raises AuthError. `as_of` is that of the
@@ -232,7 +232,7 @@ class Sessions:
     async def close(self, refresh_token: str) -> bool:
         """Log out: the session's refresh and access tokens are worth nothing. Whether there was one.
 
-        A token of another form is no error: whoever logs out is out.
+        A token of another form is no error: the user is logged out either way.
         """
         try:
             refresh = _Refresh.read(refresh_token)
@@ -305,7 +305,7 @@ class Sessions:
         except KeyError:
             raise expired() from None  # a key that was taken out takes its sessions along
         if not hmac.compare_digest(mac, row["mac"]):
-            raise invalid()  # somebody else than us wrote the row
+            raise invalid()  # the row was not written by us
         return session
 
     async def _tenant_of(self, session: _Session) -> Tenant:
@@ -326,7 +326,7 @@ class Sessions:
         return tenant
 
     async def _kept(self, session: _Session) -> Mapping[str, Any]:
-        """The role and the claims of the next access token: today's, where somebody knows them."""
+        """The role and the claims of the next access token: today's, where they can be looked up."""
         if self._standing is None:
             kept: dict[str, Any] = json.loads(session.claims)
             return kept
@@ -347,7 +347,7 @@ class Sessions:
         return {"role": None if role is None else str(role), "claims": claims}
 
     def _pad(self, refresh: _Refresh, kid: str) -> bytes:
-        """What hides a successor: different for each token, known to nobody who lacks the token or our key."""
+        """What hides a successor: different for each token, known only with the token or our key."""
         return self._tokens.seal(b"successor\0" + refresh.family + refresh.secret, kid)[1]
 
     def _grant(self, session: _Session, tenant: Tenant, refresh: _Refresh, kept: Mapping[str, Any]) -> Grant:

@@ -67,7 +67,7 @@ def token_needed() -> AuthError:
 def _unproven(request: RequestContext) -> AuthError:
     if request.claims is None:
         return token_needed()
-    return mismatch()  # a good token of somebody who is in no tenant, or not in this one
+    return mismatch()  # a good token of a user who is in no tenant, or not in this one
 
 
 class HeaderResolver:

@@ -111,7 +111,7 @@ class Revocations:
         self._until: dict[tuple[str, str], float] = {}  # (kind, id) -> when it need not be known any more
         self._ends: list[tuple[float, tuple[str, str]]] = []  # the same as a heap, so that the oldest go first
         self._seen = _EVERYTHING  # transactions before it have been read
-        self._gaps = 0  # how often nobody knows what was announced
+        self._gaps = 0  # how often announcements may have been lost
         self._news = asyncio.Event()  # there is something to read
         self._unhear: Callable[[], None] | None = None
         self._opening: asyncio.Future[None] | None = None  # while it is being opened
@@ -175,10 +175,10 @@ class Revocations:
         return self._task is not None
 
     async def open(self) -> None:
-        """Read what was revoked, then follow. Again after `close` it may be opened anew.
+        """Read what was revoked, then follow. Again after `close` it may be opened again.
 
-        Raises ConfigurationError where the tables are not installed, PoolClosed when it is closed meanwhile. Whoever
-        comes while it is being opened waits for that, and tries anew when it failed.
+        Raises ConfigurationError where the tables are not installed, PoolClosed when it is closed meanwhile. A caller
+        that comes while it is being opened waits for that, and tries again when it failed.
         """
         loop = asyncio.get_running_loop()
         while self._opening is not None and self._opening.get_loop() is loop:
@@ -230,7 +230,7 @@ class Revocations:
 
     def _heard(self, payload: str | None) -> None:
         if payload is None:
-            self._gaps += 1  # after a failover the transactions may count anew
+            self._gaps += 1  # after a failover the transactions may restart their numbers
             self._seen = _EVERYTHING
         self._news.set()
 
@@ -248,7 +248,7 @@ class Revocations:
                 if self._clock() - swept >= self._sweep_interval:
                     swept = self._clock()
                     await self.sweep()
-            except Exception:  # noqa: BLE001  # a rim: what is known stays in force, and it is asked again
+            except Exception:  # noqa: BLE001  # a boundary: what is known stays in force, and it is asked again
                 self._seen = _EVERYTHING
                 await asyncio.sleep(min(1.0, self._poll_interval))
                 self._news.set()

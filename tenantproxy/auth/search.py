@@ -1,6 +1,6 @@
 """Where else may the account be? A fan-out over all tenants that is bounded in number, rate and time.
 
-State: who lately could not be asked, and what was lately searched for; both bounded, both forgotten in seconds.
+State: which tenants could not be asked and what was searched for recently; both bounded and forgotten in seconds.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Breakers:
         return self._clock() < self._until.get(place, 0.0)
 
     def any_open(self) -> bool:
-        """Whether anybody is."""
+        """Whether any is."""
         if self._until:
             now = self._clock()
             self._until = {place: until for place, until in self._until.items() if until > now}
@@ -85,7 +85,7 @@ class Search:
         self._turn = 0  # where the next search begins among many row tenants
 
     def remembered(self, key: bytes) -> tuple[TenantId, ...] | None:
-        """Who had an account when this address was last searched for, lately and completely; None: it was not."""
+        """Who had an account when this address was last searched for, recently and completely; None: it was not."""
         found: tuple[TenantId, ...] | None = self._found.get(key)
         return found
 
@@ -174,7 +174,7 @@ class Search:
         except TenantNotFound:
             pass  # gone since the places were listed
         except TenantError:
-            pass  # paused or suspended: it serves nobody
+            pass  # paused or suspended: it serves no logins
 
     async def _tenants(self, place: Place, email: str) -> Sequence[TenantId]:
         if not isinstance(place, SharedDatabase):

@@ -139,8 +139,8 @@ LANGUAGE sql SECURITY DEFINER STABLE SET search_path = pg_catalog, pg_temp AS $f
   FROM tenantproxy.sessions s WHERE s.family = p_family
 $f$;
 
--- 'rotated': p_next is good now. 'again': somebody was first within the grace, with the same secret; his is in o_sealed.
--- 'reused': a secret that was good once, or never: the session is over. 'unknown': there is none.
+-- 'rotated': p_next is good now. 'again': another call was first within the grace, with that secret; its token: o_sealed.
+-- 'reused': a secret that was good once, or never: the session is over. 'unknown': no such session.
 CREATE OR REPLACE FUNCTION tenantproxy.rotate_session(
   p_family bytea, p_secret bytea, p_next bytea, p_sealed bytea, p_kid text, p_mac bytea,
   p_idle float8, p_grace float8, p_seconds float8, OUT o_outcome text, OUT o_sealed bytea, OUT o_kid text)
@@ -223,7 +223,7 @@ GRANT EXECUTE ON FUNCTION tenantproxy.tenant_left() TO SESSION_USER;  -- to make
 RESET ROLE;
 REVOKE tenantproxy_keeper FROM CURRENT_USER;
 
--- Where tenants are registered in our own table: whoever is deleted, renamed, moved or stopped takes its tokens with it.
+-- Where tenants are registered in our own table: a tenant that is deleted, renamed, moved or stopped takes its tokens with it.
 DO $$
 BEGIN
   IF pg_catalog.to_regclass('tenantproxy.tenants') IS NOT NULL THEN

@@ -87,7 +87,7 @@ class Buckets:
             self._levels.popitem(last=False)
 
     def _is_full_again(self) -> bool:
-        """Whether the oldest is; looked at with each change, so those that nobody asks for go too."""
+        """Whether the oldest is; looked at with each change, so unused ones go too."""
         level, at = next(iter(self._levels.values()))
         return level + (self._clock() - at) * self._per_second >= self._burst
 

@@ -139,7 +139,7 @@ class Tokens:
             "access": settings.audience,
             "selection": f"{settings.audience}:selection",
         }
-        self._salt = secrets.token_bytes(32)  # so that nobody can aim at the hash of somebody else's token
+        self._salt = secrets.token_bytes(32)  # so that no client can aim at the hash of another's token
         self._cache: LRUCache[bytes, _Verified] = LRUCache(cached)
         self._asked: LRUCache[str, float] = LRUCache(1000)  # tenant -> when it was last asked for out of turn
 
@@ -149,7 +149,7 @@ class Tokens:
         return self._signer is not None
 
     def is_own(self, claims: Mapping[str, Any]) -> bool:
-        """Whether a verified token, with these claims, is one of ours."""
+        """Whether a verified token, with these claims, is our own."""
         return self._issuers[claims["iss"]].is_own
 
     def revocation_ids(self, claims: Mapping[str, Any]) -> tuple[str, str | None]:
@@ -186,7 +186,7 @@ class Tokens:
         """An access token for `user` of `tenant`, good for `access_ttl` seconds.
 
         `session` is what a logout ends (`Session.id`); `claims` are further ones, of plain JSON. Raises
-        ConfigurationError when there is no key of ours, ValueError for claims that are ours to set or too long.
+        ConfigurationError when we have no key, ValueError for claims that are ours to set or too long.
         """
         taken = (_RESERVED | {self.settings.tenant_claim}) & (claims or {}).keys()
         if taken:
@@ -213,7 +213,7 @@ class Tokens:
 
     def epoch(self, tenant: Tenant) -> int:
         """What `tep` must be now: another number after a move, a suspension, a deletion or `revoke_tenant`."""
-        # Not their sum: a tenant that began anew at 0 and was revoked a second later would be what it was at 1.
+        # Not their sum: a tenant that began again at 0 and was revoked a second later would be what it was at 1.
         return tenant.epoch + self._revoked.epoch(tenant.id) * _REVOKED
 
     def _common(self, purpose: Purpose, subject: str, ttl: float) -> dict[str, object]:
@@ -385,7 +385,7 @@ class Tokens:
 
     @staticmethod
     def _cannot_sign() -> ConfigurationError:
-        fix = "give a key_file, or leave issuing to whoever jwks_url or public_key_file belongs to"
+        fix = "give a key_file, or leave issuing to the owner of jwks_url or public_key_file"
         return ConfigurationError([Problem(key="auth", problem="has no key to sign with", fix=fix)])
 
     def __repr__(self) -> str:

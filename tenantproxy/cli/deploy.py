@@ -1,4 +1,4 @@
-"""What does `install` put where? The signed context where row tenants live; registry and sessions beside main's data.
+"""What does `install` put where? The signed context where row tenants live; registry and sessions next to main's data.
 
 Connects with each server's admin credentials; everything may be run again, which is the upgrade.
 """
@@ -81,7 +81,7 @@ def needs_auth(settings: Settings) -> bool:
 
 
 def needs_main(settings: Settings) -> bool:
-    """Whether anything of ours belongs into the main database."""
+    """Whether any of our tables belongs into the main database."""
     return needs_registry(settings) or needs_auth(settings)
 
 
@@ -105,7 +105,7 @@ async def install_contexts(settings: Settings, found: Sequence[DeployTarget], *,
 
 
 def context_secrets(settings: Settings) -> dict[int, bytes]:
-    """What the keys of all databases are derived from, by key id. Raises ConfigurationError where there is none."""
+    """What the keys of all databases are derived from, by key id. Raises ConfigurationError where it is not set."""
     secrets = {kid: secret.read_bytes() for kid, secret in settings.row.keys().items()}
     if not secrets:
         raise ConfigurationError(

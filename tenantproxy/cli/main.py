@@ -51,7 +51,7 @@ token_app = group("Make an access token, or see why one is refused.")
 
 
 class Logins(Group):
-    """`login EMAIL` beside `login reconcile`: what has an @ is no command but an address."""
+    """`login EMAIL` next to `login reconcile`: what has an @ is no command but an address."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """See click."""

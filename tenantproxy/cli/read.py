@@ -87,7 +87,7 @@ async def _registry(settings: Settings) -> AsyncIterator[Registry]:
 
 @asynccontextmanager
 async def _near(registry: Registry, name: str) -> AsyncIterator[None]:
-    """Say which tenant was probably meant, where there is none of that name: an operator may know them all."""
+    """Say which tenant was probably meant, where none has that name: an operator may know them all."""
     try:
         yield
     except TenantNotFound as exc:
@@ -190,7 +190,7 @@ def admin_url(settings: Settings) -> str:
 def may_have_token(url: str, admin: Admin) -> bool:
     """Whether the configured token is for the listener at `url`: on this machine, or at a host that [admin] names.
 
-    Any other address gets it only where the operator says so: it may be a mistyped one, or somebody else's.
+    Any other address gets it only where the operator says so: it may be a mistyped one, or another person's.
     """
     host = _host_of(url)
     named = {name.lower() for name in admin.hosts} | {"localhost"}

@@ -48,7 +48,7 @@ def _signing(settings: Settings) -> Settings:
 async def inspect(settings: Settings, token: str, *, purpose: Purpose) -> dict[str, Any]:
     """What `token` says, and whether it is good now; never the token itself, its signature or a key.
 
-    Of a token that is not genuine the claims are what somebody wrote: `genuine` says so.
+    Of a token that is not genuine the claims are what its sender wrote: `genuine` says so.
     """
     async with Router(settings) as router:
         await router.revocations.open()
@@ -80,7 +80,7 @@ def _said(part: str) -> Mapping[str, Any]:
 
 
 def _shown(name: str, value: object) -> object:
-    """Times beside what they mean; what a terminal would act upon is escaped."""
+    """Times next to what they mean; what a terminal would act upon is escaped."""
     if name in _TIMES and isinstance(value, int | float) and not isinstance(value, bool):
         try:
             when = datetime.fromtimestamp(value, UTC)

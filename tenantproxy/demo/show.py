@@ -58,7 +58,7 @@ async def _world(listen: str, admin_listen: str, pg_listen: str) -> AsyncIterato
 
 
 def _address(wanted: int) -> str:
-    """`wanted` on loopback, or a free port when somebody has it."""
+    """`wanted` on loopback, or a free port when it is in use."""
     for port in (wanted, 0):
         with socket.socket() as probe:
             try:

@@ -53,7 +53,7 @@ class Scrape:
         }
 
     def get(self, name: str, **labels: str) -> float | None:
-        """The value of this very series (`tenantproxy_` is added), None when there is none."""
+        """The value of this very series (`tenantproxy_` is added), None when it is missing."""
         return self._samples.get((f"tenantproxy_{name}", frozenset(labels.items())))
 
     def count(self, name: str, **labels: str) -> int:
@@ -104,7 +104,7 @@ class Stage:
             return Scrape(await response.text())
 
     async def backends(self, role: str | None = None) -> int:
-        """How many sessions of ours (of `role`) PostgreSQL has, by pg_stat_activity."""
+        """How many of our sessions (of `role`) PostgreSQL has, by pg_stat_activity."""
         roles = {APP_ROLE, LOGIN_ROLE, *(tenant.role for tenant in self.world.tenants if tenant.role)}
         count = await self.watch.fetchval(
             "SELECT count(*) FROM pg_stat_activity WHERE usename = ANY($1::text[])", [role] if role else list(roles)

@@ -55,7 +55,7 @@ async def own_rows(stage: Stage) -> AsyncIterator[Seen]:
 
 
 async def strangers(stage: Stage) -> AsyncIterator[Seen]:
-    """No token and a wrong one look the same; a header alone makes nobody another tenant."""
+    """No token and a wrong one look the same; a header alone does not change the tenant."""
     acme, globex = stage.world.one(Isolation.ROW), stage.world.one(Isolation.ROW, 1)
     answers = [await stage.ask(), await stage.ask(Authorization="Bearer guessed")]
     saw = ", ".join(f"{answer.status} {answer.body.get('code')}" for answer in answers)
@@ -72,7 +72,7 @@ async def strangers(stage: Stage) -> AsyncIterator[Seen]:
 
 
 async def logins(stage: Stage) -> AsyncIterator[Seen]:
-    """An e-mail and a password are enough: nobody says in which tenant, and its token opens that one."""
+    """An e-mail and a password are enough without naming the tenant, and its token opens that one."""
     before = await stage.scrape()
     for kind in (Isolation.ROW, Isolation.SCHEMA, Isolation.DATABASE):
         tenant = stage.world.one(kind, 1)
@@ -94,7 +94,7 @@ async def logins(stage: Stage) -> AsyncIterator[Seen]:
     saw = f"{status} {body.get('tenant')}"
     yield Seen(what="and chooses", expected="200 umbrella", saw=saw, ok=saw == "200 umbrella")
     wrong, unknown = await asyncio.gather(
-        stage.log_in(EVERYWHERE, "guess"), stage.log_in("nobody@nowhere.example", "guess")
+        stage.log_in(EVERYWHERE, "guess"), stage.log_in("unknown@nowhere.example", "guess")
     )
     saw = ", ".join(f"{status} {body.get('title')}" for status, body in (wrong, unknown))
     expected = "401 e-mail or password is wrong, 401 e-mail or password is wrong"

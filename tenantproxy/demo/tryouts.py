@@ -1,4 +1,4 @@
-"""What may somebody type while the demo runs? Commands with working credentials; the tour runs the very same ones."""
+"""What can a user type while the demo runs? Commands with working credentials; the tour runs the very same ones."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def _login(about: str, public_url: str, email: str, password: str, shows: str) -
 
 
 def ourselves() -> tuple[str, ...]:
-    """The command line of this installation; its folder need not be on anybody's PATH."""
+    """The command line of this installation; its folder need not be on the PATH."""
     script = Path(sys.executable).with_name("tenantproxy")
     return (str(script),) if script.exists() else (sys.executable, "-m", "tenantproxy")
 

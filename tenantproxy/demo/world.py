@@ -1,7 +1,7 @@
 """Which tenants does the demo have, and where do they live? Two of each kind, provisioned as an operator would.
 
 Row tenants share tables, each session proven by a signature. Schema tenants share a database, each with a login role of
-its own. Database tenants have a database that only their role may enter. Secrets are made anew at each start and are
+its own. Database tenants have a database that only their role may enter. Secrets are generated at each start and are
 files that only this user can read.
 """
 

@@ -68,7 +68,7 @@ class Registry(Protocol):
     async def get(self, tenant: TenantId) -> Tenant:
         """The tenant, whatever its status.
 
-        Raises TenantNotFound when there is none, RegistryUnavailable when that cannot be found out. Cancellation
+        Raises TenantNotFound when it does not exist, RegistryUnavailable when that cannot be found out. Cancellation
         leaves nothing.
         """
         ...

@@ -36,7 +36,7 @@ _CLOSE_TIMEOUT: Final = 5.0
 class Entry:
     """A tenant that was found: to be given out unasked until `fresh_until`, and while `round` is the cache's own.
 
-    Whoever keeps one asks `CachedRegistry.is_fresh` before each use.
+    A caller that keeps one asks `CachedRegistry.is_fresh` before each use.
     """
 
     __slots__ = ("fresh_until", "round", "tenant")
@@ -51,7 +51,7 @@ class CachedRegistry:
     """`inner` behind a cache of `ttl` seconds (`negative_ttl` for unknown tenants) and `max_entries` entries.
 
     While the source cannot be asked, a tenant is served as last known for up to `stale_for` seconds beyond its `ttl`.
-    A lookup belongs to nobody: a caller who leaves does not cancel it for the others.
+    A lookup belongs to no single caller: one who leaves does not cancel it for the others.
     """
 
     def __init__(
@@ -217,7 +217,7 @@ class CachedRegistry:
             return _unusable(str(exc))
         except TimeoutError:
             error: str = f"no answer within {self._lookup_timeout:g} s"
-        except Exception as exc:  # noqa: BLE001  # a rim: a registry of the user's own may raise anything
+        except Exception as exc:  # noqa: BLE001  # a boundary: a registry of the user's own may raise anything
             error = f"{self.source}: {type(exc).__name__}"
         return RegistryUnavailable("the tenant could not be looked up", detail=error, retry_after=1.0)
 
@@ -225,7 +225,7 @@ class CachedRegistry:
         """Remember an answer and tell those who wait for it."""
         tenant, answer = lookup.tenant, _checked(lookup.tenant, answer)
         self.lookup_seconds[self.source].observe(lookup.answer.get_loop().time() - lookup.began)
-        # Once invalidated, the answer is good for those who asked before; whoever comes later asks again.
+        # Once invalidated, the answer is good for those who asked before; later callers ask again.
         current = self._flights.get(tenant) is lookup
         if current:
             del self._flights[tenant]
@@ -329,7 +329,7 @@ class CachedRegistry:
     def renew(self, inner: Registry) -> None:
         """Stand in front of `inner` from now on, with nothing remembered: after `close`, before it is opened again.
 
-        Whoever holds this registry (a verifier of tokens) need not be told.
+        Holders of this registry (a verifier of tokens) need not be told.
         """
         self.inner = inner
         self._hear_of_unusable()
@@ -370,7 +370,7 @@ class CachedRegistry:
         await self.stop()
         try:
             await _bounded(self.inner.close(), _CLOSE_TIMEOUT, "close")
-        except Exception:  # noqa: BLE001 - a boundary: it is the user's, and nothing of ours waits for it
+        except Exception:  # noqa: BLE001 - a boundary: it is the user's, and none of our work waits for it
             _log.exception("the registry did not close")
 
     def _count(self, source: str, result: str) -> None:
@@ -379,7 +379,7 @@ class CachedRegistry:
     def _tell(self, event: Event) -> None:
         try:
             self._observer(event)
-        except Exception:  # noqa: BLE001  # a rim: whoever looks on must not break a lookup
+        except Exception:  # noqa: BLE001  # a boundary: an observer must not break a lookup
             _log.exception("an observer failed")
 
 
@@ -437,7 +437,7 @@ def _drop(cache: TTLCache[str, Any], key: str) -> None:
     with contextlib.suppress(KeyError):
         kept = cache[key]
         if isinstance(kept, Entry):
-            kept.fresh_until = float("-inf")  # somebody may have kept it
+            kept.fresh_until = float("-inf")  # a caller may have kept it
         del cache[key]
 
 

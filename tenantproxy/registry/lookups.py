@@ -168,7 +168,7 @@ class LookupQueue:
 
     def _expire(self, lookup: Lookup) -> None:
         if lookup in self._waiting and len(self._workers) > self._asking:
-            return  # the worker that waits for a connection has no time left either, and learns why there is none
+            return  # the worker that waits for a connection has no time left either, and learns why it gets none
         self._settle_one(lookup, unavailable(f"no answer within {self._timeout:g} s"))
 
     async def close(self) -> None:

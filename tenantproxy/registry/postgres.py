@@ -156,7 +156,7 @@ class PostgresRegistry:
     async def _pipeline(
         self, conn: AnyConnection, tenants: Sequence[TenantId]
     ) -> Mapping[str, Sequence[asyncpg.Record]]:
-        """The rows of the query by the id that was asked for, which each row is given beside its own columns."""
+        """The rows of the query by the id that was asked for, added to its own columns in each row."""
         found: dict[str, list[asyncpg.Record]] = {}
         if self._can_pipeline:
             # $1 stays as it is in the query, so that it keeps the type that PostgreSQL finds for it.

@@ -51,7 +51,7 @@ class RowReader:
         return Tenant(
             id=name,
             placement=self._placement(row, isolation),
-            # A missing column is a table that knows no status; a NULL in one is a tenant nobody decided about.
+            # A missing column is a table that knows no status; a NULL in one is a tenant whose status was never set.
             status=_member(row, "status", TenantStatus) if "status" in row.keys() else TenantStatus.ACTIVE,  # noqa: SIM118
             tier=sys.intern(_text(row, "tier") or "standard"),
             region=_text(row, "region"),

@@ -1,7 +1,7 @@
 -- The registry's own table. PostgreSQL 14+. Running it again is the upgrade: each step runs once, in order.
 -- Installed by a superuser or the owner of the main database; the reader gets USAGE on the schema and SELECT on the table.
 BEGIN;
-SET LOCAL lock_timeout = '5s';                     -- waiting for a lock would hold up everybody behind us
+SET LOCAL lock_timeout = '5s';                     -- waiting for a lock would hold up all queries behind us
 SELECT pg_catalog.pg_advisory_xact_lock(8320914577001);
 
 DO $$

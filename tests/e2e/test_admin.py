@@ -132,7 +132,7 @@ async def test_a_token_that_was_rotated_counts_at_the_next_request(tmp_path: Pat
 
 
 @pytest.mark.parametrize("content", [None, "", "\n", "short"])
-async def test_while_the_token_cannot_be_used_nobody_is_let_in(tmp_path: Path, content: str | None) -> None:
+async def test_while_the_token_cannot_be_used_no_request_is_accepted(tmp_path: Path, content: str | None) -> None:
     file = tmp_path / "token"
     async with an_admin_listener(token_file=str(file)) as url:
         if content is not None:

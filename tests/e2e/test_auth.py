@@ -186,12 +186,12 @@ async def test_unknown_and_wrong_have_the_same_status_headers_and_body(serving: 
     async with serving() as client:
         await client.login("dan@example.org")
         answers = [
-            await client.login("nobody@example.org"),
+            await client.login("unknown@example.org"),
             await client.login("dan@example.org", "wrong"),
             await client.login("dan@example.org", "x" * 10_000),
             await client.login("dan@example.org", ""),
             await client.login("", ""),
-            await client.login("dan@example.org", tenant="nobody"),
+            await client.login("dan@example.org", tenant="unknown"),
             await client.login("dan@example.org", tenant="row1"),
             await client.login("dan@example.org", tenant="../../etc"),
             await client.login("\0", "\ud800"),
@@ -219,7 +219,7 @@ async def test_unknown_and_wrong_have_the_same_status_headers_and_body(serving: 
         ({"json": {"email": "a", "password": "x" * 70_000}}, 413),
     ],
 )
-async def test_what_is_no_login_is_said_so_and_never_an_error_of_ours(
+async def test_what_is_no_login_is_said_so_and_never_an_internal_error(
     options: dict[str, Any], status: int, serving: Serving
 ) -> None:
     async with serving() as client:
@@ -347,11 +347,11 @@ async def test_without_a_session_query_a_session_keeps_what_the_login_gave(peopl
         assert (await client.sidecar.auth.tokens.verify(second["access_token"]))["role"] == "member"
 
 
-async def test_the_router_ends_all_sessions_of_one_person_and_nobody_elses(people: World, serving: Serving) -> None:
+async def test_the_router_ends_all_sessions_of_one_person_and_no_others(people: World, serving: Serving) -> None:
     async with serving() as client, Router(login_settings(people, auth={"key": KEY})) as elsewhere:
         mine = [(await client.login("dan@example.org")).body for _ in range(2)]
         other = (await client.login("cem@example.org")).body
-        assert await elsewhere.end_sessions("database1", "nobody") == 0
+        assert await elsewhere.end_sessions("database1", "unknown") == 0
         assert await elsewhere.end_sessions("database1", "database1-1") == 2
         for tokens in mine:
             assert (await client.post("/auth/refresh", {"refresh_token": tokens["refresh_token"]})).status == 401
@@ -363,7 +363,7 @@ async def test_the_router_ends_all_sessions_of_one_person_and_nobody_elses(peopl
         assert (await client.check(other["access_token"])).status == 200
 
 
-async def test_a_spent_refresh_token_that_comes_again_raises_an_alarm_that_names_nobody(
+async def test_a_spent_refresh_token_that_comes_again_raises_an_alarm_without_names(
     serving: Serving, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -481,7 +481,7 @@ async def test_a_platform_may_use_names_of_its_own(serving: Serving) -> None:
 async def test_claim_and_header_must_agree_or_it_is_a_tenant_mismatch(serving: Serving) -> None:
     async with serving() as client:
         token = (await client.login("dan@example.org")).body["access_token"]
-        for other in ("row1", "nobody", "DATABASE1", "database1 ", ""):
+        for other in ("row1", "unknown", "DATABASE1", "database1 ", ""):
             answer = await client.check(token, ("X-Tenant-ID", other))
             if other.strip() != "database1":
                 assert (answer.status, answer.body["error"]) == (403, "tenant mismatch"), other
@@ -509,12 +509,12 @@ async def test_without_login_there_are_no_such_routes(people: World) -> None:
         assert (await client.get("/auth/check")).status == 404
 
 
-async def test_a_dead_tenant_database_is_503_for_everybody_who_fails(people: World, serving: Serving) -> None:
+async def test_a_dead_tenant_database_is_503_for_all_who_fail(people: World, serving: Serving) -> None:
     async with serving() as client:
         await client.login("dan@example.org")
         await client.login("cem@example.org")
         await take_away(people, "database2")
-        answers = [await client.login("nobody@example.org"), await client.login("cem@example.org", "wrong")]
+        answers = [await client.login("unknown@example.org"), await client.login("cem@example.org", "wrong")]
         assert [answer.status for answer in answers] == [503, 503]
         assert same(answers[0]) == same(answers[1])
         assert "Retry-After" in answers[0].headers
@@ -569,14 +569,14 @@ async def test_the_address_is_the_one_that_a_trusted_proxy_names(serving: Servin
         assert await tries(client, "192.0.2.2") == [429] * 3
 
 
-async def test_logins_are_counted_by_result_and_nobody_is_a_label(serving: Serving) -> None:
+async def test_logins_are_counted_by_result_and_no_person_is_a_label(serving: Serving) -> None:
     async with serving(login={"attempts_per_account": 3}) as client:
         before = await client.metrics()
         assert before["tenantproxy_logins_total", "ok"] == 0
         await client.login("dan@example.org")
         await client.login("both@example.org")
         for _ in range(4):
-            await client.login("nobody@example.org")
+            await client.login("unknown@example.org")
         after = await client.metrics()
         counted = {key[1]: value for key, value in after.items() if key[0] == "tenantproxy_logins_total"}
         assert counted == {"ok": 1, "selection": 1, "refused": 3, "throttled": 1, "unavailable": 0, "error": 0}

@@ -139,7 +139,7 @@ async def test_only_the_very_token_opens_a_tenant(authorization: str, demo_world
         assert (await stage.ask(Authorization=wrong)).status == 401
 
 
-async def test_the_tour_notices_when_nobody_can_log_in(own_world: World) -> None:
+async def test_the_tour_notices_when_no_login_works(own_world: World) -> None:
     seen: list[Seen] = []
     async with touring(own_world) as stage:
         admin = await own_world.connect(SHARED)
@@ -151,7 +151,7 @@ async def test_the_tour_notices_when_nobody_can_log_in(own_world: World) -> None
     assert next(line.what for line in seen if not line.ok).startswith(email_of("globex"))
 
 
-async def test_two_authorization_headers_are_nobody(demo_world: World) -> None:
+async def test_two_authorization_headers_are_rejected(demo_world: World) -> None:
     async with touring(demo_world) as stage:
         both = [("Authorization", f"Bearer {stage.tokens[tenant]}") for tenant in ("acme", "globex")]
         async with stage.http.get(f"{stage.public_url}/demo/projects", headers=CIMultiDict(both)) as answer:

@@ -103,7 +103,7 @@ async def test_an_example_serves_each_tenant_its_own(
             for tenant in TENANTS:
                 async with http.get(f"{url}/projects", headers=headers[tenant]) as answer:
                     assert (answer.status, await answer.json()) == (200, [f"{tenant} {n}" for n in (1, 2, 3)])
-            for who, status in (("liar", 403), ("stranger", 401), ("nobody", 401)):
+            for who, status in (("liar", 403), ("stranger", 401), ("no header", 401)):
                 async with http.get(f"{url}/projects", headers=headers.get(who)) as answer:
                     problem = await answer.json(content_type="application/problem+json")
                     assert (answer.status, problem["status"]) == (status, status), name

@@ -104,7 +104,7 @@ async def test_who_does_not_say_what_he_wants_keeps_no_place(sent: bytes) -> Non
     async with listening(web.get("/", ok), max_clients=1, head_timeout=0.05) as listener:
         with suppress(ConnectionResetError):  # it may be cut before all of it was read
             assert await raw(listener.url, sent) == b""
-        await until(lambda: listener.stats().clients == 0, "nobody is connected")
+        await until(lambda: listener.stats().clients == 0, "no client is connected")
 
 
 async def test_who_said_it_in_pieces_has_all_the_time_for_his_answer() -> None:
@@ -213,7 +213,7 @@ async def test_a_client_too_many_is_refused_while_all_are_at_work(
         release.set()
         for reader, _ in held:
             assert b"done" in await asyncio.wait_for(reader.read(), 20)
-        await until(lambda: not listener.stats().clients, "nobody is connected")
+        await until(lambda: not listener.stats().clients, "no client is connected")
         async with client.get(listener.url) as answer:
             assert answer.status == 200
 
@@ -276,7 +276,7 @@ async def test_the_head_of_a_second_request_has_its_time_too(opened: Opened, res
         writer.write(rest)
         with suppress(ConnectionResetError):
             assert await asyncio.wait_for(reader.read(), 20) == b""
-        await until(lambda: listener.stats().clients == 0, "nobody is connected")
+        await until(lambda: listener.stats().clients == 0, "no client is connected")
 
 
 TOKEN = b"eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiI3In0.c2VjcmV0LXNpZ25hdHVyZQ"
@@ -408,7 +408,7 @@ async def test_clients_that_come_and_go_in_any_way_leave_the_count_at_zero(clien
                 writer.transport.abort()
             else:
                 writer.close()
-        await until(lambda: listener.stats().clients == 0, "nobody is connected")
+        await until(lambda: listener.stats().clients == 0, "no client is connected")
         async with client.get(listener.url) as answer:
             assert answer.status == 200
 

@@ -1,4 +1,4 @@
-"""Does the command line log somebody in, and make the directory agree with the tenants' tables?"""
+"""Does the command line log a user in, and make the directory agree with the tenants' tables?"""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ def test_a_new_client_of_a_paused_tenant_hears_at_once_who_paused_it(port: int, 
 
 
 @with_psql
-def test_nobody_else_gets_a_console(port: int, demo_world: World) -> None:
+def test_no_other_user_gets_a_console(port: int, demo_world: World) -> None:
     environment = {"PATH": os.environ["PATH"], "PGPASSWORD": demo_world.pg_password}
     for database in ("tenantproxy", "pgbouncer"):
         refused = subprocess.run(

@@ -75,9 +75,7 @@ async def connected(port: int, user: str, password: str, database: str, **more: 
         await conn.close(timeout=PATIENCE)
 
 
-async def test_a_wrong_password_an_unknown_user_and_a_tenant_that_is_not_ones_own_are_told_apart_by_nobody(
-    port: int, demo_world: World
-) -> None:
+async def test_a_wrong_password_an_unknown_user_and_another_tenant_look_the_same(port: int, demo_world: World) -> None:
     good = demo_world.pg_password
     heard = []
     for user, password, tenant in (
@@ -140,7 +138,7 @@ def without(config: Path, user: str) -> None:
     config.write_text(config.read_text().partition(f"[pg.users.{user}]")[0])
 
 
-async def test_a_user_that_is_removed_is_refused_after_a_reload_and_whoever_is_connected_stays(
+async def test_a_user_that_is_removed_is_refused_after_a_reload_and_connected_clients_stay(
     serve: Serve, config: Path, demo_world: World
 ) -> None:
     served = serve(config)

@@ -136,7 +136,7 @@ async def test_a_main_database_that_refuses_us_is_an_error_at_start(world: World
 
 
 class Own:
-    """A registry of somebody's own, which fails when it is first asked."""
+    """A registry of a user's own, which fails when it is first asked."""
 
     source = "own"
 

@@ -68,7 +68,7 @@ async def test_it_says_why_a_token_is_refused(config: Path) -> None:
     key = KEY.encode()
     wanted = {
         changed(token, key, exp=claims["iat"] - 90, iat=claims["iat"] - 100): ("its time was over", True),
-        changed(token, key, iss="somebody"): ("its iss is 'somebody'", False),
+        changed(token, key, iss="another"): ("its iss is 'another'", False),
         changed(token, key, aud="tenantproxy:selection"): ("its aud is 'tenantproxy:selection'", False),
         changed(token, key, {"kid": "../../etc"}): ("no key for HS256 is called '../../etc'", False),
         changed(token, key, {"alg": "none"}): ("its alg is 'none'", False),
@@ -109,7 +109,7 @@ async def test_what_a_forger_writes_cannot_drive_the_terminal(config: Path) -> N
 
 
 async def test_a_tenant_that_does_not_exist_and_a_missing_key_are_told(config: Path) -> None:
-    ended = await command("token", "issue", "nobody", "--user", "7", "--config", str(config))
+    ended = await command("token", "issue", "unknown", "--user", "7", "--config", str(config))
     assert (ended.returncode, ended.stdout) == (1, "")
     assert "no such tenant" in ended.stderr
     without_key(config)

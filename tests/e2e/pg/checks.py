@@ -143,7 +143,7 @@ async def errors(client: Client, seat: Seat) -> None:
 
 
 async def cancel(client: Client, seat: Seat) -> None:
-    """A cancelled statement ends, one beside it does not, and the connection goes on."""
+    """A cancelled statement ends, a concurrent one does not, and the connection goes on."""
     keys = victims, bystanders, held = _key(), _key(), _key()
 
     async def taken(probe: Session, key: int) -> bool:
@@ -154,14 +154,14 @@ async def cancel(client: Client, seat: Seat) -> None:
         await keeper.rows(f"SELECT CAST(pg_advisory_xact_lock({held}) AS text)")
         waits = "SELECT CAST(pg_advisory_xact_lock({}) AS text) || CAST(pg_advisory_xact_lock({}) AS text) || '{}'"
         asleep = asyncio.create_task(victim.rows(waits.format(victims, held, "never")))
-        beside = asyncio.create_task(bystander.rows(waits.format(bystanders, held, "unharmed")))
+        concurrent = asyncio.create_task(bystander.rows(waits.format(bystanders, held, "unharmed")))
         for key in keys[:2]:
             await until(partial(taken, probe, key), "both statements run")
         await victim.cancel()
         await fails(client, asleep, "57014")
-        assert not beside.done()
+        assert not concurrent.done()
         await keeper.commit()
-        assert await beside == [("unharmed",)]
+        assert await concurrent == [("unharmed",)]
         assert await victim.rows("SELECT 7") == [(7,)]
         assert await victim.prepared("SELECT CAST($1 AS int)", 8) == [(8,)]
 

@@ -140,7 +140,7 @@ def test_an_interrupt_cancels_what_runs(psql: str, seat: Seat) -> None:
 def test_psql_is_refused_at_another_tenant_as_with_a_wrong_password(psql: str, seat: Seat) -> None:
     other = ask(psql, seat, "SELECT 1", tenant=seat.other)
     wrong = ask(psql, seat, "SELECT 1", PGPASSWORD="wrong")
-    unknown = ask(psql, seat, "SELECT 1", tenant="nobody")
+    unknown = ask(psql, seat, "SELECT 1", tenant="unknown")
     said = {re.sub(r"^.*FATAL", "FATAL", done.stderr, flags=re.DOTALL) for done in (other, wrong, unknown)}
     assert said == {f'FATAL:  password authentication failed for user "{seat.user}"\n'}
     assert {done.returncode for done in (other, wrong, unknown)} == {2}

@@ -24,7 +24,7 @@ async def admin(seat: Seat, pg_port: Port) -> AsyncIterator[asyncpg.Connection]:
         yield conn
 
 
-async def test_a_plan_that_went_stale_is_made_anew(seat: Seat, admin: asyncpg.Connection) -> None:
+async def test_a_stale_plan_is_made_again(seat: Seat, admin: asyncpg.Connection) -> None:
     name = f"shapes_{seat.mode}"
     table = f'"{seat.schema}".{name}'
     await admin.execute(f"CREATE TABLE {table} (a int); INSERT INTO {table} VALUES (1)")

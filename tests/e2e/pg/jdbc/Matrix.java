@@ -294,7 +294,7 @@ public final class Matrix {
             });
             thread.setDaemon(true);
             thread.start();
-            CompletableFuture<String> beside = later(bystander, String.format(waits, bystanders, held));
+            CompletableFuture<String> concurrent = later(bystander, String.format(waits, bystanders, held));
             long deadline = System.nanoTime() + TimeUnit.SECONDS.toNanos(20);
             for (long key : new long[] {victims, bystanders}) {
                 while (one(probe, "SELECT pg_try_advisory_xact_lock(" + key + ")").equals("t")) {
@@ -305,7 +305,7 @@ public final class Matrix {
             sleeping.cancel();
             same(asleep.get(20, TimeUnit.SECONDS), "57014");
             keeper.commit();
-            same(beside.get(20, TimeUnit.SECONDS), "unharmed");
+            same(concurrent.get(20, TimeUnit.SECONDS), "unharmed");
             same(one(victim, "SELECT 7"), "7");
         }
     }

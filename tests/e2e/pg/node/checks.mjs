@@ -147,15 +147,15 @@ async function cancel(client, seat) {
       `SELECT CAST(pg_advisory_xact_lock(${own}) AS text) || CAST(pg_advisory_xact_lock(${held}) AS text) || '${said}'`
     const asleep = victim.rows(waits(victims, 'never'))
     asleep.catch(() => {})
-    const beside = bystander.rows(waits(bystanders, 'unharmed'))
-    beside.catch(() => {})
+    const concurrent = bystander.rows(waits(bystanders, 'unharmed'))
+    concurrent.catch(() => {})
     for (const each of [victims, bystanders]) {
       await until(async () => !one(await probe.rows(`SELECT pg_try_advisory_xact_lock(${each})`)), 'both statements run')
     }
     await victim.cancel()
     await fails(client, within(asleep, 'cancelled'), '57014')
     await keeper.rows('COMMIT')
-    assert.equal(one(await beside), 'unharmed')
+    assert.equal(one(await concurrent), 'unharmed')
     assert.equal(one(await victim.rows('SELECT 7')), 7)
     assert.equal(one(await victim.prepared('SELECT CAST($1 AS int)', 8)), 8)
   })

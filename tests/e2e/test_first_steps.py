@@ -1,4 +1,4 @@
-"""Does a newcomer with an ordinary PostgreSQL, the README and nothing else get tenants that cannot reach each other?
+"""Does an operator with an ordinary PostgreSQL, the README and nothing else get tenants that cannot reach each other?
 
 The server is the system's own, with TLS and passwords; the owner of the databases is no superuser.
 """
@@ -38,7 +38,7 @@ pytestmark = pytest.mark.timeout(900)  # dozens of processes, on a machine that 
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Newcomer:
+class Operator:
     """A folder with nothing in it, a shell, and a server."""
 
     server: EmbeddedPostgres
@@ -87,10 +87,10 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Environment:
 
 
 @pytest.fixture
-def newcomer(tmp_path: Path, installed: Environment) -> Iterator[Newcomer]:
+def operator(tmp_path: Path, installed: Environment) -> Iterator[Operator]:
     if not any(found.version == VERSION and (found.bin_dir / "psql").exists() for found in all_binaries()):
         pytest.skip(f"install postgresql-{VERSION}")
-    folder = Path(tempfile.mkdtemp(prefix="newcomer-"))  # where the server's own user can read
+    folder = Path(tempfile.mkdtemp(prefix="first-steps-"))  # where the server's own user can read
     folder.chmod(0o755)
     pem = certificate(folder, host=HOST)
     authority = tmp_path / "authority.pem"
@@ -105,7 +105,7 @@ def newcomer(tmp_path: Path, installed: Environment) -> Iterator[Newcomer]:
             asyncio.run(_owner(server))
             home = tmp_path / "home"
             home.mkdir()
-            yield Newcomer(server=server, installed=installed, folder=home, authority=authority)
+            yield Operator(server=server, installed=installed, folder=home, authority=authority)
     finally:
         shutil.rmtree(folder)
 
@@ -119,24 +119,24 @@ async def _owner(server: EmbeddedPostgres) -> None:
         await root.close()
 
 
-def write(newcomer: Newcomer, *names: str) -> None:
+def write(operator: Operator, *names: str) -> None:
     for name in names:
-        (newcomer.folder / name).write_text(STEPS[name])
+        (operator.folder / name).write_text(STEPS[name])
 
 
-def test_the_first_steps_of_the_readme_lead_to_the_first_query(newcomer: Newcomer) -> None:
+def test_the_first_steps_of_the_readme_lead_to_the_first_query(operator: Operator) -> None:
     """Its files and commands, byte for byte; only where the server is comes from the environment."""
     assert list(STEPS) == ["tenantproxy.toml", "schema.sql", "install.sh", "query.sh", "first.py"]
-    write(newcomer, "tenantproxy.toml", "schema.sql", "first.py")
-    installed = newcomer.shell(STEPS["install.sh"])
+    write(operator, "tenantproxy.toml", "schema.sql", "first.py")
+    installed = operator.shell(STEPS["install.sh"])
     assert "permissive policy tenantproxy" in installed
     assert "functions LEFT OPEN: the admin user is no superuser" in installed
-    shown = newcomer.shell(STEPS["query.sh"])
+    shown = operator.shell(STEPS["query.sh"])
     for name in ("Anvils", "Hammock district", "Cover sheets", "Hive"):
         assert shown.count(name) == 1
-    assert newcomer.shell("python first.py") == "['Anvils']\n1\n"
-    assert newcomer.sql("acme", "select name from projects") == [{"name": "ANVILS"}]
-    again = json.loads(newcomer.shell(STEPS["install.sh"].splitlines()[-1] + " --json"))
+    assert operator.shell("python first.py") == "['Anvils']\n1\n"
+    assert operator.sql("acme", "select name from projects") == [{"name": "ANVILS"}]
+    again = json.loads(operator.shell(STEPS["install.sh"].splitlines()[-1] + " --json"))
     assert [row["installed"] for row in again if "installed" in row] == [
         "signed context", "functions LEFT OPEN: the admin user is no superuser"
     ]  # fmt: skip
@@ -150,9 +150,9 @@ KINDS: Final = {
 TENANTS: Final = tuple(tenant for tenants in KINDS.values() for tenant in tenants)
 
 
-def grow(newcomer: Newcomer) -> None:
+def grow(operator: Operator) -> None:
     """The README's files with three tenants of each kind, made in the manner of its own."""
-    write(newcomer, "tenantproxy.toml", "schema.sql")
+    write(operator, "tenantproxy.toml", "schema.sql")
     known = tomllib.loads(STEPS["tenantproxy.toml"])["tenants"]
     more, tables = "", ""
     own = "projects (id bigint generated always as identity primary key, name text not null);\n"
@@ -170,38 +170,38 @@ def grow(newcomer: Newcomer) -> None:
                 tables += f"\\connect shared\ncreate schema {tenant};\ncreate table {tenant}.{own}"
             elif kind == "database":
                 tables += f"create database {tenant};\n\\connect {tenant}\ncreate table {own}"
-    with (newcomer.folder / "tenantproxy.toml").open("a") as toml, (newcomer.folder / "schema.sql").open("a") as sql:
+    with (operator.folder / "tenantproxy.toml").open("a") as toml, (operator.folder / "schema.sql").open("a") as sql:
         toml.write(more)
         sql.write(tables)
 
 
 def test_nine_tenants_of_three_kinds_see_their_own_rows_and_no_others(
-    newcomer: Newcomer, monkeypatch: pytest.MonkeyPatch
+    operator: Operator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    grow(newcomer)
-    newcomer.shell(STEPS["install.sh"])
-    for name, value in newcomer.overrides.items():
+    grow(operator)
+    operator.shell(STEPS["install.sh"])
+    for name, value in operator.overrides.items():
         monkeypatch.setenv(name, value)
-    asyncio.run(_fill(newcomer))
+    asyncio.run(_fill(operator))
     for tenant in TENANTS:
-        assert newcomer.sql(tenant, "select name from projects") == [{"name": tenant}]
-    refused = newcomer.shell('tenantproxy sql initech "select * from hooli.projects"', fails=True)
+        assert operator.sql(tenant, "select name from projects") == [{"name": tenant}]
+    refused = operator.shell('tenantproxy sql initech "select * from hooli.projects"', fails=True)
     assert "permission denied for schema hooli" in refused
     stolen = "select set_config('app.current_tenant_id', 'globex', false); select name from projects"
-    assert "globex" not in newcomer.shell(f'tenantproxy sql acme "{stolen}"', fails=True).replace(stolen, "")
-    asyncio.run(_cross(newcomer))
+    assert "globex" not in operator.shell(f'tenantproxy sql acme "{stolen}"', fails=True).replace(stolen, "")
+    asyncio.run(_cross(operator))
 
 
-async def _fill(newcomer: Newcomer) -> None:
-    async with Router.from_file(newcomer.folder / "tenantproxy.toml") as router:
+async def _fill(operator: Operator) -> None:
+    async with Router.from_file(operator.folder / "tenantproxy.toml") as router:
         for tenant in TENANTS:
             await router.tenant(tenant).execute("insert into projects (name) values ($1)", tenant)
 
 
-async def _cross(newcomer: Newcomer) -> None:
+async def _cross(operator: Operator) -> None:
     """Every read of another tenant's rows that its connection can try: all fail, and nothing changes hands."""
-    key = (newcomer.folder / "secrets/role_key").read_bytes().strip()
-    async with Router.from_file(newcomer.folder / "tenantproxy.toml") as router:
+    key = (operator.folder / "secrets/role_key").read_bytes().strip()
+    async with Router.from_file(operator.folder / "tenantproxy.toml") as router:
         for thief in TENANTS:
             async with router.tenant(thief).connection() as conn:
                 assert await conn.fetchval("select ssl from pg_stat_ssl where pid = pg_backend_pid()") is True
@@ -222,7 +222,7 @@ async def _cross(newcomer: Newcomer) -> None:
             if victim != thief:
                 with pytest.raises(asyncpg.InsufficientPrivilegeError, match="permission denied for database"):
                     await asyncpg.connect(
-                        host=HOST, port=newcomer.server.port, user=role, database=victim,
+                        host=HOST, port=operator.server.port, user=role, database=victim,
                         password=role_password(key, "primary", role), ssl="require",
                     )  # fmt: skip
 
