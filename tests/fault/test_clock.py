@@ -24,7 +24,9 @@ Skew = Callable[[float], None]
 def skew(monkeypatch: pytest.MonkeyPatch) -> Skew:
     """`skew(5.0)`: from now on our clock is five seconds ahead of the server's."""
     ahead = 0.0
-    monkeypatch.setattr("tenantproxy.driver.connector.time", SimpleNamespace(time=lambda: time.time() + ahead))
+    ours = SimpleNamespace(time=lambda: time.time() + ahead)
+    for name in ("connector", "state"):  # where it is measured, and where proofs are made
+        monkeypatch.setattr(f"tenantproxy.driver.{name}.time", ours)
 
     def by(seconds: float) -> None:
         nonlocal ahead
