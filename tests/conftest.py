@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
@@ -16,6 +17,11 @@ EVERY_VERSION = sorted({18, 16} | {found.version for found in all_binaries()}, r
 NEWEST_AND_OLDEST = (EVERY_VERSION[0], EVERY_VERSION[-1])
 
 Cluster = Callable[[int], EmbeddedPostgres]
+
+
+def pytest_collection_finish() -> None:
+    """What is there by now stays to the end: looking through it for garbage took a tenth of the time."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
