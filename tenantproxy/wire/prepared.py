@@ -44,7 +44,7 @@ from tenantproxy.wire.pipeline import (
 )
 from tenantproxy.wire.statements import MAX_PREPARED_BYTES, NAME_PREFIX, ServerStatements, Statement, Statements
 
-__all__ = ["Prepared", "is_described"]
+__all__ = ["REFUSAL", "Prepared", "is_described"]
 
 _HEAD: Final = struct.Struct("!BI")
 _NOT_SHOWN: Final = 0
@@ -54,7 +54,9 @@ _CLOSE_NOTHING: Final = frame(CLOSE, b"S" + NAME_PREFIX + b"none\0")
 _CLOSE_UNNAMED: Final = frame(CLOSE, b"S\0")
 _OUR_NAME: Final = re.compile(NAME_PREFIX + rb"[0-9a-f]{16}")
 _NONE: Final = NAME_PREFIX + b"none"
-_FAIL: Final = frame(DESCRIBE, b"S" + _NONE + b"\0")  # an error, so the server skips what follows up to the Sync
+REFUSAL: Final = frame(DESCRIBE, b"S" + _NONE + b"\0")
+"""Goes out in place of a whole Bind: an error, so that the server skips what follows up to the Sync."""
+
 _FLUSH: Final = frame(FLUSH)
 _SHOWN: Final = {
     PARSED_UNNAMED: PARSE_COMPLETE,
@@ -156,6 +158,10 @@ class Prepared:
         self._unnamed_outstanding = 0
         self._unnamed_is_there = False
 
+    def renewed(self) -> None:
+        """We said something of our own on the backend, in statements without a name: the last one stands there."""
+        self._unnamed_is_there = False
+
     def queried(self) -> None:
         """The client's unnamed statement is gone, as after each simple query. Nothing to do where `unnamed` is None."""
         self.unnamed = None
@@ -209,7 +215,7 @@ class Prepared:
         """For a Bind message, or for as much of a long one as holds its two names: the rest follows as it is.
 
         When `is_comparing` is set, what is returned goes out before it, and it is to be read again when that has been
-        answered: the statement must be what the client was told of it.
+        answered: the statement must be what the client was told of it. `REFUSAL` goes out in place of all of it.
         """
         portal_ends = _end(message, 5) + 1
         name_ends = _end(message, portal_ends)
@@ -239,7 +245,7 @@ class Prepared:
         if description is not None:
             self._all.renew(statement)  # clients that prepare it from now on get a new one, here and elsewhere
             self._pipeline.expect(REFUSED)
-            return _FAIL
+            return REFUSAL
         before = self._ensure(statement, name)
         self._expect(DESCRIBED, _Change(_NOT_SHOWN, describes=statement))
         self.is_comparing = True

@@ -37,7 +37,7 @@ from tenantproxy.wire.frames import (
     length_of,
 )
 from tenantproxy.wire.pipeline import Pipeline
-from tenantproxy.wire.prepared import Prepared
+from tenantproxy.wire.prepared import REFUSAL, Prepared
 from tenantproxy.wire.session_settings import KeptSettings
 from tenantproxy.wire.statements import Statement
 from tenantproxy.wire.states import Table
@@ -344,7 +344,7 @@ class RequestStream:
             pipeline.queried()
         elif kind == BIND and (self._is_session or _names_are_there(head)):
             pipeline.opened()
-            return head if self._is_session else self._prepared.bind(head)
+            return head if self._is_session else self._bind_begun(head, length)
         elif kind == BIND and len(head) < STREAMED:
             return None
         elif kind in _COPYING:
@@ -358,6 +358,12 @@ class RequestStream:
                 raise ProtocolError("a message is too long", detail=what)
             return None
         return head
+
+    def _bind_begun(self, head: bytes, length: int) -> bytes:
+        out = self._prepared.bind(head)
+        if out is REFUSAL:  # in place of all of it: the server would read the rest, values, as messages
+            self._drop(BIND, length, len(head))
+        return out
 
     def _translated(self, kind: int, message: bytes) -> bytes | None:
         """What goes out for a message of a less common kind; None: the message as it is. Raises ProtocolError."""

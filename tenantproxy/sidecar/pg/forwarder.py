@@ -306,6 +306,9 @@ class Forwarder:
         else:
             backend.sink = self._sink
             backend.on_lost = self._on_lost
+            if self.client_is_slow:  # it is not paused again: the client's transport is full already
+                backend.pause_reading()
+            self.prepared.renewed()
             self._resume(_BACKEND)
 
     def _idle(self, *, is_amid: bool = False) -> None:

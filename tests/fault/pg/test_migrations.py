@@ -64,3 +64,33 @@ async def test_a_value_of_the_type_that_a_statement_had_is_not_stored_as_another
             await holder.query("ROLLBACK")
         finally:
             await admin.execute("DROP TABLE moved")
+
+
+async def test_the_values_of_a_bind_that_is_refused_in_pieces_are_not_read_as_messages(lasting: World) -> None:
+    tenant = next(each for each in lasting.tenants if each.id == tenant_id("database1"))
+    async with (
+        a_port(lasting, pools={"max_size": 2}) as house,
+        lasting.database(tenant).connect() as admin,
+    ):
+        await admin.execute("CREATE TABLE moved (n text); GRANT ALL ON moved TO PUBLIC")
+        try:
+            client = await house.client("database1")
+            client.send(PREPARED)
+            await client.answer()
+            holder = await elsewhere(house)
+            await admin.execute("ALTER TABLE moved ALTER n TYPE bytea USING n::bytea")
+            smuggled = SYNC + frame(frames.QUERY, b"INSERT INTO moved VALUES ('smuggled')\0")
+            whole = values(b"x" * 70_000 + smuggled)
+            before = whole.index(smuggled)
+            client.send(whole[:before])
+            kind, said = await client.message()  # before the rest has come
+            assert kind == frames.ERROR
+            assert b"\0C0A000\0" in said
+            client.send(whole[before:])
+            answer = await client.answer()
+            assert (answer.rows, answer.tags, answer.errors) == ([], [], [])
+            assert (await client.query("SELECT 'next'")).rows == [["next"]]
+            assert await admin.fetchval("SELECT count(*) FROM moved") == 0
+            await holder.query("ROLLBACK")
+        finally:
+            await admin.execute("DROP TABLE moved")
