@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Final, Protocol
 
 from tenantproxy.connect.failures import Refused
@@ -17,10 +17,6 @@ from tenantproxy.wire.settings import changes
 
 __all__ = ["BackendEntry", "Binder"]
 
-_BEGIN: Final = statement("BEGIN READ WRITE")
-_BEGIN_ANSWER: Final = answer_of("BEGIN")
-_COMMIT: Final = statement("COMMIT")
-_COMMIT_ANSWER: Final = answer_of("COMMIT")
 _CHECK_STANDBY: Final = statement(IN_RECOVERY)
 _IS_STANDBY: Final = answer_of("SELECT 1", row(b"1"))
 _ECHO: Final = "SELECT $1"
@@ -51,6 +47,7 @@ class BackendEntry:
         "_context",
         "_is_standby",
         "_lender",
+        "_name",
         "_then",
         "_until",
         "_wanted",
@@ -73,7 +70,8 @@ class BackendEntry:
         self._context = tuple((name.encode(), value.encode()) for name, value in route.session.context)
         self._wanted = session + self._context
         self._then = then
-        self._again = again
+        self._again = again  # amid a client's session, whose statement without a name is its own
+        self._name = b"tenantproxy_" + lender.nonce() if again else b""
         self._until = float("inf")
         self._binds = False  # and does not only set something
         self._bind_size = 0  # of the expected answer
@@ -100,11 +98,19 @@ class BackendEntry:
         is_written = self._binds and self._binding is not None and self._binding.proof is Proof.BOUND
         if is_written and (self._again or backend.bound is not None):
             # Its user may have made the session read only, and one that reads only cannot be bound.
-            messages, expected = _BEGIN + messages + _COMMIT, _BEGIN_ANSWER + expected + _COMMIT_ANSWER
-            self._bind_size += len(_BEGIN_ANSWER)
+            begun = self._answer("BEGIN")
+            messages = self._say("BEGIN READ WRITE") + messages + self._say("COMMIT")
+            expected = begun + expected + self._answer("COMMIT")
+            self._bind_size += len(begun)
         backend.bound = None
         Exchange(backend, expected + READY_IDLE, self._answered).begin(messages + SYNC_NOW, timeout=timeout)
         return True
+
+    def _say(self, sql: str, args: Sequence[bytes | None] = ()) -> bytes:
+        return statement(sql, args, name=self._name)
+
+    def _answer(self, text: str, *rows: bytes) -> bytes:
+        return answer_of(text, *rows, is_named=bool(self._name))
 
     def _set(self, to_set: Collection[tuple[bytes, bytes | None]]) -> tuple[bytes, bytes]:
         """What sets this, and its answer. A setting without a value goes back to what it was at start-up."""
@@ -116,7 +122,7 @@ class BackendEntry:
             columns.append(f"${len(args) + 1}")
             args.append(nonce := self._lender.nonce())
             answers.append(nonce)
-        return statement(f"SELECT {', '.join(columns)}", args), answer_of("SELECT 1", row(*answers))
+        return self._say(f"SELECT {', '.join(columns)}", args), self._answer("SELECT 1", row(*answers))
 
     def _to_set(self) -> Collection[tuple[bytes, bytes | None]]:
         """What the session does not have yet, or what a client may have changed without a word from the server."""
@@ -147,7 +153,7 @@ class BackendEntry:
         values = {Proof.BOUND: args[:1], Proof.PLAIN: args[1:], Proof.CARRIED: [*args[1:], b""]}[binding.proof]
         nonce = lender.nonce()
         sql = f"{bind.sql}, ${len(args) + 1}"
-        return statement(sql, [*args, nonce]), answer_of("SELECT 1", row(*values, nonce))
+        return self._say(sql, [*args, nonce]), self._answer("SELECT 1", row(*values, nonce))
 
     def _answered(self, error: Exception | None) -> None:
         if self._is_standby and isinstance(error, Refused) and error.confirmed < len(_IS_STANDBY):

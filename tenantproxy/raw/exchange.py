@@ -2,7 +2,7 @@
 
 Login, check, reset and bind are such conversations. What a server may say at any time (NoticeResponse,
 ParameterStatus) may come between; with any other byte than the expected ones the conversation has failed, and the
-connection must be ended: nobody knows what runs on it.
+connection must be ended: what runs on it is unknown.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from tenantproxy.raw.backend import RawBackend
 from tenantproxy.wire.frames import (
     BIND,
     BIND_COMPLETE,
+    CLOSE,
+    CLOSE_COMPLETE,
     COMMAND_COMPLETE,
     DATA_ROW,
     ERROR,
@@ -66,24 +68,28 @@ def query(sql: str) -> bytes:
     return frame(QUERY, sql.encode() + b"\0")
 
 
-def statement(sql: str, args: Sequence[bytes | None] = (), *, types: Sequence[int] | None = None) -> bytes:
-    """`sql`, prepared without a name and run with its arguments as text; a Sync has to follow.
+def statement(
+    sql: str, args: Sequence[bytes | None] = (), *, types: Sequence[int] | None = None, name: bytes = b""
+) -> bytes:
+    """`sql`, prepared and run with its arguments as text; a Sync has to follow.
 
-    Without a name: nobody who had the session before can have prepared something else under it.
+    Without a name: no former user of the session can have prepared something else under it. With one, which must be
+    new and secret for the same reason, it is closed again: the statement without a name stays the client's.
     """
-    return parse(sql, [_TEXT] * len(args) if types is None else types) + run(args)
+    closing = frame(CLOSE, b"S" + name + b"\0") if name else b""
+    return parse(sql, [_TEXT] * len(args) if types is None else types, name) + run(args, name) + closing
 
 
-def parse(sql: str, types: Sequence[int]) -> bytes:
-    """Prepare `sql` without a name."""
+def parse(sql: str, types: Sequence[int], name: bytes = b"") -> bytes:
+    """Prepare `sql`."""
     numbers = b"".join(map(_LONG.pack, types))
-    return frame(PARSE, b"\0" + sql.encode() + b"\0" + _SHORT.pack(len(types)) + numbers)
+    return frame(PARSE, name + b"\0" + sql.encode() + b"\0" + _SHORT.pack(len(types)) + numbers)
 
 
-def run(args: Sequence[bytes | None] = ()) -> bytes:
-    """Run what was prepared without a name; arguments and results are text."""
+def run(args: Sequence[bytes | None] = (), name: bytes = b"") -> bytes:
+    """Run what was prepared as `name`; arguments and results are text."""
     values = b"".join(_LONG.pack(-1) if arg is None else _LONG.pack(len(arg)) + arg for arg in args)
-    return frame(BIND, b"\0\0\0\0" + _SHORT.pack(len(args)) + values + b"\0\0") + _EXECUTE
+    return frame(BIND, b"\0" + name + b"\0\0\0" + _SHORT.pack(len(args)) + values + b"\0\0") + _EXECUTE
 
 
 _EXECUTE: Final = frame(EXECUTE, b"\0\0\0\0\0")
@@ -91,6 +97,7 @@ _EXECUTE: Final = frame(EXECUTE, b"\0\0\0\0\0")
 # --- what we expect --------------------------------------------------------------------------------------------------
 READY_IDLE: Final = frame(READY, b"I")
 _PREPARED: Final = frame(PARSE_COMPLETE) + frame(BIND_COMPLETE)
+_CLOSED: Final = frame(CLOSE_COMPLETE)
 
 
 def tag(text: str) -> bytes:
@@ -104,13 +111,13 @@ def row(*values: bytes) -> bytes:
     return frame(DATA_ROW, _SHORT.pack(len(values)) + columns)
 
 
-def answer_of(text: str, *rows: bytes) -> bytes:
+def answer_of(text: str, *rows: bytes, is_named: bool = False) -> bytes:
     """To `statement`, when its tag is `text`."""
-    return _PREPARED + b"".join(rows) + tag(text)
+    return _PREPARED + b"".join(rows) + tag(text) + (_CLOSED if is_named else b"")
 
 
 def fresh_nonce() -> bytes:
-    """128 bits that nobody could know before they were sent.
+    """128 bits that no one else could know before they were sent.
 
     What is answered to a reset or a bind can be foreseen but for this: without it, an answer too many that a former
     user of the session has left under way could be taken for ours.

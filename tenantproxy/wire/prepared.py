@@ -40,6 +40,7 @@ from tenantproxy.wire.pipeline import (
     PARSED,
     PARSED_UNNAMED,
     REFUSED,
+    Certainty,
     Pipeline,
 )
 from tenantproxy.wire.statements import MAX_PREPARED_BYTES, NAME_PREFIX, ServerStatements, Statement, Statements
@@ -47,6 +48,7 @@ from tenantproxy.wire.statements import MAX_PREPARED_BYTES, NAME_PREFIX, ServerS
 __all__ = ["REFUSAL", "Prepared", "is_described"]
 
 _HEAD: Final = struct.Struct("!BI")
+_KNOWN: Final = Certainty.KNOWN
 _NOT_SHOWN: Final = 0
 
 # Closing what does not exist is no error: an answer of the right length at the right place.
@@ -158,10 +160,6 @@ class Prepared:
         self._unnamed_outstanding = 0
         self._unnamed_is_there = False
 
-    def renewed(self) -> None:
-        """We said something of our own on the backend, in statements without a name: the last one stands there."""
-        self._unnamed_is_there = False
-
     def queried(self) -> None:
         """The client's unnamed statement is gone, as after each simple query. Nothing to do where `unnamed` is None."""
         self.unnamed = None
@@ -246,6 +244,13 @@ class Prepared:
             self._all.renew(statement)  # clients that prepare it from now on get a new one, here and elsewhere
             self._pipeline.expect(REFUSED)
             return REFUSAL
+        if (
+            self._pipeline.certainty is not _KNOWN
+        ):  # which answer is the one to this could not be told, nor whether it comes
+            raise ProtocolError(
+                "a statement may be out of date, and what the server still answers is not known",
+                hint="send no COPY messages outside of a COPY; connect again",
+            )
         before = self._ensure(statement, name)
         self._expect(DESCRIBED, _Change(_NOT_SHOWN, describes=statement))
         self.is_comparing = True

@@ -339,6 +339,9 @@ class RequestStream:
         pipeline = self._pipeline
         self._kept.asked_for = None
         if kind == QUERY:
+            word = head[HEADER : HEADER + 3]
+            if length <= STREAMED and not self._is_session and (len(word) < 3 or word in WATCHED):
+                return None  # it is looked at, whole
             self.queried()
         elif kind == FUNCTION_CALL:
             pipeline.queried()

@@ -10,6 +10,7 @@ from tenantproxy.errors import LeaseExpired
 from tenantproxy.events import LeaseEnded
 from tests.fault.test_budget import COUNT
 from tests.support.checked import checked
+from tests.support.model_server import FLUSH, parse, query
 from tests.support.port_house import a_port
 from tests.support.waiting import until
 from tests.support.world import World
@@ -58,6 +59,29 @@ async def test_a_client_of_the_port_that_idles_in_a_transaction_is_closed_with_2
         assert not (await idle.query("BEGIN")).errors
         assert (await other.query(COUNT)).value == "3"
         assert [(error["S"], error["C"]) for error in (await idle.rest()).errors] == [("FATAL", "25P03")]
+
+
+@pytest.mark.parametrize(
+    "begun",
+    [
+        parse(b"", b"SELECT 1") + FLUSH,
+        query(b"SELECT " + b"1" * 70_000)[:66_000],
+        query(b"COPY projects (name) FROM STDIN"),
+    ],
+    ids=["a segment", "a message", "a COPY"],
+)
+async def test_a_client_that_begins_something_and_falls_silent_does_not_keep_others_waiting(
+    lasting: World, begun: bytes
+) -> None:
+    pools = {"max_size": 1, "acquire_timeout": 30.0}
+    async with a_port(lasting, pools=pools, pg={"idle_transaction_timeout": 0.5}) as house:
+        silent, other = await house.client("database1"), await house.client("database1")
+        silent.send(begun)
+        await until(
+            lambda: any(client.holds_backend for client in house.listener._clients.values()), "it has the backend"
+        )
+        assert (await other.query(COUNT)).value == "3"
+        assert [error["C"] for error in (await silent.rest()).errors] == ["25P03"]
 
 
 async def test_max_hold_ends_the_lease_of_a_client_of_the_port(lasting: World) -> None:

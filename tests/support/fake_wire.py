@@ -177,9 +177,10 @@ def bound(tenant: str, settings: int = 0, *, nonce: bytes = NONCE) -> bytes:
     return answer + (answer_of("SELECT 1", row(*[b"f"] * settings)) if settings else b"") + READY_IDLE
 
 
-def bound_again(tenant: str) -> bytes:
-    """What it says to the bind of a session that was used."""
-    return answer_of("BEGIN") + answer_of("SELECT 1", row(tenant.encode(), NONCE)) + answer_of("COMMIT") + READY_IDLE
+def bound_again(tenant: str, *, on_lease: bool = False) -> bytes:
+    """What it says to the bind of a session that was used; `on_lease`: by a client that has it still."""
+    said = ("BEGIN", ()), ("SELECT 1", (row(tenant.encode(), NONCE),)), ("COMMIT", ())
+    return b"".join(answer_of(text, *rows, is_named=on_lease) for text, rows in said) + READY_IDLE
 
 
 def error(sqlstate: str) -> bytes:

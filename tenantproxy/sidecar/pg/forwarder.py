@@ -81,6 +81,7 @@ class Forwarder:
         "asked_at",
         "checkout",
         "client_is_slow",
+        "heard",
         "inbox",
         "is_over",
         "kept",
@@ -107,6 +108,7 @@ class Forwarder:
         self.kept = kept
         self.asked_at = 0.0  # when the first message was sent that is unanswered
         self.answered_at = 0.0  # when nothing was unanswered any more
+        self.heard = 0  # how often bytes came, from either side
         self.client_is_slow = False  # it does not read as fast as its server sends
         self.is_over = False  # the client has gone
         self.inbox = Inbox(transport)
@@ -127,10 +129,16 @@ class Forwarder:
     def __repr__(self) -> str:
         return f"<Forwarder {self.checkout!r} {self.pipeline!r} {self._requests!r}, waits for {self.inbox.hold}>"
 
+    @property
+    def is_amid(self) -> bool:
+        """Whether the client has begun what only it can end: a segment, a message or the data of a COPY."""
+        return self.pipeline.is_open or self._requests.state is _PASSING or self.pipeline.copy is _COPY_IN
+
     # --- from the client ---------------------------------------------------------------------------------------------
     def received(self, data: bytes) -> None:
         """Bytes came from the client."""
         self.traffic.received += len(data)
+        self.heard += 1
         inbox = self.inbox
         if inbox.hold is not _NOTHING:
             if inbox.keep(data):
@@ -308,7 +316,6 @@ class Forwarder:
             backend.on_lost = self._on_lost
             if self.client_is_slow:  # it is not paused again: the client's transport is full already
                 backend.pause_reading()
-            self.prepared.renewed()
             self._resume(_BACKEND)
 
     def _idle(self, *, is_amid: bool = False) -> None:
@@ -367,6 +374,7 @@ class Forwarder:
     def _from_server(self, data: bytes) -> None:
         traffic, responses, pipeline = self.traffic, self.responses, self.pipeline
         traffic.sent += len(data)
+        self.heard += 1
         try:
             out = responses.scan(data)
         except ProtocolError as exc:  # it said what it must not: whose answers these are is not known

@@ -158,11 +158,14 @@ class PgListener:
                     logger.exception("looking after the clients of the PostgreSQL port failed")
 
     def _end_idle_transactions(self, now: float) -> None:
-        """PostgreSQL has such a timeout too, but a client may set it to 0."""
+        """PostgreSQL has such a timeout too, but a client may set it to 0, or begin a segment that it does not end."""
         limit = self._idle_transaction_timeout
         for client in list(self._clients.values()) if limit else ():
-            if client.relay is not None and client.relay.idle_in_transaction(now) > limit:
-                client.relay.kill(idle_in_transaction(limit))
+            relay = client.relay
+            if relay is not None and (
+                relay.idle_in_transaction(now) > limit or relay.keeps_others_waiting(now) > limit
+            ):
+                relay.kill(idle_in_transaction(limit))
 
     async def _look_after(self, client: Client) -> None:
         relay, tenant = client.relay, client.target.tenant

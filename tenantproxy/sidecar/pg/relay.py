@@ -33,7 +33,17 @@ class Relay(asyncio.Protocol):
     It has many methods, for three peers call it: the client's transport, its forwarder and the listener.
     """
 
-    __slots__ = ("_forwarder", "_is_draining", "_is_session", "_lender", "_on_end", "_received", "_transport")
+    __slots__ = (
+        "_forwarder",
+        "_is_draining",
+        "_is_session",
+        "_lender",
+        "_on_end",
+        "_received",
+        "_silent_at",
+        "_silent_since",
+        "_transport",
+    )
     # thousands of clients may be there, most of them idle
 
     def __init__(
@@ -64,6 +74,7 @@ class Relay(asyncio.Protocol):
             traffic=traffic,
         )
         self._received = self._forwarder.received
+        self._silent_at, self._silent_since = -1, 0.0
 
     def __repr__(self) -> str:
         return f"<Relay {self._forwarder!r}>"
@@ -126,6 +137,17 @@ class Relay(asyncio.Protocol):
         if self.backend is None or self._forwarder.pipeline.status == IDLE or self._forwarder.pipeline.outstanding:
             return 0.0
         return now - self._forwarder.answered_at
+
+    def keeps_others_waiting(self, now: float) -> float:
+        """For how many seconds nothing came from either side amid what only the client can end, while others wait.
+
+        To be asked again and again: it counts from when it was first asked. A statement that runs for so long behind a
+        Flush looks the same from here; PostgreSQL's own timeouts do not run then, or its client has turned them off.
+        """
+        forwarder = self._forwarder
+        if self.backend is None or not forwarder.is_amid or self._silent_at != forwarder.heard:
+            self._silent_at, self._silent_since = forwarder.heard, now
+        return now - self._silent_since if self.backend is not None and self.backend.pool.has_waiting else 0.0
 
     def cancel(self) -> None:
         """The client asks to cancel what runs for it now."""

@@ -9,6 +9,7 @@ from tenantproxy.wire import frames
 from tenantproxy.wire.frames import frame
 from tests.support.model_server import SYNC, close, describe, execute, parse
 from tests.support.port_house import PortHouse, a_port
+from tests.support.waiting import until
 from tests.support.wire_client import WireClient
 from tests.support.world import World
 
@@ -94,3 +95,41 @@ async def test_the_values_of_a_bind_that_is_refused_in_pieces_are_not_read_as_me
             await holder.query("ROLLBACK")
         finally:
             await admin.execute("DROP TABLE moved")
+
+
+async def test_a_client_that_made_its_answers_doubtful_is_ended_where_its_statement_must_be_compared(
+    lasting: World,
+) -> None:
+    tenant = next(each for each in lasting.tenants if each.id == tenant_id("database1"))
+    async with (
+        a_port(lasting, pools={"max_size": 2}) as house,
+        lasting.database(tenant).connect() as admin,
+    ):
+        await admin.execute("CREATE TABLE moved (n bigint); GRANT ALL ON moved TO PUBLIC")
+        try:
+            client = await house.client("database1")
+            client.send(PREPARED)
+            await client.answer()
+            holder = await elsewhere(house)
+            await admin.execute("ALTER TABLE moved DROP n")
+            client.send(parse(b"", b"SELECT 1") + frame(frames.COPY_DATA, b"x") + frame(frames.FLUSH))
+            client.send(values(b"1234567\n"))
+            assert [error["C"] for error in (await client.rest()).errors] == ["08P01"]
+            await holder.query("ROLLBACK")
+        finally:
+            await admin.execute("DROP TABLE moved")
+
+
+async def test_a_deallocate_that_comes_in_two_pieces_is_the_clients_own(lasting: World) -> None:
+    async with a_port(lasting, pools={"max_size": 1}) as house:
+        client = await house.client("database1")
+        client.send(parse(b"s", b"SELECT 1") + SYNC)
+        await client.answer()
+        assert not (await client.query("BEGIN")).errors
+        said = frame(frames.QUERY, b"DEALLOCATE s\0")
+        before = house.listener.traffic[tenant_id("database1")].received
+        client.send(said[:9])
+        await until(lambda: house.listener.traffic[tenant_id("database1")].received > before, "a part was read")
+        client.send(said[9:])
+        answer = await client.answer()
+        assert (answer.tags, answer.errors) == (["DEALLOCATE"], [])

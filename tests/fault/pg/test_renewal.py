@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tenantproxy.raw.backend import RawBackend
 from tests.support.model_server import SYNC, bind, execute, parse
 from tests.support.port_house import PortHouse, a_port
@@ -18,9 +20,10 @@ def due(house: PortHouse) -> RawBackend:
     return backend
 
 
-async def test_a_statement_without_a_name_is_still_the_clients_after_a_renewal(lasting: World) -> None:
+@pytest.mark.parametrize("user", ["all", "session"])
+async def test_a_statement_without_a_name_is_still_the_clients_after_a_renewal(lasting: World, user: str) -> None:
     async with a_port(lasting, pools={"shared_size": 1}) as house:
-        client = await house.client("row1")
+        client = await house.client("row1", user)
         await client.query("LISTEN news")  # so it keeps its backend
         client.send(parse(b"", b"SELECT 'mine'") + SYNC)
         await client.answer()

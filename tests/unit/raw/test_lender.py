@@ -505,7 +505,7 @@ async def test_a_lease_is_renewed_by_one_conversation_and_goes_on_as_it_was(hous
     house.lender.enter(backend, house.route("acme"), (), done.append)
     (message,) = said(backend)
     assert b"BEGIN READ WRITE" in message
-    backend.data_received(bound_again("acme"))
+    backend.data_received(bound_again("acme", on_lease=True))
     assert done == [None]
     assert backend.bound_until > house.clock() + 59
     backend.data_received(b"for the client")
@@ -513,7 +513,9 @@ async def test_a_lease_is_renewed_by_one_conversation_and_goes_on_as_it_was(hous
     assert (heard, losses) == ([b"for the client"], [None])
 
 
-@pytest.mark.parametrize("answer", [error("42501"), bound("acme"), bound_again("evil"), b"\0" * 9], ids=range(4))
+@pytest.mark.parametrize(
+    "answer", [error("42501"), bound("acme"), bound_again("evil", on_lease=True), b"\0" * 9], ids=range(4)
+)
 async def test_a_renewal_that_is_not_confirmed_destroys_the_backend_before_the_client_hears_of_it(
     house: WireHouse, answer: bytes
 ) -> None:
@@ -529,7 +531,7 @@ async def test_a_client_that_left_during_a_renewal_hears_nothing(house: WireHous
     done: list[Exception | None] = []
     house.lender.enter(backend, house.route("acme"), (), done.append)
     house.lender.destroy(backend)
-    backend.data_received(bound_again("acme"))
+    backend.data_received(bound_again("acme", on_lease=True))
     await asyncio.sleep(0)
     assert not done
 

@@ -497,6 +497,22 @@ async def test_a_long_session_is_renewed_between_transactions_and_never_in_one()
     assert client.take() == rows(2)
 
 
+async def test_after_a_renewal_a_client_that_does_not_read_is_not_read_for() -> None:
+    lender = Lender()
+    client = Client(lender, is_session=True)
+    client.ask(query(b"rows 1"))
+    as_row_tenant(client.backend, ends_in=1.0)
+    client.relay.pause_writing()
+    client.send(query(b"rows 2"))
+    backend, _ = lender.entering[0]
+    backend.resume_reading()  # as the lender does, to read the answer to its renewal
+    lender.entered()
+    assert backend.is_paused
+    client.relay.resume_writing()
+    settle(lender)
+    assert client.take() == rows(2)
+
+
 @pytest.mark.parametrize("sent", [
     query(b"rows 1") * 4, query(b"copy in") + pg.data() + pg.DONE, (pg.parse(b"", b"rows 1") + run() + SYNC) * 3,
     query(b"copy in;copy in") + (pg.data() + pg.DONE) * 2, pg.parse(b"", b"rows 1") + pg.FLUSH + run() + SYNC,
