@@ -1,4 +1,4 @@
-"""What runs while a router is open? Opened and closed once, whoever calls and however often.
+"""What runs while a router is open? Opened and closed once, however often that is asked.
 
 State: in which process and loop it was opened, whether it is being opened or closed, and the tasks that run meanwhile.
 """
@@ -64,7 +64,7 @@ class RouterLife:
         self._parts = parts
         self._routes = routes
         self._registry = registry
-        self._new_source = new_source  # what the registry asks, anew each time it opens again
+        self._new_source = new_source  # what the registry asks, made again each time it opens
         self._main = main
         self._changes = Changes(follow=routes.follow, has_own=parts.has_own, owners=parts.owners)
         self.is_open = False

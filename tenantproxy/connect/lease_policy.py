@@ -53,7 +53,7 @@ class BindFailure(StrEnum):
     LOST = "lost"  # the connection broke, or the server shuts down
     PROOF_REFUSED = "proof_refused"  # the database takes no proof of this tenant
     SETTING_REFUSED = "setting_refused"  # a setting that the client asks for
-    OTHER_TENANT = "other_tenant"  # it bound somebody else
+    OTHER_TENANT = "other_tenant"  # it bound another one
     UNCONFIRMED = "unconfirmed"  # any other answer than the right one
 
 

@@ -54,7 +54,7 @@ class TenantConnection(CopyingConnection):
         return rows, tag.decode() if tag else "", self._describe(query, state)
 
     def _describe(self, query: str, state: Any) -> Description:
-        """What the rows of a statement are made of; that never changes, and asyncpg makes it anew each time."""
+        """What the rows of a statement are made of; that never changes, and asyncpg makes it again each time."""
         known = self._described.get(query)
         if known is not None and known[0] is state:
             return known[1]
@@ -66,7 +66,7 @@ class TenantConnection(CopyingConnection):
         return description
 
     # --- listeners ---------------------------------------------------------------------------------------------------
-    # In an empty context: asyncio reads in the context of whoever resumed reading last (each COPY to the client does),
+    # In an empty context: asyncio reads in the context of the task that resumed reading (each COPY to the client does),
     # and a listener would then answer with the tenant of that request.
     def _process_notification(self, *args: Any) -> None:
         Context().run(super()._process_notification, *args)
@@ -85,7 +85,7 @@ class TenantConnection(CopyingConnection):
         self.forget_listeners()
 
     def forget_listeners(self) -> None:
-        """Call nobody any more. Again after the reset: one that was being added as its lease ended is there by then."""
+        """Forget all listeners. Again after the reset: one that was being added as its lease ended is there by then."""
         if self._listeners:
             self._listeners.clear()
         if self._log_listeners:
@@ -121,7 +121,7 @@ class TenantConnection(CopyingConnection):
         await self.simple("SELECT 1", timeout)  # Parse alone leaves a transaction, in which BEGIN could set no options
 
     async def enter(self, args: tuple[str, ...]) -> object:
-        """Run the entry statement; the first column of its one row. Has no timer: whoever calls has one."""
+        """Run the entry statement; the first column of its one row. Has no timer: the caller has one."""
         rows = await self._protocol.bind_execute(self._entry, args, "", 1, False, None)
         return rows[0][0] if rows else None
 

@@ -44,7 +44,7 @@ class CopyingConnection(TrackedConnection):
                 raise
             except BaseException:
                 self.is_doubtful = (
-                    True  # asyncpg leaves rows unread that nobody waits for, and then waits for their end
+                    True  # asyncpg leaves rows unread that no call waits for, and then waits for their end
                 )
                 if not self.is_closed():
                     self._transport.pause_reading()  # or it fails on those that come

@@ -20,7 +20,7 @@ _ASK_AGAIN_SECONDS: Final = 0.1  # then twice as long each time
 
 
 class _Unread(asyncio.Protocol):
-    """Takes what a server still sends to a connection that nobody uses any more, and tells its end."""
+    """Takes what a server still sends to a connection that is not used any more, and tells its end."""
 
     def __init__(self, ended: asyncio.Future[None]) -> None:
         self._ended = ended

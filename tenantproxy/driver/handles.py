@@ -19,7 +19,7 @@ __all__ = ["LeasedFactory", "LeasedStatement", "LeasedTransaction"]
 
 # --- what a lease hands out ------------------------------------------------------------------------------------------
 # asyncpg asks whether the lease goes on when a method is called. Its coroutine may run when it likes, in a task that
-# starts after the block, say, and would then run for whoever has the connection by then. So each of them is a coroutine
+# starts after the block, say, and would then run for its next user. So each of them is a coroutine
 # of ours around asyncpg's, which is called in the first step. One that has begun is counted until it has ended: a
 # connection that comes back with one under way, be it between two answers of the server, is not lent again.
 def _leased(method: Callable[..., Any]) -> Any:

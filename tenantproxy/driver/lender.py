@@ -96,7 +96,7 @@ class Lender:
     async def acquire(
         self, pool: Pool[DriverConnection], route: Route, timeout: float | None = None
     ) -> DriverConnection:
-        """A connection whose session is that of `route`, for nobody else until `release`.
+        """A connection whose session is that of `route`, for no other caller until `release`.
 
         Waits `timeout` seconds at most (None: the tenant's or the configured acquire timeout), entering included.
         Raises PoolError or IsolationError. Cancellation leaves nothing behind: a connection that was handed over goes
@@ -165,7 +165,7 @@ class Lender:
             backend.task = asyncio.get_running_loop().create_task(self._settle(backend), context=Context())
         elif self._always_reset or route.session.is_set_each_time:
             pool.resetting(backend)
-            # Somebody waits: at once. Else later, for whoever gives a connection back often uses another one next, and
+            # A caller waits: at once. Else later: who gives a connection back often uses another one next, and
             # the bytes of that one should go out first.
             later = None if pool.has_waiting else asyncio.get_running_loop()
             backend.task = Detached(self._reset(backend), later=later)
@@ -225,7 +225,7 @@ class Lender:
         pool, binding = backend.pool, backend.binding
         if not pool.key.shared:
             return SOFT_RESET, "DISCARD SEQUENCES", None
-        assert binding is not None  # nobody leaves a shared session that was not entered
+        assert binding is not None  # no shared session is left that was not entered
         if binding.tenant == backend.bound and binding.proof is not Proof.CARRIED:
             next_tenant = pool.next_tenant(backend, backend.bound)
             if next_tenant is None or next_tenant == binding.tenant:

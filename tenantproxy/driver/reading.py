@@ -20,7 +20,7 @@ class SlicedReading(asyncio.Protocol):
     """Stands between `transport` and its protocol from now on, until `stop`.
 
     A transport gives up to 256 kB to its protocol at once, and asyncpg reads all messages in them before it returns:
-    4,800 announcements hold the event loop for 9 ms. Not for a connection on which somebody else pauses reading.
+    4,800 announcements hold the event loop for 9 ms. Not for a connection on which other code pauses reading.
     """
 
     def __init__(self, transport: asyncio.Transport) -> None:

@@ -151,7 +151,7 @@ class TrackedConnection(EndableConnection):
         await super().set_builtin_type_codec(*args, **kwargs)
 
     def _get_unique_id(self, prefix: str) -> str:
-        # asyncpg counts, and whoever guesses the name of another tenant's statement reads its text in EXPLAIN EXECUTE.
+        # asyncpg counts, and who guesses the name of another tenant's statement reads its text in EXPLAIN EXECUTE.
         return f"__asyncpg_{prefix}_{secrets.token_hex(16)}__"
 
     def note_failure(self, exc: BaseException, lease: int) -> None:

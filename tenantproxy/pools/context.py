@@ -24,9 +24,9 @@ class Connector(Protocol[C]):
 
     @property
     def reset(self) -> Callable[[C], None] | None:
-        """Begins to reset a connection that another tenant left, for whoever comes next; answered as `resetting` is.
+        """Begins to reset a connection that another tenant left, for the next caller; answered as `resetting` is.
 
-        None: whoever gets such a connection resets it on its own lease.
+        None: the lender resets such a connection on the next lease.
         """
         ...
 

@@ -310,7 +310,7 @@ class Pool(Generic[C]):
     def _reset_first(self, slot: Slot[C], now: float) -> bool:
         """Begin to reset what another tenant left in `slot`: as long as that takes it counts for the one who left it.
 
-        Whoever wants it waits in its own turn meanwhile, for this connection or any other. False: the lender resets it
+        The caller that wants it waits in its turn meanwhile, for this or another one. False: the lender resets it
         on the lease.
         """
         reset, owner = self._connector.reset, slot.owner

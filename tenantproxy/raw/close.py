@@ -1,4 +1,4 @@
-"""How does a raw backend end? With a farewell, and a wait for the server to hang up that is never long."""
+"""How does a raw backend end? With a Terminate, and a wait for the server to hang up that is never long."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tenantproxy.connect.watch import keep_socket, may_live_on
 from tenantproxy.raw.backend import RawBackend, deaf
 from tenantproxy.wire.frames import TERMINATE, frame
 
-__all__ = ["END_TIMEOUT", "End", "end_of", "farewell"]
+__all__ = ["END_TIMEOUT", "End", "end_of", "send_terminate"]
 
 _FIRST_CANCEL_SECONDS: Final = 0.01  # what is not busy has ended by then
 _TERMINATE: Final = frame(TERMINATE)
@@ -31,7 +31,7 @@ class EndOwner(Protocol):
 
 
 class End:
-    """The end of one backend. It says farewell, cancels what keeps the server from reading that, and waits for EOF."""
+    """The end of one backend. It says Terminate, cancels what keeps the server from reading that, and waits for EOF."""
 
     __slots__ = ("_backend", "_deadline", "_is_silent", "_loop", "_owner", "_pause", "_sock", "_timer")
 
@@ -92,7 +92,7 @@ class End:
         self._owner.ended(self._backend, silent=self._is_silent or may_live_on(exc), sock=self._sock)
 
 
-async def farewell(backend: RawBackend, timeout: float = END_TIMEOUT) -> bool:
+async def send_terminate(backend: RawBackend, timeout: float = END_TIMEOUT) -> bool:
     """End a connection that no pool has; False: its server side may live on."""
     gone = end_of(backend)
     if backend.is_closed:

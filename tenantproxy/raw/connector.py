@@ -21,7 +21,7 @@ from tenantproxy.pools.base import ServerProcess
 from tenantproxy.pools.pool import Pool
 from tenantproxy.raw.backend import RawBackend
 from tenantproxy.raw.cancel import request_cancel
-from tenantproxy.raw.close import END_TIMEOUT, End, farewell
+from tenantproxy.raw.close import END_TIMEOUT, End, send_terminate
 from tenantproxy.raw.open import Opener
 
 __all__ = ["APPLICATION_NAME", "RawConnector"]
@@ -120,7 +120,7 @@ class RawConnector:
         lingers: ServerProcess | None = None
         try:
             for each in opened:
-                if not await farewell(each, END_TIMEOUT if not silent else 0.0) or silent:
+                if not await send_terminate(each, END_TIMEOUT if not silent else 0.0) or silent:
                     silent, lingers = True, each.process
         finally:
             self._opening.failed(pool, exc, silent=silent, lingers=lingers)

@@ -19,7 +19,7 @@ from tenantproxy.model import Proof
 from tenantproxy.pools.base import ServerProcess
 from tenantproxy.pools.pool import Pool
 from tenantproxy.raw.backend import RawBackend, discard
-from tenantproxy.raw.close import farewell
+from tenantproxy.raw.close import send_terminate
 from tenantproxy.raw.dial import connect, ways
 from tenantproxy.raw.exchange import (
     READY_IDLE,
@@ -61,7 +61,7 @@ class Opener:
             async with asyncio.timeout(server.connect_timeout):
                 if await self._check(backend, pins, is_last=attempt == 1):
                     return backend
-            await farewell(backend)
+            await send_terminate(backend)
             opened.remove(backend)
         raise AssertionError("the second attempt returns or raises")
 
@@ -83,7 +83,7 @@ class Opener:
             if self._opening.pins_enough(key, pins, _major(backend)):
                 backend.set_user_timeout(max(server.connect_timeout, 10.0))
                 return backend, pins
-            await farewell(backend)
+            await send_terminate(backend)
             opened.remove(backend)
             choices = [way]
 

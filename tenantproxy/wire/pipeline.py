@@ -193,7 +193,7 @@ class Pipeline:
 
     @property
     def is_doubtful(self) -> bool:
-        """Whether the backend must serve nobody else."""
+        """Whether the backend must serve no other client."""
         return self.certainty is _DOUBTFUL
 
     @property
@@ -372,7 +372,7 @@ class Pipeline:
             self._take(outstanding)
             self.is_open = True
         elif outstanding > 1:
-            self.doubt()  # which of them the server read before it began is anybody's guess
+            self.doubt()  # which of them the server read before it began is not known
 
     def copy_out_began(self) -> None:
         """For CopyOutResponse."""

@@ -41,7 +41,7 @@ class Statement:
 class Statements:
     """All statements that the clients and backends of one pool know: one object per content.
 
-    Their names tell nothing, and the same text has another one elsewhere: who prepared what is nobody else's business.
+    Their names tell nothing, and the same text has another one elsewhere: who prepared what is not for others to know.
     """
 
     def __init__(self) -> None:

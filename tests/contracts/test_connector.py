@@ -31,7 +31,7 @@ def lasting(postgres: EmbeddedPostgres) -> Iterator[World]:
 
 
 def free_port() -> int:
-    """Where nobody listens: the socket is closed again."""
+    """Where no one listens: the socket is closed again."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         return int(taken.getsockname()[1])
 
@@ -39,7 +39,7 @@ def free_port() -> int:
 MISTAKES: dict[str, dict[str, Any]] = {
     "a wrong password": {"password": "wrong"},
     "a role that is not there": {"user": "no_such_role"},
-    "nobody listens": {"port": free_port()},
+    "no one listens": {"port": free_port()},
     "a name that does not resolve": {"host": "no-such-host.invalid"},
     "TLS that the server does not offer": {"ssl": "require"},
 }

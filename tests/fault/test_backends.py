@@ -133,7 +133,8 @@ async def test_idle_backends_that_were_terminated_cost_no_caller_an_error(lastin
             await admin.execute("SELECT pg_terminate_backend($1, 5000)", pid)
         ended = [one for pool in router._parts.manager for one in pool.connections() if one.pid in pids]
         await until(
-            lambda: all(one.con.is_closed() for one in ended), "the driver has read the end, not only the farewell"
+            lambda: all(one.con.is_closed() for one in ended),
+            "the driver has read the end, not only the FATAL error",
         )
         names = await asyncio.gather(*(db.fetchval("SELECT min(name) FROM projects") for _ in range(12)))
         assert set(names) == {f"{tenant} 1"}

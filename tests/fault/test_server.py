@@ -22,7 +22,7 @@ from tests.support.outage import Outage
 from tests.support.waiting import SLACK, until
 from tests.support.world import ROLE_SECRET, World
 
-# InternalClientError: the driver read the server's farewell on an idle connection, and its end not yet.
+# InternalClientError: the driver read the server's FATAL error on an idle connection, and its end not yet.
 LOST = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, PoolError)
 COUNT = "SELECT count(*) FROM projects"
 

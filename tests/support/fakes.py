@@ -155,7 +155,7 @@ class FakeConnector:
     def _reset(self, conn: Link) -> None:
         assert conn.state in ("idle", "returned"), f"{conn} is reset"
         assert conn.user is None
-        assert conn.bound is not None, f"{conn} is nobody's, and is reset"
+        assert conn.bound is not None, f"{conn} is no tenant's, and is reset"
         conn.state, conn.charged = "resetting", conn.bound
         conn.reset_at = self.clock.now
 

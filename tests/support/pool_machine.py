@@ -559,14 +559,14 @@ class PoolWorld:
             self._check_idle(book, mine)
 
     def _check_idle(self, book: Book, mine: list[Link]) -> None:
-        """Nothing lies idle that somebody waits for, unless it is to be reset and enough others are under way."""
+        """Nothing lies idle that a caller waits for, unless it is to be reset and enough others are under way."""
         pool, now = book.pool, self.house.clock.now
         young = [link for link in mine if now < link.opened_at + LIFETIME * 0.9]
         good = [link for link in young if link.state == "idle" and link.alive]
         if self.resets_first and self._lacking(book) <= 0:
             who = {tenant for tenant in book.waiting if self._may_have_more(book, tenant)}
             good = [link for link in good if link.bound is None or link.bound in who]
-        assert not good, f"{good} lie idle in {pool.label} while somebody who may have one waits"
+        assert not good, f"{good} lie idle in {pool.label} while a caller who may have one waits"
 
     def _check_counters(self) -> None:
         counters = self.house.counters

@@ -1,4 +1,4 @@
-"""Which diagrams does docs/states.md hold? `python -m tests.support.state_diagrams` writes it anew."""
+"""Which diagrams does docs/states.md hold? `python -m tests.support.state_diagrams` writes it again."""
 
 from __future__ import annotations
 

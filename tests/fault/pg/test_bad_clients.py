@@ -226,7 +226,7 @@ BROKEN = {
     "a function call of nothing": b"F\0\0\0\4",
     "a query without its NUL": b"Q\0\0\0\x0cSELECT 1",
     "data for no COPY": frame(COPY_DATA, b"1\n") * 3 + frame(COPY_DONE) + frame(COPY_FAIL, b"\0"),
-    "farewell and then some": frame(TERMINATE) + query("SELECT 1"),
+    "Terminate and then some": frame(TERMINATE) + query("SELECT 1"),
 }
 
 

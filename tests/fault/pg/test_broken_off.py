@@ -154,6 +154,6 @@ async def test_a_client_that_pipelines_its_farewell_has_its_work_done(lasting: W
             async def is_done() -> bool:
                 return bool(await admin.fetchval("SELECT count(*) FROM farewells"))
 
-            await until(is_done, "what was sent before the farewell is done")
+            await until(is_done, "what was sent before the Terminate is done")
         finally:
             await admin.execute("DROP TABLE farewells")

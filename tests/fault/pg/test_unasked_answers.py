@@ -1,4 +1,4 @@
-"""Does anybody hear an answer that the server gave to another client, ready when no Sync had asked it?"""
+"""Does a client hear an answer that the server gave to another one, ready when no Sync had asked it?"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who pays for the reset of what a tenant left? Where the pool has it done before anybody else gets the connection."""
+"""Who pays for the reset of what a tenant left? The pool has it done before another caller gets it."""
 
 from __future__ import annotations
 

@@ -60,8 +60,8 @@ def messages(data: bytes) -> list[bytes]:
 
 
 def test_two_clients_give_one_name_to_two_statements_and_each_runs_its_own() -> None:
-    everybody, server = Statements(), ServerStatements()
-    first, second = Wire(everybody, server), Wire(everybody, server)
+    all_of, server = Statements(), ServerStatements()
+    first, second = Wire(all_of, server), Wire(all_of, server)
     one, two = first.parsed(b"s", b"SELECT 1"), second.parsed(b"s", b"SELECT 2")
     assert (b"SELECT 1" in one, b"SELECT 2" in two) == (True, True)
     assert first.prepared.bind(bind(b"s")) != second.prepared.bind(bind(b"s"))
@@ -97,10 +97,10 @@ def test_every_message_that_is_sent_is_framed_right(name: bytes) -> None:
 
 
 def test_nobody_reaches_a_statement_by_the_name_that_we_gave_it() -> None:
-    everybody, server = Statements(), ServerStatements()
-    owner, stranger = Wire(everybody, server), Wire(everybody, server)
+    all_of, server = Statements(), ServerStatements()
+    owner, stranger = Wire(all_of, server), Wire(all_of, server)
     owner.parsed(b"s", b"SELECT 'of the owner'")
-    name = everybody.of(b"SELECT 'of the owner'\0\0\0").name
+    name = all_of.of(b"SELECT 'of the owner'\0\0\0").name
     for sent in (bind(name), bind(name, portal=b"p"), describe(name), close(name)):
         kind = {66: stranger.prepared.bind, 68: stranger.prepared.describe, 67: stranger.prepared.close}[sent[0]]
         assert b"?" + name in kind(sent)
@@ -124,8 +124,8 @@ def test_an_error_shows_the_name_that_the_client_gave() -> None:
 
 
 def test_a_statement_without_a_name_is_never_the_one_of_who_had_the_backend_before() -> None:
-    everybody, server = Statements(), ServerStatements()
-    first, second = Wire(everybody, server), Wire(everybody, server)
+    all_of, server = Statements(), ServerStatements()
+    first, second = Wire(all_of, server), Wire(all_of, server)
     first.parsed(b"", b"SELECT 'of the first'")
     assert [each[:1] for each in messages(second.prepared.bind(bind(b"")))] == [b"C", b"B"]
 

@@ -231,9 +231,9 @@ def test_what_comes_behind_the_end_is_refused() -> None:
 @pytest.mark.parametrize("cut", [0, 1])
 def test_a_server_that_ends_a_session_as_it_begins_is_heard(cut: int) -> None:
     """One that shuts down says so behind its first ReadyForQuery, and maybe in the same segment."""
-    farewell = frame(0x45, b"SFATAL\0VFATAL\0C57P01\0Mterminating connection\0\0")
+    last_error = frame(0x45, b"SFATAL\0VFATAL\0C57P01\0Mterminating connection\0\0")
     ours = let_in()
-    assert ours.receive(SESSION + farewell[: len(farewell) - cut]) == b""
+    assert ours.receive(SESSION + last_error[: len(last_error) - cut]) == b""
     assert not ours.is_done
     assert ours.refusal == ServerRefusal("57P01", "terminating connection")
 

@@ -224,7 +224,7 @@ BODIES = (frames.FLUSH, frames.SYNC, frames.TERMINATE, frames.COPY_DONE)
 async def test_a_message_that_has_no_body_is_refused_when_it_has_one(
     kind: int, before: bytes, *, is_session: bool
 ) -> None:
-    """As soon as its length is there: nothing of it reaches a server, and the backend is nobody's any more."""
+    """As soon as its length is there: nothing of it reaches a server, and the backend is lent no more."""
     lender = Lender()
     client = Client(lender, is_session=is_session)
     client.send(before)
@@ -388,7 +388,7 @@ async def test_what_a_client_sent_before_its_farewell_is_run() -> None:
     backend = lender.idle[0]
     client.send(query(b"rows 1") + pg.TERMINATE)
     assert backend.model.ran == [b"rows 1"]
-    assert not backend.model.is_closed, "the farewell went on to the server"
+    assert not backend.model.is_closed, "the Terminate went on to the server"
     assert client.line.is_closed
     client.leave()
     assert lender.released + lender.destroyed == 1
