@@ -224,7 +224,7 @@ def sidecar_toml(world: PgWorld, *, port: int, verifier: str) -> str:
         "row": {"key": world.row_key},
         "http": {"listen": ""},
         "admin": {"listen": ""},
-        "pg": {"listen": f"127.0.0.1:{port}", "max_clients": _MAX_CLIENTS},
+        "pg": {"listen": f"127.0.0.1:{port}", "max_clients": _MAX_CLIENTS, "max_clients_per_tenant": 0},
         f"pg.users.{world.user}": {"verifier": verifier, "tenants": "*"},
         f"tenants.{DATABASE}": {"isolation": "database", "database": DATABASE, **alone},
         f"tenants.{SCHEMA}": {"isolation": "schema", "database": SCHEMAS, "schema": SCHEMA, **alone},

@@ -8,6 +8,7 @@
       TenantError
         TenantNotFound 404 3D000    TenantPaused 503 57P03 retry  TenantSuspended 403 28000
       RegistryUnavailable 503 08006 retry
+      TooManyClients 503 53300 retry
       PoolError 503 53300 retry
         PoolTimeout  PoolFull  BudgetExhausted  PoolClosed 57P01  ConnectFailed 08001
         LeaseExpired 57P01              held for too long while others wait: its connection was closed
@@ -58,6 +59,7 @@ __all__ = [
     "TenantUnresolved",
     "TokenExpired",
     "TooManyAttempts",
+    "TooManyClients",
     "UnprotectedRelations",
     "error_response",
     "is_passing",
@@ -209,6 +211,12 @@ class RegistryUnavailable(TenantProxyError):
     """Where the tenant lives could not be looked up, and nothing known for it is recent enough."""
 
     http_status, sqlstate, code, retryable = 503, "08006", "registry_unavailable", True
+
+
+class TooManyClients(TenantProxyError):
+    """As many clients of the PostgreSQL port are connected as may be, in all or of one tenant, user or address."""
+
+    http_status, sqlstate, code, retryable = 503, "53300", "too_many_clients", True
 
 
 class PoolError(TenantProxyError):

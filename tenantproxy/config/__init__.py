@@ -4,7 +4,19 @@ from tenantproxy.config.auth_sections import Auth, LoginSettings, Resolve
 from tenantproxy.config.classes import check_classes
 from tenantproxy.config.load import load
 from tenantproxy.config.secret import MASK, MIN_KEY_BYTES, Secret, role_password
-from tenantproxy.config.sections import Admin, Http, Main, Metrics, Pg, PgUser, Pools, Server, ServerAdmin, ServerLogin
+from tenantproxy.config.sections import (
+    RELOADED,
+    Admin,
+    Http,
+    Main,
+    Metrics,
+    Pg,
+    PgUser,
+    Pools,
+    Server,
+    ServerAdmin,
+    ServerLogin,
+)
 from tenantproxy.config.settings import Settings
 from tenantproxy.config.show import describe, json_schema
 from tenantproxy.config.tenant_sections import RegistrySettings, RowSettings, Schema, TenantEntry, TenantRoles, names
@@ -13,6 +25,7 @@ from tenantproxy.config.values import is_loopback, listen_address
 __all__ = [
     "MASK",
     "MIN_KEY_BYTES",
+    "RELOADED",
     "Admin",
     "Auth",
     "Http",

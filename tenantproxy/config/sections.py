@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
@@ -28,6 +28,7 @@ from tenantproxy.config.values import (
 )
 
 __all__ = [
+    "RELOADED",
     "Admin",
     "Audit",
     "Http",
@@ -155,7 +156,8 @@ def _console(value: object) -> object:
 class PgUser(Section):
     """Somebody who may connect to the PostgreSQL port, and to which tenants.
 
-    `console`: may use the console, with "read" its SHOW commands alone.
+    `console`: may use the console, with "read" its SHOW commands alone. `max_clients`: by default the
+    `max_clients_per_user` of `[pg]`, 0 = no limit.
     """
 
     verifier: Secret | None = None
@@ -164,19 +166,65 @@ class PgUser(Section):
     password_env: Text | None = None
     tenants: Annotated[Literal["*"] | tuple[Text, ...], BeforeValidator(tenant_list)] = ()
     pool_mode: Literal["transaction", "session"] = "transaction"
+    max_clients: Count | None = None
     console: Annotated[Literal[True, False, "read"], BeforeValidator(_console)] = False
 
 
 class Pg(Section):
-    """The PostgreSQL listener. `jwt`: there is a user `jwt`, whose password is an access token of `[auth]`."""
+    """The PostgreSQL listener. `jwt`: there is a user `jwt`, whose password is an access token of `[auth]`.
+
+    Limits of clients: 0 = none. What is left out follows from `max_clients`, as the properties say.
+    """
 
     listen: Listen = "127.0.0.1:6432"
     max_clients: Size = 10_000
+    max_clients_per_tenant: Count | None = None
+    max_clients_per_user: Count = 0
+    max_clients_per_address: Count | None = None
+    reserved_clients: Count = 3  # for the console, in addition to max_clients
+    max_unauthenticated: Size | None = None
     ssl_cert_file: Text = ""
     ssl_key_file: Text = ""
     idle_transaction_timeout: NoTimeout = 60.0  # whatever the client sets
     jwt: Flag = False
     users: Mapping[str, PgUser] = Field(default_factory=dict)
+
+    @property
+    def per_tenant(self) -> int:
+        """The most clients of one tenant: by default half of all."""
+        return (self.max_clients + 1) // 2 if self.max_clients_per_tenant is None else self.max_clients_per_tenant
+
+    @property
+    def per_address(self) -> int:
+        """The most clients of one address: by default half of all."""
+        return (self.max_clients + 1) // 2 if self.max_clients_per_address is None else self.max_clients_per_address
+
+    @property
+    def unauthenticated(self) -> int:
+        """The most connections that have not logged in: by default as many as there may be clients, 1000 at least."""
+        return max(self.max_clients, 1000) if self.max_unauthenticated is None else self.max_unauthenticated
+
+    def of_user(self, user: str) -> int:
+        """The most clients of one user."""
+        found = self.users.get(user)
+        return self.max_clients_per_user if found is None or found.max_clients is None else found.max_clients
+
+    def is_own(self, user: str) -> bool:
+        """Whether that limit is the user's own."""
+        return user in self.users and self.users[user].max_clients is not None
+
+
+RELOADED: Final = (
+    "users",
+    "max_clients",
+    "max_clients_per_tenant",
+    "max_clients_per_user",
+    "max_clients_per_address",
+    "reserved_clients",
+    "max_unauthenticated",
+    "idle_transaction_timeout",
+)
+"""Keys of `[pg]` that a running process takes over: RELOAD, SIGHUP."""
 
 
 class Audit(Section):

@@ -6,21 +6,35 @@ Read from one snapshot at each scrape; nothing is counted here. The tenant label
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal, NamedTuple
 
 from prometheus_client.core import Metric
 
 from tenantproxy.metrics.families import counter, counter_of, gauge
 
-__all__ = ["LoginResult", "PgCollector", "PgStats"]
+__all__ = ["LOGIN_RESULTS", "LimitUsage", "LoginResult", "PgCollector", "PgStats"]
 
-LoginResult = Literal["ok", "refused", "not_served", "error"]
+LoginResult = Literal["ok", "refused", "not_served", "limited", "error"]
 """How a startup packet ended. `refused`: user, password or tenant (28P01, 3D000); `not_served`: a tenant that is paused
-or suspended; `error`: the protocol broken, a time-out, a registry or server that was down."""
+or suspended; `limited`: a limit of clients was met (53300); `error`: the protocol broken, a time-out, a registry or
+server that was down."""
 
-_RESULTS = ("ok", "refused", "not_served", "error")
+LOGIN_RESULTS: Final[tuple[LoginResult, ...]] = ("ok", "refused", "not_served", "limited", "error")
+
+
+class LimitUsage(NamedTuple):
+    """A limit of `[pg]` by its key, now; 0: no limit. `refused`: how often it was met since the start.
+
+    `used`: of a limit that many have, by the one that uses most of it, `holder`, which no metric names.
+    """
+
+    name: str
+    limit: int
+    used: int
+    holder: str
+    refused: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +46,7 @@ class PgStats:
     logins: Mapping[LoginResult, int] = field(default_factory=dict)
     waiting: int = 0
     paused: int = 0
+    limits: Sequence[LimitUsage] = ()
 
 
 class PgCollector:
@@ -51,6 +66,13 @@ class PgCollector:
         logins = {(result,): count for result, count in now.logins.items()}
         yield counter_of("pg_queries", "Queries that clients of the PostgreSQL port got an answer to.", tenant, queries)
         yield counter_of("pg_transactions", "Transactions of those clients that ended.", tenant, transactions)
-        yield counter("pg_logins", "Startup packets, by how they ended.", ("result",), logins, known=_RESULTS)
+        yield counter("pg_logins", "Startup packets, by how they ended.", ("result",), logins, known=LOGIN_RESULTS)
         yield gauge("pg_waiting_clients", "Clients that wait for a backend.", (), {(): now.waiting})
+        limit = ("limit",)
+        limits = {(each.name,): each.limit for each in now.limits}
+        used = {(each.name,): each.used for each in now.limits}
+        met = {(each.name,): each.refused for each in now.limits}
+        yield gauge("pg_limit", "Limits of [pg] by their keys; 0: no limit.", limit, limits)
+        yield gauge("pg_limit_used", "Used of them, by the one that uses most of it.", limit, used)
+        yield counter("pg_limit_refused", "How often a limit of [pg] was met.", limit, met)
         yield gauge("pg_paused_tenants", "Tenants that the console paused.", (), {(): now.paused})

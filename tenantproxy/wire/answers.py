@@ -53,7 +53,6 @@ __all__ = [
     "row_description",
     "sasl_continue",
     "sasl_final",
-    "too_many_clients",
 ]
 
 MAX_TEXT: Final = 8192  # bytes of one field of an error, ours or a server's; the rest is cut off
@@ -105,23 +104,6 @@ def error_response(error: TenantProxyError, *, fatal: bool = False) -> bytes:
     if isinstance(error, PoolTimeout):
         fields["M"] = f"query_wait_timeout: {fields['M']}"  # the word that tools know from PgBouncer
     return frame(ERROR, _fields(fields))
-
-
-def too_many_clients(limit: int) -> bytes:
-    """To a client that came when `limit` were there."""
-    return frame(
-        ERROR,
-        _fields(
-            {
-                "S": "FATAL",
-                "V": "FATAL",
-                "C": "53300",
-                "M": "no more connections allowed (max_client_conn)",
-                "D": f"[pg] max_clients = {limit}",
-                "H": "close idle connections, or raise [pg] max_clients",
-            }
-        ),
-    )
 
 
 def notice(message: str, *, sqlstate: str = "00000", detail: str | None = None, hint: str | None = None) -> bytes:

@@ -10,6 +10,7 @@ from typing import Final
 from tenantproxy.config import Settings
 from tenantproxy.errors import TenantNotFound, TenantProxyError
 from tenantproxy.events import Histogram
+from tenantproxy.metrics.pg import LimitUsage
 from tenantproxy.model import Isolation, PoolKey, TenantId
 from tenantproxy.pools.base import PoolStats, ServerStats, Stats, TenantPoolStats
 from tenantproxy.pools.snapshot import snapshot
@@ -61,6 +62,8 @@ class View:
         self.shown_clients: list[ClientRow] = []
         self.shown_servers: list[ServerRow] = []
         self.counted: Mapping[str, Counts] = {}
+        self.limited: list[LimitUsage] = []
+        self.unauthenticated = 0
         self.stopped: set[str] = set()
         self.done: list[str] = []
         self.failure: TenantProxyError | None = None
@@ -88,6 +91,9 @@ class View:
 
     def counts(self) -> Mapping[str, Counts]:
         return self.counted
+
+    def limits(self) -> list[LimitUsage]:
+        return self.limited
 
     def paused(self) -> set[str]:
         return self.stopped

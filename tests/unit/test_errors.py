@@ -36,6 +36,7 @@ TABLE: dict[str, tuple[int, str, str, bool]] = {
     "RegistryUnavailable": (503, "08006", "registry_unavailable", True),
     "PoolError": (503, "53300", "pool_error", True),
     "PoolTimeout": (503, "53300", "pool_timeout", True),
+    "TooManyClients": (503, "53300", "too_many_clients", True),
     "PoolFull": (503, "53300", "pool_full", True),
     "BudgetExhausted": (503, "53300", "budget_exhausted", True),
     "PoolClosed": (503, "57P01", "pool_closed", True),

@@ -17,6 +17,7 @@ from time import monotonic
 from typing import Final, Protocol
 from weakref import WeakKeyDictionary
 
+from tenantproxy.config import Pg
 from tenantproxy.errors import (
     AuthError,
     InvalidSetting,
@@ -26,10 +27,11 @@ from tenantproxy.errors import (
     TenantPaused,
     TenantProxyError,
     TenantSuspended,
+    TooManyClients,
 )
 from tenantproxy.events import Observer, ignore
 from tenantproxy.metrics.listeners import ListenerStats
-from tenantproxy.metrics.pg import LoginResult, PgStats
+from tenantproxy.metrics.pg import LOGIN_RESULTS, LimitUsage, LoginResult, PgStats
 from tenantproxy.model import Route, TenantId, TenantStatus
 from tenantproxy.pools.exhaustion import idle_in_transaction
 from tenantproxy.pools.pool import Pool
@@ -37,6 +39,7 @@ from tenantproxy.raw.backend import RawBackend
 from tenantproxy.raw.lender import RawLender
 from tenantproxy.routes import not_served
 from tenantproxy.sidecar.descriptors import is_scarce
+from tenantproxy.sidecar.pg.admission import Admission, ClientPlace, Unauthenticated
 from tenantproxy.sidecar.pg.console.client import ConsoleClient
 from tenantproxy.sidecar.pg.console.console import Console
 from tenantproxy.sidecar.pg.greetings import Greetings, greeting
@@ -44,7 +47,7 @@ from tenantproxy.sidecar.pg.login import Newcomer
 from tenantproxy.sidecar.pg.refusals import LoginRefusals
 from tenantproxy.sidecar.pg.relay import Relay
 from tenantproxy.sidecar.pg.traffic import Traffic
-from tenantproxy.sidecar.pg.users import Credential, Target, Users
+from tenantproxy.sidecar.pg.users import CONSOLES, Credential, Target, Users
 from tenantproxy.wire import answers
 from tenantproxy.wire.session_settings import KeptSettings
 from tenantproxy.wire.startup import SessionWish
@@ -55,7 +58,6 @@ __all__ = ["Lending", "PgListener"]
 
 _BACKLOG: Final = 1024
 _WATCH_SECONDS: Final = 1.0  # a suspended tenant's sessions end within a few of these
-_OVERFLOW: Final = 100  # connections beyond max_clients that are told so; more are just closed
 
 logger = logging.getLogger("tenantproxy")
 
@@ -78,17 +80,16 @@ class Lending(Protocol):
 
 
 class PgListener:
-    """Serves PostgreSQL's protocol on `host:port` (0: a free one) to `max_clients` clients."""
+    """Serves PostgreSQL's protocol on `host:port` (0: a free one), within the limits of `pg`."""
 
     def __init__(
         self,
         *,
         host: str,
         port: int,
-        max_clients: int,
+        pg: Pg,
         label_of: Callable[[str], str],
         drain_timeout: float,
-        idle_transaction_timeout: float,
         lending: Lending,
         users: Users,
         ceiling: int | None = None,
@@ -97,10 +98,11 @@ class PgListener:
         self._ceiling = ceiling  # see `descriptors.ceiling`
         self._host = host
         self._port = port
-        self._max_clients = max_clients
+        self._pg = pg
+        self._admission = Admission(pg)
+        self._unauthenticated = Unauthenticated(pg)
         self._label_of = label_of
         self._drain_timeout = drain_timeout
-        self._idle_transaction_timeout = idle_transaction_timeout
         self._lending = lending
         self._users = users
         self._greetings = Greetings(lending.lender)
@@ -114,7 +116,7 @@ class PgListener:
         self._watch: asyncio.Task[None] | None = None
         self._is_empty = asyncio.Event()
         self._is_closing = False
-        self.logins: dict[LoginResult, int] = {"ok": 0, "refused": 0, "not_served": 0, "error": 0}
+        self.logins: dict[LoginResult, int] = dict.fromkeys(LOGIN_RESULTS, 0)
         self.new_console: Callable[[Target], Console] | None = None  # set by the port, once
 
     # --- life --------------------------------------------------------------------------------------------------------
@@ -159,7 +161,7 @@ class PgListener:
 
     def _end_idle_transactions(self, now: float) -> None:
         """PostgreSQL has such a timeout too, but a client may set it to 0, or begin a segment that it does not end."""
-        limit = self._idle_transaction_timeout
+        limit = self._pg.idle_transaction_timeout
         for client in list(self._clients.values()) if limit else ():
             relay = client.relay
             if relay is not None and (
@@ -201,7 +203,7 @@ class PgListener:
         return ListenerStats(
             protocol="pg",
             clients=len(self._clients),
-            limit=self._max_clients,
+            limit=self._pg.max_clients,
             received=sum(each.received for each in passed),
             sent=sum(each.sent for each in passed),
         )
@@ -214,7 +216,21 @@ class PgListener:
             logins=dict(self.logins),
             waiting=sum(client.relay is not None and client.relay.is_waiting for client in self._clients.values()),
             paused=len(self._paused),
+            limits=self.limits(),
         )
+
+    def limits(self) -> tuple[LimitUsage, ...]:
+        """The limits of `[pg]` and what is used of them."""
+        return (*self._admission.usage(), self._unauthenticated.usage())
+
+    def reload(self, pg: Pg) -> None:
+        """Take over the limits of `pg`. Who is connected stays."""
+        self._pg = self._admission.pg = self._unauthenticated.pg = pg
+
+    @property
+    def unauthenticated(self) -> int:
+        """How many connections have not logged in."""
+        return len(self._newcomers)
 
     def forget_greetings(self) -> None:
         """Servers may say something else of their sessions now."""
@@ -233,9 +249,11 @@ class PgListener:
     def came(self, newcomer: Newcomer) -> None:
         """See `login.Door`."""
         self._newcomers.add(newcomer)
-        is_too_many = len(self._newcomers) + len(self._clients) > self._max_clients + _OVERFLOW
-        if is_too_many or is_scarce(newcomer.transport, self._ceiling):
-            newcomer.transport.abort()
+        if is_scarce(newcomer.transport, self._ceiling):
+            newcomer.transport.abort()  # and the next one finds room: those who say nothing have taken it all
+            self._unauthenticated.close_oldest()
+        else:
+            self._unauthenticated.add(newcomer)
 
     def refused(self, newcomer: Newcomer, error: TenantProxyError) -> None:
         """See `login.Door`."""
@@ -245,18 +263,20 @@ class PgListener:
             self.logins["not_served"] += 1
         elif isinstance(error, (AuthError, TenantNotFound)):
             self.logins["refused"] += 1
+        elif isinstance(error, TooManyClients):
+            self.logins["limited"] += 1
         else:
             self.logins["error"] += 1
 
     def left(self, newcomer: Newcomer) -> None:
         """See `login.Door`."""
         self._newcomers.discard(newcomer)
+        self._unauthenticated.discard(newcomer)
 
-    def is_full(self) -> bytes | None:
-        """See `login.Door`."""
-        if len(self._clients) >= self._max_clients:
-            return answers.too_many_clients(self._max_clients)
-        return None
+    def check_room(self, wish: SessionWish) -> None:
+        """See `login.Door`. Tells a stranger nothing: it depends on the name of the database alone."""
+        if wish.database not in CONSOLES:
+            self._admission.check_total()
 
     def credential(self, user: bytes) -> Credential:
         """See `login.Door`."""
@@ -276,20 +296,28 @@ class PgListener:
 
     async def let_in(self, newcomer: Newcomer, target: Target, wish: SessionWish) -> None:
         """See `login.Door`."""
-        if target.tenant is None:
-            await self._let_into_console(newcomer, target)
-        else:
-            await self._let_into_tenant(newcomer, target, target.tenant, wish)
+        place = self._admission.take(target.tenant, target.user, newcomer.address)
+        self._unauthenticated.discard(newcomer)
+        try:
+            if target.tenant is None:
+                self._let_into_console(newcomer, target, place)
+            else:
+                await self._let_into_tenant(newcomer, target, target.tenant, wish, place)
+        except BaseException:
+            self._admission.leave(place)
+            raise
         self.logins["ok"] += 1
 
-    async def _let_into_console(self, newcomer: Newcomer, target: Target) -> None:
+    def _let_into_console(self, newcomer: Newcomer, target: Target, place: ClientPlace) -> None:
         assert self.new_console is not None
         console = self.new_console(target)
-        client = Client(self, newcomer.transport, self._new_pid(), target)
+        client = Client(self, newcomer.transport, self._new_pid(), target, place)
         client.console = ConsoleClient(newcomer.transport, console, on_end=client.ended)
         self._admit(newcomer, client, console.welcome, client.console)
 
-    async def _let_into_tenant(self, newcomer: Newcomer, target: Target, tenant: TenantId, wish: SessionWish) -> None:
+    async def _let_into_tenant(
+        self, newcomer: Newcomer, target: Target, tenant: TenantId, wish: SessionWish, place: ClientPlace
+    ) -> None:
         if tenant in self._paused:  # who is connected waits; a new client would be cut off by its startup timeout
             raise not_served(TenantStatus.PAUSED)
         source = _Source(tenant, known=self._lending.known, find=self.find, paused=self._paused)
@@ -297,7 +325,7 @@ class PgListener:
         _check_search_path(wish, route)
         baseline = await self._greetings.baseline(pool, route)
         reported = await self._greetings.ask(pool, route, wish.settings) if wish.settings else baseline
-        client = Client(self, newcomer.transport, self._new_pid(), target)
+        client = Client(self, newcomer.transport, self._new_pid(), target, place)
         traffic = self._traffic_of(tenant)
         traffic.logins += 1
         client.relay = Relay(
@@ -369,6 +397,7 @@ class PgListener:
     def ended(self, client: Client) -> None:
         """A client is gone; called by itself."""
         del self._clients[client.pid]
+        self._admission.leave(client.place)
         if not self._clients:
             self._is_empty.set()
 
@@ -393,13 +422,17 @@ class Client:
         "console",
         "local_address",
         "pid",
+        "place",
         "relay",
         "secret",
         "target",
     )
 
-    def __init__(self, listener: PgListener, transport: asyncio.Transport, pid: int, target: Target) -> None:
+    def __init__(
+        self, listener: PgListener, transport: asyncio.Transport, pid: int, target: Target, place: ClientPlace
+    ) -> None:
         self._listener = listener
+        self.place = place
         self.relay: Relay | None = None
         self.console: ConsoleClient | None = None
         self.pid = pid

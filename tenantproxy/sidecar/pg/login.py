@@ -11,7 +11,8 @@ import socket
 from contextvars import Context
 from typing import Final, Protocol, cast
 
-from tenantproxy.errors import PoolTimeout, ProtocolError, TenantProxyError
+from tenantproxy.errors import PoolTimeout, ProtocolError, TenantProxyError, TooManyClients
+from tenantproxy.sidecar.pg.admission import address_of
 from tenantproxy.sidecar.pg.users import Credential, Target
 from tenantproxy.wire import answers
 from tenantproxy.wire.client_auth import ClientAuth, Verdict
@@ -50,8 +51,8 @@ class Door(Protocol):
         """It is not a newcomer any more: gone, or a client."""
         ...
 
-    def is_full(self) -> bytes | None:
-        """What to say to one more client, None: it may come in."""
+    def check_room(self, wish: SessionWish) -> None:
+        """Raise TooManyClients where one more client cannot be admitted, of any tenant; a console is not asked."""
         ...
 
     def credential(self, user: bytes) -> Credential:
@@ -83,11 +84,13 @@ class Newcomer(asyncio.Protocol):
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._is_over = False
+        self.address = ""  # what it counts as: see `admission.address_of`
 
     # --- asyncio.Protocol --------------------------------------------------------------------------------------------
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See asyncio."""
         self.transport = cast("asyncio.Transport", transport)  # uvloop's is none by its class
+        self.address = address_of(transport.get_extra_info("peername"))
         sock = transport.get_extra_info("socket")
         if sock is not None and sock.family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -143,12 +146,8 @@ class Newcomer(asyncio.Protocol):
             self._proof(self._auth, message.payload)
 
     def _challenge(self, startup: Startup) -> None:
-        refusal = self._door.is_full()
-        if refusal is not None:
-            self.transport.write(refusal)
-            self.close()
-            return
         self._wish = wish = wanted(startup)
+        self._door.check_room(wish)
         credential = self._door.credential(wish.user)
         self._auth = ClientAuth(credential.method, credential.verifier, user=wish.user)
         self.transport.write(negotiate(startup) + self._auth.challenge)
@@ -197,6 +196,16 @@ class Newcomer(asyncio.Protocol):
             self._door.refused(self, error)
             self.transport.write(answers.error_response(error, fatal=True))
             self.close()
+
+    def make_room(self, limit: int) -> None:
+        """See `admission.Pending`."""
+        self.refuse(
+            TooManyClients(
+                "too many connections that have not logged in: the oldest are closed",
+                detail=f"[pg] max_unauthenticated = {limit}",
+                hint="log in at once after connecting, or raise [pg] max_unauthenticated",
+            )
+        )
 
     def close(self) -> None:
         """Close, after what was written."""

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Self
 
-from tenantproxy.config import Settings, is_loopback, listen_address
+from tenantproxy.config import RELOADED, Settings, is_loopback, listen_address
 from tenantproxy.errors import ConfigurationError, NotSupported, Problem
 from tenantproxy.metrics.listeners import ListenerStats
 from tenantproxy.metrics.pg import PgStats
@@ -33,6 +33,7 @@ class PgPort:
         self, router: Router, desk: AuthDesk, *, drain_timeout: float, version: str, reread: Reread | None = None
     ) -> None:
         self._router = router
+        self._settings = router.settings
         self._desk = desk
         self._drain_timeout = drain_timeout
         self._version = version
@@ -54,7 +55,7 @@ class PgPort:
 
     async def open(self) -> None:
         """Read the users, bind and accept. Raises OSError, ConfigurationError; nothing is left open then."""
-        settings = self._router.settings
+        settings = self._settings
         pg = settings.pg
         host, port = listen_address(pg.listen)
         self._users = users = Users(
@@ -69,16 +70,22 @@ class PgPort:
         self._listener = PgListener(
             host=host,
             port=port,
-            max_clients=pg.max_clients,
+            pg=pg,
             label_of=self._router.counters.label_of,
             drain_timeout=self._drain_timeout,
-            idle_transaction_timeout=pg.idle_transaction_timeout,
             lending=self._lending,
             users=users,
             ceiling=ceiling(settings.servers.values()),
             observer=self._router.observer,
         )
-        view = PortView(self._router, self._lending, self._listener, version=self._version, reload=self.reload)
+        view = PortView(
+            self._router,
+            self._lending,
+            self._listener,
+            settings=lambda: self._settings,
+            version=self._version,
+            reload=self.reload,
+        )
         self._listener.new_console = lambda target: Console(
             view, user=target.user, may_change=target.may_change, averages=self._averages
         )
@@ -89,26 +96,26 @@ class PgPort:
             raise
 
     async def reload(self) -> None:
-        """Take over the users of the configuration as it is now. Raises ConfigurationError, and nothing has changed.
+        """Take over the users and limits of the configuration as it is now.
 
-        Who is connected stays, with what it was let in for.
+        Raises ConfigurationError, and nothing has changed. Who is connected stays, with what it was let in for.
         """
         if self._reread is None or self._users is None:
             raise NotSupported("this process has no configuration file to read again")
         new = await asyncio.to_thread(self._reread)
-        old = self._router.settings
+        old = self._settings
         fixed = [name for name in type(new).model_fields if name != "pg" and getattr(new, name) != getattr(old, name)]
-        fixed += ["pg"] if new.pg.model_copy(update={"users": old.pg.users}) != old.pg else []
+        kept = {name: getattr(old.pg, name) for name in RELOADED}
+        fixed += ["pg"] if new.pg.model_copy(update=kept) != old.pg else []
         if fixed:
             raise ConfigurationError(
                 Problem(key=name, problem="has changed, and cannot while it runs", fix="restart, or change it back")
                 for name in fixed
             )
         self._users.reload(new.pg.users)
-        self._greeted_anew()
-
-    def _greeted_anew(self) -> None:
+        self._settings = old.model_copy(update={"pg": new.pg})
         if self._listener is not None:
+            self._listener.reload(new.pg)
             self._listener.forget_greetings()
 
     async def close(self) -> None:
@@ -139,5 +146,5 @@ class PgPort:
     def stats(self) -> ListenerStats:
         """The clients of this moment."""
         if self._listener is None:
-            return ListenerStats(protocol="pg", clients=0, limit=self._router.settings.pg.max_clients)
+            return ListenerStats(protocol="pg", clients=0, limit=self._settings.pg.max_clients)
         return self._listener.stats()

@@ -33,7 +33,18 @@ from tenantproxy.router import not_served
 from tenantproxy.wire.client_auth import failed
 from tenantproxy.wire.scram import DEFAULT_ITERATIONS, Verifier
 
-__all__ = ["CONSOLE", "JWT", "UNKNOWN_USER", "Credential", "PortTokenVerifier", "Target", "Users", "Wish", "seed_of"]
+__all__ = [
+    "CONSOLE",
+    "CONSOLES",
+    "JWT",
+    "UNKNOWN_USER",
+    "Credential",
+    "PortTokenVerifier",
+    "Target",
+    "Users",
+    "Wish",
+    "seed_of",
+]
 
 CONSOLE: Final = pg_users.CONSOLE.encode()
 """The database that is the console."""
@@ -47,6 +58,9 @@ ConsoleAccess: TypeAlias = Literal[True, False, "read"]
 UNKNOWN_USER: Final = "there is no such user"
 
 _CONSOLE_OF_OTHERS: Final = b"pgbouncer"  # what tools that know PgBouncer ask for: the console too, for its users
+CONSOLES: Final = (CONSOLE, _CONSOLE_OF_OTHERS)
+"""Databases that may be the console."""
+
 _SALT_BYTES: Final = 16
 _KEY_BYTES: Final = 32
 _SCANNED: Final = 100  # a user of more tenants names them by their ids

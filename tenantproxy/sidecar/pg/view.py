@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from time import monotonic
 from typing import Literal
 
 from tenantproxy.config import Settings
+from tenantproxy.metrics.pg import LimitUsage
 from tenantproxy.model import TenantId
 from tenantproxy.pools.base import Stats
 from tenantproxy.raw.backend import RawBackend
@@ -28,19 +29,21 @@ class PortView:
         lending: RawLending,
         listener: PgListener,
         *,
+        settings: Callable[[], Settings],
         version: str,
         reload: Callable[[], Awaitable[None]],
     ) -> None:
         self._router = router
         self._lending = lending
         self._listener = listener
+        self._settings = settings
         self._reload = reload
         self.version = version
 
     @property
     def settings(self) -> Settings:
         """Those in force."""
-        return self._router.settings
+        return self._settings()
 
     def stats(self) -> Stats:
         """The router's."""
@@ -78,6 +81,15 @@ class PortView:
             )
             for name, traffic in self._listener.traffic.items()
         }
+
+    def limits(self) -> Sequence[LimitUsage]:
+        """Of `[pg]`."""
+        return self._listener.limits()
+
+    @property
+    def unauthenticated(self) -> int:
+        """Connections that have not logged in."""
+        return self._listener.unauthenticated
 
     def paused(self) -> Collection[str]:
         """The tenants that are paused here."""

@@ -66,7 +66,7 @@ async def test_a_herd_of_clients_on_cold_pools_is_served_within_the_limits(lasti
 
 
 async def test_clients_beyond_the_limit_are_told_so_in_words_that_tools_know(lasting: World) -> None:
-    async with a_port(lasting, pg={"max_clients": 3}) as house:
+    async with a_port(lasting, pg={"max_clients": 3, "max_clients_per_tenant": 0}) as house:
         clients = [await house.client("row1") for _ in range(3)]
         for _ in range(3):
             with pytest.raises(Refused) as refused:
@@ -256,7 +256,7 @@ async def test_a_cancel_hits_nothing_between_two_queries_and_nothing_of_one_who_
 
 
 async def test_a_cancel_is_heard_while_everything_is_busy(lasting: World) -> None:
-    async with a_port(lasting, pg={"max_clients": 2}, pools={"shared_size": 1}) as house:
+    async with a_port(lasting, pg={"max_clients": 2, "max_clients_per_tenant": 0}, pools={"shared_size": 1}) as house:
         client, waiting = await house.client("row1"), await house.client("row1")
         client.send(query("SELECT pg_sleep(60)"))
         await until(lambda: _is_served(house, client), "it runs")

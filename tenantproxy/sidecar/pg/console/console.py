@@ -28,7 +28,7 @@ _REPORTED: Final = {"datestyle": "DateStyle", "intervalstyle": "IntervalStyle", 
     name: name for name in ("client_encoding", "integer_datetimes", "server_encoding", "standard_conforming_strings")
 }
 _HELP: Final = (
-    "SHOW HELP|VERSION|CONFIG|STATE|USERS|LISTS\n"
+    "SHOW HELP|VERSION|CONFIG|STATE|USERS|LISTS|LIMITS\n"
     "SHOW TENANTS|DATABASES|POOLS|CLIENTS|SERVERS\n"
     "SHOW STATS|STATS_TOTALS|STATS_AVERAGES\n"
     "PAUSE tenant\nRESUME tenant\nKILL tenant\nRELOAD"

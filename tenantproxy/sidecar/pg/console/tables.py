@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, TypeAlias
 
-from tenantproxy.config import Settings, describe, listen_address
+from tenantproxy.config import RELOADED, Settings, describe, listen_address
 from tenantproxy.pools.base import PoolStats, Stats
 from tenantproxy.sidecar.pg.console.stats import (
     AVERAGE_NAMES,
@@ -230,7 +230,7 @@ def _lists(view: ConsoleView, _: Averages) -> Iterator[Row]:
     yield "peer_pools", 0
     yield "free_clients", 0
     yield "used_clients", len(clients)
-    yield "login_clients", 0
+    yield "login_clients", view.unauthenticated
     yield "free_servers", 0
     yield "used_servers", _open(stats.pools)
     yield from ((name, 0) for name in ("dns_names", "dns_zones", "dns_queries", "dns_pending"))
@@ -243,7 +243,12 @@ def _users(view: ConsoleView, _: Averages) -> Iterator[Row]:
         clients[client.user] = clients.get(client.user, 0) + 1
         servers[client.user] = servers.get(client.user, 0) + (client.server_id is not None)
     for name, user in sorted(view.settings.pg.users.items()):
-        yield name, "", "", user.pool_mode, 0, servers.get(name, 0), 0, clients.get(name, 0)
+        limit = view.settings.pg.of_user(name)
+        yield name, "", "", user.pool_mode, 0, servers.get(name, 0), limit, clients.get(name, 0)
+
+
+def _limits(view: ConsoleView, _: Averages) -> Iterator[Row]:
+    yield from ((each.name, each.limit, each.used, each.holder, each.refused) for each in view.limits())
 
 
 def _config(view: ConsoleView, _: Averages) -> Iterator[Row]:
@@ -252,7 +257,10 @@ def _config(view: ConsoleView, _: Averages) -> Iterator[Row]:
     unset = dict(_flat("", describe(_default(settings))))
     names = _of_pgbouncer(settings)
     for key, value in sorted({**names, **now}.items()):
-        yield key, value, names.get(key, unset.get(key)), "yes" if key.startswith("pg.users.") else "no"
+        yield key, value, names.get(key, unset.get(key)), "yes" if key.startswith(_CHANGEABLE) else "no"
+
+
+_CHANGEABLE: Final = tuple(f"pg.{name}" for name in RELOADED)
 
 
 def _default(settings: Settings) -> Settings:
@@ -275,6 +283,7 @@ def _of_pgbouncer(settings: Settings) -> dict[str, str]:
         "default_pool_size": str(settings.pools.max_size),
         "max_client_conn": str(settings.pg.max_clients),
         "max_user_connections": "0",
+        "max_user_client_connections": str(settings.pg.max_clients_per_user),
         "pool_mode": "transaction",
         "query_wait_timeout": f"{settings.pools.acquire_timeout:g}",
         "server_idle_timeout": f"{settings.pools.idle_timeout:g}",
@@ -315,6 +324,7 @@ TABLES: Final[Mapping[str, Table]] = {
         " i:max_user_client_connections i:current_client_connections",
         _users,
     ),
+    "LIMITS": _table("s:limit q:value q:used s:holder q:refused", _limits),
     "CONFIG": _table("s:key s:value s:default s:changeable", _config),
     "STATE": _table("s:key s:value", _state),
     "VERSION": _table("s:version", lambda view, _: [(f"tenantproxy {view.version}",)]),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from tenantproxy.config import Settings
+from tenantproxy.metrics.pg import LimitUsage
 from tenantproxy.model import TenantId
 from tenantproxy.pools.base import Stats
 
@@ -102,6 +103,15 @@ class ConsoleView(Protocol):
 
     def counts(self) -> Mapping[str, Counts]:
         """By tenant; those beyond `metrics.max_tenants` under `_other`."""
+        ...
+
+    def limits(self) -> Iterable[LimitUsage]:
+        """The limits of `[pg]`, and what is used of them."""
+        ...
+
+    @property
+    def unauthenticated(self) -> int:
+        """How many connections have not logged in."""
         ...
 
     def paused(self) -> Collection[str]:

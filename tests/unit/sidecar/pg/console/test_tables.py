@@ -206,7 +206,8 @@ def test_users_are_those_configured_with_their_connections(view: View) -> None:
 def test_the_configuration_is_shown_without_its_secrets(view: View) -> None:
     rows = {str(row["key"]): row for row in shown(view, "CONFIG")}
     assert (rows["pools.max_size"]["value"], rows["pools.max_size"]["default"]) == ("10", "10")
-    assert (rows["max_client_conn"]["value"], rows["pg.max_clients"]["changeable"]) == ("10000", "no")
+    assert (rows["max_client_conn"]["value"], rows["pg.max_clients"]["changeable"]) == ("10000", "yes")
+    assert rows["pg.listen"]["changeable"] == "no"
     assert rows["pg.users.ops.console"]["changeable"] == "yes"
     assert all("sesame" not in str(row) for row in rows.values())
 
