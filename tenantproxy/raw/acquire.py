@@ -145,7 +145,7 @@ class Acquire:
         if self._lessee is not None:
             self._lessee.entering()
         binding = self._route.session.binding
-        is_anothers = binding is not None and backend.bound is not None and backend.bound != binding.tenant
+        is_anothers = binding is not None and not backend.is_fresh and backend.bound != binding.tenant
         self._attempts += counts_as_attempt(backend.bound, self._route.tenant)
         if is_anothers or (self._fresh and not backend.is_fresh):
             # Between two tenants: a reset in messages of its own, confirmed, before anything is bound.

@@ -33,6 +33,7 @@ from tenantproxy.wire.frames import (
     PARSE_COMPLETE,
     QUERY,
     READY,
+    ROW_DESCRIPTION,
     SYNC,
     frame,
     length_of,
@@ -120,24 +121,31 @@ def fresh_nonce() -> bytes:
     """128 bits that no one else could know before they were sent.
 
     What is answered to a reset or a bind can be foreseen but for this: without it, an answer too many that a former
-    user of the session has left under way could be taken for ours.
+    user of the session has left under way could be taken for ours. Hexadecimal digits: the same in every encoding.
     """
     return token_hex(16).encode()
 
 
 def reset(nonce: bytes) -> tuple[bytes, bytes]:
-    """What undoes all that a user left in a session, and the answer, which ends with `nonce`."""
-    return _RESET + run([nonce]) + SYNC_NOW, _RESET_ANSWER + answer_of("SELECT 1", row(nonce)) + READY_IDLE
+    """What undoes all that a user left in a session, and the answer.
+
+    The nonce stands right before DISCARD ALL, and all of it are simple queries. A server that says the nonce in a row
+    has read this query as one, whatever it was in the middle of; so it reads the next message as one, too, and what
+    comes behind that row is the answer to it, which nothing of a former user can give.
+    """
+    return _BEFORE_NONCE + query(f"SET lock_timeout = 0; SELECT '{nonce.decode()}'") + _DISCARD, (
+        _BEFORE_NONCE_ANSWER + _ROW_OF_TEXT + row(nonce) + tag("SELECT 1") + READY_IDLE + _DISCARD_ANSWER
+    )
 
 
 # Each a message of its own: a hostile statement_timeout would cancel DISCARD ALL, and roll its own reset back.
-_RESET: Final = (
-    query("SET statement_timeout = 0")
-    + query("SET lock_timeout = 0")
-    + query("DISCARD ALL")
-    + parse("SELECT $1", [_TEXT])
+_BEFORE_NONCE: Final = query("SET statement_timeout = 0")
+_DISCARD: Final = query("DISCARD ALL")
+_BEFORE_NONCE_ANSWER: Final = tag("SET") + READY_IDLE + tag("SET")
+_ROW_OF_TEXT: Final = frame(  # of no table, of type text, of any length, without modifier, as text
+    ROW_DESCRIPTION, b"\0\1?column?\0" + struct.pack("!ihihih", 0, 0, _TEXT, -1, -1, 0)
 )
-_RESET_ANSWER: Final = (tag("SET") + READY_IDLE) * 2 + tag("DISCARD ALL") + READY_IDLE
+_DISCARD_ANSWER: Final = tag("DISCARD ALL") + READY_IDLE
 
 
 Done = Callable[[Exception | None], None]

@@ -16,7 +16,8 @@ import pytest_asyncio
 from tenantproxy.embedded import EmbeddedPostgres
 from tenantproxy.model import Isolation, Tenant
 from tenantproxy.raw.backend import RawBackend
-from tenantproxy.raw.exchange import SYNC_NOW, query, statement
+from tenantproxy.raw.exchange import SYNC_NOW, fresh_nonce, parse, query, reset, statement
+from tenantproxy.wire.frames import BIND, COPY_DATA, HEADER, length_of
 from tests.support.raw_house import RawHouse, ServerError, Talk, a_raw_house, ask, value
 from tests.support.world import World, a_world
 
@@ -269,6 +270,63 @@ async def test_answers_that_a_tenant_left_under_way_are_not_taken_for_those_to_o
             forged = b"".join(map(query, undo)) + statement(f"SELECT '{second.id}' {later}") + SYNC_NOW
             backend.write(forged + query(f"SELECT 'of the former tenant' {later}"))
         async with house.leased(second) as other:
+            assert await names_of(other) == own(second)
+            assert other.pid != pid
+        assert house.counters.resets["failed"] == 1
+
+
+# --- messages of ours that the server would take for the rest of a former user's --------------------------------------
+MARK = "SELECT current_setting('app.mark', true)"
+LATE = "SELECT convert_from(substring($1 from length($1) - 31), 'UTF8') FROM set_config('app.mark', 'left', false)"
+
+
+def messages_of(data: bytes) -> list[bytes]:
+    found = []
+    while data:
+        size = length_of(data, 0)
+        found.append(data[:size])
+        data = data[size:]
+    return found
+
+
+def headed(kind: int, body: bytes, size: int) -> bytes:
+    """The beginning of a message, whose other `size` bytes are still to come."""
+    return bytes([kind]) + (HEADER - 1 + len(body) + size).to_bytes(4, "big") + body
+
+
+def bound_with(size: int) -> bytes:
+    """A statement that leaves something and answers the last 32 bytes of its value, which is to come.
+
+    The last two bytes of what comes are the count of formats of a Bind.
+    """
+    value = b"\0\1\0\1\0\1" + (size - 2).to_bytes(4, "big")
+    return parse(LATE, [17]) + headed(BIND, b"\0\0" + value, size)
+
+
+SWALLOWS: dict[str, Callable[[int], bytes]] = {
+    "the value of a Bind": bound_with,
+    "a message of COPY outside of one": lambda size: (
+        query("SELECT set_config('app.mark', 'left', false)") + headed(COPY_DATA, b"", size)
+    ),
+}
+RESET = messages_of(reset(fresh_nonce())[0])
+
+
+@pytest.mark.parametrize("way", SWALLOWS)
+@pytest.mark.parametrize("count", range(1, len(RESET)))
+async def test_a_reset_of_which_a_former_user_swallows_a_part_and_answers_it_itself_is_not_confirmed(
+    old_world: World, way: str, count: int
+) -> None:
+    """Whatever let the backend come back too early: all of the answer that can be foreseen is there, in its order."""
+    swallowed = RESET[:count]
+    async with one_backend(old_world) as (house, first, second):
+        async with house.leased(first) as backend:
+            pid = backend.pid
+            said = ("SET statement_timeout = 0", "SET lock_timeout = 0", "DISCARD ALL")
+            forged = b"".join(query(sql) for sql in said if any(sql.encode() in each for each in swallowed))
+            backend.write(forged + SWALLOWS[way](sum(map(len, swallowed))))
+        async with house.leased(second) as other:
+            assert (await value(other, MARK)) is None
             assert await names_of(other) == own(second)
             assert other.pid != pid
         assert house.counters.resets["failed"] == 1
