@@ -367,6 +367,7 @@ def is_passing(error: BaseException) -> bool:
 
 
 _PROTOCOL_VIOLATION: Final = "08P01"  # what answers there is no PostgreSQL, but a pooler that refuses our settings
+_NO_DATABASE: Final = "3D000"
 _PASSING: Final = ("08", "53", "57")  # classes of SQLSTATE: connection, resources, operator intervention
 
 
@@ -391,7 +392,10 @@ def problem_json(error: TenantProxyError, *, request_id: str | None = None) -> d
 def error_response(error: TenantProxyError, *, fatal: bool = False) -> Mapping[str, str]:
     """`error` as the fields of an ErrorResponse, by field code (protocol-error-fields in PostgreSQL's docs)."""
     severity = "FATAL" if fatal else "ERROR"
-    fields = {"S": severity, "V": severity, "C": error.sqlstate, "M": error.message}
+    sqlstate = error.sqlstate
+    if isinstance(error, ConnectFailed) and error.refusal == _NO_DATABASE:
+        sqlstate = _NO_DATABASE  # as from a server: clients know what it means
+    fields = {"S": severity, "V": severity, "C": sqlstate, "M": error.message}
     if error.detail:
         fields["D"] = error.detail
     if error.hint:

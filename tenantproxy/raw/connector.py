@@ -26,7 +26,7 @@ from tenantproxy.raw.open import Opener
 
 __all__ = ["APPLICATION_NAME", "RawConnector"]
 
-APPLICATION_NAME: Final = "tenantproxy_pg"  # of backends that no client has named otherwise
+APPLICATION_NAME: Final = ""  # a client's that has given none hears so, as from a server
 
 
 class RawConnector:

@@ -15,7 +15,7 @@ from typing import Final, TypeAlias
 
 from tenantproxy.errors import AuthError, InvalidSetting, NotSupported, ProtocolError
 from tenantproxy.wire import settings
-from tenantproxy.wire.frames import NEGOTIATE, frame
+from tenantproxy.wire.frames import NEGOTIATE, TERMINATE, frame
 
 __all__ = [
     "GSS_REQUEST",
@@ -29,6 +29,8 @@ __all__ = [
     "SessionWish",
     "SslRequest",
     "Startup",
+    "TerminateRequest",
+    "is_terminate",
     "negotiate",
     "options",
     "read_first",
@@ -47,6 +49,7 @@ _SECRETS: Final = range(4, 257)  # bytes of a cancel key
 _TLS_HANDSHAKE: Final = 0x16
 _SPECIAL: Final = {b"user", b"database", b"options", b"replication"}  # at most once each
 _PROTOCOL_OPTION: Final = b"_pq_."
+_TERMINATE: Final = frame(TERMINATE)
 _NO: Final = {b"false", b"off", b"no", b"0", b"f", b"n"}
 
 
@@ -80,10 +83,16 @@ class Startup:
     size: int
 
 
-First: TypeAlias = SslRequest | GssRequest | CancelRequest | Startup
+@dataclass(frozen=True, slots=True)
+class TerminateRequest:
+    """The client has changed its mind, as one does that wanted encryption. Never answered; the connection ends."""
+
+
+First: TypeAlias = SslRequest | GssRequest | CancelRequest | Startup | TerminateRequest
 
 SSL_REQUEST: Final = SslRequest()
 GSS_REQUEST: Final = GssRequest()
+TERMINATE_REQUEST: Final = TerminateRequest()
 
 
 def read_first(buffer: bytes | bytearray, *, answered: Collection[First] = ()) -> First | None:
@@ -95,6 +104,8 @@ def read_first(buffer: bytes | bytearray, *, answered: Collection[First] = ()) -
         raise ProtocolError(
             "TLS without an SSLRequest before it is not supported here", hint="use sslnegotiation=postgres"
         )
+    if is_terminate(buffer):
+        return TERMINATE_REQUEST if len(buffer) >= len(_TERMINATE) else None
     if len(buffer) < 4:
         return None
     size = int.from_bytes(buffer[:4], "big")
@@ -116,6 +127,11 @@ def read_first(buffer: bytes | bytearray, *, answered: Collection[First] = ()) -
     if code == _CANCEL:
         return CancelRequest(pid=int.from_bytes(packet[:4], "big"), secret=packet[4:])
     return Startup(version=(3, code & 0xFFFF), parameters=_parameters(packet), size=size)
+
+
+def is_terminate(buffer: bytes | bytearray) -> bool:
+    """Whether a Terminate, or the beginning of one, is what an unauthenticated client says next."""
+    return buffer[:1] == _TERMINATE[:1] and _TERMINATE.startswith(buffer[: len(_TERMINATE)])
 
 
 def _request(

@@ -3,6 +3,9 @@
 A server normalises values (`UTF8` for `'utf-8'`), and drivers read them. So the first client of a pool with some
 settings has a backend entered for it, and what that reported is what it and all that are like it are told. No client
 has had that backend since it was opened or reset: what one did to its session is not said of others'.
+
+What is remembered counts as long as the pool has a connection that reports the same of its server: after an upgrade, a
+promotion, or the end of the database, a server is asked again.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from tenantproxy.wire.settings import NO_SETTINGS, Settings
 __all__ = ["Greetings", "greeting"]
 
 _REMEMBERED: Final = 1000
-_OURS: Final = frozenset((b"is_superuser", b"session_authorization"))  # the role is ours, not the client's
+_OF_THE_SERVER: Final = (b"server_version", b"server_encoding", b"integer_datetimes", b"in_hot_standby")
 
 
 class Greetings:
@@ -37,13 +40,22 @@ class Greetings:
         """Servers may say something else now."""
         self._reported.clear()
 
-    def known(self, key: PoolKey, settings: Settings) -> Mapping[bytes, bytes] | None:
-        """What a session like this reports, if one was looked at."""
-        return self._reported.get((key, settings))
+    def known(self, pool: Pool[RawBackend], settings: Settings) -> Mapping[bytes, bytes] | None:
+        """What a session like this reports, if one was looked at and its server is still what it was."""
+        reported = self._reported.get((pool.key, settings))
+        if reported is None:
+            return None
+        newest = None
+        for newest in pool.connections():  # noqa: B007 - the last one is the newest
+            pass
+        if newest is None:
+            return None if pool.is_empty and pool.is_quiet else reported  # else one is on its way, or was a moment ago
+        is_as_it_was = all(newest.parameters.get(name) == reported.get(name) for name in _OF_THE_SERVER)
+        return reported if is_as_it_was else None
 
     async def ask(self, pool: Pool[RawBackend], route: Route, settings: Settings) -> Mapping[bytes, bytes]:
         """As `known`, from a backend where it must be. Raises what a lease raises; cancellation leaves nothing."""
-        known = self.known(pool.key, settings)
+        known = self.known(pool, settings)
         if known is None:
             visit = _Visit(self._lender, route)
             acquire = self._lender.acquire(pool, route, settings, visit, fresh=True)
@@ -65,12 +77,9 @@ class Greetings:
         return await self.ask(pool, route, NO_SETTINGS)
 
 
-def greeting(reported: Mapping[bytes, bytes], user: bytes) -> bytes:
-    """The ParameterStatus messages for a client that logged in as `user`."""
-    said = {name: value for name, value in reported.items() if name not in _OURS}
-    said[b"is_superuser"] = b"off"
-    said[b"session_authorization"] = user
-    return b"".join(parameter_status(name, value) for name, value in said.items())
+def greeting(reported: Mapping[bytes, bytes]) -> bytes:
+    """The ParameterStatus messages for a client whose server reports this."""
+    return b"".join(parameter_status(name, value) for name, value in reported.items())
 
 
 class _Visit:

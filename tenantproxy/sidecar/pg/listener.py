@@ -338,7 +338,7 @@ class PgListener:
             traffic=traffic,
             on_end=client.ended,
         )
-        self._admit(newcomer, client, greeting(reported, wish.user), client.relay)
+        self._admit(newcomer, client, greeting(reported), client.relay)
         if self._is_closing:
             client.drain()
 

@@ -16,6 +16,7 @@ from tenantproxy.sidecar.pg.admission import address_of
 from tenantproxy.sidecar.pg.users import Credential, Target
 from tenantproxy.wire import answers
 from tenantproxy.wire.client_auth import ClientAuth, Verdict
+from tenantproxy.wire.frames import HEADER
 from tenantproxy.wire.startup import (
     REFUSED,
     REQUEST_SIZE,
@@ -23,6 +24,8 @@ from tenantproxy.wire.startup import (
     First,
     SessionWish,
     Startup,
+    TerminateRequest,
+    is_terminate,
     negotiate,
     read_first,
     wanted,
@@ -134,11 +137,17 @@ class Newcomer(asyncio.Protocol):
             elif isinstance(first, CancelRequest):
                 self._door.cancel(first.pid, first.secret)
                 self.close()
+            elif isinstance(first, TerminateRequest):
+                self.close()
             else:
                 del self._buffer[:REQUEST_SIZE]
                 self._answered.append(first)
                 self.transport.write(REFUSED)
         while self._auth is not None and self._task is None and not self._is_over:
+            if self._buffer and is_terminate(self._buffer):  # it has no password, or no wish to go on
+                if len(self._buffer) >= HEADER:
+                    self.close()
+                return
             message = self._auth.read(self._buffer)
             if message is None:
                 return

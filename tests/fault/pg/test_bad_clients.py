@@ -179,10 +179,11 @@ async def test_a_role_whose_time_is_over_serves_nobody(lasting: World) -> None:
             async with admin_of() as admin:
                 await admin.execute("ALTER ROLE late VALID UNTIL '2000-01-01'")
                 await admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'late'")
-            await until(lambda: not house.pool(tenant.id).stats().idle, "its backend is gone")
-            client = await house.client(tenant.id)
-            answer = await client.query("SELECT 1")
-            assert (answer.sqlstate, answer.rows) == ("08001", [])
+            pool = house.pool(tenant.id)
+            await until(lambda: pool.is_empty and pool.is_quiet, "its backend is gone")
+            with pytest.raises(Refused) as refused:
+                await house.client(tenant.id)
+            assert refused.value.sqlstate == "08001"
     finally:
         async with admin_of() as admin:
             await admin.execute("DROP OWNED BY late; DROP ROLE late")
@@ -351,9 +352,8 @@ async def test_no_counter_goes_back_when_pools_are_freed(lasting: World) -> None
                 house.audit_counters()
         evicted = house.router.stats().evicted
         assert sum(evicted.values()) >= 4
-        pid = "SELECT pid FROM pg_stat_activity WHERE application_name = 'tenantproxy_pg'"
-        for (one,) in await admin.fetch(pid):
-            await admin.execute("SELECT pg_terminate_backend($1, 5000)", one)
+        for pid in [backend.pid for backend in house.lending.backends()]:
+            await admin.execute("SELECT pg_terminate_backend($1, 5000)", pid)
         await until(lambda: not list(house.lending.backends()), "all are gone")
         house.audit_counters()
 

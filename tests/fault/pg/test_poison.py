@@ -8,7 +8,7 @@ from tenantproxy.raw.exchange import SYNC_NOW, query, statement
 from tests.integration.test_raw_poison import POISONS, STATE, Poison
 from tests.support.port_house import PortHouse, a_port
 from tests.support.waiting import until
-from tests.support.wire_client import WireClient
+from tests.support.wire_client import Answer, Refused, WireClient
 from tests.support.world import World
 
 PID = "SELECT pg_backend_pid()"
@@ -107,9 +107,7 @@ async def test_a_tenant_whose_bind_is_refused_runs_nothing_and_the_others_go_on(
         await admin.execute(fence)
         try:
             for sent in (query(NAMES), statement(NAMES) + SYNC_NOW):
-                client = await _somebody(house, second)
-                client.send(sent)
-                told = await client.answer()
+                told = await _told(house, second, sent)
                 assert told.errors
                 assert not told.rows
                 assert not told.tags, "something of it has run"
@@ -121,6 +119,12 @@ async def test_a_tenant_whose_bind_is_refused_runs_nothing_and_the_others_go_on(
             assert (await again.query(NAMES)).rows == of("row2")
 
 
-async def _somebody(house: PortHouse, client: WireClient) -> WireClient:
-    """The client, or another one of its tenant if it was ended."""
-    return client if client.pid in house.listener._clients else await house.client("row2")
+async def _told(house: PortHouse, client: WireClient, sent: bytes) -> Answer:
+    """What the client hears, or another one of its tenant if it was ended: as early as in its login."""
+    if client.pid not in house.listener._clients:
+        try:
+            client = await house.client("row2")
+        except Refused as refused:
+            return Answer(errors=[refused.fields])
+    client.send(sent)
+    return await client.answer()
