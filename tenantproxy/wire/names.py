@@ -103,6 +103,11 @@ class ClientNames:
         self.size += _size_of(statement)
         self._known[name] = statement
 
+    def swap(self, name: bytes, statement: Statement) -> None:
+        """The name means this one of the same content; nothing changes where that is pending."""
+        if name in self._known and name not in self._pending:
+            self._known[name] = statement
+
     def clear(self) -> None:
         """All names are gone but those that are pending."""
         self.size -= sum(_size_of(statement) for statement in self._known.values())

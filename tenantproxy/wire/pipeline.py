@@ -192,6 +192,11 @@ class Pipeline:
         return not (self.outstanding or self.is_open)
 
     @property
+    def answered_segments(self) -> int:
+        """How many of those sent are answered, where that is known."""
+        return self.segment - (self.outstanding - self._acknowledgements)
+
+    @property
     def is_doubtful(self) -> bool:
         """Whether the backend must serve no other client."""
         return self.certainty is _DOUBTFUL

@@ -43,6 +43,8 @@ from tenantproxy.wire.pipeline import (
     Certainty,
     Pipeline,
 )
+from tenantproxy.wire.session_settings import KeptSettings
+from tenantproxy.wire.settings import NO_SETTINGS
 from tenantproxy.wire.statements import MAX_PREPARED_BYTES, NAME_PREFIX, ServerStatements, Statement, Statements
 
 __all__ = ["REFUSAL", "Prepared", "is_described"]
@@ -53,6 +55,7 @@ _NOT_SHOWN: Final = 0
 
 # Closing what does not exist is no error: an answer of the right length at the right place.
 _CLOSE_NOTHING: Final = frame(CLOSE, b"S" + NAME_PREFIX + b"none\0")
+_MAX_RECENT: Final = 64  # statements that are being prepared by a client, or were just now
 _CLOSE_UNNAMED: Final = frame(CLOSE, b"S\0")
 _OUR_NAME: Final = re.compile(NAME_PREFIX + rb"[0-9a-f]{16}")
 _NONE: Final = NAME_PREFIX + b"none"
@@ -114,7 +117,11 @@ class Prepared:
         "_changes",
         "_describing",
         "_given",
+        "_kept",
+        "_lost_at",
         "_pipeline",
+        "_recent",
+        "_recent_at",
         "_server",
         "_told",
         "_unnamed_is_there",
@@ -125,8 +132,12 @@ class Prepared:
         "unnamed",
     )
 
-    def __init__(self, statements: Statements, pipeline: Pipeline) -> None:
+    def __init__(self, statements: Statements, pipeline: Pipeline, kept: KeptSettings | None = None) -> None:
         self.names = ClientNames()
+        self._kept = KeptSettings(NO_SETTINGS, {}) if kept is None else kept
+        self._recent: dict[Statement, int] = {}  # in which segment it was prepared, of the last ones
+        self._recent_at = 0  # in which the last of them was
+        self._lost_at = -1  # in which one was that is not there any more
         self.last_bound: Statement | None = None
         self.is_comparing = False  # a Bind waits until the server has said what its statement is
         self._describing: _Change | None = None  # what the description that comes now is of
@@ -148,6 +159,7 @@ class Prepared:
         self._server = server
         self._unnamed_is_there = False
         self._begun.clear()
+        self._recent.clear()
 
     def abandon(self) -> None:
         """The backend is given up, and with it what is outstanding: that has not happened."""
@@ -184,15 +196,18 @@ class Prepared:
             raise ProtocolError(
                 "too many prepared statements", detail=f"at most {MAX_PREPARED_BYTES} bytes of a client"
             )
-        statement = self._all.of(body)
+        statement = self._all.of(body, self._kept.meaning)
         self.names.give(name, statement)
-        if len(self._given) > 2 * len(self.names) + 16:  # names that are gone
-            self._given = {ours: each for ours, each in self._given.items() if self._has(each, ours)}
-        self._given[statement.name] = name
+        self._gave(name, statement)
         if self._is_there(statement, b""):  # only say so
             self._expect(CLOSED_KNOWN, _Change(PARSE_COMPLETE, name=name))
             return _CLOSE_NOTHING
         return self._prepare(statement, name)
+
+    def _gave(self, name: bytes, statement: Statement) -> None:
+        if len(self._given) > 2 * len(self.names) + 16:  # names that are gone
+            self._given = {ours: each for ours, each in self._given.items() if self._has(each, ours)}
+        self._given[statement.name] = name
 
     def _has(self, name: bytes, ours: bytes) -> bool:
         statement = self.names.get(name)
@@ -224,6 +239,8 @@ class Prepared:
         statement = self.names.get(given)
         if statement is None:
             return _unknown(message, portal_ends)
+        if statement.meaning is not self._kept.meaning:
+            statement = self._as_set_now(given, statement)
         if self._told and (told := self._told.get(given)) is not None and told[0] is statement:
             description = self._server.description(statement)
             if description is not told[1] and description != told[1]:
@@ -234,6 +251,39 @@ class Prepared:
         name = statement.name
         length = length_of(message, 0) - 1 + len(name) - (name_ends - portal_ends)
         return before + _HEAD.pack(BIND, length) + message[5:portal_ends] + name + message[name_ends:]
+
+    def _as_set_now(self, name: bytes, statement: Statement) -> Statement:
+        """What a statement is that was prepared while its text meant something else.
+
+        A server may read it again by the settings of now too, whenever it has to plan it again. So all backends do.
+        """
+        meaning = self._kept.meaning
+        if statement.meaning == meaning:
+            return statement
+        now = self._all.of(statement.body, meaning)
+        self._gave(name, now)
+        told = self._told.get(name)
+        if told is not None and told[0] is statement:  # it has parameters and rows of its own: they are compared
+            self._told[name] = now, told[1]
+        self.names.swap(name, now)
+        return now
+
+    def meaning_changed(self, readies: int) -> None:
+        """The server reports another meaning of texts, and was ready so often since the last such report was read.
+
+        What was sent since the first of the segments that it answered there may have been parsed by either.
+        """
+        since = self._pipeline.answered_segments - max(readies, 1)
+        recent = {statement for statement, at in self._recent.items() if at >= since}
+        if self._lost_at >= since:  # there were more than are known
+            recent.update(change.parses for change in self._changes if change.parses is not None)
+            self._server.doubt()
+        for change in self._changes:
+            if change.parses in recent:
+                change.parses = None
+        for statement in recent:
+            self._begun.pop(statement, None)
+            self._server.distrust(statement)
 
     def _compare(self, statement: Statement, name: bytes, description: bytes | None) -> bytes:
         """The client was told something else of this statement than the server says, or that is not known yet.
@@ -269,6 +319,8 @@ class Prepared:
         if statement is None:
             self._expect(DESCRIBED, _Change(PARAMETER_DESCRIPTION))
             return _unknown(message, 6)
+        if statement.meaning is not self._kept.meaning:
+            statement = self._as_set_now(name, statement)
         self.last_bound = statement
         before = self._ensure(statement, name)
         self._expect(DESCRIBED, _Change(PARAMETER_DESCRIPTION, describes=statement, told=name))
@@ -365,7 +417,7 @@ class Prepared:
         return self._server.use(statement)
 
     def _prepare(self, statement: Statement, name: bytes | None = None) -> bytes:
-        if statement in self._begun or self._server.is_doubtful:  # it may be there: that must be no error
+        if statement in self._begun or self._server.may_have(statement):  # it may be there: that must be no error
             self._pipeline.expect(OWN_CLOSED)
             before = statement.close
         else:
@@ -376,7 +428,14 @@ class Prepared:
             before += out.close
         shown = _NOT_SHOWN if name is None else PARSE_COMPLETE
         self._expect(PARSED, _Change(shown, parses=statement, name=name))
-        self._begun[statement] = self._pipeline.segment, name
+        segment = self._pipeline.segment
+        self._begun[statement] = segment, name
+        if self._recent and self._recent_at < self._pipeline.answered_segments - 1:
+            self._recent.clear()
+        elif len(self._recent) >= _MAX_RECENT:
+            self._recent.clear()
+            self._lost_at = segment
+        self._recent[statement] = self._recent_at = segment
         return before + statement.parse
 
     # --- from the server ---------------------------------------------------------------------------------------------
@@ -418,7 +477,7 @@ class Prepared:
             assert change.name is not None
             self._server.doubt()
             self.names.settle(change.name, is_done=False)
-            self.names.set(change.name, self._all.of(change.body))
+            self.names.set(change.name, self._all.of(change.body, self._kept.meaning))
             return
         elif change.parses is not None:
             self._begun.pop(change.parses, None)

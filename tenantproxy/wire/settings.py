@@ -28,12 +28,14 @@ from tenantproxy.wire.values import CHECKS, MAX_VALUE, quoted_schema
 
 __all__ = [
     "ALL",
+    "MEANING",
     "NO_SETTINGS",
     "Settings",
     "canonical",
     "changes",
     "checked",
     "is_tracked",
+    "meaning_of",
     "of",
     "read_set",
     "with_reported",
@@ -46,6 +48,24 @@ compare with `is` first, then with `==`."""
 
 NO_SETTINGS: Final[Settings] = ()
 ALL: Final = b"all"  # as a name: every setting
+
+MEANING: Final = frozenset(
+    (
+        b"DateStyle",
+        b"IntervalStyle",
+        b"TimeZone",
+        b"array_nulls",
+        b"bytea_output",
+        b"client_encoding",
+        b"extra_float_digits",
+        b"search_path",
+        b"standard_conforming_strings",
+        b"transform_null_equals",
+    )
+)
+"""Those by which PostgreSQL reads a text when it parses it, or that its constants are made with when it plans it: the
+parsed statement and its plan keep them, whatever is set later. (Functions marked immutable that are not quite: the
+output of float8 goes by extra_float_digits.)"""
 
 _NOTHING: Final[Mapping[bytes, bytes]] = MappingProxyType({})
 _BY_LOWER: Final = {name.lower(): name for name in CHECKS}
@@ -100,6 +120,12 @@ def with_set(settings: Settings, name: bytes, value: bytes | None, *, start: Set
     if name == ALL:
         return start
     return _with(settings, name, dict(start).get(name) if value is None else value)
+
+
+@lru_cache(maxsize=2048)
+def meaning_of(settings: Settings) -> Settings:
+    """What of `settings` gives a statement its meaning."""
+    return _interned(tuple(setting for setting in settings if setting[0] in MEANING))
 
 
 def changes(applied: Settings, wanted: Settings) -> tuple[tuple[bytes, bytes | None], ...]:

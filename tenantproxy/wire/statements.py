@@ -1,8 +1,8 @@
 """Which statement of a server stands behind the name a client gave it?
 
 In transaction mode a client's next transaction may run on another backend, and two clients may give the same name to
-different statements. So a statement is known by its content: its text and parameter types, under one name on every
-backend that has it.
+different statements. So a statement is known by its content, its text and parameter types, and by the settings that
+give them their meaning, under one name on every backend that has it.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from weakref import WeakValueDictionary
 
 from tenantproxy.wire.commands import WATCHED
 from tenantproxy.wire.frames import CLOSE, HEADER, PARSE, frame
+from tenantproxy.wire.settings import NO_SETTINGS
 
 __all__ = ["NAME_PREFIX", "ServerStatements", "Statement", "Statements"]
 
@@ -23,35 +24,44 @@ MAX_PREPARED_BYTES: Final = 32 * 1024 * 1024  # of texts on one backend, and of 
 
 
 class Statement:
-    """A text and its parameter types, as a Parse message holds them behind the name. Equal only to itself."""
+    """A text and its parameter types, as a Parse message holds them behind the name. Equal only to itself.
 
-    __slots__ = ("__weakref__", "close", "name", "parse", "watched")
+    `meaning`: see `session_settings.KeptSettings`.
+    """
 
-    def __init__(self, name: bytes, body: bytes) -> None:
+    __slots__ = ("__weakref__", "close", "meaning", "name", "parse", "watched")
+
+    def __init__(self, name: bytes, body: bytes, meaning: object = NO_SETTINGS) -> None:
         self.name = name
+        self.meaning = meaning
         self.parse = frame(PARSE, name + b"\0" + body)
         self.close = frame(CLOSE, b"S" + name + b"\0")
         self.watched = body[: body.find(b"\0")] if body[:3] in WATCHED else None
         """Its text, where that says what the session keeps."""
+
+    @property
+    def body(self) -> bytes:
+        """What its Parse message holds behind the name."""
+        return self.parse[HEADER + len(self.name) + 1 :]
 
     def __repr__(self) -> str:
         return f"<Statement {self.name.decode()}>"  # a text may hold what only its tenant should see
 
 
 class Statements:
-    """All statements that the clients and backends of one pool know: one object per content.
+    """All statements that the clients and backends of one pool know: one object per content and meaning.
 
     Their names tell nothing, and the same text has another one elsewhere: who prepared what is not for others to know.
     """
 
     def __init__(self) -> None:
-        self._by_body: WeakValueDictionary[bytes, Statement] = WeakValueDictionary()
+        self._known: WeakValueDictionary[tuple[bytes, object], Statement] = WeakValueDictionary()
 
-    def of(self, body: bytes) -> Statement:
-        """The statement with this content."""
-        statement = self._by_body.get(body)
+    def of(self, body: bytes, meaning: object = NO_SETTINGS) -> Statement:
+        """The statement with this content, prepared where it means this."""
+        statement = self._known.get((body, meaning))
         if statement is None:
-            statement = self._by_body[body] = Statement(_fresh_name(), body)
+            statement = self._known[body, meaning] = Statement(_fresh_name(), body, meaning)
         return statement
 
     def nothing(self) -> Statement:
@@ -60,12 +70,12 @@ class Statements:
 
     def renew(self, statement: Statement) -> None:
         """Whoever comes with the content of `statement` from now on gets another one."""
-        body = statement.parse[HEADER + len(statement.name) + 1 :]
-        if self._by_body.get(body) is statement:
-            del self._by_body[body]
+        known = statement.body, statement.meaning
+        if self._known.get(known) is statement:
+            del self._known[known]
 
     def __len__(self) -> int:
-        return len(self._by_body)
+        return len(self._known)
 
 
 def _fresh_name() -> bytes:
@@ -75,13 +85,14 @@ def _fresh_name() -> bytes:
 class ServerStatements:
     """What is prepared on one backend, the least recently used first. Changed by whoever has the backend."""
 
-    __slots__ = ("_limit", "_prepared", "_size", "is_doubtful")  # a value of `_prepared`: what the server says of it
+    __slots__ = ("_distrusted", "_limit", "_prepared", "_size", "is_doubtful")
 
     def __init__(self, limit: int = MAX_PREPARED) -> None:
         self.is_doubtful = False  # there may be more than is known here
         self._limit = limit
-        self._prepared: OrderedDict[Statement, bytes | None] = OrderedDict()
+        self._prepared: OrderedDict[Statement, bytes | None] = OrderedDict()  # and what the server says of it
         self._size = 0  # bytes of their texts, which are ours as long as they are here
+        self._distrusted: set[Statement] = set()
 
     def use(self, statement: Statement) -> bool:
         """Whether `statement` is prepared; then it is the last that will have to make room."""
@@ -108,6 +119,7 @@ class ServerStatements:
             self._size -= len(oldest.parse)
             out.append(oldest)
         self._prepared[statement] = None
+        self._distrusted.discard(statement)
         return out
 
     def put_back(self, statement: Statement) -> None:
@@ -122,9 +134,21 @@ class ServerStatements:
             del self._prepared[statement]
             self._size -= len(statement.parse)
 
+    def distrust(self, statement: Statement) -> None:
+        """What is prepared there may be of another meaning."""
+        self.forget(statement)
+        self._distrusted.add(statement)
+        if len(self._distrusted) > self._limit:
+            self.doubt()
+
+    def may_have(self, statement: Statement) -> bool:
+        """Whether it may be there although it is not known to be: it must be closed before it is prepared."""
+        return self.is_doubtful or statement in self._distrusted
+
     def clear(self) -> None:
         """Nothing is prepared."""
         self._prepared.clear()
+        self._distrusted.clear()
         self._size = 0
 
     def doubt(self) -> None:

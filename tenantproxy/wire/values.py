@@ -149,6 +149,8 @@ CHECKS: Final[dict[bytes, Check]] = {
     b"IntervalStyle": _word(b"postgres", b"postgres_verbose", b"sql_standard", b"iso_8601"),
     b"TimeZone": _time_zone,
     b"application_name": _text,
+    b"array_nulls": _switch,
+    b"bytea_output": _word(b"escape", b"hex"),
     b"client_encoding": _encoding,
     b"client_min_messages": _word(
         b"debug5",
@@ -173,5 +175,6 @@ CHECKS: Final[dict[bytes, Check]] = {
     b"search_path": _search_path,
     b"standard_conforming_strings": _switch,
     b"statement_timeout": _duration,
+    b"transform_null_equals": _switch,
 }
 """Every tracked setting, by its name as PostgreSQL writes it."""

@@ -115,7 +115,7 @@ class Forwarder:
         self.session = ClientSession(kept, is_session=is_session)
         self.checkout = Checkout(source, lender, self)
         self.pipeline = pipeline = Pipeline()
-        self.prepared = prepared = Prepared(statements, pipeline)
+        self.prepared = prepared = Prepared(statements, pipeline, kept)
         self.responses = ResponseStream(pipeline, prepared, is_session=is_session)
         self._requests = RequestStream(pipeline, prepared, kept, is_session=is_session)
         self._transport = transport
@@ -330,6 +330,8 @@ class Forwarder:
         if self._is_session or self.session.pin:
             traffic.transactions += 1
             traffic.transaction_seconds += monotonic() - self.asked_at
+            if self.kept.ended() and not self._is_session:
+                self.kept.is_dirty = True  # when it is given back at last
             backend.session = self.kept.now
         elif self._requests.state is _PASSING:  # the client is still sending what the server did not wait for
             self._is_idle_after_rest = True
@@ -382,7 +384,8 @@ class Forwarder:
             self._owner.end(ConnectFailed("the server broke the protocol", detail=exc.message))
             return
         if responses.events:
-            self.session.note(responses.take_events(), self.checkout.backend)
+            if self.session.note(responses.take_events(), self.checkout.backend):
+                self.prepared.meaning_changed(responses.readies)
             if responses.is_copying_in and self.inbox.hold is _ANSWERS:  # it may be what the server waits for now
                 asyncio.get_running_loop().call_soon(self._resume, _ANSWERS)
         if responses.readies:

@@ -26,8 +26,9 @@ class ClientSession:
         self._is_session = is_session
         self._listens = 0  # how often it said LISTEN since it was pinned
 
-    def note(self, events: list[tuple[int, bytes]], backend: RawBackend | None) -> None:
-        """What a response stream found, in order."""
+    def note(self, events: list[tuple[int, bytes]], backend: RawBackend | None) -> bool:
+        """What a response stream found, in order. Whether texts mean something else since."""
+        means_more = False
         for kind, payload in events:
             if kind == COMMAND_COMPLETE:
                 self._completed(payload, backend)
@@ -37,12 +38,13 @@ class ClientSession:
                 name, _, value = payload.partition(b"\0")
                 if backend is not None:
                     backend.parameters[name] = value
-                self.kept.reported(name, value)
+                means_more = self.kept.reported(name, value) or means_more
             elif kind == ERROR:
                 if backend is not None and _READ_ONLY in payload:
                     backend.saw_read_only = True
                 if not self._is_session and is_unexpected(payload):
                     self.kept.is_dirty = True
+        return means_more
 
     def _completed(self, tag: bytes, backend: RawBackend | None) -> None:
         self.kept.tagged(tag)

@@ -1,0 +1,118 @@
+"""Does a statement mean what its client's settings make of its text, whoever else of its tenant prepared the same?"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from tenantproxy.model import tenant_id
+from tests.support.model_server import SYNC, close, parse, query, run
+from tests.support.port_house import PortHouse, a_port
+from tests.support.wire_client import WireClient
+from tests.support.world import World
+
+MIDNIGHT = "SELECT extract(epoch FROM '2024-06-01 00:00'::timestamptz)::bigint"
+TOKYO, UTC = "1717167600", "1717200000"
+USES = 6  # a server makes a plan for good at the sixth
+
+
+@pytest.fixture
+async def house(lasting: World) -> AsyncIterator[PortHouse]:
+    """A port with one backend for each tenant with a database of its own."""
+    async with a_port(lasting, pools={"max_size": 1}) as house:
+        yield house
+
+
+async def prepared(client: WireClient, text: str, name: bytes = b"s") -> str | None:
+    client.send(close(name) + parse(name, text.encode()) + run(name) + SYNC)
+    return (await client.answer()).value
+
+
+async def used(client: WireClient, name: bytes = b"s") -> str | None:
+    client.send(run(name) + SYNC)
+    return (await client.answer()).value
+
+
+@pytest.mark.parametrize(
+    ("setting", "one", "other", "text"),
+    [
+        ("TimeZone", "Asia/Tokyo", "UTC", MIDNIGHT),
+        ("DateStyle", "DMY", "MDY", "SELECT '01/02/2024'::date - '2000-01-01'::date"),
+        ("IntervalStyle", "sql_standard", "postgres", "SELECT extract(epoch FROM '-1 1:00'::interval)"),
+        ("standard_conforming_strings", "off", "on", r"SELECT length('a\\b')"),
+        ("client_encoding", "LATIN1", "UTF8", "SELECT length('\N{LATIN SMALL LETTER E WITH ACUTE}')"),
+        ("extra_float_digits", "0", "3", "SELECT (0.1::float8 + 0.2::float8)::text"),
+        ("bytea_output", "escape", "hex", r"SELECT ('abc'::bytea)::text"),
+        ("transform_null_equals", "on", "off", "SELECT (NULL = 1) IS NULL"),
+        ("array_nulls", "off", "on", "SELECT ('{null}'::text[])[1] IS NULL"),
+    ],
+)
+async def test_each_client_gets_what_its_own_settings_make_of_one_text(
+    house: PortHouse, setting: str, one: str, other: str, text: str
+) -> None:
+    clients = [await house.client("database1", **{setting: value}) for value in (one, other)]
+    right = [(await client.query(text)).value for client in clients]
+    assert right[0] != right[1]
+    assert [await prepared(client, text) for client in clients] == right
+    for _ in range(USES):
+        assert [await used(client) for client in clients] == right
+
+
+async def test_each_client_finds_what_its_own_search_path_leads_to(house: PortHouse, lasting: World) -> None:
+    tenant = next(each for each in lasting.tenants if each.id == tenant_id("database1"))
+    async with lasting.database(tenant).connect() as admin:
+        await admin.execute(
+            "CREATE SCHEMA here; CREATE SCHEMA there; GRANT USAGE ON SCHEMA here, there TO PUBLIC;"
+            "CREATE FUNCTION here.f() RETURNS int LANGUAGE sql AS 'SELECT 1';"
+            "CREATE FUNCTION there.f() RETURNS text LANGUAGE sql AS $$SELECT 'two'$$"
+        )
+        try:
+            clients = [await house.client("database1", search_path=path) for path in ("here", "there")]
+            for _ in range(USES):
+                assert [await prepared(client, "SELECT f()") for client in clients] == ["1", "two"]
+            await clients[0].query("BEGIN")
+            await clients[0].query("SET LOCAL search_path = there")
+            assert await prepared(clients[0], "SELECT f()", b"local") == "two"
+            await clients[0].query("COMMIT")
+            assert await prepared(clients[0], "SELECT f()", b"after") == "1"
+            assert await used(clients[1]) == "two"
+            async with house.a_client("database1") as last:  # the backend finds what it found at first
+                await last.query("SELECT 1")
+        finally:
+            await admin.execute("DROP SCHEMA here, there CASCADE")
+
+
+async def test_a_statement_that_was_prepared_before_a_set_means_what_it_does_now_on_each_backend(
+    house: PortHouse,
+) -> None:
+    """A server reads it again too when it has to plan it again, so it must not depend on which backend it is."""
+    client, other = await house.client("database1", TimeZone="UTC"), await house.client("database1", TimeZone="UTC")
+    assert [await prepared(each, MIDNIGHT) for each in (client, other)] == [UTC, UTC]
+    await client.query("SET TimeZone = 'Asia/Tokyo'")
+    assert [await used(each) for each in (client, other)] == [TOKYO, UTC]
+    await client.query("BEGIN")
+    await client.query("SET LOCAL TimeZone = 'UTC'")
+    assert await used(client) == UTC
+    await client.query("ROLLBACK")
+    assert [await used(each) for each in (client, other)] == [TOKYO, UTC]
+
+
+@pytest.mark.parametrize("by_select", [False, True], ids=["by SET", "by set_config"])
+@pytest.mark.parametrize("in_one_segment", [False, True], ids=["in a query before", "in the same segment"])
+async def test_what_is_prepared_behind_a_set_that_is_not_answered_is_not_taken_for_what_others_mean(
+    house: PortHouse, by_select: bool, in_one_segment: bool
+) -> None:
+    text = b"SELECT set_config('TimeZone', 'Asia/Tokyo', false)" if by_select else b"SET TimeZone = 'Asia/Tokyo'"
+    client, other = await house.client("database1", TimeZone="UTC"), await house.client("database1", TimeZone="UTC")
+    first = parse(b"", text) + run() if in_one_segment else query(text)
+    client.send(first + parse(b"s", MIDNIGHT.encode()) + run(b"s") + SYNC)
+    answers = [await client.answer() for _ in range(1 if in_one_segment else 2)]
+    assert answers[-1].rows[-1] == [TOKYO]
+    assert await prepared(other, MIDNIGHT) == UTC
+    assert [await used(each) for each in (client, other)] == [TOKYO, UTC]
+    if not by_select:
+        await client.query("SET TimeZone = 'UTC'")
+        client.send(first + parse(b"again", MIDNIGHT.encode()) + run(b"again") + SYNC)
+        answers = [await client.answer() for _ in range(1 if in_one_segment else 2)]
+        assert answers[-1].rows[-1] == [TOKYO], "the one that is there already was another's"
