@@ -16,6 +16,7 @@ __all__ = [
     "Every",
     "bare",
     "deallocate_of",
+    "deallocate_within",
     "is_local",
     "leaves_state",
     "pins",
@@ -35,8 +36,10 @@ _PINS: Final = {b"LISTEN", b"PREPARE"}
 _UNBINDS: Final = {b"RESET", b"DISCARD ALL", b"DISCARD SEQUENCES"}
 
 
-WATCHED: Final = frozenset(word for text in (b"SET", b"RES", b"DEA") for word in (text, text.lower(), text.title()))
-"""How the texts begin that a relay reads: SET, RESET, DEALLOCATE. Written otherwise, they cost a reset."""
+WATCHED: Final = frozenset(
+    word for text in (b"SET", b"RES", b"DEA", b"SAV") for word in (text, text.lower(), text.title())
+)
+"""How the texts begin that a relay reads: SET, RESET, DEALLOCATE, SAVEPOINT. Written otherwise, they cost a reset."""
 
 
 class Every(Enum):
@@ -71,6 +74,9 @@ def unbinds(tag: bytes) -> bool:
 
 _NAME: Final = rb"(?:([A-Za-z_\x80-\xff][\w$\x80-\xff]*)|\"((?:[^\"\0]|\"\")+)\")"
 _DEALLOCATE: Final = re.compile(rb"DEALLOCATE(?:\s+PREPARE)?(?:\s+|(?=\"))" + _NAME, re.IGNORECASE)
+_WITHIN: Final = re.compile(
+    rb"SAVEPOINT\s+" + _NAME + rb"\s*;\s*(DEALLOCATE[^;]+);\s*RELEASE\s+(?:SAVEPOINT\s+)?" + _NAME, re.IGNORECASE
+)
 # A value may be anything that cannot end the statement. A name has to follow: `SET local .x = 1` sets `local.x`.
 _LOCAL: Final = re.compile(rb"SET\s+(?:LOCAL|TRANSACTION|CONSTRAINTS)\s+[A-Za-z_\"\x80-\xff][^;]*", re.IGNORECASE)
 _MAX_NAME: Final = 63  # longer ones the server cuts in SQL, and not in the protocol
@@ -96,6 +102,18 @@ def deallocate_of(sql: bytes) -> bytes | Literal[Every.ALL] | None:
         return ALL
     name: bytes = plain.lower() if quoted is None else quoted.replace(b'""', b'"')
     return name if len(name) <= _MAX_NAME else None
+
+
+def deallocate_within(sql: bytes) -> bytes | None:
+    """The name in `SAVEPOINT x; DEALLOCATE name; RELEASE x`: so psqlODBC does in a transaction. None for all else."""
+    found = _WITHIN.fullmatch(bare(sql)) if len(sql) <= _MAX_TEXT else None
+    if found is None:
+        return None
+    plain, quoted, deallocate, released_plain, released_quoted = found.groups()
+    if quoted != released_quoted or (plain or b"").lower() != (released_plain or b"").lower():
+        return None
+    name = deallocate_of(deallocate)
+    return name if isinstance(name, bytes) else None
 
 
 def is_local(sql: bytes) -> bool:

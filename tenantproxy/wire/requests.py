@@ -12,7 +12,7 @@ from typing import Final
 
 from tenantproxy.errors import ProtocolError
 from tenantproxy.wire.answers import ready_for_query
-from tenantproxy.wire.commands import ALL, WATCHED, deallocate_of
+from tenantproxy.wire.commands import ALL, WATCHED, deallocate_of, deallocate_within
 from tenantproxy.wire.frames import (
     BIND,
     CLOSE,
@@ -56,6 +56,9 @@ _END_OF_STATEMENT: Final = (  # how libpq ends one: Describe, Execute, Sync
 )
 _TRANSLATED: Final = {PARSE: Prepared.parse, DESCRIBE: Prepared.describe, CLOSE: Prepared.close}
 _DEALLOCATED: Final = frame(COMMAND_COMPLETE, b"DEALLOCATE\0")
+_DEALLOCATED_WITHIN: Final = (
+    frame(COMMAND_COMPLETE, b"SAVEPOINT\0") + _DEALLOCATED + frame(COMMAND_COMPLETE, b"RELEASE\0")
+)
 
 
 class Requests(StrEnum):
@@ -411,7 +414,10 @@ class RequestStream:
 
     # --- what is read of a few statements ----------------------------------------------------------------------------
     def _watched(self, sql: bytes) -> bool:
-        """A simple query that may be SET, RESET or DEALLOCATE; True: it was answered here, no server gets it."""
+        """A simple query that may be SET, RESET or DEALLOCATE; True: it was answered here, no server gets it.
+
+        A savepoint around nothing but a DEALLOCATE is none to a transaction that is not aborted.
+        """
         pipeline, prepared = self._pipeline, self._prepared
         is_quiet = pipeline.is_quiet
         self._kept.asked(sql, is_alone=is_quiet)
@@ -420,9 +426,12 @@ class RequestStream:
             prepared.deallocating_all()
         if not is_quiet or pipeline.status not in (IDLE, IN_TRANSACTION):
             return False
+        answer = _DEALLOCATED
+        if name is None and pipeline.status == IN_TRANSACTION:
+            name, answer = deallocate_within(sql), _DEALLOCATED_WITHIN
         if name is None or name is ALL or not prepared.names.forget(name):
             return False
-        self.reply += _DEALLOCATED + ready_for_query(pipeline.status)
+        self.reply += answer + ready_for_query(pipeline.status)
         return True
 
     def _watched_parse(self, message: bytes, text_begins: int, *, is_alone: bool) -> bytes:

@@ -10,6 +10,7 @@ from tenantproxy.wire.commands import (
     ALL,
     Every,
     deallocate_of,
+    deallocate_within,
     is_local,
     leaves_state,
     pins,
@@ -127,6 +128,26 @@ def test_the_name_in_a_deallocate_is_what_the_server_takes_it_for(sql: bytes, na
 
 
 @pytest.mark.parametrize(
+    ("sql", "name"),
+    [
+        (b'SAVEPOINT _per_query_svp_;DEALLOCATE "_PLAN0x55";RELEASE _per_query_svp_', b"_PLAN0x55"),
+        (b"savepoint A ; deallocate prepare b ; release savepoint a;", b"b"),
+        (b'SAVEPOINT "A";DEALLOCATE b;RELEASE "A"', b"b"),
+        (b'SAVEPOINT "A";DEALLOCATE b;RELEASE A', None),
+        (b"SAVEPOINT a;DEALLOCATE b;RELEASE c", None),
+        (b"SAVEPOINT a;DEALLOCATE ALL;RELEASE a", None),
+        (b"SAVEPOINT a;DEALLOCATE b;DEALLOCATE c;RELEASE a", None),
+        (b"SAVEPOINT a;DEALLOCATE b", None),
+        (b"SAVEPOINT a;SELECT 1;RELEASE a", None),
+        (b"SAVEPOINT a", None),
+        (b"DEALLOCATE b", None),
+    ],
+)
+def test_a_deallocate_is_recognised_within_a_savepoint_of_its_own(sql: bytes, name: bytes | None) -> None:
+    assert deallocate_within(sql) == name
+
+
+@pytest.mark.parametrize(
     "sql",
     [
         b"SET LOCAL statement_timeout = 5",
@@ -162,4 +183,8 @@ def test_what_may_last_longer_is_not_taken_for_local(sql: bytes) -> None:
 @given(st.binary(max_size=500))
 def test_any_tag_and_any_text_has_an_answer(data: bytes) -> None:
     leaves_state(data), unbinds(data), pins(data)
-    deallocate_of(b"DEALLOCATE " + data), is_local(b"SET LOCAL " + data)
+    (
+        deallocate_of(b"DEALLOCATE " + data),
+        deallocate_within(b"SAVEPOINT a;DEALLOCATE " + data),
+        is_local(b"SET LOCAL " + data),
+    )

@@ -55,6 +55,19 @@ async def test_an_answered_deallocate_leaves_no_backend_held() -> None:
     assert len(lender.idle) == 1
 
 
+async def test_a_deallocate_in_a_savepoint_of_its_own_forgets_the_clients_name() -> None:
+    """psqlODBC deallocates so in a transaction, and takes the name for its next statement."""
+    lender = Lender()
+    client = Client(lender)
+    client.ask(pg.parse(b"s", b"rows 1") + SYNC)
+    ready = client.ask(query(b"begin"))[-6:]
+    answer = client.ask(query(b'SAVEPOINT x;DEALLOCATE "s";RELEASE x'))
+    assert answer == pg.tag(b"SAVEPOINT") + pg.tag(b"DEALLOCATE") + pg.tag(b"RELEASE") + ready
+    assert b"already exists" not in client.ask(pg.parse(b"s", b"rows 2") + SYNC)
+    before = (query(b"begin"), pg.parse(b"s", b"rows 2") + SYNC)
+    assert client.ask(run(b"s") + SYNC) == alone(*before, run(b"s") + SYNC)[len(alone(*before)) :]
+
+
 # --- COPY ------------------------------------------------------------------------------------------------------------
 async def test_a_copy_that_fails_before_it_reads_leaves_nobody_an_answer_too_many() -> None:
     """The Sync sent with the COPY is answered after all; the client has sent the end of its data and one more."""
