@@ -130,6 +130,7 @@ class Prepared:
         "last_bound",
         "names",
         "unnamed",
+        "unnamed_leaves",
     )
 
     def __init__(self, statements: Statements, pipeline: Pipeline, kept: KeptSettings | None = None) -> None:
@@ -149,6 +150,7 @@ class Prepared:
         self._server = ServerStatements()
         self._changes = _NO_CHANGES
         self.unnamed: bytes | None = None  # the Parse message of the client's unnamed statement
+        self.unnamed_leaves = 0  # what that may leave in the session: see `leftovers`
         self._unnamed_is_there = False  # it is the one on the backend
         self._unnamed_outstanding = 0  # Parse messages of one that are not answered
         # Not known to be prepared yet: in which segment that was sent, and under which name if the client asked for it.
@@ -215,6 +217,7 @@ class Prepared:
 
     def _parsing_unnamed(self, message: bytes) -> None:
         self.unnamed = message
+        self.unnamed_leaves = 0
         self._unnamed_is_there = True
         self._unnamed_outstanding += 1
 

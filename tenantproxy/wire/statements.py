@@ -14,6 +14,7 @@ from weakref import WeakValueDictionary
 
 from tenantproxy.wire.commands import WATCHED
 from tenantproxy.wire.frames import CLOSE, HEADER, PARSE, frame
+from tenantproxy.wire.leftovers import leftovers
 from tenantproxy.wire.settings import NO_SETTINGS
 
 __all__ = ["NAME_PREFIX", "ServerStatements", "Statement", "Statements"]
@@ -29,15 +30,17 @@ class Statement:
     `meaning`: see `session_settings.KeptSettings`.
     """
 
-    __slots__ = ("__weakref__", "close", "meaning", "name", "parse", "watched")
+    __slots__ = ("__weakref__", "close", "leaves", "meaning", "name", "parse", "watched")
 
     def __init__(self, name: bytes, body: bytes, meaning: object = NO_SETTINGS) -> None:
         self.name = name
         self.meaning = meaning
         self.parse = frame(PARSE, name + b"\0" + body)
         self.close = frame(CLOSE, b"S" + name + b"\0")
-        self.watched = body[: body.find(b"\0")] if body[:3] in WATCHED else None
-        """Its text, where that says what the session keeps."""
+        text = body[: body.find(b"\0")]
+        self.leaves = leftovers(text)
+        self.watched = text if body[:3] in WATCHED else b"" if self.leaves else None
+        """Its text, where that sets something that the session keeps; None where nothing is left in it."""
 
     @property
     def body(self) -> bytes:

@@ -72,7 +72,7 @@ async def stuck_backends(house: PortHouse, world: World, count: int) -> AsyncIte
         await admin.execute(f'GRANT TEMP ON DATABASE "{world.shared.name}" TO {APP_ROLE}')
         try:
             clients = [await house.client("row1") for _ in range(count)]
-            for sql in ("BEGIN", "SELECT 1 AS one INTO TEMP left_behind", "COMMIT"):  # by its tags it left nothing
+            for sql in ("BEGIN", r'SELECT 1 AS one INTO U&"\0070g_t\0065mp".left_behind', "COMMIT"):  # it does not show
                 for client in clients:
                     assert not (await client.query(sql)).errors
             async with admin.transaction():
