@@ -14,7 +14,7 @@ from tenantproxy.embedded import EmbeddedPostgres
 from tenantproxy.errors import IsolationError, PoolTimeout, TenantProxyError
 from tenantproxy.events import IsolationViolation, ResetFailed
 from tenantproxy.model import Isolation, Tenant
-from tenantproxy.pools import pool
+from tenantproxy.pools import resets
 from tests.contracts.sides import SIDES, Side, a_side, settled
 from tests.support.lasting import a_lasting_world
 from tests.support.waiting import until
@@ -122,7 +122,7 @@ async def test_a_reset_between_tenants_without_an_answer_is_a_failed_reset_alone
         with stopped(pid):
             with pytest.raises(PoolTimeout):
                 await side.lease(second, timeout=0.1)
-            monkeypatch.setattr(pool, "RESET_SECONDS", 0.0)
+            monkeypatch.setattr(resets, "RESET_SECONDS", 0.0)
             side.manager.sweep()
             await until(lambda: side.counters.resets["failed"], "it was ended")
         assert side.counters.resets == {"ok": 0, "failed": 1}

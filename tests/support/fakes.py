@@ -71,6 +71,8 @@ class Link:
     alive: bool = True
     ends: int = 0  # how often it was told to end
     reset_at: float = 0.0  # when its last reset began
+    idle_at: float = 0.0  # since when it is idle
+    used_at: float = 0.0  # since when it is lent
 
     def __repr__(self) -> str:
         return f"<Link {self.number} {self.state}>"
@@ -99,7 +101,7 @@ class Caller:
             self.refused += 1
             return False
         self.link = conn
-        conn.user, conn.state = self.tenant, "used"
+        conn.user, conn.state, conn.used_at = self.tenant, "used", conn.pool._clock()
         return True
 
     def fail(self, error: TenantProxyError, /) -> None:
@@ -225,7 +227,7 @@ class FakeConnector:
 def settle(link: Link) -> None:
     """After a link was given to its pool: nobody took it and nobody ended it, so it lies idle."""
     if link.state in ("new", "returned"):
-        link.state = "idle"
+        link.state, link.idle_at = "idle", link.pool._clock()
 
 
 def lease(pool: Pool[Link], tenant: str, limits: Limits = NO_LIMITS, *, bound_only: bool = False) -> Link | None:

@@ -22,7 +22,8 @@ from tenantproxy.pools.backoff import Failure
 from tenantproxy.pools.budget import MAIN_RESERVE, ServerBudget
 from tenantproxy.pools.limits import FULL_SECONDS
 from tenantproxy.pools.lingering import STARTUP_SECONDS, Lingering
-from tenantproxy.pools.pool import LATE_SECONDS, RESET_SECONDS, Pool
+from tenantproxy.pools.pool import Pool
+from tenantproxy.pools.resets import HUNG_SECONDS, LATE_SECONDS, RESET_SECONDS
 from tests.support.fakes import Caller, House, Link, ready, reset, reset_ahead, retire, route
 
 __all__ = ["PoolMachine", "PoolWorld", "steps_done"]
@@ -135,7 +136,7 @@ class PoolWorld:
                 assert link.bound in (None, plan.tenant) or not self.resets_first, f"{link} is another tenant's"
                 assert link.alive, f"{link} is dead and was lent"
                 assert self.house.clock.now < link.opened_at + LIFETIME, f"{link} is too old and was lent"
-                link.state, link.user, caller.link = "used", plan.tenant, link
+                _lend(link, caller)
                 self.results["ok"] += 1
                 self.lent.append(caller)
                 return
@@ -191,6 +192,16 @@ class PoolWorld:
         else:
             retire(link)
 
+    def all_leave(self) -> None:
+        """All who wait leave, and all lessees are done."""
+        self.check()
+        while self.waiting():
+            self.leave(0)
+            self.check()
+        while self.lent:
+            self.release(1)
+            self.check()
+
     def poison(self, which: int) -> None:
         """A session could not be entered, or its user left something that cannot be undone."""
         retire(self._give(which))
@@ -217,7 +228,7 @@ class PoolWorld:
             return
         assert (link.state, link.bound, link.alive) == ("idle", plan.tenant, True)
         caller = Caller(plan.tenant)
-        link.state, link.user, caller.link = "used", plan.tenant, link
+        _lend(link, caller)
         self.results["ok"] += 1
         self.lent.append(caller)
 
@@ -303,24 +314,65 @@ class PoolWorld:
 
     # --- what can happen: time and operators -------------------------------------------------------------------------
     def pass_time(self, which: int) -> None:
-        """Time passes."""
+        """Time passes. What takes long to reset is noticed without the sweeper where callers wait."""
+        waited = {book.pool for book in self.books.values() if any(book.waiting.values())}
         self.house.connector.pass_time(_pick(PAUSES, which))
+        self._collect()
+        for link in self.links("resetting"):
+            age = self.house.clock.now - link.reset_at
+            still = any(self.book(link.pool).waiting.values())
+            if link.pool in waited and still and age >= 2 * LATE_SECONDS:
+                assert _is_late(link), f"{link} is waited for after {age} s"
 
     def sweep(self) -> None:
         """The sweeper comes."""
         self.left = [
             left for left in self.left if left.one.process.pid or left.since + STARTUP_SECONDS > self.house.clock.now
         ]
+        blocked = [
+            (book, link, self._waiters_of(book, link)) for book in self.books.values() for link in self._oldest(book)
+        ]
         self.house.manager.sweep()
+        self._collect()
+        for book, link, waiters in blocked:
+            is_ended = link.state != "used" or self._waiters_of(book, link) < waiters
+            assert is_ended, f"{link} is held for too long while others of its tenant wait"
         for link in self.links("resetting"):
             assert _is_late(link) == (self.house.clock.now - link.reset_at >= LATE_SECONDS)
         assert not [link for link in self.links("resetting") if self.house.clock.now - link.reset_at > RESET_SECONDS]
         for book in self.books.values():
             for tenant in [tenant for tenant in book.limits if not self._counts(book, tenant)]:
                 del book.limits[tenant]
+        for book in self.books.values():
+            self._check_swept(book)
         manager = self.house.manager
         if len(manager) > self.house.settings.max_pools:
             assert not [pool for pool in manager if not pool.is_main and self._is_quiet(self.book(pool))]
+
+    def _oldest(self, book: Book) -> list[Link]:
+        """The oldest lease of a pool, where it is to be ended."""
+        now, limit = self.house.clock.now, self.house.settings.max_hold
+        used = [link for link in self.links("used") if link.pool is book.pool]
+        oldest = min(used, key=lambda link: link.used_at, default=None)
+        if oldest is None or not limit or book.pool.is_main or not now - oldest.used_at > limit:
+            return []
+        return [oldest] if self._waiters_of(book, oldest) else []
+
+    def _waiters_of(self, book: Book, link: Link) -> int:
+        return len(book.queue(link.user)) if link.user is not None else 0
+
+    def _check_swept(self, book: Book) -> None:
+        """Nothing is left that the sweeper has to close."""
+        now = self.house.clock.now
+        mine = [link for link in self.links() if link.pool is book.pool]
+        idle = [link for link in mine if link.state == "idle"]
+        assert not [link for link in idle if not link.alive or now >= link.opened_at + LIFETIME]
+        assert not [link for link in idle if now - link.idle_at >= self.house.settings.idle_timeout]
+        hung = [link for link in mine if link.state == "resetting" and now - link.reset_at >= HUNG_SECONDS]
+        if hung and not idle and self._lacking(book) > 0:
+            closing = [link for link in mine if link.state == "retiring"]
+            room = book.pool.limit - len(mine) - self.house.connector.opening.count(book.pool)
+            assert self._lacking(book) <= len(closing) + room, f"{hung} hang while callers wait for their places"
 
     def remove(self, which: int) -> None:
         """A tenant is removed, or moves."""
@@ -481,7 +533,7 @@ class PoolWorld:
                 need > 0 for need in needs.values()
             )  # each gets one after the other, not all it needs at once
             # Those that were in use a moment ago are left where they are, and each that wants one looks again.
-            looks_again = all(pool._asks_again for pool, need in needs.items() if need > 0)
+            looks_again = all(pool._openings._asks_again for pool, need in needs.items() if need > 0)
             assert wanting <= budget.closing or looks_again, "connections lie idle while others want their permits"
 
     def _is_refused(self, book: Book) -> bool:
@@ -629,6 +681,11 @@ def _is_late(link: Link) -> bool:
     return link.pool._slots[link].is_late
 
 
+def _lend(link: Link, caller: Caller) -> None:
+    link.state, link.user, caller.link = "used", caller.tenant, link
+    link.used_at = link.pool._clock()
+
+
 def _link(caller: Caller) -> Link:
     assert caller.link is not None
     return caller.link
@@ -687,11 +744,29 @@ class PoolMachine(RuleBasedStateMachine):
     def lessees_are_done(self, which: int, times: int) -> None:
         self._several(times, lambda: self.world.release(which), lambda: self.world.lent)
 
+    @rule(owners=st.lists(st.integers(0, 2), min_size=3, max_size=4), which=st.integers(0, 2), times=TIMES)
+    def a_shared_pool_is_left_to_another_tenant(self, owners: list[int], which: int, times: int) -> None:
+        self.world.all_leave()
+        for owner in owners:
+            self.world.ask(owner)
+        self._several(MANY, lambda: self.world.connect(0), lambda: self.world.house.connector.opening)
+        self.world.all_leave()
+        self._several(times, lambda: self.world.ask(which), lambda: True)
+
+    @rule(which=st.integers(0, 2), other=st.integers(0, 2))
+    def a_tenant_waits_at_its_limit_while_a_connection_is_idle(self, which: int, other: int) -> None:
+        self.world.all_leave()
+        self.world.ask(other)
+        for _ in range(3):
+            self.world.ask(which)
+        self._several(MANY, lambda: self.world.connect(0), lambda: self.world.house.connector.opening)
+        if self.world.lent:
+            self.world.hand_back(0)
+
     @precondition(lambda self: self.world.resets_first and self.world.lent)
     @rule(which=ASKS, other=ASKS, times=TIMES)
     def all_leave_and_another_tenant_asks(self, which: int, other: int, times: int) -> None:
-        self._several(MANY, lambda: self.world.leave(0), self.world.waiting)
-        self._several(MANY, lambda: self.world.release(1), lambda: self.world.lent)
+        self.world.all_leave()
         self._several(times, lambda: self.world.ask(which), lambda: True)
         self._several(times, lambda: self.world.ask(other), lambda: True)
 

@@ -17,7 +17,7 @@ from tenantproxy.errors import (
     TenantProxyError,
 )
 from tenantproxy.model import Limits, Route
-from tenantproxy.pools.pool import RESET_SECONDS
+from tenantproxy.pools.resets import RESET_SECONDS
 from tests.support.fake_sessions import LendingHouse, route_of, session_of
 from tests.support.faults import Moment, cancel_at
 from tests.support.waiting import until

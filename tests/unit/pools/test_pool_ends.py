@@ -10,7 +10,7 @@ from tenantproxy.config import Pools
 from tenantproxy.errors import PoolClosed
 from tenantproxy.events import CloseReason
 from tenantproxy.model import Limits, tenant_id
-from tenantproxy.pools.pool import LATE_SECONDS, RESET_SECONDS
+from tenantproxy.pools.resets import LATE_SECONDS, RESET_SECONDS
 from tests.support.fakes import NO_LIMITS, Caller, House, ask, lease, ready, reset, retire
 
 LIFETIME, IDLE = 100.0, 30.0

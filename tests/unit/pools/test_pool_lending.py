@@ -7,7 +7,7 @@ import pytest
 from tenantproxy.config import Pools
 from tenantproxy.errors import PoolClosed, PoolFull
 from tenantproxy.model import Limits
-from tenantproxy.pools.pool import RESET_SECONDS
+from tenantproxy.pools.resets import RESET_SECONDS
 from tests.support.fakes import House, Link, ask, lease, ready, reset, reset_ahead, retire, route
 
 

@@ -6,7 +6,8 @@ import pytest
 
 from tenantproxy.config import Pools
 from tenantproxy.model import tenant_id
-from tenantproxy.pools.pool import HUNG_SECONDS, LATE_SECONDS, Pool
+from tenantproxy.pools.pool import Pool
+from tenantproxy.pools.resets import HUNG_SECONDS, LATE_SECONDS
 from tests.support.fakes import Caller, House, Link, ask, held, ready
 
 
