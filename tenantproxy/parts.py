@@ -146,12 +146,13 @@ class Parts:
         acquires = {tenant: dict(counts) for tenant, counts in self.counters.acquires.items()}
         return self._stats(registry, (pool.stats() for pool in self.pools()), acquires)
 
-    async def scrape(self, registry: CachedRegistry) -> Stats:
-        """The same without holding the event loop: each pool as of its own moment, with few tenants (`_folded`)."""
+    async def snapshot(self, registry: CachedRegistry, *, few_tenants: bool = False) -> Stats:
+        """The same without holding the event loop: each pool as of its own moment; `few_tenants`: see `_folded`."""
         slices = Slices()
+        tenants_of = self._folded if few_tenants else _all_tenants
         pools: list[PoolStats] = []
         for pool in list(self.pools()):
-            pools.append(pool.stats(await self._folded(pool, slices)))
+            pools.append(pool.stats(await tenants_of(pool, slices)))
             await slices.pause()
         acquires: dict[str, dict[AcquireResult, int]] = {}
         for tenant, counts in list(self.counters.acquires.items()):
@@ -208,3 +209,12 @@ class Parts:
             tenants_unusable=len(registry.unusable),
             places=frozenset(counters.places),
         )
+
+
+async def _all_tenants(pool: Pool[Any], slices: Slices) -> list[TenantPoolStats]:
+    tenants: list[TenantPoolStats] = []
+    for tenant in pool.tenant_stats():
+        tenants.append(tenant)
+        if len(tenants) % _TENANTS_A_STEP == 0:
+            await slices.pause()
+    return tenants

@@ -409,12 +409,19 @@ class Router:
 
     # --- what is -----------------------------------------------------------------------------------------------------
     def stats(self) -> Stats:
-        """An immutable snapshot of pools, budgets, waiters and counters."""
+        """An immutable snapshot of pools, budgets, waiters and counters, of one moment.
+
+        Made in one step, about 10 microseconds for each pool and each tenant in it; with thousands use `snapshot`.
+        """
         return self._parts.stats(self._registry)
 
+    async def snapshot(self) -> Stats:
+        """The same, gathered without holding the event loop: each pool as of its own moment."""
+        return await self._parts.snapshot(self._registry)
+
     async def scrape(self) -> Stats:
-        """The same for metrics, gathered without holding the event loop: tenants beyond `max_tenants` are summed up."""
-        return await self._parts.scrape(self._registry)
+        """As `snapshot`, for metrics: tenants beyond `max_tenants` are summed up."""
+        return await self._parts.snapshot(self._registry, few_tenants=True)
 
 
 @asynccontextmanager

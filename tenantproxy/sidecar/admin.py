@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import asdict
-from typing import Any
+from dataclasses import asdict, fields
+from typing import Any, Final
 
 from aiohttp import web
 from aiohttp.typedefs import Middleware
@@ -12,11 +13,15 @@ from prometheus_client import CollectorRegistry
 
 from tenantproxy.metrics.listeners import HttpRequests
 from tenantproxy.metrics.prometheus import exposition_in_slices
-from tenantproxy.pools.base import PoolStats, ServerStats, Stats
+from tenantproxy.pools.base import PoolStats, ServerStats, Stats, TenantPoolStats
 from tenantproxy.sidecar.answers import MAX_BODY_BYTES, answering
 from tenantproxy.sidecar.http_protocol import unmarked
+from tenantproxy.slices import Slices
 
-__all__ = ["Readiness", "admin_app"]
+__all__ = ["Readiness", "admin_app", "pools_json"]
+
+_POOL_FIELDS: Final = [each.name for each in fields(PoolStats) if each.name not in ("key", "tenants")]
+_TENANT_FIELDS: Final = [each.name for each in fields(TenantPoolStats)]
 
 Readiness = Mapping[str, bool]
 """Each thing that must hold before traffic may come, in words, and whether it does."""
@@ -27,7 +32,7 @@ def admin_app(
     *,
     readiness: Callable[[], Readiness],
     metrics: Callable[[], Awaitable[CollectorRegistry]],
-    stats: Callable[[], Stats],
+    stats: Callable[[], Awaitable[Stats]],
     gate: Middleware,
 ) -> web.Application:
     """The application of the admin listener; `gate` decides who may ask (`admin_gate`)."""
@@ -43,10 +48,10 @@ def admin_app(
         return web.Response(body=body, headers={"Content-Type": content_type})
 
     async def pools(request: web.Request) -> web.Response:
-        return web.json_response({"pools": [_pool(pool) for pool in stats().pools], "limit": stats().pools_limit})
+        return web.Response(body=await pools_json(await stats()), content_type="application/json", charset="utf-8")
 
     async def servers(request: web.Request) -> web.Response:
-        return web.json_response({"servers": [_server(server) for server in stats().servers]})
+        return web.json_response({"servers": [_server(server) for server in (await stats()).servers]})
 
     app = web.Application(middlewares=[answering(requests), gate], client_max_size=MAX_BODY_BYTES)
     app.on_response_prepare.append(unmarked)
@@ -66,10 +71,26 @@ def _ready(checks: Readiness, *, verbose: bool) -> web.Response:
     return web.Response(text="\n".join(lines) + "\n", status=503 if failed else 200)
 
 
-def _pool(pool: PoolStats) -> dict[str, Any]:
-    shown = asdict(pool)
-    shown["key"] = {name: value for name, value in shown["key"].items() if not name.startswith("_")}
-    return shown
+async def pools_json(stats: Stats) -> bytes:
+    """The answer of `/v1/pools`. Written in slices: there may be thousands of pools, and of tenants in one of them."""
+    slices = Slices()
+    pieces = ['{"pools": [']
+    for number, pool in enumerate(stats.pools):
+        pieces += (", " if number else "", _head(pool))
+        for place, tenant in enumerate(pool.tenants):
+            pieces += (", " if place else "", json.dumps({name: getattr(tenant, name) for name in _TENANT_FIELDS}))
+            await slices.pause()
+        pieces.append("]}")
+        await slices.pause()
+    pieces.append(f'], "limit": {stats.pools_limit}}}')
+    return "".join(pieces).encode()
+
+
+def _head(pool: PoolStats) -> str:
+    """A pool, up to the tenants in it."""
+    key = {name: value for name, value in asdict(pool.key).items() if not name.startswith("_")}
+    shown = {"key": key} | {name: getattr(pool, name) for name in _POOL_FIELDS}
+    return f'{json.dumps(shown)[:-1]}, "tenants": ['
 
 
 def _server(server: ServerStats) -> dict[str, Any]:

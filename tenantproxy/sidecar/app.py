@@ -92,7 +92,7 @@ class Sidecar:
             self._requests,
             readiness=self.readiness,
             metrics=self._scraped,
-            stats=router.stats,
+            stats=router.snapshot,
             gate=admin_gate(settings.admin),
         )
         self._admin = _listener(

@@ -37,11 +37,15 @@ async def _metrics() -> CollectorRegistry:
     return CollectorRegistry()
 
 
+async def _stats() -> Stats:
+    return STATS
+
+
 @asynccontextmanager
 async def an_admin_listener(**keys: Any) -> AsyncIterator[str]:
     admin = Admin.model_validate({"listen": "127.0.0.1:0", **keys})
     served = admin_app(
-        HttpRequests(), readiness=lambda: {"up": True}, metrics=_metrics, stats=lambda: STATS, gate=admin_gate(admin)
+        HttpRequests(), readiness=lambda: {"up": True}, metrics=_metrics, stats=_stats, gate=admin_gate(admin)
     )
     listener = HttpListener(
         served, protocol="admin", host="127.0.0.1", port=0, max_clients=10, drain_timeout=5.0, head_timeout=60.0

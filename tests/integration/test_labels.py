@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tenantproxy.metrics.pg import PgCollector
 from tenantproxy.metrics.prometheus import RouterCollector, exposition, registry_of
 from tenantproxy.router import Router
 from tests.support.port_house import a_port
+from tests.support.turns import counting_turns
 from tests.support.world import World
 
 COUNT = "SELECT count(*) FROM projects"
@@ -49,3 +51,17 @@ async def test_a_scrape_sums_up_what_a_snapshot_lists(world: World) -> None:
         shared = next(pool for pool in scraped.pools if pool.key.shared)
         assert [tenant.tenant for tenant in shared.tenants] == ["row1", "_other"]
         assert [len(pool.tenants) for pool in listed.pools if pool.key.shared] == [2]
+
+
+async def test_a_snapshot_in_slices_lists_every_tenant_as_one_in_a_step_does(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tenantproxy.parts._TENANTS_A_STEP", 1)
+    monkeypatch.setattr("tenantproxy.slices.is_over", lambda _end: True)  # each step is a slice
+    async with Router(world.settings(metrics={"max_tenants": 1})) as router:
+        for tenant in world.tenants:
+            await router.tenant(tenant.id).fetchval(COUNT)
+        with counting_turns(lambda: 0) as turns:
+            sliced = await router.snapshot()
+        assert sliced.pools == router.stats().pools
+        assert len(turns.steps) > len(sliced.pools) + 2
