@@ -26,7 +26,7 @@ from tenantproxy.pools.pool import Pool
 from tenantproxy.pools.resets import HUNG_SECONDS, LATE_SECONDS, RESET_SECONDS
 from tests.support.fakes import Caller, House, Link, ready, reset, reset_ahead, retire, route
 
-__all__ = ["PoolMachine", "PoolWorld", "steps_done"]
+__all__ = ["PAUSES", "PoolMachine", "PoolWorld", "steps_done"]
 
 T = TypeVar("T")
 
