@@ -17,6 +17,9 @@ line is tried on real servers in tests/integration/test_when_ready.py):
   CopyDone or CopyFail, which belong to neither protocol, there is an ErrorResponse *and* a ReadyForQuery, though no
   Sync was sent; the Sync that follows gets another one.
 
+- a Query or FunctionCall behind an Execute without a Sync is answered as any. But PostgreSQL 18 says `T` then, and at
+  the Sync that follows `I`, while the transaction is open: its next statement fails ("unexpected state STARTED").
+
 So a message of COPY outside of one that is known is in doubt while extended messages are open, and so is an extended
 message inside a COPY whose end has not been read.
 
@@ -89,6 +92,7 @@ class Certainty(StrEnum):
 
     KNOWN = "known"
     UNSURE = "unsure"  # a Sync may have been read as part of a COPY, or a Query skipped: what comes next tells
+    UNFINISHED = "unfinished"  # known, but the server may say that it is idle in a transaction
     DOUBTFUL = "doubtful"  # that can never be known again
 
 
@@ -100,6 +104,7 @@ class CertaintyEvent(StrEnum):
     TOLD = "ReadyForQuery, or COPY completed"
     NOT_TOLD = "ErrorResponse inside a COPY, or more sent"
     AMBIGUOUS = "a message that may be answered, or not"
+    LEFT_OPEN = "ReadyForQuery T to a Query behind open messages"
 
 
 _DOUBTED: Final[dict[tuple[Certainty, CertaintyEvent], Certainty]] = {
@@ -114,6 +119,12 @@ CERTAINTY: Final[Table[Certainty, CertaintyEvent]] = {
     (Certainty.UNSURE, CertaintyEvent.TOLD): Certainty.KNOWN,
     (Certainty.UNSURE, CertaintyEvent.NOT_TOLD): Certainty.DOUBTFUL,
     (Certainty.UNSURE, CertaintyEvent.AMBIGUOUS): Certainty.DOUBTFUL,
+    (Certainty.KNOWN, CertaintyEvent.LEFT_OPEN): Certainty.UNFINISHED,
+    (Certainty.UNSURE, CertaintyEvent.LEFT_OPEN): Certainty.DOUBTFUL,
+    (Certainty.UNFINISHED, CertaintyEvent.SYNC_IN_COPY): Certainty.DOUBTFUL,
+    (Certainty.UNFINISHED, CertaintyEvent.SKIPPED_OR_FAILED): Certainty.DOUBTFUL,
+    (Certainty.UNFINISHED, CertaintyEvent.AMBIGUOUS): Certainty.DOUBTFUL,
+    (Certainty.UNFINISHED, CertaintyEvent.LEFT_OPEN): Certainty.UNFINISHED,
 } | _DOUBTED
 
 # Outstanding answers, one byte each. The first three are ReadyForQuery.
@@ -136,10 +147,11 @@ _KINDS: Final = bytes(
         *(PARSE_COMPLETE, CLOSE_COMPLETE, PARAMETER_DESCRIPTION, 0),
     )
 )
+_IS_BEHIND: Final = bytes((BEHIND,))
 _READ: Final = 4096  # answers that have come and still take a byte
 
 # Members of an enumeration are slow to look up.
-_KNOWN, _UNSURE, _DOUBTFUL = Certainty
+_KNOWN, _UNSURE, _UNFINISHED, _DOUBTFUL = Certainty
 _NONE, _IN, _OUT, _ENDED_AHEAD = Copy
 
 
@@ -198,7 +210,7 @@ class Pipeline:
 
     @property
     def is_doubtful(self) -> bool:
-        """Whether the backend must serve no other client."""
+        """Whether it can never be known again what is outstanding."""
         return self.certainty is _DOUBTFUL
 
     @property
@@ -307,6 +319,7 @@ class Pipeline:
     def ready(self) -> bytes:
         """For ReadyForQuery: the acknowledgements that will not come any more, for an error has skipped them.
 
+        And at last BEHIND, where it is the answer to that: see `left_open`.
         Raises ProtocolError when no ReadyForQuery was due.
         """
         skipped = self._skipped() if self._acknowledgements else b""
@@ -318,6 +331,7 @@ class Pipeline:
             self._behinds -= 1
             if self.certainty is _UNSURE and not (self._behinds or self._unsure):
                 self._certainty(CertaintyEvent.TOLD)
+            skipped += _IS_BEHIND
         left = self.outstanding - 1
         if left:
             self.outstanding = left
@@ -332,6 +346,10 @@ class Pipeline:
             self._ends_ahead = 0
             self._copy(CopyEvent.OVER)
         return skipped
+
+    def left_open(self) -> None:
+        """A Query behind open messages was answered by the first ReadyForQuery that says that a transaction is open."""
+        self._certainty(CertaintyEvent.LEFT_OPEN)
 
     def _skipped(self) -> bytes:
         """Take out the acknowledgements before the next ReadyForQuery, or all when none is due."""

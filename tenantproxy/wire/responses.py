@@ -34,7 +34,7 @@ from tenantproxy.wire.frames import (
     ROW_DESCRIPTION,
     frame,
 )
-from tenantproxy.wire.pipeline import REFUSED, Pipeline
+from tenantproxy.wire.pipeline import BEHIND, REFUSED, Pipeline
 from tenantproxy.wire.prepared import Prepared
 from tenantproxy.wire.rows import LONGEST, end_of_rows
 from tenantproxy.wire.statements import NAME_PREFIX
@@ -74,6 +74,7 @@ _FIRST_KIND: Final = PARSE_COMPLETE  # of all; a row that is shorter than itself
 _READY_SIZE: Final = 6
 _SHORTEST_TAG: Final = 2  # DO
 _STATUSES: Final = b"ITE"
+_OPEN: Final = b"T"
 _MANY: Final = 1024  # bytes of rows in which to look for their end at once
 _MISSES: Final = 4
 _COLUMN: Final = 18  # bytes behind a column's name
@@ -199,7 +200,7 @@ class ResponseStream:
             elif kind == READY:
                 skipped = pipeline.ready()
                 if skipped:
-                    self._prepared.skipped(skipped)
+                    self._not_answered(skipped, data[at + HEADER : end])
                 if end - at != _READY_SIZE or data[at + 5] not in _STATUSES:
                     raise ProtocolError("the server is ready in no way that there is")
                 pipeline.status = status = data[at + 5]
@@ -260,6 +261,12 @@ class ResponseStream:
             if shown != kind:
                 return frame(shown) if shown else b""
         return None
+
+    def _not_answered(self, skipped: bytes, status: bytes) -> None:
+        """An error has skipped these, or they say that a Query stood behind open messages."""
+        self._prepared.skipped(skipped)
+        if skipped[-1] == BEHIND and self._pipeline.status == IDLE and status == _OPEN:
+            self._pipeline.left_open()
 
     def _completed(self, tag: bytes) -> None:
         """A command ended, other than a SELECT. Raises ProtocolError."""

@@ -126,3 +126,13 @@ async def test_a_timeout_that_strikes_at_a_message_of_copy_is_answered_without_a
             await until(is_struck, "the timeout is due")
             client.send(sent)
             assert await heard(client) == expected, name
+
+
+async def test_a_server_that_leaves_a_transaction_open_says_so_at_the_query_behind_an_execute(
+    client: WireClient,
+) -> None:
+    """PostgreSQL 18: it is idle as it says at the Sync only where it was idle as it said at the Query."""
+    client.send(GOOD + query("SELECT 2") + SYNC)
+    at_query, at_sync = await client.answer(), await client.answer()
+    assert at_sync.status == "I"
+    assert (await client.query("SELECT 3")).sqlstate == (None if at_query.status == "I" else "XX000")

@@ -33,7 +33,7 @@ def page() -> str:
         ),
         (
             "Certainty",
-            "`wire/pipeline.py`: how sure it is what is outstanding. A backend left `doubtful` is destroyed.",
+            "`wire/pipeline.py`: how sure it is what is outstanding. Only a `known` backend is lent again.",
             diagram(CERTAINTY, Certainty.KNOWN),
         ),
     ]

@@ -41,7 +41,7 @@ __all__ = ["Forwarder"]
 _NOTHING, _BACKEND, _BYTES, _TURN, _ROOM, _COMPARED, _ANSWERS = Hold
 _BOUNDARY, _PASSING = Requests.BOUNDARY, Requests.PASSING
 _RETRYING, _END = CheckoutState.RETRYING, Stop.END
-_KNOWN, _COPY_IN, _NO_COPY = Certainty.KNOWN, Copy.IN, Copy.NONE
+_KNOWN, _UNFINISHED, _COPY_IN, _NO_COPY = Certainty.KNOWN, Certainty.UNFINISHED, Copy.IN, Copy.NONE
 
 
 class Owner(Protocol):
@@ -337,7 +337,11 @@ class Forwarder:
             self._is_idle_after_rest = True
             return
         elif is_amid or self.client_is_slow or pipeline.certainty is not _KNOWN or pipeline.copy is not _NO_COPY:
+            is_unfinished = pipeline.certainty is _UNFINISHED
             self._give_back()
+            if is_unfinished:
+                self._owner.end(_perhaps_not_committed())
+                return
         else:
             kept = self.kept
             is_dirty = kept.ended()
@@ -357,7 +361,7 @@ class Forwarder:
         if self.client_is_slow:
             backend.resume_reading()
         is_amid = self._requests.state is _PASSING or self.responses.is_amid or pipeline.copy is _COPY_IN
-        if is_amid or not pipeline.is_quiet or pipeline.is_doubtful or pipeline.status != IDLE:
+        if is_amid or not pipeline.is_quiet or pipeline.certainty is not _KNOWN or pipeline.status != IDLE:
             self._destroy(is_over=self.is_over)
             return
         held = self.checkout.release(self.kept.now, is_dirty=is_dirty)
@@ -457,5 +461,13 @@ class Forwarder:
 def _unknown_answers() -> ProtocolError:
     return ProtocolError(
         "an error came among messages that no Sync had ended before a simple query or a function call",
+        hint="end messages of the extended protocol with a Sync",
+    )
+
+
+def _perhaps_not_committed() -> ProtocolError:
+    return ProtocolError(
+        "a simple query or a function call came among messages that no Sync had ended:"
+        " whether the server has committed them is not known",
         hint="end messages of the extended protocol with a Sync",
     )

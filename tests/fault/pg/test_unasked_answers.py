@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tenantproxy.raw.exchange import query
-from tests.support.model_server import DONE, FLUSH, SYNC, data, fail, parse
+from tests.support.model_server import DONE, FLUSH, SYNC, close, data, fail, parse, run
 from tests.support.port_house import PortHouse, a_port
 from tests.support.waiting import until
 from tests.support.wire_client import WireClient
@@ -44,3 +44,46 @@ async def test_an_answer_that_no_sync_asked_for_gives_no_backend_to_the_next_cli
         assert answer.value == "of the victim"
         assert answer.rows[0][1] != pid, "it was lent again while the attacker's query ran"
         assert house.router.stats().resets["failed"] == 0, "it was not even tried"
+
+
+QUERIED = parse(b"", b"SELECT 1") + run() + query("SELECT 2")
+LEFT_OPEN = {
+    "sync": QUERIED + SYNC,
+    "two queries": QUERIED + query("SELECT 3") + SYNC,
+    "copy to the client": parse(b"", b"SELECT 1") + run() + query("COPY (SELECT 3) TO STDOUT") + SYNC,
+    "close and flush": QUERIED + close(b"") + FLUSH + SYNC,
+    "syncs": QUERIED + SYNC * 3,
+}
+
+
+@pytest.mark.parametrize("way", LEFT_OPEN)
+async def test_a_transaction_that_is_open_though_the_server_says_idle_reaches_no_other_client(
+    lasting: World, way: str
+) -> None:
+    """PostgreSQL 18 after Parse, Bind, Execute, Query, Sync: the next statement of whoever comes fails with XX000."""
+    async with a_port(lasting, pools={"shared_size": 1}) as house:
+        rude, polite = await house.client("row1"), await house.client("row1")
+        rude.send(LEFT_OPEN[way])
+        told = await rude.rest()
+        assert told.errors[-1]["C"] == "08P01", "what was told as done may never be committed"
+        for _ in range(3):
+            assert (await polite.query("SELECT 'polite'")).value == "polite"
+        assert house.router.stats().resets["failed"] == 0, "it was not even tried"
+
+
+async def test_a_query_behind_messages_that_no_sync_had_ended_is_served_where_the_server_says_how_it_stands(
+    lasting: World,
+) -> None:
+    """In a transaction of its own, without an Execute before it, and after a COMMIT."""
+    async with a_port(lasting, pools={"shared_size": 1}) as house:
+        client = await house.client("row1")
+        pid = (await client.query(PID)).value
+        for sent in (
+            parse(b"", b"SELECT 1") + query("SELECT 2") + SYNC,
+            query("BEGIN") + QUERIED + SYNC + query("COMMIT"),
+            parse(b"", b"SELECT 1") + run() + query("COMMIT") + SYNC,
+        ):
+            client.send(sent + query("SELECT 'the end'"))
+            while (answer := await client.answer()).rows != [["the end"]]:
+                assert not answer.errors
+        assert (await client.query(PID)).value == pid
