@@ -54,6 +54,7 @@ class RawBackend(asyncio.Protocol):
         "binding",
         "bound",
         "bound_until",
+        "cancelling",
         "cancels",
         "connected_at",
         "conversation",
@@ -117,6 +118,7 @@ class RawBackend(asyncio.Protocol):
         self.session: Settings = NO_SETTINGS
         self.conversation: Conversation | None = None  # of ours, under way
         self.cancels = 0  # requests to cancel that are under way: until they are over it must not serve anybody else
+        self.cancelling: list[Callable[[], None]] = []  # whom to tell of those that are not on their way yet
         self.on_cancelled: Callable[[], None] | None = None  # when the last of them is
         # Kept, for they are set at each release: to make a bound method costs an allocation.
         self.resting_sink: Callable[[bytes], None] = self._rest_received

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Final, Protocol
@@ -237,25 +237,38 @@ class RawLender:
         self.destroy(backend, "reset_failed")
 
     # --- cancelling --------------------------------------------------------------------------------------------------
-    def cancel_request(self, backend: RawBackend) -> None:
+    def cancel_request(self, backend: RawBackend, done: Callable[[], None]) -> None:
         """Ask the server to cancel what runs on `backend`; whoever has it next is not hit by a request that is late.
 
-        One request at a time: those that come meanwhile are one more, when the first is over.
+        One request at a time: those that come meanwhile are one more, when the first is over. `done` is called when no
+        request that stands for this one is under way any more.
         """
         if backend.is_ending or backend.is_closed:
+            done()
             return
         backend.cancels += 1
+        backend.cancelling.append(done)
         if backend.cancels == 1:
-            self._canceller.cancel(backend, partial(self._cancelled, backend))
+            self._cancel(backend)
 
-    def _cancelled(self, backend: RawBackend) -> None:
-        asked_again = backend.cancels > 1
+    def _cancel(self, backend: RawBackend) -> None:
+        asked, backend.cancelling = backend.cancelling, []
+        self._canceller.cancel(backend, partial(self._cancelled, backend, asked))
+
+    def _cancelled(self, backend: RawBackend, asked: Sequence[Callable[[], None]]) -> None:
+        again = backend.cancels > 1
         backend.cancels = 0
         then, backend.on_cancelled = backend.on_cancelled, None
+        if again and then is None and not backend.is_ending and not backend.is_closed:
+            backend.cancels = 1
+            self._cancel(backend)
+        elif again:  # for what runs no more
+            asked = [*asked, *backend.cancelling]
+            backend.cancelling = []
         if then is not None:
             then()  # it has been given back
-        elif asked_again:
-            self.cancel_request(backend)
+        for done in asked:
+            done()
 
 
 def raw_route(route: Route) -> Route:

@@ -177,7 +177,7 @@ async def test_a_statement_that_is_cancelled_ends_with_57014_and_its_backend_goe
                 return await activity(old_world, backend.pid) == "active"
 
             await until(runs, "it runs")
-            house.lender.cancel_request(backend)
+            house.lender.cancel_request(backend, lambda: None)
             with pytest.raises(ServerError, match="57014"):
                 await task
             assert await value(backend, "SELECT 1") == "1"
@@ -192,7 +192,7 @@ async def test_no_request_to_cancel_ever_hits_whoever_has_the_backend_next(old_w
         for turn in range(30):
             async with house.leased(tenants[turn % 2]) as backend:
                 assert await value(backend, "SELECT 'unharmed'") == "unharmed"
-                house.lender.cancel_request(backend)  # too late: nothing runs any more
+                house.lender.cancel_request(backend, lambda: None)  # too late: nothing runs any more
         assert house.counters.resets["failed"] == 0
 
 

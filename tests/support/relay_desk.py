@@ -154,8 +154,9 @@ class Lender:
         backend.bound_until = monotonic() + 60
         done(None)
 
-    def cancel_request(self, backend: RawBackend) -> None:
+    def cancel_request(self, backend: RawBackend, done: Callable[[], None]) -> None:
         self.cancelled.append(backend)
+        done()
 
     @staticmethod
     def _stray(data: bytes) -> None:

@@ -288,11 +288,13 @@ class PgListener:
             return await self._users.authorise_token(token, wish)
         return await self._users.authorise(wish.user, wish)
 
-    def cancel(self, pid: int, secret: bytes) -> None:
+    def cancel(self, pid: int, secret: bytes, done: Callable[[], None]) -> None:
         """See `login.Door`."""
         client = self._clients.get(pid)
         if client is not None and client.relay is not None and secrets.compare_digest(client.secret, secret):
-            client.relay.cancel()
+            client.relay.cancel(done)
+        else:
+            done()
 
     async def let_in(self, newcomer: Newcomer, target: Target, wish: SessionWish) -> None:
         """See `login.Door`."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+from collections.abc import Callable
 from contextvars import Context
 from typing import Final, Protocol, cast
 
@@ -66,8 +67,8 @@ class Door(Protocol):
         """Where the user of `wish` may go; `token` where the password was one."""
         ...
 
-    def cancel(self, pid: int, secret: bytes) -> None:
-        """Cancel what runs for the client with this key, if there is one."""
+    def cancel(self, pid: int, secret: bytes, done: Callable[[], None]) -> None:
+        """Cancel what runs for the client with this key, if there is one; `done` when the server has done with that."""
         ...
 
     async def let_in(self, newcomer: Newcomer, target: Target, wish: SessionWish) -> None:
@@ -135,8 +136,10 @@ class Newcomer(asyncio.Protocol):
                 del self._buffer[: first.size]
                 self._challenge(first)
             elif isinstance(first, CancelRequest):
-                self._door.cancel(first.pid, first.secret)
-                self.close()
+                # As a server does, it closes when nothing can be hit any more: its client may go on then.
+                self.leave()
+                self.transport.pause_reading()
+                self._door.cancel(first.pid, first.secret, self.transport.close)
             elif isinstance(first, TerminateRequest):
                 self.close()
             else:

@@ -149,10 +149,12 @@ class Relay(asyncio.Protocol):
             self._silent_at, self._silent_since = forwarder.heard, now
         return now - self._silent_since if self.backend is not None and self.backend.pool.has_waiting else 0.0
 
-    def cancel(self) -> None:
-        """The client asks to cancel what runs for it now."""
+    def cancel(self, done: Callable[[], None]) -> None:
+        """The client asks to cancel what runs for it now; `done`: the request cannot hit what it sends from then on."""
         if self.backend is not None and not self._forwarder.pipeline.is_quiet:
-            self._lender.cancel_request(self.backend)
+            self._lender.cancel_request(self.backend, done)
+        else:
+            done()
 
     def drain(self) -> None:
         """End as soon as nothing is under way."""

@@ -241,6 +241,25 @@ async def test_a_backend_is_nobodys_while_a_cancel_may_still_hit_it(lasting: Wor
             assert answer.value != pid  # where the cancel may arrive, nobody is
 
 
+@pytest.mark.parametrize("tenant", ["row1", "database1"])
+async def test_a_request_to_cancel_ends_when_it_can_hit_nothing_any_more(lasting: World, tenant: str) -> None:
+    """At a server it has hit when its connection is closed: what a client sends from then on runs."""
+    async with CancelHolder(lasting.server.host, lasting.server.port) as proxy:
+        async with a_port(lasting, servers={"primary": {"port": proxy.port}}) as house:
+            client = await house.client(tenant)
+            await client.query("BEGIN")
+            client.send(query("SELECT 1, pg_sleep(0.2)"))
+            await until(lambda: _is_served(house, client), "it runs")
+            asked = asyncio.create_task(cancel(house.number, client.pid, client.secret))
+            await until(lambda: proxy.held, "the request is on its way")
+            assert (await client.answer()).value == "1"
+            assert not asked.done(), "what the client sends next would be hit"
+            await proxy.release()
+            await asked
+            assert (await client.query("SELECT 2")).value == "2"
+            await client.query("ROLLBACK")
+
+
 async def test_a_cancel_hits_nothing_between_two_queries_and_nothing_of_one_who_has_left(lasting: World) -> None:
     async with a_port(lasting, pools={"shared_size": 1}) as house:
         first, second = await house.client("row1"), await house.client("row1")

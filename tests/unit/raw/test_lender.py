@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
@@ -557,7 +558,7 @@ def ends_of_cancels(house: WireHouse) -> Iterator[None]:
 
 async def test_a_backend_is_reset_and_lent_when_a_request_to_cancel_is_over_and_not_before(house: WireHouse) -> None:
     backend = lend(house, "acme")
-    house.lender.cancel_request(backend)
+    house.lender.cancel_request(backend, lambda: None)
     waits = house.ask_for("acme")
     release(house, backend, "acme")
     assert not said(backend), "a late request may end the reset, or hit whoever is next"
@@ -570,22 +571,46 @@ async def test_a_backend_is_reset_and_lent_when_a_request_to_cancel_is_over_and_
 
 
 async def test_a_storm_of_requests_to_cancel_is_one_at_a_time_and_one_more(house: WireHouse) -> None:
-    backend = lend(house, "acme")
-    for _ in range(1000):
-        house.lender.cancel_request(backend)
+    backend, told = lend(house, "acme"), list[int]()
+    for number in range(1000):
+        house.lender.cancel_request(backend, partial(told.append, number))
     assert len(house.connector.cancels) == 1
     ends = ends_of_cancels(house)
     next(ends)
     assert len(house.connector.cancels) == 1
+    assert told == [0], "the others are on their way only now"
     next(ends)
     assert not house.connector.cancels
     assert backend.cancels == 0
+    assert told == list(range(1000))
+
+
+async def test_all_who_asked_to_cancel_are_told_when_the_backend_was_given_back(house: WireHouse) -> None:
+    backend, told = lend(house, "acme"), list[int]()
+    for number in range(3):
+        house.lender.cancel_request(backend, partial(told.append, number))
+    release(house, backend, "acme")
+    assert not told
+    next(ends_of_cancels(house))
+    assert told == [0, 1, 2]
+    assert not house.connector.cancels
+
+
+async def test_who_asks_to_cancel_on_a_backend_that_ends_is_told_at_once_or_with_the_rest(house: WireHouse) -> None:
+    backend, told = lend(house, "acme"), list[int]()
+    for number in range(3):
+        house.lender.cancel_request(backend, partial(told.append, number))
+    house.lender.destroy(backend)
+    house.lender.cancel_request(backend, partial(told.append, 3))
+    assert told == [3]
+    next(ends_of_cancels(house))
+    assert told == [3, 0, 1, 2]
 
 
 async def test_no_request_to_cancel_goes_out_for_a_backend_that_ends(house: WireHouse) -> None:
     backend = lend(house, "acme")
     house.lender.destroy(backend)
-    house.lender.cancel_request(backend)
+    house.lender.cancel_request(backend, lambda: None)
     assert not house.connector.cancels
 
 
