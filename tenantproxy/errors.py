@@ -9,6 +9,7 @@
         TenantNotFound 404 3D000    TenantPaused 503 57P03 retry  TenantSuspended 403 28000
       RegistryUnavailable 503 08006 retry
       TooManyClients 503 53300 retry
+      OutOfMemory 503 53200 retry        StatementTooLong 400 54000
       PoolError 503 53300 retry
         PoolTimeout  PoolFull  BudgetExhausted  PoolClosed 57P01  ConnectFailed 08001
         LeaseExpired 57P01              held for too long while others wait: its connection was closed
@@ -42,6 +43,7 @@ __all__ = [
     "LeaseExpired",
     "LoginUnavailable",
     "NotSupported",
+    "OutOfMemory",
     "PoolClosed",
     "PoolError",
     "PoolFull",
@@ -49,6 +51,7 @@ __all__ = [
     "Problem",
     "ProtocolError",
     "RegistryUnavailable",
+    "StatementTooLong",
     "TenantError",
     "TenantMismatch",
     "TenantMissing",
@@ -217,6 +220,18 @@ class TooManyClients(TenantProxyError):
     """As many clients of the PostgreSQL port are connected as may be, in all or of one tenant, user or address."""
 
     http_status, sqlstate, code, retryable = 503, "53300", "too_many_clients", True
+
+
+class OutOfMemory(TenantProxyError):
+    """The clients of a tenant made the PostgreSQL port keep as much as it may: texts of statements, bytes that wait."""
+
+    http_status, sqlstate, code, retryable = 503, "53200", "out_of_memory", True
+
+
+class StatementTooLong(TenantProxyError):
+    """A statement with a name, in transaction mode, whose text is longer than is kept."""
+
+    http_status, sqlstate, code = 400, "54000", "statement_too_long"
 
 
 class PoolError(TenantProxyError):

@@ -183,6 +183,8 @@ class Pg(Section):
     max_clients_per_address: Count | None = None
     reserved_clients: Count = 3  # for the console, in addition to max_clients
     max_unauthenticated: Size | None = None
+    max_memory: Count = 512 * 1024 * 1024  # bytes that clients make the port keep
+    max_memory_per_tenant: Count = 0
     ssl_cert_file: Text = ""
     ssl_key_file: Text = ""
     idle_transaction_timeout: NoTimeout = 60.0  # whatever the client sets
@@ -222,6 +224,8 @@ RELOADED: Final = (
     "max_clients_per_address",
     "reserved_clients",
     "max_unauthenticated",
+    "max_memory",
+    "max_memory_per_tenant",
     "idle_transaction_timeout",
 )
 """Keys of `[pg]` that a running process takes over: RELOAD, SIGHUP."""

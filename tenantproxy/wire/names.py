@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Final
 
+from tenantproxy.wire.memory import TenantMemory
 from tenantproxy.wire.statements import Statement
 
 __all__ = ["ClientNames"]
@@ -22,9 +23,10 @@ class ClientNames:
     Invariant: `_pending` holds what is not settled, with the number of its message, and `_takes` counts it.
     """
 
-    __slots__ = ("_known", "_last_take", "_number", "_pending", "_takes", "size")
+    __slots__ = ("_known", "_last_take", "_memory", "_number", "_pending", "_takes", "size")
 
-    def __init__(self) -> None:
+    def __init__(self, memory: TenantMemory) -> None:
+        self._memory = memory
         self.size = 0  # bytes that all of these statements count
         self._known: dict[bytes, Statement] = {}
         self._pending: dict[bytes, deque[tuple[int, Statement | None]]] = {}
@@ -44,8 +46,8 @@ class ClientNames:
         return None if self._takes else self._known.get(name)
 
     def give(self, name: bytes, statement: Statement) -> None:
-        """A message was sent that gives `name` to `statement`."""
-        self.size += _size_of(statement)
+        """A message was sent that gives `name` to `statement`. Raises OutOfMemory, and nothing has changed."""
+        self._hold(statement)
         self._change(name, statement)
 
     def take(self, name: bytes) -> None:
@@ -76,7 +78,7 @@ class ClientNames:
             if statement is not None:
                 self._known[name] = statement
         elif statement is not None:
-            self.size -= _size_of(statement)
+            self._release(statement)
         self._settled()
 
     def settle_all(self, *, is_done: bool) -> None:
@@ -94,28 +96,48 @@ class ClientNames:
         """The name is gone, if it was there; of what is pending nothing changes."""
         statement = self._known.pop(name, None)
         if statement is not None:
-            self.size -= _size_of(statement)
+            self._release(statement)
         return statement is not None
 
     def set(self, name: bytes, statement: Statement) -> None:
-        """The name means this, as far as all is answered."""
+        """The name means this, as far as all is answered. Raises OutOfMemory: then it means nothing."""
         self.forget(name)
-        self.size += _size_of(statement)
+        self._hold(statement)
         self._known[name] = statement
 
     def swap(self, name: bytes, statement: Statement) -> None:
         """The name means this one of the same content; nothing changes where that is pending."""
         if name in self._known and name not in self._pending:
+            self._memory.swap(self._known[name], statement)
             self._known[name] = statement
 
     def clear(self) -> None:
         """All names are gone but those that are pending."""
-        self.size -= sum(_size_of(statement) for statement in self._known.values())
+        for statement in self._known.values():
+            self._release(statement)
         self._known.clear()
+
+    def close(self) -> None:
+        """The client has gone: nothing is pending any more."""
+        self.clear()
+        for changes in self._pending.values():
+            for _, statement in changes:
+                if statement is not None:
+                    self._release(statement)
+        self._pending.clear()
+        self._number = self._takes = 0
+
+    def _hold(self, statement: Statement) -> None:
+        self._memory.hold(statement)
+        self.size += _size_of(statement)
+
+    def _release(self, statement: Statement) -> None:
+        self.size -= _size_of(statement)
+        self._memory.release(statement)
 
     def __len__(self) -> int:
         return len(self._known) + len(self._pending)
 
 
 def _size_of(statement: Statement) -> int:
-    return len(statement.parse) + _KEPT
+    return statement.size + _KEPT

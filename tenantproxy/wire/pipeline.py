@@ -140,11 +140,12 @@ PARSED: Final = 9  # of this and the next two `prepared` knows more
 CLOSED_KNOWN: Final = 10
 DESCRIBED: Final = 11
 REFUSED: Final = 12  # by an error, whatever happens
+REFUSED_BY_US: Final = 13  # the same, and `prepared` knows what the client hears
 _KINDS: Final = bytes(
     (
         *(0, 0, 0, 0),
         *(PARSE_COMPLETE, PARSE_COMPLETE, PARSE_COMPLETE, CLOSE_COMPLETE, CLOSE_COMPLETE),
-        *(PARSE_COMPLETE, CLOSE_COMPLETE, PARAMETER_DESCRIPTION, 0),
+        *(PARSE_COMPLETE, CLOSE_COMPLETE, PARAMETER_DESCRIPTION, 0, 0),
     )
 )
 _IS_BEHIND: Final = bytes((BEHIND,))

@@ -10,10 +10,12 @@ from __future__ import annotations
 import re
 import struct
 from collections import deque
+from contextlib import suppress
 from hashlib import blake2b
 from typing import Final
 
-from tenantproxy.errors import ProtocolError
+from tenantproxy.errors import OutOfMemory, ProtocolError, StatementTooLong, TenantProxyError
+from tenantproxy.wire.answers import error_response
 from tenantproxy.wire.frames import (
     BIND,
     CLOSE,
@@ -29,6 +31,7 @@ from tenantproxy.wire.frames import (
     frame,
     length_of,
 )
+from tenantproxy.wire.memory import FREE_BYTES, TenantMemory
 from tenantproxy.wire.names import ClientNames
 from tenantproxy.wire.pipeline import (
     CLOSED,
@@ -40,6 +43,7 @@ from tenantproxy.wire.pipeline import (
     PARSED,
     PARSED_UNNAMED,
     REFUSED,
+    REFUSED_BY_US,
     Certainty,
     Pipeline,
 )
@@ -47,7 +51,11 @@ from tenantproxy.wire.session_settings import KeptSettings
 from tenantproxy.wire.settings import NO_SETTINGS
 from tenantproxy.wire.statements import MAX_PREPARED_BYTES, NAME_PREFIX, ServerStatements, Statement, Statements
 
-__all__ = ["REFUSAL", "Prepared", "is_described"]
+__all__ = ["MAX_TEXT", "REFUSAL", "Prepared", "is_described"]
+
+MAX_TEXT: Final = 16 * 1024 * 1024
+"""Bytes of a Parse message that is seen whole, so that its statement may be prepared elsewhere."""
+
 
 _HEAD: Final = struct.Struct("!BI")
 _KNOWN: Final = Certainty.KNOWN
@@ -119,6 +127,7 @@ class Prepared:
         "_given",
         "_kept",
         "_lost_at",
+        "_memory",
         "_pipeline",
         "_recent",
         "_recent_at",
@@ -126,15 +135,26 @@ class Prepared:
         "_told",
         "_unnamed_is_there",
         "_unnamed_outstanding",
+        "_unnamed_size",
         "is_comparing",
         "last_bound",
         "names",
+        "refusal",
         "unnamed",
         "unnamed_leaves",
     )
 
-    def __init__(self, statements: Statements, pipeline: Pipeline, kept: KeptSettings | None = None) -> None:
-        self.names = ClientNames()
+    def __init__(
+        self,
+        statements: Statements,
+        pipeline: Pipeline,
+        kept: KeptSettings | None = None,
+        *,
+        memory: TenantMemory | None = None,
+    ) -> None:
+        self._memory = memory = TenantMemory() if memory is None else memory
+        self.names = ClientNames(memory)
+        self.refusal = b""  # what the client hears when something of it was REFUSED_BY_US
         self._kept = KeptSettings(NO_SETTINGS, {}) if kept is None else kept
         self._recent: dict[Statement, int] = {}  # in which segment it was prepared, of the last ones
         self._recent_at = 0  # in which the last of them was
@@ -151,6 +171,7 @@ class Prepared:
         self._changes = _NO_CHANGES
         self.unnamed: bytes | None = None  # the Parse message of the client's unnamed statement
         self.unnamed_leaves = 0  # what that may leave in the session: see `leftovers`
+        self._unnamed_size = 0  # bytes of it that count
         self._unnamed_is_there = False  # it is the one on the backend
         self._unnamed_outstanding = 0  # Parse messages of one that are not answered
         # Not known to be prepared yet: in which segment that was sent, and under which name if the client asked for it.
@@ -167,6 +188,8 @@ class Prepared:
         """The backend is given up, and with it what is outstanding: that has not happened."""
         for change in self._changes:
             self._settle_names(change, is_done=False)
+            if change.body is not None:
+                self._memory.give(len(change.body))
         self._changes.clear()
         self._begun.clear()
         self._describing = None
@@ -174,29 +197,86 @@ class Prepared:
         self._unnamed_outstanding = 0
         self._unnamed_is_there = False
 
+    def leave(self) -> None:
+        """The client has gone, and so has its backend."""
+        self.abandon()
+        self.names.close()
+        self.queried()
+
     def queried(self) -> None:
         """The client's unnamed statement is gone, as after each simple query. Nothing to do where `unnamed` is None."""
         self.unnamed = None
         self._unnamed_is_there = False
+        if self._unnamed_size:
+            self._count_unnamed(0)
+
+    def _count_unnamed(self, size: int) -> None:
+        """The text of the client's unnamed statement has so many bytes. Raises OutOfMemory, and nothing has changed."""
+        counted = size if size > FREE_BYTES else 0
+        more = counted - self._unnamed_size
+        if more > 0:
+            self._memory.take(more)
+        else:
+            self._memory.give(-more)
+        self._unnamed_size = counted
 
     # --- to the server -----------------------------------------------------------------------------------------------
     def parse(self, message: bytes) -> bytes:
-        """For a Parse message."""
+        """For a Parse message. Where there is no memory for its text, what goes out is an error, as for `refuse`."""
         name_ends = _end(message, 5)
-        if name_ends == 5:
+        try:
+            if name_ends != 5:
+                return self._parse(message[5:name_ends], message[name_ends + 1 :])
             self._parsing_unnamed(message)
-            self._pipeline.expect(PARSED_UNNAMED)
-            return message
-        name, body = message[5:name_ends], message[name_ends + 1 :]
+        except OutOfMemory as exc:
+            if name_ends == 5:
+                self.queried()
+            return self.refuse(exc)
+        self._pipeline.expect(PARSED_UNNAMED)
+        return message
+
+    def parse_begun(self, head: bytes) -> bytes:
+        """For as much of a Parse message as holds its name, one too long to be kept: the rest follows as it is.
+
+        An unnamed statement passes, and is gone with the transaction. `REFUSAL` goes out in place of all of any other.
+        """
+        if _end(head, 5) != 5:
+            return self.refuse(
+                StatementTooLong(
+                    "the text of a named statement is too long for a pool in transaction mode",
+                    detail=f"{length_of(head, 0)} bytes, at most {MAX_TEXT} are kept",
+                    hint='prepare it without a name, send a simple query, or use pool_mode = "session"',
+                )
+            )
+        self.queried()
+        self._unnamed_is_there = True
+        self._unnamed_outstanding += 1
+        self._pipeline.expect(PARSED_UNNAMED)
+        return head
+
+    def refuse(self, error: TenantProxyError) -> bytes:
+        """For a message that no server gets: an error, after which the server skips what follows up to the Sync."""
+        self.refusal = error_response(error)
+        self._pipeline.expect(REFUSED_BY_US)
+        return REFUSAL
+
+    def _parse(self, name: bytes, body: bytes) -> bytes:
         known = self.names.get(name)
         if known is not None:  # let the server say that the name is taken, in its own words
+            self._memory.take(len(body))
+            try:
+                self.names.give(name, known)
+            except OutOfMemory:
+                self._memory.give(len(body))
+                raise
             before = self._ensure(known, name)
-            self.names.give(name, known)
             self._expect(PARSED, _Change(PARSE_COMPLETE, parses=known, name=name, body=body))
             return before + frame(PARSE, known.name + b"\0" + body)
         if self.names.size + len(body) > MAX_PREPARED_BYTES:  # they are kept for as long as the client may bind them
-            raise ProtocolError(
-                "too many prepared statements", detail=f"at most {MAX_PREPARED_BYTES} bytes of a client"
+            raise OutOfMemory(
+                "too many prepared statements of one client",
+                detail=f"at most {MAX_PREPARED_BYTES} bytes of their texts are kept",
+                hint="close those that are not used any more",
             )
         statement = self._all.of(body, self._kept.meaning)
         self.names.give(name, statement)
@@ -216,6 +296,8 @@ class Prepared:
         return statement is not None and statement.name == ours
 
     def _parsing_unnamed(self, message: bytes) -> None:
+        if len(message) > FREE_BYTES or self._unnamed_size:
+            self._count_unnamed(len(message))
         self.unnamed = message
         self.unnamed_leaves = 0
         self._unnamed_is_there = True
@@ -439,7 +521,10 @@ class Prepared:
             self._recent.clear()
             self._lost_at = segment
         self._recent[statement] = self._recent_at = segment
-        return before + statement.parse
+        before += statement.parse
+        if not statement.names:  # a name of it that is not answered yet still means the one that it was before
+            statement.forget_text()
+        return before
 
     # --- from the server ---------------------------------------------------------------------------------------------
     def acknowledged(self, answer: int) -> int:
@@ -479,8 +564,10 @@ class Prepared:
         elif change.body is not None:  # another text stands there under the name that we gave it
             assert change.name is not None
             self._server.doubt()
+            self._memory.give(len(change.body))
             self.names.settle(change.name, is_done=False)
-            self.names.set(change.name, self._all.of(change.body, self._kept.meaning))
+            with suppress(OutOfMemory):  # then the client's name means nothing
+                self.names.set(change.name, self._all.of(change.body, self._kept.meaning))
             return
         elif change.parses is not None:
             self._begun.pop(change.parses, None)
@@ -515,7 +602,7 @@ class Prepared:
             if not self._unnamed_outstanding:  # else a later one stands there
                 self._unnamed_is_there = False
                 if unnamed:
-                    self.unnamed = None
+                    self.queried()
 
     def _undo(self, change: _Change) -> None:
         if change.describes is not None:
@@ -525,6 +612,8 @@ class Prepared:
         elif change.parses is not None and change.body is None:
             self._server.forget(change.parses)
             self._begun.pop(change.parses, None)
+        if change.body is not None:
+            self._memory.give(len(change.body))
         self._settle_names(change, is_done=False)
 
 

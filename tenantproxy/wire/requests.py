@@ -10,7 +10,7 @@ import struct
 from enum import StrEnum
 from typing import Final
 
-from tenantproxy.errors import ProtocolError
+from tenantproxy.errors import ProtocolError, TenantProxyError
 from tenantproxy.wire.answers import ready_for_query
 from tenantproxy.wire.commands import ALL, WATCHED, deallocate_of, deallocate_within
 from tenantproxy.wire.frames import (
@@ -38,7 +38,7 @@ from tenantproxy.wire.frames import (
 )
 from tenantproxy.wire.leftovers import ANYTHING, MARGIN, SUSPECT, leftovers, leftovers_of_part
 from tenantproxy.wire.pipeline import Pipeline
-from tenantproxy.wire.prepared import REFUSAL, Prepared
+from tenantproxy.wire.prepared import MAX_TEXT, REFUSAL, Prepared
 from tenantproxy.wire.session_settings import KeptSettings
 from tenantproxy.wire.statements import Statement
 from tenantproxy.wire.states import Table
@@ -47,7 +47,6 @@ __all__ = ["REQUESTS", "RequestStream", "Requests", "Stop"]
 
 _LENGTH: Final = struct.Struct("!I").unpack_from
 STREAMED: Final = 65_536  # of a message that need not be seen whole; less is waited for before a backend is taken
-_MAX_WHOLE: Final = 16 * 1024 * 1024  # a statement's text
 _TURN: Final = range(256)  # messages of a client in one turn of the loop; then others have theirs
 _TURN_BYTES: Final = 65_536
 _COPYING: Final = frozenset((COPY_DATA, COPY_DONE, COPY_FAIL))
@@ -250,7 +249,7 @@ class RequestStream:
                         out.append(data[begin:at])
                     at = begin = self._drop(kind, end, size)
                     continue
-                if end <= size or size - at >= STREAMED:
+                if end <= size or (size - at >= STREAMED and not self._is_whole(kind, end - at)):
                     self.stop = _BACKEND
                     break
                 self.stop = _BYTES
@@ -316,7 +315,7 @@ class RequestStream:
         if at < size and self.stop is _END:
             self.stop = _BYTES if size - at < HEADER else _STOP_TURN
         if self.stop is _BYTES:
-            self.needed = self._enough(data, at, has_backend=has_backend)
+            self.needed = self._enough(data, at)
         self.at = at
         return out[0] if len(out) == 1 else b"".join(out)
 
@@ -348,13 +347,16 @@ class RequestStream:
         self._move(RequestEvent.HEAD_DROPPED)
         return size
 
-    def _enough(self, data: bytes, at: int, *, has_backend: bool) -> int:
+    def _is_whole(self, kind: int, length: int) -> bool:
+        """Whether a message must have come whole before any of it goes out: before a backend is taken, too."""
+        return kind == PARSE and length <= MAX_TEXT and not self._is_session
+
+    def _enough(self, data: bytes, at: int) -> int:
         """How much there must be of the message that begins at `at`, before it is looked at again."""
         if len(data) - at < HEADER:
             return HEADER
         length = length_of(data, at)
-        is_whole = data[at] == PARSE and has_backend
-        return length if is_whole else min(length, STREAMED)
+        return length if self._is_whole(data[at], length) else min(length, STREAMED)
 
     def _begun(self, kind: int, head: bytes, length: int) -> bytes | None:
         """What goes out of a message that has not come whole, so that the rest may follow; None: wait for it."""
@@ -380,13 +382,28 @@ class RequestStream:
             if not pipeline.copies(kind):
                 self._drop(kind, length, len(head))
                 return b""
+        elif kind == PARSE:
+            return self._parse_begun(head, length)
+        elif length > STREAMED:
+            what = f"{length} bytes of kind {kind:#04x}, at most {STREAMED} are taken"
+            raise ProtocolError("a message is too long", detail=what)
         else:
-            limit = _MAX_WHOLE if kind == PARSE else STREAMED
-            if length > limit:
-                what = f"{length} bytes of kind {kind:#04x}, at most {limit} are taken"
-                raise ProtocolError("a message is too long", detail=what)
             return None
         return head
+
+    def _parse_begun(self, head: bytes, length: int) -> bytes | None:
+        if self._is_session:
+            self._pipeline.opened()
+            return head
+        if length <= MAX_TEXT or (len(head) < STREAMED and head.find(b"\0", HEADER) < 0):
+            return None
+        self._pipeline.opened()
+        out = self._prepared.parse_begun(head)
+        if out is REFUSAL:
+            self._drop(PARSE, length, len(head))
+        else:
+            self._prepared.unnamed_leaves = ANYTHING  # such a text is not looked into
+        return out
 
     def _bind_begun(self, head: bytes, length: int) -> bytes:
         out = self._prepared.bind(head)
@@ -433,6 +450,16 @@ class RequestStream:
             self._rest = size - len(data)
             self._move(RequestEvent.HEAD_DROPPED)
         return min(size, len(data))
+
+    def begins_parse(self, data: bytes) -> bool:
+        """Whether `data` is the beginning of a Parse message that is waited for."""
+        return self.state is _BOUNDARY and len(data) >= HEADER and data[0] == PARSE
+
+    def refuse_parse(self, head: bytes, error: TenantProxyError) -> bytes:
+        """What goes out in place of that message, where a backend is held."""
+        self._pipeline.opened()
+        self._drop(PARSE, length_of(head, 0), len(head))
+        return self._prepared.refuse(error)
 
     def abandon(self) -> None:
         """The backend is given up, and the client with it: what it began is not ended any more."""

@@ -34,7 +34,7 @@ from tenantproxy.wire.frames import (
     ROW_DESCRIPTION,
     frame,
 )
-from tenantproxy.wire.pipeline import BEHIND, REFUSED, Pipeline
+from tenantproxy.wire.pipeline import BEHIND, REFUSED, REFUSED_BY_US, Pipeline
 from tenantproxy.wire.prepared import Prepared
 from tenantproxy.wire.rows import LONGEST, end_of_rows
 from tenantproxy.wire.statements import NAME_PREFIX
@@ -86,7 +86,7 @@ _STALE_PLAN: Final = (b"\0C0A000\0", b"\0RRevalidateCachedQuery\0")
 _INSIDE: Final = b"\0W"  # a function: what ran it is the client's own
 # A statement is not there, or is; the session says that it is another's: a set_config in a SELECT shows nowhere else.
 _REFUSED: Final = (b"\0C26000\0", NAME_PREFIX + b"none")
-_IS_REFUSED: Final = bytes((REFUSED,))
+_IS_REFUSED: Final = (bytes((REFUSED,)), bytes((REFUSED_BY_US,)))
 _OUT_OF_DATE: Final = frame(  # in PostgreSQL's words: drivers know them, and prepare again
     ERROR,
     b"SERROR\0VERROR\0C0A000\0Mcached plan must not change result type\0"
@@ -237,8 +237,9 @@ class ResponseStream:
         """What the client gets for it; None: the message as it is. Raises ProtocolError."""
         if kind == ERROR:
             self._looked_at_kinds, self._passed_kinds = _LOOKED_AT, _PASSED
-            if self._failed(message, is_first=is_first):
-                return _OUT_OF_DATE
+            instead = self._failed(message, is_first=is_first)
+            if instead:
+                return instead
             if not self._is_session and any(each in message for each in _ABOUT_A_NAME):
                 return self._prepared.in_own_names(message)
         elif kind == PARAMETER_STATUS:
@@ -278,16 +279,16 @@ class ResponseStream:
         elif tag in (b"DISCARD ALL", b"DEALLOCATE ALL") and not self._is_session:
             self._prepared.deallocated_all()
 
-    def _failed(self, error: bytes, *, is_first: bool) -> bool:
-        """Whether the client hears that its statement is out of date instead."""
+    def _failed(self, error: bytes, *, is_first: bool) -> bytes:
+        """What the client hears instead; empty: the error."""
         pipeline, prepared = self._pipeline, self._prepared
         if pipeline.is_quiet:  # of nothing that was asked: it may skip everything up to a Sync that is never sent
             pipeline.doubt()
         skipped = pipeline.failed()
         if skipped:
             prepared.skipped(skipped)
-        if skipped[:1] == _IS_REFUSED and all(each in error for each in _REFUSED):
-            return True
+        if skipped[:1] in _IS_REFUSED and all(each in error for each in _REFUSED):
+            return _OUT_OF_DATE if skipped[0] == REFUSED else prepared.refusal
         self.events.append((ERROR, error))
         if any(each in error for each in _FATAL):
             self.is_fatal = True
@@ -300,7 +301,7 @@ class ResponseStream:
             self.is_retryable = is_first and is_of_bind and pipeline.owes_one_sync
         elif is_unexpected(error):
             prepared.lost()
-        return False
+        return b""
 
     def _is_waited_for(self, kind: int, length: int) -> bool:
         """Whether a message that has not come whole must, before it goes on to the client."""

@@ -8,6 +8,7 @@ give them their meaning, under one name on every backend that has it.
 from __future__ import annotations
 
 from collections import OrderedDict
+from hashlib import blake2b
 from secrets import token_hex
 from typing import Final
 from weakref import WeakValueDictionary
@@ -22,30 +23,46 @@ __all__ = ["NAME_PREFIX", "ServerStatements", "Statement", "Statements"]
 NAME_PREFIX: Final = b"tp_"
 MAX_PREPARED: Final = 500  # on one backend; a plan costs the server some ten kilobytes
 MAX_PREPARED_BYTES: Final = 32 * 1024 * 1024  # of texts on one backend, and of one client
+_MAX_WATCHED: Final = 65_536  # of a SET, RESET or DEALLOCATE that is looked at
 
 
 class Statement:
     """A text and its parameter types, as a Parse message holds them behind the name. Equal only to itself.
 
-    `meaning`: see `session_settings.KeptSettings`.
+    The text is here while a client has a name for it (`names`, see `memory.TenantMemory`): then alone it may have to be
+    prepared. On backends it may stay prepared for longer, and is found again by its content. `meaning`: see
+    `session_settings.KeptSettings`.
     """
 
-    __slots__ = ("__weakref__", "close", "leaves", "meaning", "name", "parse", "watched")
+    __slots__ = ("__weakref__", "close", "content", "leaves", "meaning", "name", "names", "parse", "size", "watched")
 
-    def __init__(self, name: bytes, body: bytes, meaning: object = NO_SETTINGS) -> None:
+    def __init__(self, name: bytes, body: bytes, meaning: object = NO_SETTINGS, content: bytes = b"") -> None:
         self.name = name
+        self.names = 0  # of clients
+        self.content = content  # what it is found by, with its meaning
         self.meaning = meaning
         self.parse = frame(PARSE, name + b"\0" + body)
+        self.size = len(self.parse)
         self.close = frame(CLOSE, b"S" + name + b"\0")
         text = body[: body.find(b"\0")]
         self.leaves = leftovers(text)
-        self.watched = text if body[:3] in WATCHED else b"" if self.leaves else None
+        is_watched = body[:3] in WATCHED
+        self.watched = text if is_watched and len(text) <= _MAX_WATCHED else b"" if is_watched or self.leaves else None
         """Its text, where that sets something that the session keeps; None where nothing is left in it."""
 
     @property
     def body(self) -> bytes:
-        """What its Parse message holds behind the name."""
+        """What its Parse message holds behind the name, while a client has a name for it."""
         return self.parse[HEADER + len(self.name) + 1 :]
+
+    def forget_text(self) -> None:
+        """No client has a name for it any more."""
+        self.parse = b""
+
+    def know_text(self, body: bytes) -> None:
+        """A client comes with it again."""
+        if not self.parse:
+            self.parse = frame(PARSE, self.name + b"\0" + body)
 
     def __repr__(self) -> str:
         return f"<Statement {self.name.decode()}>"  # a text may hold what only its tenant should see
@@ -62,9 +79,12 @@ class Statements:
 
     def of(self, body: bytes, meaning: object = NO_SETTINGS) -> Statement:
         """The statement with this content, prepared where it means this."""
-        statement = self._known.get((body, meaning))
+        content = blake2b(body, digest_size=32).digest()  # not the text itself, which is kept once
+        statement = self._known.get((content, meaning))
         if statement is None:
-            statement = self._known[body, meaning] = Statement(_fresh_name(), body, meaning)
+            statement = self._known[content, meaning] = Statement(_fresh_name(), body, meaning, content)
+        else:
+            statement.know_text(body)
         return statement
 
     def nothing(self) -> Statement:
@@ -73,7 +93,7 @@ class Statements:
 
     def renew(self, statement: Statement) -> None:
         """Whoever comes with the content of `statement` from now on gets another one."""
-        known = statement.body, statement.meaning
+        known = statement.content, statement.meaning
         if self._known.get(known) is statement:
             del self._known[known]
 
@@ -94,7 +114,7 @@ class ServerStatements:
         self.is_doubtful = False  # there may be more than is known here
         self._limit = limit
         self._prepared: OrderedDict[Statement, bytes | None] = OrderedDict()  # and what the server says of it
-        self._size = 0  # bytes of their texts, which are ours as long as they are here
+        self._size = 0  # bytes of their texts, which the server keeps
         self._distrusted: set[Statement] = set()
 
     def use(self, statement: Statement) -> bool:
@@ -116,10 +136,10 @@ class ServerStatements:
     def add(self, statement: Statement) -> list[Statement]:
         """`statement` is being prepared; those returned must be closed before, to make room."""
         out = []
-        self._size += len(statement.parse)
+        self._size += statement.size
         while self._prepared and (len(self._prepared) >= self._limit or self._size > MAX_PREPARED_BYTES):
             oldest = self._prepared.popitem(last=False)[0]
-            self._size -= len(oldest.parse)
+            self._size -= oldest.size
             out.append(oldest)
         self._prepared[statement] = None
         self._distrusted.discard(statement)
@@ -128,14 +148,14 @@ class ServerStatements:
     def put_back(self, statement: Statement) -> None:
         """It was not closed after all."""
         if statement not in self._prepared:
-            self._size += len(statement.parse)
+            self._size += statement.size
             self._prepared[statement] = None
 
     def forget(self, statement: Statement) -> None:
         """It is not prepared, or not any more."""
         if statement in self._prepared:
             del self._prepared[statement]
-            self._size -= len(statement.parse)
+            self._size -= statement.size
 
     def distrust(self, statement: Statement) -> None:
         """What is prepared there may be of another meaning."""

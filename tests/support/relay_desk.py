@@ -18,6 +18,7 @@ from tenantproxy.raw.backend import RawBackend, Settings
 from tenantproxy.raw.lender import Lessee, RawLender, raw_route
 from tenantproxy.sidecar.pg.relay import Relay
 from tenantproxy.sidecar.pg.traffic import Traffic
+from tenantproxy.wire.memory import TenantMemory
 from tenantproxy.wire.session_settings import KeptSettings
 from tenantproxy.wire.statements import ServerStatements, Statements
 from tests.support.fakes import route
@@ -217,6 +218,7 @@ class Client:
         self.line = Line()
         self.ends = 0
         self.sending = b""
+        self.memory = TenantMemory()  # of its own, so that nothing may be left of it
         self.relay = Relay(
             self.line,
             source=Source(),
@@ -226,6 +228,7 @@ class Client:
             is_session=is_session,
             traffic=Traffic(),
             on_end=self._ended,
+            memory=self.memory,
         )
 
     def _ended(self) -> None:
@@ -254,6 +257,7 @@ class Client:
         """The connection is gone."""
         self.line.is_closed = True
         self.relay.connection_lost(None)
+        assert not self.memory.used, "something that it made us keep is left"
 
     def take(self) -> bytes:
         """What came since it was last asked."""

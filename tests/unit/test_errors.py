@@ -37,6 +37,8 @@ TABLE: dict[str, tuple[int, str, str, bool]] = {
     "PoolError": (503, "53300", "pool_error", True),
     "PoolTimeout": (503, "53300", "pool_timeout", True),
     "TooManyClients": (503, "53300", "too_many_clients", True),
+    "OutOfMemory": (503, "53200", "out_of_memory", True),
+    "StatementTooLong": (400, "54000", "statement_too_long", False),
     "PoolFull": (503, "53300", "pool_full", True),
     "BudgetExhausted": (503, "53300", "budget_exhausted", True),
     "PoolClosed": (503, "57P01", "pool_closed", True),

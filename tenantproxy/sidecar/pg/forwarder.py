@@ -13,6 +13,7 @@ from typing import Protocol
 
 from tenantproxy.errors import (
     ConnectFailed,
+    OutOfMemory,
     PoolClosed,
     PoolError,
     ProtocolError,
@@ -28,6 +29,7 @@ from tenantproxy.sidecar.pg.session import ClientSession
 from tenantproxy.sidecar.pg.traffic import Traffic
 from tenantproxy.wire import answers
 from tenantproxy.wire.frames import IDLE
+from tenantproxy.wire.memory import TenantMemory
 from tenantproxy.wire.pipeline import MAX_OUTSTANDING, Certainty, Copy, Pipeline
 from tenantproxy.wire.prepared import Prepared, is_described
 from tenantproxy.wire.requests import Requests, RequestStream, Stop
@@ -103,6 +105,7 @@ class Forwarder:
         kept: KeptSettings,
         is_session: bool,
         traffic: Traffic,
+        memory: TenantMemory,
     ) -> None:
         self.traffic = traffic
         self.kept = kept
@@ -111,11 +114,11 @@ class Forwarder:
         self.heard = 0  # how often bytes came, from either side
         self.client_is_slow = False  # it does not read as fast as its server sends
         self.is_over = False  # the client has gone
-        self.inbox = Inbox(transport)
+        self.inbox = Inbox(transport, memory)
         self.session = ClientSession(kept, is_session=is_session)
         self.checkout = Checkout(source, lender, self)
         self.pipeline = pipeline = Pipeline()
-        self.prepared = prepared = Prepared(statements, pipeline, kept)
+        self.prepared = prepared = Prepared(statements, pipeline, kept, memory=memory)
         self.responses = ResponseStream(pipeline, prepared, is_session=is_session)
         self._requests = RequestStream(pipeline, prepared, kept, is_session=is_session)
         self._transport = transport
@@ -141,8 +144,7 @@ class Forwarder:
         self.heard += 1
         inbox = self.inbox
         if inbox.hold is not _NOTHING:
-            if inbox.keep(data):
-                self._resume(_BYTES)
+            self._keep(data)
             return
         requests, backend = self._requests, self.checkout.backend
         is_query = requests.is_one_query(data)
@@ -161,10 +163,10 @@ class Forwarder:
             requests.queried()
             backend.write(data)
             return
-        self._replay = data if self.pipeline.status == IDLE else None
+        self._replay = None if bind_at or self.pipeline.status != IDLE else data
         try:
             backend.write(requests.statement(data, bind_at))
-        except ProtocolError as exc:
+        except (ProtocolError, OutOfMemory) as exc:
             self._refuse(exc)
         if self.prepared.is_comparing:
             self._replay = None
@@ -186,7 +188,7 @@ class Forwarder:
             backend = self.checkout.backend
             try:
                 out = requests.read(data, at, has_backend=backend is not None)
-            except ProtocolError as exc:
+            except (ProtocolError, OutOfMemory) as exc:
                 self._refuse(exc)
                 return
             at = requests.at
@@ -225,7 +227,7 @@ class Forwarder:
             return False
         return True
 
-    def _refuse(self, error: ProtocolError) -> None:
+    def _refuse(self, error: TenantProxyError) -> None:
         """The client said what it must not."""
         self.pipeline.doubt()  # what was to be sent before it may not have been
         self._owner.end(error)
@@ -256,7 +258,33 @@ class Forwarder:
     def _wait(self, hold: Hold, data: bytes, *, needed: int = 0) -> None:
         """Keep `data` until `_resume(hold)`."""
         if not self.is_over:
-            self.inbox.wait(hold, data, needed=needed)
+            try:
+                self.inbox.wait(hold, data, needed=needed)
+            except OutOfMemory as exc:
+                self._out_of_memory(exc)
+
+    def _keep(self, data: bytes) -> None:
+        """Keep what comes behind that."""
+        try:
+            is_enough = self.inbox.keep(data)
+        except OutOfMemory as exc:
+            self._out_of_memory(exc)
+            return
+        if is_enough:
+            self._resume(_BYTES)
+
+    def _out_of_memory(self, error: OutOfMemory) -> None:
+        """There is no room for what must wait: a statement fails that has not come whole, all else ends the client."""
+        requests, backend, is_begun = self._requests, self.checkout.backend, self.inbox.hold is _BYTES
+        data = self.inbox.take()
+        if not is_begun or not requests.begins_parse(data):
+            self._owner.end(error)
+        elif backend is not None:
+            backend.write(requests.refuse_parse(data, error))
+        else:
+            at = requests.refuse(data)
+            self._transport.write(answers.error_response(error))
+            self._forward(data[at:])
 
     def _resume(self, hold: Hold) -> None:
         if self.inbox.hold is hold and not self.is_over:
@@ -456,6 +484,7 @@ class Forwarder:
         self.inbox.clear()
         if self.checkout.leave():
             self._give_back()
+        self.prepared.leave()
 
 
 def _unknown_answers() -> ProtocolError:

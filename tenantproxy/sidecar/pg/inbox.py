@@ -6,6 +6,8 @@ import asyncio
 from enum import StrEnum
 from typing import Final
 
+from tenantproxy.wire.memory import FREE_BYTES, TenantMemory
+
 __all__ = ["Hold", "Inbox"]
 
 _MAX_HELD: Final = 262_144  # bytes of a client that waits, before it is not read any further
@@ -29,9 +31,11 @@ _NOTHING, _BYTES = Hold.NOTHING, Hold.BYTES
 class Inbox:
     """What one client has sent and must wait. `hold` is NOTHING exactly while nothing waits."""
 
-    __slots__ = ("_held", "_needed", "_transport", "hold", "is_paused", "size")
+    __slots__ = ("_counted", "_held", "_memory", "_needed", "_transport", "hold", "is_paused", "size")
 
-    def __init__(self, transport: asyncio.Transport) -> None:
+    def __init__(self, transport: asyncio.Transport, memory: TenantMemory) -> None:
+        self._memory = memory
+        self._counted = 0  # of `size`
         self.hold = _NOTHING
         self.size = 0  # bytes that wait
         self.is_paused = False  # the client is not read
@@ -40,14 +44,20 @@ class Inbox:
         self._needed = 0  # bytes from which on it is worth looking again
 
     def wait(self, hold: Hold, data: bytes, *, needed: int = 0) -> None:
-        """Keep `data` because of `hold`; for BYTES, until `needed` are there."""
+        """Keep `data` because of `hold`; for BYTES, until `needed` are there. Raises OutOfMemory, as `keep`."""
         self.hold, self._needed = hold, needed
         self.keep(data)
 
     def keep(self, data: bytes) -> bool:
-        """Keep what comes behind it. Whether it may be looked at again now."""
+        """Keep what comes behind it. Whether it may be looked at again now.
+
+        Raises OutOfMemory: it is kept all the same, and the client must be ended.
+        """
         self._held.append(data)
         self.size += len(data)
+        if self.size > FREE_BYTES:
+            self._memory.take(self.size - self._counted)
+            self._counted = self.size
         if self.hold is _BYTES:
             return self.size >= self._needed
         if self.size > _MAX_HELD:
@@ -58,12 +68,17 @@ class Inbox:
         """All that waits, which waits no longer."""
         held, self._held = self._held, []
         self.hold, self.size = _NOTHING, 0
+        if self._counted:
+            self._memory.give(self._counted)
+            self._counted = 0
         self._read_on()
         return held[0] if len(held) == 1 else b"".join(held)
 
     def clear(self) -> None:
         """Nothing of it is wanted any more."""
         self._held = []
+        self._memory.give(self._counted)
+        self._counted = 0
 
     def pause(self) -> None:
         """Do not read the client: its server does not read fast enough, or it has sent too much."""

@@ -15,7 +15,7 @@ from contextlib import suppress
 from contextvars import Context
 from time import monotonic
 from typing import Final, Protocol
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from tenantproxy.config import Pg
 from tenantproxy.errors import (
@@ -39,6 +39,7 @@ from tenantproxy.raw.backend import RawBackend
 from tenantproxy.raw.lender import RawLender
 from tenantproxy.routes import not_served
 from tenantproxy.sidecar.descriptors import is_scarce
+from tenantproxy.sidecar.free_memory import trim
 from tenantproxy.sidecar.pg.admission import Admission, ClientPlace, Unauthenticated
 from tenantproxy.sidecar.pg.console.client import ConsoleClient
 from tenantproxy.sidecar.pg.console.console import Console
@@ -49,6 +50,7 @@ from tenantproxy.sidecar.pg.relay import Relay
 from tenantproxy.sidecar.pg.traffic import Traffic
 from tenantproxy.sidecar.pg.users import CONSOLES, Credential, Target, Users
 from tenantproxy.wire import answers
+from tenantproxy.wire.memory import ProcessMemory, TenantMemory
 from tenantproxy.wire.session_settings import KeptSettings
 from tenantproxy.wire.startup import SessionWish
 from tenantproxy.wire.statements import Statements
@@ -57,6 +59,7 @@ from tenantproxy.wire.values import schemas
 __all__ = ["Lending", "PgListener"]
 
 _BACKLOG: Final = 1024
+_TRIMMED: Final = 16 * 1024 * 1024  # bytes fewer that clients make us keep, from which on the system shall have them
 _WATCH_SECONDS: Final = 1.0  # a suspended tenant's sessions end within a few of these
 
 logger = logging.getLogger("tenantproxy")
@@ -101,6 +104,8 @@ class PgListener:
         self._pg = pg
         self._admission = Admission(pg)
         self._unauthenticated = Unauthenticated(pg)
+        self._memory = ProcessMemory(pg.max_memory, pg.max_memory_per_tenant)
+        self._memory_of: WeakValueDictionary[TenantId, TenantMemory] = WeakValueDictionary()  # while it has clients
         self._label_of = label_of
         self._drain_timeout = drain_timeout
         self._lending = lending
@@ -153,6 +158,8 @@ class PgListener:
         while True:
             await asyncio.sleep(_WATCH_SECONDS)
             self._end_idle_transactions(monotonic())
+            if self._memory.has_fallen(_TRIMMED):
+                trim()
             for client in [each for each in self._clients.values() if each.holds_backend]:
                 try:
                     await self._look_after(client)
@@ -221,11 +228,20 @@ class PgListener:
 
     def limits(self) -> tuple[LimitUsage, ...]:
         """The limits of `[pg]` and what is used of them."""
-        return (*self._admission.usage(), self._unauthenticated.usage())
+        memory, of_tenants = self._memory, dict(self._memory_of)
+        most = max(of_tenants, key=lambda tenant: of_tenants[tenant].used, default="")
+        used = of_tenants[TenantId(most)].used if most else 0
+        return (
+            *self._admission.usage(),
+            self._unauthenticated.usage(),
+            LimitUsage("max_memory", memory.limit, memory.used, "", memory.refused),
+            LimitUsage("max_memory_per_tenant", memory.per_tenant, used, most, memory.refused_tenant),
+        )
 
     def reload(self, pg: Pg) -> None:
         """Take over the limits of `pg`. Who is connected stays."""
         self._pg = self._admission.pg = self._unauthenticated.pg = pg
+        self._memory.limit, self._memory.per_tenant = pg.max_memory, pg.max_memory_per_tenant
 
     @property
     def unauthenticated(self) -> int:
@@ -339,6 +355,7 @@ class PgListener:
             is_session=target.pool_mode == "session",
             traffic=traffic,
             on_end=client.ended,
+            memory=self._memory_of.setdefault(tenant, TenantMemory(self._memory)),
         )
         self._admit(newcomer, client, greeting(reported), client.relay)
         if self._is_closing:

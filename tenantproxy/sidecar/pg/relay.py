@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextvars import Context
 from typing import Final
 
-from tenantproxy.errors import ConnectFailed, LeaseExpired, PoolClosed, TenantProxyError
+from tenantproxy.errors import ConnectFailed, LeaseExpired, OutOfMemory, PoolClosed, TenantProxyError
 from tenantproxy.raw.backend import RawBackend
 from tenantproxy.raw.lender import RawLender
 from tenantproxy.sidecar.pg.checkout import Source
@@ -19,6 +19,7 @@ from tenantproxy.sidecar.pg.inbox import Hold
 from tenantproxy.sidecar.pg.traffic import Traffic
 from tenantproxy.wire import answers
 from tenantproxy.wire.frames import IDLE
+from tenantproxy.wire.memory import TenantMemory
 from tenantproxy.wire.session_settings import KeptSettings
 from tenantproxy.wire.statements import Statements
 
@@ -57,6 +58,7 @@ class Relay(asyncio.Protocol):
         is_session: bool,
         traffic: Traffic,
         on_end: Callable[[], None],
+        memory: TenantMemory | None = None,
     ) -> None:
         self._transport = transport
         self._lender = lender
@@ -72,6 +74,7 @@ class Relay(asyncio.Protocol):
             kept=kept,
             is_session=is_session,
             traffic=traffic,
+            memory=TenantMemory() if memory is None else memory,
         )
         self._received = self._forwarder.received
         self._silent_at, self._silent_since = -1, 0.0
@@ -202,7 +205,17 @@ class Relay(asyncio.Protocol):
         if not self._forwarder.responses.is_half_passed:  # else the client would take it for the rest of a row
             self._transport.write(answers.error_response(error, fatal=True))
         self._clean_up()
-        self._close()
+        if isinstance(error, OutOfMemory):
+            self._close_later()
+        else:
+            self._close()
+
+    def _close_later(self) -> None:
+        """Close when the client has: it is still sending, and closing on unread bytes would reset our words away."""
+        self._received = _ignore
+        self._transport.resume_reading()
+        self._transport.write_eof()
+        asyncio.get_running_loop().call_later(_LINGER_SECONDS, self._transport.abort, context=Context())
 
     def _close(self) -> None:
         """Close, after what was written; but at last also where the client reads nothing of it."""
@@ -214,6 +227,10 @@ class Relay(asyncio.Protocol):
         if not self._forwarder.is_over:
             self._forwarder.close()
             self._on_end()
+
+
+def _ignore(data: bytes) -> None:
+    """The client has been ended."""
 
 
 def _shutting_down(hint: str = "connect again") -> TenantProxyError:

@@ -7,7 +7,7 @@ import pytest
 from tenantproxy.errors import ProtocolError
 from tenantproxy.wire.frames import CLOSE_COMPLETE, PARSE_COMPLETE, length_of
 from tenantproxy.wire.pipeline import Pipeline
-from tenantproxy.wire.prepared import Prepared
+from tenantproxy.wire.prepared import REFUSAL, Prepared
 from tenantproxy.wire.statements import ServerStatements, Statements
 from tests.support.model_server import bind, close, describe, error, parse
 
@@ -186,13 +186,15 @@ def test_a_skipped_parse_is_sent_again_for_what_comes_behind_its_segment() -> No
 def test_a_client_cannot_fill_our_memory_with_statements(size: int, most: int) -> None:
     wire = Wire()
 
-    def prepare() -> None:
-        for n in range(most):
-            wire.parsed(b"s%d" % n, b"%d" % n + b"x" * size)
-
-    with pytest.raises(ProtocolError, match="too many"):
-        prepare()
-    assert len(wire.prepared.names) > most // 2
+    wire.pipeline.opened()
+    prepared = 0
+    while (sent := wire.prepared.parse(parse(b"s%d" % prepared, b"%d" % prepared + b"x" * size))) is not REFUSAL:
+        wire.answer(sent)
+        wire.pipeline.opened()
+        prepared += 1
+        assert prepared < most
+    assert b"\0C53200\0Mtoo many prepared statements" in wire.prepared.refusal
+    assert len(wire.prepared.names) == prepared > most // 2
 
 
 def test_names_mean_what_was_answered_when_an_error_skips_what_was_sent() -> None:
