@@ -13,13 +13,20 @@ from tenantproxy.model import Binding, Proof, Route
 from tenantproxy.pools.base import Clock
 from tenantproxy.raw.backend import RawBackend, Settings
 from tenantproxy.raw.exchange import READY_IDLE, SYNC_NOW, Exchange, answer_of, row, statement
-from tenantproxy.wire.settings import changes
+from tenantproxy.wire.settings import NO_SETTINGS, changes
 
 __all__ = ["BackendEntry", "Binder"]
 
 _CHECK_STANDBY: Final = statement(IN_RECOVERY)
 _IS_STANDBY: Final = answer_of("SELECT 1", row(b"1"))
 _ECHO: Final = "SELECT $1"
+# The source of what a client or we have set is `session`, and no other is.
+_SET_BACK: Final = (
+    "SELECT pg_catalog.count(pg_catalog.set_config(start.name, start.value, false)) IS NULL, {nonce}"
+    " FROM (VALUES {pairs}) AS start (name, value) LEFT JOIN pg_catalog.pg_settings AS now"
+    " ON pg_catalog.lower(now.name) OPERATOR(pg_catalog.=) pg_catalog.lower(start.name)"
+    " WHERE now.source OPERATOR(pg_catalog.<>) 'session'"
+)
 
 
 class Binder(Protocol):
@@ -48,6 +55,7 @@ class BackendEntry:
         "_is_standby",
         "_lender",
         "_name",
+        "_start",
         "_then",
         "_until",
         "_wanted",
@@ -62,6 +70,7 @@ class BackendEntry:
         then: Callable[[Exception | None], None],
         *,
         again: bool = False,
+        start: Settings = NO_SETTINGS,
     ) -> None:
         self._lender = lender
         self._backend = backend
@@ -71,6 +80,7 @@ class BackendEntry:
         self._wanted = session + self._context
         self._then = then
         self._again = again  # amid a client's session, whose statement without a name is its own
+        self._start = start
         self._name = b"tenantproxy_" + lender.nonce() if again else b""
         self._until = float("inf")
         self._binds = False  # and does not only set something
@@ -86,6 +96,9 @@ class BackendEntry:
         to_set = self._to_set()
         if to_set:
             says_set, is_set = self._set(to_set)
+            messages, expected = messages + says_set, expected + is_set
+        if self._start:
+            says_set, is_set = self._set_back(self._start)
             messages, expected = messages + says_set, expected + is_set
         if self._is_standby:  # once promoted, it would take writes that its former primary never sees
             if not messages:
@@ -123,6 +136,15 @@ class BackendEntry:
             args.append(nonce := self._lender.nonce())
             answers.append(nonce)
         return self._say(f"SELECT {', '.join(columns)}", args), self._answer("SELECT 1", row(*answers))
+
+    def _set_back(self, start: Settings) -> tuple[bytes, bytes]:
+        """What sets those of `start` that have been reset, whatever did it, and its answer."""
+        pairs = ", ".join(f"(${n}, ${n + 1})" for n in range(1, 2 * len(start), 2))
+        nonce = self._lender.nonce()
+        sql = _SET_BACK.format(nonce=f"${2 * len(start) + 1}", pairs=pairs)
+        return self._say(sql, [part for pair in start for part in pair] + [nonce]), self._answer(
+            "SELECT 1", row(b"f", nonce)
+        )
 
     def _to_set(self) -> Collection[tuple[bytes, bytes | None]]:
         """What the session does not have yet, or what a client may have changed without a word from the server."""

@@ -35,6 +35,7 @@ from tenantproxy.raw.exchange import (
     row,
     statement,
 )
+from tenantproxy.wire.settings import NO_SETTINGS
 
 __all__ = ["PROFILE", "Acquire", "Lessee", "RawLender", "raw_route"]
 
@@ -105,9 +106,18 @@ class RawLender:
         """
         return Acquire(self, pool, route, session, lessee, fresh=fresh)
 
-    def enter(self, backend: RawBackend, route: Route, session: Settings, done: Entered) -> None:
+    def enter(
+        self,
+        backend: RawBackend,
+        route: Route,
+        session: Settings,
+        done: Entered,
+        *,
+        start: Settings = NO_SETTINGS,
+    ) -> None:
         """Once more on a lease: its proof is to be renewed, or its client has undone its session.
 
+        Of `start`, the settings that its client began with, those are set that have been reset.
         `backend.session` must say what of it is left. Nothing of the client's may be under way until `done`, which is
         not called any more once the backend was destroyed; with an error it was.
         """
@@ -122,7 +132,7 @@ class RawLender:
             backend.sink, backend.on_lost, backend.on_writable = listening
             done(None)
 
-        entry = BackendEntry(self, backend, route, session, entered, again=True)
+        entry = BackendEntry(self, backend, route, session, entered, again=True, start=start)
         backend.resume_reading()  # its client may be slow; the answer is ours
         if not entry.begin(RENEW_TIMEOUT):
             asyncio.get_running_loop().call_soon(lambda: None if backend.is_ending else done(None))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from enum import Enum
+from itertools import product
 from typing import Final, Literal
 
 __all__ = [
@@ -37,9 +38,11 @@ _UNBINDS: Final = {b"RESET", b"DISCARD ALL", b"DISCARD SEQUENCES"}
 
 
 WATCHED: Final = frozenset(
-    word for text in (b"SET", b"RES", b"DEA", b"SAV") for word in (text, text.lower(), text.title())
+    bytes(letters)
+    for text in (b"SET", b"RES", b"DIS", b"DEA", b"SAV")
+    for letters in product(*((letter, letter | 0x20) for letter in text))
 )
-"""How the texts begin that a relay reads: SET, RESET, DEALLOCATE, SAVEPOINT. Written otherwise, they cost a reset."""
+"""How the texts begin that a relay reads: SET, RESET, DISCARD, DEALLOCATE, SAVEPOINT."""
 
 
 class Every(Enum):

@@ -205,6 +205,11 @@ class Pipeline:
         return not (self.outstanding or self.is_open)
 
     @property
+    def will_be_idle(self) -> bool:
+        """Whether something is outstanding, and all of it will surely come without another message of the client's."""
+        return self.outstanding > 0 and not self.is_open and self.certainty is _KNOWN and self.copy is not _IN
+
+    @property
     def answered_segments(self) -> int:
         """How many of those sent are answered, where that is known."""
         return self.segment - (self.outstanding - self._acknowledgements)

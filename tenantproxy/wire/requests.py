@@ -40,6 +40,7 @@ from tenantproxy.wire.leftovers import ANYTHING, MARGIN, SUSPECT, leftovers, lef
 from tenantproxy.wire.pipeline import Pipeline
 from tenantproxy.wire.prepared import MAX_TEXT, REFUSAL, Prepared
 from tenantproxy.wire.session_settings import KeptSettings
+from tenantproxy.wire.session_texts import MAX_READ, may_set
 from tenantproxy.wire.statements import Statement
 from tenantproxy.wire.states import Table
 
@@ -102,13 +103,16 @@ class Stop(StrEnum):
     BOUNDARY = "boundary"  # a message that came in pieces is whole
     BACKEND = "backend"  # what comes needs one
     BYTES = "bytes"  # `needed` are, from `at` on
+    ANSWERS = "answers"  # what comes must wait until all that was sent is answered: what that sets is not known before
     COMPARED = "compared"  # a Bind must wait until its statement is: see `prepared.Prepared.bind`
     TURN = "turn"  # it has had its turn of the loop
     TERMINATED = "terminated"  # the client has left
 
 
 _BOUNDARY, _PASSING, _DISCARDING, _SKIP_TO_SYNC = Requests
-_END, _STOP_BOUNDARY, _BACKEND, _BYTES, _COMPARED, _STOP_TURN, _TERMINATED = Stop
+_END, _STOP_BOUNDARY, _BACKEND, _BYTES, _ANSWERS, _COMPARED, _STOP_TURN, _TERMINATED = Stop
+_BEFORE_A_WORD: Final = b" \t\r\n-/"
+_HELD: Final = b"held"  # in place of a message: it is to be read again when all is answered
 
 
 class RequestStream:
@@ -126,6 +130,7 @@ class RequestStream:
         "_prepared",
         "_rest",
         "_searched",
+        "_sets",
         "at",
         "needed",
         "reply",
@@ -146,6 +151,7 @@ class RequestStream:
         self._rest = 0
         self._is_refused = False  # it is to skip to Sync when that has come
         self._searched: bytes | None = None  # the end of what has come of a query's text; None: it is none
+        self._sets = False  # something in the open segment may set something
         self._asking = b""  # the name of the statement that `kept` was last asked for, if it was parsed
 
     def __repr__(self) -> str:
@@ -213,6 +219,7 @@ class RequestStream:
                 self._leaves(prepared.unnamed_leaves)
         elif bound.watched is not None or kept.asked_for is not None:
             self._bound(bound, is_alone=not bind_at)
+            self._sets = False
         self._pipeline.synced()
         return out + _END_OF_STATEMENT
 
@@ -275,6 +282,11 @@ class RequestStream:
             elif kind == SYNC:
                 pipeline.synced()
                 is_dropping = False
+                if self._sets:
+                    self._sets = False
+                    at = end
+                    self.stop = _ANSWERS
+                    break
             elif kind == BIND:
                 pipeline.opened()
                 if not is_session:
@@ -291,21 +303,29 @@ class RequestStream:
                     elif bound.watched is not None or kept.asked_for is not None:
                         self._bound(bound, is_alone=is_quiet and at == first)
             elif kind == QUERY:
-                if is_session or data[at + 5 : at + 8] not in WATCHED or not self._watched(data[at + 5 : end - 1]):
-                    if pipeline.is_open:
-                        kept.asked_for = None
+                if data[at + 5 : at + 8] in WATCHED:
+                    new = self._watched(data[at + 5 : end - 1])
+                else:
+                    new = self._asked(data, at, end)
+                if new is None:
                     if not is_session:
                         self._leaves(leftovers(data[at + HEADER : end]))
                     pipeline.queried()
                     if prepared.unnamed is not None:
                         prepared.queried()
-                else:
-                    new = b""
+                    if kept.may_set:
+                        at = end
+                        self.stop = _ANSWERS
+                        break
             else:
                 new = self._translated(kind, data[at:end])
             if new is not None:
                 if begin < at:
                     out.append(data[begin:at])
+                if new is _HELD:
+                    begin = at
+                    self.stop = _ANSWERS
+                    break
                 if new:
                     out.append(new)
                 begin = end
@@ -364,7 +384,7 @@ class RequestStream:
         self._kept.asked_for = None
         if kind == QUERY:
             word = head[HEADER : HEADER + 3]
-            if length <= STREAMED and not self._is_session and (len(word) < 3 or word in WATCHED):
+            if length <= MAX_READ or (length <= STREAMED and (len(word) < 3 or word in WATCHED)):
                 return None  # it is looked at, whole
             self.queried()
             if not self._is_session:
@@ -393,6 +413,8 @@ class RequestStream:
 
     def _parse_begun(self, head: bytes, length: int) -> bytes | None:
         if self._is_session:
+            if length <= MAX_READ:
+                return None
             self._pipeline.opened()
             return head
         if length <= MAX_TEXT or (len(head) < STREAMED and head.find(b"\0", HEADER) < 0):
@@ -417,14 +439,14 @@ class RequestStream:
         translate = _TRANSLATED.get(kind)
         if translate is not None:
             is_alone = pipeline.is_quiet
-            pipeline.opened()
-            if self._is_session:
-                return None
             if kind == PARSE:
                 text_begins = message.find(b"\0", HEADER) + 1
                 if message[text_begins : text_begins + 3] in WATCHED:
                     return self._watched_parse(message, text_begins, is_alone=is_alone)
                 self._kept.asked_for = None  # whose tag comes next is not known
+            pipeline.opened()
+            if self._is_session:
+                return None
             out = translate(self._prepared, message)
             if kind == PARSE and not message[HEADER]:
                 self._prepared.unnamed_leaves = leftovers(message)
@@ -465,37 +487,61 @@ class RequestStream:
         """The backend is given up, and the client with it: what it began is not ended any more."""
         self._rest = 0
         self._searched = None
+        self._sets = False
         self.state = _BOUNDARY
 
     # --- what is read of a few statements ----------------------------------------------------------------------------
-    def _watched(self, sql: bytes) -> bool:
-        """A simple query that may be SET, RESET or DEALLOCATE; True: it was answered here, no server gets it.
+    def _asked(self, data: bytes, at: int, end: int) -> bytes | None:
+        """A simple query may set something where it holds several statements, or begins with a comment."""
+        if self._pipeline.is_open:
+            self._kept.asked_for = None
+            return None
+        is_read = data.find(b";", at, end - 2) >= 0 or data[at + HEADER : at + HEADER + 1] in _BEFORE_A_WORD
+        if is_read and end - at <= MAX_READ and may_set(data[at + HEADER : end - 1]):
+            if self._pipeline.will_be_idle:
+                return _HELD
+            self._kept.asked_for = data[at:end]
+        return None
+
+    def _watched(self, sql: bytes) -> bytes | None:
+        """A simple query that may be SET, RESET, DISCARD or DEALLOCATE; empty: it was answered here.
 
         A savepoint around nothing but a DEALLOCATE is none to a transaction that is not aborted.
         """
         pipeline, prepared = self._pipeline, self._prepared
+        name = deallocate_of(sql)
+        if self._pipeline.will_be_idle and may_set(sql):
+            return _HELD
         is_quiet = pipeline.is_quiet
         self._kept.asked(sql, is_alone=is_quiet)
-        name = deallocate_of(sql)
+        if self._is_session:
+            return None
         if name is ALL:
             prepared.deallocating_all()
         if not is_quiet or pipeline.status not in (IDLE, IN_TRANSACTION):
-            return False
+            return None
         answer = _DEALLOCATED
         if name is None and pipeline.status == IN_TRANSACTION:
             name, answer = deallocate_within(sql), _DEALLOCATED_WITHIN
         if name is None or name is ALL or not prepared.names.forget(name):
-            return False
+            return None
         self.reply += answer + ready_for_query(pipeline.status)
-        return True
+        return b""
 
-    def _watched_parse(self, message: bytes, text_begins: int, *, is_alone: bool) -> bytes:
-        """A statement that may be SET, RESET or DEALLOCATE."""
+    def _watched_parse(self, message: bytes, text_begins: int, *, is_alone: bool) -> bytes | None:
+        """A statement that may be SET, RESET, DISCARD or DEALLOCATE."""
         prepared = self._prepared
         sql = message[text_begins : message.find(b"\0", text_begins)]
-        self._kept.asked(sql, is_alone=is_alone)
-        self._asking = message[HEADER : text_begins - 1]
         name = deallocate_of(sql) if text_begins == HEADER + 1 else None
+        if name is None and sql[:2].upper() != b"SA":
+            if self._pipeline.will_be_idle:
+                return _HELD
+            self._sets = True
+        self._pipeline.opened()
+        self._kept.asked(sql, is_alone=is_alone)
+        if self._is_session:
+            return None
+        self._asking = message[HEADER : text_begins - 1]
         if isinstance(name, bytes):
             return prepared.deallocate(name, message)
         return prepared.deallocate_all(message) if name is ALL else prepared.parse(message)
@@ -512,6 +558,7 @@ class RequestStream:
             return  # the one that was parsed just before it
         self._kept.asked_for = None
         if statement.watched:
+            self._sets = True
             self._kept.asked(statement.watched, is_alone=is_alone)
 
 

@@ -10,13 +10,16 @@ from collections.abc import Mapping
 from typing import Final
 
 from tenantproxy.wire.commands import leaves_state
-from tenantproxy.wire.session_texts import SetEffect, set_effects
+from tenantproxy.wire.frames import HEADER, QUERY
+from tenantproxy.wire.session_texts import SetEffect, may_set, set_effects
 from tenantproxy.wire.settings import ALL, MEANING, Settings, is_tracked, meaning_of, with_reported, with_set
 
 __all__ = ["KeptSettings"]
 
 
-_DEALLOCATE: Final = (b"DE", b"De", b"de")  # sets nothing
+_QUERY: Final = bytes((QUERY,))  # no text that is read begins with that
+_ALL: Final = SetEffect(ALL, None)
+_SETS_NOTHING: Final = (b"DE", b"SA")  # DEALLOCATE, SAVEPOINT
 _TAGS: Final = (b"SET", b"RESET")
 _NO_SETTINGS: Final = (b"in_hot_standby",)  # what a server reports of itself, and no reset changes
 _UNKNOWN: Final = SetEffect(b"?", None, is_local=True)  # something may be set, until the transaction ends
@@ -26,26 +29,57 @@ class KeptSettings:
     """One client's. `now` is what its next backend gets; `start` what its startup packet asked for.
 
     `meaning`: what a statement that is prepared now means by its text. Equal ones mean the same; one that is no
-    Settings is equal to itself only. `baseline`: what the pool's servers report of a session as at startup.
+    Settings is equal to itself only. `baseline`: what the pool's servers report of a session as at startup, `greeted`:
+    of one with `start`.
     """
 
-    __slots__ = ("_baseline", "_staged", "_start", "asked_for", "is_dirty", "meaning", "now")
+    __slots__ = (
+        "_baseline",
+        "_greeted",
+        "_staged",
+        "_start",
+        "asked_for",
+        "has_returned",
+        "is_dirty",
+        "meaning",
+        "now",
+    )
 
-    def __init__(self, start: Settings, baseline: Mapping[bytes, bytes]) -> None:
+    def __init__(
+        self, start: Settings, baseline: Mapping[bytes, bytes], *, greeted: Mapping[bytes, bytes] | None = None
+    ) -> None:
         self.now = start
         self.meaning: object = meaning_of(start)
         self.is_dirty = False  # the session is not what it was, beyond what `now` says
+        self.has_returned = False  # the backend went back to what it has at its start; the client has another one
         self._start = start
         self._baseline = baseline
+        self._greeted = baseline if greeted is None else greeted
         # Done, and in force until the transaction ends or from then on; one for each name, so few.
         self._staged: dict[tuple[bytes, bool], SetEffect] = {}
         self.asked_for: bytes | list[SetEffect | None] | None = None
-        """The text whose tags come next, then what of it has not come: read when there is one of SET or RESET."""
+        """The text whose tags come next (or the whole message of a simple query), then what of it has not come: read
+        when there is one of SET or RESET."""
+
+    @property
+    def start(self) -> Settings:
+        """To what a reset returns."""
+        return self._start
+
+    @property
+    def may_set(self) -> bool:
+        """Whether a text is not answered that may set something."""
+        asked = self.asked_for
+        if not isinstance(asked, bytes):
+            return False
+        if not may_set(_text_of(asked)):
+            self.asked_for = None  # it is not looked at again
+        return self.asked_for is not None
 
     def asked(self, sql: bytes, *, is_alone: bool) -> None:
         """A text that may set something was sent; `is_alone`: nothing else is unanswered."""
         self.asked_for = sql if is_alone else None
-        if sql[:2] not in _DEALLOCATE:
+        if sql[:2].upper() not in _SETS_NOTHING:
             self._stage(_UNKNOWN)
 
     def tagged(self, tag: bytes) -> None:
@@ -54,20 +88,28 @@ class KeptSettings:
             effect = self._next_effect()
             if effect is None:
                 self.is_dirty = True
-                effect = _UNKNOWN
             else:
                 self._staged.pop((_UNKNOWN.name, True), None)
-            self._stage(effect)
+            self._returning(effect is None or (effect.value is None and bool(effect.name)))
+            self._stage(effect or _UNKNOWN)
+        elif tag == b"DISCARD ALL":
+            self.is_dirty = True
+            self._returning(True)
+            self._stage(_ALL)
         elif tag == b"ROLLBACK":
             self._void()
         elif leaves_state(tag):
             self.is_dirty = True
 
+    def _returning(self, is_reset: bool) -> None:
+        if is_reset and self._start:
+            self.has_returned = True
+
     def _next_effect(self) -> SetEffect | None:
         """What the statement did whose tag has come; None: it is not known."""
         asked = self.asked_for
         if isinstance(asked, bytes):
-            asked = self.asked_for = set_effects(asked)
+            asked = self.asked_for = set_effects(_text_of(asked))
         return asked.pop(0) if asked else None
 
     def _stage(self, effect: SetEffect) -> None:
@@ -112,18 +154,40 @@ class KeptSettings:
         self._understand()
         return True
 
+    def returned(self) -> list[tuple[bytes, bytes]]:
+        """What its next backend will report of the settings that went back: to what the client has at its start."""
+        self.has_returned = False
+        reset = {effect.name for effect in self._staged.values() if effect.value is None and not effect.is_local}
+        wanted = dict(self._after_this())
+        return [
+            (name, self._greeted[name])
+            for name, value in self._start
+            if (name in reset or ALL in reset)
+            and wanted.get(name) == value
+            and self._greeted.get(name, b"") != self._baseline.get(name, b"")
+        ]
+
+    def _after_this(self) -> Settings:
+        """`now`, when the transaction has committed."""
+        settings = self.now
+        for effect in self._staged.values():
+            if not effect.is_local:
+                settings = with_set(settings, effect.name, effect.value, start=self._start)
+        return settings
+
     def ended(self) -> bool:
         """The transaction ended: returns whether the backend is dirty; if not, its session is `now`."""
         if not (self._staged or self.is_dirty):  # most
             return False
-        for effect in self._staged.values():
-            if effect.is_local:
-                continue
-            self.now = with_set(self.now, effect.name, effect.value, start=self._start)
-            if effect.value is None:  # to what the client wished at its start, not to what the backend went back to
-                self.is_dirty = True
+        self.now = self._after_this()
+        is_dirty, self.is_dirty = self.is_dirty, False
+        # A reset is to what the client wished at its start, not to what the backend went back to.
+        is_dirty = is_dirty or any(each.value is None and not each.is_local for each in self._staged.values())
         self._staged.clear()
         self._understand()
         self.asked_for = None
-        is_dirty, self.is_dirty = self.is_dirty, False
         return is_dirty
+
+
+def _text_of(asked: bytes) -> bytes:
+    return asked[HEADER:-1] if asked[:1] == _QUERY else asked

@@ -12,9 +12,9 @@ from typing import Final, NamedTuple
 from tenantproxy.wire.commands import is_local
 from tenantproxy.wire.settings import canonical, read_set
 
-__all__ = ["MAX_TEXT", "SetEffect", "set_effects"]
+__all__ = ["MAX_READ", "SetEffect", "may_set", "set_effects"]
 
-MAX_TEXT: Final = 8192  # bytes; longer ones are not read
+MAX_READ: Final = 8192  # bytes; longer ones are not read
 
 
 class SetEffect(NamedTuple):
@@ -42,12 +42,20 @@ _NAME: Final = re.compile(rb"[A-Za-z_]+")
 _LOCAL_SET: Final = re.compile(rb"SET\s+LOCAL\s+", re.IGNORECASE)
 
 
+_SETS: Final = re.compile(rb"(?:\A|;|\*/|--[^\n]*+\n)\s*(?:SET|RESET|DISCARD)\b", re.IGNORECASE)
+
+
+def may_set(sql: bytes) -> bool:
+    """Whether the session may be set otherwise after this text: what follows waits until it is answered."""
+    return len(sql) <= MAX_READ and _SETS.search(sql) is not None
+
+
 def set_effects(sql: bytes) -> list[SetEffect | None] | None:
     """One for each statement of `sql` that is tagged SET or RESET, in order; None there: not known.
 
     None for all: the text cannot be read. `sql` is without the NUL that ends it in its message.
     """
-    statements = _split(sql) if len(sql) <= MAX_TEXT else None
+    statements = _split(sql) if len(sql) <= MAX_READ else None
     if statements is None:
         return None
     effects: list[SetEffect | None] = []

@@ -145,7 +145,13 @@ class Lender:
         self._open()
 
     def enter(
-        self, backend: Backend, route: Route, session: Settings, done: Callable[[TenantProxyError | None], None]
+        self,
+        backend: Backend,
+        route: Route,
+        session: Settings,
+        done: Callable[[TenantProxyError | None], None],
+        *,
+        start: Settings = (),
     ) -> None:
         self.entering.append((backend, done))
 

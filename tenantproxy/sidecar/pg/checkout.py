@@ -14,6 +14,7 @@ from tenantproxy.model import Route
 from tenantproxy.pools.pool import Pool
 from tenantproxy.raw.backend import RawBackend, Settings
 from tenantproxy.raw.lender import Acquire, RawLender
+from tenantproxy.wire.settings import NO_SETTINGS
 from tenantproxy.wire.states import Table
 
 __all__ = ["CHECKOUT", "Checkout", "CheckoutState", "Holder", "Source"]
@@ -206,12 +207,12 @@ class Checkout:
             self._holder.not_checked_out(error)
 
     # --- held --------------------------------------------------------------------------------------------------------
-    def renew(self, settings: Settings) -> None:
-        """Bind again; the client must not have anything under way until `renewed`."""
+    def renew(self, settings: Settings, *, start: Settings = NO_SETTINGS) -> None:
+        """Bind again; the client must not have anything under way until `renewed`. `start`: see `RawLender.enter`."""
         assert self.backend is not None
         assert self.route is not None
         self._move(_E.DUE)
-        self._lender.enter(self.backend, self.route, settings, self._renewed)
+        self._lender.enter(self.backend, self.route, settings, self._renewed, start=start)
 
     def _renewed(self, error: TenantProxyError | None) -> None:
         if error is not None:

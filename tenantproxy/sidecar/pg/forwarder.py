@@ -8,6 +8,7 @@ leaves a backend in doubt for others.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from time import monotonic
 from typing import Protocol
 
@@ -46,6 +47,9 @@ _RETRYING, _END = CheckoutState.RETRYING, Stop.END
 _KNOWN, _UNFINISHED, _COPY_IN, _NO_COPY = Certainty.KNOWN, Certainty.UNFINISHED, Copy.IN, Copy.NONE
 
 
+_READY_SIZE = len(answers.ready_for_query())
+
+
 class Owner(Protocol):
     """The relay that a forwarder works for."""
 
@@ -76,7 +80,9 @@ class Forwarder:
         "_on_lost",
         "_owner",
         "_replay",
+        "_reported",
         "_requests",
+        "_returning",
         "_sink",
         "_transport",
         "answered_at",
@@ -127,6 +133,8 @@ class Forwarder:
         self._is_session = is_session  # the client keeps its backend to its end
         self._is_idle_after_rest = False  # the rest of a message is still to be passed on
         self._replay: bytes | None = None  # the segment under way, while it can be sent once more
+        self._returning: bytes | None = None  # answers that wait until the settings are those of the client's start
+        self._reported: dict[bytes, bytes] = {}  # what the server had reported when that began
         self._sink, self._on_lost = self._from_server, self._lost
 
     def __repr__(self) -> str:
@@ -159,6 +167,8 @@ class Forwarder:
                 return
         if not self.pipeline.outstanding:
             self.asked_at = monotonic()
+            if is_query:
+                self.kept.asked_for = data
         if is_query:
             requests.queried()
             backend.write(data)
@@ -215,6 +225,10 @@ class Forwarder:
         elif stop is Stop.BYTES:
             self._wait(_BYTES, data[at:], needed=self._requests.needed)
             return False
+        elif stop is Stop.ANSWERS:
+            if self.pipeline.outstanding:
+                self._wait(_ANSWERS, data[at:])
+                return False
         elif stop is Stop.COMPARED:
             self._wait(_COMPARED, data[at:])
             return False
@@ -241,8 +255,11 @@ class Forwarder:
         backend = checkout.backend
         if backend is None or self._requests.state is _PASSING:
             return _NOTHING
-        if pipeline.outstanding >= MAX_OUTSTANDING:
-            return _ROOM
+        if pipeline.outstanding:
+            if pipeline.outstanding >= MAX_OUTSTANDING:
+                return _ROOM
+            if self.kept.asked_for is not None and pipeline.will_be_idle and self.kept.may_set:
+                return _ANSWERS
         if backend.binding is None or backend.bound_until - monotonic() > self._lender.renewal:
             return _NOTHING
         # A transaction is never cut, nor is a COPY; and where there is a doubt, what is outstanding may never come.
@@ -344,6 +361,7 @@ class Forwarder:
             backend.on_lost = self._on_lost
             if self.client_is_slow:  # it is not paused again: the client's transport is full already
                 backend.pause_reading()
+            self._told(backend)
             self._resume(_BACKEND)
 
     def _idle(self, *, is_amid: bool = False) -> None:
@@ -416,10 +434,7 @@ class Forwarder:
             self._owner.end(ConnectFailed("the server broke the protocol", detail=exc.message))
             return
         if responses.events:
-            if self.session.note(responses.take_events(), self.checkout.backend):
-                self.prepared.meaning_changed(responses.readies)
-            if responses.is_copying_in and self.inbox.hold is _ANSWERS:  # it may be what the server waits for now
-                asyncio.get_running_loop().call_soon(self._resume, _ANSWERS)
+            self._note()
         if responses.readies:
             self.kept.asked_for = None
             traffic.queries += responses.readies
@@ -428,15 +443,61 @@ class Forwarder:
                 traffic.query_seconds += now - self.asked_at
         if (responses.is_stale or self.checkout.state is _RETRYING) and self._is_retried():
             return
-        if out:
-            self._replay = None
-            self._transport.write(out)
-        if responses.is_idle:
-            self._idle()
+        if responses.is_idle and self.kept.has_returned:
+            self._returned(out)
+        else:
+            if out:
+                self._replay = None
+                self._transport.write(out)
+            if responses.is_idle:
+                self._idle()
         if pipeline.is_lost and not (self._is_session or responses.is_fatal):
             self._owner.end(_unknown_answers())
         elif self.inbox.hold is not _NOTHING:
             self._answered()
+
+    def _note(self) -> None:
+        """Something has happened that is more than rows."""
+        responses = self.responses
+        if self.session.note(responses.take_events(), self.checkout.backend):
+            self.prepared.meaning_changed(responses.readies)
+        if responses.is_copying_in and self.inbox.hold is _ANSWERS:  # it may be what the server waits for now
+            asyncio.get_running_loop().call_soon(self._resume, _ANSWERS)
+
+    def _returned(self, out: bytes) -> None:
+        """Settings went back to what the backend has at its start, and the client has another one.
+
+        A backend that is kept is set to that, and bound, before its client hears `out`, which ends with ReadyForQuery.
+        """
+        self._replay = None
+        kept = self.kept
+        returned = kept.returned()
+        if not (self._is_session or self.session.pin):
+            self._transport.write(_before_ready(out, returned))
+            self._idle()
+            return
+        self._returning = out
+        self._idle()
+        backend = self.checkout.backend
+        if backend is not None and not self.is_over:
+            self._reported = dict(backend.parameters)
+            self.checkout.renew(kept.now, start=kept.start)
+
+    def take_returning(self) -> bytes:
+        """What the client is not told before its settings are what they were at its start."""
+        out, self._returning = self._returning, None
+        return out or b""
+
+    def _told(self, backend: RawBackend) -> None:
+        """The settings are: tell it, and what the server has reported since."""
+        if self._returning is None:
+            return
+        reported = [pair for pair in backend.parameters.items() if self._reported.get(pair[0]) != pair[1]]
+        for name, value in reported:
+            self.kept.reported(name, value)
+        backend.session = self.kept.now
+        self._reported = {}
+        self._transport.write(_before_ready(self.take_returning(), reported))
 
     def _answered(self) -> None:
         """What waits for answers may go on."""
@@ -485,6 +546,12 @@ class Forwarder:
         if self.checkout.leave():
             self._give_back()
         self.prepared.leave()
+
+
+def _before_ready(out: bytes, reported: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """`out`, which ends with ReadyForQuery, with reports of these settings before that."""
+    statuses = b"".join(answers.parameter_status(name, value) for name, value in reported)
+    return out[:-_READY_SIZE] + statuses + out[-_READY_SIZE:] if statuses else out
 
 
 def _unknown_answers() -> ProtocolError:

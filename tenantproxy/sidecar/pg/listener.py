@@ -351,7 +351,7 @@ class PgListener:
             source=source,
             lender=self._lending.lender,
             statements=self._statements.setdefault(pool, Statements()),
-            kept=KeptSettings(wish.settings, baseline),
+            kept=KeptSettings(wish.settings, baseline, greeted=reported),
             is_session=target.pool_mode == "session",
             traffic=traffic,
             on_end=client.ended,

@@ -202,6 +202,7 @@ class Relay(asyncio.Protocol):
         """See `forwarder.Owner`: say why, and close."""
         if self._forwarder.is_over:
             return
+        self._transport.write(self._forwarder.take_returning())
         if not self._forwarder.responses.is_half_passed:  # else the client would take it for the rest of a row
             self._transport.write(answers.error_response(error, fatal=True))
         self._clean_up()

@@ -22,12 +22,12 @@ def stream() -> RequestStream:
 
 
 def test_a_message_in_pieces_passes_and_the_reading_stops_at_its_end(stream: RequestStream) -> None:
-    sent = query(b"x" * 100)
+    sent = query(b"x" * 9000)
     assert stream.read(sent[:50], has_backend=True) == sent[:50]
     assert str(stream.state) == "passing"
-    assert "passing, 56 bytes" in repr(stream)
+    assert "passing, 8956 bytes" in repr(stream)
     assert stream.read(sent[50:] + SYNC, has_backend=True) == sent[50:]
-    assert (str(stream.state), stream.stop, stream.at) == ("boundary", Stop.BOUNDARY, 56)
+    assert (str(stream.state), stream.stop, stream.at) == ("boundary", Stop.BOUNDARY, 8956)
 
 
 def test_what_needs_no_backend_asks_for_none(stream: RequestStream) -> None:
@@ -49,7 +49,7 @@ def test_behind_a_refusal_all_is_void_up_to_the_next_sync(stream: RequestStream)
 
 
 def test_a_simple_query_that_is_refused_is_void_alone(stream: RequestStream) -> None:
-    sent = query(b"x" * 100)
+    sent = query(b"x" * 9000)
     assert stream.refuse(sent[:30]) == 30
     assert str(stream.state) == "discarding"
     stream.read(sent[30:], has_backend=False)
