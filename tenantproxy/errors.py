@@ -10,6 +10,7 @@
       RegistryUnavailable 503 08006 retry
       TooManyClients 503 53300 retry
       OutOfMemory 503 53200 retry        StatementTooLong 400 54000
+      QueryTimeout 504 57014    IdleSession 503 57P05
       PoolError 503 53300 retry
         PoolTimeout  PoolFull  BudgetExhausted  PoolClosed 57P01  ConnectFailed 08001
         LeaseExpired 57P01              held for too long while others wait: its connection was closed
@@ -36,6 +37,7 @@ __all__ = [
     "ConfigurationError",
     "ConnectFailed",
     "Exposure",
+    "IdleSession",
     "IdleTransaction",
     "InvalidCredentials",
     "InvalidSetting",
@@ -50,6 +52,7 @@ __all__ = [
     "PoolTimeout",
     "Problem",
     "ProtocolError",
+    "QueryTimeout",
     "RegistryUnavailable",
     "StatementTooLong",
     "TenantError",
@@ -232,6 +235,18 @@ class StatementTooLong(TenantProxyError):
     """A statement with a name, in transaction mode, whose text is longer than is kept."""
 
     http_status, sqlstate, code = 400, "54000", "statement_too_long"
+
+
+class QueryTimeout(TenantProxyError):
+    """What a client of the PostgreSQL port had run took longer than `query_timeout`."""
+
+    http_status, sqlstate, code = 504, "57014", "query_timeout"
+
+
+class IdleSession(TenantProxyError):
+    """A client of the PostgreSQL port asked for nothing for longer than `client_idle_timeout`."""
+
+    http_status, sqlstate, code = 503, "57P05", "idle_session"
 
 
 class PoolError(TenantProxyError):

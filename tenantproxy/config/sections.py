@@ -188,6 +188,9 @@ class Pg(Section):
     ssl_cert_file: Text = ""
     ssl_key_file: Text = ""
     idle_transaction_timeout: NoTimeout = 60.0  # whatever the client sets
+    client_idle_timeout: NoTimeout = 0.0
+    query_timeout: NoTimeout = 0.0
+    tcp_keepalive: NoTimeout = 60.0  # of silence, after which the kernel asks whether a client's machine is there
     jwt: Flag = False
     users: Mapping[str, PgUser] = Field(default_factory=dict)
 
@@ -227,6 +230,9 @@ RELOADED: Final = (
     "max_memory",
     "max_memory_per_tenant",
     "idle_transaction_timeout",
+    "client_idle_timeout",
+    "query_timeout",
+    "tcp_keepalive",
 )
 """Keys of `[pg]` that a running process takes over: RELOAD, SIGHUP."""
 

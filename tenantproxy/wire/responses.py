@@ -83,6 +83,7 @@ _MAX_LOOKED_AT: Final = 1024 * 1024  # an error with a long DETAIL
 # Fields of an error. No text that a user chose has a NUL before it.
 _FATAL: Final = (b"\0VFATAL\0", b"\0VPANIC\0")
 _STALE_PLAN: Final = (b"\0C0A000\0", b"\0RRevalidateCachedQuery\0")
+_CANCELLED: Final = b"\0C57014\0"
 _INSIDE: Final = b"\0W"  # a function: what ran it is the client's own
 # A statement is not there, or is; the session says that it is another's: a set_config in a SELECT shows nowhere else.
 _REFUSED: Final = (b"\0C26000\0", NAME_PREFIX + b"none")
@@ -120,6 +121,7 @@ class ResponseStream:
         "is_retryable",
         "is_stale",
         "readies",
+        "timed_out",
     )
 
     def __init__(self, pipeline: Pipeline, prepared: Prepared, *, is_session: bool) -> None:
@@ -129,6 +131,7 @@ class ResponseStream:
         self.is_stale = False  # the plan of a statement was
         self.is_retryable = False  # and nothing of what was sent has run
         self.is_fatal = False  # it has said why it goes
+        self.timed_out = b""  # what the client hears when what runs for it was cancelled, for it took too long
         self.events: list[tuple[int, bytes]] = []
         """In order: tags of commands other than SELECT, reports of settings, errors, beginnings of COPY."""
         self._pipeline = pipeline
@@ -301,6 +304,9 @@ class ResponseStream:
             self.is_retryable = is_first and is_of_bind and pipeline.owes_one_sync
         elif is_unexpected(error):
             prepared.lost()
+        if self.timed_out and _CANCELLED in error:
+            instead, self.timed_out = self.timed_out, b""
+            return instead
         return b""
 
     def _is_waited_for(self, kind: int, length: int) -> bool:

@@ -39,6 +39,8 @@ TABLE: dict[str, tuple[int, str, str, bool]] = {
     "TooManyClients": (503, "53300", "too_many_clients", True),
     "OutOfMemory": (503, "53200", "out_of_memory", True),
     "StatementTooLong": (400, "54000", "statement_too_long", False),
+    "QueryTimeout": (504, "57014", "query_timeout", False),
+    "IdleSession": (503, "57P05", "idle_session", False),
     "PoolFull": (503, "53300", "pool_full", True),
     "BudgetExhausted": (503, "53300", "budget_exhausted", True),
     "PoolClosed": (503, "57P01", "pool_closed", True),

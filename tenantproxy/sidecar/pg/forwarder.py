@@ -145,6 +145,11 @@ class Forwarder:
         """Whether the client has begun what only it can end: a segment, a message or the data of a COPY."""
         return self.pipeline.is_open or self._requests.state is _PASSING or self.pipeline.copy is _COPY_IN
 
+    @property
+    def is_unread(self) -> bool:
+        """Whether something that the client was sent is still here."""
+        return self._transport.get_write_buffer_size() > 0
+
     # --- from the client ---------------------------------------------------------------------------------------------
     def received(self, data: bytes) -> None:
         """Bytes came from the client."""

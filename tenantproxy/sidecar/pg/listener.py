@@ -18,6 +18,7 @@ from typing import Final, Protocol
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from tenantproxy.config import Pg
+from tenantproxy.connect.keepalive import keep_alive
 from tenantproxy.errors import (
     AuthError,
     InvalidSetting,
@@ -33,7 +34,6 @@ from tenantproxy.events import Observer, ignore
 from tenantproxy.metrics.listeners import ListenerStats
 from tenantproxy.metrics.pg import LOGIN_RESULTS, LimitUsage, LoginResult, PgStats
 from tenantproxy.model import Route, TenantId, TenantStatus
-from tenantproxy.pools.exhaustion import idle_in_transaction
 from tenantproxy.pools.pool import Pool
 from tenantproxy.raw.backend import RawBackend
 from tenantproxy.raw.lender import RawLender
@@ -49,6 +49,7 @@ from tenantproxy.sidecar.pg.refusals import LoginRefusals
 from tenantproxy.sidecar.pg.relay import Relay
 from tenantproxy.sidecar.pg.traffic import Traffic
 from tenantproxy.sidecar.pg.users import CONSOLES, Credential, Target, Users
+from tenantproxy.slices import in_slices
 from tenantproxy.wire import answers
 from tenantproxy.wire.memory import ProcessMemory, TenantMemory
 from tenantproxy.wire.session_settings import KeptSettings
@@ -118,7 +119,7 @@ class PgListener:
         self._traffic: dict[TenantId, Traffic] = {}
         self._paused: dict[TenantId, asyncio.Event] = {}
         self._server: asyncio.Server | None = None
-        self._watch: asyncio.Task[None] | None = None
+        self._watches: list[asyncio.Task[None]] = []
         self._is_empty = asyncio.Event()
         self._is_closing = False
         self.logins: dict[LoginResult, int] = dict.fromkeys(LOGIN_RESULTS, 0)
@@ -129,7 +130,10 @@ class PgListener:
         """Bind and accept. Raises OSError when the address cannot be had."""
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(lambda: Newcomer(self), self._host, self._port, backlog=_BACKLOG)
-        self._watch = loop.create_task(self._watch_over(), name="tenantproxy pg watch", context=Context())
+        self._watches = [
+            loop.create_task(self._watch_over(), name="tenantproxy pg watch", context=Context()),
+            loop.create_task(self._watch_times(), name="tenantproxy pg timeouts", context=Context()),
+        ]
 
     async def close(self) -> None:
         """Accept nobody; clients end when nothing of theirs is under way, after `drain_timeout` at any rate."""
@@ -147,34 +151,40 @@ class PgListener:
                     await self._is_empty.wait()
         for client in list(self._clients.values()):
             client.kill()
-        if self._watch is not None:
-            self._watch.cancel()
+        watches, self._watches = self._watches, []
+        for watch in watches:
+            watch.cancel()
             with suppress(asyncio.CancelledError):
-                await self._watch
-            self._watch = None
+                await watch
 
     async def _watch_over(self) -> None:
         """End those who hold a backend of a tenant that is not served any more; the others hear it when they ask."""
         while True:
             await asyncio.sleep(_WATCH_SECONDS)
-            self._end_idle_transactions(monotonic())
-            if self._memory.has_fallen(_TRIMMED):
-                trim()
             for client in [each for each in self._clients.values() if each.holds_backend]:
                 try:
                     await self._look_after(client)
                 except Exception:
                     logger.exception("looking after the clients of the PostgreSQL port failed")
 
-    def _end_idle_transactions(self, now: float) -> None:
-        """PostgreSQL has such a timeout too, but a client may set it to 0, or begin a segment that it does not end."""
-        limit = self._pg.idle_transaction_timeout
-        for client in list(self._clients.values()) if limit else ():
-            relay = client.relay
-            if relay is not None and (
-                relay.idle_in_transaction(now) > limit or relay.keeps_others_waiting(now) > limit
-            ):
-                relay.kill(idle_in_transaction(limit))
+    async def _watch_times(self) -> None:
+        """End those that take too long, and let the system have what clients do not need any more."""
+        while True:
+            await asyncio.sleep(_WATCH_SECONDS)
+            try:
+                await in_slices(self._sweeping())
+                if self._memory.has_fallen(_TRIMMED):
+                    trim()
+            except Exception:
+                logger.exception("the timeouts of the PostgreSQL port failed")
+
+    def _sweeping(self) -> Iterator[None]:
+        for client in list(self._clients.values()):
+            if client.relay is not None:
+                error = client.relay.overdue(monotonic(), self._pg)
+                if error is not None:
+                    client.relay.kill(error)
+                yield
 
     async def _look_after(self, client: Client) -> None:
         relay, tenant = client.relay, client.target.tenant
@@ -362,6 +372,8 @@ class PgListener:
             client.drain()
 
     def _admit(self, newcomer: Newcomer, client: Client, welcome: bytes, protocol: asyncio.Protocol) -> None:
+        if self._pg.tcp_keepalive and not newcomer.transport.is_closing():
+            keep_alive(newcomer.transport, None, idle_seconds=self._pg.tcp_keepalive)
         self._clients[client.pid] = client
         newcomer.transport.write(
             welcome + answers.backend_key_data(client.pid, client.secret) + answers.ready_for_query()

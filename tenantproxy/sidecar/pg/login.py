@@ -98,7 +98,6 @@ class Newcomer(asyncio.Protocol):
         sock = transport.get_extra_info("socket")
         if sock is not None and sock.family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         self._timer = asyncio.get_running_loop().call_later(LOGIN_SECONDS, self.transport.abort, context=Context())
         self._door.came(self)
 

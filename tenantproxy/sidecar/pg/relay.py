@@ -10,12 +10,14 @@ from collections.abc import Callable
 from contextvars import Context
 from typing import Final
 
+from tenantproxy.config import Pg
 from tenantproxy.errors import ConnectFailed, LeaseExpired, OutOfMemory, PoolClosed, TenantProxyError
 from tenantproxy.raw.backend import RawBackend
 from tenantproxy.raw.lender import RawLender
 from tenantproxy.sidecar.pg.checkout import Source
 from tenantproxy.sidecar.pg.forwarder import Forwarder
 from tenantproxy.sidecar.pg.inbox import Hold
+from tenantproxy.sidecar.pg.timeouts import ClientClock
 from tenantproxy.sidecar.pg.traffic import Traffic
 from tenantproxy.wire import answers
 from tenantproxy.wire.frames import IDLE
@@ -35,14 +37,13 @@ class Relay(asyncio.Protocol):
     """
 
     __slots__ = (
+        "_clock",
         "_forwarder",
         "_is_draining",
         "_is_session",
         "_lender",
         "_on_end",
         "_received",
-        "_silent_at",
-        "_silent_since",
         "_transport",
     )
     # thousands of clients may be there, most of them idle
@@ -77,7 +78,7 @@ class Relay(asyncio.Protocol):
             memory=TenantMemory() if memory is None else memory,
         )
         self._received = self._forwarder.received
-        self._silent_at, self._silent_since = -1, 0.0
+        self._clock = ClientClock()
 
     def __repr__(self) -> str:
         return f"<Relay {self._forwarder!r}>"
@@ -135,22 +136,9 @@ class Relay(asyncio.Protocol):
         """Whether it has a backend, or waits for one."""
         return self.backend is not None or self.is_waiting
 
-    def idle_in_transaction(self, now: float) -> float:
-        """For how many seconds it has kept a transaction open without anything to do for the server."""
-        if self.backend is None or self._forwarder.pipeline.status == IDLE or self._forwarder.pipeline.outstanding:
-            return 0.0
-        return now - self._forwarder.answered_at
-
-    def keeps_others_waiting(self, now: float) -> float:
-        """For how many seconds nothing came from either side amid what only the client can end, while others wait.
-
-        To be asked again and again: it counts from when it was first asked. A statement that runs for so long behind a
-        Flush looks the same from here; PostgreSQL's own timeouts do not run then, or its client has turned them off.
-        """
-        forwarder = self._forwarder
-        if self.backend is None or not forwarder.is_amid or self._silent_at != forwarder.heard:
-            self._silent_at, self._silent_since = forwarder.heard, now
-        return now - self._silent_since if self.backend is not None and self.backend.pool.has_waiting else 0.0
+    def overdue(self, now: float, pg: Pg) -> TenantProxyError | None:
+        """Why it is to be ended now, by the timeouts of `pg`; asked at each sweep. See `timeouts`."""
+        return self._clock.overdue(self._forwarder, self._lender, now, pg)
 
     def cancel(self, done: Callable[[], None]) -> None:
         """The client asks to cancel what runs for it now; `done`: the request cannot hit what it sends from then on."""
