@@ -256,9 +256,9 @@ async def other_tenants(client: Client, seat: Seat) -> None:
         else:
             assert await conn.rows(seat.trespass) == []
             await conn.rows(f"SELECT set_config('app.current_tenant_id', '{seat.other}', false)")
-            with pytest.raises(Exception) as caught:
-                await conn.rows(seat.trespass)
-            assert client.state(caught.value) == "42501"
+            # On that backend it is an error, on another one, or after its reset, it finds nothing.
+            (found,) = await asyncio.gather(conn.rows(seat.trespass), return_exceptions=True)
+            assert (client.state(found) == "42501") if isinstance(found, BaseException) else found == []
     async with session(client, seat) as conn:
         assert await conn.rows(_NAMES) == [(name,) for name in seat.rows]
 

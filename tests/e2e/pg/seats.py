@@ -150,7 +150,9 @@ async def build(server: EmbeddedPostgres, folder: Path) -> Path:
         role, name = f"role_schema_{place}", f"schema_{place}"
         await provision_schema(connect, database=_SCHEMAS, schema=name, role=role, statements=[*_OWN, _fill(name)])
         role, name = f"role_database_{place}", f"database_{place}"
-        await provision_database(connect, database=name, role=role, statements=[*_OWN, _fill(name)])
+        # So that tools which bring their own schema can, as they do in a database of their own.
+        may_create = f'GRANT CREATE, TEMPORARY ON DATABASE "{name}" TO "{role}"'
+        await provision_database(connect, database=name, role=role, statements=[*_OWN, _fill(name), may_create])
     for database, tenants in (("shared", ("row_mine", "row_other")), ("shared_narrow", ("row_narrow",))):
         await provision_shared(
             connect, database=database, role=_APP, tables=["projects", "notes"],

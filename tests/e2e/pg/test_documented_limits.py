@@ -15,7 +15,7 @@ from tests.e2e.pg.seats import Seat
         ("SET work_mem = '7MB'", "work_mem", "7MB"),
         ("SET app.user_id = 'me'", "app.user_id", "me"),
         ("SET default_transaction_read_only = on", "default_transaction_read_only", "on"),
-        ("SET statement_timeout = '54s'; SET lock_timeout = '53s'", "lock_timeout", "53s"),
+        ("SELECT 1; SET lock_timeout = '53s'", "lock_timeout", "53s"),
     ],
     ids=lambda each: each.split(" = ")[0].replace(" ", "_"),
 )
@@ -42,6 +42,16 @@ def test_what_is_set_for_a_transaction_is_had_in_it_and_no_longer(seat: Seat) ->
         assert found is not None
         assert found[0] != "7MB"
         assert not found[1]
+
+
+def test_several_settings_of_one_query_last(seat: Seat) -> None:
+    with psycopg.connect(conninfo(seat, seat.crowded), autocommit=True) as one:
+        with psycopg.connect(conninfo(seat, seat.crowded), autocommit=True) as other:
+            one.execute("SET statement_timeout = '54s'; SET lock_timeout = '53s'")
+            shown = "SELECT current_setting('statement_timeout'), current_setting('lock_timeout')"
+            for _ in range(3):
+                assert other.execute(shown).fetchone() != ("54s", "53s")
+                assert one.execute(shown).fetchone() == ("54s", "53s")
 
 
 def test_several_settings_the_server_reports_last_though_they_came_in_one_query(seat: Seat) -> None:

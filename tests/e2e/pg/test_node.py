@@ -10,11 +10,13 @@ import pytest
 
 from tests.e2e.pg.checks import CHECKS
 from tests.e2e.pg.conftest import Port
-from tests.e2e.pg.programs import NODE, expect_all, run_program
+from tests.e2e.pg.programs import NODE, all_seats, expect_all, expect_everywhere, run_program
 from tests.e2e.pg.seats import MODES, Mode, seats
 
 IN_NODE: Final = frozenset(CHECKS) - {"late_cancel"}  # no client of Node asks for it
 OF_AN_ORM: Final = frozenset({"own_rows", "transactions", "prepared", "errors"})
+ORMS: Final = ("kysely", "knex", "sequelize", "typeorm", "prisma")
+QUEUES: Final = ("graphile_worker", "pg_boss")
 
 
 @pytest.mark.timeout(180)
@@ -27,8 +29,28 @@ OF_AN_ORM: Final = frozenset({"own_rows", "transactions", "prepared", "errors"})
 def test_a_client_of_node_finds_what_a_server_of_its_own_would_give(
     program: str, checks: frozenset[str], mode: Mode, pg_port: Port
 ) -> None:
-    node = shutil.which("node")
-    if node is None or not (NODE / "node_modules").is_dir():
-        pytest.skip(f"needs node, and its clients: npm ci --prefix tests/e2e/pg/{NODE.name}")
+    node = _node()
     places = [seat.as_dict() for seat in seats(mode, pg_port.host, pg_port.port)]
     expect_all(run_program([node, str(NODE / f"{program}.mjs")], given=json.dumps({"seats": places})), checks)
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("program", ORMS)
+def test_an_orm_of_node_finds_what_a_server_of_its_own_would_give(program: str, pg_port: Port) -> None:
+    said = run_program([_node(), str(NODE / f"{program}.mjs")], given=all_seats(pg_port.host, pg_port.port))
+    expect_everywhere(said, OF_AN_ORM | {"other_tenants"})
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("program", QUEUES)
+def test_a_queue_of_node_makes_its_tables_at_a_tenant_and_runs_jobs(program: str, pg_port: Port) -> None:
+    """They bring a schema of their own, so they are for tenants with a database of their own."""
+    said = run_program([_node(), str(NODE / f"{program}.mjs")], given=all_seats(pg_port.host, pg_port.port))
+    assert said == {(f"{mode}-database", "jobs"): "" for mode in MODES}
+
+
+def _node() -> str:
+    node = shutil.which("node")
+    if node is None or not (NODE / "node_modules" / "typeorm").is_dir():
+        pytest.skip(f"needs node, and its clients: npm ci --prefix tests/e2e/pg/{NODE.name}")
+    return node

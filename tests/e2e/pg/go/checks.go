@@ -250,8 +250,11 @@ func otherTenants(c client, at seat) {
 			must(err)
 			same(len(found), 0)
 			run(s[0], "SELECT set_config('app.current_tenant_id', '"+at.Other+"', false)")
-			_, err = s[0].rows(at.Trespass)
-			fails(c, "42501", err)
+			// On that backend it is an error, on another one, or after its reset, it finds nothing.
+			if found, err = s[0].rows(at.Trespass); err != nil {
+				fails(c, "42501", err)
+			}
+			same(len(found), 0)
 		} else {
 			fails(c, at.TrespassState, err)
 		}

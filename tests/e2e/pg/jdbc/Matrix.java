@@ -423,7 +423,11 @@ public final class Matrix {
             if (seat.get("trespass_state").isEmpty()) {
                 same(column(conn, seat.get("trespass")), List.of());
                 one(conn, "SELECT set_config('app.current_tenant_id', '" + seat.get("other") + "', false)");
-                fails("42501", () -> column(conn, seat.get("trespass")));
+                try { // on that backend it is an error, on another one, or after its reset, it finds nothing
+                    same(column(conn, seat.get("trespass")), List.of());
+                } catch (SQLException error) {
+                    same(error.getSQLState(), "42501");
+                }
             } else {
                 fails(seat.get("trespass_state"), () -> column(conn, seat.get("trespass")));
             }

@@ -232,7 +232,9 @@ async function other_tenants(client, seat) {
     } else {
       assert.deepEqual(await conn.rows(seat.trespass), [])
       await conn.rows(`SELECT set_config('app.current_tenant_id', '${seat.other}', false)`)
-      await fails(client, conn.rows(seat.trespass), '42501')
+      // On that backend it is an error, on another one, or after its reset, it finds nothing.
+      const found = await conn.rows(seat.trespass).catch((error) => client.state(error))
+      assert(found === '42501' || found.length === 0, String(found))
     }
   })
   await withSessions(client, seat, 1, seat.tenant, async (conn) => {

@@ -174,7 +174,9 @@ my %checks = (
             } else {
                 same($trespass->(), []);
                 one($conn, "SELECT set_config('app.current_tenant_id', '$seat->{other}', false)");
-                fails('42501', $trespass);
+                # On that backend it is an error, on another one, or after its reset, it finds nothing.
+                my $found = eval { $trespass->() };
+                $found ? same($found, []) : same($DBI::state, '42501');
             }
         });
         several($seat, 1, $seat->{tenant}, sub ($conn) { same(column(rows($conn, NAMES)), $seat->{rows}) });

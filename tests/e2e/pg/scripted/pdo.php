@@ -209,7 +209,11 @@ $checks = [
         } else {
             same($session->rows($seat['trespass']), []);
             $session->rows("SELECT set_config('app.current_tenant_id', ?, false)", $seat['other']);
-            fails('42501', fn () => $session->rows($seat['trespass']));
+            try { // on that backend it is an error, on another one, or after its reset, it finds nothing
+                same($session->rows($seat['trespass']), []);
+            } catch (PDOException $error) {
+                same($error->errorInfo[0], '42501');
+            }
         }
         same(column((new Session($seat, $seat['tenant']))->rows(NAMES)), $seat['rows']);
     },
