@@ -191,6 +191,7 @@ class Pg(Section):
     client_idle_timeout: NoTimeout = 0.0
     query_timeout: NoTimeout = 0.0
     tcp_keepalive: NoTimeout = 60.0  # of silence, after which the kernel asks whether a client's machine is there
+    session_backend_at_login: Flag = True  # in session mode: its process id is the server's
     jwt: Flag = False
     users: Mapping[str, PgUser] = Field(default_factory=dict)
 

@@ -50,11 +50,14 @@ class Opening:
         observer: Observer,
         violations: dict[str, int],
         application_name: str = "tenantproxy",
+        statement_timeout: float | None = None,
     ) -> None:
+        """`statement_timeout`: of servers for which none is configured, seconds; None: the section's own default."""
         self._settings = settings
         self._observer = observer
         self._violations = violations
         self._application_name = application_name
+        self._statement_timeout = statement_timeout
         self._versions: dict[str, int] = {}  # by server, as far as known: decides which settings can be pinned
         self._signers: dict[tuple[str, str], Signer] = {}
         self.reach = ReachCheck(settings, observer=observer, violated=self.violated)
@@ -72,9 +75,12 @@ class Opening:
     def pins(self, key: PoolKey) -> dict[str, str]:
         """Its startup parameters, as far as it is known what its server understands."""
         server = self.server(key)
+        timeout = server.statement_timeout
+        if self._statement_timeout is not None and "statement_timeout" not in server.model_fields_set:
+            timeout = self._statement_timeout
         pins = Pins(
             search_path=server.search_path,
-            statement_timeout=server.statement_timeout,
+            statement_timeout=timeout,
             idle_in_transaction_timeout=server.idle_in_transaction_timeout,
             lock_timeout=server.lock_timeout,
             application_name=self._application_name,

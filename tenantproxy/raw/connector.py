@@ -33,7 +33,13 @@ class RawConnector:
     """Opens and ends the backends of all raw pools of one router. What it has under way ends with `close`."""
 
     def __init__(self, settings: Settings, *, observer: Observer, violations: dict[str, int]) -> None:
-        self._opening = Opening(settings, observer=observer, violations=violations, application_name=APPLICATION_NAME)
+        self._opening = Opening(
+            settings,
+            observer=observer,
+            violations=violations,
+            application_name=APPLICATION_NAME,
+            statement_timeout=0.0,  # as a server's: a migration may take as long as it likes
+        )
         self._opener = Opener(self._opening)
         self._tasks = ConnectorTasks()
         self._ends: dict[RawBackend, End] = {}

@@ -13,6 +13,8 @@ from typing import Final, Literal
 
 __all__ = [
     "ALL",
+    "READ",
+    "VACATING",
     "WATCHED",
     "Every",
     "bare",
@@ -22,6 +24,7 @@ __all__ = [
     "leaves_state",
     "pins",
     "unbinds",
+    "vacates",
 ]
 
 # By the first word. What is not here leaves something: SET, RESET, DISCARD (the settings are not what we believed),
@@ -37,12 +40,20 @@ _PINS: Final = {b"LISTEN", b"PREPARE"}
 _UNBINDS: Final = {b"RESET", b"DISCARD ALL", b"DISCARD SEQUENCES"}
 
 
-WATCHED: Final = frozenset(
-    bytes(letters)
-    for text in (b"SET", b"RES", b"DIS", b"DEA", b"SAV")
-    for letters in product(*((letter, letter | 0x20) for letter in text))
-)
+def _written(*words: bytes) -> frozenset[bytes]:
+    return frozenset(
+        bytes(letters) for text in words for letters in product(*((letter, letter | 0x20) for letter in text))
+    )
+
+
+VACATING: Final = _written(b"DRO", b"ALT", b"CRE")
+"""How the texts begin that `vacates` reads."""
+
+WATCHED: Final = _written(b"SET", b"RES", b"DIS", b"DEA", b"SAV")
 """How the texts begin that a relay reads: SET, RESET, DISCARD, DEALLOCATE, SAVEPOINT."""
+
+READ: Final = WATCHED | VACATING
+"""Both."""
 
 
 class Every(Enum):
@@ -82,6 +93,11 @@ _WITHIN: Final = re.compile(
 )
 # A value may be anything that cannot end the statement. A name has to follow: `SET local .x = 1` sets `local.x`.
 _LOCAL: Final = re.compile(rb"SET\s+(?:LOCAL|TRANSACTION|CONSTRAINTS)\s+[A-Za-z_\"\x80-\xff][^;]*", re.IGNORECASE)
+_VACATES: Final = (
+    re.compile(rb"DROP\s+DATABASE\s+(?:IF\s+EXISTS\s+)?" + _NAME + rb"(?:\s*(?:WITH\s*)?\([^;]*\))?", re.IGNORECASE),
+    re.compile(rb"ALTER\s+DATABASE\s+" + _NAME + rb"\s+(?:RENAME\s+TO|SET\s+TABLESPACE)\s[^;]+", re.IGNORECASE),
+    re.compile(rb"CREATE\s+DATABASE\s[^;]+?\sTEMPLATE(?:\s*=\s*|\s+)" + _NAME + rb"(?:\s[^;]*)?", re.IGNORECASE),
+)
 _MAX_NAME: Final = 63  # longer ones the server cuts in SQL, and not in the protocol
 _MAX_TEXT: Final = 400
 
@@ -117,6 +133,23 @@ def deallocate_within(sql: bytes) -> bytes | None:
         return None
     name = deallocate_of(deallocate)
     return name if isinstance(name, bytes) else None
+
+
+def vacates(sql: bytes) -> bytes | None:
+    """The database that this one statement needs to be without other connections, as the server knows its name.
+
+    It is dropped, renamed or moved, or a template. None for everything else.
+    """
+    if len(sql) > _MAX_TEXT:
+        return None
+    text = bare(sql)
+    for pattern in _VACATES:
+        found = pattern.fullmatch(text)
+        if found is not None:
+            plain, quoted = found.groups()
+            name: bytes = plain.lower() if quoted is None else quoted.replace(b'""', b'"')
+            return name[:_MAX_NAME]
+    return None
 
 
 def is_local(sql: bytes) -> bool:

@@ -220,6 +220,13 @@ class Prepared:
             self._memory.give(-more)
         self._unnamed_size = counted
 
+    @property
+    def text_bound(self) -> bytes:
+        """The SQL of the statement that was bound last."""
+        if self.last_bound is not None:
+            return self.last_bound.text
+        return b"" if self.unnamed is None else self.unnamed[6 : _end(self.unnamed, 6)]
+
     # --- to the server -----------------------------------------------------------------------------------------------
     def parse(self, message: bytes) -> bytes:
         """For a Parse message. Where there is no memory for its text, what goes out is an error, as for `refuse`."""

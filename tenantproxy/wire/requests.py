@@ -12,7 +12,15 @@ from typing import Final
 
 from tenantproxy.errors import ProtocolError, TenantProxyError
 from tenantproxy.wire.answers import ready_for_query
-from tenantproxy.wire.commands import ALL, WATCHED, deallocate_of, deallocate_within
+from tenantproxy.wire.commands import (
+    ALL,
+    READ,
+    VACATING,
+    WATCHED,
+    deallocate_of,
+    deallocate_within,
+    vacates,
+)
 from tenantproxy.wire.frames import (
     BIND,
     CLOSE,
@@ -136,6 +144,7 @@ class RequestStream:
         "reply",
         "state",
         "stop",
+        "vacates",
     )
 
     def __init__(self, pipeline: Pipeline, prepared: Prepared, kept: KeptSettings, *, is_session: bool) -> None:
@@ -144,6 +153,7 @@ class RequestStream:
         self.stop = _END
         self.needed = 0
         self.reply = b""  # what the client is answered without a server
+        self.vacates: bytes | None = None  # a database that what goes out needs without other connections
         self._pipeline = pipeline
         self._prepared = prepared
         self._kept = kept
@@ -167,7 +177,7 @@ class RequestStream:
             data[0] == QUERY
             and len(data) > HEADER
             and _LENGTH(data, 1)[0] + 1 == len(data)
-            and data[5:8] not in WATCHED
+            and data[5:8] not in READ
             and self.state is _BOUNDARY
             and not self._pipeline.is_open
             and SUSPECT(data) is None
@@ -191,7 +201,7 @@ class RequestStream:
         if pipeline.outstanding or pipeline.is_open:
             return -1
         bind_at = 0
-        if data[0] == PARSE and not data[HEADER] and data[6:9] not in WATCHED:
+        if data[0] == PARSE and not data[HEADER] and data[6:9] not in READ:
             bind_at = 1 + _LENGTH(data, 1)[0]
             if SUSPECT(data, 0, bind_at) is not None or data[:bind_at].lower().find(b"temp") >= 0:
                 return -1
@@ -441,6 +451,8 @@ class RequestStream:
             is_alone = pipeline.is_quiet
             if kind == PARSE:
                 text_begins = message.find(b"\0", HEADER) + 1
+                if message[text_begins : text_begins + 3] in VACATING:
+                    self.vacates = vacates(message[text_begins : message.find(b"\0", text_begins)])
                 if message[text_begins : text_begins + 3] in WATCHED:
                     return self._watched_parse(message, text_begins, is_alone=is_alone)
                 self._kept.asked_for = None  # whose tag comes next is not known
@@ -493,6 +505,8 @@ class RequestStream:
     # --- what is read of a few statements ----------------------------------------------------------------------------
     def _asked(self, data: bytes, at: int, end: int) -> bytes | None:
         """A simple query may set something where it holds several statements, or begins with a comment."""
+        if data[at + HEADER : at + HEADER + 3] in VACATING:
+            self.vacates = vacates(data[at + HEADER : end - 1])
         if self._pipeline.is_open:
             self._kept.asked_for = None
             return None

@@ -7,7 +7,7 @@ tells the pipeline of each of them, takes out the answers to messages of ours, a
 from __future__ import annotations
 
 import struct
-from typing import Final
+from typing import Final, Protocol
 
 from tenantproxy.errors import ProtocolError
 from tenantproxy.wire.frames import (
@@ -39,7 +39,7 @@ from tenantproxy.wire.prepared import Prepared
 from tenantproxy.wire.rows import LONGEST, end_of_rows
 from tenantproxy.wire.statements import NAME_PREFIX
 
-__all__ = ["ResponseStream", "is_unexpected"]
+__all__ = ["Pids", "ResponseStream", "is_unexpected"]
 
 _LENGTH: Final = struct.Struct("!I").unpack_from
 _LOOKED_AT: Final = frozenset(  # whole; all others stream
@@ -50,6 +50,8 @@ _LOOKED_AT: Final = frozenset(  # whole; all others stream
         PARAMETER_STATUS,
         COPY_IN,
         COPY_OUT,
+        NOTICE,
+        NOTIFICATION,
         PARSE_COMPLETE,
         CLOSE_COMPLETE,
         PARAMETER_DESCRIPTION,
@@ -64,12 +66,11 @@ _PASSED: Final = frozenset(  # never looked at
         COPY_DATA,
         PORTAL_SUSPENDED,
         EMPTY_QUERY,
-        NOTICE,
-        NOTIFICATION,
     )
 )
 _LOOKED_AT_BEHIND: Final = _LOOKED_AT | _SHAPES
 _PASSED_BEHIND: Final = _PASSED - _SHAPES
+_OF_A_PROCESS: Final = frozenset((NOTICE, NOTIFICATION))
 _FIRST_KIND: Final = PARSE_COMPLETE  # of all; a row that is shorter than itself leads to a byte below
 _READY_SIZE: Final = 6
 _SHORTEST_TAG: Final = 2  # DO
@@ -94,8 +95,17 @@ _OUT_OF_DATE: Final = frame(  # in PostgreSQL's words: drivers know them, and pr
     b"DThe statement was prepared when its parameters or rows had other types.\0"
     b"HPrepare it again.\0RRevalidateCachedQuery\0\0",
 )
+_NOT_SIGNALLED: Final = b"\0Rpg_signal_backend\0"  # of no process: it may be a client of this port
 _ABOUT_A_NAME: Final = (b"\0C26000\0", b"\0C42P05\0")
 _NOT_AS_BELIEVED: Final = (*_ABOUT_A_NAME, b"\0C42501\0Mtenantproxy: ")
+
+
+class Pids(Protocol):
+    """Which process id the client was told, and which its backend has."""
+
+    def as_told(self, notification: bytes) -> bytes | None:
+        """A NotificationResponse of its own backend with the id that it was told; None: as it is."""
+        ...
 
 
 class ResponseStream:
@@ -120,8 +130,10 @@ class ResponseStream:
         "is_idle",
         "is_retryable",
         "is_stale",
+        "pids",
         "readies",
         "timed_out",
+        "warning",
     )
 
     def __init__(self, pipeline: Pipeline, prepared: Prepared, *, is_session: bool) -> None:
@@ -132,6 +144,8 @@ class ResponseStream:
         self.is_retryable = False  # and nothing of what was sent has run
         self.is_fatal = False  # it has said why it goes
         self.timed_out = b""  # what the client hears when what runs for it was cancelled, for it took too long
+        self.warning = b""  # of a signal that it did not send; what comes behind it is in `take_tail`
+        self.pids: Pids | None = None  # None: the client was told its backend's own
         self.events: list[tuple[int, bytes]] = []
         """In order: tags of commands other than SELECT, reports of settings, errors, beginnings of COPY."""
         self._pipeline = pipeline
@@ -222,6 +236,9 @@ class ResponseStream:
                 if new is not None:
                     out = [*(out or ()), data[begin:at], new]
                     begin = end
+                    if self.warning:
+                        at = end
+                        break
             elif end - at < HEADER or kind < _FIRST_KIND:
                 raise ProtocolError("the server sent a message of an impossible length")
             at = end
@@ -247,6 +264,8 @@ class ResponseStream:
                 return self._prepared.in_own_names(message)
         elif kind == PARAMETER_STATUS:
             self.events.append((kind, message[HEADER:-1]))
+        elif kind in _OF_A_PROCESS:
+            return None if self.pids is None else self._of_a_process(kind, message, self.pids)
         elif kind == COPY_IN:
             self._pipeline.copy_began()
             self.is_copying_in = True
@@ -271,6 +290,21 @@ class ResponseStream:
         self._prepared.skipped(skipped)
         if skipped[-1] == BEHIND and self._pipeline.status == IDLE and status == _OPEN:
             self._pipeline.left_open()
+
+    def _of_a_process(self, kind: int, message: bytes, pids: Pids) -> bytes | None:
+        """A notice or a notification to a client that was not told its backend's own process id."""
+        if kind == NOTIFICATION:
+            return pids.as_told(message)
+        if _NOT_SIGNALLED not in message:
+            return None
+        self.warning = message
+        self.events.append((kind, b""))
+        return b""
+
+    def take_tail(self) -> bytes:
+        """What came behind a warning, to be scanned next."""
+        tail, self._tail, self.warning = self._tail, b"", b""
+        return tail
 
     def _completed(self, tag: bytes) -> None:
         """A command ended, other than a SELECT. Raises ProtocolError."""
@@ -312,7 +346,7 @@ class ResponseStream:
     def _is_waited_for(self, kind: int, length: int) -> bool:
         """Whether a message that has not come whole must, before it goes on to the client."""
         looked_at = self._looked_at_kinds
-        is_huge = kind in looked_at and kind != ERROR and length > _MAX_LOOKED_AT
+        is_huge = kind in looked_at and kind not in (ERROR, NOTICE) and length > _MAX_LOOKED_AT
         if is_huge or length > MAX_FRAME + 1 or kind < _FIRST_KIND:
             raise ProtocolError("the server sent a message of an impossible length")
         return kind in looked_at and length <= _MAX_LOOKED_AT

@@ -64,6 +64,11 @@ class Statement:
         if not self.parse:
             self.parse = frame(PARSE, self.name + b"\0" + body)
 
+    @property
+    def text(self) -> bytes:
+        """Its SQL."""
+        return self.body.partition(b"\0")[0]
+
     def __repr__(self) -> str:
         return f"<Statement {self.name.decode()}>"  # a text may hold what only its tenant should see
 

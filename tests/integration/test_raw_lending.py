@@ -54,7 +54,7 @@ async def test_pins_stand_whatever_the_session_is_reset_to(old_world: World) -> 
         for undo in ("RESET ALL", "DISCARD ALL"):
             await ask(backend, undo)
             assert await value(backend, "SHOW search_path") == f'"{tenant.placement.schema}"'
-            assert await value(backend, "SHOW statement_timeout") == "30s"
+            assert await value(backend, "SHOW statement_timeout") == "0"
             assert await value(backend, "SHOW client_encoding") == "UTF8"
 
 

@@ -165,6 +165,11 @@ class Checkout:
         self.state = _LENT  # as the table says
         return backend
 
+    def adopt(self, backend: RawBackend, route: Route) -> None:
+        """What was leased for the holder at its login is its own now."""
+        self._move(_E.LENT_AT_ONCE)
+        self.route, self.backend = route, backend
+
     async def _find(self, settings: Settings) -> None:
         try:
             pool, route = await self._source.find()

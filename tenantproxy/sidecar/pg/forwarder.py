@@ -22,11 +22,13 @@ from tenantproxy.errors import (
     TenantPaused,
     TenantProxyError,
 )
+from tenantproxy.model import Route
 from tenantproxy.raw.backend import RawBackend
 from tenantproxy.raw.lender import RawLender
 from tenantproxy.sidecar.pg.checkout import Checkout, CheckoutState, Source
 from tenantproxy.sidecar.pg.inbox import Hold, Inbox
 from tenantproxy.sidecar.pg.session import ClientSession
+from tenantproxy.sidecar.pg.signals import ClientRights, ToldPid, TrueRow, signal_of
 from tenantproxy.sidecar.pg.traffic import Traffic
 from tenantproxy.wire import answers
 from tenantproxy.wire.frames import IDLE
@@ -83,6 +85,7 @@ class Forwarder:
         "_reported",
         "_requests",
         "_returning",
+        "_rights",
         "_sink",
         "_transport",
         "answered_at",
@@ -112,8 +115,10 @@ class Forwarder:
         is_session: bool,
         traffic: Traffic,
         memory: TenantMemory,
+        rights: ClientRights,
     ) -> None:
         self.traffic = traffic
+        self._rights = rights
         self.kept = kept
         self.asked_at = 0.0  # when the first message was sent that is unanswered
         self.answered_at = 0.0  # when nothing was unanswered any more
@@ -126,6 +131,7 @@ class Forwarder:
         self.pipeline = pipeline = Pipeline()
         self.prepared = prepared = Prepared(statements, pipeline, kept, memory=memory)
         self.responses = ResponseStream(pipeline, prepared, is_session=is_session)
+        self.responses.pids = ToldPid(rights.pid, self.checkout)
         self._requests = RequestStream(pipeline, prepared, kept, is_session=is_session)
         self._transport = transport
         self._owner = owner
@@ -207,6 +213,9 @@ class Forwarder:
                 self._refuse(exc)
                 return
             at = requests.at
+            if requests.vacates is not None:
+                self._rights.vacate(requests.vacates)
+                requests.vacates = None
             if out and backend is not None:
                 backend.write(out)
             if requests.reply:
@@ -320,6 +329,13 @@ class Forwarder:
         if backend is not None:
             self._board(backend)
         return backend
+
+    def adopt(self, backend: RawBackend, route: Route) -> None:
+        """A session has its backend from its login on; it is leased, bound and set to what the client asked for."""
+        self.checkout.adopt(backend, route)
+        self._board(backend)
+        if backend.pid == self._rights.pid:
+            self.responses.pids = None
 
     def _board(self, backend: RawBackend) -> None:
         self.traffic.leases += 1
@@ -438,8 +454,8 @@ class Forwarder:
             self._destroy(is_over=True)
             self._owner.end(ConnectFailed("the server broke the protocol", detail=exc.message))
             return
-        if responses.events:
-            self._note()
+        if responses.events and self._is_for_others(out):
+            return
         if responses.readies:
             self.kept.asked_for = None
             traffic.queries += responses.readies
@@ -461,13 +477,17 @@ class Forwarder:
         elif self.inbox.hold is not _NOTHING:
             self._answered()
 
-    def _note(self) -> None:
-        """Something has happened that is more than rows."""
+    def _is_for_others(self, out: bytes) -> bool:
+        """Note what came. Whether it ends with a warning that concerns another client, and all of it was dealt with."""
         responses = self.responses
         if self.session.note(responses.take_events(), self.checkout.backend):
             self.prepared.meaning_changed(responses.readies)
         if responses.is_copying_in and self.inbox.hold is _ANSWERS:  # it may be what the server waits for now
             asyncio.get_running_loop().call_soon(self._resume, _ANSWERS)
+        if not responses.warning:
+            return False
+        self._not_signalled(out)
+        return True
 
     def _returned(self, out: bytes) -> None:
         """Settings went back to what the backend has at its start, and the client has another one.
@@ -503,6 +523,23 @@ class Forwarder:
         backend.session = self.kept.now
         self._reported = {}
         self._transport.write(_before_ready(self.take_returning(), reported))
+
+    def _not_signalled(self, out: bytes) -> None:
+        """The server warned that it knows no such process: it may be what another client, or this one, was told."""
+        self._replay = None
+        responses, backend = self.responses, self.checkout.backend
+        self.traffic.queries += responses.readies
+        warning, rest = responses.warning, responses.take_tail()
+        self.traffic.sent -= len(rest)  # counted when it is scanned
+        asked = signal_of(warning, out, self.prepared.text_bound if self.pipeline.owes_one_sync else b"")
+        is_done = asked is not None and self._rights.signal(asked.pid, ends=asked.ends)
+        if self.is_over:  # it ended itself
+            return
+        self._transport.write(out if is_done else out + warning)
+        if is_done and backend is not None:
+            TrueRow(backend, self._sink)(rest)
+        elif rest:
+            self._from_server(rest)
 
     def _answered(self) -> None:
         """What waits for answers may go on."""

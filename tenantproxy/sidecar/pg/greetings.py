@@ -57,20 +57,24 @@ class Greetings:
         """As `known`, from a backend where it must be. Raises what a lease raises; cancellation leaves nothing."""
         known = self.known(pool, settings)
         if known is None:
-            visit = _Visit(self._lender, route)
-            acquire = self._lender.acquire(pool, route, settings, visit, fresh=True)
-            try:
-                backend = await visit.future
-            except asyncio.CancelledError:
-                acquire.cancel()
-                visit.leave()
-                raise
+            backend = await self.lend(pool, route, settings)
             known = dict(backend.parameters)
             self._lender.release(backend, route, is_dirty=False)
             self._reported[pool.key, settings] = known
             if len(self._reported) > _REMEMBERED:
                 self._reported.popitem(last=False)
         return known
+
+    async def lend(self, pool: Pool[RawBackend], route: Route, settings: Settings) -> RawBackend:
+        """A backend that no client has had, to be adopted at once. Raises and is cancelled as `ask`."""
+        visit = _Visit(self._lender, route)
+        acquire = self._lender.acquire(pool, route, settings, visit, fresh=True)
+        try:
+            return await visit.future
+        except asyncio.CancelledError:
+            acquire.cancel()
+            visit.leave()
+            raise
 
     async def baseline(self, pool: Pool[RawBackend], route: Route) -> Mapping[bytes, bytes]:
         """What a session as at startup reports."""

@@ -37,6 +37,7 @@ class RawLending:
 
     def __init__(self, router: Router) -> None:
         self._routes = router.routes
+        self._family = router.family
         self._pools: PoolManager[RawBackend]
         self._connector: RawConnector
         self._pools, self.lender, self._connector = new_raw_side(
@@ -81,6 +82,13 @@ class RawLending:
         """All that are open now."""
         for pool in [*self._pools, *self._pools.closing()]:
             yield from list(pool.connections())
+
+    def vacate(self, server: str, database: str) -> None:
+        """See `listener.Lending`."""
+        for manager in self._family:
+            for pool in manager:
+                if pool.key.server == server and pool.key.database == database and not pool.is_main:
+                    pool.expire()
 
     # --- Lending -----------------------------------------------------------------------------------------------------
     def known(self, tenant: TenantId) -> tuple[Pool[RawBackend], Route] | None:

@@ -10,9 +10,10 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Container, Iterator
+from collections.abc import Awaitable, Callable, Container, Iterator, Mapping
 from contextlib import suppress
 from contextvars import Context
+from dataclasses import dataclass
 from time import monotonic
 from typing import Final, Protocol
 from weakref import WeakKeyDictionary, WeakValueDictionary
@@ -21,6 +22,7 @@ from tenantproxy.config import Pg
 from tenantproxy.connect.keepalive import keep_alive
 from tenantproxy.errors import (
     AuthError,
+    ConnectFailed,
     InvalidSetting,
     PoolClosed,
     TenantError,
@@ -47,8 +49,9 @@ from tenantproxy.sidecar.pg.greetings import Greetings, greeting
 from tenantproxy.sidecar.pg.login import Newcomer
 from tenantproxy.sidecar.pg.refusals import LoginRefusals
 from tenantproxy.sidecar.pg.relay import Relay
+from tenantproxy.sidecar.pg.signals import FIRST_TOLD
 from tenantproxy.sidecar.pg.traffic import Traffic
-from tenantproxy.sidecar.pg.users import CONSOLES, Credential, Target, Users
+from tenantproxy.sidecar.pg.users import CONSOLES, JWT, Credential, Target, Users
 from tenantproxy.slices import in_slices
 from tenantproxy.wire import answers
 from tenantproxy.wire.memory import ProcessMemory, TenantMemory
@@ -80,6 +83,10 @@ class Lending(Protocol):
 
     async def find(self, tenant: TenantId) -> tuple[Pool[RawBackend], Route]:
         """The same from the registry. Raises TenantError, RegistryUnavailable, PoolClosed."""
+        ...
+
+    def vacate(self, server: str, database: str) -> None:
+        """Close the idle connections to a database, those of the library too; the others when they are released."""
         ...
 
 
@@ -352,22 +359,46 @@ class PgListener:
         pool, route = source.known() or await source.find()
         _check_search_path(wish, route)
         baseline = await self._greetings.baseline(pool, route)
-        reported = await self._greetings.ask(pool, route, wish.settings) if wish.settings else baseline
-        client = Client(self, newcomer.transport, self._new_pid(), target, place)
-        traffic = self._traffic_of(tenant)
+        backend: RawBackend | None = None
+        if target.pool_mode == "session" and self._pg.session_backend_at_login:
+            backend = await self._greetings.lend(pool, route, wish.settings)
+            reported: Mapping[bytes, bytes] = backend.parameters
+        else:
+            reported = await self._greetings.ask(pool, route, wish.settings) if wish.settings else baseline
+        try:
+            self._serve(newcomer, target, wish, place, _Access(pool, route, source, baseline, reported, backend))
+        except BaseException:
+            if backend is not None:
+                self._lending.lender.destroy(backend)
+            raise
+
+    def _serve(
+        self, newcomer: Newcomer, target: Target, wish: SessionWish, place: ClientPlace, access: _Access
+    ) -> None:
+        """Greet a client of a tenant, and let a relay have its transport."""
+        backend = access.backend
+        if backend is not None and (backend.is_closed or backend.is_ending):
+            raise ConnectFailed("the server closed the connection", retry_after=1.0)
+        assert target.tenant is not None
+        client = Client(self, newcomer.transport, self._new_pid(backend), target, place)
+        traffic = self._traffic_of(target.tenant)
         traffic.logins += 1
         client.relay = Relay(
             newcomer.transport,
-            source=source,
+            source=access.source,
             lender=self._lending.lender,
-            statements=self._statements.setdefault(pool, Statements()),
-            kept=KeptSettings(wish.settings, baseline, greeted=reported),
+            statements=self._statements.setdefault(access.pool, Statements()),
+            kept=KeptSettings(wish.settings, access.baseline, greeted=access.reported),
             is_session=target.pool_mode == "session",
             traffic=traffic,
             on_end=client.ended,
-            memory=self._memory_of.setdefault(tenant, TenantMemory(self._memory)),
+            memory=self._memory_of.setdefault(target.tenant, TenantMemory(self._memory)),
+            rights=client,
         )
-        self._admit(newcomer, client, greeting(reported), client.relay)
+        welcome = greeting(access.reported)
+        if backend is not None:
+            client.relay.adopt(backend, access.route)
+        self._admit(newcomer, client, welcome, client.relay)
         if self._is_closing:
             client.drain()
 
@@ -380,10 +411,13 @@ class PgListener:
         )
         newcomer.pass_on(protocol)
 
-    def _new_pid(self) -> int:
+    def _new_pid(self, backend: RawBackend | None = None) -> int:
+        """That of the server, unless there is none, or another server's is the same; never what cancels by itself."""
+        if backend is not None and backend.pid not in self._clients:
+            return backend.pid
         while True:
-            pid = secrets.randbits(31)
-            if pid and pid not in self._clients:
+            pid = FIRST_TOLD + secrets.randbelow(2**31 - FIRST_TOLD)
+            if pid not in self._clients:
                 return pid
 
     def _traffic_of(self, tenant: TenantId) -> Traffic:
@@ -424,6 +458,27 @@ class PgListener:
     def paused(self) -> frozenset[TenantId]:
         """The tenants that are paused here."""
         return frozenset(self._paused)
+
+    def signal(self, client: Client, pid: int, *, ends: bool) -> bool:
+        """`client` asks to cancel or end the one that was told `pid`: of its own tenant and user alone."""
+        other, target = self._clients.get(pid), client.target
+        if other is None or other.relay is None:
+            return False
+        is_own = other.target.tenant == target.tenant and other.target.user == target.user
+        if not is_own or (target.user == JWT.decode() and other is not client):  # which stands for many people
+            return False
+        if ends:
+            other.relay.kill(PoolClosed("terminating connection due to administrator command"))
+        else:
+            other.relay.cancel(lambda: None)
+        return True
+
+    def vacate(self, client: Client, database: bytes) -> None:
+        """`client` needs `database` of its server without other connections: those that are idle are closed."""
+        backend = client.relay.backend if client.relay is not None else None
+        name = database.decode("utf-8", "replace")
+        if backend is not None and self._users.may_vacate(client.target, name):
+            self._lending.vacate(backend.pool.key.server, name)
 
     def ended(self, client: Client) -> None:
         """A client is gone; called by itself."""
@@ -492,9 +547,29 @@ class Client:
         elif self.console is not None:
             self.console.end(PoolClosed("terminating connection due to administrator command"))
 
+    def signal(self, pid: int, *, ends: bool) -> bool:
+        """See `signals.ClientRights`."""
+        return self._listener.signal(self, pid, ends=ends)
+
+    def vacate(self, database: bytes) -> None:
+        """See `signals.ClientRights`."""
+        self._listener.vacate(self, database)
+
     def ended(self) -> None:
         """It is over; called once by what it has."""
         self._listener.ended(self)
+
+
+@dataclass(frozen=True, slots=True)
+class _Access:
+    """What the login of a client of a tenant found. `backend`: leased for it, where it has one from now on."""
+
+    pool: Pool[RawBackend]
+    route: Route
+    source: _Source
+    baseline: Mapping[bytes, bytes]
+    reported: Mapping[bytes, bytes]
+    backend: RawBackend | None
 
 
 class _Source:

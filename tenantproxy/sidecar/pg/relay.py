@@ -12,11 +12,13 @@ from typing import Final
 
 from tenantproxy.config import Pg
 from tenantproxy.errors import ConnectFailed, LeaseExpired, OutOfMemory, PoolClosed, TenantProxyError
+from tenantproxy.model import Route
 from tenantproxy.raw.backend import RawBackend
 from tenantproxy.raw.lender import RawLender
 from tenantproxy.sidecar.pg.checkout import Source
 from tenantproxy.sidecar.pg.forwarder import Forwarder
 from tenantproxy.sidecar.pg.inbox import Hold
+from tenantproxy.sidecar.pg.signals import ClientRights, NoRights
 from tenantproxy.sidecar.pg.timeouts import ClientClock
 from tenantproxy.sidecar.pg.traffic import Traffic
 from tenantproxy.wire import answers
@@ -60,6 +62,7 @@ class Relay(asyncio.Protocol):
         traffic: Traffic,
         on_end: Callable[[], None],
         memory: TenantMemory | None = None,
+        rights: ClientRights | None = None,
     ) -> None:
         self._transport = transport
         self._lender = lender
@@ -76,12 +79,17 @@ class Relay(asyncio.Protocol):
             is_session=is_session,
             traffic=traffic,
             memory=TenantMemory() if memory is None else memory,
+            rights=rights if rights is not None else NoRights(),
         )
         self._received = self._forwarder.received
         self._clock = ClientClock()
 
     def __repr__(self) -> str:
         return f"<Relay {self._forwarder!r}>"
+
+    def adopt(self, backend: RawBackend, route: Route) -> None:
+        """Let it have a backend that was leased for it at its login."""
+        self._forwarder.adopt(backend, route)
 
     def data_received(self, data: bytes) -> None:
         """See asyncio.Protocol."""

@@ -260,6 +260,16 @@ class Users:
             with suppress(TenantNotFound, TenantMisconfigured):
                 yield await self._tenants.get(tenant_id(name))
 
+    def may_vacate(self, target: Target, database: str) -> bool:
+        """Whether a client may have idle connections to `database` closed: its user reaches all, or this one alone."""
+        grant = self._grants.get(target.user.encode())
+        if grant is None:
+            return False
+        if grant.tenants is None:
+            return True
+        known = (self._tenants.peek(name) for name in grant.tenants[:_SCANNED])
+        return any(tenant is not None and has_database(tenant, database) for tenant in known)
+
     # --- user jwt ------------------------------------------------------------------------------------------------
     async def authorise_token(self, token: str, wish: Wish) -> Target | TenantProxyError:
         """Where the bearer of `token`, the cleartext password of user `jwt`, may go. Errors as `authorise`.
