@@ -64,6 +64,7 @@ __all__ = ["Lending", "PgListener"]
 
 _BACKLOG: Final = 1024
 _TRIMMED: Final = 16 * 1024 * 1024  # bytes fewer that clients make us keep, from which on the system shall have them
+_TRIM_SWEEPS: Final = 6  # then once more: what was on its way to a backend is let go when that has ended
 _WATCH_SECONDS: Final = 1.0  # a suspended tenant's sessions end within a few of these
 
 logger = logging.getLogger("tenantproxy")
@@ -176,11 +177,13 @@ class PgListener:
 
     async def _watch_times(self) -> None:
         """End those that take too long, and let the system have what clients do not need any more."""
+        trims = 0  # sweeps until the last one
         while True:
             await asyncio.sleep(_WATCH_SECONDS)
             try:
                 await in_slices(self._sweeping())
-                if self._memory.has_fallen(_TRIMMED):
+                trims = _TRIM_SWEEPS if self._memory.has_fallen(_TRIMMED) else max(0, trims - 1)
+                if trims in (_TRIM_SWEEPS, 1):
                     trim()
             except Exception:
                 logger.exception("the timeouts of the PostgreSQL port failed")

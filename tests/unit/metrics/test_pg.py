@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tenantproxy.metrics.pg import PgCollector, PgStats
+from tenantproxy.metrics.pg import LimitUsage, PgCollector, PgStats
 from tenantproxy.metrics.prometheus import exposition, registry_of
 
 
@@ -24,6 +24,15 @@ def test_logins_are_shown_from_the_start_so_that_an_alert_sees_the_first_one_ref
     assert 'tenantproxy_pg_logins_total{result="ok"} 4.0' in lines
     for result in ("refused", "not_served", "error"):
         assert f'tenantproxy_pg_logins_total{{result="{result}"}} 0.0' in lines
+
+
+def test_each_limit_shows_what_is_used_of_it_and_never_by_whom() -> None:
+    usage = LimitUsage("max_clients_per_tenant", 6, 5, "acme", 3)
+    lines = scrape(PgStats(queries={}, transactions={}, limits=(usage,)))
+    assert 'tenantproxy_pg_limit{limit="max_clients_per_tenant"} 6.0' in lines
+    assert 'tenantproxy_pg_limit_used{limit="max_clients_per_tenant"} 5.0' in lines
+    assert 'tenantproxy_pg_limit_refused_total{limit="max_clients_per_tenant"} 3.0' in lines
+    assert "acme" not in "".join(lines)
 
 
 def test_without_a_port_there_are_no_series() -> None:

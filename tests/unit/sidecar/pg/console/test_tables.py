@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import pytest
 
+from tenantproxy.metrics.pg import LimitUsage
 from tenantproxy.sidecar.pg.console.tables import INT4, NUMERIC, TABLES, TEXT, Averages, Cell
 from tenantproxy.sidecar.pg.console.view import Counts, ServerRow
 from tests.support.console import View, client, pool, tenant
@@ -195,6 +196,20 @@ def test_lists_have_every_count_that_exporters_ask_for(view: View) -> None:
     assert " ".join(map(str, lists)) == PGBOUNCER_LISTS
     assert (lists["users"], lists["pools"], lists["used_clients"], lists["login_clients"]) == (2, 3, 5, 0)
     assert lists["used_servers"] == 2 + 7 + 5
+
+
+def test_limits_are_shown_with_who_uses_most_of_them(view: View) -> None:
+    view.limited = [LimitUsage("max_clients", 12, 7, "", 0), LimitUsage("max_clients_per_tenant", 6, 6, "acme", 2)]
+    rows = {row["limit"]: row for row in shown(view, "LIMITS")}
+    assert rows["max_clients_per_tenant"] == {
+        "limit": "max_clients_per_tenant", "value": 6, "used": 6, "holder": "acme", "refused": 2,
+    }  # fmt: skip
+    assert rows["max_clients"]["holder"] == ""
+
+
+def test_connections_before_their_login_are_pgbouncers_login_clients(view: View) -> None:
+    view.unauthenticated = 4
+    assert {row["list"]: row["items"] for row in shown(view, "LISTS")}["login_clients"] == 4
 
 
 def test_users_are_those_configured_with_their_connections(view: View) -> None:
