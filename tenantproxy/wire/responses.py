@@ -76,6 +76,9 @@ _READY_SIZE: Final = 6
 _SHORTEST_TAG: Final = 2  # DO
 _STATUSES: Final = b"ITE"
 _OPEN: Final = b"T"
+_OF_BLOCKS: Final = {b"BEGIN": True, b"START TRANSACTION": True} | dict.fromkeys(
+    (b"COMMIT", b"ROLLBACK", b"PREPARE TRANSACTION"), False
+)
 _MANY: Final = 1024  # bytes of rows in which to look for their end at once
 _MISSES: Final = 4
 _COLUMN: Final = 18  # bytes behind a column's name
@@ -117,6 +120,7 @@ class ResponseStream:
     __slots__ = (
         "_described",
         "_ends_idle",
+        "_has_begun",
         "_is_session",
         "_looked_at_kinds",
         "_passed_kinds",
@@ -138,6 +142,7 @@ class ResponseStream:
 
     def __init__(self, pipeline: Pipeline, prepared: Prepared, *, is_session: bool) -> None:
         self.readies = 0  # how often it was ready
+        self._has_begun = False  # the last command that begins or ends transactions has begun one
         self.is_idle = False  # it ended with nothing outstanding, in no transaction
         self.is_copying_in = False  # a COPY began that the client sends
         self.is_stale = False  # the plan of a statement was
@@ -176,7 +181,7 @@ class ResponseStream:
         """The backend is given up: nothing comes from it any more."""
         self._tail = b""
         self._looked_at_kinds, self._passed_kinds = _LOOKED_AT, _PASSED
-        self._ends_idle = False
+        self._ends_idle = self._has_begun = False
 
     def scan(self, data: bytes) -> bytes:  # noqa: C901 - a hot loop
         """What the client gets of `data`. Raises ProtocolError for what no server says."""
@@ -288,7 +293,7 @@ class ResponseStream:
     def _not_answered(self, skipped: bytes, status: bytes) -> None:
         """An error has skipped these, or they say that a Query stood behind open messages."""
         self._prepared.skipped(skipped)
-        if skipped[-1] == BEHIND and self._pipeline.status == IDLE and status == _OPEN:
+        if skipped[-1] == BEHIND and self._pipeline.status == IDLE and status == _OPEN and not self._has_begun:
             self._pipeline.left_open()
 
     def _of_a_process(self, kind: int, message: bytes, pids: Pids) -> bytes | None:
@@ -313,6 +318,8 @@ class ResponseStream:
         self.events.append((COMMAND_COMPLETE, tag))
         if tag.startswith(b"COPY"):
             self._pipeline.copied()
+        elif tag in _OF_BLOCKS:
+            self._has_begun = _OF_BLOCKS[tag]
         elif tag in (b"DISCARD ALL", b"DEALLOCATE ALL") and not self._is_session:
             self._prepared.deallocated_all()
 

@@ -53,6 +53,8 @@ LEFT_OPEN = {
     "copy to the client": parse(b"", b"SELECT 1") + run() + query("COPY (SELECT 3) TO STDOUT") + SYNC,
     "close and flush": QUERIED + close(b"") + FLUSH + SYNC,
     "syncs": QUERIED + SYNC * 3,
+    "a transaction before": parse(b"", b"BEGIN") + run() + parse(b"", b"COMMIT") + run() + QUERIED + SYNC,
+    "a rollback before": query("BEGIN") + query("ROLLBACK") + QUERIED + SYNC,
 }
 
 
@@ -82,6 +84,9 @@ async def test_a_query_behind_messages_that_no_sync_had_ended_is_served_where_th
             parse(b"", b"SELECT 1") + query("SELECT 2") + SYNC,
             query("BEGIN") + QUERIED + SYNC + query("COMMIT"),
             parse(b"", b"SELECT 1") + run() + query("COMMIT") + SYNC,
+            # So JDBC begins a transaction whose first statement it sends as a simple query.
+            parse(b"", b"BEGIN") + run() + query("SELECT 2") + query("COMMIT"),
+            parse(b"", b"START TRANSACTION") + run() + QUERIED + SYNC + query("ROLLBACK"),
         ):
             client.send(sent + query("SELECT 'the end'"))
             while (answer := await client.answer()).rows != [["the end"]]:
