@@ -315,14 +315,14 @@ class PoolWorld:
     # --- what can happen: time and operators -------------------------------------------------------------------------
     def pass_time(self, which: int) -> None:
         """Time passes. What takes long to reset is noticed without the sweeper where callers wait."""
-        waited = {book.pool for book in self.books.values() if any(book.waiting.values())}
         self.house.connector.pass_time(_pick(PAUSES, which))
         self._collect()
+        now = self.house.clock.now
         for link in self.links("resetting"):
-            age = self.house.clock.now - link.reset_at
-            still = any(self.book(link.pool).waiting.values())
-            if link.pool in waited and still and age >= 2 * LATE_SECONDS:
-                assert _is_late(link), f"{link} is waited for after {age} s"
+            waiting = [caller for queue in self.book(link.pool).waiting.values() for caller in queue]
+            since = min((caller.ticket.since for caller in waiting if caller.ticket is not None), default=now)
+            if now >= max(since, link.reset_at + LATE_SECONDS) + LATE_SECONDS:
+                assert _is_late(link), f"{link} is waited for after {now - link.reset_at} s"
 
     def sweep(self) -> None:
         """The sweeper comes."""
