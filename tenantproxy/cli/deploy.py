@@ -5,7 +5,7 @@ Connects with each server's admin credentials; everything may be run again, whic
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
@@ -89,9 +89,9 @@ async def install_main(settings: Settings) -> list[dict[str, Any]]:
     """What the main database needs: the registry, sessions and the login directory, as far as they are configured."""
     done: list[dict[str, Any]] = []
     if needs_registry(settings):
-        done.append(await _install_registry(settings))
+        done.append(await _install_in_main(settings, "registry", install_registry))
     if needs_auth(settings):
-        done.append(await _install_auth(settings))
+        done.append(await _install_in_main(settings, "sessions and login directory", install_auth))
     return done
 
 
@@ -148,20 +148,13 @@ async def _install_lookup(settings: Settings, target: DeployTarget, conn: asyncp
     return [{"installed": what, "server": target.server, "database": target.database, "role": server.login.user}]
 
 
-async def _install_registry(settings: Settings) -> dict[str, Any]:
+async def _install_in_main(settings: Settings, what: str, install: Callable[..., Awaitable[None]]) -> dict[str, Any]:
+    """Run `install(conn, app_role=...)` in the main database: a row that tells of `what`."""
     server, database = settings.main.server, settings.main.database
     role = settings.servers[server].user
     async with admin_connection(settings, server, database) as conn:
-        await install_registry(conn, app_role=role)
-    return {"installed": "registry", "server": server, "database": database, "role": role}
-
-
-async def _install_auth(settings: Settings) -> dict[str, Any]:
-    server, database = settings.main.server, settings.main.database
-    role = settings.servers[server].user
-    async with admin_connection(settings, server, database) as conn:
-        await install_auth(conn, app_role=role)
-    return {"installed": "sessions and login directory", "server": server, "database": database, "role": role}
+        await install(conn, app_role=role)
+    return {"installed": what, "server": server, "database": database, "role": role}
 
 
 def _named(settings: Settings, name: str) -> DeployTarget:

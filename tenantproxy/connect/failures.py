@@ -106,7 +106,7 @@ def classify(error: BaseException, key: PoolKey) -> tuple[TenantProxyError, Fail
         return found
     message, hint = "opening a connection failed", "see the log for its class"
     detail = f"{where}, {describe(error)}"
-    return ConnectFailed(message, detail=detail, hint=hint, retry_after=5.0, lasting=True), "denied"
+    return _lasting(message, detail, hint=hint), "denied"
 
 
 def _of_the_system(error: BaseException, where: str, key: PoolKey) -> tuple[TenantProxyError, Failure] | None:
@@ -135,46 +135,43 @@ def _of_the_system(error: BaseException, where: str, key: PoolKey) -> tuple[Tena
     return None
 
 
+def _lasting(message: str, detail: str, *, hint: str) -> ConnectFailed:
+    """What goes on until an operator changes something: tried again all the same, but seldom."""
+    return ConnectFailed(message, detail=detail, hint=hint, retry_after=5.0, lasting=True)
+
+
 def no_tls(where: str) -> ConnectFailed:
     """The server refuses TLS, and `ssl` asks for it."""
-    return ConnectFailed(
+    return _lasting(
         "the PostgreSQL server does not offer TLS",
-        detail=where,
+        where,
         hint="switch it on there (ssl = on), or say here that it need not be (ssl = 'prefer')",
-        retry_after=5.0,
-        lasting=True,
     )
 
 
 def _no_authority(where: str, key: PoolKey) -> ConnectFailed:
     """`ssl` asks to verify the server's certificate, and there is nothing to verify it with."""
-    return ConnectFailed(
+    return _lasting(
         "the certificate of the PostgreSQL server cannot be verified",
-        detail=f"{where}, there is no root certificate",
+        f"{where}, there is no root certificate",
         hint=f"name the file of the authority's certificate in ssl_root_cert_file of [servers.{key.server}]; without it"
         " ~/.postgresql/root.crt is read",
-        retry_after=5.0,
-        lasting=True,
     )
 
 
 def _untrusted(error: ssl.SSLError, where: str, key: PoolKey) -> ConnectFailed:
     section = f"[servers.{key.server}]"
     if not isinstance(error, ssl.SSLCertVerificationError):
-        found = ConnectFailed(
+        found = _lasting(
             "TLS with the PostgreSQL server failed",
-            detail=f"{where}, {getattr(error, 'reason', None) or type(error).__name__}",
+            f"{where}, {getattr(error, 'reason', None) or type(error).__name__}",
             hint=f"see ssl, ssl_cert_file and ssl_key_file of {section}, and the server's log",
-            retry_after=5.0,
-            lasting=True,
         )
         return _caused(found, error)
-    found = ConnectFailed(
+    found = _lasting(
         "the certificate of the PostgreSQL server is not accepted",
-        detail=f"{where}, {_CERTIFICATE.get(error.verify_code, 'it cannot be verified')}",
+        f"{where}, {_CERTIFICATE.get(error.verify_code, 'it cannot be verified')}",
         hint=f"see ssl_root_cert_file and host of {section}, and ssl_cert_file of the server",
-        retry_after=5.0,
-        lasting=True,
     )
     return _caused(found, error)
 

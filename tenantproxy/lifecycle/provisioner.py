@@ -190,16 +190,25 @@ async def run_statements(
     return True
 
 
-async def provision_database(
-    connect: Connect, *, database: str, role: str, statements: Sequence[str] = (), maintenance: str = "postgres"
-) -> None:
-    """A database tenant: its database, open to `role` alone (which exists), with `statements` run in it."""
+@asynccontextmanager
+async def _closed_database(
+    connect: Connect, database: str, *, role: str, maintenance: str
+) -> AsyncIterator[asyncpg.Connection]:
+    """A connection to `database`, which is made if it is not there, and is open to `role` alone."""
     async with _opened(connect, maintenance) as conn:
         await ensure_database(conn, database)
         await close_database(conn, database, roles=[role])
     async with _opened(connect, database) as conn:
         await close_public(conn, role=role)
         await close_functions(conn)
+        yield conn
+
+
+async def provision_database(
+    connect: Connect, *, database: str, role: str, statements: Sequence[str] = (), maintenance: str = "postgres"
+) -> None:
+    """A database tenant: its database, open to `role` alone (which exists), with `statements` run in it."""
+    async with _closed_database(connect, database, role=role, maintenance=maintenance) as conn:
         await grant_access(conn, "public", role=role)
         await run_statements(conn, statements)
 
@@ -227,12 +236,7 @@ async def provision_shared(
     maintenance: str = "postgres",
 ) -> None:
     """A database for row tenants: closed, the signed context in it, `statements` run, each of `tables` isolated."""
-    async with _opened(connect, maintenance) as conn:
-        await ensure_database(conn, database)
-        await close_database(conn, database, roles=[role])
-    async with _opened(connect, database) as conn:
-        await close_public(conn, role=role)
-        await close_functions(conn)
+    async with _closed_database(connect, database, role=role, maintenance=maintenance) as conn:
         await install(conn, app_role=role, keys=keys, setting=setting)
         async with conn.transaction():  # a new table is not seen before it is isolated, whatever is granted by default
             await run_statements(conn, statements)
