@@ -71,6 +71,7 @@ class Parts:
             acquire_timeout=settings.pools.acquire_timeout,
             proof_window=settings.row.proof_window,
         )
+        self.connector.reset = self.lender.begin_reset
         self.looker = Looker(
             self.lender,
             self.budgets,

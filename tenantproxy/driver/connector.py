@@ -48,6 +48,7 @@ class AsyncpgConnector:
         self._opening = Opening(settings, observer=observer, violations=violations)
         self._tasks = ConnectorTasks()
         self._watches = EndWatches()
+        self.reset: Callable[[DriverConnection], None] | None = None  # set by the composition: `Lender.begin_reset`
 
     def add_profile(self, profile: str, init: Init) -> bool:
         """Run `init` too on each new connection of this profile; False when the profile is somebody else's."""
@@ -68,11 +69,6 @@ class AsyncpgConnector:
         # Ended without the driver: what its holder still sends comes after our goodbye. A rollback by us would let the
         # rest of its transaction take effect alone.
         conn.con.is_doubtful = True
-
-    @property
-    def reset(self) -> None:
-        """See `pool.Connector`: what a user of the library left was undone when it came back, all but the binding."""
-        return None
 
     def is_usable(self, conn: DriverConnection) -> bool:
         """See `pools.context.Connector`."""

@@ -191,10 +191,18 @@ class Lender:
             return
         await self._reset(backend)
 
-    async def _reset(self, backend: DriverConnection) -> None:
+    def begin_reset(self, backend: DriverConnection) -> None:
+        """Reset what a tenant left, before another tenant is lent it; its pool knows and hears how it ended.
+
+        Begins in the next round of the loop: the pool that calls this is in the middle of something.
+        """
+        backend.is_settled = False
+        backend.task = Detached(self._reset(backend, unbind=True), later=asyncio.get_running_loop())
+
+    async def _reset(self, backend: DriverConnection, *, unbind: bool = False) -> None:
         """Reset and confirm. Has no timer: `Pool.sweep` ends a reset that takes too long."""
         pool = backend.pool
-        sql, answer, bound = self._undo(backend)
+        sql, answer, bound = self._undo(backend, unbind=unbind)
         try:
             if await backend.con.simple(sql, None) != answer:
                 raise Unconfirmed
@@ -220,13 +228,16 @@ class Lender:
             backend.pool.budget.expire()  # new connections tell what the server is now
             raise
 
-    def _undo(self, backend: DriverConnection) -> tuple[str, str, TenantId | None]:
-        """The reset that is due, what the server answers when it is done, and whose the session is then."""
+    def _undo(self, backend: DriverConnection, *, unbind: bool) -> tuple[str, str, TenantId | None]:
+        """The reset that is due, what the server answers when it is done, and whose the session is then.
+
+        `unbind`: no tenant's, whichever would be served next.
+        """
         pool, binding = backend.pool, backend.binding
         if not pool.key.shared:
             return SOFT_RESET, "DISCARD SEQUENCES", None
         assert binding is not None  # no shared session is left that was not entered
-        if binding.tenant == backend.bound and binding.proof is not Proof.CARRIED:
+        if not unbind and binding.tenant == backend.bound and binding.proof is not Proof.CARRIED:
             next_tenant = pool.next_tenant(backend, backend.bound)
             if next_tenant is None or next_tenant == binding.tenant:
                 return backend.keep, "SET", binding.tenant

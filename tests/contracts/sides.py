@@ -81,6 +81,7 @@ class DriverSide:
             acquire_timeout=settings.pools.acquire_timeout,
             proof_window=settings.row.proof_window,
         )
+        self.connector.reset = self.lender.begin_reset
         self._plans: dict[Isolation, Plan] = {
             Isolation.DATABASE: DatabasePlan(),
             Isolation.SCHEMA: SchemaPlan(),

@@ -17,7 +17,7 @@ from tenantproxy.model import Isolation, Tenant
 from tenantproxy.pools import resets
 from tests.contracts.sides import SIDES, Side, a_side, settled
 from tests.support.lasting import a_lasting_world
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 from tests.support.world import World
 
 each_side = pytest.mark.parametrize("name", SIDES)
@@ -115,7 +115,6 @@ async def test_a_bind_without_an_answer_is_no_failed_reset(lasting: World, name:
 async def test_a_reset_between_tenants_without_an_answer_is_a_failed_reset_alone(
     lasting: World, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Raw ones are the pool's, which ends them; the others end with the lease on which they are."""
     first, second = lasting.of(Isolation.ROW)
     async with one_connection(name, lasting) as side:
         pid = await use(side, first)
@@ -130,6 +129,26 @@ async def test_a_reset_between_tenants_without_an_answer_is_a_failed_reset_alone
         assert sum(isinstance(event, ResetFailed) for event in side.events) == 1
         await settled(side)
         assert await use(side, second) != pid
+
+
+@each_side
+async def test_the_reset_of_what_a_tenant_left_costs_the_next_one_no_lease(
+    lasting: World, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resets, "LATE_SECONDS", 0.05)
+    first, second = lasting.of(Isolation.ROW)
+    async with a_side(name, lasting.settings(pools={"max_size": 2, "shared_size": 2})) as side:
+        conns = [await side.lease(first), await side.lease(first)]
+        for conn in conns:
+            side.release(conn, first)
+        with stopped(conns[0].pid):
+            conn = await side.lease(second, timeout=PATIENCE)
+            assert conn is conns[1], "the first one's reset has no answer"
+            assert await side.ask(conn, NAMES) == rows_of(second)
+            (left,) = [one for one in side.manager if one.key.shared]
+            assert left.stats().resetting == 1, "it is its former tenant's yet"
+            side.release(conn, second)
+        await settled(side)
 
 
 @each_side

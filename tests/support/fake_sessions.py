@@ -111,6 +111,7 @@ class FakeServer:
     """Opens and ends sessions as the connector does; its `n`-th call fails or hangs when told so."""
 
     def __init__(self) -> None:
+        self.reset: Callable[[DriverConnection], None] | None = None  # the lender's
         self.calls: list[str] = []
         self.sessions: dict[FakeSession, None] = {}
         self.fail_at: dict[int, BaseException] = {}  # by the number of the call
@@ -167,11 +168,6 @@ class FakeServer:
     def expire(self, conn: DriverConnection, error: LeaseExpired) -> None:
         """See `pool.Connector`."""
 
-    @property
-    def reset(self) -> None:
-        """See `pool.Connector`."""
-        return None
-
     def is_usable(self, conn: DriverConnection) -> bool:
         """See `pool.Connector`."""
         return not conn.con.is_closed()
@@ -220,6 +216,7 @@ class LendingHouse:
             acquire_timeout=acquire_timeout,
             proof_window=60.0,
         )
+        self.server.reset = self.lender.begin_reset
 
     def clock(self) -> float:
         """The loop's own time, and as much later as a test says."""

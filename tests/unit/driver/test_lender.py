@@ -107,11 +107,23 @@ async def test_a_session_that_was_being_entered_when_its_caller_left_is_ended(mo
     house = LendingHouse()
     await others_idle(house)
     (before,) = house.server.sessions
-    assert await cancel_at(take_and_give(house, ACME), 0, moment)
+    assert await cancel_at(take_and_give(house, ACME), 1, moment)  # the first one is for the pool to reset it
     await house.settled()
     assert before.is_closed()
     assert before not in house.server.sessions
     assert (house.counters.resets["failed"], house.counters.bind_failures) == (0, 0), "its caller left: nothing failed"
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+async def test_a_caller_that_leaves_while_the_pool_resets_a_session_ends_neither(moment: Moment) -> None:
+    house = LendingHouse()
+    await others_idle(house)
+    (before,) = house.server.sessions
+    assert await cancel_at(take_and_give(house, ACME), 0, moment)
+    await house.settled()
+    assert list(house.server.sessions) == [before]
+    assert (before.tenant, house.counters.resets) == (None, {"ok": 2, "failed": 0})
+    await house.audit()
 
 
 async def test_a_session_that_was_handed_over_in_the_step_in_which_its_caller_left_goes_to_the_next() -> None:
@@ -388,7 +400,10 @@ async def test_a_caller_waits_no_longer_than_it_said_and_leaves_nothing_behind()
 
 async def test_entering_a_session_of_a_silent_server_ends_with_the_callers_patience() -> None:
     house = LendingHouse()
-    await others_idle(house)  # open by now: its time is that of entering alone
+    await house.use(ACME)
+    await house.settled()
+    (idle,) = house.pool(ACME).connections()
+    idle.bound_until = 0.0  # its proof has ended: nothing but entering takes time
     house.server.hang_at = len(house.server.calls)
     with pytest.raises(PoolTimeout, match="silent"):
         await house.acquire(ACME, timeout=0.01)
