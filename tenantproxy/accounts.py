@@ -147,7 +147,7 @@ class TenantAccounts:
             raise  # who asks has a session there: it may be told
         except TenantError:
             raise _unavailable() from None  # who is gone for good is refused before
-        except (*_DOWN, asyncpg.PostgresError) as exc:  # also what the tenant broke: nobody knows whose account it is
+        except (*_DOWN, asyncpg.PostgresError) as exc:  # also what the tenant broke: it is unknown whose account it is
             raise self._down(tenant, _told(exc)) from None
         if len(rows) > 1:
             raise self._down(tenant, "login.session_query gives more than one row")
@@ -173,7 +173,7 @@ class TenantAccounts:
         try:
             return await scope.fetch(query, *args, timeout=timeout)
         except (*_DOWN, asyncpg.PostgresError) as exc:
-            # A shared database has a function and a role of ours: whatever it says, many tenants were not searched.
+            # A shared database has our function and our role: whatever it says, many tenants were not searched.
             if isinstance(place, SharedDatabase) or not _is_denied(exc):
                 raise self._down(place, _told(exc)) from None
             self._observer(LoginSearchFailed(place=str(place), error=_told(exc), is_down=False))
@@ -191,7 +191,7 @@ class TenantAccounts:
         if isinstance(stored, bytes):
             stored = stored.decode("ascii", "replace")
         if not isinstance(stored, str):
-            stored = None  # a tenant may have made a column of numbers of it: nobody's password, and nobody's error
+            stored = None  # a tenant may have made a column of numbers of it: no user's password, and no error
         return Candidate(account=Account(tenant=tenant, user=user, claims=_claims(values)), password_hash=stored)
 
     def _shared(self, place: SharedDatabase) -> Scope:

@@ -53,7 +53,7 @@ _CURRENT: Final[ContextVar[_Block | None]] = ContextVar("tenantproxy_current")
 
 
 def current() -> TenantScope:
-    """The scope of this request or job. Raises TenantMissing when there is none: there is never a default."""
+    """The scope of this request or job. Raises TenantMissing where no tenant is set: there is never a default."""
     block = _CURRENT.get(None)
     if block is not None and not block.is_plain:
         block = _innermost(block)

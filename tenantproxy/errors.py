@@ -94,7 +94,7 @@ class TenantProxyError(Exception):
         self.retry_after = retry_after
 
     def again(self) -> Self:
-        """The same error for somebody else: an exception that is raised twice collects both tracebacks."""
+        """The same error for another caller: an exception that is raised twice collects both tracebacks."""
         copy = type(self)(self.message, detail=self.detail, hint=self.hint, retry_after=self.retry_after)
         copy.__cause__ = self.__cause__
         return copy
@@ -108,7 +108,7 @@ class TenantProxyError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """One thing that is wrong with the configuration: which key, what is wrong, how to mend it."""
+    """One thing that is wrong with the configuration: which key, what is wrong, how to correct it."""
 
     key: str
     problem: str
@@ -184,7 +184,7 @@ class TooManyAttempts(AuthError):
 
 
 class LoginUnavailable(AuthError):
-    """A database that may hold the account cannot be asked: told to everybody whose login fails, account or not."""
+    """A database that may hold the account cannot be asked: told to all whose login fails, account or not."""
 
     http_status, sqlstate, code, retryable = 503, "08006", "login_unavailable", True
 
@@ -339,7 +339,7 @@ class Exposure:
 
 
 class UnprotectedRelations(IsolationError):
-    """The role of a tenant's session reaches relations of more than this tenant, and no policy of ours holds them.
+    """The role of a tenant's session reaches relations of other tenants that no policy of tenantproxy holds.
 
     `exposures` are those that were looked at, `count` is how many there are. Looked at again at the next connect.
     """

@@ -237,7 +237,7 @@ class TenantUnusable(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdminAccess(Event):
-    """Somebody took the audited way into a tenant."""
+    """An operator took the audited way into a tenant."""
 
     tenant: str
     reason: str
@@ -377,7 +377,7 @@ def tolerant(observer: Observer) -> Observer:
     def tell(event: Event) -> None:
         try:
             observer(event)
-        except Exception:  # noqa: BLE001 - a rim: an observer of the user's own may raise anything
+        except Exception:  # noqa: BLE001 - a boundary: an observer of the user's own may raise anything
             _log.exception("an observer failed")
 
     return tell

@@ -241,7 +241,7 @@ class RouterLife:
             try:
                 await in_slices(self._parts.manager.sweeping())
                 self._parts.looker.sweep(self._parts.manager)
-            except Exception as exc:  # noqa: BLE001 - a rim: without it time would stand still for all pools, unnoticed
+            except Exception as exc:  # noqa: BLE001 - a boundary: without it time would stand still for all pools, unnoticed
                 context = {"message": "tenantproxy: a sweep of the pools failed", "exception": exc}
                 asyncio.get_running_loop().call_exception_handler(context)
 

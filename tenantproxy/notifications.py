@@ -38,7 +38,7 @@ class ListenerDatabase(Protocol):
 class Listener:
     """Holds one connection of `database` for all channels, from the first `hear` on while it is started.
 
-    It never gives up. After each (re)connect everybody hears None, since nobody heard what was announced before. A
+    It never gives up. After each (re)connect all listeners hear None, since what was announced before was not heard. A
     silent peer is found out by a query every `heartbeat` seconds. `reading`: a block around its use of a connection.
     """
 
@@ -56,7 +56,7 @@ class Listener:
         self._heartbeat = heartbeat
         self._heartbeat_timeout = heartbeat_timeout
         self._jitter = jitter
-        self._heard: dict[str, tuple[Heard, ...]] = {}  # by channel; a channel without anybody is not in it
+        self._heard: dict[str, tuple[Heard, ...]] = {}  # by channel; a channel without listeners is not in it
         self._woken = asyncio.Event()  # set when `_heard` changed, or the connection is lost
         self._task: asyncio.Task[None] | None = None  # there is one from start to stop
         self._news: deque[tuple[str, object]] = deque()  # announced, and not passed on yet
@@ -67,7 +67,7 @@ class Listener:
 
     @property
     def is_wanted(self) -> bool:
-        """Whether it is started and anybody listens: then it holds a connection, or tries to."""
+        """Whether it is started and has listeners: then it holds a connection, or tries to."""
         return self._task is not None and bool(self._heard)
 
     def hear(self, channel: str, heard: Heard) -> Callable[[], None]:
@@ -123,14 +123,14 @@ class Listener:
                         await self._listen(conn)
                 if not self._heard:
                     continue
-            except Exception:  # noqa: BLE001  # a rim: whatever it was, the answer is to connect again
+            except Exception:  # noqa: BLE001  # a boundary: whatever it was, the answer is to connect again
                 pass
             # Full jitter: many processes that lost the same server must not return to it together.
             await asyncio.sleep(min(_LONGEST_WAIT, _FIRST_WAIT * 2**failures) * (0.5 + self._jitter() / 2))
             failures = min(failures + 1, 10)
 
     async def _listen(self, conn: _Connection) -> None:
-        """Until the connection is lost, or nobody listens any more."""
+        """Until the connection is lost, or no listener is left."""
         on: set[str] = set()
 
         def ended(_conn: object) -> None:
@@ -159,7 +159,7 @@ class Listener:
                 await self._unlisten(conn, on)
 
     async def _follow(self, conn: _Connection, on: set[str]) -> None:
-        """Listen on what is wanted, and on nothing else; whoever is new may have missed something."""
+        """Listen on what is wanted, and on nothing else; a new listener may have missed something."""
         for channel in on - self._heard.keys():
             on.discard(channel)
             await conn.remove_listener(channel, self._announced)
@@ -196,5 +196,5 @@ class Listener:
             async with asyncio.timeout(self._heartbeat_timeout):
                 for channel in on:
                     await conn.remove_listener(channel, self._announced)
-        except Exception:  # noqa: BLE001  # a rim: what cannot be undone is destroyed
+        except Exception:  # noqa: BLE001  # a boundary: what cannot be undone is destroyed
             conn.terminate()

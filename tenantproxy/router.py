@@ -103,7 +103,7 @@ class Router:
         self.listener = Listener(LaneScope(self, listener_route(settings)), reading=reading_in_slices)
         """Hears what the main database announces while the router is open, unless `[registry] listen` is off."""
         self.revocations = Revocations(self._main_scope, settings.auth, hearing=self.listener)
-        """What was revoked. Whoever verifies tokens opens it (the middleware does, by itself); `close` closes it."""
+        """What was revoked. What verifies tokens opens it (the middleware does, by itself); `close` closes it."""
         self._life = self._new_life()
 
         self._lending = ScopeLending(self._life, parts=parts, routes=self._routes, known=self.known)
@@ -152,7 +152,7 @@ class Router:
         return self._life.is_abandoned
 
     async def open(self) -> None:
-        """Connect, check the roles of tenants' sessions, load the registry. Again after `close` it may be opened anew.
+        """Connect, check the roles of tenants' sessions, load the registry. Again after `close` it may be opened again.
 
         Raises ConnectFailed when the main database cannot be reached and tenants are registered there (elsewhere only
         when it refuses us), IsolationError when a role could pass the wall

@@ -85,7 +85,7 @@ class Routes:
         self._routes: OrderedDict[RouteKey, tuple[Entry, Route]] = OrderedDict()
 
     def known(self, scope: TenantScope) -> Route | None:
-        """The route when nobody has to be asked for it."""
+        """The route when the registry need not be asked for it."""
         route = self.known_by((scope.id, scope.system, scope.replica, scope.profile))
         return route if route is None or not scope.context else _with_context(route, scope)
 
@@ -125,7 +125,7 @@ class Routes:
             self._apply(await self.look_up(tenant))
 
     def plan(self, tenant: Tenant, system: str | None = None, *, replica: bool = False) -> Route:
-        """The route of a tenant, whatever its status. Raises TenantError when it is on no server of ours."""
+        """The route of a tenant, whatever its status. Raises TenantError when it is on no configured server."""
         server = _server_of(self._servers, tenant)
         name = _preferred(tenant.id, server.replicas)[0] if replica and server.replicas else None
         return self._plans[tenant.placement.isolation].plan(tenant, system=system, replica=name)
@@ -172,7 +172,7 @@ class Routes:
         route = self.plan(tenant, system, replica=replica)
         if profile:
             route = replace(route, pool=replace(route.pool, profile=profile))
-        # Another entry came while this tenant was asked for: its plan is good for who asked before, and nobody after.
+        # Another entry came while this tenant was asked for: its plan is for callers that asked before, not after.
         if entry is not None and entry.tenant is tenant:
             self._routes[key] = (entry, route)
             self._routes.move_to_end(key)
@@ -212,7 +212,7 @@ def _preferred(tenant: TenantId, replicas: Iterable[str]) -> list[str]:
 
 
 def _server_of(servers: Mapping[str, Server], tenant: Tenant) -> Server:
-    """The server that the tenant is registered on. Raises TenantError when it is none of ours."""
+    """The server that the tenant is registered on. Raises TenantError when it is not configured."""
     name = tenant.placement.server
     server = servers.get(name)
     if server is None:
@@ -255,7 +255,7 @@ def _lane(settings: Settings, name: TenantId, limits: Limits) -> Route:
 
 
 def admin_route(settings: Settings, tenant: Tenant) -> Route:
-    """To the tenant's database as the server's `admin` user. Raises AccessDenied where there is none."""
+    """To the tenant's database as the server's `admin` user. Raises AccessDenied where it has none."""
     place = tenant.placement
     server = _server_of(settings.servers, tenant)
     if server.admin is None:

@@ -1,4 +1,4 @@
-"""What may be done for one tenant? A scope: cheap, holds no connection, borrows one for each call or block."""
+"""What may be done for one tenant? A scope: cheap, holds no connection, leases one for each call or block."""
 
 from __future__ import annotations
 
@@ -302,7 +302,7 @@ class _Connection:
         return self._guard
 
     def end(self) -> None:
-        """Give the connection back, for whoever cannot use a block. A second call does nothing."""
+        """Give the connection back, for callers that cannot use a block. A second call does nothing."""
         if self._guard is not None and self._guard.detach() is not None:
             self._scope._source.release(self._backend, self._route)
 
@@ -348,12 +348,12 @@ class _Transaction(_Connection):
             raise
 
     async def _roll_back(self, transaction: Transaction, error: BaseException) -> None:
-        """Whoever leaves with an error does not wait for a silent server, and hears that error and no other.
+        """A caller that leaves with an error does not wait for a silent server, and hears that error and no other.
 
         The end of the connection rolls back as well.
         """
         backend = self._backend
-        if backend.con.is_doubtful:  # the driver would wait for the end of rows that nobody reads
+        if backend.con.is_doubtful:  # the driver would wait for the end of rows that are not read
             return
         timer = asyncio.get_running_loop().call_later(END_TIMEOUT, backend.abort)
         try:

@@ -212,7 +212,7 @@ class _Cursor(_TheirCursor):
                 await lent._start_transaction()
             try:
                 rows, status, description = await self._connection.run_kept(operation, parameters or ())
-            except Exception as error:  # noqa: BLE001 - a rim: SQLAlchemy translates what it knows and raises
+            except Exception as error:  # noqa: BLE001 - a boundary: SQLAlchemy translates what it knows and raises
                 lent._handle_exception(error)
         self._description = description or None
         self._rows = deque(rows)
@@ -258,7 +258,7 @@ class _DialectConnection(_TheirConnection):
         return self._lease.scope.id, self._lease.scope.system
 
     def refuse(self, belongs: Whose) -> TenantProxyError:
-        """The error for a session that belongs to somebody else; nothing runs on this connection any more."""
+        """The error for a session that belongs to another tenant; nothing runs on this connection any more."""
         self._refusal = AccessDenied(
             "a session stays with the tenant of its first connection",
             detail=f"it is {_name(belongs)}'s, and {_name(self.whose)} is current",
@@ -327,7 +327,7 @@ class _Execution(_TheirExecution):
     def pre_exec(self) -> None:
         lent = self._dbapi_connection.dbapi_connection
         lent.check()
-        # After a disconnect a Connection gets another lease, which may be somebody else's.
+        # After a disconnect a Connection gets another lease, which may be another tenant's.
         root, whose = self.root_connection, lent.whose
         belongs = getattr(root, _FIXED, None)
         if belongs is None:

@@ -118,7 +118,7 @@ class Auth(Section):
 
     @property
     def has_main(self) -> bool:
-        """Whether there are keys beside those of `issuers`."""
+        """Whether there are keys other than those of `issuers`."""
         return bool(self.keys() or self.public_key_file or self.jwks_url)
 
     @property

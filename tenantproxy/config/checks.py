@@ -28,7 +28,7 @@ MAIN_RESERVE: Final = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WellFormedSections:
-    """The sections that are well formed; None stands for one that is not, and is somebody else's problem."""
+    """The sections that are well formed; None stands for one that is not, and is another check's problem."""
 
     main: Main | None
     servers: Mapping[str, Server | None]
@@ -187,12 +187,12 @@ def _registry(parts: WellFormedSections) -> Iterator[Problem]:
     elif registry.query is not None and registry.list_query is None:
         yield Problem(
             key="registry.list_query",
-            problem="is missing beside query",
+            problem="is missing next to query",
             fix="add the query that pages through all tenants: ids after $1 in order, at most $2",
         )
     elif registry.list_query is not None and registry.query is None:
         yield Problem(
-            key="registry.query", problem="is missing beside list_query", fix="add the query that finds the tenant $1"
+            key="registry.query", problem="is missing next to list_query", fix="add the query that finds the tenant $1"
         )
     if registry.source == "postgres" and registry.query is not None and registry.list_query is not None:
         yield from _queries(registry)
@@ -291,11 +291,11 @@ def _login(parts: WellFormedSections) -> Iterator[Problem]:
     if login.account_query is None:
         for key in ("lookup_query", "list_query", "rehash_query", "session_query"):
             if getattr(login, key) is not None:
-                yield Problem(key=f"login.{key}", problem="is only read beside account_query", fix="add account_query")
+                yield Problem(key=f"login.{key}", problem="is only read with account_query", fix="add account_query")
     elif lookups and login.lookup_query is None:
         yield Problem(
             key="login.lookup_query",
-            problem=f"is missing beside servers.{lookups[0]}.login",
+            problem=f"is missing next to servers.{lookups[0]}.login",
             fix="add the query that finds tenant_id and user_id of the address $1 among all row tenants",
         )
     for name in lookups:

@@ -21,7 +21,7 @@ __all__ = ["environment", "put", "strangers"]
 
 _log = logging.getLogger(__name__)
 
-_DEEPEST: Final = 20  # tables in tables; no key of ours is so deep
+_DEEPEST: Final = 20  # tables in tables; no key of the configuration is so deep
 _ALIKE: Final = re.compile(r"TENANT_?PROXY_", re.IGNORECASE)
 _ELSEWHERE: Final = frozenset({"TENANTPROXY_CONFIG"})  # read by the command line
 # What Kubernetes and Docker set for a service that is called tenantproxy.

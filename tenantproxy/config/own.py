@@ -18,7 +18,7 @@ def names_a_class(text: str) -> bool:
 
 
 def find_own(text: str, *, key: str, protocol: str) -> Any:
-    """The class that `text` names, imported. Raises ConfigurationError, about `key`, when there is none."""
+    """The class that `text` names, imported. Raises ConfigurationError, about `key`, when it cannot be imported."""
     module, _, name = text.partition(":")
     try:
         found = getattr(importlib.import_module(module), name)

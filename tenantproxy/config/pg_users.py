@@ -30,7 +30,7 @@ def pg_problems(pg: Pg, *, verifies: bool, tenants: Collection[str] | None) -> I
         yield from _proof(key, user)
         yield from _reach(key, user, tenants)
     if pg.users and tenants is not None and CONSOLE in tenants:
-        problem = "is the name of the console on the PostgreSQL port, so nobody could connect to this tenant"
+        problem = "is the name of the console on the PostgreSQL port, so no client could connect to this tenant"
         yield Problem(key=f"tenants.{CONSOLE}", problem=problem, fix="rename the tenant")
 
 
@@ -45,7 +45,7 @@ def _listener(pg: Pg, *, verifies: bool) -> Iterator[Problem]:
     if not pg.jwt:
         return
     if not verifies:
-        problem, fix = "needs somebody who verifies tokens", "configure a key, public_key_file or jwks_url in [auth]"
+        problem, fix = "needs a key to verify tokens with", "configure a key, public_key_file or jwks_url in [auth]"
         yield Problem(key="pg.jwt", problem=problem, fix=fix)
     if pg.listen and not is_loopback(pg.listen):
         problem = f"asks for access tokens in clear text, and other machines can reach pg.listen = {pg.listen!r}"
@@ -84,7 +84,7 @@ def _reach(key: str, user: PgUser, known: Collection[str] | None) -> Iterator[Pr
     for tenant in user.tenants if user.tenants != "*" else ():
         if tenant == "*":
             fix = 'write tenants = "*", without brackets'
-            yield Problem(key=f"{key}.tenants", problem='holds "*" beside or in place of tenants', fix=fix)
+            yield Problem(key=f"{key}.tenants", problem='holds "*" with or in place of tenants', fix=fix)
             continue
         try:
             tenant_id(tenant)

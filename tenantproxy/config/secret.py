@@ -29,7 +29,7 @@ class Conflict(tuple[str, ...]):
 
 
 class Secret:
-    """A frozen reference to a secret. Each `read` gets the value anew, so that a rotated file needs no restart.
+    """A frozen reference to a secret. Each `read` gets the current value, so that a rotated file needs no restart.
 
     Build one with `Secret.inline`, `Secret.file` or `Secret.env`. Equal when they refer to the same thing; an
     inline one refuses to be pickled, since its value would be written out.

@@ -33,7 +33,7 @@ class Section(BaseModel):
                 continue
             given = [key for key in (name, f"{name}_file", f"{name}_env") if data.get(key) not in (None, "")]
             if len(given) > 1:
-                data[name] = Conflict(given)  # refused where it is validated, beside what else is wrong in this section
+                data[name] = Conflict(given)  # refused where it is validated, with what else is wrong in this section
                 continue
             for key, make in ((f"{name}_file", Secret.file), (f"{name}_env", Secret.env)):
                 if key in given and isinstance(data[key], str):

@@ -154,7 +154,7 @@ def _console(value: object) -> object:
 
 
 class PgUser(Section):
-    """Somebody who may connect to the PostgreSQL port, and to which tenants.
+    """A user who may connect to the PostgreSQL port, and to which tenants.
 
     `console`: may use the console, with "read" its SHOW commands alone. `max_clients`: by default the
     `max_clients_per_user` of `[pg]`, 0 = no limit.

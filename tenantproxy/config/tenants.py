@@ -53,7 +53,7 @@ def _places(tenant: Tenant) -> list[_Place]:
 
 def _shared_places(tenants: list[Tenant], main: Main) -> Iterator[Problem]:
     seen: dict[_Place, tuple[Tenant, _Place]] = {}
-    # Who lives in a database at all: somebody else's own database must not be among them.
+    # Which tenants are in a database at all: another tenant's own database must not be among them.
     residents: dict[tuple[str, str], Tenant] = {}
     for tenant in tenants:
         place = tenant.placement

@@ -195,7 +195,7 @@ def refusal(answer: Answer, key: PoolKey, *, offset: float, proof: Proof | None)
 
 
 def foreign_settings(answer: Answer, *, pinned: Iterable[str], allowed: Mapping[str, str]) -> tuple[str, ...]:
-    """Settings that somebody laid on our role for every later session and that the operator did not name.
+    """Settings that were given to our role for every later session and that the operator did not name.
 
     Pinned ones have no effect and do not count. As in `Answer.role_settings`, without the values.
     """

@@ -104,7 +104,7 @@ class Opening:
         return not self.pins(key).keys() - pins.keys()
 
     def password(self, key: PoolKey) -> str:
-        """Read anew at each connect: rotation needs no restart."""
+        """Read again at each connect: rotation needs no restart."""
         server, roles = self.server(key), self._settings.tenant_roles
         if key.profile == ADMIN_PROFILE and server.admin is not None:
             return server.admin.password.read() if server.admin.password is not None else ""
@@ -137,7 +137,7 @@ class Opening:
                     detail=f"server {key.server!r}, database {key.database!r}",
                     hint="name one in [row] key_file, and run `tenantproxy install --config FILE`",
                 )
-            kid = max(keys)  # the newest signs; older ones stay installed until nobody uses them
+            kid = max(keys)  # the newest signs; older ones stay installed until no signature needs them
             secret = keys[kid].read_bytes()
             derived = derive_key(secret, server=server, database=key.database, kid=kid)
             signer = self._signers[(server, key.database)] = Signer(derived, database=key.database, kid=kid)
@@ -214,11 +214,11 @@ class Opening:
 
     # --- warming -----------------------------------------------------------------------------------------------------
     def warm_binding(self) -> Binding:
-        """Nobody, to be bound once and reset: a first bind and check of a backend are a thousand times slower."""
+        """No tenant, to be bound once and reset: a first bind and check of a backend are a thousand times slower."""
         return Binding(tenant=_WARM, proof=Proof.BOUND, setting=self._settings.row.setting)
 
     def not_warm(self, key: PoolKey) -> IsolationError:
-        """The database took no proof of ours, not even one of nobody."""
+        """The database took no proof, not even one of no tenant."""
         return IsolationError(
             "the database refuses our proofs",
             detail=f"server {key.server!r}, database {key.database!r}",
@@ -232,7 +232,7 @@ class Opening:
 
 
 def tls_context(server: Server) -> ssl.SSLContext:
-    """What a server's certificate is checked against, and which one of ours it is shown."""
+    """What a server's certificate is checked against, and which certificate it is shown."""
     context = ssl.create_default_context(cafile=server.ssl_root_cert_file or None)
     context.check_hostname = server.ssl == "verify-full"
     if server.ssl not in ("verify-ca", "verify-full"):

@@ -1,6 +1,6 @@
 """What does a connector have under way? Tasks and timers in an empty context, and looking for servers that are down.
 
-Every task of ours starts in an empty context: a transport keeps the one in which it was opened, and a listener on it
+Each of these tasks starts in an empty context: a transport keeps the one in which it was opened, and a listener on it
 would answer with another request's tenant.
 """
 
@@ -17,7 +17,7 @@ from tenantproxy.pools.budget import ServerBudget
 __all__ = ["ConnectorTasks"]
 
 _PROBE_SECONDS: Final = 0.2
-_SSL_REQUEST: Final = b"\0\0\0\x08\x04\xd2\x16\x2f"  # the one question that each version answers to anybody
+_SSL_REQUEST: Final = b"\0\0\0\x08\x04\xd2\x16\x2f"  # the one question that each version answers without a login
 
 
 class ConnectorTasks:

@@ -1,6 +1,6 @@
 """How is an asyncpg connection opened, checked and ended? The asyncpg side of `Connector`.
 
-Every task of ours starts in an empty context: a transport keeps the one in which it was opened, and a listener on it
+Each of these tasks starts in an empty context: a transport keeps the one in which it was opened, and a listener on it
 would answer with another request's tenant.
 """
 
@@ -51,7 +51,7 @@ class AsyncpgConnector:
         self.reset: Callable[[DriverConnection], None] | None = None  # set by the composition: `Lender.begin_reset`
 
     def add_profile(self, profile: str, init: Init) -> bool:
-        """Run `init` too on each new connection of this profile; False when the profile is somebody else's."""
+        """Run `init` too on each new connection of this profile; False when the profile belongs to other code."""
         return profile not in ("", ADMIN_PROFILE, LOGIN_PROFILE) and self._inits.setdefault(profile, init) == init
 
     # --- Connector ---------------------------------------------------------------------------------------------------
@@ -66,8 +66,8 @@ class AsyncpgConnector:
     def expire(self, conn: DriverConnection, error: LeaseExpired) -> None:
         """See `pools.context.Connector`."""
         conn.con.expired = error
-        # Ended without the driver: what its holder still sends comes after our goodbye. A rollback by us would let the
-        # rest of its transaction take effect alone.
+        # Ended without the driver: what its holder still sends comes after our Terminate. A rollback by us would
+        # let the rest of its transaction take effect alone.
         conn.con.is_doubtful = True
 
     def is_usable(self, conn: DriverConnection) -> bool:
@@ -138,7 +138,7 @@ class AsyncpgConnector:
             timeout=server.connect_timeout,
             server_settings=pins,
             connection_class=self._class_of(key),
-            max_cached_statement_lifetime=0,  # its timers would keep the context of whoever ran a statement first
+            max_cached_statement_lifetime=0,  # its timers would keep the context of the first caller of a statement
         )
         if not self._opening.pins_enough(key, pins, con.get_server_version().major):
             await con.close(timeout=END_TIMEOUT)
@@ -201,7 +201,7 @@ class AsyncpgConnector:
         self._opening.reach.judge(key, answer)
 
     async def _warm(self, backend: DriverConnection) -> None:
-        """Bind nobody once, and reset: the first bind and the first check of a backend are a thousand times slower."""
+        """Bind no tenant once, and reset: a backend's first bind and first check are a thousand times slower."""
         binding = self._opening.warm_binding()
         statement = enter(binding, backend.signer, pid=backend.pid, server_now=backend.server_now(), window=WARM_WINDOW)
         timeout = self._opening.server(backend.pool.key).connect_timeout
@@ -246,7 +246,7 @@ class AsyncpgConnector:
         """Cancel what runs: a backend that is busy does not see that its client left. Raises TimeoutError."""
         ask_at, pause = 0.0, 0.1
         async with asyncio.timeout(END_TIMEOUT):
-            while not await self._is_free(backend):  # asyncpg tells nobody when it is free
+            while not await self._is_free(backend):  # asyncpg does not tell when it is free
                 if monotonic() >= ask_at:  # again and again, for a request that comes too early is lost
                     await backend.con.request_cancel()
                     ask_at, pause = monotonic() + pause, pause * 2

@@ -1,4 +1,4 @@
-"""How does a short coroutine of ours run without the cost of a Task? Stepped by the futures it awaits.
+"""How does a short internal coroutine run without the cost of a Task? Stepped by the futures it awaits.
 
 A Task costs two rounds of the event loop and several microseconds; a reset after each release awaits one future.
 The coroutine has no `current_task()`: nothing in it may use `asyncio.timeout`, and it must handle its own exceptions.

@@ -41,7 +41,7 @@ class EndableConnection(AsyncpgConnection):
         self.left: socket.socket | None = None  # where its end can be heard; closed by the code that takes it
 
     async def hang_up(self, timeout: float) -> None:
-        """Cancel what runs and say goodbye without the driver, until the server has closed. Raises TimeoutError."""
+        """Cancel what runs and send Terminate without the driver, until the server has closed. Raises TimeoutError."""
         ended = self._loop.create_future()
         self._transport.set_protocol(_Unread(ended))
         if not self._transport.is_reading():

@@ -35,7 +35,7 @@ class Guard(AsyncpgProxy):
     __slots__ = ()
 
     if TYPE_CHECKING:
-        # What a lease has beside asyncpg's own methods. All its coroutine methods are set below.
+        # What a lease has in addition to asyncpg's own methods. All its coroutine methods are set below.
         async def prepare_kept(self, query: str) -> PreparedStatement[asyncpg.Record]:
             """See `TenantConnection.prepare_kept`."""
             ...

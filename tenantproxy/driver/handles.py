@@ -20,7 +20,7 @@ __all__ = ["LeasedFactory", "LeasedStatement", "LeasedTransaction"]
 # --- what a lease hands out ------------------------------------------------------------------------------------------
 # asyncpg asks whether the lease goes on when a method is called. Its coroutine may run when it likes, in a task that
 # starts after the block, say, and would then run for its next user. So each of them is a coroutine
-# of ours around asyncpg's, which is called in the first step. One that has begun is counted until it has ended: a
+# around asyncpg's, which is called in the first step. One that has begun is counted until it has ended: a
 # connection that comes back with one under way, be it between two answers of the server, is not lent again.
 def _leased(method: Callable[..., Any]) -> Any:
     """`method` of a statement, cursor or transaction; it asks itself whether its lease goes on."""

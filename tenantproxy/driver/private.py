@@ -48,7 +48,7 @@ PRIVATE_NAMES: Final = {
     ),
     "asyncpg.connection._StatementCache": "put clear _entries",
 }
-"""What is used of asyncpg beside its public names, by class."""
+"""What is used of asyncpg in addition to its public names, by class."""
 
 
 if TYPE_CHECKING:

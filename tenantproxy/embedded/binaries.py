@@ -188,7 +188,7 @@ def _copy(tree: Path, libraries: Path | None, target: Path) -> None:
 
 
 def _check_ours(copy: Path) -> None:
-    """Anybody may create a folder of this name in the temporary folder; what is in it would run with our data."""
+    """Any user may create a folder of this name in the temporary folder; what is in it would run with our data."""
     state = copy.lstat()
     if not stat.S_ISDIR(state.st_mode) or state.st_uid != os.geteuid() or state.st_mode & 0o022:
         raise TenantProxyError(f"{copy} is not ours", hint="remove it, or set TMPDIR to a folder of your own")

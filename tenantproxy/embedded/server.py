@@ -38,7 +38,7 @@ from tenantproxy.errors import TenantProxyError
 __all__ = ["ConnectArgs", "EmbeddedPostgres"]
 
 _SUPERVISOR: Final = Path(__file__).with_name("supervisor.py")
-# Below every system's ephemeral range: there, while the server is down for a restart, somebody's outgoing connection
+# Below every system's ephemeral range: there, while the server restarts, an outgoing connection of another program
 # could be given our port, and a client that keeps trying such a port on loopback can end up connected to itself.
 _PORTS: Final = range(15_000, 32_000)
 _POLL_SECONDS: Final = 0.005

@@ -1,4 +1,4 @@
-"""How is a session made one tenant's? Pure: decisions as values, applied by whoever holds the connection."""
+"""How is a session made one tenant's? Pure: decisions as values, applied by the holder of the connection."""
 
 from tenantproxy.isolation.base import Pins, Plan, search_path, startup_pins
 from tenantproxy.isolation.database import DatabasePlan

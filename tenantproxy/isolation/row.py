@@ -103,7 +103,7 @@ def enter(binding: Binding, signer: Signer | None, *, pid: int, server_now: floa
 def change_reset(prepared: int, proof: Proof) -> str:
     """Before a backend goes to another tenant, for a driver that has `prepared` statements. Its tag: SELECT 1.
 
-    Fails, and so destroys the connection, when somebody prepared in SQL: it may stand under a name of the driver's.
+    Fails, and so destroys the connection, when a statement was prepared in SQL: it may have a name of the driver's.
     Also when fewer statements are there: a tenant can deallocate them where no client sees it (`DO`), and the queries
     of all who come next would fail.
     """

@@ -102,7 +102,7 @@ async def missing_rights(conn: asyncpg.Connection) -> list[Problem]:
 
 
 async def ensure_keeper(conn: asyncpg.Connection) -> None:
-    """The role `tenantproxy_keeper`, which owns keys and functions: nobody can be it, and no tenant reaches it."""
+    """The role `tenantproxy_keeper`, which owns keys and functions: it has no members, and no tenant reaches it."""
     await conn.execute(sql_file("keeper_role.sql"))
 
 
@@ -145,7 +145,7 @@ async def install_auth(conn: asyncpg.Connection, *, app_role: str, lock_timeout:
 async def _ensure_schema(conn: asyncpg.Connection) -> None:
     """Our schema, in which `conn` may create tables.
 
-    Whoever installs owns them, not the keeper: what is in them is no secret.
+    The role that installs owns them, not the keeper: what is in them is no secret.
     """
     await ensure_keeper(conn)
     await conn.execute(sql_file("keeper.sql"))
@@ -219,7 +219,7 @@ async def isolate_table(
     """Let each tenant see and write only the rows of `table` whose `column` names it; the owner too (FORCE).
 
     The tenant is cast to the column's type, or to the type named `cast`. A table that has permissive policies of its
-    own keeps them and gets a RESTRICTIVE one beside them, since permissive ones add up. Partitions, which can be read
+    own keeps them and gets a RESTRICTIVE one in addition, since permissive ones add up. Partitions, which can be read
     directly, get the same. Locks the table only when something is to be changed. `conn` is the owner's.
     Raises ConfigurationError when there is no such table or column, asyncpg.LockNotAvailableError.
     """

@@ -1,4 +1,4 @@
-"""How do roles, databases and schemas of tenants come to be, closed to everybody else? One function per step.
+"""How do roles, databases and schemas of tenants come to be, closed to all others? One function per step.
 
 Each step looks first and may be run again after a crash. They take a connection with the server's admin credentials, or
 `connect(database)` that opens one (closed here). Names are checked before anything is done.
@@ -70,7 +70,7 @@ async def ensure_role(conn: asyncpg.Connection, role: str, *, password: str | No
         try:
             await conn.execute(f"CREATE ROLE {name} LOGIN NOINHERIT")
         except (asyncpg.DuplicateObjectError, asyncpg.UniqueViolationError):
-            return await ensure_role(conn, role, password=password)  # somebody was first: look again
+            return await ensure_role(conn, role, password=password)  # another process was first: look again
     elif found["mighty"]:
         problem = "it is superuser, bypasses row security, or may create roles, create databases or replicate"
         raise ConfigurationError([Problem(key=f"role {role}", problem=problem, fix="choose another role")])
@@ -104,7 +104,7 @@ async def close_database(conn: asyncpg.Connection, database: str, *, roles: Sequ
 
 
 async def close_maintenance(conn: asyncpg.Connection) -> None:
-    """No tenant connects to the databases that every server has. Those of somebody else are left as they are."""
+    """No tenant connects to the databases that every server has. Those of others are left as they are."""
     mine = await conn.fetch(
         "SELECT datname FROM pg_database WHERE datname IN ('postgres', 'template1') AND pg_has_role(datdba, 'USAGE')"
     )
@@ -113,7 +113,7 @@ async def close_maintenance(conn: asyncpg.Connection) -> None:
 
 
 async def close_public(conn: asyncpg.Connection, *, role: str) -> None:
-    """The schema public of this database: nobody creates in it but its owner; `role` sees it."""
+    """The schema public of this database: only its owner creates in it; `role` sees it."""
     async with conn.transaction():
         await conn.execute("REVOKE ALL ON SCHEMA public FROM PUBLIC")
         await conn.execute(f"REVOKE CREATE ON SCHEMA public FROM {quote_identifier(role)}")
@@ -132,7 +132,7 @@ async def functions_closing(conn: asyncpg.Connection) -> list[str]:
 async def close_functions(conn: asyncpg.Connection) -> bool:
     """Take from PUBLIC, in this database, the functions that reach other sessions or run text as SQL.
 
-    The keeper, made if there is none, alone goes on seeing what is prepared: the check between two row tenants is its.
+    The keeper, made if it is missing, alone goes on seeing what is prepared: the check between two row tenants is its.
     False, and nothing done, when `conn` is not a superuser's: they belong to one.
     """
     if not await conn.fetchval("SELECT rolsuper FROM pg_roles WHERE rolname = current_user"):

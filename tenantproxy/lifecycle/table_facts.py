@@ -110,7 +110,7 @@ FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1::
 
 
 async def find_table(conn: asyncpg.Connection, table: str, column: str, path: str) -> asyncpg.Record | str:
-    """The relation that `table` names, as in SQL, looked for in `path` (a search_path); a text: why there is none.
+    """The relation that `table` names, as in SQL, looked for in `path` (a search_path); a text: why it was not found.
 
     Has oid, name, kind, has_column and columns.
     """

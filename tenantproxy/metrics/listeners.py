@@ -58,7 +58,7 @@ class HttpRequests:
 class ListenerStats:
     """One listener, now: how many clients are connected, and how many may be.
 
-    `received` and `sent`: bytes from and to its clients since the start; None where nobody counts them.
+    `received` and `sent`: bytes from and to its clients since the start; None where they are not counted.
     """
 
     protocol: str
@@ -70,7 +70,7 @@ class ListenerStats:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessStats:
-    """The process, now. `lag_seconds`: how late the event loop lately ran what was due, at worst."""
+    """The process, now. `lag_seconds`: how late the event loop recently ran what was due, at worst."""
 
     listeners: Sequence[ListenerStats]
     draining: bool

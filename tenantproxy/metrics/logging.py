@@ -1,4 +1,4 @@
-"""How does an event reach the log? As one record of the logger `tenantproxy`, its fields beside the message.
+"""How does an event reach the log? As one record of the logger `tenantproxy`, its fields next to the message.
 
 The message reads by itself (`pool_evicted pool=acme reason=lru`); the same fields are attributes of the record
 (`record.pool`), `record.kind` is the event's name: structlog's ExtraAdder and JSON formatters pick them up. Events hold
@@ -107,7 +107,7 @@ def _shown(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     text = str(value)
-    # Quoted and escaped: a reason that somebody typed must not be able to write a second line.
+    # Quoted and escaped: a reason that an operator typed must not be able to write a second line.
     return text if _BARE.fullmatch(text) else json.dumps(text)
 
 

@@ -1,4 +1,4 @@
-"""Which Prometheus series does login have? Its results, how long it took, how far it searched; nobody's name."""
+"""Which Prometheus series does login have? Its results, how long it took, how far it searched; no names."""
 
 from __future__ import annotations
 

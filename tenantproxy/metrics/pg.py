@@ -1,6 +1,6 @@
-"""Which Prometheus series does the PostgreSQL port have, beside those that every listener has?
+"""Which Prometheus series does the PostgreSQL port have, in addition to those of every listener?
 
-Read from one snapshot at each scrape; nothing is counted here. The tenant label is bounded by whoever counts
+Read from one snapshot at each scrape; nothing is counted here. The tenant label is bounded by the code that counts
 (`metrics.max_tenants`, the rest under `_other`). Waits, holds and resets are the router's own series.
 """
 

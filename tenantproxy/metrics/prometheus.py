@@ -167,7 +167,7 @@ def _pools(stats: Stats) -> Iterator[Metric]:
     pools = stats.pools
     label = partial(_pool_label, stats)
     yield gauge("pools", "Open pools, the main one included.", (), {(): len(pools)})
-    yield gauge("pools_limit", "Pools beside the main one that may stay open while idle.", (), {(): stats.pools_limit})
+    yield gauge("pools_limit", "Pools without the main one that may stay open while idle.", (), {(): stats.pools_limit})
     # A tenant with several schemas has several pools under one label.
     yield gauge_of(
         "pool_connections",

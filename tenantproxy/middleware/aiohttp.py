@@ -48,7 +48,7 @@ def setup(
 
     The parameters are those of `middleware.asgi.TenantMiddleware`. The router is opened and closed with the
     application, unless it is open already. Handlers of requests that name no tenant have no `request[TENANT]` and no
-    `request[IDENTITY]`, and `current()` raises TenantUnresolved there. Errors of ours and lost
+    `request[IDENTITY]`, and `current()` raises TenantUnresolved there. Errors of tenantproxy and lost
     connections become problem+json.
     """
     gate = Gate(router, resolver=resolver, tokens=tokens)
@@ -91,7 +91,7 @@ def setup(
 
 
 async def _prepared(request: web.Request, response: web.StreamResponse) -> None:
-    """An answer begins, whoever made it."""
+    """An answer begins, whichever handler made it."""
     request[_BEGUN] = True
     if (name := request.get(REQUEST_ID)) is not None:
         response.headers.setdefault("X-Request-ID", name)

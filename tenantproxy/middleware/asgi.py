@@ -3,7 +3,7 @@
     app.add_middleware(TenantMiddleware, router=router, tokens=tokens)      # Starlette, FastAPI
     app = TenantMiddleware(app, router=router, tokens=tokens)               # Litestar, Django, anything
 
-It needs no framework and holds no connection. Each request is its tenant's or nobody's, whatever the server's own
+It needs no framework and holds no connection. Each request is its tenant's or no tenant's, whatever the server's own
 context says; `tenantproxy.current()` is that tenant until the last byte and the last background task.
 """
 
@@ -53,7 +53,7 @@ async def tenant() -> TenantScope:
 
 
 def answer_to(scope: Any, error: BaseException) -> ProblemAnswer:
-    """The answer to one of OURS in a request's ASGI scope, for a framework that answers its handlers' errors itself."""
+    """The answer to an error of tenantproxy in an ASGI scope, where a framework answers its handlers' errors itself."""
     made: ProblemAnswer = scope[ANSWER](error, scope["state"]["request_id"])
     return made
 
@@ -66,7 +66,7 @@ class TenantMiddleware:
     `requests` counts (`metrics.listeners.HttpRequests`). A router that is not open is opened and closed with the
     application, or opened at the first request where the server has no lifespan. The scope's `state` gets `request_id`,
     and where there is a tenant `tenant`, its scope, and `identity`, who asks (`auth.base.Identity`). Errors
-    of ours and lost connections become problem+json while nothing was sent.
+    of tenantproxy and lost connections become problem+json while nothing was sent.
     """
 
     def __init__(
@@ -139,7 +139,7 @@ class TenantMiddleware:
             await socket.refuse(self._gate.answer(headers + token, exc, request, resolved=_OUTER in scope))
 
     async def _run(self, scope: Scope, headers: tuple[tuple[str, str], ...], receive: Receive, send: Send) -> None:
-        """The application, for the tenant of the request or for nobody."""
+        """The application, for the tenant of the request or for none."""
         await self._life.ready()
         client = scope.get("client")
         entered = await self._gate.enter(

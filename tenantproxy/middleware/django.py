@@ -1,4 +1,4 @@
-"""How does Django answer our errors, and tell which route it took? Beside `asgi.TenantMiddleware`, which is around it.
+"""How does Django answer our errors, and tell which route it took? Inside of `asgi.TenantMiddleware`.
 
 MIDDLEWARE = ["tenantproxy.middleware.django.TenantErrors", ...]
 """
@@ -18,7 +18,7 @@ __all__ = ["TenantErrors"]
 
 
 class TenantErrors:
-    """Turns errors of ours that a view raises into problem+json: Django answers what its views raise itself.
+    """Turns errors of tenantproxy that a view raises into problem+json: Django answers what its views raise itself.
 
     It also leaves the pattern that matched (`/projects/<int:id>`) where requests are counted, for sync and async views.
     """

@@ -73,7 +73,7 @@ class Gate:
         return self._router.tenant(identity.tenant, context=settings), identity
 
     def answer(self, headers: Headers, error: BaseException, request: str, *, resolved: bool = False) -> ProblemAnswer:
-        """The answer to an error of ours in the request with that id and these headers.
+        """The answer to an error of tenantproxy in the request with that id and these headers.
 
         Code that finds no current tenant is told how to set one. A caller hears what the request lacks; where that was
         `resolved` to a tenant, the code is at fault: it ran outside of the request's context.

@@ -1,7 +1,7 @@
 """Who opens the router, and who closes it? One `Life` for each router, however many middlewares share it.
 
-A router that is open when it is first needed belongs to whoever opened it: it is left alone, then and later. Where
-tokens are verified, what is revoked is followed as long as the router is open, whoever opened that.
+A router that is open when it is first needed belongs to the code that opened it: it is left alone, then and later.
+Where tokens are verified, what is revoked is followed as long as the router is open, by whatever code.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ class Life:
         self._router = router
         self._opening: asyncio.Task[None] | None = None  # while it opens
         self._is_ours = False  # we opened it, and close it
-        self._was_open = False  # once it was; whoever closed it meant it
-        self._follows = False  # somebody verifies tokens: what is revoked has to be known
+        self._was_open = False  # once it was; it was closed on purpose
+        self._follows = False  # tokens are verified: what is revoked has to be known
 
     def keep_up(self, tokens: TokenVerifier | None) -> None:
         """See to it that `tokens` hears of revocations, unless it was given some of its own."""
@@ -95,12 +95,12 @@ def _heard(task: asyncio.Task[None]) -> None:
         task.exception()
 
 
-# By the router's address, which is nobody else's while its Life holds it; the middlewares keep the Life.
+# By the router's address, which no other router has while its Life holds it; the middlewares keep the Life.
 _LIVES: WeakValueDictionary[int, Life] = WeakValueDictionary()
 
 
 def life_of(router: Router) -> Life:
-    """The one `Life` of `router`, for whoever keeps it."""
+    """The one `Life` of `router`, for the code that keeps it."""
     life = _LIVES.get(id(router))
     if life is None:
         life = _LIVES[id(router)] = Life(router)

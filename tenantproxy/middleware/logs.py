@@ -11,7 +11,7 @@ __all__ = ["TenantFilter"]
 
 
 class TenantFilter(logging.Filter):
-    """Gives each record the attribute `tenant`: the current one, `-` where there is none. Add it to a handler.
+    """Gives each record the attribute `tenant`: the current one, `-` outside of requests. Add it to a handler.
 
     A record that names a tenant itself keeps it. A handler that writes in a thread of its own (QueueListener) needs the
     filter before the queue, on the QueueHandler: the thread has no current tenant.

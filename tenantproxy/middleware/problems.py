@@ -61,7 +61,7 @@ def request_id(given: Sequence[str]) -> str:
 
 
 def answer_to(error: BaseException, request: str, *, mismatch_text: str = "") -> ProblemAnswer:
-    """The answer to one of OURS in the request with that id; logs what the server is to blame for.
+    """The answer to an error of tenantproxy in the request with that id; logs what the server is to blame for.
 
     `mismatch_text` is `[resolve] mismatch_text`; empty: the error's own words.
 

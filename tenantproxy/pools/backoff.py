@@ -27,7 +27,7 @@ class Backoff:
     def __init__(self) -> None:
         self._failures = 0
         self._retry_at = 0.0  # no connect before
-        self._is_denied = False  # the last one failed for a reason that waiting does not mend
+        self._is_denied = False  # the last one failed for a reason that waiting does not change
         self.error: TenantProxyError | None = None  # of the last connect, None after a success
 
     def succeeded(self) -> None:
@@ -66,5 +66,5 @@ class Backoff:
         return self._failures > 0 and not self._is_due(now)
 
     def refusal(self, now: float) -> TenantProxyError | None:
-        """What newcomers are told at once: the server denied us, and the next try is not due."""
+        """What new callers are told at once: the server denied us, and the next try is not due."""
         return self.error if self._is_denied and now < self._retry_at else None

@@ -43,14 +43,14 @@ class ServerProcess:
 
 
 class Waiter(Protocol[C_contra]):
-    """Somebody who waits for a connection. Both calls come from the pool and must not re-enter it."""
+    """A caller that waits for a connection. Both calls come from the pool and must not re-enter it."""
 
     def offer(self, conn: C_contra, /) -> bool:
         """Take `conn`; False: gone, offer it to the next."""
         ...
 
     def fail(self, error: TenantProxyError, /) -> None:
-        """Nothing will come: the pool closed, or its server refuses us for a reason that waiting does not mend."""
+        """Nothing will come: the pool closed, or its server refuses us for a reason that waiting does not change."""
         ...
 
 

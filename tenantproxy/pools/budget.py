@@ -63,7 +63,7 @@ class Claimant(Protocol):
         ...
 
     def server_down(self) -> None:
-        """Fail whoever waits: the breaker is open."""
+        """Fail the waiters: the breaker is open."""
         ...
 
     def server_up(self) -> None:
@@ -95,7 +95,7 @@ class ServerBudget:
         self._clock = clock
         self._observer = observer
         self._failing_since: float | None = None  # the first of an unbroken row of failed connects
-        self._unanswered = 0  # of them those that nobody answered
+        self._unanswered = 0  # of them those without an answer
         self.is_down = False
         self.failure: ConnectFailed | None = None  # why the last connect did not reach it; names no database
         self._unfit_since: float | None = None  # it is not in the role that it is used in
@@ -132,7 +132,7 @@ class ServerBudget:
         self.grant()
 
     def refused_as_full(self, pool: Claimant, in_use: int) -> None:
-        """`pool` was refused a connection as there is none left: for a while what is in use is the most for it."""
+        """`pool` was refused a connection, for none was left: for a while what is in use is the most for it."""
         self._refusals.refuse(pool, in_use, self._clock())
 
     def opened_in(self, seconds: float) -> None:
@@ -156,7 +156,7 @@ class ServerBudget:
 
     # --- permits -----------------------------------------------------------------------------------------------------
     def take(self, pool: Claimant) -> bool:
-        """Take a permit for a connect; False when there is none for this pool now (then `want` one)."""
+        """Take a permit for a connect; False when this pool can have none now (then `want` one)."""
         if self._is_spent(pool) or self._must_stand_back(pool):
             return False
         if not pool.is_main:
@@ -178,7 +178,7 @@ class ServerBudget:
         return self.in_use >= self.limit and not may_look
 
     def _must_stand_back(self, pool: Claimant) -> bool:
-        """Whether somebody who has nothing waits while this pool only wants more."""
+        """Whether a tenant that has nothing waits while this pool only wants more."""
         if pool.is_main or not self.wanting or pool.starving:
             return False
         # Not for one that was refused as the server is full: it could not use the permit either.
@@ -216,7 +216,7 @@ class ServerBudget:
             self.tenants_in_use -= 1
 
     def want(self, pool: Claimant) -> None:
-        """Remember that `pool` would open more, and close what nobody uses to make room."""
+        """Remember that `pool` would open more, and close idle connections to make room."""
         if pool not in self.wanting:
             self.wanting[pool] = self._clock()
         self.reclaim()
@@ -254,8 +254,8 @@ class ServerBudget:
     def reclaim(self) -> None:
         """Close idle connections of the least recently used pools: one for each pool that wants.
 
-        For a tenant that has nothing at once, but not the last one of another that is at work while somebody holds
-        several: those yield one when they give it back. For one that only wants more, what nobody used for a while: its
+        For a tenant that has nothing at once, but not the last one of another that is at work while others hold
+        several: those yield one when they give it back. For one that only wants more, what was idle for a while: its
         own come back meanwhile, and to close and open one costs more than that.
         """
         while self.closing < len(self.wanting) and self._idle:
@@ -294,7 +294,7 @@ class ServerBudget:
         """Whether a connection of `pool`, just released, should be closed for a tenant elsewhere that has none.
 
         `next_holds`: what the tenant that would get it holds already. A connection serves its own pool for a short turn
-        first: to close and open one for every single request would serve nobody.
+        first: to close and open one for every single request would help no tenant.
         """
         if pool.is_main:
             return False
@@ -356,7 +356,7 @@ class ServerBudget:
         return self.is_down or (self.is_unfit and self._clock() - self._unfit_at < UNFIT_SECONDS)
 
     def forget_failures(self) -> None:
-        """Nothing is known of the server: the router opens anew, and what looked for it to come back has ended."""
+        """Nothing is known of the server: the router opens again, and what looked for it to come back has ended."""
         self.is_down = False
         self._failing_since = self._unfit_since = None
         self._unanswered = 0
@@ -382,7 +382,7 @@ class ServerBudget:
 
     @property
     def contended(self) -> bool:
-        """Whether some pool wants a permit and there is none."""
+        """Whether some pool wants a permit and none is free."""
         return bool(self.wanting)
 
     def stats(self) -> ServerStats:

@@ -115,7 +115,7 @@ def budget_spent(timeout: float, *, limit: int, waiting: int) -> BudgetExhausted
 
 
 def unreachable(detail: str) -> ConnectFailed:
-    """Nobody listens there."""
+    """The server cannot be reached."""
     return ConnectFailed(
         "the PostgreSQL server cannot be reached",
         detail=detail,

@@ -41,7 +41,7 @@ class ManagerSettings(PoolSettings, Protocol):
 
     @property
     def max_pools(self) -> int:
-        """Pools that may be open while nobody uses them."""
+        """Pools that may be open while they are not in use."""
         ...
 
 
@@ -75,7 +75,7 @@ class PoolManager(Generic[C]):
         self._gone: list[Pool[C]] = []  # closed pools whose last connections are still ending
         self._seen: OrderedDict[PoolKey, None] = OrderedDict()  # keys of pools that were evicted
         self._main: Pool[C] | None = None
-        self._busy_until = 0.0  # until then no pool is quiet, as far as is known
+        self._busy_until = 0.0  # until then all pools are in use, as far as is known
         self._reserved: dict[str, Pool[C]] = {}  # by server: one connection of the reserve each, to ask it something
         self._family: list[PoolManager[Any]] = [] if family is None else family
         self._family.append(self)
@@ -94,7 +94,7 @@ class PoolManager(Generic[C]):
         """The pool of one connection that may always be opened on a server without the main database.
 
         What it holds comes out of the reserve. Not counted, never evicted; ended by `drop_reserved`. `key` is used
-        where there is none yet.
+        where that server has none yet.
         """
         pool = self._reserved.get(key.server)
         if pool is None:
@@ -111,7 +111,7 @@ class PoolManager(Generic[C]):
                 self._gone.append(pool)
 
     def pool(self, route: Route) -> Pool[C]:
-        """The open pool of `route`, made if there is none. Raises PoolClosed after `close`."""
+        """The open pool of `route`, made if it is not open. Raises PoolClosed after `close`."""
         pool = self._pools.get(route.pool)
         return pool if pool is not None else self._open(route)
 
@@ -149,25 +149,25 @@ class PoolManager(Generic[C]):
         )
 
     def _make_room(self, wanted: int) -> None:
-        """Evict least recently used quiet pools until `wanted` more fit in; while all are busy, more are allowed.
+        """Evict least recently used pools not in use until `wanted` more fit in; while all are busy, more are allowed.
 
-        At most a few at once, the sweeper takes the others; with many pools that are all busy it is not looked for a
-        quiet one at each opening.
+        At most a few at once, the sweeper takes the others; with many pools that are all busy it is not looked for
+        one at each opening.
         """
         count = sum(map(len, self._family))
         excess = count + wanted - self._settings.max_pools
         if excess <= 0 or (count > _MANY and self._clock() < self._busy_until):
             return
-        victims = self._quiet(min(excess, _AT_ONCE))
+        victims = self._unused(min(excess, _AT_ONCE))
         for pool, manager in victims:
             manager._evict(pool, "lru")
         if not victims:
             self._busy_until = self._clock() + _BUSY_SECONDS
 
-    def _quiet(self, most: int) -> list[tuple[Pool[Any], PoolManager[Any]]]:
-        """The least recently used quiet pools of the family, at most so many."""
-        quiet = ((pool, each) for each in self._family for pool in each._pools.values() if pool.is_quiet)
-        return nsmallest(most, quiet, key=lambda one: one[0].last_used)
+    def _unused(self, most: int) -> list[tuple[Pool[Any], PoolManager[Any]]]:
+        """The least recently used pools of the family that are not in use, at most so many."""
+        unused = ((pool, each) for each in self._family for pool in each._pools.values() if pool.is_unused)
+        return nsmallest(most, unused, key=lambda one: one[0].last_used)
 
     def _evict(self, pool: Pool[C], reason: EvictReason) -> None:
         del self._pools[pool.key]
@@ -228,12 +228,12 @@ class PoolManager(Generic[C]):
         idle_limit = now - self._settings.idle_timeout
         for pool in [*self, *self._gone]:
             pool.sweep(now)
-            if pool.is_empty and pool.is_quiet and pool.last_used <= idle_limit and self._has(pool):
+            if pool.is_empty and pool.is_unused and pool.last_used <= idle_limit and self._has(pool):
                 self._evict(pool, "idle")
             yield
-        # The overshoot of a busy time. What is quiet now may be used before its turn comes.
-        for pool, manager in self._quiet(max(0, sum(map(len, self._family)) - self._settings.max_pools)):
-            if pool.is_quiet and manager._has(pool):
+        # The overshoot of a busy time. What is not in use now may be before its turn comes.
+        for pool, manager in self._unused(max(0, sum(map(len, self._family)) - self._settings.max_pools)):
+            if pool.is_unused and manager._has(pool):
                 manager._evict(pool, "lru")
             yield
         self._gone = [pool for pool in self._gone if not pool.is_empty]

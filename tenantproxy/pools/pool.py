@@ -85,7 +85,7 @@ class Pool(Generic[C]):
         """A connection for `tenant` now, or None when it has to `wait`.
 
         First an idle one that is bound to this tenant, then, unless `bound_only`, an unbound one, then the least
-        recently used. `bound_to` tells what the lender has to do before anybody may use it; `last_used` is the time of
+        recently used. `bound_to` tells what the lender has to do before it may be used; `last_used` is the time of
         the lease. Raises PoolClosed.
         """
         if self.is_closed:
@@ -430,7 +430,7 @@ class Pool(Generic[C]):
         return self._state.used
 
     @property
-    def is_quiet(self) -> bool:
+    def is_unused(self) -> bool:
         """No connection is lent, waited for, being opened or reset, and none lingers: a tenant stays charged for it."""
         state = self._state
         return not (self._turns.waiting or state.opening or state.resetting or state.lingering or state.used)

@@ -1,6 +1,6 @@
 """Whose turn is it? One FIFO of waiters per tenant, tenants served in turn, each within its own limits.
 
-With one FIFO for all, a flooding tenant takes everybody's latency; with quota and turns only its own. There are two
+With one FIFO for all, a flooding tenant spoils the latency of all; with quota and turns only its own. There are two
 rings of turns: tenants that hold fewer than the guaranteed number are served before those that hold more.
 """
 
@@ -150,7 +150,7 @@ class Turns(Generic[C]):
             turn.ring = None
 
     def peek(self) -> Turn[C] | None:
-        """Whose turn is next, None when nobody waits who may have one more."""
+        """Whose turn is next, None when no waiter may have one more."""
         return next(iter(self._below or self._ring), None)
 
     def prefer(self, tenant: TenantId | None) -> Turn[C] | None:

@@ -50,7 +50,7 @@ class Slot(Generic[C]):
         self.owner: Turn[C] | None = None  # of that tenant; it may have left the pool since
         self.turn: Turn[C] | None = None  # of the tenant that it counts for
         self.state = State.IDLE
-        self.streak = 0  # leases in a row of the tenant it was bound to, while anybody waited
+        self.streak = 0  # leases in a row of the tenant it was bound to, while others waited
         self.is_late = False  # its reset takes suspiciously long
         self.retire_on_release = False
 
@@ -100,7 +100,7 @@ class IdleSlots(Generic[C]):
         return slot
 
     def has_of(self, tenant: TenantId | None) -> bool:
-        """Whether one is bound to `tenant`; None: to nobody."""
+        """Whether one is bound to `tenant`; None: an unbound one."""
         return bool(self._of.get(tenant))
 
     def purge(self) -> None:

@@ -107,5 +107,5 @@ class MemoryRegistry:
 
 
 def not_found() -> TenantNotFound:
-    """The error for an unknown tenant. It does not repeat the identifier, which came from a stranger."""
+    """The error for an unknown tenant. It does not repeat the identifier, which came from an unauthenticated caller."""
     return TenantNotFound("there is no such tenant", hint="tenantproxy tenants list shows those that are registered")
