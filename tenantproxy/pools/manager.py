@@ -166,7 +166,7 @@ class PoolManager(Generic[C]):
 
     def _unused(self, most: int) -> list[tuple[Pool[Any], PoolManager[Any]]]:
         """The least recently used pools of the family that are not in use, at most so many."""
-        unused = ((pool, each) for each in self._family for pool in each._pools.values() if pool.is_unused)
+        unused = ((pool, each) for each in self._family for pool in each._pools.values() if pool.is_quiet)
         return nsmallest(most, unused, key=lambda one: one[0].last_used)
 
     def _evict(self, pool: Pool[C], reason: EvictReason) -> None:
@@ -228,12 +228,12 @@ class PoolManager(Generic[C]):
         idle_limit = now - self._settings.idle_timeout
         for pool in [*self, *self._gone]:
             pool.sweep(now)
-            if pool.is_empty and pool.is_unused and pool.last_used <= idle_limit and self._has(pool):
+            if pool.is_empty and pool.is_quiet and pool.last_used <= idle_limit and self._has(pool):
                 self._evict(pool, "idle")
             yield
         # The overshoot of a busy time. What is not in use now may be before its turn comes.
         for pool, manager in self._unused(max(0, sum(map(len, self._family)) - self._settings.max_pools)):
-            if pool.is_unused and manager._has(pool):
+            if pool.is_quiet and manager._has(pool):
                 manager._evict(pool, "lru")
             yield
         self._gone = [pool for pool in self._gone if not pool.is_empty]

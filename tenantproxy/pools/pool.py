@@ -430,7 +430,7 @@ class Pool(Generic[C]):
         return self._state.used
 
     @property
-    def is_unused(self) -> bool:
+    def is_quiet(self) -> bool:
         """No connection is lent, waited for, being opened or reset, and none lingers: a tenant stays charged for it."""
         state = self._state
         return not (self._turns.waiting or state.opening or state.resetting or state.lingering or state.used)

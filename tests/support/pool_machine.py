@@ -347,7 +347,7 @@ class PoolWorld:
             self._check_swept(book)
         manager = self.house.manager
         if len(manager) > self.house.settings.max_pools:
-            assert not [pool for pool in manager if not pool.is_main and self._is_unused(self.book(pool))]
+            assert not [pool for pool in manager if not pool.is_main and self._is_quiet(self.book(pool))]
 
     def _oldest(self, book: Book) -> list[Link]:
         """The oldest lease of a pool, where it is to be ended."""
@@ -394,7 +394,7 @@ class PoolWorld:
         if event.reason == "removed":
             assert self.now_removing
         else:
-            assert self._is_unused(book), f"{event.pool} was evicted while it was in use"
+            assert self._is_quiet(book), f"{event.pool} was evicted while it was in use"
         self._collect()
 
     # --- the books ---------------------------------------------------------------------------------------------------
@@ -436,7 +436,7 @@ class PoolWorld:
     def _leases(self, book: Book, tenant: TenantId) -> int:
         return sum(1 for caller in self.lent if caller.tenant == tenant and _link(caller).pool is book.pool)
 
-    def _is_unused(self, book: Book) -> bool:
+    def _is_quiet(self, book: Book) -> bool:
         busy = [link for link in self.links() if link.pool is book.pool and link.state in ("used", "resetting")]
         waiting = any(caller.waits for queue in book.waiting.values() for caller in queue)
         left = any(left.pool is book.pool for left in self.left)
