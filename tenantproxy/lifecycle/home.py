@@ -55,8 +55,8 @@ SELECT n.nspname::text AS name, current_user::text AS user, pg_has_role(n.nspown
         AND NOT EXISTS (SELECT FROM aclexplode(n.nspacl) a WHERE a.grantee IN (0, s.oid)) ORDER BY 1) AS through_others,
   EXISTS (SELECT FROM pg_class c, unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) p WHERE c.relnamespace = n.oid
           AND c.relkind IN ('r', 'p', 'v', 'm', 'f') AND NOT has_table_privilege(who.name, c.oid, p)) AS lacks_tables,
-  EXISTS (SELECT FROM pg_class c WHERE c.relnamespace = n.oid AND c.relkind = 'S'
-          AND NOT has_sequence_privilege(who.name, c.oid, 'USAGE')) AS lacks_sequences,
+  EXISTS (SELECT FROM pg_class c, unnest(ARRAY['USAGE', 'SELECT', 'UPDATE']) p WHERE c.relnamespace = n.oid
+          AND c.relkind = 'S' AND NOT has_sequence_privilege(who.name, c.oid, p)) AS lacks_sequences,
   ARRAY(SELECT DISTINCT pg_get_userbyid(c.relowner)::text FROM pg_class c WHERE c.relnamespace = n.oid
         AND c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S') AND NOT pg_has_role(c.relowner, 'USAGE')) AS foreign_owners,
   ARRAY(SELECT pg_get_userbyid(o.oid)::text || ' ' || k.kind FROM unnest('{r,S}'::text[]) AS k(kind), (
@@ -66,12 +66,13 @@ SELECT n.nspname::text AS name, current_user::text AS user, pg_has_role(n.nspown
         ) AS o(oid) WHERE o.oid IS DISTINCT FROM r.oid AND pg_has_role(o.oid, 'USAGE') AND NOT EXISTS (
           SELECT FROM pg_default_acl f, aclexplode(f.defaclacl) a WHERE f.defaclrole = o.oid
             AND f.defaclnamespace = n.oid AND f.defaclobjtype = k.kind::"char" AND a.grantee = r.oid
-          GROUP BY f.oid HAVING count(*) >= CASE k.kind WHEN 'r' THEN 4 ELSE 1 END) ORDER BY 1) AS lacks_defaults
+          GROUP BY f.oid HAVING count(*) >= CASE k.kind WHEN 'r' THEN 4 ELSE 3 END) ORDER BY 1) AS lacks_defaults
 FROM pg_namespace n LEFT JOIN pg_roles r ON r.rolname = $2,
   LATERAL (SELECT coalesce(r.rolname::text, 'public') AS name) who
 WHERE n.nspname = $1
 """
 _RIGHTS: Final = "SELECT, INSERT, UPDATE, DELETE"
+_OF_SEQUENCES: Final = "USAGE, SELECT, UPDATE"  # the tenant's own: pg_dump reads them, pg_restore sets them
 
 
 async def plan_home(conn: asyncpg.Connection, home: Home) -> ChangePlan:
@@ -137,11 +138,11 @@ def _schema(row: asyncpg.Record, grantee: str) -> Iterator[Change]:
         what = f"schema {schema}: {role} may {_RIGHTS} in its tables"
         yield Change(what=what, sql=f"GRANT {_RIGHTS} ON ALL TABLES IN SCHEMA {schema} TO {role}")
     if row["lacks_sequences"]:
-        what = f"schema {schema}: {role} may use its sequences"
-        yield Change(what=what, sql=f"GRANT USAGE ON ALL SEQUENCES IN SCHEMA {schema} TO {role}")
+        what = f"schema {schema}: {role} may use, read and set its sequences"
+        yield Change(what=what, sql=f"GRANT {_OF_SEQUENCES} ON ALL SEQUENCES IN SCHEMA {schema} TO {role}")
     for entry in row["lacks_defaults"]:
         creator, _, kind = entry.rpartition(" ")
-        rights, things = (_RIGHTS, "TABLES") if kind == "r" else ("USAGE", "SEQUENCES")
+        rights, things = (_RIGHTS, "TABLES") if kind == "r" else (_OF_SEQUENCES, "SEQUENCES")
         head = f"ALTER DEFAULT PRIVILEGES FOR ROLE {quote_identifier(creator)} IN SCHEMA {schema}"
         what = f"schema {schema}: the same for {things.lower()} that {quote_identifier(creator)} creates later"
         yield Change(what=what, sql=f"{head} GRANT {rights} ON {things} TO {role}")

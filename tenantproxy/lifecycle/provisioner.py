@@ -154,15 +154,20 @@ async def ensure_schema(conn: asyncpg.Connection, schema: str, *, role: str, own
         await conn.execute(f"GRANT USAGE ON SCHEMA {name} TO {quote_identifier(role)}")
 
 
-async def grant_access(conn: asyncpg.Connection, schema: str, *, role: str, owner: str | None = None) -> None:
+async def grant_access(
+    conn: asyncpg.Connection, schema: str, *, role: str, owner: str | None = None, is_shared: bool = False
+) -> None:
     """`role` reads and writes the tables of `schema`, those to come too: SELECT, INSERT, UPDATE, DELETE and no more.
 
-    Those to come are the ones that `owner` creates, or the user of `conn`.
+    Of sequences it takes numbers, and reads and sets them too, as pg_dump and pg_restore do; not where tenants share
+    them (`is_shared`), for they count the rows of all. Those to come are the ones that `owner` creates, or the user of
+    `conn`.
     """
+    sequences = "USAGE" if is_shared else "USAGE, SELECT, UPDATE"
     name, grantee = quote_identifier(schema), quote_identifier(role)
     creator = f" FOR ROLE {quote_identifier(owner)}" if owner else ""
     async with conn.transaction():
-        for kind, rights in (("TABLES", "SELECT, INSERT, UPDATE, DELETE"), ("SEQUENCES", "USAGE")):
+        for kind, rights in (("TABLES", "SELECT, INSERT, UPDATE, DELETE"), ("SEQUENCES", sequences)):
             await conn.execute(f"GRANT {rights} ON ALL {kind} IN SCHEMA {name} TO {grantee}")
             await conn.execute(
                 f"ALTER DEFAULT PRIVILEGES{creator} IN SCHEMA {name} GRANT {rights} ON {kind} TO {grantee}"
@@ -242,7 +247,7 @@ async def provision_shared(
             await run_statements(conn, statements)
             for table in tables:
                 await isolate_table(conn, table)
-        await grant_access(conn, "public", role=role)
+        await grant_access(conn, "public", role=role, is_shared=True)
 
 
 @asynccontextmanager
