@@ -43,7 +43,7 @@ from tenantproxy.wire.statements import Statements
 __all__ = ["Forwarder"]
 
 # To look up a member of an enumeration costs as much as ten attributes.
-_NOTHING, _BACKEND, _BYTES, _TURN, _ROOM, _COMPARED, _ANSWERS = Hold
+_NOTHING, _BACKEND, _BYTES, _TURN, _ROOM, _COMPARED, _ANSWERS, _CANCELLED = Hold
 _BOUNDARY, _PASSING = Requests.BOUNDARY, Requests.PASSING
 _RETRYING, _END = CheckoutState.RETRYING, Stop.END
 _KNOWN, _UNFINISHED, _COPY_IN, _NO_COPY = Certainty.KNOWN, Certainty.UNFINISHED, Copy.IN, Copy.NONE
@@ -94,6 +94,7 @@ class Forwarder:
         "client_is_slow",
         "heard",
         "inbox",
+        "is_cancelling",
         "is_over",
         "kept",
         "pipeline",
@@ -125,6 +126,7 @@ class Forwarder:
         self.heard = 0  # how often bytes came, from either side
         self.client_is_slow = False  # it does not read as fast as its server sends
         self.is_over = False  # the client has gone
+        self.is_cancelling = False  # a request of ours to cancel may still hit what runs for it
         self.inbox = Inbox(transport, memory)
         self.session = ClientSession(kept, is_session=is_session)
         self.checkout = Checkout(source, lender, self)
@@ -269,6 +271,8 @@ class Forwarder:
         backend = checkout.backend
         if backend is None or self._requests.state is _PASSING:
             return _NOTHING
+        if self.is_cancelling:
+            return _CANCELLED
         if pipeline.outstanding:
             if pipeline.outstanding >= MAX_OUTSTANDING:
                 return _ROOM
@@ -322,6 +326,17 @@ class Forwarder:
             data = self.inbox.take()
             if data:
                 self._forward(data)
+
+    def cancel(self) -> None:
+        """What runs took too long. What the client sends from now on waits until the request cannot hit it."""
+        backend = self.checkout.backend
+        if backend is not None:
+            self.is_cancelling = True
+            self._lender.cancel_request(backend, self._cancel_over)
+
+    def _cancel_over(self) -> None:
+        self.is_cancelling = False
+        self._resume(_CANCELLED)
 
     # --- a lease: see `checkout.Holder` ------------------------------------------------------------------------------
     def _lease(self) -> RawBackend | None:

@@ -23,6 +23,7 @@ class Hold(StrEnum):
     ROOM = "room"  # until fewer answers are outstanding
     COMPARED = "compared"  # until it is known whether a statement is still what the client was told of it
     ANSWERS = "answers"  # until none is: the binding is to be renewed then
+    CANCELLED = "cancelled"  # until a request to cancel what took too long cannot hit them
 
 
 _NOTHING, _BYTES = Hold.NOTHING, Hold.BYTES

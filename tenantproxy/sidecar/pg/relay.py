@@ -146,7 +146,7 @@ class Relay(asyncio.Protocol):
 
     def overdue(self, now: float, pg: Pg) -> TenantProxyError | None:
         """Why it is to be ended now, by the timeouts of `pg`; asked at each sweep. See `timeouts`."""
-        return self._clock.overdue(self._forwarder, self._lender, now, pg)
+        return self._clock.overdue(self._forwarder, now, pg)
 
     def cancel(self, done: Callable[[], None]) -> None:
         """The client asks to cancel what runs for it now; `done`: the request cannot hit what it sends from then on."""

@@ -11,7 +11,6 @@ from typing import Final
 from tenantproxy.config import Pg
 from tenantproxy.errors import IdleSession, QueryTimeout, TenantProxyError
 from tenantproxy.pools.exhaustion import idle_in_transaction
-from tenantproxy.raw.lender import RawLender
 from tenantproxy.sidecar.pg.checkout import CheckoutState
 from tenantproxy.sidecar.pg.forwarder import Forwarder
 from tenantproxy.wire.answers import error_response
@@ -37,7 +36,7 @@ class ClientClock:
         self._progress_at = 0.0  # when that changed, or when the server had to wait for the client
         self._cancelled_at = 0.0  # when the server was first asked to cancel what runs; 0: it was not
 
-    def overdue(self, forwarder: Forwarder, lender: RawLender, now: float, pg: Pg) -> TenantProxyError | None:
+    def overdue(self, forwarder: Forwarder, now: float, pg: Pg) -> TenantProxyError | None:
         """Why the client is to be ended now, if it is. The server may be asked to cancel what runs for it."""
         backend = forwarder.checkout.backend
         if forwarder.heard != self._heard or (backend is not None and not self._had_backend):
@@ -47,7 +46,7 @@ class ClientClock:
             return self._idle(forwarder, now, pg.client_idle_timeout)
         return (
             self._keeps_backend(forwarder, now, pg.idle_transaction_timeout)
-            or self._runs(forwarder, lender, now, pg.query_timeout)
+            or self._runs(forwarder, now, pg.query_timeout)
             or self._idle(forwarder, now, pg.client_idle_timeout)
         )
 
@@ -80,7 +79,7 @@ class ClientClock:
             hint="close connections that are not used, or raise [pg] client_idle_timeout",
         )
 
-    def _runs(self, forwarder: Forwarder, lender: RawLender, now: float, limit: float) -> TenantProxyError | None:
+    def _runs(self, forwarder: Forwarder, now: float, limit: float) -> TenantProxyError | None:
         """What runs for it is cancelled at the server, which answers; its client is ended where it does not."""
         pipeline, responses, backend = forwarder.pipeline, forwarder.responses, forwarder.checkout.backend
         answered = pipeline.answered_segments
@@ -105,9 +104,5 @@ class ClientClock:
         elif pipeline.outstanding and now - self._cancelled_at > _UNANSWERED_SECONDS:
             return error
         if not backend.cancels:  # again: PostgreSQL forgets a request that comes between two statements
-            lender.cancel_request(backend, _nothing)
+            forwarder.cancel()
         return None
-
-
-def _nothing() -> None:
-    """No client waits for the end of the request."""

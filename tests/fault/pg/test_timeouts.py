@@ -125,6 +125,31 @@ async def test_a_client_whose_server_does_not_hear_is_ended_with_its_backend(
             assert (await other.query(COUNT)).value == "3"
 
 
+@MODES
+async def test_a_late_request_to_cancel_hits_nothing_that_comes_behind_what_took_too_long(
+    lasting: World, user: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is on its way when the query ends by itself, and the client has the next one."""
+    async with timed(lasting, query_timeout=0.2) as house:
+        late: list[Any] = []
+        lender = house.lending.lender
+        cancel_request = lender.cancel_request
+        monkeypatch.setattr(lender, "cancel_request", lambda backend, done: late.append((backend, done)))
+        client = await house.client("row1", user)
+        await client.query("BEGIN")
+        client.send(query("SELECT pg_sleep(0.7)"))
+        await until(lambda: late, "it is to be cancelled")
+        assert not (await client.answer()).errors
+        client.send(query("SELECT 1, pg_sleep(0.1)"))
+        (one,) = _clients(house)
+        await until(lambda: one.relay._forwarder.inbox.hold == "cancelled", "the next one waits")
+        cancel_request(*late[0])
+        answer = await client.answer()
+        assert (answer.sqlstate, answer.status) == (None, "T")
+        for _, done in late[1:]:
+            done()
+
+
 async def test_a_cancel_that_a_client_asked_for_keeps_the_servers_words(lasting: World) -> None:
     async with timed(lasting, query_timeout=600) as house:
         client = await house.client("row1")
