@@ -19,13 +19,15 @@ __all__ = ["BackendEntry", "Binder"]
 
 _CHECK_STANDBY: Final = statement(IN_RECOVERY)
 _IS_STANDBY: Final = answer_of("SELECT 1", row(b"1"))
+_OF_A_SETTING: Final = ("22", "42", "55")  # a bad value; an unknown name or a role that may not; not in a session
 _ECHO: Final = "SELECT $1"
 # The source of what a client or we have set is `session`, and no other is.
 _SET_BACK: Final = (
     "SELECT pg_catalog.count(pg_catalog.set_config(start.name, start.value, false)) IS NULL, {nonce}"
     " FROM (VALUES {pairs}) AS start (name, value) LEFT JOIN pg_catalog.pg_settings AS now"
     " ON pg_catalog.lower(now.name) OPERATOR(pg_catalog.=) pg_catalog.lower(start.name)"
-    " WHERE now.source OPERATOR(pg_catalog.<>) 'session'"
+    " WHERE now.source OPERATOR(pg_catalog.<>) 'session' OR now.name IS NULL"  # one that only clients know
+    " AND COALESCE(pg_catalog.current_setting(start.name, true), '') OPERATOR(pg_catalog.=) ''"
 )
 
 
@@ -192,6 +194,6 @@ class BackendEntry:
 
     def failure(self, error: Exception) -> BindFailure:
         """What `error` means for the client."""
-        if isinstance(error, Refused) and error.confirmed >= self._bind_size and error.sqlstate[:2] in ("22", "42"):
+        if isinstance(error, Refused) and error.confirmed >= self._bind_size and error.sqlstate[:2] in _OF_A_SETTING:
             return BindFailure.SETTING_REFUSED
         return bind_failure(error)

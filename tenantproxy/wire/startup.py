@@ -16,6 +16,7 @@ from typing import Final, TypeAlias
 from tenantproxy.errors import AuthError, InvalidSetting, NotSupported, ProtocolError
 from tenantproxy.wire import settings
 from tenantproxy.wire.frames import NEGOTIATE, TERMINATE, frame
+from tenantproxy.wire.untracked import untracked
 
 __all__ = [
     "GSS_REQUEST",
@@ -238,20 +239,22 @@ def _words(value: bytes) -> list[bytes]:
 class SessionWish:
     """What a client wants to be let into, and how its session shall be set once it is in.
 
-    `tenants`: whatever its parameter and its options name as `tenant`, which must all mean the same one.
+    `tenants`: whatever its parameter and its options name as `tenant`, which must all mean the same one. `others`:
+    settings that are not tracked.
     """
 
     user: bytes
     database: bytes
     tenants: tuple[bytes, ...] = ()
+    others: settings.Settings = settings.NO_SETTINGS
     settings: settings.Settings = settings.NO_SETTINGS
 
 
 def wanted(startup: Startup) -> SessionWish:
     """What the startup packet asks for. A parameter of its own counts more than one in its `options`.
 
-    Raises AuthError without a user, InvalidSetting for what is not on the list of settings (`values.CHECKS`, and
-    `tenant`) or has a bad value, NotSupported for replication.
+    Raises AuthError without a user, InvalidSetting for a tracked setting (`values.CHECKS`) with a bad value and for one
+    that no client may have, NotSupported for replication.
     """
     special = {name: value for name, value in startup.parameters if name in _SPECIAL}
     user = special.get(b"user", b"")
@@ -268,7 +271,10 @@ def wanted(startup: Startup) -> SessionWish:
         user=user,
         database=special.get(b"database") or user,
         tenants=tuple(dict.fromkeys(value for name, value in asked if name == b"tenant")),
-        settings=settings.of(settings.checked(name, value) for name, value in asked if name != b"tenant"),
+        settings=settings.of(settings.checked(name, value) for name, value in asked if settings.canonical(name)),
+        others=tuple(
+            untracked(name, value) for name, value in asked if name != b"tenant" and not settings.canonical(name)
+        ),
     )
 
 

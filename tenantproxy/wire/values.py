@@ -134,6 +134,19 @@ def _search_path(value: bytes) -> bytes | None:
     return None if schemas(value) is None else value
 
 
+_KILOBYTES: Final = {b"B": 1 / 1024, b"kB": 1.0, b"": 1.0, b"MB": 1024.0, b"GB": 1024.0**2, b"TB": 1024.0**3}
+_MEMORY: Final = re.compile(rb"((?:0|[1-9]\d{0,9})(?:\.\d{1,6})?)\s*(B|kB|MB|GB|TB|)")
+
+
+def _memory(value: bytes) -> bytes | None:
+    """Kilobytes, or a number with a unit; at least 64 kB."""
+    value = value.strip()
+    found = _MEMORY.fullmatch(value)
+    if found is None or not 64 <= float(found[1]) * _KILOBYTES[found[2]] <= _MAX_INT:
+        return None
+    return value
+
+
 _SWITCHES: Final = {
     **dict.fromkeys((b"on", b"true", b"yes", b"1", b"t", b"y"), b"on"),
     **dict.fromkeys((b"off", b"false", b"no", b"0", b"f", b"n"), b"off"),
@@ -142,6 +155,11 @@ _SWITCHES: Final = {
 
 def _switch(value: bytes) -> bytes | None:
     return _SWITCHES.get(value.lower())
+
+
+def _synchronous_commit(value: bytes) -> bytes | None:
+    word = value.lower()
+    return word if word in (b"local", b"remote_write", b"remote_apply") else _SWITCHES.get(word)
 
 
 CHECKS: Final[dict[bytes, Check]] = {
@@ -165,9 +183,11 @@ CHECKS: Final[dict[bytes, Check]] = {
         b"warning",
         b"error",
     ),
+    b"default_transaction_deferrable": _switch,
     b"default_transaction_isolation": _word(
         b"serializable", b"repeatable read", b"read committed", b"read uncommitted"
     ),
+    b"default_transaction_read_only": _switch,
     b"extra_float_digits": _whole(-15, 3),
     b"idle_in_transaction_session_timeout": _duration,
     b"jit": _switch,
@@ -175,6 +195,8 @@ CHECKS: Final[dict[bytes, Check]] = {
     b"search_path": _search_path,
     b"standard_conforming_strings": _switch,
     b"statement_timeout": _duration,
+    b"synchronous_commit": _synchronous_commit,
     b"transform_null_equals": _switch,
+    b"work_mem": _memory,
 }
 """Every tracked setting, by its name as PostgreSQL writes it."""

@@ -155,7 +155,15 @@ def session(server: EmbeddedPostgres, **more: str) -> Iterator[Session]:
         conn.finish()
 
 
-SWITCHES = (b"array_nulls", b"jit", b"standard_conforming_strings", b"transform_null_equals")
+SWITCHES = (
+    b"array_nulls",
+    b"default_transaction_deferrable",
+    b"default_transaction_read_only",
+    b"jit",
+    b"standard_conforming_strings",
+    b"synchronous_commit",
+    b"transform_null_equals",
+)
 VALUES: list[tuple[bytes, bytes]] = [
     *((b"client_encoding", name) for name in _ENCODINGS),
     *((b"DateStyle", style + b"," + order) for style, order in product(_STYLES, _ORDERS)),
@@ -170,6 +178,8 @@ VALUES: list[tuple[bytes, bytes]] = [
     *((b"IntervalStyle", value) for value in (b"postgres", b"postgres_verbose", b"sql_standard", b"ISO_8601")),
     *((b"client_min_messages", value) for value in b"debug5 debug1 debug log info notice warning error".split()),
     *((b"default_transaction_isolation", value) for value in (b"serializable", b"Repeatable Read", b"read committed")),
+    *((b"synchronous_commit", value) for value in (b"local", b"remote_write", b"REMOTE_APPLY")),
+    *((b"work_mem", value) for value in (b"64", b"64kB", b"0.5 MB", b"65536B", b"1GB", b"2147483647", b"1TB")),
     *((b"bytea_output", value) for value in (b"escape", b"HEX")),
     *((name, value) for name in SWITCHES for value in b"on OFF true no 1 0".split()),
 ]

@@ -13,7 +13,7 @@ import time
 from collections.abc import Awaitable, Callable, Container, Iterator, Mapping
 from contextlib import suppress
 from contextvars import Context
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import monotonic
 from typing import Final, Protocol
 from weakref import WeakKeyDictionary, WeakValueDictionary
@@ -53,9 +53,10 @@ from tenantproxy.sidecar.pg.signals import FIRST_TOLD
 from tenantproxy.sidecar.pg.traffic import Traffic
 from tenantproxy.sidecar.pg.users import CONSOLES, JWT, Credential, Target, Users
 from tenantproxy.slices import in_slices
-from tenantproxy.wire import answers
+from tenantproxy.wire import answers, untracked
 from tenantproxy.wire.memory import ProcessMemory, TenantMemory
 from tenantproxy.wire.session_settings import KeptSettings
+from tenantproxy.wire.settings import NO_SETTINGS, Settings
 from tenantproxy.wire.startup import SessionWish
 from tenantproxy.wire.statements import Statements
 from tenantproxy.wire.values import schemas
@@ -338,7 +339,7 @@ class PgListener:
         self._unauthenticated.discard(newcomer)
         try:
             if target.tenant is None:
-                self._let_into_console(newcomer, target, place)
+                self._let_into_console(newcomer, target, wish, place)
             else:
                 await self._let_into_tenant(newcomer, target, target.tenant, wish, place)
         except BaseException:
@@ -346,8 +347,10 @@ class PgListener:
             raise
         self.logins["ok"] += 1
 
-    def _let_into_console(self, newcomer: Newcomer, target: Target, place: ClientPlace) -> None:
+    def _let_into_console(self, newcomer: Newcomer, target: Target, wish: SessionWish, place: ClientPlace) -> None:
         assert self.new_console is not None
+        if wish.others:
+            raise untracked.not_tracked(wish.others[0][0])
         console = self.new_console(target)
         client = Client(self, newcomer.transport, self._new_pid(), target, place)
         client.console = ConsoleClient(newcomer.transport, console, on_end=client.ended)
@@ -360,7 +363,8 @@ class PgListener:
             raise not_served(TenantStatus.PAUSED)
         source = _Source(tenant, known=self._lending.known, find=self.find, paused=self._paused)
         pool, route = source.known() or await source.find()
-        _check_search_path(wish, route)
+        start = _startup_settings(wish, route, is_session=target.pool_mode == "session")
+        wish = replace(wish, settings=start, others=NO_SETTINGS)
         baseline = await self._greetings.baseline(pool, route)
         backend: RawBackend | None = None
         if target.pool_mode == "session" and self._pg.session_backend_at_login:
@@ -391,7 +395,7 @@ class PgListener:
             source=access.source,
             lender=self._lending.lender,
             statements=self._statements.setdefault(access.pool, Statements()),
-            kept=KeptSettings(wish.settings, access.baseline, greeted=access.reported),
+            kept=KeptSettings(wish.settings, access.baseline, greeted=dict(access.reported)),
             is_session=target.pool_mode == "session",
             traffic=traffic,
             on_end=client.ended,
@@ -491,14 +495,26 @@ class PgListener:
             self._is_empty.set()
 
 
-def _check_search_path(wish: SessionWish, route: Route) -> None:
-    """A client may not begin where its tenant is not. Raises InvalidSetting; what SQL may reach, grants decide."""
+def _startup_settings(wish: SessionWish, route: Route, *, is_session: bool) -> Settings:
+    """What the client's session begins with.
+
+    A client may not begin where its tenant is not, nor say whose its session is. Raises InvalidSetting; what SQL may
+    reach, grants decide.
+    """
     schema, path = route.pool.schema, dict(wish.settings).get(b"search_path")
     if schema is not None and path is not None and set(schemas(path) or ()) != {schema.encode()}:
         raise InvalidSetting(
             "the search_path of this tenant is its own schema",
             hint="leave search_path out of the startup parameters and options",
         )
+    if not wish.others:
+        return wish.settings
+    if not is_session:
+        raise untracked.not_tracked(wish.others[0][0], is_session=False)
+    binding = route.session.binding
+    own = [name for name, _ in route.session.context] + ([] if binding is None else [binding.setting])
+    untracked.check_names(wish.others, own)
+    return untracked.add(wish.settings, wish.others)
 
 
 class Client:

@@ -256,20 +256,29 @@ def test_the_encoding_that_drivers_quote_is_understood_and_comes_first() -> None
         (b"row_security", b"off"),
         (b"role", b"postgres"),
         (b"session_authorization", b"postgres"),
-        (b"default_transaction_read_only", b"on"),
+        (b"APP.Current_Tenant_Id", b"b"),
+        (b"app.tenant_proof", b"b"),
+        (b"tenantproxy.anything", b"b"),
         (b"local_preload_libraries", b"x"),
-        (b"nonsense", b"1"),
-        (b"User", b"postgres"),  # not the user: names of startup parameters are what they are
+        (b"transaction_read_only", b"on"),
+        (b"work_mem;x", b"1MB"),
+        (b"x" * 64, b"1"),
     ],
 )
 @pytest.mark.parametrize("is_option", [False, True])
-def test_a_setting_that_is_not_on_the_list_is_refused_and_the_list_is_told(
+def test_a_setting_that_no_client_may_begin_with_is_refused_and_the_list_is_told(
     name: bytes, value: bytes, is_option: bool
 ) -> None:
     with pytest.raises(InvalidSetting) as caught:
         wish(b"options", b"-c " + name + b"=" + value) if is_option else wish(name, value)
     assert "statement_timeout" in str(caught.value.hint)
     assert caught.value.sqlstate == "22023"
+
+
+def test_a_setting_that_is_not_tracked_is_for_those_who_keep_their_backend() -> None:
+    asked = wish(b"options", b"-c Maintenance-Work-Mem=1GB", b"User", b"x", b"app.user", b"alice")
+    assert asked.settings == ()
+    assert asked.others == ((b"maintenance_work_mem", b"1GB"), (b"user", b"x"), (b"app.user", b"alice"))
 
 
 @pytest.mark.parametrize("value", [b"true", b"on", b"database", b"1", b""])
