@@ -224,6 +224,11 @@ class Pipeline:
         """Whether one Sync and nothing else is outstanding."""
         return self.outstanding == 1 and not self.is_open and self._answers[self._head] == SYNC
 
+    @property
+    def owes_a_query(self) -> bool:
+        """Whether what is answered now is a Query or FunctionCall."""
+        return self.outstanding > 0 and self._answers[self._head] in (QUERY, BEHIND)
+
     def doubt(self) -> None:
         """What is outstanding can never be known again."""
         self._certainty(CertaintyEvent.AMBIGUOUS)

@@ -87,6 +87,9 @@ _MAX_LOOKED_AT: Final = 1024 * 1024  # an error with a long DETAIL
 # Fields of an error. No text that a user chose has a NUL before it.
 _FATAL: Final = (b"\0VFATAL\0", b"\0VPANIC\0")
 _STALE_PLAN: Final = (b"\0C0A000\0", b"\0RRevalidateCachedQuery\0")
+# By its source file an error of the server's analysis. Of a statement that was parsed before: tables or functions have
+# changed since, so that it cannot be planned again as it is.
+_ANALYSED: Final = b"\0Fparse_"
 _CANCELLED: Final = b"\0C57014\0"
 _INSIDE: Final = b"\0W"  # a function: what ran it is the client's own
 # A statement is not there, or is; the session says that it is another's: a set_config in a SELECT shows nowhere else.
@@ -345,6 +348,8 @@ class ResponseStream:
             self.is_retryable = is_first and is_of_bind and pipeline.owes_one_sync
         elif is_unexpected(error):
             prepared.lost()
+        elif _ANALYSED in error and not pipeline.owes_a_query:
+            prepared.outdated()
         if self.timed_out and _CANCELLED in error:
             instead, self.timed_out = self.timed_out, b""
             return instead

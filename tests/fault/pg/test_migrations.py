@@ -67,6 +67,34 @@ async def test_a_value_of_the_type_that_a_statement_had_is_not_stored_as_another
             await admin.execute("DROP TABLE moved")
 
 
+async def test_a_text_that_a_change_broke_is_parsed_again_for_the_next_client(lasting: World) -> None:
+    """PostgreSQL cannot plan a statement again whose parameter has got another type: it says so at each Bind."""
+    tenant = next(each for each in lasting.tenants if each.id == tenant_id("database1"))
+    text = b"INSERT INTO moved (n) VALUES ($1) RETURNING n::text || '!'"
+    async with (
+        a_port(lasting, pools={"max_size": 1}) as house,
+        lasting.database(tenant).connect() as admin,
+    ):
+        await admin.execute("CREATE TABLE moved (n text); GRANT ALL ON moved TO PUBLIC")
+        try:
+            client, other = await house.client("database1"), await house.client("database1")
+            one = frame(frames.BIND, b"\0s\0" + struct.pack("!HHI", 0, 1, 1) + b"1" + b"\0\0") + execute() + SYNC
+            for each in (client, other):
+                each.send(parse(b"s", text) + one)
+                assert (await each.answer()).value == "1!"
+            await admin.execute("ALTER TABLE moved ALTER n TYPE int USING n::int")
+            client.send(one)
+            assert (await client.answer()).sqlstate == "42804"
+            latest = await house.client("database1")
+            for each in (client, latest):
+                each.send(close(b"s") + parse(b"s", text) + one)
+                assert (await each.answer()).value == "1!"
+            other.send(one)  # it has not prepared again
+            assert (await other.answer()).sqlstate == "42804"
+        finally:
+            await admin.execute("DROP TABLE moved")
+
+
 async def test_the_values_of_a_bind_that_is_refused_in_pieces_are_not_read_as_messages(lasting: World) -> None:
     tenant = next(each for each in lasting.tenants if each.id == tenant_id("database1"))
     async with (
