@@ -100,3 +100,14 @@ def test_every_folder_that_must_be_pure_is_held_to_it(project: dict[str, Any]) -
         name for name in wanted if any((ROOT / f"{name.replace('.', '/')}{end}").exists() for end in ("", ".py"))
     }
     assert existing <= pure
+
+
+def test_coverage_leaves_out_nothing_that_can_run_and_has_a_floor(project: dict[str, Any]) -> None:
+    coverage = project["tool"]["coverage"]
+    assert coverage["run"]["branch"]
+    assert coverage["run"]["source"] == ["tenantproxy"]
+    assert "omit" not in coverage["run"] | coverage["report"]
+    assert coverage["report"]["exclude_also"] == ["if TYPE_CHECKING:", r"^\s*\.\.\.$"]
+    assert not [path for path in (ROOT / "tenantproxy").rglob("*.py") if "pragma: no cover" in path.read_text()]
+    (floor,) = re.findall(r"^floor=(\d+)", (ROOT / "scripts" / "test").read_text(), re.MULTILINE)
+    assert int(floor) >= 90
