@@ -14,6 +14,7 @@ import pytest_asyncio
 from tenantproxy.embedded import EmbeddedPostgres
 from tenantproxy.model import Isolation
 from tenantproxy.raw.exchange import query
+from tenantproxy.sidecar.pg.signals import FIRST_TOLD
 from tests.support.port_house import PortHouse, a_port, users
 from tests.support.waiting import until
 from tests.support.wire_client import PASSWORD, Refused, WireClient
@@ -74,6 +75,14 @@ async def test_a_client_that_leaves_while_it_waits_for_its_session_takes_no_back
             await until(lambda: not house.pool("database1").has_waiting, "it has left")
         async with house.a_client("database1", "session") as client:
             assert (await client.query("SELECT 1")).value == "1"
+
+
+async def test_a_process_id_that_another_servers_client_was_told_is_told_to_no_second_one(world: World) -> None:
+    async with a_port(world) as house, house.a_client("database1", "session") as client:
+        relay = house.listener._clients[client.pid].relay
+        assert relay is not None
+        assert house.listener._new_pid(relay.backend) >= FIRST_TOLD
+        assert client.pid < FIRST_TOLD
 
 
 async def test_a_session_ends_another_one_by_its_process_id(world: World) -> None:
