@@ -54,9 +54,10 @@ async def test_a_lease_lasts_for_as_long_as_nobody_waits(lasting: World) -> None
 async def test_a_client_of_the_port_that_idles_in_a_transaction_is_closed_with_25p03(lasting: World, user: str) -> None:
     pools = {"max_size": 1, "shared_size": 1, "acquire_timeout": 30.0}
     async with a_port(lasting, pools=pools, pg={"idle_transaction_timeout": 0.5}) as house:
-        idle, other = await house.client("row1", user), await house.client("row1", user)
+        idle = await house.client("row1", user)
         assert not (await idle.query(FOR_LONG)).errors
         assert not (await idle.query("BEGIN")).errors
+        other = await house.client("row1", user)  # in session mode it waits for the backend in its login
         assert (await other.query(COUNT)).value == "3"
         assert [(error["S"], error["C"]) for error in (await idle.rest()).errors] == [("FATAL", "25P03")]
 
@@ -86,7 +87,8 @@ async def test_a_client_that_begins_something_and_falls_silent_does_not_keep_oth
 
 async def test_max_hold_ends_the_lease_of_a_client_of_the_port(lasting: World) -> None:
     async with a_port(lasting, pools=ONE) as house:
-        holder, other = await house.client("database1", "session"), await house.client("database1", "session")
+        holder = await house.client("database1", "session")
         assert (await holder.query(COUNT)).value == "3"
+        other = await house.client("database1", "session")  # its login waits until the lease is ended
         assert (await other.query(COUNT)).value == "3"
         assert house.router.count(LeaseEnded) == 1
