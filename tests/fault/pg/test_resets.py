@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from tenantproxy.pools import pool
+from tenantproxy.pools import resets
 from tenantproxy.wire.frames import FLUSH, frame
 from tests.support.chaos import ChaosProxy
 from tests.support.model_server import query
@@ -42,7 +42,7 @@ async def test_while_all_that_a_tenant_left_is_stuck_in_resets_others_are_served
     lasting: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of its share nothing is left until they are over, and what others wait for is not charged to them."""
-    monkeypatch.setattr(pool, "RESET_SECONDS", PATIENCE)
+    monkeypatch.setattr(resets, "RESET_SECONDS", PATIENCE)
     pools = {"max_size": 2, "shared_size": 4, "acquire_timeout": 5.0}
     async with a_port(lasting, pools=pools) as house, stuck_backends(house, lasting, 2) as rude:
         polite = [await house.client("row2") for _ in range(3)]
