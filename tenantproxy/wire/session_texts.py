@@ -33,7 +33,7 @@ _NOTHING: Final = SetEffect(b"", None, is_local=True)
 # standard_conforming_strings. No dollar but that of a parameter: it may begin a literal.
 _PIECE: Final = re.compile(
     rb"""(?P<end>;) | (?P<comment> --[^\r\n]*+ | /\*(?:[^*/]|\*(?!/)|/(?!\*))*+\*/ )
-       | [^'"$;\\/\-\0]++ | '(?:[^'\\\0]|'')*+' | "(?:[^"\0]|"")++" | \$(?=[0-9]) | -(?!-) | /(?!\*)""",
+       | (?: [^'"$;\\/\-\0] | '(?:[^'\\\0]|'')*+' | "(?:[^"\0]|"")++" | \$(?=[0-9]) | -(?!-) | /(?!\*) )++""",
     re.VERBOSE,
 )
 _WORD: Final = re.compile(rb"[A-Za-z]+")
@@ -42,12 +42,15 @@ _NAME: Final = re.compile(rb"[A-Za-z_]+")
 _LOCAL_SET: Final = re.compile(rb"SET\s+LOCAL\s+", re.IGNORECASE)
 
 
-_SETS: Final = re.compile(rb"(?:\A|;|\*/|--[^\n]*+\n)\s*(?:SET|RESET|DISCARD)\b", re.IGNORECASE)
+_LINE_COMMENT: Final = re.compile(rb"--[^\n]*")
+_SETS: Final = re.compile(rb"(?:\A|;|\*/)\s*+(?:SET|RESET|DISCARD)\b", re.IGNORECASE)
 
 
 def may_set(sql: bytes) -> bool:
     """Whether the session may be set otherwise after this text: what follows waits until it is answered."""
-    return len(sql) <= MAX_READ and _SETS.search(sql) is not None
+    if len(sql) > MAX_READ:
+        return False
+    return _SETS.search(_LINE_COMMENT.sub(b"", sql) if b"--" in sql else sql) is not None
 
 
 def set_effects(sql: bytes) -> list[SetEffect | None] | None:
