@@ -163,7 +163,7 @@ async def test_a_registered_tenant_is_found_as_it_was_registered(registry: Regis
 
 
 async def test_an_unknown_tenant_is_not_found_also_when_it_differs_only_by_case(registry: Registry) -> None:
-    for name in ("nobody", "umbrella", "ACME", "acme_db", "acm", "a.b-c_2"):
+    for name in ("unknown", "umbrella", "ACME", "acme_db", "acm", "a.b-c_2"):
         with pytest.raises(TenantNotFound) as caught:
             await registry.get(tenant_id(name))
         assert name not in str(caught.value), "what a stranger sent is not repeated"
@@ -209,7 +209,7 @@ async def test_a_database_name_finds_the_tenant_that_has_it_to_itself_and_nobody
     tenants = registry if isinstance(registry, CachedRegistry) else CachedRegistry(registry)
     found = await ByDatabase(tenants).find("Umbrella_db")
     if request.node.callspec.params["world"] == "foreign table":
-        assert found is None, "queries of somebody's own find tenants by their ids alone"
+        assert found is None, "an operator's own queries find tenants by their ids alone"
         return
     assert found is not None
     assert found.id == "Umbrella"

@@ -163,7 +163,7 @@ def test_a_session_that_acts_as_another_role_becomes_itself_to_clean_its_own() -
     ]
 
 
-# --- settings that somebody laid on our role -------------------------------------------------------------------------
+# --- settings that were given to our role --------------------------------------------------------------------------
 def with_settings(*entries: str) -> Answer:
     return replace(GOOD, role_settings=list(entries))
 

@@ -1,4 +1,4 @@
-"""Does the PostgreSQL port show its series, and nothing where there is none?"""
+"""Does the PostgreSQL port show its series, and nothing without a port?"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does a server ever get one connection too many, and does everybody who has none get one in the end?"""
+"""Does a server ever get one connection too many, and does every tenant that has none get one in the end?"""
 
 from __future__ import annotations
 
@@ -281,7 +281,7 @@ def test_a_connection_serves_the_poor_of_its_own_pool_for_a_short_turn_before_it
     elsewhere = ask(house.alone("poor"), "poor")
     own = [ask(pool, name) for name in ("f", "g")]
     ready(links[0])
-    assert own[0].link is links[0], "it was closed at once: no connection would serve anybody"
+    assert own[0].link is links[0], "it was closed at once: no connection would serve any tenant"
     house.clock.now += TURN_SECONDS + 0.01
     ready(links[0])
     assert links[0].state == "retiring"

@@ -205,7 +205,7 @@ def test_removing_a_tenant_fails_who_waits_and_takes_back_what_is_lent(house: Ho
     house.manager.remove(tenant_id("a"), [pool.key, PoolKey(server="one", database="never opened")])
     assert isinstance(caller.error, PoolClosed)
     assert caller.error.retryable
-    assert link.state == "used", "whoever works may end his work"
+    assert link.state == "used", "a caller at work may end it"
     ready(link)
     assert link.state == "retiring"
     assert list(house.manager.closing()) == [pool]
@@ -217,7 +217,7 @@ def test_removing_a_tenant_fails_who_waits_and_takes_back_what_is_lent(house: Ho
 
 def test_removing_a_row_tenant_leaves_the_pool_that_it_shares(house: House) -> None:
     pool = house.shared()
-    house.manager.remove(tenant_id("anybody"), [pool.key])
+    house.manager.remove(tenant_id("another"), [pool.key])
     assert not pool.is_closed
 
 

@@ -146,7 +146,7 @@ def test_what_lies_idle_is_looked_at_before_it_is_lent_to_one_who_waited(house: 
 # --- affinity --------------------------------------------------------------------------------------------------------
 def bound_links(house: House, *tenants: str | None) -> list[Link]:
     """Idle links of the shared pool, bound as said; the first has lain there longest."""
-    links = house.filled(house.shared(), "somebody", len(tenants))
+    links = house.filled(house.shared(), "former", len(tenants))
     for link, tenant in zip(links, tenants, strict=True):
         ready(link, tenant)
     return links

@@ -1,4 +1,4 @@
-"""Are connections opened as needed, again after failures, and does everybody hear when there will be none?"""
+"""Are connections opened as needed, again after failures, and do all waiters hear when there will be none?"""
 
 from __future__ import annotations
 

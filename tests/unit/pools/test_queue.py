@@ -1,4 +1,4 @@
-"""Is everybody served in turn, and nobody held up by another tenant's limit?"""
+"""Is every tenant served in turn, and none held up by another tenant's limit?"""
 
 from __future__ import annotations
 

@@ -164,7 +164,7 @@ async def test_a_lookup_that_everybody_left_ends_by_itself_and_its_answer_is_kep
 
 async def test_a_lookup_does_not_see_the_context_of_the_caller(cached: CachedRegistry, source: Source) -> None:
     variable: contextvars.ContextVar[str] = contextvars.ContextVar("who")
-    variable.set("somebody")
+    variable.set("a caller")
     await cached.get(ACME)
     assert source.context is not None
     assert variable not in source.context
