@@ -12,7 +12,7 @@
       OutOfMemory 503 53200 retry        StatementTooLong 400 54000
       QueryTimeout 504 57014    IdleSession 503 57P05
       PoolError 503 53300 retry
-        PoolTimeout  PoolFull  BudgetExhausted  PoolClosed 57P01  ConnectFailed 08001
+        PoolTimeout  PoolFull  BudgetExhausted  TooManyPinned  IdlePinned 57P05  PoolClosed 57P01  ConnectFailed 08001
         LeaseExpired 57P01              held for too long while others wait: its connection was closed
           IdleTransaction 25P03
       IsolationError 500 XX000           the session could not be proven the tenant's: destroyed
@@ -37,6 +37,7 @@ __all__ = [
     "ConfigurationError",
     "ConnectFailed",
     "Exposure",
+    "IdlePinned",
     "IdleSession",
     "IdleTransaction",
     "InvalidCredentials",
@@ -66,6 +67,7 @@ __all__ = [
     "TokenExpired",
     "TooManyAttempts",
     "TooManyClients",
+    "TooManyPinned",
     "UnprotectedRelations",
     "error_response",
     "is_passing",
@@ -267,6 +269,18 @@ class PoolFull(PoolError):
     """As many callers of this tenant wait already as may wait (`max_waiting`)."""
 
     code = "pool_full"
+
+
+class TooManyPinned(PoolError):
+    """As many clients of the tenant keep a connection for what they left in its session as may (`max_pinned`)."""
+
+    code = "too_many_pinned"
+
+
+class IdlePinned(PoolError):
+    """A client kept a connection for what it left in its session, idle, while others of the tenant waited."""
+
+    sqlstate, code = "57P05", "idle_pinned"
 
 
 class BudgetExhausted(PoolError):

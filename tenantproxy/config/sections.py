@@ -192,6 +192,8 @@ class Pg(Section):
     query_timeout: NoTimeout = 0.0
     tcp_keepalive: NoTimeout = 60.0  # of silence, after which the kernel asks whether a client's machine is there
     session_backend_at_login: Flag = True  # in session mode: its process id is the server's
+    session_features: Literal["pin", "refuse", "warn"] = "pin"  # temporary tables, locks, ... in transaction mode
+    max_pinned: Count | None = None  # clients of a tenant that keep a backend for them; half of its max_size
     jwt: Flag = False
     users: Mapping[str, PgUser] = Field(default_factory=dict)
 

@@ -39,13 +39,18 @@ class LimitUsage(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PgStats:
-    """The port, now; counts since the start, which never go back. `waiting`: clients that wait for a backend."""
+    """The port, now; counts since the start, which never go back. `waiting`: clients that wait for a backend.
+
+    `pinned`: clients in transaction mode that keep theirs; `pins`: how often one began to for what it left there.
+    """
 
     queries: Mapping[str, int]
     transactions: Mapping[str, int]
     logins: Mapping[LoginResult, int] = field(default_factory=dict)
     waiting: int = 0
     paused: int = 0
+    pinned: int = 0
+    pins: Mapping[str, int] = field(default_factory=dict)
     limits: Sequence[LimitUsage] = ()
 
 
@@ -68,6 +73,9 @@ class PgCollector:
         yield counter_of("pg_transactions", "Transactions of those clients that ended.", tenant, transactions)
         yield counter("pg_logins", "Startup packets, by how they ended.", ("result",), logins, known=LOGIN_RESULTS)
         yield gauge("pg_waiting_clients", "Clients that wait for a backend.", (), {(): now.waiting})
+        pins = (((name,), count) for name, count in now.pins.items())
+        yield gauge("pg_pinned_clients", "Clients in transaction mode that keep their backend.", (), {(): now.pinned})
+        yield counter_of("pg_pins", "Clients that began to, for what they left in its session.", tenant, pins)
         limit = ("limit",)
         limits = {(each.name,): each.limit for each in now.limits}
         used = {(each.name,): each.used for each in now.limits}

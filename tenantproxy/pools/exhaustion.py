@@ -5,6 +5,7 @@ from __future__ import annotations
 from tenantproxy.errors import (
     BudgetExhausted,
     ConnectFailed,
+    IdlePinned,
     IdleTransaction,
     LeaseExpired,
     PoolClosed,
@@ -18,6 +19,7 @@ __all__ = [
     "closed",
     "held_too_long",
     "idle_in_transaction",
+    "idle_pinned",
     "not_ready",
     "pool_spent",
     "queue_full",
@@ -81,6 +83,16 @@ def idle_in_transaction(limit: float) -> IdleTransaction:
         "terminating connection due to idle-in-transaction timeout",
         detail=f"idle_transaction_timeout = {limit:g} s",
         hint="end transactions when their work is done, or raise idle_transaction_timeout in [pg]",
+    )
+
+
+def idle_pinned(limit: float) -> IdlePinned:
+    """A client keeps a connection and does nothing, while others wait for one."""
+    return IdlePinned(
+        "terminating connection: it was idle, with something left in its session, while others waited",
+        detail=f"idle_transaction_timeout = {limit:g} s",
+        hint="drop temporary tables, release advisory locks and reset settings, or send DISCARD ALL, when they are not"
+        " needed any more",
     )
 
 

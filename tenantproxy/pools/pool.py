@@ -129,9 +129,12 @@ class Pool(Generic[C]):
             self._limit(turn, limits)
         return turn
 
+    def max_size_of(self, limits: Limits) -> int:
+        """How many connections a tenant with these limits may have here."""
+        return min(limits.max_size or self._settings.max_size, self.limit)
+
     def _limits_of(self, limits: Limits) -> tuple[int, int]:
-        max_size = min(limits.max_size or self._settings.max_size, self.limit)
-        return max_size, limits.max_waiting or self._settings.max_waiting
+        return self.max_size_of(limits), limits.max_waiting or self._settings.max_waiting
 
     def _limit(self, turn: Turn[C], limits: Limits) -> None:
         former = turn.max_size

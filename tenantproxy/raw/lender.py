@@ -35,6 +35,7 @@ from tenantproxy.raw.exchange import (
     row,
     statement,
 )
+from tenantproxy.raw.look import Looked, look
 from tenantproxy.wire.settings import NO_SETTINGS
 
 __all__ = ["PROFILE", "Acquire", "Lessee", "RawLender", "raw_route"]
@@ -136,6 +137,10 @@ class RawLender:
         backend.resume_reading()  # its client may be slow; the answer is ours
         if not entry.begin(RENEW_TIMEOUT):
             asyncio.get_running_loop().call_soon(lambda: None if backend.is_ending else done(None))
+
+    def look(self, backend: RawBackend, route: Route, done: Looked, *, settings: bool) -> None:
+        """See `look.look`."""
+        look(self, backend, route, done, settings=settings)
 
     def hand(self, acquire: Acquire) -> None:
         """Tell `acquire` that it has a backend, as soon as no pool is in the middle of something."""

@@ -106,9 +106,16 @@ def error_response(error: TenantProxyError, *, fatal: bool = False) -> bytes:
     return frame(ERROR, _fields(fields))
 
 
-def notice(message: str, *, sqlstate: str = "00000", detail: str | None = None, hint: str | None = None) -> bytes:
+def notice(
+    message: str,
+    *,
+    severity: str = "NOTICE",
+    sqlstate: str = "00000",
+    detail: str | None = None,
+    hint: str | None = None,
+) -> bytes:
     """Something to tell a client that is no error."""
-    fields = {"S": "NOTICE", "V": "NOTICE", "C": sqlstate, "M": message, "D": detail or "", "H": hint or ""}
+    fields = {"S": severity, "V": severity, "C": sqlstate, "M": message, "D": detail or "", "H": hint or ""}
     return frame(NOTICE, _fields(fields))
 
 

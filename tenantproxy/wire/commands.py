@@ -49,8 +49,8 @@ def _written(*words: bytes) -> frozenset[bytes]:
 VACATING: Final = _written(b"DRO", b"ALT", b"CRE")
 """How the texts begin that `vacates` reads."""
 
-WATCHED: Final = _written(b"SET", b"RES", b"DIS", b"DEA", b"SAV")
-"""How the texts begin that a relay reads: SET, RESET, DISCARD, DEALLOCATE, SAVEPOINT."""
+WATCHED: Final = _written(b"SET", b"RES", b"DIS", b"DEA", b"SAV", b"DEC")
+"""How the texts begin that a relay reads: SET, RESET, DISCARD, DEALLOCATE, SAVEPOINT, DECLARE."""
 
 READ: Final = WATCHED | VACATING
 """Both."""

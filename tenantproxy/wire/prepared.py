@@ -28,6 +28,7 @@ from tenantproxy.wire.frames import (
     PARAMETER_DESCRIPTION,
     PARSE,
     PARSE_COMPLETE,
+    QUERY,
     frame,
     length_of,
 )
@@ -70,6 +71,7 @@ _NONE: Final = NAME_PREFIX + b"none"
 REFUSAL: Final = frame(DESCRIBE, b"S" + _NONE + b"\0")
 """Goes out in place of a whole Bind: an error, so that the server skips what follows up to the Sync."""
 
+_REFUSED_QUERY: Final = frame(QUERY, b"EXECUTE " + _NONE + b"\0")
 _FLUSH: Final = frame(FLUSH)
 _SHOWN: Final = {
     PARSED_UNNAMED: PARSE_COMPLETE,
@@ -131,6 +133,7 @@ class Prepared:
         "_pipeline",
         "_recent",
         "_recent_at",
+        "_refusals",
         "_server",
         "_told",
         "_unnamed_is_there",
@@ -154,7 +157,6 @@ class Prepared:
     ) -> None:
         self._memory = memory = TenantMemory() if memory is None else memory
         self.names = ClientNames(memory)
-        self.refusal = b""  # what the client hears when something of it was REFUSED_BY_US
         self._kept = KeptSettings(NO_SETTINGS, {}) if kept is None else kept
         self._recent: dict[Statement, int] = {}  # in which segment it was prepared, of the last ones
         self._recent_at = 0  # in which the last of them was
@@ -170,6 +172,8 @@ class Prepared:
         self._server = ServerStatements()
         self._changes = _NO_CHANGES
         self.unnamed: bytes | None = None  # the Parse message of the client's unnamed statement
+        self._refusals: list[bytes] = []  # what the client hears, for each REFUSED_BY_US that is outstanding
+        self.refusal = b""  # for the one that has come
         self.unnamed_leaves = 0  # what that may leave in the session: see `leftovers`
         self._unnamed_size = 0  # bytes of it that count
         self._unnamed_is_there = False  # it is the one on the backend
@@ -191,6 +195,7 @@ class Prepared:
             if change.body is not None:
                 self._memory.give(len(change.body))
         self._changes.clear()
+        self._refusals.clear()
         self._begun.clear()
         self._describing = None
         self.is_comparing = False
@@ -263,9 +268,15 @@ class Prepared:
 
     def refuse(self, error: TenantProxyError) -> bytes:
         """For a message that no server gets: an error, after which the server skips what follows up to the Sync."""
-        self.refusal = error_response(error)
         self._pipeline.expect(REFUSED_BY_US)
+        self.refusal = error_response(error)
+        self._refusals.append(self.refusal)
         return REFUSAL
+
+    def refuse_query(self, error: TenantProxyError) -> bytes:
+        """The same for a simple query; `pipeline.queried` has to follow."""
+        self.refuse(error)
+        return _REFUSED_QUERY
 
     def _parse(self, name: bytes, body: bytes) -> bytes:
         known = self.names.get(name)
@@ -376,6 +387,15 @@ class Prepared:
         for statement in recent:
             self._begun.pop(statement, None)
             self._server.distrust(statement)
+
+    def leaves(self, bind: bytes) -> int:
+        """What the statement of this Bind message may leave in the session; as much of it as holds the names."""
+        portal_ends = _end(bind, 5) + 1
+        name_ends = _end(bind, portal_ends)
+        if name_ends == portal_ends:
+            return self.unnamed_leaves
+        statement = self.names.get(bind[portal_ends:name_ends])
+        return 0 if statement is None else statement.leaves
 
     def _compare(self, statement: Statement, name: bytes, description: bytes | None) -> bytes:
         """The client was told something else of this statement than the server says, or that is not known yet.
@@ -600,6 +620,10 @@ class Prepared:
         unnamed = answers.count(PARSED_UNNAMED)
         own = answers.count(OWN_PARSED_UNNAMED)
         known = answers.count(PARSED) + answers.count(CLOSED_KNOWN) + answers.count(DESCRIBED)
+        refused = answers.count(REFUSED_BY_US)
+        if refused:
+            self.refusal = self._refusals[0]
+            del self._refusals[:refused]
         changes = [self._changes.popleft() for _ in range(known)]
         for change in reversed(changes):
             unnamed += change.is_unnamed

@@ -44,11 +44,12 @@ from tenantproxy.wire.frames import (
     has_body,
     length_of,
 )
-from tenantproxy.wire.leftovers import ANYTHING, MARGIN, SUSPECT, leftovers, leftovers_of_part
+from tenantproxy.wire.leftovers import ANYTHING, CUSTOM, MARGIN, SUSPECT, leftovers, leftovers_of_part
 from tenantproxy.wire.pipeline import Pipeline
 from tenantproxy.wire.prepared import MAX_TEXT, REFUSAL, Prepared
+from tenantproxy.wire.session_features import PinPlaces, SessionFeatures
 from tenantproxy.wire.session_settings import KeptSettings
-from tenantproxy.wire.session_texts import MAX_READ, may_set
+from tenantproxy.wire.session_texts import MAX_READ, may_set, sets_untracked
 from tenantproxy.wire.statements import Statement
 from tenantproxy.wire.states import Table
 
@@ -131,9 +132,11 @@ class RequestStream:
 
     __slots__ = (
         "_asking",
+        "_features",
         "_is_refused",
         "_is_session",
         "_kept",
+        "_leaves_something",
         "_pipeline",
         "_prepared",
         "_rest",
@@ -147,7 +150,15 @@ class RequestStream:
         "vacates",
     )
 
-    def __init__(self, pipeline: Pipeline, prepared: Prepared, kept: KeptSettings, *, is_session: bool) -> None:
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        prepared: Prepared,
+        kept: KeptSettings,
+        *,
+        features: SessionFeatures | None = None,
+        is_session: bool,
+    ) -> None:
         self.state = _BOUNDARY
         self.at = 0  # what is before it was read
         self.stop = _END
@@ -157,6 +168,8 @@ class RequestStream:
         self._pipeline = pipeline
         self._prepared = prepared
         self._kept = kept
+        self._features = SessionFeatures(kept, "warn", PinPlaces()) if features is None else features
+        self._leaves_something = False  # a statement that it has prepared may
         self._is_session = is_session  # a backend of its own: statements may keep their names
         self._rest = 0
         self._is_refused = False  # it is to skip to Sync when that has come
@@ -198,7 +211,7 @@ class RequestStream:
         if not data.endswith(_END_OF_STATEMENT) or self.state is not _BOUNDARY or self._is_session:
             return -1
         pipeline = self._pipeline
-        if pipeline.outstanding or pipeline.is_open:
+        if pipeline.outstanding or pipeline.is_open or self._leaves_something:
             return -1
         bind_at = 0
         if data[0] == PARSE and not data[HEADER] and data[6:9] not in READ:
@@ -224,10 +237,7 @@ class RequestStream:
             self._pipeline.opened()
             return out
         bound = prepared.last_bound
-        if bound is None:
-            if prepared.unnamed_leaves:
-                self._leaves(prepared.unnamed_leaves)
-        elif bound.watched is not None or kept.asked_for is not None:
+        if bound is not None and (bound.watched is not None or kept.asked_for is not None):
             self._bound(bound, is_alone=not bind_at)
             self._sets = False
         self._pipeline.synced()
@@ -299,7 +309,9 @@ class RequestStream:
                     break
             elif kind == BIND:
                 pipeline.opened()
-                if not is_session:
+                if self._leaves_something and (new := self._refused_bind(data[at:end])) is not None:
+                    pass
+                elif not is_session:
                     new = prepared.bind(data[at:end])
                     if prepared.is_comparing:
                         out += (data[begin:at], new)
@@ -307,10 +319,7 @@ class RequestStream:
                         self.stop = _COMPARED
                         break
                     bound = prepared.last_bound
-                    if bound is None:
-                        if prepared.unnamed_leaves:
-                            self._leaves(prepared.unnamed_leaves)
-                    elif bound.watched is not None or kept.asked_for is not None:
+                    if bound is not None and (bound.watched is not None or kept.asked_for is not None):
                         self._bound(bound, is_alone=is_quiet and at == first)
             elif kind == QUERY:
                 if data[at + 5 : at + 8] in WATCHED:
@@ -318,8 +327,9 @@ class RequestStream:
                 else:
                     new = self._asked(data, at, end)
                 if new is None:
-                    if not is_session:
-                        self._leaves(leftovers(data[at + HEADER : end]))
+                    if not is_session and not self._admits(_left_by(data[at + HEADER : end - 1])):
+                        kept.asked_for = None
+                        new = prepared.refuse_query(self._features.refusal)
                     pipeline.queried()
                     if prepared.unnamed is not None:
                         prepared.queried()
@@ -356,7 +366,7 @@ class RequestStream:
         self.at = at + size
         if self._searched is not None:
             text = self._searched + data[at : self.at]
-            self._leaves(leftovers_of_part(text))
+            self._features.note(leftovers_of_part(text))
             self._searched = text[-MARGIN:] if self._rest else None
         is_sent = self.state is _PASSING
         if not self._rest:
@@ -398,10 +408,10 @@ class RequestStream:
                 return None  # it is looked at, whole
             self.queried()
             if not self._is_session:
-                self._leaves(leftovers_of_part(head))
+                self._features.note(leftovers_of_part(head))
                 self._searched = head[-MARGIN:]
         elif kind == FUNCTION_CALL:
-            self._leaves(ANYTHING)
+            self._called()
             pipeline.queried()
         elif kind == BIND and (self._is_session or _names_are_there(head)):
             pipeline.opened()
@@ -434,11 +444,13 @@ class RequestStream:
         if out is REFUSAL:
             self._drop(PARSE, length, len(head))
         else:
-            self._prepared.unnamed_leaves = ANYTHING  # such a text is not looked into
+            self._prepared.unnamed_leaves = ANYTHING & ~CUSTOM  # such a text is not looked into
+            self._leaves_something = True
         return out
 
     def _bind_begun(self, head: bytes, length: int) -> bytes:
-        out = self._prepared.bind(head)
+        refused = self._refused_bind(head) if self._leaves_something else None
+        out = self._prepared.bind(head) if refused is None else refused
         if out is REFUSAL:  # in place of all of it: the server would read the rest, values, as messages
             self._drop(BIND, length, len(head))
         return out
@@ -448,7 +460,7 @@ class RequestStream:
         pipeline = self._pipeline
         translate = _TRANSLATED.get(kind)
         if translate is not None:
-            is_alone = pipeline.is_quiet
+            is_alone, text_begins = pipeline.is_quiet, 0
             if kind == PARSE:
                 text_begins = message.find(b"\0", HEADER) + 1
                 if message[text_begins : text_begins + 3] in VACATING:
@@ -459,14 +471,11 @@ class RequestStream:
             pipeline.opened()
             if self._is_session:
                 return None
-            out = translate(self._prepared, message)
-            if kind == PARSE and not message[HEADER]:
-                self._prepared.unnamed_leaves = leftovers(message)
-            return out
+            return self._parsed(message, text_begins) if kind == PARSE else translate(self._prepared, message)
         if kind in _COPYING:
             return None if pipeline.copies(kind) else b""
         if kind == FUNCTION_CALL:
-            self._leaves(ANYTHING)  # it names one by its number
+            self._called()
             pipeline.queried()
         elif kind != FLUSH:
             raise ProtocolError("a client may not send such a message here", detail=f"kind {kind:#04x}")
@@ -558,22 +567,48 @@ class RequestStream:
         self._asking = message[HEADER : text_begins - 1]
         if isinstance(name, bytes):
             return prepared.deallocate(name, message)
-        return prepared.deallocate_all(message) if name is ALL else prepared.parse(message)
+        return prepared.deallocate_all(message) if name is ALL else self._parsed(message, text_begins)
 
-    def _leaves(self, found: int) -> None:
-        """What goes out now may leave something in the session, as `leftovers` says."""
-        if found and not self._is_session:
-            self._kept.is_dirty = True
+    # --- what may leave something in the session ---------------------------------------------------------------------
+    def _admits(self, found: int) -> bool:
+        """Whether a text that may leave `found`, as `leftovers` says, may go out."""
+        return not found or self._is_session or self._features.admits(found)
+
+    def _parsed(self, message: bytes, text_begins: int) -> bytes:
+        """A Parse message that may go out as `prepared` says, unless what it leaves may not be left."""
+        found = _left_by(message[text_begins : message.find(b"\0", text_begins)])
+        if not found:
+            return self._prepared.parse(message)
+        if not self._features.may_prepare(found):
+            return self._prepared.refuse(self._features.refusal)
+        self._leaves_something = True
+        out = self._prepared.parse(message)
+        if text_begins == HEADER + 1:
+            self._prepared.unnamed_leaves = found
+        return out
+
+    def _refused_bind(self, message: bytes) -> bytes | None:
+        """What goes out in place of a Bind whose statement leaves what may not be left; None: it may."""
+        if self._admits(self._prepared.leaves(message)):
+            return None
+        return self._prepared.refuse(self._features.refusal)
+
+    def _called(self) -> None:
+        """A function is called by its number: it may be any, and mostly it is one of large objects."""
+        self._kept.is_dirty = True
 
     def _bound(self, statement: Statement, *, is_alone: bool) -> None:
-        """A named statement is bound: does it leave something? Does the next tag tell of a SET that is known?"""
-        self._leaves(statement.leaves)
+        """A named statement is bound: does the next tag tell of a SET that is known?"""
         if statement is self._prepared.names.get(self._asking):
             return  # the one that was parsed just before it
         self._kept.asked_for = None
         if statement.watched:
             self._sets = True
             self._kept.asked(statement.watched, is_alone=is_alone)
+
+
+def _left_by(sql: bytes) -> int:
+    return leftovers(sql) | (sets_untracked(sql) if sql[:3] in WATCHED else 0)
 
 
 def _names_are_there(bind: bytes) -> bool:

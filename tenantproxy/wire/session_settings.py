@@ -11,7 +11,8 @@ from typing import Final
 
 from tenantproxy.wire.commands import leaves_state
 from tenantproxy.wire.frames import HEADER, QUERY
-from tenantproxy.wire.session_texts import SetEffect, may_set, set_effects
+from tenantproxy.wire.leftovers import CUSTOM, HELD_CURSOR, RESETS_ALL, SETTING
+from tenantproxy.wire.session_texts import SetEffect, may_be_custom, may_set, set_effects
 from tenantproxy.wire.settings import ALL, MEANING, Settings, is_tracked, meaning_of, with_reported, with_set
 
 __all__ = ["KeptSettings"]
@@ -36,11 +37,13 @@ class KeptSettings:
     __slots__ = (
         "_baseline",
         "_greeted",
+        "_may_be_custom",
         "_staged",
         "_start",
         "asked_for",
         "has_returned",
         "is_dirty",
+        "left",
         "meaning",
         "now",
     )
@@ -52,6 +55,8 @@ class KeptSettings:
         self.meaning: object = meaning_of(start)
         self.is_dirty = False  # the session is not what it was, beyond what `now` says
         self.has_returned = False  # the backend went back to what it has at its start; the client has another one
+        self.left = 0  # what may have been left in the session, or ended, since it was last known: see `leftovers`
+        self._may_be_custom = False  # a setting of the text whose tags come
         self._start = start
         self._baseline = baseline
         self._greeted = baseline if greeted is None else greeted
@@ -88,7 +93,9 @@ class KeptSettings:
             effect = self._next_effect()
             if effect is None:
                 self.is_dirty = True
+                self.left |= SETTING | CUSTOM if self._may_be_custom else SETTING
             else:
+                self.left |= RESETS_ALL if effect.name == ALL else 0
                 self._staged.pop((_UNKNOWN.name, True), None)
             self._returning(effect is None or (effect.value is None and bool(effect.name)))
             self._stage(effect or _UNKNOWN)
@@ -100,6 +107,8 @@ class KeptSettings:
             self._void()
         elif leaves_state(tag):
             self.is_dirty = True
+            if tag == b"DECLARE CURSOR":
+                self.left |= HELD_CURSOR
 
     def _returning(self, is_reset: bool) -> None:
         if is_reset and self._start:
@@ -108,7 +117,10 @@ class KeptSettings:
     def _next_effect(self) -> SetEffect | None:
         """What the statement did whose tag has come; None: it is not known."""
         asked = self.asked_for
-        if isinstance(asked, bytes):
+        if asked is None:
+            self._may_be_custom = True
+        elif isinstance(asked, bytes):
+            self._may_be_custom = may_be_custom(_text_of(asked))
             asked = self.asked_for = set_effects(_text_of(asked))
         return asked.pop(0) if asked else None
 
@@ -186,6 +198,7 @@ class KeptSettings:
         self._staged.clear()
         self._understand()
         self.asked_for = None
+        self.left = 0
         return is_dirty
 
 

@@ -10,9 +10,10 @@ import re
 from typing import Final, NamedTuple
 
 from tenantproxy.wire.commands import is_local
+from tenantproxy.wire.leftovers import CUSTOM, SETTING
 from tenantproxy.wire.settings import canonical, read_set
 
-__all__ = ["MAX_READ", "SetEffect", "may_set", "set_effects"]
+__all__ = ["MAX_READ", "SetEffect", "may_be_custom", "may_set", "set_effects", "sets_untracked"]
 
 MAX_READ: Final = 8192  # bytes; longer ones are not read
 
@@ -39,6 +40,7 @@ _PIECE: Final = re.compile(
 _WORD: Final = re.compile(rb"[A-Za-z]+")
 _CONSTRAINTS: Final = re.compile(rb"SET\s+CONSTRAINTS\b", re.IGNORECASE)  # its tag is another one
 _NAME: Final = re.compile(rb"[A-Za-z_]+")
+_DOTTED: Final = re.compile(rb"[A-Za-z_\"\x80-\xff]\s*\.")
 _LOCAL_SET: Final = re.compile(rb"SET\s+LOCAL\s+", re.IGNORECASE)
 
 
@@ -70,6 +72,21 @@ def set_effects(sql: bytes) -> list[SetEffect | None] | None:
         if kind in (b"SET", b"RESET") and not _CONSTRAINTS.match(statement):
             effects.append(_effect(statement))
     return effects
+
+
+def sets_untracked(sql: bytes) -> int:
+    """What a text that begins with SET leaves that does not go along with the client: see `leftovers`."""
+    if sql[:3].upper() != b"SET":
+        return 0
+    effects = set_effects(sql)
+    if effects is not None and None not in effects:
+        return 0
+    return SETTING | CUSTOM if may_be_custom(sql) else SETTING
+
+
+def may_be_custom(sql: bytes) -> bool:
+    """Whether a setting in this text may be a client's own, whose name has a dot in it."""
+    return _DOTTED.search(sql) is not None
 
 
 def _effect(statement: bytes) -> SetEffect | None:

@@ -16,6 +16,7 @@ from weakref import WeakValueDictionary
 from tenantproxy.wire.commands import WATCHED
 from tenantproxy.wire.frames import CLOSE, HEADER, PARSE, frame
 from tenantproxy.wire.leftovers import leftovers
+from tenantproxy.wire.session_texts import sets_untracked
 from tenantproxy.wire.settings import NO_SETTINGS
 
 __all__ = ["NAME_PREFIX", "ServerStatements", "Statement", "Statements"]
@@ -45,10 +46,10 @@ class Statement:
         self.size = len(self.parse)
         self.close = frame(CLOSE, b"S" + name + b"\0")
         text = body[: body.find(b"\0")]
-        self.leaves = leftovers(text)
+        self.leaves = leftovers(text) | (sets_untracked(text) if body[:3] in WATCHED else 0)
         is_watched = body[:3] in WATCHED
-        self.watched = text if is_watched and len(text) <= _MAX_WATCHED else b"" if is_watched or self.leaves else None
-        """Its text, where that sets something that the session keeps; None where nothing is left in it."""
+        self.watched = text if is_watched and len(text) <= _MAX_WATCHED else b"" if is_watched else None
+        """Its text, where that sets something that the session keeps; None where it is known to set nothing."""
 
     @property
     def body(self) -> bytes:

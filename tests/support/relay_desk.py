@@ -161,6 +161,17 @@ class Lender:
         backend.bound_until = monotonic() + 60
         done(None)
 
+    def look(
+        self,
+        backend: Backend,
+        route: Route,
+        done: Callable[[int, TenantProxyError | None], None],
+        *,
+        settings: bool,
+    ) -> None:
+        """Nothing is left, says the server, before anything else can happen."""
+        done(0, None)
+
     def cancel_request(self, backend: RawBackend, done: Callable[[], None]) -> None:
         self.cancelled.append(backend)
         done()

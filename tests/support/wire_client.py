@@ -76,6 +76,7 @@ class WireClient:
         self.pid = 0
         self.secret = b""
         self.parameters: dict[str, str] = {}
+        self.notices: list[dict[str, str]] = []
 
     @classmethod
     async def connect(
@@ -148,6 +149,8 @@ class WireClient:
             answer.tags.append(payload[:-1].decode())
         elif kind == frames.ERROR:
             answer.errors.append(read_error(payload))
+        elif kind == frames.NOTICE:
+            self.notices.append(read_error(payload))
         elif kind == frames.READY:
             answer.status = payload.decode()
         elif kind == frames.PARAMETER_STATUS:

@@ -42,6 +42,8 @@ TABLE: dict[str, tuple[int, str, str, bool]] = {
     "QueryTimeout": (504, "57014", "query_timeout", False),
     "IdleSession": (503, "57P05", "idle_session", False),
     "PoolFull": (503, "53300", "pool_full", True),
+    "TooManyPinned": (503, "53300", "too_many_pinned", True),
+    "IdlePinned": (503, "57P05", "idle_pinned", True),
     "BudgetExhausted": (503, "53300", "budget_exhausted", True),
     "PoolClosed": (503, "57P01", "pool_closed", True),
     "LeaseExpired": (503, "57P01", "lease_expired", True),

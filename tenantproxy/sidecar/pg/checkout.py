@@ -49,6 +49,10 @@ class Holder(Protocol):
         """Its backend is bound again; with an error it has none any more."""
         ...
 
+    def looked(self, found: int, error: TenantProxyError | None) -> None:
+        """What is left in its session; with an error it has no backend any more."""
+        ...
+
 
 class CheckoutState(StrEnum):
     """Where a client and its backend are."""
@@ -59,6 +63,7 @@ class CheckoutState(StrEnum):
     ENTERING = "entering"  # it has one that is being reset or bound
     HELD = "held"
     RENEWING = "renewing"  # its binding is
+    LOOKING = "looking"  # the server is asked what is left in its session
     RETRYING = "retrying"  # a statement whose plan was stale is sent once more
     LOST = "lost"  # the client or its backend has gone
 
@@ -74,6 +79,8 @@ class CheckoutEvent(StrEnum):
     REFUSED = "refused"
     DUE = "binding about to end"
     RENEWED = "bound again"
+    LEFT = "something may be left in the session"
+    TOLD = "what is left"
     STALE = "stale plan"
     READY = "ReadyForQuery"
     RELEASED = "released"
@@ -97,18 +104,20 @@ CHECKOUT: Final[Table[CheckoutState, CheckoutEvent]] = {
     (_S.HELD, _E.STALE): _S.RETRYING,
     (_S.HELD, _E.RELEASED): _S.IDLE,
     (_S.RENEWING, _E.RENEWED): _S.HELD,
+    (_S.HELD, _E.LEFT): _S.LOOKING,
+    (_S.LOOKING, _E.TOLD): _S.HELD,
     (_S.RETRYING, _E.READY): _S.HELD,
 } | {(state, _E.GONE): _S.LOST for state in CheckoutState}
 
 # To look up a member of an enumeration costs as much as ten attributes.
-_IDLE, _LOOKING_UP, _QUEUED, _ENTERING, _HELD, _RENEWING, _RETRYING, _LOST = CheckoutState
+_IDLE, _LOOKING_UP, _QUEUED, _ENTERING, _HELD, _RENEWING, _LOOKING, _RETRYING, _LOST = CheckoutState
 _LENT, _RELEASED = CHECKOUT[_S.IDLE, _E.LENT_AT_ONCE], CHECKOUT[_S.HELD, _E.RELEASED]
 
 
 class Checkout:
     """One client's backend. Changed by its relay, by the lender and by lookups.
 
-    Invariant: `backend` is set exactly in HELD, RENEWING and RETRYING.
+    Invariant: `backend` is set exactly in HELD, RENEWING, LOOKING and RETRYING.
     """
 
     __slots__ = ("_acquire", "_finding", "_holder", "_lender", "_source", "backend", "route", "state", "waiting_since")
@@ -228,6 +237,20 @@ class Checkout:
             self._move(_E.RENEWED)
         self._holder.renewed(error)
 
+    def look(self, *, settings: bool) -> None:
+        """Ask what is left in the session; the client must not have anything under way until `looked`."""
+        assert self.backend is not None
+        assert self.route is not None
+        self._move(_E.LEFT)
+        self._lender.look(self.backend, self.route, self._looked, settings=settings)
+
+    def _looked(self, found: int, error: TenantProxyError | None) -> None:
+        if error is not None:
+            self.backend = None  # it is destroyed
+        if self.state is not _LOST:
+            self._move(_E.TOLD if error is None else _E.GONE)
+        self._holder.looked(found, error)
+
     def retry(self) -> None:
         """A segment will be sent once more; the client sees nothing of what is answered until then."""
         self._move(_E.STALE)
@@ -257,10 +280,10 @@ class Checkout:
 
     def leave(self) -> bool:
         """The client has gone: it waits for nothing any more. Whether its backend is to be given back now."""
-        is_renewing = self.state is _RENEWING
+        is_ours = self.state is _RENEWING or self.state is _LOOKING  # what is said on the backend now
         self._move(_E.GONE)
         if self._acquire is not None:
             self._acquire.cancel()
         if self._finding is not None:
             self._finding.cancel()
-        return not is_renewing  # else when that is done
+        return not is_ours  # else when that is done

@@ -32,11 +32,13 @@ from tenantproxy.sidecar.pg.signals import ClientRights, ToldPid, TrueRow, signa
 from tenantproxy.sidecar.pg.traffic import Traffic
 from tenantproxy.wire import answers
 from tenantproxy.wire.frames import IDLE
+from tenantproxy.wire.leftovers import ANYTHING, RELEASES, RESETS_ALL, SETTING
 from tenantproxy.wire.memory import TenantMemory
 from tenantproxy.wire.pipeline import MAX_OUTSTANDING, Certainty, Copy, Pipeline
 from tenantproxy.wire.prepared import Prepared, is_described
 from tenantproxy.wire.requests import Requests, RequestStream, Stop
 from tenantproxy.wire.responses import ResponseStream
+from tenantproxy.wire.session_features import PinPlaces, SessionFeatures, no_place
 from tenantproxy.wire.session_settings import KeptSettings
 from tenantproxy.wire.statements import Statements
 
@@ -92,6 +94,7 @@ class Forwarder:
         "asked_at",
         "checkout",
         "client_is_slow",
+        "features",
         "heard",
         "inbox",
         "is_cancelling",
@@ -113,6 +116,7 @@ class Forwarder:
         lender: RawLender,
         statements: Statements,
         kept: KeptSettings,
+        features: SessionFeatures | None,
         is_session: bool,
         traffic: Traffic,
         memory: TenantMemory,
@@ -128,13 +132,14 @@ class Forwarder:
         self.is_over = False  # the client has gone
         self.is_cancelling = False  # a request of ours to cancel may still hit what runs for it
         self.inbox = Inbox(transport, memory)
-        self.session = ClientSession(kept, is_session=is_session)
+        self.features = SessionFeatures(kept, "pin", PinPlaces()) if features is None else features
+        self.session = ClientSession(kept, self.features, is_session=is_session)
         self.checkout = Checkout(source, lender, self)
         self.pipeline = pipeline = Pipeline()
         self.prepared = prepared = Prepared(statements, pipeline, kept, memory=memory)
         self.responses = ResponseStream(pipeline, prepared, is_session=is_session)
         self.responses.pids = ToldPid(rights.pid, self.checkout)
-        self._requests = RequestStream(pipeline, prepared, kept, is_session=is_session)
+        self._requests = RequestStream(pipeline, prepared, kept, features=self.features, is_session=is_session)
         self._transport = transport
         self._owner = owner
         self._lender = lender
@@ -147,6 +152,11 @@ class Forwarder:
 
     def __repr__(self) -> str:
         return f"<Forwarder {self.checkout!r} {self.pipeline!r} {self._requests!r}, waits for {self.inbox.hold}>"
+
+    @property
+    def is_idly_pinned(self) -> bool:
+        """Whether it has nothing to do for the backend that it keeps for what it left there."""
+        return bool(self.session.pin & ANYTHING) and self.pipeline.is_quiet and self.pipeline.status == IDLE
 
     @property
     def is_amid(self) -> bool:
@@ -220,6 +230,8 @@ class Forwarder:
                 requests.vacates = None
             if out and backend is not None:
                 backend.write(out)
+            if self.features.notice:
+                self._notify()
             if requests.reply:
                 self._transport.write(requests.reply)
                 if backend is not None and pipeline.is_quiet and pipeline.status == IDLE:
@@ -228,6 +240,12 @@ class Forwarder:
                 self._replay = None if self._is_session else data
             if requests.stop is not _END and not self._goes_on(requests.stop, data, at):
                 return
+
+    def _notify(self) -> None:
+        """Tell the client what it is to know, unless that would be read as the rest of a row."""
+        notice, self.features.notice = self.features.notice, b""
+        if not self.responses.is_half_passed:
+            self._transport.write(notice)
 
     def _goes_on(self, stop: Stop, data: bytes, at: int) -> bool:
         """Whether what is behind `at` may be read on, after the reading stopped there."""
@@ -398,6 +416,9 @@ class Forwarder:
             if self.client_is_slow:  # it is not paused again: the client's transport is full already
                 backend.pause_reading()
             self._told(backend)
+            left = self.kept.left
+            if left and not self._is_session and self.session.must_look(left):
+                self._look(left, is_amid=self.responses.is_amid)
             self._resume(_BACKEND)
 
     def _idle(self, *, is_amid: bool = False) -> None:
@@ -409,12 +430,15 @@ class Forwarder:
         backend = checkout.backend
         if backend is None:
             return
-        if self._is_session or self.session.pin:
+        left = self.kept.left
+        if self._is_session or self.session.pin or (left & ANYTHING and self.features.is_pinning):
             traffic.transactions += 1
             traffic.transaction_seconds += monotonic() - self.asked_at
             if self.kept.ended() and not self._is_session:
                 self.kept.is_dirty = True  # when it is given back at last
             backend.session = self.kept.now
+            if left and not self._is_session and self.session.must_look(left):
+                self._look(left, is_amid=is_amid or self._returning is not None)
         elif self._requests.state is _PASSING:  # the client is still sending what the server did not wait for
             self._is_idle_after_rest = True
             return
@@ -432,12 +456,44 @@ class Forwarder:
         self._is_idle_after_rest = False
         self._owner.became_idle()
 
-    def _give_back(self) -> None:
+    def _look(self, left: int, *, is_amid: bool) -> None:
+        """Ask the server what the client has left; where that cannot be now, all that it may have keeps its backend."""
+        pipeline = self.pipeline
+        is_passing = self._requests.state is _PASSING
+        if is_passing or is_amid or pipeline.certainty is not _KNOWN or pipeline.copy is not _NO_COPY:
+            self.session.pin |= left & ANYTHING
+            self.kept.left = RELEASES | (left & RESETS_ALL)
+        else:
+            self.checkout.look(settings=bool((left | self.session.pin) & SETTING))
+
+    def looked(self, found: int, error: TenantProxyError | None) -> None:
+        """See `checkout.Holder`."""
+        session, backend = self.session, self.checkout.backend
+        was_pinned = session.pin & ANYTHING
+        found = session.found(found)
+        self.kept.left = 0
+        if error is not None or backend is None:
+            session.unpin()
+            self._owner.end(error or PoolClosed("the connection was closed"))
+        elif self.is_over:
+            self._give_back()
+        elif found and not (self.features.has_place or self.features.take()):
+            self._owner.end(no_place(self.features.places.limit, found))
+        else:
+            self.traffic.pins += bool(found and not was_pinned)
+            if self.client_is_slow:
+                backend.pause_reading()
+            if not session.pin:
+                self._give_back(is_counted=True)
+            self._owner.became_idle()
+            self._resume(_BACKEND)
+
+    def _give_back(self, *, is_counted: bool = False) -> None:
         """Part with the backend: to the lender when nothing is open on it, else for good."""
         backend, pipeline = self.checkout.backend, self.pipeline
         if backend is None:
             return
-        kept_it = self._is_session or bool(self.session.pin)
+        kept_it = is_counted or self._is_session or bool(self.session.pin)
         is_dirty = self.kept.ended() or kept_it
         self.session.unpin()
         if self.client_is_slow:
@@ -453,6 +509,7 @@ class Forwarder:
 
     def _destroy(self, *, is_over: bool) -> None:
         self.checkout.destroy(is_over=is_over)
+        self.session.unpin()
         self.responses.abandon()
         self._requests.abandon()
         self.pipeline.abandon()

@@ -47,6 +47,7 @@ from tenantproxy.sidecar.pg.console.client import ConsoleClient
 from tenantproxy.sidecar.pg.console.console import Console
 from tenantproxy.sidecar.pg.greetings import Greetings, greeting
 from tenantproxy.sidecar.pg.login import Newcomer
+from tenantproxy.sidecar.pg.pinning import Pinning
 from tenantproxy.sidecar.pg.refusals import LoginRefusals
 from tenantproxy.sidecar.pg.relay import Relay
 from tenantproxy.sidecar.pg.signals import FIRST_TOLD
@@ -55,6 +56,7 @@ from tenantproxy.sidecar.pg.users import CONSOLES, JWT, Credential, Target, User
 from tenantproxy.slices import in_slices
 from tenantproxy.wire import answers, untracked
 from tenantproxy.wire.memory import ProcessMemory, TenantMemory
+from tenantproxy.wire.session_features import SessionFeatures
 from tenantproxy.wire.session_settings import KeptSettings
 from tenantproxy.wire.settings import NO_SETTINGS, Settings
 from tenantproxy.wire.startup import SessionWish
@@ -116,6 +118,7 @@ class PgListener:
         self._unauthenticated = Unauthenticated(pg)
         self._memory = ProcessMemory(pg.max_memory, pg.max_memory_per_tenant)
         self._memory_of: WeakValueDictionary[TenantId, TenantMemory] = WeakValueDictionary()  # while it has clients
+        self._pinning = Pinning(pg)
         self._label_of = label_of
         self._drain_timeout = drain_timeout
         self._lending = lending
@@ -244,6 +247,8 @@ class PgListener:
             logins=dict(self.logins),
             waiting=sum(client.relay is not None and client.relay.is_waiting for client in self._clients.values()),
             paused=len(self._paused),
+            pinned=sum(client.relay is not None and client.relay.is_pinned for client in self._clients.values()),
+            pins={name: each.pins for name, each in self._traffic.items()},
             limits=self.limits(),
         )
 
@@ -257,6 +262,7 @@ class PgListener:
             self._unauthenticated.usage(),
             LimitUsage("max_memory", memory.limit, memory.used, "", memory.refused),
             LimitUsage("max_memory_per_tenant", memory.per_tenant, used, most, memory.refused_tenant),
+            self._pinning.usage(),
         )
 
     def reload(self, pg: Pg) -> None:
@@ -390,12 +396,15 @@ class PgListener:
         client = Client(self, newcomer.transport, self._new_pid(backend), target, place)
         traffic = self._traffic_of(target.tenant)
         traffic.logins += 1
+        kept = KeptSettings(wish.settings, access.baseline, greeted=dict(access.reported))
+        places = self._pinning.places(target.tenant, access.pool.max_size_of(access.route.limits))
         client.relay = Relay(
             newcomer.transport,
             source=access.source,
             lender=self._lending.lender,
             statements=self._statements.setdefault(access.pool, Statements()),
-            kept=KeptSettings(wish.settings, access.baseline, greeted=dict(access.reported)),
+            kept=kept,
+            features=SessionFeatures(kept, self._pg.session_features, places),
             is_session=target.pool_mode == "session",
             traffic=traffic,
             on_end=client.ended,

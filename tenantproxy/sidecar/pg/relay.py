@@ -24,6 +24,7 @@ from tenantproxy.sidecar.pg.traffic import Traffic
 from tenantproxy.wire import answers
 from tenantproxy.wire.frames import IDLE
 from tenantproxy.wire.memory import TenantMemory
+from tenantproxy.wire.session_features import SessionFeatures
 from tenantproxy.wire.session_settings import KeptSettings
 from tenantproxy.wire.statements import Statements
 
@@ -58,6 +59,7 @@ class Relay(asyncio.Protocol):
         lender: RawLender,
         statements: Statements,
         kept: KeptSettings,
+        features: SessionFeatures | None = None,
         is_session: bool,
         traffic: Traffic,
         on_end: Callable[[], None],
@@ -76,6 +78,7 @@ class Relay(asyncio.Protocol):
             lender=lender,
             statements=statements,
             kept=kept,
+            features=features,
             is_session=is_session,
             traffic=traffic,
             memory=TenantMemory() if memory is None else memory,
@@ -133,6 +136,16 @@ class Relay(asyncio.Protocol):
     def waiting_since(self) -> float:
         """When it began to wait for the last one it waited for."""
         return self._forwarder.checkout.waiting_since
+
+    @property
+    def is_pinned(self) -> bool:
+        """Whether it keeps its backend in transaction mode."""
+        return bool(self._forwarder.session.pin)
+
+    @property
+    def is_idly_pinned(self) -> bool:
+        """See `forwarder.Forwarder`."""
+        return self._forwarder.is_idly_pinned
 
     @property
     def prepared_statements(self) -> int:

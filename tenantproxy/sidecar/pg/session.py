@@ -7,23 +7,33 @@ from typing import Final
 from tenantproxy.raw.backend import RawBackend
 from tenantproxy.wire.commands import pins, unbinds
 from tenantproxy.wire.frames import COMMAND_COMPLETE, ERROR, PARAMETER_STATUS, READY
+from tenantproxy.wire.leftovers import ANYTHING, CUSTOM, RELEASES, RESETS_ALL
 from tenantproxy.wire.responses import is_unexpected
+from tenantproxy.wire.session_features import SessionFeatures
 from tenantproxy.wire.session_settings import KeptSettings
 
 __all__ = ["ClientSession"]
 
+LISTENING: Final = 32
+PREPARED: Final = 64  # in SQL
+_RELEASING: Final = (b"DROP", b"CLOSE", b"DISCARD", b"RESET", b"SET")
 _READ_ONLY: Final = b"\0C25006\0"
 
 
 class ClientSession:
-    """One client's. `pin` is the tag of the command whose effect only its backend has; empty: it need not be kept."""
+    """One client's. `pin` is what only its backend has: some of `leftovers`, LISTENING, PREPARED; 0: it may go.
 
-    __slots__ = ("_is_session", "_listens", "kept", "pin")
+    `features` has a place for it while the first of these keep it.
+    """
 
-    def __init__(self, kept: KeptSettings, *, is_session: bool) -> None:
+    __slots__ = ("_is_session", "_listens", "_unlisted", "features", "kept", "pin")
+
+    def __init__(self, kept: KeptSettings, features: SessionFeatures, *, is_session: bool) -> None:
         self.kept = kept
-        self.pin = b""
+        self.features = features
+        self.pin = 0
         self._is_session = is_session
+        self._unlisted = 0  # CUSTOM, where that may be left
         self._listens = 0  # how often it said LISTEN since it was pinned
 
     def note(self, events: list[tuple[int, bytes]], backend: RawBackend | None) -> bool:
@@ -55,12 +65,39 @@ class ClientSession:
             return
         if pins(tag):
             self._listens += tag == b"LISTEN"
-            if self.pin != b"PREPARE":  # that one goes with DISCARD ALL only
-                self.pin = tag
-        elif tag == b"DISCARD ALL" or (tag == b"UNLISTEN" and self.pin == b"LISTEN" and self._listens == 1):
-            self.unpin()  # of several channels it may have left one
+            self.pin |= LISTENING if tag == b"LISTEN" else PREPARED  # that goes with DISCARD ALL only
+        elif not self.pin:
+            return
+        elif tag == b"DISCARD ALL":
+            self.unpin()
+        elif tag == b"UNLISTEN" and self._listens == 1:  # of several channels it may have left one
+            self.pin &= ~LISTENING
+            self._listens = 0
+            self.kept.left |= RELEASES
+        elif tag.startswith(_RELEASING):
+            self.kept.left |= RELEASES
+
+    def must_look(self, left: int) -> bool:
+        """Whether the server must be asked what is left, when this may have changed. It is not while a notification may
+        come; then all of it keeps the backend."""
+        if not left or not (self.features.is_pinning and (left & ANYTHING or self.pin & ANYTHING)):
+            return False
+        if self.pin & LISTENING:
+            self.pin |= left & ANYTHING
+            return False
+        self._unlisted = (left | (0 if left & RESETS_ALL else self.pin)) & CUSTOM
+        return True
+
+    def found(self, left: int) -> int:
+        """The server says that this is left. Returns all that is."""
+        left |= self._unlisted
+        self.pin = (self.pin & ~ANYTHING) | left
+        if not left:
+            self.features.give()
+        return left
 
     def unpin(self) -> None:
         """The backend is not kept any more."""
-        self.pin = b""
+        self.pin = 0
         self._listens = 0
+        self.features.give()

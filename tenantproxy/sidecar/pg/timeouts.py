@@ -10,7 +10,7 @@ from typing import Final
 
 from tenantproxy.config import Pg
 from tenantproxy.errors import IdleSession, QueryTimeout, TenantProxyError
-from tenantproxy.pools.exhaustion import idle_in_transaction
+from tenantproxy.pools.exhaustion import idle_in_transaction, idle_pinned
 from tenantproxy.sidecar.pg.checkout import CheckoutState
 from tenantproxy.sidecar.pg.forwarder import Forwarder
 from tenantproxy.wire.answers import error_response
@@ -20,7 +20,7 @@ from tenantproxy.wire.pipeline import Copy
 __all__ = ["ClientClock"]
 
 _UNANSWERED_SECONDS: Final = 10.0  # after the first request to cancel; then the client and its backend are ended
-_RENEWING, _RETRYING = CheckoutState.RENEWING, CheckoutState.RETRYING
+_IS_ASKED, _RETRYING = (CheckoutState.RENEWING, CheckoutState.LOOKING), CheckoutState.RETRYING
 
 
 class ClientClock:
@@ -51,17 +51,21 @@ class ClientClock:
         )
 
     def _keeps_backend(self, forwarder: Forwarder, now: float, limit: float) -> TenantProxyError | None:
-        """It keeps a transaction open without anything to do for the server, or stops in what only it can end.
+        """It keeps a transaction open without anything to do for the server, or stops in what only it can end, or keeps
+        its backend in transaction mode for what it left there.
 
-        That counts only while others wait: a statement that runs behind a Flush looks the same from here. PostgreSQL
-        has such a timeout too, but a client may set it to 0, or begin a segment that it does not end.
+        The last two count only while others wait: a statement that runs behind a Flush looks the same from here.
+        PostgreSQL has such a timeout too, but a client may set it to 0, or begin a segment that it does not end.
         """
         pipeline, backend = forwarder.pipeline, forwarder.checkout.backend
         if not limit or backend is None:
             return None
         is_idle = pipeline.status != IDLE and not pipeline.outstanding and now - forwarder.answered_at > limit
-        if is_idle or (forwarder.is_amid and now - self._silent_since > limit and backend.pool.has_waiting):
+        if is_idle:
             return idle_in_transaction(limit)
+        is_keeping = forwarder.is_amid or forwarder.is_idly_pinned
+        if is_keeping and now - self._silent_since > limit and backend.pool.has_waiting:
+            return idle_pinned(limit) if forwarder.is_idly_pinned else idle_in_transaction(limit)
         return None
 
     def _idle(self, forwarder: Forwarder, now: float, limit: float) -> TenantProxyError | None:
@@ -69,7 +73,7 @@ class ClientClock:
         if not limit or now - self._silent_since <= limit:
             return None
         pipeline, checkout = forwarder.pipeline, forwarder.checkout
-        if not pipeline.is_quiet or pipeline.status != IDLE or checkout.is_waiting or checkout.state is _RENEWING:
+        if not pipeline.is_quiet or pipeline.status != IDLE or checkout.is_waiting or checkout.state in _IS_ASKED:
             return None
         if forwarder.client_is_slow or forwarder.is_unread:
             return None  # it is still reading its answer

@@ -11,6 +11,7 @@ class Traffic:
     __slots__ = (
         "leases",
         "logins",
+        "pins",
         "queries",
         "query_seconds",
         "received",
@@ -29,4 +30,5 @@ class Traffic:
         self.transactions = 0  # ended
         self.transaction_seconds = 0.0  # that their backends were held
         self.leases = 0  # of backends
+        self.pins = 0  # how often a client began to keep its backend for what it had left there
         self.wait_seconds = 0.0  # for them

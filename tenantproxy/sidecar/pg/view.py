@@ -143,6 +143,7 @@ def _client_row(client: Client, now: float) -> ClientRow:
         pool_mode=client.target.pool_mode,
         application_name=settings.get(b"application_name", b"").decode("utf-8", "replace"),
         prepared_statements=relay.prepared_statements if relay is not None else 0,
+        is_pinned=relay is not None and relay.is_pinned,
     )
 
 

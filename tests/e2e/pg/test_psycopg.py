@@ -66,14 +66,10 @@ def test_a_cursor_on_the_server_is_read_in_parts_and_both_ways(conn: Connection)
     conn.commit()
 
 
-def test_a_cursor_with_hold_outlives_its_transaction_where_the_session_is_its_own(conn: Connection, seat: Seat) -> None:
+def test_a_cursor_with_hold_outlives_its_transaction(conn: Connection) -> None:
     conn.execute("DECLARE held CURSOR WITH HOLD FOR SELECT generate_series(1, 10)")
     conn.commit()
-    if seat.mode == "session":
-        assert len(conn.execute("FETCH ALL FROM held").fetchall()) == 10
-    else:
-        with pytest.raises(psycopg.errors.InvalidCursorName):
-            conn.execute("FETCH ALL FROM held")
+    assert len(conn.execute("FETCH ALL FROM held").fetchall()) == 10
     conn.rollback()
     assert conn.execute("SELECT 7").fetchone() == (7,)
 

@@ -109,7 +109,7 @@ async def test_a_login_that_fails_takes_no_place(lasting: World) -> None:
             client.abort()
         with pytest.raises(Refused):  # when its place is taken already
             await house.client("schema1", search_path="another")
-        assert [each.used for each in house.listener.limits()] == [0] * 8
+        assert [each.used for each in house.listener.limits()] == [0] * 9
         await works(house, "schema1")
 
 

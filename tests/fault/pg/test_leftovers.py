@@ -33,9 +33,12 @@ LEAVES = [
 
 @asynccontextmanager
 async def one_backend(world: World) -> AsyncIterator[PortHouse]:
-    """A port whose tenant has one, and may make temporary tables."""
+    """A port whose tenant has one, and may make temporary tables; no client keeps it."""
     tenant = next(each for each in world.tenants if each.id == tenant_id(TENANT))
-    async with a_port(world, pools={"max_size": 1}) as house, world.database(tenant).connect() as admin:
+    async with (
+        a_port(world, pools={"max_size": 1}, pg={"session_features": "warn"}) as house,
+        world.database(tenant).connect() as admin,
+    ):
         await admin.execute(f'GRANT TEMP ON DATABASE "{world.database(tenant).name}" TO PUBLIC')
         yield house
 

@@ -9,7 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tenantproxy.wire.frames import DESCRIBE, frame
-from tenantproxy.wire.leftovers import ADVISORY_LOCK, SETTING, SUSPECT, TEMPORARY, leftovers
+from tenantproxy.wire.leftovers import (
+    ADVISORY_LOCK,
+    CUSTOM,
+    HELD_CURSOR,
+    RELEASES,
+    SETTING,
+    SUSPECT,
+    TEMPORARY,
+    leftovers,
+)
 from tenantproxy.wire.pipeline import Pipeline
 from tenantproxy.wire.prepared import Prepared
 from tenantproxy.wire.requests import RequestStream
@@ -32,12 +41,14 @@ from tests.support.model_server import SYNC, bind, execute, function, parse, que
         (b"CREATE -- which?\n TEMP TABLE x AS SELECT 1", TEMPORARY),
         (b"EXPLAIN ANALYZE CREATE\n\tTEMP TABLE x AS SELECT 1", TEMPORARY),
         (b"SELECT 1; CREATE TEMP TABLE x AS SELECT 1; SELECT 2", TEMPORARY),
-        (b"select set_config('app.user_id','alice',false)", SETTING),
-        (b"SELECT PG_CATALOG.SET_CONFIG('app.user_id', $1, false)", SETTING),
-        (b"SELECT set_config('a.b', 'c', true), set_config('a.b', 'c', $1)", SETTING),
-        (b"SELECT set_config/**/('a.b', 'c', true)", SETTING),
-        (b"SELECT query_to_xml('select set_config(''a.b'', ''c'', false)', true, true, '')", SETTING),
-        (b"UPDATE t SET a = set_config('a.b', a, false)", SETTING),
+        (b"select set_config('app.user_id','alice',false)", SETTING | CUSTOM),
+        (b"select set_config('work_mem','1MB',false)", SETTING),
+        (b"select set_config($1, $2, $3)", SETTING | CUSTOM),
+        (b"SELECT PG_CATALOG.SET_CONFIG('app.user_id', $1, false)", SETTING | CUSTOM),
+        (b"SELECT set_config('a.b', 'c', true), set_config('a.b', 'c', $1)", SETTING | CUSTOM),
+        (b"SELECT set_config/**/('a.b', 'c', true)", SETTING | CUSTOM),
+        (b"SELECT query_to_xml('select set_config(''a.b'', ''c'', false)', true, true, '')", SETTING | CUSTOM),
+        (b"UPDATE t SET a = set_config('a.b', a, false)", SETTING | CUSTOM),
         (b"SELECT set_limit(0.5)", SETTING),
         (b"SELECT pg_advisory_lock(1)", ADVISORY_LOCK),
         (b"select pg_try_advisory_lock_shared(1, 2)", ADVISORY_LOCK),
@@ -47,7 +58,11 @@ from tests.support.model_server import SYNC, bind, execute, function, parse, que
         (b"SELECT\n temp\nFROM readings", 0),
         (b"INSERT INTO templates VALUES (1)", 0),
         (b"SELECT pg_advisory_xact_lock(1), is_locked, credit_limit FROM t", 0),
-        (b"SELECT pg_advisory_unlock(1)", 0),
+        (b"SELECT pg_advisory_unlock(1)", RELEASES),
+        (b"DECLARE c CURSOR WITH HOLD FOR SELECT 1", HELD_CURSOR),
+        (b"DECLARE c CURSOR WITHOUT HOLD FOR SELECT 1", 0),
+        (b"CREATE TEMP TABLE x (n int) ON COMMIT DROP; INSERT INTO x VALUES (1)", 0),
+        (b"CREATE TEMP TABLE x (n int) ON COMMIT DROP; CREATE TEMP TABLE y (n int)", TEMPORARY),
         (b"SELECT set_config('app.user_id', $1, true)", 0),
         (b"select set_config( 'app.user_id' , 'alice' , TRUE ), pg_catalog.set_config('a.b', $2::text, true)", 0),
         (b"SELECT set_config('TimeZone', 'UTC', false)", 0),
@@ -59,7 +74,7 @@ from tests.support.model_server import SYNC, bind, execute, function, parse, que
 def test_a_text_is_known_by_what_it_may_leave(sql: bytes, found: int) -> None:
     assert leftovers(sql) == found
     assert leftovers(sql + b"\0") == found
-    if found:
+    if found and not found & HELD_CURSOR:  # what begins as it does is looked at in any case
         assert SUSPECT(sql) or b"temp" in sql.lower(), "the first look misses it"
 
 

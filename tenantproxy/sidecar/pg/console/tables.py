@@ -124,7 +124,8 @@ def _tenants_seen(view: ConsoleView, stats: Stats) -> list[str]:
 
 def _tenants(view: ConsoleView, _: Averages) -> Iterator[Row]:
     stats, paused = view.stats(), view.paused()
-    clients = _clients_by_tenant(view)
+    clients = _clients_by_tenant(view.clients())
+    pinned = _clients_by_tenant(client for client in view.clients() if client.is_pinned)
     for name in _tenants_seen(view, stats):
         mine = [tenant for pool in stats.pools for tenant in pool.tenants if tenant.tenant == name]
         ended = stats.acquires.get(name, {})
@@ -133,13 +134,13 @@ def _tenants(view: ConsoleView, _: Averages) -> Iterator[Row]:
             name, clients.get(name, 0), sum(one.leased for one in mine), sum(one.waiting for one in mine),
             round(wait * 1e6), max((one.max_size for one in mine), default=None), int(name in paused),
             ended.get("ok", 0), ended.get("timeout", 0), ended.get("rejected", 0), ended.get("cancelled", 0),
-            ended.get("error", 0),
+            ended.get("error", 0), pinned.get(name, 0),
         )  # fmt: skip
 
 
-def _clients_by_tenant(view: ConsoleView) -> dict[str, int]:
+def _clients_by_tenant(clients: Iterable[ClientRow]) -> dict[str, int]:
     counts: dict[str, int] = {}
-    for client in view.clients():
+    for client in clients:
         if client.tenant is not None:
             counts[client.tenant] = counts.get(client.tenant, 0) + 1
     return counts
@@ -304,7 +305,7 @@ TABLES: Final[Mapping[str, Table]] = {
     ),
     "TENANTS": _table(
         "s:tenant i:clients i:leased i:waiting q:maxwait_us i:max_size i:paused q:acquired q:timed_out q:rejected"
-        " q:cancelled q:failed",
+        " q:cancelled q:failed i:pinned",
         _tenants,
     ),
     "CLIENTS": _table(_SOCKET, _clients),

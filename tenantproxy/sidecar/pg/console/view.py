@@ -37,6 +37,7 @@ class ClientRow:
     pool_mode: Literal["transaction", "session"] = "transaction"
     application_name: str = ""
     prepared_statements: int = 0
+    is_pinned: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,6 +25,9 @@ class Client:
     def not_checked_out(self, error: TenantProxyError) -> None:
         self.told.append(error)
 
+    def looked(self, found: int, error: TenantProxyError | None) -> None:
+        raise AssertionError("nothing was asked")
+
     def renewed(self, error: TenantProxyError | None) -> None:
         self.told.append(error)
 
