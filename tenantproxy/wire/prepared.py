@@ -138,6 +138,7 @@ class Prepared:
         "_told",
         "_unnamed_is_there",
         "_unnamed_outstanding",
+        "_unnamed_segment",
         "_unnamed_size",
         "is_comparing",
         "last_bound",
@@ -178,6 +179,7 @@ class Prepared:
         self._unnamed_size = 0  # bytes of it that count
         self._unnamed_is_there = False  # it is the one on the backend
         self._unnamed_outstanding = 0  # Parse messages of one that are not answered
+        self._unnamed_segment = 0  # in which the last of them was sent
         # Not known to be prepared yet: in which segment that was sent, and under which name if the client asked for it.
         self._begun: dict[Statement, tuple[int, bytes | None]] = {}
 
@@ -320,6 +322,7 @@ class Prepared:
         self.unnamed_leaves = 0
         self._unnamed_is_there = True
         self._unnamed_outstanding += 1
+        self._unnamed_segment = self._pipeline.segment
 
     def _expect(self, answer: int, change: _Change) -> None:
         self._pipeline.expect(answer)
@@ -337,7 +340,9 @@ class Prepared:
         name_ends = _end(message, portal_ends)
         self.last_bound = None
         if name_ends == portal_ends:
-            return message if self._unnamed_is_there else self._with_unnamed(message)
+            # Another client's may stand there still, if an error skips the Parse and not this.
+            is_own = not self._unnamed_outstanding or self._unnamed_segment == self._pipeline.segment
+            return message if self._unnamed_is_there and is_own else self._with_unnamed(message)
         given = message[portal_ends:name_ends]
         statement = self.names.get(given)
         if statement is None:
@@ -424,7 +429,8 @@ class Prepared:
             return message
         name = message[6 : _end(message, 6)]
         if not name:
-            before = b"" if self._unnamed_is_there else self._with_unnamed(b"")
+            is_own = not self._unnamed_outstanding or self._unnamed_segment == self._pipeline.segment
+            before = b"" if self._unnamed_is_there and is_own else self._with_unnamed(b"")
             self._expect(DESCRIBED, _Change(PARAMETER_DESCRIPTION))
             return before + message
         statement = self.names.get(name)
@@ -512,7 +518,9 @@ class Prepared:
         if unnamed is None:
             self._pipeline.expect(OWN_CLOSED)
             return _CLOSE_UNNAMED + message
+        leaves = self.unnamed_leaves
         self._parsing_unnamed(unnamed)
+        self.unnamed_leaves = leaves  # the same as before
         self._pipeline.expect(OWN_PARSED_UNNAMED)
         return unnamed + message
 

@@ -189,9 +189,10 @@ class ResponseStream:
     def scan(self, data: bytes) -> bytes:  # noqa: C901 - a hot loop
         """What the client gets of `data`. Raises ProtocolError for what no server says."""
         at = 0
-        if self._rest:
-            at = min(self._rest, len(data))
-            self._rest -= at
+        rest = self._rest
+        if rest:
+            at = min(rest, len(data))
+            rest -= at
         elif self._tail:
             data = self._tail + data
             self._tail = b""
@@ -220,7 +221,7 @@ class ResponseStream:
                     break
                 if kind == ERROR:
                     self._failed(data[at:], is_first=False)
-                self._rest = end - size
+                rest = end - size
                 end = size
             elif kind == READY:
                 skipped = pipeline.ready()
@@ -250,9 +251,10 @@ class ResponseStream:
             elif end - at < HEADER or kind < _FIRST_KIND:
                 raise ProtocolError("the server sent a message of an impossible length")
             at = end
+        self._rest = rest  # not before: where this raises, the client has no end of what it has the beginning of
         if at < size:
             self._tail = data[at:]
-        if is_idle and (self._tail or self._rest):
+        if is_idle and (self._tail or rest):
             is_idle = False
             self._ends_idle = True
         self.is_idle = is_idle

@@ -1,8 +1,12 @@
 """What would a PostgreSQL server answer? A model of one session: statements, portals, errors, transactions, COPY.
 
 Pure: bytes in, bytes out. A query is a list of commands with `;` between: `rows N`, `begin`, `commit`, `rollback`,
-`fail` (when run), `bad` (when parsed), `copy in`, `copy out`, `trap` (a COPY that fails before it reads), and
-DEALLOCATE, DISCARD ALL, SET, LISTEN as everywhere.
+`fail` (when run), `bad` (when parsed), `copy in`, `copy out`, `trap` (a COPY that fails before it reads), `inner` (a
+function fails when it is bound, as a stale plan does), and DEALLOCATE, DISCARD ALL, SET, LISTEN as everywhere. What
+stands before a `:` is a label, which rows and errors carry.
+
+A statement_timeout strikes when it is due (`pass_time`) and the next message is read, as in PostgreSQL. That the model
+answers as PostgreSQL does is tried in tests/integration/test_model_server.py.
 """
 
 from __future__ import annotations
@@ -98,7 +102,19 @@ def shape(name: bytes) -> bytes:
     return frame(frames.ROW_DESCRIPTION, b"\0\1" + name + b"\0" + bytes(9) + b"\x19\xff\xff" + b"\xff" * 4 + b"\0\0")
 
 
+def command_of(sql: bytes) -> bytes:
+    """Without its label."""
+    return sql.strip().rpartition(b":")[2]
+
+
 STALE_PLAN = error(b"0A000", routine=b"RevalidateCachedQuery")
+_STALE_INSIDE = STALE_PLAN[:-1] + b"Wa function\0\0"
+STALE_INSIDE = frame(frames.ERROR, _STALE_INSIDE[HEADER:])
+"""The same, of a function that the client called."""
+
+_STARTS = frozenset((frames.PARSE, frames.BIND, frames.DESCRIBE, frames.EXECUTE))
+_SIMPLE = (frames.QUERY, frames.FUNCTION_CALL)
+_COPYING = (frames.COPY_DATA, frames.COPY_DONE, frames.COPY_FAIL)
 
 
 class _Failed(Exception):
@@ -106,10 +122,19 @@ class _Failed(Exception):
 
 
 class ModelServer:
-    """One session. `input` is what of a message has come, `ran` what was run."""
+    """One session. `input` is what of a message has come, `ran` what was run.
 
-    def __init__(self) -> None:
+    `is_18`: it leaves a transaction open behind an Execute, a Query and a Sync, as PostgreSQL 18 does.
+    """
+
+    def __init__(self, *, is_18: bool = False) -> None:
         self.input = b""
+        self.is_18 = is_18
+        self.is_open = False  # a command was started that no Sync has ended
+        self.is_armed = self.is_due = False  # statement_timeout runs, has run out
+        self._is_executed = False  # since the last Sync
+        self._is_implicit = False  # the pipeline is a transaction block
+        self._is_left_open = False  # it is idle as it says, and is not
         self.ran: list[bytes] = []
         self.statements: dict[bytes, bytes] = {}
         self.stale: set[bytes] = set()  # texts whose plans have to be made anew
@@ -126,7 +151,19 @@ class ModelServer:
     @property
     def is_quiet(self) -> bool:
         """Whether it waits for a message, and nothing is begun."""
-        return self.status == b"I" and not (self.input or self.is_skipping or self._is_busy or self.is_closed)
+        is_amid = self.input or self.is_skipping or self._is_busy or self.is_open
+        return self.status == b"I" and not (is_amid or self._is_implicit or self._is_left_open or self.is_closed)
+
+    def pass_time(self) -> None:
+        """A statement_timeout that runs, runs out."""
+        self.is_due = self.is_armed
+
+    def die(self) -> bytes:
+        """It is told to end: what it says."""
+        self._out = []
+        self._say(error(b"57P01", severity=b"FATAL"))
+        self.is_closed = True
+        return self._out[0]
 
     @property
     def _is_busy(self) -> bool:
@@ -145,39 +182,65 @@ class ModelServer:
         return b"".join(self._out)
 
     def _take(self, kind: int, payload: bytes) -> None:
+        is_simple = kind in _SIMPLE
         if self.copied is not None:
             self._copy(kind, payload)
-            return
-        if kind == frames.SYNC:
-            self.is_skipping = False
-            self._ready()
-            return
-        if kind == frames.TERMINATE:
+        elif self.is_due and kind != frames.TERMINATE:
+            self._fail(error(b"57014"), is_simple=is_simple or kind == frames.SYNC or kind in _COPYING)
+        elif kind == frames.SYNC:
+            self._sync(payload)
+        elif kind == frames.TERMINATE:
             self.is_closed = True
+        elif not self.is_skipping:
+            try:
+                self._start(kind)
+                self._obey(kind, payload)
+            except _Failed as failed:
+                self._fail(failed.args[0], is_simple=is_simple)
+            except ValueError:  # a message that is not what its kind says
+                self._fail(error(b"08P01"), is_simple=is_simple)
+
+    def _start(self, kind: int) -> None:
+        if kind not in _STARTS and kind not in _SIMPLE:
             return
-        if self.is_skipping:
-            return
-        try:
-            self._obey(kind, payload)
-        except _Failed as failed:
-            self._fail(failed.args[0], is_simple=kind in (frames.QUERY, frames.FUNCTION_CALL))
-        except ValueError:  # a message that is not what its kind says
-            self._fail(error(b"08P01"), is_simple=kind in (frames.QUERY, frames.FUNCTION_CALL))
+        if self._is_left_open:
+            self._is_left_open = False
+            raise _Failed(error(b"XX000"))
+        self.is_armed = True
+        if kind in _STARTS:
+            self.is_open = True
+
+    def _sync(self, payload: bytes) -> None:
+        self.is_skipping = self.is_armed = False
+        self._is_left_open = self._is_left_open or (self._is_implicit and not self.is_open)
+        self.is_open = self._is_executed = self._is_implicit = False
+        if payload:
+            self._say(error(b"08P01"))
+        self._ready()
 
     def _obey(self, kind: int, payload: bytes) -> None:  # noqa: C901 - a branch for each kind
         if kind == frames.QUERY:
             self._unnamed = None
-            self._left = payload[:-1].split(b";")
+            texts = payload[:-1].split(b";")
+            if any(command_of(text) == b"bad" for text in texts):  # all of it is parsed before any of it runs
+                raise _Failed(error(b"42601"))
+            self._left = [text for text in texts if text.strip()] or [b""]
+            if self.is_18 and self._is_executed and len(self._left) == 1:
+                self._is_implicit = self.status == b"I"
             self._run_left()
         elif kind == frames.PARSE:
             self._parse(payload)
         elif kind == frames.BIND:
             portal, name = payload.split(NAMES_END)[:2]
-            self._portals[portal] = self._text(name)
+            text = self._text(name)
+            if command_of(text) == b"inner":
+                self.ran.append(text)
+                raise _Failed(STALE_INSIDE)
+            self._portals[portal] = text
             self._say(frame(frames.BIND_COMPLETE))
         elif kind == frames.DESCRIBE:
             if payload[:1] == b"S":
-                text = self._text(payload[1:-1])
+                text = self._text(payload[1:-1], is_told=True)
                 self._say(frame(frames.PARAMETER_DESCRIPTION, b"\0\0") + self._shape(text))
             elif payload[1:-1] in self._portals:
                 self._say(self._shape(self._portals[payload[1:-1]]))
@@ -188,6 +251,10 @@ class ModelServer:
             if portal not in self._portals:
                 raise _Failed(error(b"34000"))
             self._run(self._portals[portal])
+            command = command_of(self._portals[portal])
+            if command:
+                self.is_armed = self.copied is not None
+                self._is_executed = command not in (b"begin", b"commit", b"rollback")
         elif kind == frames.CLOSE:
             if payload[:1] == b"S":
                 if payload[1:-1]:
@@ -196,16 +263,23 @@ class ModelServer:
                     self._unnamed = None
             self._say(frame(frames.CLOSE_COMPLETE))
         elif kind == frames.FUNCTION_CALL:
+            if self.status == b"E":
+                raise _Failed(error(b"25P02"))
             self._say(frame(frames.FUNCTION_RESULT, b"\xff\xff\xff\xff"))
+            self.is_open = self.is_armed = self._is_executed = False
             self._ready()
-        elif kind not in (frames.FLUSH, frames.COPY_DATA, frames.COPY_DONE, frames.COPY_FAIL):
+        elif kind == frames.FLUSH and payload:
+            raise ValueError("a Flush with a body")
+        elif kind != frames.FLUSH and kind not in _COPYING:
             self._die()
 
     def _parse(self, payload: bytes) -> None:
         name, sql = payload.split(NAMES_END)[:2]
         if not name:
             self._unnamed = None
-        if sql == b"bad":
+        if self.status == b"E" and command_of(sql) not in (b"rollback", b"commit", b""):
+            raise _Failed(error(b"25P02"))
+        if command_of(sql) == b"bad":
             raise _Failed(error(b"42601"))
         if not name:
             self._unnamed = sql
@@ -216,13 +290,14 @@ class ModelServer:
             self.stale.discard(sql)
         self._say(frame(frames.PARSE_COMPLETE))
 
-    def _text(self, name: bytes) -> bytes:
+    def _text(self, name: bytes, *, is_told: bool = False) -> bytes:
         found = self.statements.get(name) if name else self._unnamed
         if found is None:
             raise _Failed(error(b"26000", text=b'prepared statement "%b" does not exist' % name))
         if found in self.stale:
             raise _Failed(STALE_PLAN)
-        if self.status == b"E" and found not in (b"rollback", b"commit"):
+        is_possible = command_of(found) in (b"rollback", b"commit") or (is_told and b"rows" not in found)
+        if self.status == b"E" and not is_possible:
             raise _Failed(error(b"25P02"))
         return found
 
@@ -235,18 +310,20 @@ class ModelServer:
             if self.copied is not None:
                 return
         self._left = None
+        self.is_open = self.is_armed = self._is_executed = False
         self._ready()
 
     def _run(self, sql: bytes) -> None:
-        if self.status == b"E" and sql not in (b"rollback", b"commit"):
+        label, sql = sql, command_of(sql)
+        if self.status == b"E" and sql not in (b"rollback", b"commit", b""):
             raise _Failed(error(b"25P02"))
-        self.ran.append(sql)
+        self.ran.append(label)
         word, _, rest = sql.partition(b" ")
         if sql in (b"fail", b"bad"):
-            raise _Failed(error(b"22012"))
+            raise _Failed(error(b"22012", text=label))
         if word == b"rows":
             for n in range(min(int(rest), 10)):
-                self._say(row(b"%b %d" % (sql, n)))
+                self._say(row(b"%b %d" % (label, n)))
             self._say(tag(b"SELECT " + rest))
         elif sql in (b"begin", b"commit", b"rollback"):
             self._transaction(sql)
@@ -256,7 +333,7 @@ class ModelServer:
                 raise _Failed(error(b"P0001"))
             self.copied = 0
         elif sql == b"copy out":
-            self._say(frame(frames.COPY_OUT, b"\0\0\0") + data() + DONE + tag(b"COPY 1"))
+            self._say(frame(frames.COPY_OUT, b"\0\0\0") + data(label) + DONE + tag(b"COPY 1"))
         elif word in (b"DEALLOCATE", b"DISCARD"):
             self._deallocate(word, rest)
         elif not sql:
@@ -266,6 +343,7 @@ class ModelServer:
 
     def _transaction(self, sql: bytes) -> None:
         is_failed = self.status == b"E"
+        self._is_implicit = False
         self.status = b"T" if sql == b"begin" else b"I"
         self._say(tag(b"ROLLBACK" if is_failed else sql.upper()))
 
@@ -282,7 +360,10 @@ class ModelServer:
         assert self.copied is not None
         if kind in (frames.SYNC, frames.FLUSH):
             return
-        if kind == frames.COPY_DATA and payload != b"wrong\n":
+        if kind == frames.COPY_DATA and self.is_due:
+            self.copied = None
+            self._fail(error(b"57014"), is_simple=self._left is not None)
+        elif kind == frames.COPY_DATA and payload != b"wrong\n":
             self.copied += 1
         elif kind in (frames.COPY_DATA, frames.COPY_FAIL):
             self.copied = None
@@ -290,6 +371,7 @@ class ModelServer:
         elif kind == frames.COPY_DONE:
             self._say(tag(b"COPY %d" % self.copied))
             self.copied = None
+            self.is_armed = self.is_due = False
             if self._left is not None:
                 try:
                     self._run_left()
@@ -305,19 +387,22 @@ class ModelServer:
         if self.status == b"T":
             self.status = b"E"
         self._left = None
+        self.is_open = self.is_armed = self.is_due = self._is_implicit = self._is_executed = False
         if is_simple:
             self._ready()
         else:
             self.is_skipping = True
 
     def _die(self) -> None:
+        if self.copied is not None:  # the error of the COPY, and then of the connection
+            self._say(error(b"08P01"))
         self._say(error(b"08P01", severity=b"FATAL"))
         self.is_closed = True
 
     def _ready(self) -> None:
         if self.status == b"I":
             self._portals.clear()
-        self._say(frame(frames.READY, self.status))
+        self._say(frame(frames.READY, b"T" if self._is_implicit else self.status))
 
     def _say(self, message: bytes) -> None:
         self._out.append(message)

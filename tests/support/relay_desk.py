@@ -33,6 +33,7 @@ class Backend(RawBackend):
         self.model = model
         self.answers = b""
         self.is_leased = False
+        self.tenant = ""  # whose it was last, where there are several
         self.wrote_while_idle = b""
         self.transport = cast("asyncio.Transport", None)
         self.write = self._write
@@ -126,6 +127,7 @@ class Lender:
         self.released += 1
         backend.is_leased = False
         backend.sink = self._stray
+        backend.on_writable = lambda is_writable: None
         if is_dirty:
             backend.model = ModelServer()
             backend.prepared = ServerStatements()
@@ -140,6 +142,7 @@ class Lender:
         backend.is_closed = True
         backend.sink = lambda data: None
         backend.on_lost = lambda exc: None
+        backend.on_writable = lambda is_writable: None
         backend.write = lambda data: None
         self.backends.remove(backend)
         self._open()
@@ -189,8 +192,8 @@ class Lender:
 class Source:
     """One tenant."""
 
-    def __init__(self) -> None:
-        self._route = raw_route(route(tenant_id("acme"), "row"))
+    def __init__(self, tenant: str = "acme") -> None:
+        self._route = raw_route(route(tenant_id(tenant), "row"))
 
     def known(self) -> tuple[Any, Route]:
         return None, self._route
@@ -230,7 +233,14 @@ class Line(asyncio.Transport):
 class Client:
     """One client behind its login. `sending` has not reached the relay yet."""
 
-    def __init__(self, lender: Lender, *, is_session: bool = False, statements: Statements | None = None) -> None:
+    def __init__(
+        self,
+        lender: Lender,
+        *,
+        is_session: bool = False,
+        statements: Statements | None = None,
+        source: Source | None = None,
+    ) -> None:
         self.lender = lender
         self.line = Line()
         self.ends = 0
@@ -238,7 +248,7 @@ class Client:
         self.memory = TenantMemory()  # of its own, so that nothing may be left of it
         self.relay = Relay(
             self.line,
-            source=Source(),
+            source=source or Source(),
             lender=cast("RawLender", lender),
             statements=statements if statements is not None else Statements(),
             kept=KeptSettings((), {}),

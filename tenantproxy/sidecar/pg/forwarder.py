@@ -98,6 +98,7 @@ class Forwarder:
         "heard",
         "inbox",
         "is_cancelling",
+        "is_choked",
         "is_over",
         "kept",
         "pipeline",
@@ -129,6 +130,7 @@ class Forwarder:
         self.answered_at = 0.0  # when nothing was unanswered any more
         self.heard = 0  # how often bytes came, from either side
         self.client_is_slow = False  # it does not read as fast as its server sends
+        self.is_choked = False  # that, or its server does not read as fast as it sends
         self.is_over = False  # the client has gone
         self.is_cancelling = False  # a request of ours to cancel may still hit what runs for it
         self.inbox = Inbox(transport, memory)
@@ -381,6 +383,7 @@ class Forwarder:
             backend.pause_reading()
 
     def _server_writable(self, is_writable: bool) -> None:
+        self.is_choked = not is_writable or self.client_is_slow
         if is_writable:
             self.inbox.resume()
         else:
@@ -442,7 +445,7 @@ class Forwarder:
         elif self._requests.state is _PASSING:  # the client is still sending what the server did not wait for
             self._is_idle_after_rest = True
             return
-        elif is_amid or self.client_is_slow or pipeline.certainty is not _KNOWN or pipeline.copy is not _NO_COPY:
+        elif is_amid or self.is_choked or pipeline.certainty is not _KNOWN or pipeline.copy is not _NO_COPY:
             is_unfinished = pipeline.certainty is _UNFINISHED
             self._give_back()
             if is_unfinished:
@@ -498,6 +501,9 @@ class Forwarder:
         self.session.unpin()
         if self.client_is_slow:
             backend.resume_reading()
+        if self.inbox.is_paused:  # what the server has still to read of it is void: nobody will say when it has
+            self.inbox.resume()
+        self.is_choked = self.client_is_slow
         is_amid = self._requests.state is _PASSING or self.responses.is_amid or pipeline.copy is _COPY_IN
         if is_amid or not pipeline.is_quiet or pipeline.certainty is not _KNOWN or pipeline.status != IDLE:
             self._destroy(is_over=self.is_over)
@@ -522,9 +528,11 @@ class Forwarder:
         self.heard += 1
         try:
             out = responses.scan(data)
-        except ProtocolError as exc:  # it said what it must not: whose answers these are is not known
+        except ProtocolError as exc:  # whose answers these are is not known
+            is_of_client = pipeline.is_doubtful  # it has said what may be answered, or not
             self._destroy(is_over=True)
-            self._owner.end(ConnectFailed("the server broke the protocol", detail=exc.message))
+            broken = ConnectFailed("the server broke the protocol", detail=exc.message)
+            self._owner.end(_unknown_answers() if is_of_client else broken)
             return
         if responses.events and self._is_for_others(out):
             return
@@ -670,7 +678,8 @@ def _before_ready(out: bytes, reported: Iterable[tuple[bytes, bytes]]) -> bytes:
 
 def _unknown_answers() -> ProtocolError:
     return ProtocolError(
-        "an error came among messages that no Sync had ended before a simple query or a function call",
+        "what the server answers cannot be told any more: COPY messages outside of a COPY, or an error among messages"
+        " that no Sync had ended before a simple query",
         hint="end messages of the extended protocol with a Sync",
     )
 

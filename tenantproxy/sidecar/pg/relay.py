@@ -101,7 +101,7 @@ class Relay(asyncio.Protocol):
     # --- too fast ----------------------------------------------------------------------------------------------------
     def pause_writing(self) -> None:
         """See asyncio.Protocol: the client does not read fast enough."""
-        self._forwarder.client_is_slow = True
+        self._forwarder.client_is_slow = self._forwarder.is_choked = True
         if self.backend is not None:
             self.backend.pause_reading()
 

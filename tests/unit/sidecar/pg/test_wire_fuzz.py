@@ -16,5 +16,7 @@ async def test_no_bytes_of_a_stranger_break_a_parser(target: str) -> None:
 
 
 def test_the_fuzzer_says_how_much_it_has_tried(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--inputs", "200", "--seed", "7"]) == 0
-    assert "200 inputs" in capsys.readouterr().out
+    assert main(["--inputs", "200", "--steps", "400", "--seed", "7"]) == 0
+    said = capsys.readouterr().out
+    assert "200 inputs" in said
+    assert "400 steps" in said

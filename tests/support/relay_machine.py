@@ -1,0 +1,265 @@
+"""Does any client of two tenants on one backend get a wrong answer? A relay before a model, moved one step at a time.
+
+`Machine(seed).play(steps)` raises WrongAnswer at the first answer that is foreign, missing, repeated or out of order,
+and at a backend that is lent again while anything is under way on it. The same seed makes the same steps.
+
+Polite clients must see exactly what they would see alone on a server of their own, and what they asked for runs as
+often as there. Timeouts, requests to cancel and a server that dies strike only rude ones, that send anything at any
+time: what they see must be what the server said while they had it, in that order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from typing import Any, Final
+
+from tenantproxy.model import Route
+from tenantproxy.raw.backend import RawBackend, Settings
+from tenantproxy.raw.lender import Lessee
+from tenantproxy.wire.pipeline import MAX_OUTSTANDING
+from tenantproxy.wire.statements import ServerStatements, Statements
+from tests.support.model_server import ModelServer, query
+from tests.support.relay_desk import Backend, Lender
+from tests.support.relay_players import Player, Polite, Rude, WrongAnswer, messages_of, wrong
+
+__all__ = ["Machine", "WrongAnswer"]
+
+EPISODE: Final = 200  # steps, then all leave and others come
+PIECES: Final = (1, 2, 5, 7, 30, None, None)
+TENANTS: Final = ("acme", "globex")
+PATIENCE: Final = 5000  # steps of polite clients alone
+ROOM: Final = MAX_OUTSTANDING + 300  # a turn reads at most so many more
+
+
+class Desk(Lender):
+    """Lends to two tenants; between them a backend is as new."""
+
+    def __init__(self, size: int, *, is_18: bool, limit: int) -> None:
+        self.is_18, self.limit = is_18, limit
+        self.wanted: dict[int, str] = {}
+        self.over: list[ModelServer] = []  # sessions that were reset
+        super().__init__(size)
+
+    def _open(self) -> Backend:
+        backend = super()._open()
+        self.renew(backend)
+        return backend
+
+    def renew(self, backend: Backend) -> None:
+        """As after a reset."""
+        self.over.append(backend.model)
+        backend.model = ModelServer(is_18=self.is_18)
+        backend.prepared = ServerStatements(self.limit)
+        backend.tenant = ""
+
+    def lease_nowait(self, pool: object, route: Route, session: Settings) -> RawBackend | None:
+        if self.is_busy or not self.idle:
+            return None
+        return self._to(str(route.tenant), session)
+
+    def _to(self, tenant: str, session: Settings) -> Backend:
+        backend = self.idle[0]
+        if not backend.model.is_quiet or backend.answers:
+            raise wrong("a backend is lent while something is under way", backend.tenant, tenant)
+        if backend.tenant not in ("", tenant):
+            self.renew(backend)
+        backend.tenant = tenant
+        return self._lend(session)
+
+    def acquire(self, pool: object, route: Route, session: Settings, lessee: Lessee) -> Any:
+        waiting = super().acquire(pool, route, session, lessee)
+        self.wanted[id(waiting)] = str(route.tenant)
+        return waiting
+
+    def grant(self) -> bool:
+        if not (self.waiting and self.idle):
+            return False
+        first = self.waiting.pop(0)
+        first.lessee.leased(self._to(self.wanted.pop(id(first)), ()))
+        return True
+
+    def release(self, backend: Backend, route: Route, *, is_dirty: bool) -> float:
+        if not backend.model.is_quiet or backend.answers:
+            raise wrong("a backend came back while something is under way", backend.tenant, backend.answers)
+        self.over.append(backend.model)
+        held = super().release(backend, route, is_dirty=is_dirty)
+        if is_dirty:
+            self.renew(backend)
+        return held
+
+
+class Machine:
+    """Two tenants, a backend or two, and what happens to them. Needs a running loop."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = random.Random(seed)
+        self.seed = seed
+        self.done = 0
+        self.desk: Desk
+        self.players: list[Player] = []
+        self.names = 0
+        self.statements = Statements()
+        self.ran: Counter[bytes] = Counter()
+        self.halves: dict[Backend, bytes] = {}  # of a message that has not arrived whole
+        self.seen: dict[ModelServer, int] = {}
+
+    async def play(self, steps: int) -> None:
+        """So many, in episodes. Raises WrongAnswer, and whatever else the relay raises."""
+        while self.done < steps:
+            self._begin()
+            for _ in range(min(EPISODE, steps - self.done)):
+                self.done += 1
+                self._step()
+                if not self.done % 16:
+                    await asyncio.sleep(0)
+            await self._end()
+
+    def _begin(self) -> None:
+        rng = self.rng
+        self.desk = Desk(rng.choice((1, 1, 2)), is_18=rng.random() < 0.5, limit=rng.choice((2, 500)))
+        self.statements = Statements()
+        self.ran.clear()
+        self.halves.clear()
+        self.seen.clear()
+        self.players = []
+        for kind, tenant in ((Polite, "globex"), (Polite, "acme"), (Rude, "acme"), (Rude, rng.choice(TENANTS))):
+            self._join(kind, tenant)
+
+    def _join(self, kind: type[Player], tenant: str) -> None:
+        self.names += 1
+        self.players.append(kind(self.desk, f"c{self.names}", tenant, self.statements, self.rng))
+
+    # --- one step ----------------------------------------------------------------------------------------------------
+    def _step(self) -> None:
+        rng, desk = self.rng, self.desk
+        kind = rng.randrange(100)
+        if kind < 45:
+            self._move(rng.choice(self.players))
+        elif kind < 85:
+            self._deliver(rng.choice(desk.backends))
+        elif kind < 90:
+            desk.grant()
+        else:
+            self._happen(kind, rng.choice(desk.backends), rng.choice(self.players))
+        self._check()
+
+    def _move(self, player: Player) -> None:
+        if player.line.is_closed and isinstance(player, Rude):
+            self._leave(player)
+            self._join(Rude, player.tenant)
+        elif not player.line.is_reading_paused:
+            player.move()
+        if isinstance(player, Rude) and player.is_struck:
+            player.is_struck = False
+            if player.relay.backend is not None:
+                player.backend.model.pass_time()
+        if player.relay._forwarder.pipeline.outstanding > ROOM:
+            raise wrong("more is outstanding than there is room for", player.name)
+
+    def _deliver(self, backend: Backend) -> None:
+        if backend.is_paused or backend.is_closed or not (backend.answers or backend.model.is_closed):
+            return
+        size = self.rng.choice(PIECES)
+        half = self.halves.get(backend, b"") + backend.answers[:size]
+        holder = self._holder(backend)
+        if holder is not None:
+            whole = messages_of(half)
+            holder.heard += whole
+            self.halves[backend] = half[sum(map(len, whole)) :]
+        backend.deliver(size)
+
+    def _holder(self, backend: Backend) -> Player | None:
+        return next((each for each in self.players if each.relay.backend is backend), None)
+
+    def _happen(self, kind: int, backend: Backend, player: Player) -> None:
+        """What is no client's doing."""
+        holder = self._holder(backend)
+        is_rude = isinstance(holder, Rude)
+        if kind < 93 and is_rude:
+            backend.model.pass_time()
+        elif kind == 93 and isinstance(holder, Rude):
+            holder.relay.cancel()
+            backend.model.is_due = backend.model.copied is not None
+        elif (
+            kind == 94
+            and is_rude
+            and self.rng.random() < 0.2
+            and not (backend.model.is_quiet or backend.model.is_closed)
+        ):
+            backend.answers += backend.model.die()
+        elif kind == 95:
+            player.is_slow = not player.is_slow
+            (player.relay.pause_writing if player.is_slow else player.relay.resume_writing)()
+        elif kind == 96:
+            backend.on_writable(self.rng.random() < 0.7)
+        elif kind == 97:
+            backend.model.stale |= {
+                text for text in backend.model.statements.values() if text.endswith(b"all.0:rows 4")
+            }
+        elif kind > 97 and isinstance(player, Rude) and self.rng.random() < 0.3:
+            self._leave(player)
+            self._join(Rude, player.tenant)
+
+    def _leave(self, player: Player) -> None:
+        player.compare()
+        player.leave()
+        self.players.remove(player)
+
+    def _check(self) -> None:
+        """What ran is its holder's."""
+        for model in self.desk.over:
+            self._count(model, None)
+        self.desk.over.clear()
+        for backend in self.desk.backends:
+            self._count(backend.model, backend)
+
+    def _count(self, model: ModelServer, backend: Backend | None) -> None:
+        begin = self.seen.get(model, 0)
+        if begin == len(model.ran):
+            return
+        self.seen[model] = len(model.ran)
+        new = model.ran[begin:]
+        self.ran.update(new)
+        holder = None if backend is None else self._holder(backend)
+        if holder is not None and not all(map(holder.may_have, new)):
+            raise wrong("a client runs what is another's", holder.name, holder.tenant, new)
+
+    async def _end(self) -> None:
+        """The rude leave; the polite must get all that they have asked for."""
+        for player in list(self.players):
+            player.relay.resume_writing()
+            if isinstance(player, Rude):
+                self._leave(player)
+        polite = [player for player in self.players if isinstance(player, Polite)]
+        for step in range(PATIENCE):
+            if not self._goes_on(polite):
+                break
+            if not step % 16:
+                await asyncio.sleep(0)
+        else:
+            raise wrong("a polite client waits for ever", [(p.name, p.line.received, p.expected) for p in polite])
+        for player in polite:
+            player.compare()
+            asked = Counter(text for text in player.alone.ran if f".{player.name}.".encode() in text)
+            ran = Counter({text: count for text, count in self.ran.items() if f".{player.name}.".encode() in text})
+            if asked != ran:
+                raise wrong("something ran more or less often than it was asked for", asked - ran, ran - asked)
+            player.leave()
+        await asyncio.sleep(0)
+        self.desk.check()
+
+    def _goes_on(self, polite: list[Polite]) -> bool:
+        """A step of polite clients alone; False: all have got what they asked for."""
+        for backend in list(self.desk.backends):
+            backend.on_writable(True)
+            self._deliver(backend)
+        self.desk.grant()
+        self._check()
+        left = [player for player in polite if not player.is_answered or player.next or player.alone.status != b"I"]
+        for player in left:
+            if player.is_answered and not player.next:
+                player.next = [query(b"rollback")]
+            self._move(player)
+        return bool(left)
