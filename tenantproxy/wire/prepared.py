@@ -85,13 +85,14 @@ _SHOWN: Final = {
 class _Change:
     """What one Parse or Close changes when it is acknowledged. `shown`: the kind that the client sees then, or 0."""
 
-    __slots__ = ("body", "closes", "describes", "is_unnamed", "name", "parses", "shown", "takes_all", "told")
+    __slots__ = ("begun", "body", "closes", "describes", "is_unnamed", "name", "parses", "shown", "takes_all", "told")
 
     def __init__(
         self,
         shown: int,
         *,
         parses: Statement | None = None,
+        begun: tuple[int, bytes | None] | None = None,
         closes: Statement | None = None,
         name: bytes | None = None,
         body: bytes | None = None,
@@ -104,6 +105,7 @@ class _Change:
         self.describes = describes  # what is described then
         self.told = told  # the name under which the client asked for that; None: we did
         self.parses = parses  # is on the backend then
+        self.begun = begun  # what `Prepared._begun` says of it until a later Parse of the same is sent
         self.closes = closes  # is not
         self.name = name  # a change of it is settled
         self.body = body  # what the name is then, though it was taken: what had it had failed
@@ -547,9 +549,9 @@ class Prepared:
             self._expect(CLOSED_KNOWN, _Change(_NOT_SHOWN, closes=out))
             before += out.close
         shown = _NOT_SHOWN if name is None else PARSE_COMPLETE
-        self._expect(PARSED, _Change(shown, parses=statement, name=name))
         segment = self._pipeline.segment
-        self._begun[statement] = segment, name
+        begun = self._begun[statement] = segment, name
+        self._expect(PARSED, _Change(shown, parses=statement, begun=begun, name=name))
         if self._recent and self._recent_at < self._pipeline.answered_segments - 1:
             self._recent.clear()
         elif len(self._recent) >= _MAX_RECENT:
@@ -605,7 +607,8 @@ class Prepared:
                 self.names.set(change.name, self._all.of(change.body, self._kept.meaning))
             return
         elif change.parses is not None:
-            self._begun.pop(change.parses, None)
+            if self._begun.get(change.parses) is change.begun:
+                self._begun.pop(change.parses, None)
             self._server.put_back(change.parses)
         self._settle_names(change, is_done=True)
 
@@ -648,7 +651,8 @@ class Prepared:
             self.is_comparing = self.is_comparing and change.told is not None
         elif change.closes is not None:
             self._server.put_back(change.closes)
-        elif change.parses is not None and change.body is None:
+        elif change.parses is not None and self._begun.get(change.parses) is change.begun and change.body is None:
+            # Else it was sent once more, behind the error.
             self._server.forget(change.parses)
             self._begun.pop(change.parses, None)
         if change.body is not None:

@@ -331,6 +331,7 @@ class ResponseStream:
     def _failed(self, error: bytes, *, is_first: bool) -> bytes:
         """What the client hears instead; empty: the error."""
         pipeline, prepared = self._pipeline, self._prepared
+        self._has_begun = False  # or it has failed: what comes behind tells
         if pipeline.is_quiet:  # of nothing that was asked: it may skip everything up to a Sync that is never sent
             pipeline.doubt()
         skipped = pipeline.failed()

@@ -284,7 +284,7 @@ class ModelServer:
         if not name:
             self._unnamed = sql
         elif name in self.statements:
-            raise _Failed(error(b"42P05"))
+            raise _Failed(error(b"42P05", text=b'prepared statement "%b" already exists' % name))
         else:
             self.statements[name] = sql
             self.stale.discard(sql)

@@ -18,7 +18,8 @@ from typing import Any, Final
 from tenantproxy.model import Route
 from tenantproxy.raw.backend import RawBackend, Settings
 from tenantproxy.raw.lender import Lessee
-from tenantproxy.wire.pipeline import MAX_OUTSTANDING
+from tenantproxy.sidecar.pg.inbox import Hold
+from tenantproxy.wire.pipeline import MAX_OUTSTANDING, Certainty
 from tenantproxy.wire.statements import ServerStatements, Statements
 from tests.support.model_server import ModelServer, query
 from tests.support.relay_desk import Backend, Lender
@@ -29,6 +30,7 @@ __all__ = ["Machine", "WrongAnswer"]
 EPISODE: Final = 200  # steps, then all leave and others come
 PIECES: Final = (1, 2, 5, 7, 30, None, None)
 TENANTS: Final = ("acme", "globex")
+TURNS: Final = 40  # of the loop, for one that sends more than it may in one
 PATIENCE: Final = 5000  # steps of polite clients alone
 ROOM: Final = MAX_OUTSTANDING + 300  # a turn reads at most so many more
 
@@ -90,6 +92,10 @@ class Desk(Lender):
         return held
 
 
+def has_had_its_turn(player: Player) -> bool:
+    return player.relay._forwarder.inbox.hold is Hold.TURN
+
+
 class Machine:
     """Two tenants, a backend or two, and what happens to them. Needs a running loop."""
 
@@ -113,7 +119,8 @@ class Machine:
                 self.done += 1
                 self._step()
                 if not self.done % 16:
-                    await asyncio.sleep(0)
+                    for _ in range(1 + TURNS * any(map(has_had_its_turn, self.players))):
+                        await asyncio.sleep(0)
             await self._end()
 
     def _begin(self) -> None:
@@ -180,7 +187,7 @@ class Machine:
         if kind < 93 and is_rude:
             backend.model.pass_time()
         elif kind == 93 and isinstance(holder, Rude):
-            holder.relay.cancel()
+            holder.relay.cancel(lambda: None)
             backend.model.is_due = backend.model.copied is not None
         elif (
             kind == 94
@@ -204,6 +211,14 @@ class Machine:
 
     def _leave(self, player: Player) -> None:
         player.compare()
+        backend, forwarder = player.relay.backend, player.relay._forwarder
+        if isinstance(backend, Backend) and backend.model.is_quiet and not (backend.answers or player.sending):
+            pipeline = forwarder.pipeline
+            is_known = (
+                pipeline.certainty is Certainty.KNOWN and not pipeline.is_open and forwarder.inbox.hold is Hold.NOTHING
+            )
+            if is_known and not player.is_slow:
+                raise wrong("a backend is kept on which nothing is under way", player.name, forwarder.pipeline)
         player.leave()
         self.players.remove(player)
 

@@ -104,6 +104,13 @@ class Polite(Player):
             self.next = [pg.describe(name) + pg.run(name) + SYNC]
         elif kind == 10:
             self.next = [pg.close(name) + SYNC]
+        elif kind == 11 and rng.random() < 0.5:
+            shared = self.shared(b"rows 5")
+            again = pg.parse(b"y", shared) + SYNC + pg.run(b"y") + SYNC
+            self.next = [
+                pg.close(b"x") + pg.close(b"y") + SYNC,
+                pg.parse(b"", b"bad") + pg.parse(b"x", shared) + SYNC + again,
+            ]
         elif kind == 11:
             shared = self.shared(command)
             self.next = [pg.parse(b"", b"bad") + pg.parse(name, shared) + SYNC, pg.parse(name, shared) + SYNC]
@@ -199,15 +206,22 @@ class Rude(Player):
             )
         )
         messages = [pg.data(), pg.DONE, pg.fail(), pg.data(b"wrong\n"), SYNC, SYNC]
-        closing = [rng.choice(messages) for _ in range(rng.randrange(4))]
         more = [
-            rng.choice(
-                (pg.query(self.text(rng.choice((b"rows 1", b"copy in", b"fail")))), copying, copying + SYNC, SYNC)
-            )
-            for _ in range(rng.randrange(3))
+            pg.query(self.text(rng.choice((b"rows 1", b"copy in", b"fail")))),
+            copying,
+            copying + SYNC,
+            pg.parse(b"", self.text(b"rows 1")),
+            SYNC,
         ]
-        end = b"".join(closing + more + [rng.choice(messages), SYNC]) + pg.query(self.text(b"rows 2"))
-        return [opened, STRIKE, end] if rng.random() < 0.7 else [opened + end]
+        first = rng.choice((pg.data(b"wrong\n"), pg.fail(), pg.data(), b"")) + rng.choice((more[3], b"", b""))
+        end = b"".join(rng.choices(messages, k=rng.randrange(4)) + rng.choices(more, k=rng.randrange(3)))
+        end += rng.choice(messages) + SYNC + pg.query(self.text(b"rows 2"))
+        kind = rng.randrange(10)
+        if kind == 0:
+            return [pg.query(self.text(b"rows 2")) + frame(frames.FLUSH, b"x")]
+        if kind < 4:
+            return [opened + end]
+        return [opened, STRIKE, end] if kind < 7 else [opened, first, STRIKE, end]
 
     def move(self) -> None:
         if not self.sending:

@@ -36,6 +36,17 @@ async def test_a_statement_without_a_name_that_an_error_skips_does_not_leave_tha
     assert b"own:rows 1" in answer
 
 
+async def test_a_text_that_an_error_skips_under_one_name_is_there_under_another_that_was_sent_behind_it() -> None:
+    lender = Lender()
+    client = Client(lender)
+    client.send(parse(b"", b"bad") + parse(b"x", b"rows 1") + SYNC + parse(b"y", b"rows 1") + SYNC)
+    client.backend.deliver(client.backend.answers.index(b"Z") + 6)
+    client.take()
+    client.send(run(b"y") + SYNC)
+    settle(lender)
+    assert b"rows 1 0" in client.take()
+
+
 async def test_an_error_of_ours_is_not_put_behind_half_a_row_when_the_rest_of_it_is_told_wrong() -> None:
     lender = Lender()
     client = Client(lender)
