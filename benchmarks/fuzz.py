@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from tests.support.relay_machine import Machine
+from tests.support.relay_mutations import MUTATIONS, found_within
 from tests.support.wire_fuzz import TARGETS, Fuzzer
 
 __all__ = ["main"]
@@ -46,6 +47,8 @@ class Result:
 def main(arguments: Sequence[str]) -> int:
     """Try so many; 1 when one of them broke something."""
     asked = _parser().parse_args(arguments)
+    if asked.mutations:
+        return _mutated(asked.steps)
     result = asyncio.run(_tried(asked.inputs, asked.seed))
     asyncio.run(_played(result, asked.steps, asked.seed))
     print(f"{result.inputs:,} inputs, {result.bytes:,} bytes in {result.seconds:.0f} s from seed {asked.seed}")
@@ -59,6 +62,17 @@ def main(arguments: Sequence[str]) -> int:
     if asked.json is not None:
         asked.json.write_text(json.dumps(asdict(result), indent=1) + "\n")
     return 1 if result.failed else 0
+
+
+def _mutated(steps: int) -> int:
+    """1 when the model test does not fail without one of the rules."""
+    missed = 0
+    for rule in MUTATIONS:
+        found = found_within(rule, steps)
+        missed += found is None
+        said = "!!! NOT FOUND" if found is None else f"found after {found[0]:,} steps: {found[1]}"
+        print(f"without: {rule}\n  {said}", flush=True)
+    return 1 if missed else 0
 
 
 async def _tried(inputs: int, seed: int) -> Result:
@@ -115,6 +129,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="scripts/bench fuzz", description=__doc__)
     parser.add_argument("--inputs", type=int, default=1_000_000, help="how many to try (%(default)s)")
     parser.add_argument("--steps", type=int, default=1_000_000, help="of the relay before a model (%(default)s)")
+    parser.add_argument(
+        "--mutations", action="store_true", help="take out one rule of the relay after the other instead"
+    )
     parser.add_argument("--seed", type=int, default=1, help="of the first batch (%(default)s)")
     parser.add_argument("--json", type=Path, help="write the result there, too")
     return parser

@@ -19,16 +19,18 @@ from tenantproxy.model import Route
 from tenantproxy.raw.backend import RawBackend, Settings
 from tenantproxy.raw.lender import Lessee
 from tenantproxy.sidecar.pg.inbox import Hold
+from tenantproxy.wire.frames import HEADER, length_of
 from tenantproxy.wire.pipeline import MAX_OUTSTANDING, Certainty
 from tenantproxy.wire.statements import ServerStatements, Statements
 from tests.support.model_server import ModelServer, query
 from tests.support.relay_desk import Backend, Lender
-from tests.support.relay_players import Player, Polite, Rude, WrongAnswer, messages_of, wrong
+from tests.support.relay_players import HEAR, LEAVE, STRIKE, Player, Polite, Rude, WrongAnswer, messages_of, wrong
 
 __all__ = ["Machine", "WrongAnswer"]
 
 EPISODE: Final = 200  # steps, then all leave and others come
-PIECES: Final = (1, 2, 5, 7, 30, None, None)
+MESSAGE: Final = 0  # up to the end of the next message
+PIECES: Final = (1, 5, 30, MESSAGE, MESSAGE, MESSAGE, MESSAGE, None)
 TENANTS: Final = ("acme", "globex")
 TURNS: Final = 40  # of the loop, for one that sends more than it may in one
 PATIENCE: Final = 5000  # steps of polite clients alone
@@ -99,8 +101,10 @@ def has_had_its_turn(player: Player) -> bool:
 class Machine:
     """Two tenants, a backend or two, and what happens to them. Needs a running loop."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, *, attacks: float = 0.3) -> None:
+        """`attacks`: how much of what the rude send."""
         self.rng = random.Random(seed)
+        self.attacks = attacks
         self.seed = seed
         self.done = 0
         self.desk: Desk
@@ -136,7 +140,9 @@ class Machine:
 
     def _join(self, kind: type[Player], tenant: str) -> None:
         self.names += 1
-        self.players.append(kind(self.desk, f"c{self.names}", tenant, self.statements, self.rng))
+        player = kind(self.desk, f"c{self.names}", tenant, self.statements, self.rng)
+        player.attacks = self.attacks
+        self.players.append(player)
 
     # --- one step ----------------------------------------------------------------------------------------------------
     def _step(self) -> None:
@@ -158,19 +164,34 @@ class Machine:
             self._join(Rude, player.tenant)
         elif not player.line.is_reading_paused:
             player.move()
-        if isinstance(player, Rude) and player.is_struck:
-            player.is_struck = False
-            if player.relay.backend is not None:
-                player.backend.model.pass_time()
+        if isinstance(player, Rude) and player.token:
+            self._token(player, player.token)
+            player.token = b""
         if player.relay._forwarder.pipeline.outstanding > ROOM:
             raise wrong("more is outstanding than there is room for", player.name)
 
+    def _token(self, player: Rude, token: bytes) -> None:
+        if token is STRIKE and player.relay.backend is not None:
+            player.backend.model.pass_time()
+        elif token in (HEAR, LEAVE):
+            while player.relay.backend is not None and player.backend.answers and not player.backend.is_paused:
+                self._deliver(player.backend)
+        if token is LEAVE:
+            self._leave(player)
+            self._join(Rude, player.tenant)
+
     def _deliver(self, backend: Backend) -> None:
+        holder = self._holder(backend)
+        if isinstance(holder, Rude) and holder.holds:
+            return
         if backend.is_paused or backend.is_closed or not (backend.answers or backend.model.is_closed):
             return
+        half = self.halves.get(backend, b"")
         size = self.rng.choice(PIECES)
-        half = self.halves.get(backend, b"") + backend.answers[:size]
-        holder = self._holder(backend)
+        if size == MESSAGE:
+            begun = half + backend.answers
+            size = length_of(begun, 0) - len(half) if len(begun) >= HEADER else None
+        half += backend.answers[:size]
         if holder is not None:
             whole = messages_of(half)
             holder.heard += whole

@@ -16,13 +16,16 @@ from tests.support import model_server as pg
 from tests.support.model_server import SYNC, ModelServer
 from tests.support.relay_desk import Client, Lender, Source
 
-__all__ = ["MANY", "Player", "Polite", "Rude", "WrongAnswer", "messages_of", "wrong"]
+__all__ = ["HEAR", "LEAVE", "MANY", "STRIKE", "Player", "Polite", "Rude", "WrongAnswer", "messages_of", "wrong"]
 
 PIECES: Final = (1, 3, 9, 40, None, None)
 TRANSLATED: Final = frozenset(b"13tTn")  # answers to messages of ours are among them, and are taken out
 COMMANDS: Final = (b"rows 1", b"rows 3", b"rows 2", b"fail", b"begin", b"commit", b"rollback", b"SET", b"copy out")
 MANY: Final = 6000
-STRIKE: Final = b"strike"
+STRIKE: Final = b"a timeout strikes it"
+HEAR: Final = b"it hears all that was answered"
+HOLD: Final = b"it hears nothing until it has sent all"
+LEAVE: Final = b"it hears all, and leaves"
 _OUR_NAME: Final = re.compile(rb"tp_[0-9a-f]{16}")
 _LABEL: Final = re.compile(rb"([a-z]+)\.([a-z0-9]+)\.[0-9]+:")
 _ABOUT_A_NAME: Final = (b"\0C26000\0", b"\0C42P05\0")
@@ -45,15 +48,16 @@ class Player(Client):
         self.numbers = 0
         self.heard: list[bytes] = []
         self.is_slow = False
+        self.attacks = 0.3
 
     def text(self, command: bytes) -> bytes:
         """A command that no other message has."""
         self.numbers += 1
         return b"%s.%s.%d:%s" % (self.tenant.encode(), self.name.encode(), self.numbers, command)
 
-    def shared(self, command: bytes) -> bytes:
-        """One that all of its tenant have."""
-        return b"%s.all.0:%s" % (self.tenant.encode(), command)
+    def shared(self, command: bytes, name: bytes = b"") -> bytes:
+        """One that all of its tenant have under this name. Under two names, an error could be about either."""
+        return b"%s.all.%d:%s" % (self.tenant.encode(), len(name) and name[0], command)
 
     def move(self) -> None:
         """Send some more."""
@@ -99,7 +103,7 @@ class Polite(Player):
             lines = pg.data(self.name.encode() + b"\n") * rng.randrange(3)
             self.next = [pg.query(self.text(b"copy in")), lines + rng.choice((pg.DONE, pg.fail(), pg.data(b"wrong\n")))]
         elif kind == 8:
-            self.next = [pg.parse(name, self.shared(command)) + pg.run(name) + SYNC]
+            self.next = [pg.parse(name, self.shared(command, name)) + pg.run(name) + SYNC]
         elif kind == 9:
             self.next = [pg.describe(name) + pg.run(name) + SYNC]
         elif kind == 10:
@@ -112,7 +116,7 @@ class Polite(Player):
                 pg.parse(b"", b"bad") + pg.parse(b"x", shared) + SYNC + again,
             ]
         elif kind == 11:
-            shared = self.shared(command)
+            shared = self.shared(command, name)
             self.next = [pg.parse(b"", b"bad") + pg.parse(name, shared) + SYNC, pg.parse(name, shared) + SYNC]
         else:
             prepared = self.text(b"inner") if rng.random() < 0.5 else self.shared(b"rows 4")
@@ -152,7 +156,8 @@ class Rude(Player):
     def __init__(self, desk: Lender, name: str, tenant: str, statements: Statements, rng: random.Random) -> None:
         super().__init__(desk, name, tenant, statements, rng)
         self.left: list[bytes] = []  # of an attack
-        self.is_struck = False  # a timeout is to strike it
+        self.token = b""  # what is to happen besides what it sends
+        self.holds = False  # nothing is to arrive from its server meanwhile
 
     def anything(self) -> bytes:  # noqa: C901 - a branch for each kind
         """A message, or a few that have a meaning together."""
@@ -166,7 +171,7 @@ class Rude(Player):
         if kind < 8:
             return pg.parse(b"", self.text(command)) + pg.run()
         if kind == 8:
-            return pg.parse(name, self.shared(command))
+            return pg.parse(name, self.shared(command, name))
         if kind < 11:
             return rng.choice((pg.run(name), pg.run(), pg.describe(name), pg.close(name), pg.describe(b"none")))
         if kind < 13:
@@ -219,22 +224,35 @@ class Rude(Player):
         kind = rng.randrange(10)
         if kind == 0:
             return [pg.query(self.text(b"rows 2")) + frame(frames.FLUSH, b"x")]
-        if kind < 4:
+        if kind == 1:
+            last, wrong = pg.query(self.text(b"rows 3")), pg.data(b"wrong\n")
+            copy = pg.query(self.text(b"copy in"))
+            return rng.choice(
+                (
+                    [copy, HEAR, HOLD, wrong + more[3], STRIKE, pg.data() + last],
+                    [copy, wrong + SYNC + last],
+                    [copy + SYNC, pg.data() + pg.DONE, LEAVE],
+                )
+            )
+        if kind < 5:
             return [opened + end]
         return [opened, STRIKE, end] if kind < 7 else [opened, first, STRIKE, end]
 
     def move(self) -> None:
         if not self.sending:
-            if not self.left and self.rng.random() < 0.3:
+            if not self.left and self.rng.random() < self.attacks:
                 self.left = self.attack()
             if self.left:
                 self.sending = self.left.pop(0)
             else:
                 self.sending = b"".join(self.anything() for _ in range(self.rng.choice((1, 1, 2, 4))))
-        if self.sending is STRIKE:
-            self.sending = b""
-            self.is_struck = True
-        self.push(self.rng.choice(PIECES))
+        self.token = b""
+        if self.sending in (STRIKE, LEAVE, HEAR, HOLD):
+            self.token, self.sending = self.sending, b""
+            self.holds = self.holds or self.token is HOLD
+        self.push(None if self.holds else self.rng.choice(PIECES))
+        if not self.left and not self.sending:
+            self.holds = False
 
     def compare(self) -> None:
         """Everything that was said to it, and nothing else, in order."""
