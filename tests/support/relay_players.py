@@ -20,7 +20,7 @@ __all__ = ["HEAR", "LEAVE", "MANY", "STRIKE", "Player", "Polite", "Rude", "Wrong
 
 PIECES: Final = (1, 3, 9, 40, None, None)
 TRANSLATED: Final = frozenset(b"13tTn")  # answers to messages of ours are among them, and are taken out
-COMMANDS: Final = (b"rows 1", b"rows 3", b"rows 2", b"fail", b"begin", b"commit", b"rollback", b"SET", b"copy out")
+COMMANDS: Final = (b"rows 1", b"rows 3", b"rows 2", b"fail", b"begin", b"commit", b"rollback", b"copy out")
 MANY: Final = 6000
 STRIKE: Final = b"a timeout strikes it"
 HEAR: Final = b"it hears all that was answered"
