@@ -499,9 +499,9 @@ class RequestStream:
         return self.state is _BOUNDARY and len(data) >= HEADER and data[0] == PARSE
 
     def refuse_parse(self, head: bytes, error: TenantProxyError) -> bytes:
-        """What goes out in place of that message, where a backend is held."""
+        """What goes out in place of that message, where a backend is held; what is behind `at` is to be read next."""
         self._pipeline.opened()
-        self._drop(PARSE, length_of(head, 0), len(head))
+        self.at = self._drop(PARSE, length_of(head, 0), len(head))
         return self._prepared.refuse(error)
 
     def abandon(self) -> None:

@@ -337,7 +337,9 @@ class ResponseStream:
         skipped = pipeline.failed()
         if skipped:
             prepared.skipped(skipped)
+        self._has_begun = False  # a COMMIT that failed has no tag
         if skipped[:1] in _IS_REFUSED and all(each in error for each in _REFUSED):
+            self.events.append((ERROR, b""))  # of ours, but what was done before it in its transaction is undone
             return _OUT_OF_DATE if skipped[0] == REFUSED else prepared.refusal
         self.events.append((ERROR, error))
         if any(each in error for each in _FATAL):

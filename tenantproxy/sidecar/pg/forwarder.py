@@ -334,11 +334,14 @@ class Forwarder:
         data = self.inbox.take()
         if not is_begun or not requests.begins_parse(data):
             self._owner.end(error)
-        elif backend is not None:
+            return
+        if backend is not None:
             backend.write(requests.refuse_parse(data, error))
+            at = requests.at
         else:
             at = requests.refuse(data)
             self._transport.write(answers.error_response(error))
+        if data[at:]:  # its end may have come with what is behind it
             self._forward(data[at:])
 
     def _resume(self, hold: Hold) -> None:

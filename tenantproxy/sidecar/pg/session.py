@@ -50,6 +50,7 @@ class ClientSession:
                     backend.parameters[name] = value
                 means_more = self.kept.reported(name, value) or means_more
             elif kind == ERROR:
+                self.kept.failed()
                 if backend is not None and _READ_ONLY in payload:
                     backend.saw_read_only = True
                 if not self._is_session and is_unexpected(payload):

@@ -88,6 +88,23 @@ async def test_the_next_client_of_the_tenant_meets_nothing_that_a_statement_left
                 assert (await other.query(LEFT)).value == clean, sql
 
 
+@pytest.mark.parametrize("sql", ["SELECT set_config('app.user_id', 'alice', false)", "SELECT pg_advisory_lock(4711)"])
+async def test_nor_what_a_statement_without_a_name_leaves_that_was_parsed_on_another_lease(
+    lasting: World, sql: str
+) -> None:
+    """Drivers that ask for the types first do so: Parse, Describe, Sync, and then Bind."""
+    async with one_backend(lasting) as house, house.a_client(TENANT) as client, house.a_client(TENANT) as other:
+        clean = (await other.query(LEFT)).value
+        for _ in range(2):
+            client.send(parse(b"", sql.encode()) + SYNC)
+            assert not (await client.answer()).errors
+            for _ in range(2):
+                assert (await other.query(LEFT)).value == clean
+                client.send(run() + SYNC)
+                assert not (await client.answer()).errors
+                assert (await other.query(LEFT)).value == clean
+
+
 async def test_what_is_set_for_the_transaction_alone_costs_no_reset(lasting: World) -> None:
     async with one_backend(lasting) as house, house.a_client(TENANT) as client:
         await client.query("SELECT 1")

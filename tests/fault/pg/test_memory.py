@@ -129,6 +129,30 @@ async def test_unfinished_messages_of_a_tenant_are_bounded_and_it_is_told(lastin
         assert sum(each.sqlstate is None for each in answers) == 2
 
 
+@pytest.mark.parametrize("begin", ["SELECT 1", "BEGIN"])
+async def test_what_comes_behind_a_refused_parse_is_read_as_the_messages_that_it_is(lasting: World, begin: str) -> None:
+    """Its end comes with the beginning of a Bind, whose value then comes alone, and must not be read as messages."""
+    async with limited(lasting) as house:
+        client = await house.client("row1")
+        await client.query(begin)
+        size = 60_000
+        client.send(parse(b"s", size)[:-10])
+        await until(lambda: used(house) > size // 2, "it has come")
+        house.listener._memory.limit = 2 * used(house) + 5
+        value = query("SELECT 'a value that is read as a query'")
+        count = b"\0\0\0\1"  # of no formats, one value
+        bind = frame(BIND, b"\0s\0" + count + len(value).to_bytes(4, "big") + value + b"\0\0")
+        behind = frame(EXECUTE, b"\0\0\0\0\0") + SYNC_NOW
+        head = len(bind) - len(value) - 2
+        client.send(parse(b"s", size)[-10:] + bind[:head])
+        await until(lambda: refused(house) == 1, "there is no room for the end of it")
+        client.send(bind[head:] + behind)
+        answer = await client.answer()
+        assert ([each["C"] for each in answer.errors], answer.rows) == (["53200"], [])
+        assert (await client.query("SELECT 1" if begin != "BEGIN" else "ROLLBACK")).status == "I"
+        house.listener._memory.limit = LIMIT
+
+
 async def test_bytes_that_wait_for_a_backend_are_bounded(lasting: World) -> None:
     async with limited(lasting, pools={"max_size": 1, "acquire_timeout": 40.0}) as house:
         holder = await house.client("database1")

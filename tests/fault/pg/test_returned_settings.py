@@ -215,3 +215,28 @@ async def test_a_bind_that_fails_behind_a_reset_lets_nothing_run(house: PortHous
         finally:
             await admin.execute("ALTER FUNCTION tenantproxy.not_now(text, text) RENAME TO bind")
         assert await admin.fetchval("SELECT count(*) FROM projects WHERE name = 'not bound'") == 0
+
+
+BELIEVED = "SELECT current_setting('extra_float_digits') || ' ' || current_setting('TimeZone')"
+TOO_LARGE = parse(b"large", b"SELECT 1 -- " + b"x" * 150_000) + run(b"large")
+UNDONE = {
+    "a query": query(b"SET extra_float_digits = 0; SELECT 1 / 0"),
+    "a query, of what a server reports": query(b"SET TimeZone = 'Asia/Tokyo'; SELECT 1 / 0"),
+    "a segment": parse(b"", b"SET extra_float_digits = 0") + run() + parse(b"", b"SELECT 1 / 0") + run() + SYNC,
+    "a segment, by us": parse(b"", b"SET extra_float_digits = 0") + run(),
+}
+
+
+@pytest.mark.parametrize("way", UNDONE)
+async def test_what_an_error_undoes_in_the_same_breath_is_set_for_nobody(lasting: World, way: str) -> None:
+    async with a_port(lasting, pools={"max_size": 1}, pg={"max_memory": 100_000}) as house:
+        client = await house.client("database1")
+        same = await house.client("database1", extra_float_digits="0", TimeZone="Asia/Tokyo")
+        before, wanted = (await client.query(BELIEVED)).value, (await same.query(BELIEVED)).value
+        client.send(UNDONE[way])
+        if way.endswith("by us"):
+            await until(lambda: house.pool("database1").stats().used, "the segment has its backend")
+            client.send(TOO_LARGE + SYNC)
+        assert (await client.answer()).errors
+        assert (await same.query(BELIEVED)).value == wanted == "0 Asia/Tokyo"
+        assert (await client.query(BELIEVED)).value == before

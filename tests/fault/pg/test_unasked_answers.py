@@ -46,6 +46,7 @@ async def test_an_answer_that_no_sync_asked_for_gives_no_backend_to_the_next_cli
         assert house.router.stats().resets["failed"] == 0, "it was not even tried"
 
 
+FAILS_AT_COMMIT = "DECLARE held CURSOR WITH HOLD FOR SELECT 1 / (n - 1) FROM generate_series(1, 2) AS n"
 QUERIED = parse(b"", b"SELECT 1") + run() + query("SELECT 2")
 LEFT_OPEN = {
     "sync": QUERIED + SYNC,
@@ -55,6 +56,7 @@ LEFT_OPEN = {
     "syncs": QUERIED + SYNC * 3,
     "a transaction before": parse(b"", b"BEGIN") + run() + parse(b"", b"COMMIT") + run() + QUERIED + SYNC,
     "a rollback before": query("BEGIN") + query("ROLLBACK") + QUERIED + SYNC,
+    "a failed commit before": query("BEGIN") + query(FAILS_AT_COMMIT) + query("COMMIT") + QUERIED + SYNC,
 }
 
 
