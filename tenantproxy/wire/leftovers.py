@@ -50,12 +50,14 @@ _TEMPORARY: Final = re.compile(
 _DROPPED: Final = re.compile(rb"\bON\s+COMMIT\s+DROP\b", re.IGNORECASE)
 _HOLD: Final = re.compile(rb"\bWITH\s+HOLD\b", re.IGNORECASE)
 _UNLOCK: Final = re.compile(rb"advisory_unlock", re.IGNORECASE)
-_BEHIND_LINE_COMMENT: Final = re.compile(rb"\n[ \t]*TEMP(?:ORARY)?\b", re.IGNORECASE)
+_BEHIND_LINE_COMMENT: Final = re.compile(rb"[\r\n][ \t\f\v]*TEMP(?:ORARY)?\b", re.IGNORECASE)
 _LISTED: Final = re.compile(rb"set_config\s*\(\s*'[^'.\\]+'|\bset_limit\s*\(", re.IGNORECASE)  # no dot: none of its own
-# For the transaction alone; or of what a server reports, which goes along with the client.
+# For the transaction alone, but for what plans are made with and no server reports; or of what a server reports, which
+# goes along with the client.
 _KEEPS_NOTHING: Final = re.compile(
     rb"""set_config \s* \( \s* (?:
-        '[^'\\]+' \s* , \s* (?: '[^'\\]*' | \$[0-9]+ (?:::(?:text|varchar))? ) \s* , \s* true
+        '(?!(?:extra_float_digits|bytea_output|array_nulls|transform_null_equals)')[^'\\]+' \s* ,
+        \s* (?: '[^'\\]*' | \$[0-9]+ (?:::(?:text|varchar))? ) \s* , \s* true
       | '(?:TimeZone|DateStyle|IntervalStyle|client_encoding|application_name|standard_conforming_strings)' \s* ,
         \s* (?: '[^'\\]*' | \$[0-9]+ (?:::(?:text|varchar))? ) \s* , \s* (?:true|false)
     ) \s* \)""",

@@ -308,6 +308,8 @@ class RequestStream:
                     self.stop = _ANSWERS
                     break
             elif kind == BIND:
+                if kept.is_passing and not pipeline.is_quiet:
+                    kept.unsure()
                 pipeline.opened()
                 if self._leaves_something and (new := self._refused_bind(data[at:end])) is not None:
                     pass
@@ -449,6 +451,8 @@ class RequestStream:
         return out
 
     def _bind_begun(self, head: bytes, length: int) -> bytes:
+        if self._kept.is_passing:
+            self._kept.unsure()
         refused = self._refused_bind(head) if self._leaves_something else None
         out = self._prepared.bind(head) if refused is None else refused
         if out is REFUSAL:  # in place of all of it: the server would read the rest, values, as messages
@@ -461,6 +465,8 @@ class RequestStream:
         translate = _TRANSLATED.get(kind)
         if translate is not None:
             is_alone, text_begins = pipeline.is_quiet, 0
+            if self._kept.is_passing and not is_alone:
+                self._kept.unsure()
             if kind == PARSE:
                 text_begins = message.find(b"\0", HEADER) + 1
                 if message[text_begins : text_begins + 3] in VACATING:

@@ -43,6 +43,7 @@ class KeptSettings:
         "asked_for",
         "has_returned",
         "is_dirty",
+        "is_passing",
         "left",
         "meaning",
         "now",
@@ -53,6 +54,7 @@ class KeptSettings:
     ) -> None:
         self.now = start
         self.meaning: object = meaning_of(start)
+        self.is_passing = False  # `meaning` ends with the transaction
         self.is_dirty = False  # the session is not what it was, beyond what `now` says
         self.has_returned = False  # the backend went back to what it has at its start; the client has another one
         self.left = 0  # what may have been left in the session, or ended, since it was last known: see `leftovers`
@@ -105,6 +107,8 @@ class KeptSettings:
             self._stage(_ALL)
         elif tag == b"ROLLBACK":
             self._void()
+        elif tag == b"COMMIT":
+            self._committed()
         elif leaves_state(tag):
             self.is_dirty = True
             if tag == b"DECLARE CURSOR":
@@ -132,6 +136,15 @@ class KeptSettings:
             self._staged[effect.name, effect.is_local] = effect
         self._understand()
 
+    def _committed(self) -> None:
+        """The transaction ended, though perhaps another one has begun with the same breath: COMMIT AND CHAIN."""
+        if self._staged:
+            self.now = self._after_this()
+            self._staged = {
+                key: effect for key, effect in self._staged.items() if effect.value is None and not effect.is_local
+            }
+            self._understand()
+
     def _void(self) -> None:
         """What was done in this transaction may not have been, or only up to a savepoint."""
         if self._staged:
@@ -139,12 +152,19 @@ class KeptSettings:
             self._staged.clear()
             self._stage(_UNKNOWN)
 
+    def unsure(self) -> None:
+        """What is sent now is read in the transaction or behind it."""
+        self.meaning = object()
+        self.is_passing = False
+
     def _understand(self) -> None:
         settings = self.now
+        self.is_passing = False
         for effect in self._staged.values():
             if effect is _UNKNOWN:
-                self.meaning = object()
+                self.unsure()
                 return
+            self.is_passing = self.is_passing or (effect.is_local and effect.name in MEANING)
             settings = with_set(settings, effect.name, effect.value, start=self._start)
         self.meaning = meaning_of(settings)
 

@@ -39,7 +39,7 @@ _PIECE: Final = re.compile(
 )
 _WORD: Final = re.compile(rb"[A-Za-z]+")
 _CONSTRAINTS: Final = re.compile(rb"SET\s+CONSTRAINTS\b", re.IGNORECASE)  # its tag is another one
-_NAME: Final = re.compile(rb"[A-Za-z_]+")
+_NAME: Final = re.compile(rb"([A-Za-z_][\w.$]*)(?=[\s=])")  # in quotes it may be any
 _DOTTED: Final = re.compile(rb"[A-Za-z_\"\x80-\xff]\s*\.")
 _LOCAL_SET: Final = re.compile(rb"SET\s+LOCAL\s+", re.IGNORECASE)
 
@@ -96,11 +96,14 @@ def _effect(statement: bytes) -> SetEffect | None:
     if not is_local(statement):
         return None
     local = _LOCAL_SET.match(statement)
-    found = read_set(b"SET " + statement[local.end() :]) if local else None
+    if local is None:  # SET TRANSACTION
+        return _NOTHING
+    found = read_set(b"SET " + statement[local.end() :])
     if found is not None:
         return SetEffect(*found, is_local=True)
-    name = _NAME.match(statement, local.end()) if local else None
-    return None if name is not None and canonical(name[0]) is not None else _NOTHING
+    name = _NAME.match(statement, local.end())
+    is_untracked = name is not None and canonical(name[1]) is None and name[1].lower() != b"schema"
+    return _NOTHING if is_untracked else None
 
 
 def _split(sql: bytes) -> list[bytes] | None:

@@ -15,6 +15,7 @@ from tenantproxy.embedded import EmbeddedPostgres
 from tenantproxy.model import Isolation
 from tenantproxy.raw.exchange import query
 from tenantproxy.sidecar.pg.signals import FIRST_TOLD
+from tenantproxy.wire.frames import NOTICE
 from tests.support.port_house import PortHouse, a_port, users
 from tests.support.waiting import until
 from tests.support.wire_client import PASSWORD, Refused, WireClient
@@ -242,3 +243,28 @@ async def test_no_secret_that_cancels_follows_from_a_process_id(world: World) ->
         assert len({client.pid for client in clients}) == len(clients)
         for client in clients:
             assert client.pid.to_bytes(4, "big") != client.secret
+
+
+# --- one statement, many signals -------------------------------------------------------------------------------------
+NOBODY = 2_000_000_000
+
+
+@pytest.mark.parametrize(
+    ("sql", "rows"),
+    [
+        (f"SELECT pg_cancel_backend(n) FROM generate_series({NOBODY}, {NOBODY} + 9999) AS n", 10_000),
+        (f"SELECT pg_cancel_backend({NOBODY});" * 2000, 2000),
+    ],
+    ids=["one statement", "many"],
+)
+async def test_thousands_of_signals_to_nobody_end_no_client(world: World, sql: str, rows: int) -> None:
+    async with a_port(world) as house, house.a_client("database1") as client:
+        answer = await client.query(sql)
+        assert (answer.errors, answer.status, answer.kinds.count(NOTICE)) == ([], "I", rows)
+        assert answer.rows == [["f"]] * rows
+
+
+async def test_many_signals_to_one_client_in_one_query_are_all_true(world: World) -> None:
+    async with a_port(world) as house, house.a_client("database1") as client, house.a_client("database1") as other:
+        answer = await client.query(f"SELECT pg_cancel_backend({other.pid});" * 90)
+        assert (answer.errors, answer.rows) == ([], [["t"]] * 90)

@@ -51,7 +51,8 @@ _RETRYING, _END = CheckoutState.RETRYING, Stop.END
 _KNOWN, _UNFINISHED, _COPY_IN, _NO_COPY = Certainty.KNOWN, Certainty.UNFINISHED, Copy.IN, Copy.NONE
 
 
-_READY_SIZE = len(answers.ready_for_query())
+_READY_IDLE = answers.ready_for_query()
+_MAX_WARNINGS = 100  # about signals to nobody, in what a server says at once, that are looked into
 
 
 class Owner(Protocol):
@@ -78,6 +79,7 @@ class Forwarder:
     """
 
     __slots__ = (
+        "_behind",
         "_is_idle_after_rest",
         "_is_session",
         "_lender",
@@ -147,6 +149,7 @@ class Forwarder:
         self._lender = lender
         self._is_session = is_session  # the client keeps its backend to its end
         self._is_idle_after_rest = False  # the rest of a message is still to be passed on
+        self._behind: bytes | None = None  # what came behind a warning, while others of them are looked into
         self._replay: bytes | None = None  # the segment under way, while it can be sent once more
         self._returning: bytes | None = None  # answers that wait until the settings are those of the client's start
         self._reported: dict[bytes, bytes] = {}  # what the server had reported when that began
@@ -619,10 +622,27 @@ class Forwarder:
         if self.is_over:  # it ended itself
             return
         self._transport.write(out if is_done else out + warning)
-        if is_done and backend is not None:
-            TrueRow(backend, self._sink)(rest)
-        elif rest:
-            self._from_server(rest)
+        if backend is None:
+            return
+        if is_done:
+            TrueRow(backend, self._sink)
+        if self._behind is None:
+            self._read_on(rest, backend)
+        else:
+            self._behind = rest
+
+    def _read_on(self, rest: bytes, backend: RawBackend) -> None:
+        """What came behind a warning. One statement may make thousands."""
+        responses, pids = self.responses, self.responses.pids
+        for count in range(_MAX_WARNINGS + 1):
+            if not rest:
+                break
+            self._behind = b""
+            if count == _MAX_WARNINGS:
+                responses.pids = None
+            backend.sink(rest)
+            rest = self._behind
+        self._behind, responses.pids = None, pids
 
     def _answered(self) -> None:
         """What waits for answers may go on."""
@@ -674,9 +694,11 @@ class Forwarder:
 
 
 def _before_ready(out: bytes, reported: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """`out`, which ends with ReadyForQuery, with reports of these settings before that."""
+    """`out`, in which ReadyForQuery is the last answer, with reports of these settings before that."""
     statuses = b"".join(answers.parameter_status(name, value) for name, value in reported)
-    return out[:-_READY_SIZE] + statuses + out[-_READY_SIZE:] if statuses else out
+    if out.endswith(_READY_IDLE):
+        return out[: -len(_READY_IDLE)] + statuses + _READY_IDLE
+    return out + statuses  # a notification came behind it: no other message ends like that
 
 
 def _unknown_answers() -> ProtocolError:

@@ -23,6 +23,8 @@ LEAVES = [
     "CREATE TEMP TABLE left_over AS SELECT 1 AS n",
     "CREATE/**/TEMPORARY TABLE left_over AS SELECT 1 AS n",
     "SELECT 1 AS n INTO TEMP left_over",
+    "SELECT 1 AS n INTO --\rTEMP left_over",
+    "CREATE -- a\n\fTEMP TABLE left_over AS SELECT 1 AS n",
     "EXPLAIN ANALYZE CREATE TABLE pg_temp.left_over AS SELECT 1 AS n",
     "SELECT set_config('app.user_id', 'alice', false)",
     "SELECT PG_CATALOG . SET_CONFIG('work_mem', '77MB', false)",

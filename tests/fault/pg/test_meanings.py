@@ -116,3 +116,62 @@ async def test_what_is_prepared_behind_a_set_that_is_not_answered_is_not_taken_f
         client.send(first + parse(b"again", MIDNIGHT.encode()) + run(b"again") + SYNC)
         answers = [await client.answer() for _ in range(1 if in_one_segment else 2)]
         assert answers[-1].rows[-1] == [TOKYO], "the one that is there already was another's"
+
+
+FLOAT = "SELECT (0.1::float8 + 0.2::float8)::text"  # by a setting that no server reports
+SHORT, LONG = "0.3", "0.30000000000000004"
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SET LOCAL extra_float_digits = 0",
+        'SET LOCAL "extra_float_digits" = 0',
+        'SET LOCAL U&"extra_float_digits" TO 0',
+        "SELECT set_config('extra_float_digits', '0', true)",
+    ],
+)
+async def test_what_is_set_for_a_transaction_alone_gives_no_meaning_to_the_statements_of_others(
+    house: PortHouse, sql: str
+) -> None:
+    client, other = await house.client("database1"), await house.client("database1")
+    await client.query("BEGIN")
+    assert not (await client.query(sql)).errors
+    assert await prepared(client, FLOAT) == SHORT
+    await client.query("COMMIT")
+    assert await prepared(other, FLOAT) == LONG
+
+
+@pytest.mark.parametrize("end", ["COMMIT AND CHAIN", "COMMIT; BEGIN", "ROLLBACK AND CHAIN", "ROLLBACK; BEGIN"])
+async def test_it_ends_with_its_transaction_though_another_one_begins_at_once(house: PortHouse, end: str) -> None:
+    client, other = await house.client("database1"), await house.client("database1", extra_float_digits="0")
+    await client.query("BEGIN")
+    await client.query("SET LOCAL extra_float_digits = 0")
+    assert (await client.query(end)).status == "T"
+    assert await prepared(client, FLOAT) == LONG
+    await client.query("COMMIT")
+    assert await prepared(other, FLOAT) == SHORT
+
+
+async def test_what_is_set_for_good_stays_when_another_transaction_begins_at_once(house: PortHouse) -> None:
+    client, other = await house.client("database1"), await house.client("database1")
+    await client.query("BEGIN")
+    await client.query("SET extra_float_digits = 0")
+    await client.query("COMMIT AND CHAIN")
+    await client.query("ROLLBACK")
+    assert [await prepared(each, FLOAT) for each in (other, client)] == [LONG, SHORT]
+
+
+@pytest.mark.parametrize("end", ["COMMIT", "ROLLBACK"])
+@pytest.mark.parametrize("is_query", [True, False], ids=["a query", "a segment"])
+async def test_what_is_sent_behind_the_end_of_a_transaction_means_what_it_does_behind_it(
+    house: PortHouse, is_query: bool, end: str
+) -> None:
+    client, other = await house.client("database1"), await house.client("database1", extra_float_digits="0")
+    await client.query("BEGIN")
+    await client.query("SET LOCAL extra_float_digits = 0")
+    client.send(query(end.encode()) if is_query else parse(b"", end.encode()) + run() + SYNC)
+    client.send(parse(b"s", FLOAT.encode()) + run(b"s") + SYNC)
+    await client.answer()
+    assert (await client.answer()).value == LONG
+    assert await prepared(other, FLOAT) == SHORT

@@ -56,7 +56,6 @@ LEFT_OPEN = {
     "syncs": QUERIED + SYNC * 3,
     "a transaction before": parse(b"", b"BEGIN") + run() + parse(b"", b"COMMIT") + run() + QUERIED + SYNC,
     "a rollback before": query("BEGIN") + query("ROLLBACK") + QUERIED + SYNC,
-    "a failed commit before": query("BEGIN") + query(FAILS_AT_COMMIT) + query("COMMIT") + QUERIED + SYNC,
 }
 
 
@@ -73,6 +72,18 @@ async def test_a_transaction_that_is_open_though_the_server_says_idle_reaches_no
         for _ in range(3):
             assert (await polite.query("SELECT 'polite'")).value == "polite"
         assert house.router.stats().resets["failed"] == 0, "it was not even tried"
+
+
+async def test_nor_does_one_behind_a_commit_that_failed(lasting: World) -> None:
+    """It has no tag: the last one is still that of BEGIN."""
+    async with a_port(lasting, pools={"shared_size": 1}) as house:
+        rude, polite = await house.client("row1"), await house.client("row1")
+        for sql in ("BEGIN", FAILS_AT_COMMIT):
+            assert not (await rude.query(sql)).errors
+        assert (await rude.query("COMMIT")).sqlstate == "22012"
+        rude.send(QUERIED + SYNC)
+        assert (await rude.rest()).errors[-1]["C"] == "08P01"
+        assert (await polite.query("SELECT 'polite'")).value == "polite"
 
 
 async def test_a_query_behind_messages_that_no_sync_had_ended_is_served_where_the_server_says_how_it_stands(
