@@ -220,6 +220,11 @@ class Pipeline:
         return self.certainty is _DOUBTFUL
 
     @property
+    def will_be_told(self) -> bool:
+        """Whether the answers on their way tell what is outstanding, though it is unsure now."""
+        return self._unsure > 0 and self.outstanding > 0 and not self._behinds and self.copy is not _IN
+
+    @property
     def owes_one_sync(self) -> bool:
         """Whether one Sync and nothing else is outstanding."""
         return self.outstanding == 1 and not self.is_open and self._answers[self._head] == SYNC

@@ -45,7 +45,7 @@ from tenantproxy.wire.frames import (
     length_of,
 )
 from tenantproxy.wire.leftovers import ANYTHING, CUSTOM, MARGIN, SUSPECT, leftovers, leftovers_of_part
-from tenantproxy.wire.pipeline import Pipeline
+from tenantproxy.wire.pipeline import Certainty, Pipeline
 from tenantproxy.wire.prepared import MAX_TEXT, REFUSAL, Prepared
 from tenantproxy.wire.session_features import PinPlaces, SessionFeatures
 from tenantproxy.wire.session_settings import KeptSettings
@@ -119,6 +119,7 @@ class Stop(StrEnum):
 
 
 _BOUNDARY, _PASSING, _DISCARDING, _SKIP_TO_SYNC = Requests
+_UNSURE: Final = Certainty.UNSURE
 _END, _STOP_BOUNDARY, _BACKEND, _BYTES, _ANSWERS, _COMPARED, _STOP_TURN, _TERMINATED = Stop
 _BEFORE_A_WORD: Final = b" \t\r\n-/"
 _HELD: Final = b"held"  # in place of a message: it is to be read again when all is answered
@@ -269,6 +270,9 @@ class RequestStream:
                 if kind == TERMINATE:
                     self.stop = _TERMINATED
                     break
+            if kind == BIND and pipeline.certainty is _UNSURE and pipeline.will_be_told:
+                self.stop = _ANSWERS  # its statement may have to be compared, which no one could who is unsure
+                break
             new: bytes | None = None  # what goes out in its place
             if is_dropping and not (kind == SYNC and has_backend):
                 if has_backend or self.state is _SKIP_TO_SYNC or kind in _WITHOUT_SERVER:

@@ -112,3 +112,25 @@ def test_columns_are_compared_by_what_a_client_goes_by() -> None:
 
     assert shape_of(column(b"\0\0\0\1", b"\0\0\0\x14")) == shape_of(column(b"\0\0\0\2", b"\0\0\0\x14"))
     assert shape_of(column(b"\0\0\0\1", b"\0\0\0\x14")) != shape_of(column(b"\0\0\0\1", b"\0\0\2\xbd"))
+
+
+COPIED = pg.parse(b"", b"copy in") + run() + SYNC
+
+
+@pytest.mark.parametrize("size", [1, 7, None])
+@pytest.mark.parametrize("use", USES.values(), ids=USES)
+async def test_a_statement_that_is_sent_right_behind_a_copy_waits_for_its_end_to_be_compared(
+    use: bytes, size: int | None
+) -> None:
+    """As libpq copies: a Sync with the COPY, which the server reads as part of it, and one behind its data."""
+    lender, client = await prepared()
+    assert client.ask(COPIED) == alone(PREPARED, COPIED)
+    behind = pg.data() + pg.DONE + SYNC + use
+    client.send(behind, size=size)
+    while any(backend.answers for backend in lender.backends):
+        for backend in list(lender.backends):
+            backend.deliver(size)
+    settle(lender)
+    assert client.take() == alone(PREPARED, COPIED, behind)
+    assert not client.line.is_closed
+    assert client.ask(use) == alone(PREPARED, use)
