@@ -61,6 +61,7 @@ class BackendEntry:
         "_then",
         "_until",
         "_wanted",
+        "heard",
     )
 
     def __init__(
@@ -74,6 +75,7 @@ class BackendEntry:
         again: bool = False,
         start: Settings = NO_SETTINGS,
     ) -> None:
+        self.heard: list[bytes] = []  # notifications to the client, amid its session
         self._lender = lender
         self._backend = backend
         self._binding = route.session.binding
@@ -118,7 +120,10 @@ class BackendEntry:
             expected = begun + expected + self._answer("COMMIT")
             self._bind_size += len(begun)
         backend.bound = None
-        Exchange(backend, expected + READY_IDLE, self._answered).begin(messages + SYNC_NOW, timeout=timeout)
+        heard = self.heard if self._again else None
+        Exchange(backend, expected + READY_IDLE, self._answered, heard=heard).begin(
+            messages + SYNC_NOW, timeout=timeout
+        )
         return True
 
     def _say(self, sql: str, args: Sequence[bytes | None] = ()) -> bytes:

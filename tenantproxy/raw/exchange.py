@@ -156,10 +156,10 @@ class Exchange:
     """One conversation, under way from `begin` on.
 
     `rows`: collects the payloads of rows, which `expected` leaves out then. `is_reset`: what was listened to before may
-    still be heard.
+    still be heard. `heard`: collects notifications, amid a session whose client may listen to any.
     """
 
-    __slots__ = ("_at", "_backend", "_casual", "_done", "_expected", "_partial", "_rows", "_timer")
+    __slots__ = ("_at", "_backend", "_casual", "_done", "_expected", "_heard", "_partial", "_rows", "_timer")
 
     def __init__(
         self,
@@ -169,6 +169,7 @@ class Exchange:
         *,
         rows: list[bytes] | None = None,
         is_reset: bool = False,
+        heard: list[bytes] | None = None,
     ) -> None:
         self._backend = backend
         self._expected = expected
@@ -176,7 +177,8 @@ class Exchange:
         self._done: Done | None = done
         self._partial = b""  # the beginning of a message
         self._rows = rows
-        self._casual = _CASUAL_WHILE_RESET if is_reset else _CASUAL
+        self._heard = heard
+        self._casual = _CASUAL if heard is None and not is_reset else _CASUAL_WHILE_LISTENING
         self._timer: asyncio.TimerHandle | None = None
 
     def begin(self, messages: bytes, *, timeout: float | None = None) -> None:
@@ -217,6 +219,8 @@ class Exchange:
             if kind in self._casual:
                 if kind == PARAMETER_STATUS:
                     self._backend.report(data[at + HEADER : end])
+                elif kind == NOTIFICATION and self._heard is not None:
+                    self._heard.append(data[at:end])
             elif kind == DATA_ROW and self._rows is not None:
                 self._rows.append(data[at + HEADER : end])
             elif self._expected.startswith(data[at:end], self._at):
@@ -262,7 +266,7 @@ class Exchange:
 
 
 _CASUAL: Final = frozenset((NOTICE, PARAMETER_STATUS))
-_CASUAL_WHILE_RESET: Final = _CASUAL | {NOTIFICATION}
+_CASUAL_WHILE_LISTENING: Final = _CASUAL | {NOTIFICATION}
 
 
 def sqlstate_of(payload: bytes) -> str:

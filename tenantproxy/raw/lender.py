@@ -131,6 +131,8 @@ class RawLender:
                 done(self.outcomes.refusal(backend.pool, entry.failure(error), error))
                 return
             backend.sink, backend.on_lost, backend.on_writable = listening
+            if entry.heard:
+                backend.sink(b"".join(entry.heard))
             done(None)
 
         entry = BackendEntry(self, backend, route, session, entered, again=True, start=start)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 import asyncpg
 import pytest
 
 from tenantproxy.model import tenant_id
+from tenantproxy.raw.backend import RawBackend
 from tenantproxy.raw.exchange import READY_IDLE
 from tenantproxy.wire.frames import NOTIFICATION, frame
 from tests.support.model_server import SYNC, parse, query, run
@@ -247,3 +249,25 @@ async def test_what_the_server_says_behind_the_answer_to_a_reset_stays_whole(hou
     answer = await client.query("SHOW TimeZone")
     assert (answer.value, client.parameters["TimeZone"]) == ("Asia/Tokyo", "Asia/Tokyo")
     assert answer.kinds.startswith(b"A")
+
+
+@pytest.mark.parametrize("user", ["all", "session"])
+async def test_a_notification_that_comes_while_the_binding_is_renewed_reaches_its_client(
+    house: PortHouse, monkeypatch: pytest.MonkeyPatch, user: str
+) -> None:
+    """Any tenant of the database may send one: it must not end the session of another."""
+    client = await house.client("row1", user)
+    await client.query("LISTEN said")
+    lender = house.lending.lender
+    enter = lender.enter
+
+    def entering(backend: RawBackend, *args: Any, **options: Any) -> None:
+        enter(backend, *args, **options)
+        backend.sink(frame(NOTIFICATION, backend.pid.to_bytes(4, "big") + b"said\0of another tenant\0"))
+
+    monkeypatch.setattr(lender, "enter", entering)
+    await client.query("RESET ALL")  # and then the binding is made anew
+    answer = await client.query(COUNT)
+    assert (answer.errors, answer.kinds.count(NOTIFICATION)) == ([], 1)
+    answer = await client.query(COUNT)
+    assert (answer.value, answer.kinds.count(NOTIFICATION)) == ("3", 0)
