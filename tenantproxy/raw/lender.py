@@ -122,6 +122,9 @@ class RawLender:
         `backend.session` must say what of it is left. Nothing of the client's may be under way until `done`, which is
         not called any more once the backend was destroyed; with an error it was.
         """
+        if backend.cancels:  # one that comes late must not hit this
+            backend.on_cancelled = partial(self.enter, backend, route, session, done, start=start)
+            return
         listening = backend.sink, backend.on_lost, backend.on_writable
 
         def entered(error: Exception | None) -> None:
@@ -142,7 +145,10 @@ class RawLender:
 
     def look(self, backend: RawBackend, route: Route, done: Looked, *, settings: bool) -> None:
         """See `look.look`."""
-        look(self, backend, route, done, settings=settings)
+        if backend.cancels:
+            backend.on_cancelled = partial(self.look, backend, route, done, settings=settings)
+        else:
+            look(self, backend, route, done, settings=settings)
 
     def hand(self, acquire: Acquire) -> None:
         """Tell `acquire` that it has a backend, as soon as no pool is in the middle of something."""

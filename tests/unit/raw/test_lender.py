@@ -570,6 +570,27 @@ async def test_a_backend_is_reset_and_lent_when_a_request_to_cancel_is_over_and_
     assert waits.backend is backend
 
 
+async def test_a_lease_is_renewed_when_a_request_to_cancel_is_over_and_not_before(house: WireHouse) -> None:
+    backend = lend(house, "acme")
+    done: list[Exception | None] = []
+    house.lender.cancel_request(backend, lambda: None)
+    house.lender.enter(backend, house.route("acme"), (), done.append)
+    assert not said(backend), "a late request would end the client"
+    next(ends_of_cancels(house))
+    assert len(said(backend)) == 1
+    backend.data_received(bound_again("acme", on_lease=True))
+    assert done == [None]
+
+
+async def test_what_is_left_is_asked_when_a_request_to_cancel_is_over_and_not_before(house: WireHouse) -> None:
+    backend = lend(house, "acme")
+    house.lender.cancel_request(backend, lambda: None)
+    house.lender.look(backend, house.route("acme"), lambda found, error: None, settings=True)
+    assert not said(backend)
+    next(ends_of_cancels(house))
+    assert len(said(backend)) == 1
+
+
 async def test_a_storm_of_requests_to_cancel_is_one_at_a_time_and_one_more(house: WireHouse) -> None:
     backend, told = lend(house, "acme"), list[int]()
     for number in range(1000):
