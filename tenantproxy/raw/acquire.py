@@ -33,15 +33,15 @@ class Lessee(Protocol):
     """
 
     def entering(self) -> None:
-        """There is one, which is being reset and bound."""
+        """A backend was found, and is being reset and bound."""
         ...
 
     def leased(self, backend: RawBackend) -> None:
-        """It is yours, and entered: your bytes may go out now. Set its `sink` and `on_lost`."""
+        """The backend is leased and bound: the client's bytes may be sent. Set its `sink` and `on_lost`."""
         ...
 
     def refused(self, error: TenantProxyError) -> None:
-        """There is none."""
+        """No backend can be leased."""
         ...
 
 
@@ -55,8 +55,8 @@ class Desk(Binder, Protocol):
         """Call `acquire.go`, as soon as no pool is in the middle of something."""
         ...
 
-    def give_back(self, backend: RawBackend) -> None:
-        """Nothing has run on it."""
+    def release_unused(self, backend: RawBackend) -> None:
+        """Release `backend`, on which nothing has run."""
         ...
 
     def destroy(self, backend: RawBackend) -> None:
@@ -140,7 +140,7 @@ class Acquire:
 
     # --- entering ----------------------------------------------------------------------------------------------------
     def _begin(self, backend: RawBackend) -> None:
-        """Enter what was lent. May come from within the pool: so this writes, and calls nobody."""
+        """Bind the leased backend. May be called from within the pool: so this writes, and calls no one back."""
         self._backend = backend
         if self._lessee is not None:
             self._lessee.entering()
@@ -244,6 +244,6 @@ class Acquire:
             self._pool.wait_seconds.observe(self._lender.clock() - self._since)
             self._pool.cancel(ticket, "cancelled")
         elif backend is not None and backend.is_resting:
-            self._lender.give_back(backend)
+            self._lender.release_unused(backend)
         elif backend is not None:
             self._lender.destroy(backend)

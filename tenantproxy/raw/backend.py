@@ -1,7 +1,7 @@
-"""What is one connection to a PostgreSQL server, as bytes? A transport, what is known of its session, who listens.
+"""What is one connection to a PostgreSQL server, as bytes? A transport, its known session state, its callbacks.
 
-Changed by the connector until it is open, then by the lender, and by whoever it is lent to (`sink`, `session`,
-`prepared`). Whoever has it sets `sink`; while nobody has it, it listens for itself.
+Changed by the connector until it is open, then by the lender, and while it is leased by its holder (`sink`, `session`,
+`prepared`). The holder sets `sink`; an idle backend handles what the server sends itself.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from tenantproxy.wire.frames import HEADER, NOTICE, PARAMETER_STATUS, length_of
 from tenantproxy.wire.settings import NO_SETTINGS, Settings
 from tenantproxy.wire.statements import ServerStatements
 
-__all__ = ["Conversation", "RawBackend", "Settings", "deaf", "discard"]
+__all__ = ["Conversation", "RawBackend", "Settings", "discard", "ignore_loss"]
 
 
 class Conversation(Protocol):
     """What we ourselves say on a backend. See `exchange.Exchange`."""
 
     def drop(self) -> None:
-        """Nobody wants to know any more."""
+        """Stop: the result is no longer wanted."""
         ...
 
 
@@ -36,12 +36,12 @@ def discard(data: bytes) -> None:
     """What comes on a connection that is being ended."""
 
 
-def deaf(exc: Exception | None) -> None:
-    """Whoever had the connection knows that it ends."""
+def ignore_loss(exc: Exception | None) -> None:
+    """The holder already knows that the connection is closing."""
 
 
 def _ignore(writable: bool) -> None:
-    """Nothing is written to a connection that nobody has."""
+    """Nothing is written to a connection without a holder."""
 
 
 class RawBackend(asyncio.Protocol):
@@ -107,7 +107,7 @@ class RawBackend(asyncio.Protocol):
         self.leased_at = 0.0
         self.expired: LeaseExpired | None = None  # why its lease was ended
         self.is_closed = False
-        self.is_doubtful = False  # whoever had it cannot say what the server will send next
+        self.is_doubtful = False  # its holder cannot say what the server will send next
         self.is_ending = False  # the connector ends it
         self.is_fresh = True  # no client has had it since it was opened or reset
         self.saw_read_only = False  # a write was refused: by a transaction that only reads, or by the server
@@ -116,8 +116,8 @@ class RawBackend(asyncio.Protocol):
         self.lost_by: Exception | None = None
         self.prepared = ServerStatements()
         self.session: Settings = NO_SETTINGS
-        self.conversation: Conversation | None = None  # of ours, under way
-        self.cancels = 0  # requests to cancel that are under way: until they are over it must not serve anybody else
+        self.conversation: Conversation | None = None  # an internal one that is in progress
+        self.cancels = 0  # cancel requests in progress: until they are over it must not serve another client
         self.cancelling: list[Callable[[], None]] = []  # whom to tell of those that are not on their way yet
         self.on_cancelled: Callable[[], None] | None = None  # when the last of them is
         # Kept, for they are set at each release: to make a bound method costs an allocation.
@@ -155,7 +155,7 @@ class RawBackend(asyncio.Protocol):
 
     # --- flow control ------------------------------------------------------------------------------------------------
     def pause_reading(self) -> None:
-        """Take nothing more from the server: whoever it is for is slow."""
+        """Read nothing more from the server: the receiver is slow."""
         if not self.is_paused and not self.is_closed:
             self.is_paused = True
             self.transport.pause_reading()
@@ -167,9 +167,9 @@ class RawBackend(asyncio.Protocol):
             if not self.is_closed:
                 self.transport.resume_reading()
 
-    # --- nobody has it -----------------------------------------------------------------------------------------------
+    # --- idle --------------------------------------------------------------------------------------------------------
     def rest(self) -> None:
-        """Nobody has it, and nothing is asked of it: from now on anything but what any server may say ends it."""
+        """It has no holder and no outstanding request: anything but an asynchronous message ends it from now on."""
         self.sink = self.resting_sink
         self.on_lost = self.resting_lost
         self.on_writable = _ignore
@@ -182,14 +182,14 @@ class RawBackend(asyncio.Protocol):
         return self.sink is self.resting_sink
 
     def _rest_received(self, data: bytes) -> None:
-        if not self._is_casual(data):
+        if not self._is_asynchronous(data):
             self.is_doubtful = True
             self.pool.retire(self, "error")
 
     def _rest_lost(self, exc: Exception | None) -> None:
         self.pool.retire(self, "error")
 
-    def _is_casual(self, data: bytes) -> bool:
+    def _is_asynchronous(self, data: bytes) -> bool:
         """Whether `data` are whole messages that a server may send at any time, and nothing else."""
         at, size = 0, len(data)
         while size - at >= HEADER:
@@ -224,7 +224,7 @@ class RawBackend(asyncio.Protocol):
         keep_alive(self.transport, seconds)
 
     def forget(self) -> None:
-        """The session is as at start-up again: nobody's, nothing set, nothing prepared."""
+        """The session is as at start-up again: bound to no tenant, nothing set, nothing prepared."""
         self.bound = None
         self.bound_until = float("inf")
         self.session = NO_SETTINGS
@@ -232,18 +232,18 @@ class RawBackend(asyncio.Protocol):
         self.is_fresh = True
 
     def detach(self) -> None:
-        """Whoever has it does not want to hear of it any more, and ends it."""
+        """Remove the holder's callbacks; the holder closes the connection."""
         if self.conversation is not None:
             self.conversation.drop()
             self.conversation = None
         self.on_cancelled = None
         self.sink = discard
-        self.on_lost = deaf
+        self.on_lost = ignore_loss
         self.on_writable = _ignore
 
     def leave(self, on_lost: Callable[[Exception | None], None]) -> None:
-        """It is being ended: what it says is nobody's, and nobody but `on_lost` hears of its end."""
-        self.conversation = None  # not dropped: whoever waits for its answer has to be told
+        """It is being closed: discard what the server sends, and report its end to `on_lost` alone."""
+        self.conversation = None  # not dropped: the waiter for its answer has to be told
         self.detach()
         self.is_ending = self.is_doubtful = True
         self.on_lost = on_lost

@@ -75,7 +75,7 @@ class BackendEntry:
         again: bool = False,
         start: Settings = NO_SETTINGS,
     ) -> None:
-        self.heard: list[bytes] = []  # notifications to the client, amid its session
+        self.heard: list[bytes] = []  # notifications to the client, received in its session
         self._lender = lender
         self._backend = backend
         self._binding = route.session.binding
@@ -83,7 +83,7 @@ class BackendEntry:
         self._context = tuple((name.encode(), value.encode()) for name, value in route.session.context)
         self._wanted = session + self._context
         self._then = then
-        self._again = again  # amid a client's session, whose statement without a name is its own
+        self._again = again  # within a client's session, which owns the unnamed statement
         self._start = start
         self._name = b"tenantproxy_" + lender.nonce() if again else b""
         self._until = float("inf")

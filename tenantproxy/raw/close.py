@@ -9,7 +9,7 @@ from typing import Final, Protocol
 
 from tenantproxy.connect.lease_policy import END_TIMEOUT
 from tenantproxy.connect.watch import keep_socket, may_live_on
-from tenantproxy.raw.backend import RawBackend, deaf
+from tenantproxy.raw.backend import RawBackend, ignore_loss
 from tenantproxy.wire.frames import TERMINATE, frame
 
 __all__ = ["END_TIMEOUT", "End", "end_of", "send_terminate"]
@@ -53,8 +53,8 @@ class End:
         if backend.is_closed:
             self._loop.call_soon(self._lost, backend.lost_by, context=Context())
             return
-        if not is_resting and holder is not deaf:
-            # Ended by somebody else than who has it: the pool closes, or a reset took too long.
+        if not is_resting and holder is not ignore_loss:
+            # Not closed by its holder: the pool closes, or a reset took too long.
             why = backend.expired or ConnectionAbortedError("the connection is being closed")
             self._loop.call_soon(holder, why, context=Context())
         if not backend.transport.is_closing():
@@ -109,7 +109,7 @@ async def send_terminate(backend: RawBackend, timeout: float = END_TIMEOUT) -> b
 
 
 def end_of(backend: RawBackend) -> asyncio.Future[None]:
-    """Done when `backend`, to which nobody listens from now on, is gone."""
+    """Return a future that is done when `backend`, whose messages are discarded from now on, is gone."""
     gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def lost(_: Exception | None) -> None:

@@ -44,7 +44,7 @@ class RawConnector:
         self._tasks = ConnectorTasks()
         self._ends: dict[RawBackend, End] = {}
         self._watches = EndWatches()
-        self._all_ended: asyncio.Future[None] | None = None  # somebody waits for it
+        self._all_ended: asyncio.Future[None] | None = None  # None: no waiter
         self.reset: Callable[[RawBackend], None] | None = None  # set by the lender
 
     # --- Connector ---------------------------------------------------------------------------------------------------
@@ -142,11 +142,11 @@ class RawConnector:
         try:
             await request_cancel(backend, self._opening.server(backend.pool.key))
         except TimeoutError:
-            backend.is_doubtful = True  # the request may arrive yet, and must hit nobody else
-            if backend.on_cancelled is not None:  # it has been given back already
+            backend.is_doubtful = True  # the request may still arrive, and must not hit another client
+            if backend.on_cancelled is not None:  # it has been released already
                 backend.pool.retire(backend, "error")
         except (OSError, ConnectFailed):
-            pass  # whoever asked for it does not rely on it
+            pass  # the caller does not rely on it
         finally:
             if done is not None:
                 done()

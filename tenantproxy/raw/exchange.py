@@ -156,10 +156,10 @@ class Exchange:
     """One conversation, under way from `begin` on.
 
     `rows`: collects the payloads of rows, which `expected` leaves out then. `is_reset`: what was listened to before may
-    still be heard. `heard`: collects notifications, amid a session whose client may listen to any.
+    still be heard. `heard`: collects notifications, in a session whose client may listen to any.
     """
 
-    __slots__ = ("_at", "_backend", "_casual", "_done", "_expected", "_heard", "_partial", "_rows", "_timer")
+    __slots__ = ("_asynchronous", "_at", "_backend", "_done", "_expected", "_heard", "_partial", "_rows", "_timer")
 
     def __init__(
         self,
@@ -178,11 +178,11 @@ class Exchange:
         self._partial = b""  # the beginning of a message
         self._rows = rows
         self._heard = heard
-        self._casual = _CASUAL if heard is None and not is_reset else _CASUAL_WHILE_LISTENING
+        self._asynchronous = _ASYNCHRONOUS if heard is None and not is_reset else _ASYNCHRONOUS_LISTENING
         self._timer: asyncio.TimerHandle | None = None
 
     def begin(self, messages: bytes, *, timeout: float | None = None) -> None:
-        """Say `messages` and listen. Without a timeout somebody else must see to it that it ends."""
+        """Send `messages` and read the answer. Without a timeout the caller must make sure that it ends."""
         backend = self._backend
         backend.conversation = self
         backend.sink = self.feed
@@ -216,7 +216,7 @@ class Exchange:
             if end > size:
                 break
             kind = data[at]
-            if kind in self._casual:
+            if kind in self._asynchronous:
                 if kind == PARAMETER_STATUS:
                     self._backend.report(data[at + HEADER : end])
                 elif kind == NOTIFICATION and self._heard is not None:
@@ -231,7 +231,7 @@ class Exchange:
                 return Unconfirmed(kind)
             at = end
         self._partial = data[at:]
-        # Whatever is begun after the end of the answer would be somebody else's beginning.
+        # A message that begins after the end of the answer does not belong to this exchange.
         return Unconfirmed() if self._partial and self._at == len(self._expected) else None
 
     def lost(self, exc: Exception | None) -> None:
@@ -258,15 +258,15 @@ class Exchange:
         done(error)
 
     def drop(self) -> None:
-        """Nobody wants to know any more."""
+        """Stop: the result is no longer wanted."""
         self._done = None
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
 
-_CASUAL: Final = frozenset((NOTICE, PARAMETER_STATUS))
-_CASUAL_WHILE_LISTENING: Final = _CASUAL | {NOTIFICATION}
+_ASYNCHRONOUS: Final = frozenset((NOTICE, PARAMETER_STATUS))
+_ASYNCHRONOUS_LISTENING: Final = _ASYNCHRONOUS | {NOTIFICATION}
 
 
 def sqlstate_of(payload: bytes) -> str:

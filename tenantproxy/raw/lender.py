@@ -1,7 +1,7 @@
-"""How does a client of the PostgreSQL port get a backend that is its tenant's, and how does it come back?
+"""How does a client of the PostgreSQL port lease a backend of its tenant, and how is that released?
 
-All of it is callbacks: nothing here awaits, and no task is made. A session is entered before the client's first byte
-goes out, by a conversation of ours that is confirmed byte for byte; any doubt ends the backend.
+All of it is callbacks: nothing here awaits, and no task is made. A session is bound before the client's first byte
+is sent, by an internal exchange that is confirmed byte for byte; any doubt ends the backend.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from tenantproxy.wire.settings import NO_SETTINGS
 __all__ = ["PROFILE", "Acquire", "Lessee", "RawLender", "raw_route"]
 
 PROFILE: Final = "pg"  # keeps raw pools apart from those of the library
-AHEAD_SECONDS: Final = 0.2  # idle for so long, a backend may be reset for whoever comes next
+AHEAD_SECONDS: Final = 0.2  # idle for so long, a backend may be reset for the next client
 
 _CHECK_WRITABLE: Final = statement(WRITABLE) + SYNC_NOW
 _IS_WRITABLE: Final = answer_of("SELECT 1", row(b"1")) + READY_IDLE
@@ -208,13 +208,13 @@ class RawLender:
             self._call()
 
     def destroy(self, backend: RawBackend, reason: CloseReason = "error") -> None:
-        """End a backend that somebody has: there is a doubt, or its client left in the middle of something."""
+        """End a leased backend: its state is in doubt, or its client left with requests outstanding."""
         if not backend.is_ending:
             backend.detach()
             backend.pool.retire(backend, reason)
 
-    def give_back(self, backend: RawBackend) -> None:
-        """As it was lent: nothing has run on it."""
+    def release_unused(self, backend: RawBackend) -> None:
+        """Release a backend on which nothing has run."""
         self._with_pool(lambda: backend.pool.ready(backend, backend.bound))
 
     # --- reset -------------------------------------------------------------------------------------------------------
@@ -227,7 +227,7 @@ class RawLender:
 
         Has no timer: the pool ends a reset that takes too long.
         """
-        if backend.cancels:  # one that comes late must hit nobody, and not this reset either
+        if backend.cancels:  # one that arrives late must hit no other client, and not this reset either
             backend.on_cancelled = partial(self.begin_reset, backend)
             return
         messages, answer = reset(self.nonce())
@@ -261,7 +261,7 @@ class RawLender:
 
     # --- cancelling --------------------------------------------------------------------------------------------------
     def cancel_request(self, backend: RawBackend, done: Callable[[], None]) -> None:
-        """Ask the server to cancel what runs on `backend`; whoever has it next is not hit by a request that is late.
+        """Ask the server to cancel what runs on `backend`; a request that arrives late does not hit the next client.
 
         One request at a time: those that come meanwhile are one more, when the first is over. `done` is called when no
         request that stands for this one is under way any more.
@@ -289,7 +289,7 @@ class RawLender:
             asked = [*asked, *backend.cancelling]
             backend.cancelling = []
         if then is not None:
-            then()  # it has been given back
+            then()  # it has been released
         for done in asked:
             done()
 

@@ -141,13 +141,13 @@ class Opener:
         reach.judge(key, (answer or b"").decode())
 
     async def _warm(self, backend: RawBackend) -> None:
-        """Bind nobody once, and reset: the first bind and the first check of a backend are a thousand times slower."""
+        """Bind no real tenant once, and reset: the first bind and check of a backend are a thousand times slower."""
         binding = self._opening.warm_binding()
         bind = enter(binding, backend.signer, pid=backend.pid, server_now=backend.server_now(), window=WARM_WINDOW)
-        nobody = row(binding.tenant.encode())
+        bound = row(binding.tenant.encode())
         messages = statement(bind.sql, [arg.encode() for arg in bind.args]) + statement(_WARM_CHECK) + SYNC_NOW
         try:
-            await _ask(backend, messages, answer_of("SELECT 1", nobody) * 2 + READY_IDLE)
+            await _ask(backend, messages, answer_of("SELECT 1", bound) * 2 + READY_IDLE)
         except Refused as exc:
             if exc.sqlstate == "42501":
                 raise self._opening.not_warm(backend.pool.key) from None

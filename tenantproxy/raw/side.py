@@ -1,4 +1,4 @@
-"""What lends raw backends beside a router's own connections? Pools, connector and lender that fit each other."""
+"""What leases raw backends in addition to a router's own connections? Matching pools, connector and lender."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def new_raw_side(
     *,
     family: list[PoolManager[Any]] | None = None,
 ) -> tuple[PoolManager[RawBackend], RawLender, RawConnector]:
-    """Under the budgets and counters of a router, and beside the managers of its `family`."""
+    """Create them under the budgets and counters of a router, next to the managers of its `family`."""
     connector = RawConnector(settings, observer=observer, violations=counters.violations)
     manager: PoolManager[RawBackend] = PoolManager(
         budgets=budgets,
