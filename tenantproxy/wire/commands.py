@@ -18,9 +18,11 @@ __all__ = [
     "WATCHED",
     "Every",
     "bare",
+    "changes_meanings",
     "deallocate_of",
     "deallocate_within",
     "is_local",
+    "is_temporary",
     "leaves_state",
     "pins",
     "unbinds",
@@ -37,6 +39,12 @@ _LEAVES_NOTHING: Final = frozenset(
 )
 _OF_THE_TRANSACTION: Final = {b"SET CONSTRAINTS", b"PREPARE TRANSACTION"}
 _PINS: Final = {b"LISTEN", b"PREPARE"}
+_DEFINES: Final = frozenset((b"ALTER", b"CREATE", b"DROP"))
+# No name in a text stands for these, or for something of another type when one of them changes.
+_SAME_MEANINGS: Final = (
+    b"DATABASE", b"EVENT", b"INDEX", b"POLICY", b"PUBLICATION", b"ROLE", b"SEQUENCE", b"STATISTICS", b"SUBSCRIPTION",
+    b"SYSTEM", b"TABLESPACE", b"TRIGGER", b"USER",
+)  # fmt: skip
 _UNBINDS: Final = {b"RESET", b"DISCARD ALL", b"DISCARD SEQUENCES"}
 
 
@@ -100,6 +108,10 @@ _VACATES: Final = (
 )
 _MAX_NAME: Final = 63  # longer ones the server cuts in SQL, and not in the protocol
 _MAX_TEXT: Final = 400
+_MAX_TEMPORARY: Final = 8192
+_TEMPORARY: Final = re.compile(
+    rb"CREATE\s+(?:OR\s+REPLACE\s+)?(?:(?:LOCAL|GLOBAL)\s+)?TEMP(?:ORARY)?\s[^;]*", re.IGNORECASE
+)
 
 
 def bare(sql: bytes) -> bytes:
@@ -150,6 +162,20 @@ def vacates(sql: bytes) -> bytes | None:
             name: bytes = plain.lower() if quoted is None else quoted.replace(b'""', b'"')
             return name[:_MAX_NAME]
     return None
+
+
+def changes_meanings(tag: bytes) -> bool:
+    """Whether a text may mean something else in this database, for parameters and rows of other types, once that holds.
+
+    What a comment, a right or an index changes is not that. CREATE TABLE AS has the tag of a SELECT.
+    """
+    verb, _, rest = tag.partition(b" ")
+    return (verb in _DEFINES and not rest.startswith(_SAME_MEANINGS)) or tag == b"IMPORT FOREIGN SCHEMA"
+
+
+def is_temporary(sql: bytes) -> bool:
+    """Whether this one statement, whose tag is CREATE, creates what no other session sees."""
+    return len(sql) <= _MAX_TEMPORARY and _TEMPORARY.fullmatch(bare(sql)) is not None
 
 
 def is_local(sql: bytes) -> bool:

@@ -185,6 +185,10 @@ class Prepared:
         # Not known to be prepared yet: in which segment that was sent, and under which name if the client asked for it.
         self._begun: dict[Statement, tuple[int, bytes | None]] = {}
 
+    def use(self, statements: Statements) -> None:
+        """What the client prepares from now on is one of these."""
+        self._all = statements
+
     def board(self, server: ServerStatements) -> None:
         """The client has another backend, on which `server` is prepared."""
         self._server = server

@@ -21,6 +21,7 @@ from tenantproxy.wire.commands import (
     deallocate_within,
     vacates,
 )
+from tenantproxy.wire.definition_changes import DefinitionChanges
 from tenantproxy.wire.frames import (
     BIND,
     CLOSE,
@@ -50,7 +51,7 @@ from tenantproxy.wire.prepared import MAX_TEXT, REFUSAL, Prepared
 from tenantproxy.wire.session_features import PinPlaces, SessionFeatures
 from tenantproxy.wire.session_settings import KeptSettings
 from tenantproxy.wire.session_texts import MAX_READ, may_set, sets_untracked
-from tenantproxy.wire.statements import Statement
+from tenantproxy.wire.statements import Statement, Statements
 from tenantproxy.wire.states import Table
 
 __all__ = ["REQUESTS", "RequestStream", "Requests", "Stop"]
@@ -133,6 +134,7 @@ class RequestStream:
 
     __slots__ = (
         "_asking",
+        "_changes",
         "_features",
         "_is_refused",
         "_is_session",
@@ -158,6 +160,7 @@ class RequestStream:
         kept: KeptSettings,
         *,
         features: SessionFeatures | None = None,
+        changes: DefinitionChanges | None = None,
         is_session: bool,
     ) -> None:
         self.state = _BOUNDARY
@@ -169,6 +172,7 @@ class RequestStream:
         self._pipeline = pipeline
         self._prepared = prepared
         self._kept = kept
+        self._changes = DefinitionChanges(Statements(), prepared) if changes is None else changes
         self._features = SessionFeatures(kept, "warn", PinPlaces()) if features is None else features
         self._leaves_something = False  # a statement that it has prepared may
         self._is_session = is_session  # a backend of its own: statements may keep their names
@@ -335,6 +339,7 @@ class RequestStream:
                 if new is None:
                     if not is_session and not self._admits(_left_by(data[at + HEADER : end - 1])):
                         kept.asked_for = None
+                        self._changes.asked(b"")
                         new = prepared.refuse_query(self._features.refusal)
                     pipeline.queried()
                     if prepared.unnamed is not None:
@@ -526,6 +531,8 @@ class RequestStream:
         """A simple query may set something where it holds several statements, or begins with a comment."""
         if data[at + HEADER : at + HEADER + 3] in VACATING:
             self.vacates = vacates(data[at + HEADER : end - 1])
+            if self._pipeline.is_quiet:
+                self._changes.asked(data[at + HEADER : end - 1])
         if self._pipeline.is_open:
             self._kept.asked_for = None
             return None

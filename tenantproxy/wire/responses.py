@@ -34,7 +34,16 @@ from tenantproxy.wire.frames import (
     ROW_DESCRIPTION,
     frame,
 )
-from tenantproxy.wire.pipeline import BEHIND, REFUSED, REFUSED_BY_US, Pipeline
+from tenantproxy.wire.pipeline import (
+    BEHIND,
+    OWN_PARSED,
+    OWN_PARSED_UNNAMED,
+    PARSED,
+    PARSED_UNNAMED,
+    REFUSED,
+    REFUSED_BY_US,
+    Pipeline,
+)
 from tenantproxy.wire.prepared import Prepared
 from tenantproxy.wire.rows import LONGEST, end_of_rows
 from tenantproxy.wire.statements import NAME_PREFIX
@@ -75,6 +84,7 @@ _FIRST_KIND: Final = PARSE_COMPLETE  # of all; a row that is shorter than itself
 _READY_SIZE: Final = 6
 _SHORTEST_TAG: Final = 2  # DO
 _STATUSES: Final = b"ITE"
+_NO_EVENT: Final = (0, b"")
 _OPEN: Final = b"T"
 _OF_BLOCKS: Final = {b"BEGIN": True, b"START TRANSACTION": True} | dict.fromkeys(
     (b"COMMIT", b"ROLLBACK", b"PREPARE TRANSACTION"), False
@@ -87,9 +97,10 @@ _MAX_LOOKED_AT: Final = 1024 * 1024  # an error with a long DETAIL
 # Fields of an error. No text that a user chose has a NUL before it.
 _FATAL: Final = (b"\0VFATAL\0", b"\0VPANIC\0")
 _STALE_PLAN: Final = (b"\0C0A000\0", b"\0RRevalidateCachedQuery\0")
-# By its source file an error of the server's analysis. Of a statement that was parsed before: tables or functions have
-# changed since, so that it cannot be planned again as it is.
-_ANALYSED: Final = b"\0Fparse_"
+# Of a statement that was parsed before: tables, types or functions have changed since, so that it cannot be planned
+# again as it is. Not what is wrong with a value (22, 23) or may be gone the next time (40, 53, 55, 57).
+_OUTDATED: Final = (b"\0C42", b"\0C0A", b"\0C3F", b"\0CXX")
+_PARSING: Final = frozenset(bytes((each,)) for each in (PARSED, PARSED_UNNAMED, OWN_PARSED, OWN_PARSED_UNNAMED))
 _CANCELLED: Final = b"\0C57014\0"
 _INSIDE: Final = b"\0W"  # a function: what ran it is the client's own
 # A statement is not there, or is; the session says that it is another's: a set_config in a SELECT shows nowhere else.
@@ -155,7 +166,8 @@ class ResponseStream:
         self.warning = b""  # of a signal that it did not send; what comes behind it is in `take_tail`
         self.pids: Pids | None = None  # None: the client was told its backend's own
         self.events: list[tuple[int, bytes]] = []
-        """In order: tags of commands other than SELECT, reports of settings, errors, beginnings of COPY."""
+        """In order: tags of commands other than SELECT, reports of settings, errors, beginnings of COPY, and behind one
+        of these or `tell_ready` each ReadyForQuery."""
         self._pipeline = pipeline
         self._prepared = prepared
         self._is_session = is_session  # statements keep their names: nothing of ours is among the answers
@@ -179,6 +191,10 @@ class ResponseStream:
         """What has happened since this was last asked."""
         events, self.events = self.events, []
         return events
+
+    def tell_ready(self) -> None:
+        """The next ReadyForQuery is an event, whatever comes before it."""
+        self.events.append(_NO_EVENT)
 
     def abandon(self) -> None:
         """The backend is given up: nothing comes from it any more."""
@@ -232,7 +248,7 @@ class ResponseStream:
                 pipeline.status = status = data[at + 5]
                 readies += 1
                 if self.events:
-                    self.events.append((READY, b""))
+                    self.events.append((READY, data[at + HEADER : end]))
                 is_idle = status == IDLE and not (pipeline.outstanding or pipeline.is_open)
             elif kind == COMMAND_COMPLETE:
                 if not data.startswith(b"SELECT", at + 5):
@@ -353,7 +369,9 @@ class ResponseStream:
             self.is_retryable = is_first and is_of_bind and pipeline.owes_one_sync
         elif is_unexpected(error):
             prepared.lost()
-        elif _ANALYSED in error and not pipeline.owes_a_query:
+        elif any(each in error for each in _OUTDATED) and not (pipeline.owes_a_query or skipped[:1] in _PARSING):
+            # It may be an error of its run too. No loop of them costs others more than it costs the client: to renew a
+            # text again, the client must have prepared it again.
             prepared.outdated()
         if self.timed_out and _CANCELLED in error:
             instead, self.timed_out = self.timed_out, b""

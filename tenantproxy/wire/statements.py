@@ -19,7 +19,7 @@ from tenantproxy.wire.leftovers import leftovers
 from tenantproxy.wire.session_texts import sets_untracked
 from tenantproxy.wire.settings import NO_SETTINGS
 
-__all__ = ["NAME_PREFIX", "ServerStatements", "Statement", "Statements"]
+__all__ = ["NAME_PREFIX", "Definitions", "ServerStatements", "Statement", "Statements"]
 
 NAME_PREFIX: Final = b"tp_"
 MAX_PREPARED: Final = 500  # on one backend; a plan costs the server some ten kilobytes
@@ -74,17 +74,38 @@ class Statement:
         return f"<Statement {self.name.decode()}>"  # a text may hold what only its tenant should see
 
 
+class Definitions:
+    """The tables, types and functions of one database, for all pools that have connections to it.
+
+    `generation`: how often they have changed, as far as is known here. `is_delayed`: a change may be in a transaction
+    that was prepared, and holds from a COMMIT PREPARED on.
+    """
+
+    __slots__ = ("__weakref__", "generation", "is_delayed")
+
+    def __init__(self) -> None:
+        self.generation = 0
+        self.is_delayed = False
+
+
 class Statements:
     """All statements that the clients and backends of one pool know: one object per content and meaning.
 
-    Their names tell nothing, and the same text has another one elsewhere: who prepared what is not for others to know.
+    A statement keeps the types of its parameters on a server for good, so what is prepared after a change of
+    `definitions` is another one. Their names tell nothing, and the same text has another one elsewhere: who prepared
+    what is not for others to know.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, definitions: Definitions | None = None) -> None:
+        self.definitions = Definitions() if definitions is None else definitions
+        self._generation = self.definitions.generation  # of what is known
         self._known: WeakValueDictionary[tuple[bytes, object], Statement] = WeakValueDictionary()
 
     def of(self, body: bytes, meaning: object = NO_SETTINGS) -> Statement:
         """The statement with this content, prepared where it means this."""
+        if self._generation != self.definitions.generation:
+            self._generation = self.definitions.generation
+            self._known = WeakValueDictionary()
         content = blake2b(body, digest_size=32).digest()  # not the text itself, which is kept once
         statement = self._known.get((content, meaning))
         if statement is None:

@@ -31,6 +31,7 @@ from tenantproxy.sidecar.pg.session import ClientSession
 from tenantproxy.sidecar.pg.signals import ClientRights, ToldPid, TrueRow, signal_of
 from tenantproxy.sidecar.pg.traffic import Traffic
 from tenantproxy.wire import answers
+from tenantproxy.wire.definition_changes import DefinitionChanges
 from tenantproxy.wire.frames import IDLE
 from tenantproxy.wire.leftovers import ANYTHING, RELEASES, RESETS_ALL, SETTING
 from tenantproxy.wire.memory import TenantMemory
@@ -137,13 +138,16 @@ class Forwarder:
         self.is_cancelling = False  # a request of ours to cancel may still hit what runs for it
         self.inbox = Inbox(transport, memory)
         self.features = SessionFeatures(kept, "pin", PinPlaces()) if features is None else features
-        self.session = ClientSession(kept, self.features, is_session=is_session)
         self.checkout = Checkout(source, lender, self)
         self.pipeline = pipeline = Pipeline()
         self.prepared = prepared = Prepared(statements, pipeline, kept, memory=memory)
+        changes = DefinitionChanges(statements, prepared)
+        self.session = ClientSession(kept, self.features, changes, is_session=is_session)
         self.responses = ResponseStream(pipeline, prepared, is_session=is_session)
         self.responses.pids = ToldPid(rights.pid, self.checkout)
-        self._requests = RequestStream(pipeline, prepared, kept, features=self.features, is_session=is_session)
+        self._requests = RequestStream(
+            pipeline, prepared, kept, features=self.features, changes=changes, is_session=is_session
+        )
         self._transport = transport
         self._owner = owner
         self._lender = lender
@@ -522,6 +526,7 @@ class Forwarder:
     def _destroy(self, *, is_over: bool) -> None:
         self.checkout.destroy(is_over=is_over)
         self.session.unpin()
+        self.session.changes.lost()
         self.responses.abandon()
         self._requests.abandon()
         self.pipeline.abandon()
@@ -568,6 +573,8 @@ class Forwarder:
         responses = self.responses
         if self.session.note(responses.take_events(), self.checkout.backend):
             self.prepared.meaning_changed(responses.readies)
+        if self.session.changes.is_pending:  # until its end, which may come alone
+            responses.tell_ready()
         if responses.is_copying_in and self.inbox.hold is _ANSWERS:  # it may be what the server waits for now
             asyncio.get_running_loop().call_soon(self._resume, _ANSWERS)
         if not responses.warning:

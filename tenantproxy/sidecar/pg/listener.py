@@ -60,7 +60,7 @@ from tenantproxy.wire.session_features import SessionFeatures
 from tenantproxy.wire.session_settings import KeptSettings
 from tenantproxy.wire.settings import NO_SETTINGS, Settings
 from tenantproxy.wire.startup import SessionWish
-from tenantproxy.wire.statements import Statements
+from tenantproxy.wire.statements import Definitions, Statements
 from tenantproxy.wire.values import schemas
 
 __all__ = ["Lending", "PgListener"]
@@ -125,6 +125,7 @@ class PgListener:
         self._users = users
         self._greetings = Greetings(lending.lender)
         self._statements: WeakKeyDictionary[Pool[RawBackend], Statements] = WeakKeyDictionary()
+        self._definitions: WeakValueDictionary[tuple[str, str], Definitions] = WeakValueDictionary()  # by database
         self._refusals = LoginRefusals(observer)
         self._newcomers: set[Newcomer] = set()
         self._clients: dict[int, Client] = {}  # by the pid that they were told
@@ -402,7 +403,7 @@ class PgListener:
             newcomer.transport,
             source=access.source,
             lender=self._lending.lender,
-            statements=self._statements.setdefault(access.pool, Statements()),
+            statements=self._statements_of(access.pool, access.route),
             kept=kept,
             features=SessionFeatures(kept, self._pg.session_features, places),
             is_session=target.pool_mode == "session",
@@ -417,6 +418,13 @@ class PgListener:
         self._admit(newcomer, client, welcome, client.relay)
         if self._is_closing:
             client.drain()
+
+    def _statements_of(self, pool: Pool[RawBackend], route: Route) -> Statements:
+        known = self._statements.get(pool)
+        if known is None:
+            database = route.pool.server, route.pool.database
+            known = self._statements[pool] = Statements(self._definitions.setdefault(database, Definitions()))
+        return known
 
     def _admit(self, newcomer: Newcomer, client: Client, welcome: bytes, protocol: asyncio.Protocol) -> None:
         if self._pg.tcp_keepalive and not newcomer.transport.is_closing():

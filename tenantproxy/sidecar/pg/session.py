@@ -6,6 +6,7 @@ from typing import Final
 
 from tenantproxy.raw.backend import RawBackend
 from tenantproxy.wire.commands import pins, unbinds
+from tenantproxy.wire.definition_changes import MAY_CHANGE, DefinitionChanges
 from tenantproxy.wire.frames import COMMAND_COMPLETE, ERROR, PARAMETER_STATUS, READY
 from tenantproxy.wire.leftovers import ANYTHING, CUSTOM, RELEASES, RESETS_ALL
 from tenantproxy.wire.responses import is_unexpected
@@ -26,10 +27,13 @@ class ClientSession:
     `features` has a place for it while the first of these keep it.
     """
 
-    __slots__ = ("_is_session", "_listens", "_unlisted", "features", "kept", "pin")
+    __slots__ = ("_is_session", "_listens", "_unlisted", "changes", "features", "kept", "pin")
 
-    def __init__(self, kept: KeptSettings, features: SessionFeatures, *, is_session: bool) -> None:
+    def __init__(
+        self, kept: KeptSettings, features: SessionFeatures, changes: DefinitionChanges, *, is_session: bool
+    ) -> None:
         self.kept = kept
+        self.changes = changes
         self.features = features
         self.pin = 0
         self._is_session = is_session
@@ -44,6 +48,8 @@ class ClientSession:
                 self._completed(payload, backend)
             elif kind == READY:
                 self.kept.asked_for = None
+                if self.changes.is_heard:
+                    self.changes.ready(payload)
             elif kind == PARAMETER_STATUS:
                 name, _, value = payload.partition(b"\0")
                 if backend is not None:
@@ -59,6 +65,8 @@ class ClientSession:
 
     def _completed(self, tag: bytes, backend: RawBackend | None) -> None:
         self.kept.tagged(tag)
+        if tag[:2] in MAY_CHANGE:
+            self.changes.tagged(tag)
         if backend is not None and backend.binding is not None and unbinds(tag):
             backend.bound = None
             backend.bound_until = 0.0
