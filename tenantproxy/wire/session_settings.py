@@ -12,7 +12,7 @@ from typing import Final
 from tenantproxy.wire.commands import leaves_state
 from tenantproxy.wire.frames import HEADER, QUERY
 from tenantproxy.wire.leftovers import CUSTOM, HELD_CURSOR, RESETS_ALL, SETTING
-from tenantproxy.wire.session_texts import SetEffect, may_be_custom, may_set, set_effects
+from tenantproxy.wire.session_texts import SetEffect, may_be_custom, may_mean, may_set, set_effects
 from tenantproxy.wire.settings import ALL, MEANING, Settings, is_tracked, meaning_of, with_reported, with_set
 
 __all__ = ["KeptSettings"]
@@ -38,8 +38,10 @@ class KeptSettings:
         "_baseline",
         "_greeted",
         "_may_be_custom",
+        "_may_mean",
         "_staged",
         "_start",
+        "_unread",
         "asked_for",
         "has_returned",
         "is_dirty",
@@ -59,6 +61,8 @@ class KeptSettings:
         self.has_returned = False  # the backend went back to what it has at its start; the client has another one
         self.left = 0  # what may have been left in the session, or ended, since it was last known: see `leftovers`
         self._may_be_custom = False  # a setting of the text whose tags come
+        self._may_mean = False  # the same: it gives texts their meaning
+        self._unread: object | None = None  # `meaning` while the backend is kept, since such a one was not read
         self._start = start
         self._baseline = baseline
         self._greeted = baseline if greeted is None else greeted
@@ -96,6 +100,7 @@ class KeptSettings:
             if effect is None:
                 self.is_dirty = True
                 self.left |= SETTING | CUSTOM if self._may_be_custom else SETTING
+                self._unread = object() if self._may_mean else self._unread
             else:
                 self.left |= RESETS_ALL if effect.name == ALL else 0
                 self._staged.pop((_UNKNOWN.name, True), None)
@@ -103,6 +108,7 @@ class KeptSettings:
             self._stage(effect or _UNKNOWN)
         elif tag == b"DISCARD ALL":
             self.is_dirty = True
+            self._unread = None
             self._returning(True)
             self._stage(_ALL)
         elif tag == b"ROLLBACK":
@@ -122,9 +128,10 @@ class KeptSettings:
         """What the statement did whose tag has come; None: it is not known."""
         asked = self.asked_for
         if asked is None:
-            self._may_be_custom = True
+            self._may_be_custom = self._may_mean = True
         elif isinstance(asked, bytes):
             self._may_be_custom = may_be_custom(_text_of(asked))
+            self._may_mean = may_mean(_text_of(asked))
             asked = self.asked_for = set_effects(_text_of(asked))
         return asked.pop(0) if asked else None
 
@@ -166,7 +173,7 @@ class KeptSettings:
                 return
             self.is_passing = self.is_passing or (effect.is_local and effect.name in MEANING)
             settings = with_set(settings, effect.name, effect.value, start=self._start)
-        self.meaning = meaning_of(settings)
+        self.meaning = meaning_of(settings) if self._unread is None else self._unread
 
     def failed(self) -> None:
         """The server said an error."""
@@ -207,8 +214,11 @@ class KeptSettings:
                 settings = with_set(settings, effect.name, effect.value, start=self._start)
         return settings
 
-    def ended(self) -> bool:
-        """The transaction ended: returns whether the backend is dirty; if not, its session is `now`."""
+    def ended(self, *, is_kept: bool = False) -> bool:
+        """The transaction ended: returns whether the backend is dirty; if not, its session is `now`.
+
+        `is_kept`: by the client, so what was set there is still in force.
+        """
         if not (self._staged or self.is_dirty):  # most
             return False
         self.now = self._after_this()
@@ -216,6 +226,8 @@ class KeptSettings:
         # A reset is to what the client wished at its start, not to what the backend went back to.
         is_dirty = is_dirty or any(each.value is None and not each.is_local for each in self._staged.values())
         self._staged.clear()
+        if not is_kept:
+            self._unread = None
         self._understand()
         self.asked_for = None
         self.left = 0

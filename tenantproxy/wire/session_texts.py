@@ -13,7 +13,7 @@ from tenantproxy.wire.commands import is_local
 from tenantproxy.wire.leftovers import CUSTOM, SETTING
 from tenantproxy.wire.settings import canonical, read_set
 
-__all__ = ["MAX_READ", "SetEffect", "may_be_custom", "may_set", "set_effects", "sets_untracked"]
+__all__ = ["MAX_READ", "SetEffect", "may_be_custom", "may_mean", "may_set", "set_effects", "sets_untracked"]
 
 MAX_READ: Final = 8192  # bytes; longer ones are not read
 
@@ -41,6 +41,9 @@ _WORD: Final = re.compile(rb"[A-Za-z]+")
 _CONSTRAINTS: Final = re.compile(rb"SET\s+CONSTRAINTS\b", re.IGNORECASE)  # its tag is another one
 _NAME: Final = re.compile(rb"([A-Za-z_][\w.$]*)(?=[\s=])")  # in quotes it may be any
 _DOTTED: Final = re.compile(rb"[A-Za-z_\"\x80-\xff]\s*\.")
+_MEANS: Final = re.compile(
+    rb"extra_float_digits|bytea_output|array_nulls|transform_null_equals|search_path|SCHEMA|U&", re.IGNORECASE
+)
 _LOCAL_SET: Final = re.compile(rb"SET\s+LOCAL\s+", re.IGNORECASE)
 
 
@@ -87,6 +90,11 @@ def sets_untracked(sql: bytes) -> int:
 def may_be_custom(sql: bytes) -> bool:
     """Whether a setting in this text may be a client's own, whose name has a dot in it."""
     return _DOTTED.search(sql) is not None
+
+
+def may_mean(sql: bytes) -> bool:
+    """Whether a setting in this text may be one of those that give texts their meaning, and that no server reports."""
+    return _MEANS.search(sql) is not None
 
 
 def _effect(statement: bytes) -> SetEffect | None:

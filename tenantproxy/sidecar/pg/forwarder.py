@@ -447,7 +447,7 @@ class Forwarder:
         if self._is_session or self.session.pin or (left & ANYTHING and self.features.is_pinning):
             traffic.transactions += 1
             traffic.transaction_seconds += monotonic() - self.asked_at
-            if self.kept.ended() and not self._is_session:
+            if self.kept.ended(is_kept=True) and not self._is_session:
                 self.kept.is_dirty = True  # when it is given back at last
             backend.session = self.kept.now
             if left and not self._is_session and self.session.must_look(left):

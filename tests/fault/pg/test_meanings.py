@@ -175,3 +175,15 @@ async def test_what_is_sent_behind_the_end_of_a_transaction_means_what_it_does_b
     await client.answer()
     assert (await client.answer()).value == LONG
     assert await prepared(other, FLOAT) == SHORT
+
+
+async def test_a_set_that_cannot_be_read_gives_texts_another_meaning_on_a_backend_that_is_kept(
+    house: PortHouse,
+) -> None:
+    client = await house.client("database1")
+    await client.query("LISTEN said")
+    assert await prepared(client, FLOAT) == LONG
+    await client.query("SET extra_float_digits = 0; SELECT $$no SET is read beside such a literal$$")
+    assert [await prepared(client, FLOAT) for _ in range(2)] == [SHORT, SHORT]
+    await client.query("DISCARD ALL")
+    assert await prepared(client, FLOAT) == LONG
