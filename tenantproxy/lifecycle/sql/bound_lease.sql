@@ -8,7 +8,7 @@ CREATE UNLOGGED SEQUENCE IF NOT EXISTS tenantproxy.tenant_binding;              
 CREATE UNLOGGED SEQUENCE IF NOT EXISTS tenantproxy.tenant_mark MINVALUE -9223372036854775808 START 1; -- which tenant, as a mark salted with the former
 REVOKE ALL ON SEQUENCE tenantproxy.tenant_binding, tenantproxy.tenant_mark FROM PUBLIC;
 
--- 64 bits; SHA-256 so that names cannot be made to fit, the salt (new and secret in each binding) so that nobody can look for a pair that does
+-- 64 bits; SHA-256 so that names cannot be made to fit, the salt (new and secret in each binding) so that no user can search for a pair that does
 CREATE OR REPLACE FUNCTION tenantproxy.mark(binding bigint, tenant text) RETURNS bigint
 LANGUAGE sql STABLE PARALLEL RESTRICTED
 RETURN hashtextextended(encode(sha256(convert_to(tenant, 'UTF8')), 'hex') COLLATE "C", binding);
@@ -26,7 +26,7 @@ BEGIN
   IF until IS NULL OR substr(proof, 6, 10)::bigint = 0 THEN
     RAISE EXCEPTION USING ERRCODE = '42501', MESSAGE = 'tenantproxy: the proof of tenancy is not valid on this connection';
   END IF;
-  IF held NOT IN ('', tenant) THEN        -- a forgotten reset, not a defence: what else the other tenant left here nobody knows
+  IF held NOT IN ('', tenant) THEN        -- a forgotten reset, not a defence: what else the other tenant left here is unknown
     RAISE EXCEPTION USING ERRCODE = '55006', MESSAGE = 'tenantproxy: this connection is another tenant''s, reset it first';
   END IF;
   IF held = '' THEN                       -- no reset touches the seed of random()
@@ -47,7 +47,7 @@ AS $f$
 DECLARE
   tenant text := current_setting('app.current_tenant_id', true);
 BEGIN
-  IF coalesce(current_setting('app.tenant_proof', true), '') = 'bound'    -- few expressions: each is set up anew in every transaction
+  IF coalesce(current_setting('app.tenant_proof', true), '') = 'bound'    -- few expressions: each is initialized again in every transaction
      AND (currval('tenantproxy.tenant_binding') & 4294967295) > date_part('epoch', transaction_timestamp())   -- 55000 after a lone DISCARD SEQUENCES
      AND currval('tenantproxy.tenant_mark') = tenantproxy.mark(currval('tenantproxy.tenant_binding'), tenant) THEN
     PERFORM FROM tenantproxy.fenced_tenant f WHERE f.tenant_id = tenant;

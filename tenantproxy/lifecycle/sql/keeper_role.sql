@@ -1,7 +1,7 @@
--- Who owns what tenants must not touch? A role that nobody can be, once per server.
+-- Who owns what tenants must not touch? A role that no user can become, once per server.
 DO $$ BEGIN
   IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'tenantproxy_keeper') THEN
     CREATE ROLE tenantproxy_keeper NOLOGIN NOINHERIT;
   END IF;
-EXCEPTION WHEN duplicate_object OR unique_violation THEN   -- somebody was first, in another database of the server
+EXCEPTION WHEN duplicate_object OR unique_violation THEN   -- created concurrently from another database of the server
 END $$;

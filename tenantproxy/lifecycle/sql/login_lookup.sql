@@ -3,9 +3,9 @@
 -- query, which is parsed here and now: what it names is bound to these very tables and functions, whatever search_path says later.
 DO $$ BEGIN
   IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'tenantproxy_lookup') THEN
-    CREATE ROLE tenantproxy_lookup NOLOGIN NOINHERIT BYPASSRLS;      -- nobody can be it, and it may read a few columns
+    CREATE ROLE tenantproxy_lookup NOLOGIN NOINHERIT BYPASSRLS;      -- no user can become it, and it may read a few columns
   END IF;
-EXCEPTION WHEN duplicate_object OR unique_violation THEN             -- somebody was first, in another database of the server
+EXCEPTION WHEN duplicate_object OR unique_violation THEN             -- created concurrently from another database of the server
 END $$;
 DROP OWNED BY tenantproxy_lookup;                                    -- in this database: the former function and its grants
 DO $$ BEGIN
