@@ -168,7 +168,10 @@ class KeptSettings:
         settings = self.now
         self.is_passing = False
         for effect in self._staged.values():
-            if effect is _UNKNOWN:
+            is_back = (
+                effect.value is None and not effect.is_local and bool(self._start)
+            )  # at the backend's, until later
+            if is_back or effect is _UNKNOWN:
                 self.unsure()
                 return
             self.is_passing = self.is_passing or (effect.is_local and effect.name in MEANING)

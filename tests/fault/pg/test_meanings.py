@@ -187,3 +187,15 @@ async def test_a_set_that_cannot_be_read_gives_texts_another_meaning_on_a_backen
     assert [await prepared(client, FLOAT) for _ in range(2)] == [SHORT, SHORT]
     await client.query("DISCARD ALL")
     assert await prepared(client, FLOAT) == LONG
+
+
+async def test_what_is_prepared_behind_a_reset_before_the_settings_are_those_of_the_start_is_prepared_anew(
+    house: PortHouse,
+) -> None:
+    client = await house.client("database1", extra_float_digits="0")
+    for sql in ("LISTEN said", "BEGIN", "RESET ALL"):
+        assert not (await client.query(sql)).errors
+    await prepared(client, FLOAT)
+    await client.query("COMMIT")
+    assert (await client.query("SHOW extra_float_digits")).value == "0"
+    assert await prepared(client, FLOAT) == SHORT
