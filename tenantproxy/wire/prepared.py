@@ -270,6 +270,7 @@ class Prepared:
             )
         self.queried()
         self._unnamed_is_there = True
+        self._unnamed_segment = self._pipeline.segment
         self._unnamed_outstanding += 1
         self._pipeline.expect(PARSED_UNNAMED)
         return head

@@ -482,7 +482,7 @@ class RequestStream:
                     self.vacates = vacates(message[text_begins : message.find(b"\0", text_begins)])
                 if message[text_begins : text_begins + 3] in WATCHED:
                     return self._watched_parse(message, text_begins, is_alone=is_alone)
-                self._kept.asked_for = None  # whose tag comes next is not known
+                self._kept.mix()
             pipeline.opened()
             if self._is_session:
                 return None

@@ -39,6 +39,7 @@ class KeptSettings:
         "_greeted",
         "_may_be_custom",
         "_may_mean",
+        "_mixed",
         "_staged",
         "_start",
         "_unread",
@@ -63,6 +64,7 @@ class KeptSettings:
         self._may_be_custom = False  # a setting of the text whose tags come
         self._may_mean = False  # the same: it gives texts their meaning
         self._unread: object | None = None  # `meaning` while the backend is kept, since such a one was not read
+        self._mixed: bool | None = None  # the same of those whose tags cannot be told apart; None: there are no such
         self._start = start
         self._baseline = baseline
         self._greeted = baseline if greeted is None else greeted
@@ -89,9 +91,21 @@ class KeptSettings:
 
     def asked(self, sql: bytes, *, is_alone: bool) -> None:
         """A text that may set something was sent; `is_alone`: nothing else is unanswered."""
-        self.asked_for = sql if is_alone else None
+        if is_alone:
+            self.asked_for = sql
+        else:
+            self.mix()
+            self.asked_for = sql
+            self.mix()
         if sql[:2].upper() not in _SETS_NOTHING:
             self._stage(_UNKNOWN)
+
+    def mix(self) -> None:
+        """Another text is sent behind the one that was asked for: which of them has the next tag is not known."""
+        asked, self.asked_for = self.asked_for, None
+        if asked is not None:
+            is_custom = may_be_custom(_text_of(asked)) if isinstance(asked, bytes) else self._may_be_custom
+            self._mixed = self._mixed or is_custom
 
     def tagged(self, tag: bytes) -> None:
         """A command was completed, other than the commonest."""
@@ -128,7 +142,8 @@ class KeptSettings:
         """What the statement did whose tag has come; None: it is not known."""
         asked = self.asked_for
         if asked is None:
-            self._may_be_custom = self._may_mean = True
+            self._may_be_custom = self._mixed is not False
+            self._may_mean = True
         elif isinstance(asked, bytes):
             self._may_be_custom = may_be_custom(_text_of(asked))
             self._may_mean = may_mean(_text_of(asked))
@@ -232,7 +247,7 @@ class KeptSettings:
         if not is_kept:
             self._unread = None
         self._understand()
-        self.asked_for = None
+        self.asked_for = self._mixed = None
         self.left = 0
         return is_dirty
 

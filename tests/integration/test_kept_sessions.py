@@ -46,7 +46,7 @@ def own(tenant: str) -> list[list[str | None]]:
 
 # --- unsigned row tenants --------------------------------------------------------------------------------------------
 async def test_a_plain_setting_flipped_on_the_port_is_put_back_for_the_next_client(old_world: World) -> None:
-    async with a_port(old_world, pools={"shared_size": 1}, **UNSIGNED) as house:
+    async with a_port(old_world, pools={"shared_size": 1}, pg={"session_features": "warn"}, **UNSIGNED) as house:
         async with house.a_client("row1") as one, house.a_client("row1") as other:
             for _ in range(3):
                 assert (await one.query(FLIP)).errors == []
