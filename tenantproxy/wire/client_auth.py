@@ -54,8 +54,8 @@ class ClientAuth:
     """One client's authentication.
 
     "scram-sha-256": against `verifier`, for an unknown user one that no password fits: it takes the same messages and
-    the same time. "cleartext": the password itself, so only where nobody can listen; checked against `verifier`, or
-    handed out (a token) when there is none.
+    the same time. "cleartext": the password itself, so only where no one can listen; checked against `verifier`, or
+    handed out (a token) without one.
     """
 
     __slots__ = ("_exchange", "_is_begun", "_is_over", "_verifier", "challenge", "limit", "user")

@@ -14,7 +14,7 @@ from tenantproxy.wire.statements import Statement
 
 __all__ = ["ClientNames"]
 
-_KEPT: Final = 2000  # bytes that a statement counts beside its text
+_KEPT: Final = 2000  # bytes that a statement counts in addition to its text
 
 
 class ClientNames:

@@ -1,7 +1,7 @@
 """Under which name does a statement of a client run on the backend that it has now?
 
 A client's Parse, Bind, Describe and Close are sent in other words: its names stand for statements that are known by
-their content, under names of ours, and are prepared where they are missing. What was sent and is not answered yet is
+their content, under internal names, and are prepared where they are missing. What was sent and is not answered yet is
 taken for done, until an error skips it.
 """
 
@@ -689,7 +689,7 @@ def _end(message: bytes, begin: int) -> int:
 
 
 def _unknown(message: bytes, name_begins: int) -> bytes:
-    """A name that the client never prepared through us: perhaps in SQL. It must not be one of ours."""
+    """A name that the client never prepared through us: perhaps in SQL. It must not be an internal name."""
     if not message.startswith(NAME_PREFIX, name_begins):
         return message
     return (

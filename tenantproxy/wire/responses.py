@@ -1,7 +1,7 @@
 """What does a server answer, where does it end, and what of it does the client see?
 
 A response stream looks at kinds and lengths and passes on what lies between the few messages that mean something. It
-tells the pipeline of each of them, takes out the answers to messages of ours, and says what else happened (`events`).
+tells the pipeline of each of them, takes out the answers to internal messages, and says what else happened (`events`).
 """
 
 from __future__ import annotations
@@ -170,7 +170,7 @@ class ResponseStream:
         of these or `tell_ready` each ReadyForQuery."""
         self._pipeline = pipeline
         self._prepared = prepared
-        self._is_session = is_session  # statements keep their names: nothing of ours is among the answers
+        self._is_session = is_session  # statements keep their names: no answer is to an internal message
         self._tail = b""
         self._rest = 0
         self._looked_at_kinds, self._passed_kinds = _LOOKED_AT, _PASSED
@@ -355,7 +355,7 @@ class ResponseStream:
             prepared.skipped(skipped)
         self._has_begun = False  # a COMMIT that failed has no tag
         if skipped[:1] in _IS_REFUSED and all(each in error for each in _REFUSED):
-            self.events.append((ERROR, b""))  # of ours, but what was done before it in its transaction is undone
+            self.events.append((ERROR, b""))  # to an internal one, yet what its transaction did before is undone
             return _OUT_OF_DATE if skipped[0] == REFUSED else prepared.refusal
         self.events.append((ERROR, error))
         if any(each in error for each in _FATAL):

@@ -25,7 +25,7 @@ _WINDOW: Final = 8  # lengths to both sides of the window in which a row is
 def end_of_rows(data: bytes, at: int, length: int) -> int:
     """Where the DataRows that begin at `at` end, or the run of those that are about as long as `length` (without kind).
 
-    `at` itself when there is none. What is behind it is for somebody else to look at.
+    `at` itself without one. What comes after it is left to the caller.
     """
     found = _pattern(length // _WINDOW)(data, at)
     return at if found is None else found.end()

@@ -43,7 +43,7 @@ _KEY_BYTES: Final = 32
 
 @dataclass(frozen=True, slots=True)
 class Verifier:
-    """What a server keeps of a password. Not a password, but whoever has it can try many: never shown."""
+    """What a server keeps of a password. Not a password, but its holder can try many: never shown."""
 
     iterations: int
     salt: bytes = field(repr=False)

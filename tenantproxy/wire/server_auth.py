@@ -1,7 +1,7 @@
 """How do we log in at a PostgreSQL server? Sans-I/O: `begin` out, its messages in, until it is ready.
 
 A server is not trusted more than a client: each message and all of them together have a limit, and the ways to log in
-are those that were allowed, so that nobody in its place gets our password by asking for less.
+are those that were allowed, so that no impostor gets our password by asking for less.
 """
 
 from __future__ import annotations
@@ -246,7 +246,7 @@ _STEPS: Final[Mapping[tuple[str, int], Callable[[BackendLogin, bytes], bytes]]] 
     (_LET_IN, BACKEND_KEY_DATA): BackendLogin._take_key,
     (_LET_IN, READY): BackendLogin._end,
 }
-"""What may come when, beside ErrorResponse and NoticeResponse."""
+"""What may come when, in addition to ErrorResponse and NoticeResponse."""
 
 
 def _md5(user: str, password: str, salt: bytes) -> bytes:

@@ -43,7 +43,7 @@ class PinPlaces:
         self._refused = [0] if refused is None else refused  # how often there was none, of this tenant or of all
 
     def take(self) -> bool:
-        """One of them; False: there is none."""
+        """Take one of them; False: none is left."""
         if self.limit and self.used >= self.limit:
             self._refused[0] += 1
             return False
@@ -114,7 +114,7 @@ class SessionFeatures:
         return False
 
     def take(self) -> bool:
-        """A place for this client, that it has not; False: there is none."""
+        """Take a place for this client, which has none yet; False: none is left."""
         self.has_place = self.places.take()
         return self.has_place
 

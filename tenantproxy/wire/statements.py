@@ -119,7 +119,7 @@ class Statements:
         return Statement(_fresh_name(), b"\0\0\0")
 
     def renew(self, statement: Statement) -> None:
-        """Whoever comes with the content of `statement` from now on gets another one."""
+        """Give the next client that prepares the content of `statement` another one."""
         known = statement.content, statement.meaning
         if self._known.get(known) is statement:
             del self._known[known]
@@ -133,7 +133,7 @@ def _fresh_name() -> bytes:
 
 
 class ServerStatements:
-    """What is prepared on one backend, the least recently used first. Changed by whoever has the backend."""
+    """What is prepared on one backend, the least recently used first. Changed by the holder of the backend."""
 
     __slots__ = ("_distrusted", "_limit", "_prepared", "_size", "is_doubtful")
 
