@@ -70,7 +70,7 @@ def _name_of(host: str) -> str:
 
 
 def _own_address(request: web.Request) -> str | None:
-    """The address of ours that the client connected to."""
+    """The local address that the client connected to."""
     own = request.transport.get_extra_info("sockname") if request.transport is not None else None
     return str(own[0]).lower() if isinstance(own, tuple) else None
 

@@ -43,7 +43,7 @@ __all__ = ["DRAIN_TIMEOUT", "Sidecar", "run", "serve_until_signalled"]
 
 DRAIN_TIMEOUT: Final = 30.0
 _ADMIN_CLIENTS: Final = 100
-_COUNTED_SOURCES: Final = frozenset({"memory", "file"})  # all tenants are in our memory: counting them asks nobody
+_COUNTED_SOURCES: Final = frozenset({"memory", "file"})  # all tenants are in our memory: counting them asks no server
 
 T = TypeVar("T")
 logger = logging.getLogger("tenantproxy")
@@ -52,7 +52,7 @@ logger = logging.getLogger("tenantproxy")
 class Sidecar:
     """A router and the listeners around it. `routes`: what the public listener serves besides its own.
 
-    `reread` reads the configuration anew, for RELOAD on the console.
+    `reread` reads the configuration again, for RELOAD on the console.
     Owns `router` while it is open: opens it unless it is, and closes it.
     """
 

@@ -299,7 +299,7 @@ def selection(tokens: Tokens, choices: Sequence[Mapping[str, object]], *, as_of:
     """A selection token, and which of `choices` are in it, by number.
 
     A token has a greatest length. The claims are what a tenant's table says: one whose are too long is left out, for
-    it must not keep anybody from the others. Raises ValueError where one alone is too long.
+    it must not keep a user from the others. Raises ValueError where one alone is too long.
     """
     kept = list(range(len(choices)))
     while True:

@@ -16,7 +16,7 @@ __all__ = ["public_app"]
 def public_app(
     requests: HttpRequests, routes: Iterable[web.AbstractRouteDef] = (), *, mismatch_text: str = ""
 ) -> web.Application:
-    """The application of the public listener with `routes`; whoever mounts a route also says who may call it."""
+    """The application of the public listener with `routes`; the code that mounts a route also says who may call it."""
     app = web.Application(
         middlewares=[answering(requests, mismatch_text=mismatch_text)], client_max_size=MAX_BODY_BYTES
     )

@@ -57,7 +57,7 @@ class Places(Generic[C]):
         return len(self._taken)
 
     def take(self, client: C) -> bool:
-        """Give `client` a place; it waits for its first request. False: there is none, also by closing another."""
+        """Give `client` a place; it waits for its first request. False: none is free, not even by closing another."""
         address = self._counted(client)
         if address is not None and self._of[address] >= self.per_address:
             if not self._make_way(self._idle_of.get(address, {})):

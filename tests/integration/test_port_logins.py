@@ -61,7 +61,7 @@ async def test_a_terminate_in_place_of_a_login_closes_without_a_word(world: Worl
         said = await reader.read()
         assert not said
         writer.close()
-        await until(lambda: not house.listener._newcomers, "it is gone")
+        await until(lambda: not house.listener._startups, "it is gone")
         assert not any(house.listener.logins.values())
 
 

@@ -83,7 +83,7 @@ class PortHouse:
     @property
     def is_at_rest(self) -> bool:
         """No client, no newcomer, and nothing under way on any backend."""
-        return not (self.listener._clients or self.listener._newcomers) and self.is_quiet
+        return not (self.listener._clients or self.listener._startups) and self.is_quiet
 
     @property
     def is_quiet(self) -> bool:

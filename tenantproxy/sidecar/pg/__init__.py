@@ -1,4 +1,4 @@
-"""How does a client in any language reach its tenant? PostgreSQL's own protocol, on a port of ours."""
+"""How does a client in any language reach its tenant? PostgreSQL's own protocol, on tenantproxy's port."""
 
 from __future__ import annotations
 

@@ -151,7 +151,7 @@ class Checkout:
 
     # --- out ---------------------------------------------------------------------------------------------------------
     def lease(self, settings: Settings) -> RawBackend | None:
-        """A backend, set to `settings`, at once; None: the holder will hear of one, or that there is none."""
+        """A backend, set to `settings`, at once; None: the holder will be told of one, or of the error."""
         try:
             found = self._source.known()
             if found is None:

@@ -53,7 +53,7 @@ _KNOWN, _UNFINISHED, _COPY_IN, _NO_COPY = Certainty.KNOWN, Certainty.UNFINISHED,
 
 
 _READY_IDLE = answers.ready_for_query()
-_MAX_WARNINGS = 100  # about signals to nobody, in what a server says at once, that are looked into
+_MAX_WARNINGS = 100  # about signals to no process, in what a server says at once, that are looked into
 
 
 class Owner(Protocol):
@@ -135,7 +135,7 @@ class Forwarder:
         self.client_is_slow = False  # it does not read as fast as its server sends
         self.is_choked = False  # that, or its server does not read as fast as it sends
         self.is_over = False  # the client has gone
-        self.is_cancelling = False  # a request of ours to cancel may still hit what runs for it
+        self.is_cancelling = False  # our cancel request may still hit what runs for it
         self.inbox = Inbox(transport, memory)
         self.features = SessionFeatures(kept, "pin", PinPlaces()) if features is None else features
         self.checkout = Checkout(source, lender, self)
@@ -511,7 +511,7 @@ class Forwarder:
         self.session.unpin()
         if self.client_is_slow:
             backend.resume_reading()
-        if self.inbox.is_paused:  # what the server has still to read of it is void: nobody will say when it has
+        if self.inbox.is_paused:  # what the server has still to read of it is void: nothing will say when it has
             self.inbox.resume()
         self.is_choked = self.client_is_slow
         is_amid = self._requests.state is _PASSING or self.responses.is_amid or pipeline.copy is _COPY_IN

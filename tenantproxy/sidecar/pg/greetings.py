@@ -108,7 +108,7 @@ class _Visit:
             self.future.set_exception(error)
 
     def leave(self) -> None:
-        """Whoever waited does so no more, perhaps since a moment after it was leased."""
+        """Stop waiting; release the backend where it has just been leased."""
         future = self.future
         if future.done() and not future.cancelled() and future.exception() is None:
             self._lender.release(future.result(), self._route, is_dirty=False)

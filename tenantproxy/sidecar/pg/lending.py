@@ -1,4 +1,4 @@
-"""Which raw backends are there for the PostgreSQL port? Pools of them beside the router's own, under the same budgets.
+"""Which raw backends serve the PostgreSQL port? Pools in addition to the router's own, under the same budgets.
 
 Opened after its router and closed before it. The plans of tenants are the router's.
 """
@@ -56,7 +56,7 @@ class RawLending:
         self._sweeper = loop.create_task(self._sweep(), name="tenantproxy pg sweeper", context=Context())
 
     async def close(self, *, timeout: float = 5.0) -> None:
-        """End every backend. Nobody holds one any more, or loses it now. Safe to call again."""
+        """End every backend. A client that still holds one loses it now. Safe to call again."""
         if self._sweeper is not None:
             self._sweeper.cancel()
             with suppress(asyncio.CancelledError):

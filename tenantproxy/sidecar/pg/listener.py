@@ -1,7 +1,7 @@
-"""Who is connected to the PostgreSQL port? The listener: it lets clients in, knows them by their keys, and drains.
+"""Who is connected to the PostgreSQL port? The listener: it admits clients, knows them by their keys, and drains.
 
-State: newcomers and clients, tenants that the operator paused, one count of traffic per tenant. Only the composition
-root opens and closes it.
+State: startup connections and clients, tenants that the operator paused, one count of traffic per tenant. Only the
+composition root opens and closes it.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from tenantproxy.sidecar.pg.admission import Admission, ClientPlace, Unauthentic
 from tenantproxy.sidecar.pg.console.client import ConsoleClient
 from tenantproxy.sidecar.pg.console.console import Console
 from tenantproxy.sidecar.pg.greetings import Greetings, greeting
-from tenantproxy.sidecar.pg.login import Newcomer
+from tenantproxy.sidecar.pg.login import StartupConnection
 from tenantproxy.sidecar.pg.pinning import Pinning
 from tenantproxy.sidecar.pg.refusals import LoginRefusals
 from tenantproxy.sidecar.pg.relay import Relay
@@ -82,7 +82,7 @@ class Lending(Protocol):
         ...
 
     def known(self, tenant: TenantId) -> tuple[Pool[RawBackend], Route] | None:
-        """The tenant's pool and plan without asking anybody; None: `find` it."""
+        """The tenant's pool and route without I/O; None: `find` it."""
         ...
 
     async def find(self, tenant: TenantId) -> tuple[Pool[RawBackend], Route]:
@@ -127,7 +127,7 @@ class PgListener:
         self._statements: WeakKeyDictionary[Pool[RawBackend], Statements] = WeakKeyDictionary()
         self._definitions: WeakValueDictionary[tuple[str, str], Definitions] = WeakValueDictionary()  # by database
         self._refusals = LoginRefusals(observer)
-        self._newcomers: set[Newcomer] = set()
+        self._startups: set[StartupConnection] = set()
         self._clients: dict[int, Client] = {}  # by the pid that they were told
         self._traffic: dict[TenantId, Traffic] = {}
         self._paused: dict[TenantId, asyncio.Event] = {}
@@ -142,19 +142,21 @@ class PgListener:
     async def open(self) -> None:
         """Bind and accept. Raises OSError when the address cannot be had."""
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: Newcomer(self), self._host, self._port, backlog=_BACKLOG)
+        self._server = await loop.create_server(
+            lambda: StartupConnection(self), self._host, self._port, backlog=_BACKLOG
+        )
         self._watches = [
             loop.create_task(self._watch_over(), name="tenantproxy pg watch", context=Context()),
             loop.create_task(self._watch_times(), name="tenantproxy pg timeouts", context=Context()),
         ]
 
     async def close(self) -> None:
-        """Accept nobody; clients end when nothing of theirs is under way, after `drain_timeout` at any rate."""
+        """Accept no more; clients end when no request of theirs is outstanding, after `drain_timeout` at the latest."""
         self._is_closing = True
         if self._server is not None:
             self._server.close()
-        for newcomer in list(self._newcomers):
-            newcomer.refuse(PoolClosed("the service is shutting down", hint="connect again"))
+        for connection in list(self._startups):
+            connection.refuse(PoolClosed("the service is shutting down", hint="connect again"))
         for client in list(self._clients.values()):
             client.drain()
         with suppress(TimeoutError):
@@ -211,7 +213,7 @@ class PgListener:
             except TenantError as exc:
                 relay.kill(exc)
             except TenantProxyError:
-                return  # nobody can be asked now
+                return  # the registry cannot be asked now
         if relay.backend is not None and relay.backend.pool.is_closed:
             relay.drain()  # the tenant is elsewhere now
 
@@ -274,7 +276,7 @@ class PgListener:
     @property
     def unauthenticated(self) -> int:
         """How many connections have not logged in."""
-        return len(self._newcomers)
+        return len(self._startups)
 
     def forget_greetings(self) -> None:
         """Servers may say something else of their sessions now."""
@@ -289,20 +291,20 @@ class PgListener:
         """Who is connected (to this tenant)."""
         return (client for client in self._clients.values() if tenant is None or client.target.tenant == tenant)
 
-    # --- Door: what newcomers ask ------------------------------------------------------------------------------------
-    def came(self, newcomer: Newcomer) -> None:
-        """See `login.Door`."""
-        self._newcomers.add(newcomer)
-        if is_scarce(newcomer.transport, self._ceiling):
-            newcomer.transport.abort()  # and the next one finds room: those who say nothing have taken it all
+    # --- LoginHost: what startup connections ask ---------------------------------------------------------------------
+    def accepted(self, connection: StartupConnection) -> None:
+        """See `login.LoginHost`."""
+        self._startups.add(connection)
+        if is_scarce(connection.transport, self._ceiling):
+            connection.transport.abort()  # and the next one finds room: those who say nothing have taken it all
             self._unauthenticated.close_oldest()
         else:
-            self._unauthenticated.add(newcomer)
+            self._unauthenticated.add(connection)
 
-    def refused(self, newcomer: Newcomer, error: TenantProxyError) -> None:
-        """See `login.Door`."""
-        if newcomer.wish is not None:
-            self._refusals.tell(newcomer.wish, newcomer.transport, error, is_known=self._users.knows)
+    def refused(self, connection: StartupConnection, error: TenantProxyError) -> None:
+        """See `login.LoginHost`."""
+        if connection.wish is not None:
+            self._refusals.tell(connection.wish, connection.transport, error, is_known=self._users.knows)
         if isinstance(error, (TenantPaused, TenantSuspended)):
             self.logins["not_served"] += 1
         elif isinstance(error, (AuthError, TenantNotFound)):
@@ -312,59 +314,61 @@ class PgListener:
         else:
             self.logins["error"] += 1
 
-    def left(self, newcomer: Newcomer) -> None:
-        """See `login.Door`."""
-        self._newcomers.discard(newcomer)
-        self._unauthenticated.discard(newcomer)
+    def startup_ended(self, connection: StartupConnection) -> None:
+        """See `login.LoginHost`."""
+        self._startups.discard(connection)
+        self._unauthenticated.discard(connection)
 
     def check_room(self, wish: SessionWish) -> None:
-        """See `login.Door`. Tells a stranger nothing: it depends on the name of the database alone."""
+        """See `login.LoginHost`. Tells a stranger nothing: it depends on the name of the database alone."""
         if wish.database not in CONSOLES:
             self._admission.check_total()
 
     def credential(self, user: bytes) -> Credential:
-        """See `login.Door`."""
+        """See `login.LoginHost`."""
         return self._users.find(user)
 
     async def authorise(self, wish: SessionWish, token: str | None) -> Target | TenantProxyError:
-        """See `login.Door`."""
+        """See `login.LoginHost`."""
         if token is not None:
             return await self._users.authorise_token(token, wish)
         return await self._users.authorise(wish.user, wish)
 
     def cancel(self, pid: int, secret: bytes, done: Callable[[], None]) -> None:
-        """See `login.Door`."""
+        """See `login.LoginHost`."""
         client = self._clients.get(pid)
         if client is not None and client.relay is not None and secrets.compare_digest(client.secret, secret):
             client.relay.cancel(done)
         else:
             done()
 
-    async def let_in(self, newcomer: Newcomer, target: Target, wish: SessionWish) -> None:
-        """See `login.Door`."""
-        place = self._admission.take(target.tenant, target.user, newcomer.address)
-        self._unauthenticated.discard(newcomer)
+    async def admit(self, connection: StartupConnection, target: Target, wish: SessionWish) -> None:
+        """See `login.LoginHost`."""
+        place = self._admission.take(target.tenant, target.user, connection.address)
+        self._unauthenticated.discard(connection)
         try:
             if target.tenant is None:
-                self._let_into_console(newcomer, target, wish, place)
+                self._admit_to_console(connection, target, wish, place)
             else:
-                await self._let_into_tenant(newcomer, target, target.tenant, wish, place)
+                await self._admit_to_tenant(connection, target, target.tenant, wish, place)
         except BaseException:
             self._admission.leave(place)
             raise
         self.logins["ok"] += 1
 
-    def _let_into_console(self, newcomer: Newcomer, target: Target, wish: SessionWish, place: ClientPlace) -> None:
+    def _admit_to_console(
+        self, connection: StartupConnection, target: Target, wish: SessionWish, place: ClientPlace
+    ) -> None:
         assert self.new_console is not None
         if wish.others:
             raise untracked.not_tracked(wish.others[0][0])
         console = self.new_console(target)
-        client = Client(self, newcomer.transport, self._new_pid(), target, place)
-        client.console = ConsoleClient(newcomer.transport, console, on_end=client.ended)
-        self._admit(newcomer, client, console.welcome, client.console)
+        client = Client(self, connection.transport, self._new_pid(), target, place)
+        client.console = ConsoleClient(connection.transport, console, on_end=client.ended)
+        self._register(connection, client, console.welcome, client.console)
 
-    async def _let_into_tenant(
-        self, newcomer: Newcomer, target: Target, tenant: TenantId, wish: SessionWish, place: ClientPlace
+    async def _admit_to_tenant(
+        self, connection: StartupConnection, target: Target, tenant: TenantId, wish: SessionWish, place: ClientPlace
     ) -> None:
         if tenant in self._paused:  # who is connected waits; a new client would be cut off by its startup timeout
             raise not_served(TenantStatus.PAUSED)
@@ -380,27 +384,27 @@ class PgListener:
         else:
             reported = await self._greetings.ask(pool, route, wish.settings) if wish.settings else baseline
         try:
-            self._serve(newcomer, target, wish, place, _Access(pool, route, source, baseline, reported, backend))
+            self._serve(connection, target, wish, place, _Access(pool, route, source, baseline, reported, backend))
         except BaseException:
             if backend is not None:
                 self._lending.lender.destroy(backend)
             raise
 
     def _serve(
-        self, newcomer: Newcomer, target: Target, wish: SessionWish, place: ClientPlace, access: _Access
+        self, connection: StartupConnection, target: Target, wish: SessionWish, place: ClientPlace, access: _Access
     ) -> None:
         """Greet a client of a tenant, and let a relay have its transport."""
         backend = access.backend
         if backend is not None and (backend.is_closed or backend.is_ending):
             raise ConnectFailed("the server closed the connection", retry_after=1.0)
         assert target.tenant is not None
-        client = Client(self, newcomer.transport, self._new_pid(backend), target, place)
+        client = Client(self, connection.transport, self._new_pid(backend), target, place)
         traffic = self._traffic_of(target.tenant)
         traffic.logins += 1
         kept = KeptSettings(wish.settings, access.baseline, greeted=dict(access.reported))
         places = self._pinning.places(target.tenant, access.pool.max_size_of(access.route.limits))
         client.relay = Relay(
-            newcomer.transport,
+            connection.transport,
             source=access.source,
             lender=self._lending.lender,
             statements=self._statements_of(access.pool, access.route),
@@ -415,7 +419,7 @@ class PgListener:
         welcome = greeting(access.reported)
         if backend is not None:
             client.relay.adopt(backend, access.route)
-        self._admit(newcomer, client, welcome, client.relay)
+        self._register(connection, client, welcome, client.relay)
         if self._is_closing:
             client.drain()
 
@@ -426,17 +430,19 @@ class PgListener:
             known = self._statements[pool] = Statements(self._definitions.setdefault(database, Definitions()))
         return known
 
-    def _admit(self, newcomer: Newcomer, client: Client, welcome: bytes, protocol: asyncio.Protocol) -> None:
-        if self._pg.tcp_keepalive and not newcomer.transport.is_closing():
-            keep_alive(newcomer.transport, None, idle_seconds=self._pg.tcp_keepalive)
+    def _register(
+        self, connection: StartupConnection, client: Client, welcome: bytes, protocol: asyncio.Protocol
+    ) -> None:
+        if self._pg.tcp_keepalive and not connection.transport.is_closing():
+            keep_alive(connection.transport, None, idle_seconds=self._pg.tcp_keepalive)
         self._clients[client.pid] = client
-        newcomer.transport.write(
+        connection.transport.write(
             welcome + answers.backend_key_data(client.pid, client.secret) + answers.ready_for_query()
         )
-        newcomer.pass_on(protocol)
+        connection.pass_on(protocol)
 
     def _new_pid(self, backend: RawBackend | None = None) -> int:
-        """That of the server, unless there is none, or another server's is the same; never what cancels by itself."""
+        """That of `backend`, unless another client has the same; else a new one, never what cancels by itself."""
         if backend is not None and backend.pid not in self._clients:
             return backend.pid
         while True:
@@ -472,7 +478,7 @@ class PgListener:
         return True
 
     def kill(self, tenant: TenantId) -> int:
-        """End all clients of `tenant` now, and serve nobody there until `resume`; returns how many they were."""
+        """End all clients of `tenant` now, and serve none until `resume`; returns how many they were."""
         self._paused.setdefault(tenant, asyncio.Event())
         clients = list(self.clients(tenant))
         for client in clients:

@@ -1,6 +1,6 @@
-"""How does a stranger become a client of a tenant? First packet, proof of identity, tenant, greeting; then a relay.
+"""How does a connection become a client of a tenant? First packet, authentication, tenant, greeting; then a relay.
 
-Nothing that a stranger sends reaches a server, and nothing that is answered tells whether a user or a tenant exists.
+Nothing sent before the login reaches a server, and no answer tells whether a user or a tenant exists.
 """
 
 from __future__ import annotations
@@ -32,27 +32,27 @@ from tenantproxy.wire.startup import (
     wanted,
 )
 
-__all__ = ["Door", "Newcomer"]
+__all__ = ["LoginHost", "StartupConnection"]
 
 logger = logging.getLogger("tenantproxy")
 
 LOGIN_SECONDS: Final = 15.0
-_MAX_BEHIND: Final = 65_536  # bytes that may come before the client is let in
+_MAX_BEHIND: Final = 65_536  # bytes that may come before the client is admitted
 
 
-class Door(Protocol):
-    """What a newcomer asks of the listener."""
+class LoginHost(Protocol):
+    """What a startup connection asks of the listener."""
 
-    def came(self, newcomer: Newcomer) -> None:
+    def accepted(self, connection: StartupConnection) -> None:
         """A connection was accepted."""
         ...
 
-    def refused(self, newcomer: Newcomer, error: TenantProxyError) -> None:
+    def refused(self, connection: StartupConnection, error: TenantProxyError) -> None:
         """An unauthenticated connection is told this, and closed."""
         ...
 
-    def left(self, newcomer: Newcomer) -> None:
-        """It is not a newcomer any more: gone, or a client."""
+    def startup_ended(self, connection: StartupConnection) -> None:
+        """Its startup is over: it is closed, or a client now."""
         ...
 
     def check_room(self, wish: SessionWish) -> None:
@@ -71,16 +71,16 @@ class Door(Protocol):
         """Cancel what runs for the client with this key, if there is one; `done` when the server has done with that."""
         ...
 
-    async def let_in(self, newcomer: Newcomer, target: Target, wish: SessionWish) -> None:
+    async def admit(self, connection: StartupConnection, target: Target, wish: SessionWish) -> None:
         """Greet, and let a relay or the console have the transport (`pass_on`). Raises TenantProxyError."""
         ...
 
 
-class Newcomer(asyncio.Protocol):
-    """One connection until it is somebody's. Ends by itself after LOGIN_SECONDS."""
+class StartupConnection(asyncio.Protocol):
+    """One connection until its login is finished. Ends by itself after LOGIN_SECONDS."""
 
-    def __init__(self, door: Door) -> None:
-        self._door = door
+    def __init__(self, host: LoginHost) -> None:
+        self._host = host
         self._buffer = bytearray()
         self._answered: list[First] = []
         self._wish: SessionWish | None = None
@@ -99,7 +99,7 @@ class Newcomer(asyncio.Protocol):
         if sock is not None and sock.family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._timer = asyncio.get_running_loop().call_later(LOGIN_SECONDS, self.transport.abort, context=Context())
-        self._door.came(self)
+        self._host.accepted(self)
 
     def data_received(self, data: bytes) -> None:
         """See asyncio."""
@@ -138,7 +138,7 @@ class Newcomer(asyncio.Protocol):
                 # As a server does, it closes when nothing can be hit any more: its client may go on then.
                 self.leave()
                 self.transport.pause_reading()
-                self._door.cancel(first.pid, first.secret, self.transport.close)
+                self._host.cancel(first.pid, first.secret, self.transport.close)
             elif isinstance(first, TerminateRequest):
                 self.close()
             else:
@@ -158,8 +158,8 @@ class Newcomer(asyncio.Protocol):
 
     def _challenge(self, startup: Startup) -> None:
         self._wish = wish = wanted(startup)
-        self._door.check_room(wish)
-        credential = self._door.credential(wish.user)
+        self._host.check_room(wish)
+        credential = self._host.credential(wish.user)
         self._auth = ClientAuth(credential.method, credential.verifier, user=wish.user)
         self.transport.write(negotiate(startup) + self._auth.challenge)
 
@@ -170,7 +170,7 @@ class Newcomer(asyncio.Protocol):
             return
         token = step.password if step.verdict is Verdict.PASSWORD else None
         if self._timer is not None:
-            self._timer.cancel()  # from now on it is we who take time, and whoever waits in vain is told so
+            self._timer.cancel()  # from now on it is we who take time, and a client that waits in vain is told so
         coming = self._come_in(step.send, token)
         self._task = asyncio.get_running_loop().create_task(coming, context=Context())
 
@@ -179,16 +179,16 @@ class Newcomer(asyncio.Protocol):
         assert wish is not None
         try:
             async with asyncio.timeout(LOGIN_SECONDS):
-                target = await self._door.authorise(wish, token)
+                target = await self._host.authorise(wish, token)
                 if not isinstance(target, Target):
                     raise target
                 self.transport.write(proven + answers.AUTHENTICATION_OK)
-                await self._door.let_in(self, target, wish)
+                await self._host.admit(self, target, wish)
         except TimeoutError:
             self.refuse(PoolTimeout("the login took too long", hint="see whether the tenant's server answers"))
         except TenantProxyError as exc:
             self.refuse(exc)
-        except Exception:  # a rim: whoever waits must hear of it, and a registry or plan may be somebody else's
+        except Exception:  # a boundary: the client must be told, and a registry may be third-party code
             logger.exception("a login failed")
             self.refuse(TenantProxyError("the login failed", hint="see the service's log"))
 
@@ -204,7 +204,7 @@ class Newcomer(asyncio.Protocol):
     def refuse(self, error: TenantProxyError) -> None:
         """Say why, and close."""
         if not self._is_over:
-            self._door.refused(self, error)
+            self._host.refused(self, error)
             self.transport.write(answers.error_response(error, fatal=True))
             self.close()
 
@@ -224,11 +224,11 @@ class Newcomer(asyncio.Protocol):
         self.transport.close()
 
     def leave(self) -> None:
-        """It is not a newcomer any more. Safe to call again."""
+        """End the startup: it is closed, or a client now. Safe to call again."""
         if self._is_over:
             return
         self._is_over = True
         if self._timer is not None:
             self._timer.cancel()
         self._buffer.clear()
-        self._door.left(self)
+        self._host.startup_ended(self)

@@ -47,7 +47,7 @@ class PgPort:
     def configured(
         cls, router: Router, desk: AuthDesk, *, drain_timeout: float, version: str, reread: Reread | None = None
     ) -> Self | None:
-        """The port; None where nobody could use it. `reread` reads the configuration anew, for RELOAD."""
+        """The port; None where no user could use it. `reread` reads the configuration again, for RELOAD."""
         pg = router.settings.pg
         if not (pg.listen and (pg.users or pg.jwt)):
             return None

@@ -1,7 +1,7 @@
 """Which client of the port has taken too long? One sweep over all of them asks; no client has a timer of its own.
 
 A sweep sees whether anything has happened since the last one. So whatever begins between two of them is measured from
-the second: nobody is ended too early, and at most a sweep too late.
+the second: no client is ended too early, and each at most a sweep too late.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Who may come in on the PostgreSQL port, and which tenant does a startup packet name?
 
-State: `_grants`, replaced as a whole by `reload`. Nothing here says to a stranger whether a user or a tenant exists:
-whoever does not exist gets a whole exchange that cannot succeed, and one error stands for all that is wrong.
+State: `_grants`, replaced as a whole by `reload`. Nothing here tells an attacker whether a user or a tenant exists:
+an unknown user gets a whole exchange that cannot succeed, and one error stands for all that is wrong.
 """
 
 from __future__ import annotations
@@ -116,8 +116,8 @@ class Target:
 class Users:
     """The users of `[pg.users]` and the user `jwt`. Constructing and `reload` read the files of passwords.
 
-    `loopback`: nobody but this machine can connect, so a token may be asked for in clear text. `tenants`: the router's
-    registry. `seed` (`seed_of`) makes the salts that strangers see the same after a restart and beside other processes.
+    `loopback`: only this machine can connect, so a token may be asked for in clear text. `tenants`: the router's
+    registry. `seed` (`seed_of`) makes the salts that strangers see the same after a restart and in other processes.
     """
 
     def __init__(
@@ -139,7 +139,7 @@ class Users:
         self.reload(users)
 
     def reload(self, users: Mapping[str, PgUser]) -> None:
-        """Take over `users`, all or nothing, and read their passwords anew; who is connected stays.
+        """Take over `users`, all or nothing, and read their passwords again; connected clients stay.
 
         Raises ConfigurationError when a password cannot be read. Costs a millisecond for each password that is new.
         """
@@ -173,7 +173,7 @@ class Users:
     # --- who -----------------------------------------------------------------------------------------------------
     def find(self, user: bytes) -> Credential:
         """What `user` has to prove: never an error, and for a stranger's name nothing that differs from a user's."""
-        mock = self._mock(user)  # for everybody, so that it takes the same time
+        mock = self._mock(user)  # for all users, so that it takes the same time
         if user == JWT and self._tokens is not None:
             return Credential("cleartext")
         grant = self._grants.get(user)
@@ -200,7 +200,7 @@ class Users:
             return failed(user, UNKNOWN_USER)  # never another one in place of a user that is not there
         names = _names(wish)
         if CONSOLE in names or (grant.console and names == {_CONSOLE_OF_OTHERS}):
-            return grant.at_console() if len(names) == 1 else failed(user, "it names a tenant beside the console")
+            return grant.at_console() if len(names) == 1 else failed(user, "it names a tenant and the console")
         if len(names) > _MAX_NAMES:
             return failed(user, f"it names more than {_MAX_NAMES} tenants")
         if len(names) > 1:
@@ -247,7 +247,7 @@ class Users:
             return tenant
 
     async def _own(self, name: str | None, tenants: tuple[str, ...]) -> Tenant | None:
-        """The same among `tenants`. Nobody else's is looked up: not even the time it takes says what there is."""
+        """The same among `tenants`. No other tenant is looked up: not even the time it takes says what there is."""
         if name in tenants:
             with suppress(TenantNotFound):
                 return await self._tenants.get(tenant_id(name))
@@ -274,7 +274,7 @@ class Users:
     async def authorise_token(self, token: str, wish: Wish) -> Target | TenantProxyError:
         """Where the bearer of `token`, the cleartext password of user `jwt`, may go. Errors as `authorise`.
 
-        TokenExpired beside them, for a genuine token that is expired or revoked, and what says that it cannot be
+        In addition TokenExpired, for a genuine token that is expired or revoked, and what says that it cannot be
         verified now.
         """
         if self._tokens is None:
@@ -326,7 +326,7 @@ _BEARER: Final = _Grant(
 
 
 def seed_of(settings: Settings) -> bytes | None:
-    """The seed that follows from a key of this deployment; None where there is none. Raises ConfigurationError.
+    """The seed that follows from a key of this deployment; None without a key. Raises ConfigurationError.
 
     Never from a password: the salts are shown to strangers, who could then guess it without asking.
     """

@@ -107,7 +107,7 @@ async def test_nothing_that_a_stranger_says_opens_anything_or_reaches_a_server(l
             assert not list(house.lending.backends()), name
             assert not house.listener._clients, name
         await asyncio.gather(*(drop_in(house, said) for said in STRANGERS.values() for _ in range(5)))
-        await until(lambda: not house.listener._newcomers, "no stranger is left")
+        await until(lambda: not house.listener._startups, "no stranger is left")
         figure("megabytes", (memory() - before) / MEGABYTE)
         assert memory() - before < 40 * MEGABYTE
         assert house.listener.logins["ok"] == 0

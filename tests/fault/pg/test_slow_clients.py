@@ -63,7 +63,7 @@ async def test_strangers_that_send_a_byte_now_and_then_are_ended_in_time_and_oth
         await asyncio.gather(*slow)
         figure("seconds", time.monotonic() - began)
         figure("megabytes", (memory() - before) / MEGABYTE)
-        assert not house.listener._newcomers
+        assert not house.listener._startups
         assert time.monotonic() - began < came + 4.0 + SLACK * 3
         assert memory() - before < 60 * MEGABYTE
 

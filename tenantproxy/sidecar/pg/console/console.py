@@ -1,7 +1,7 @@
 """What does the console answer? Messages of a client in, bytes out; what it shows and does is its view's.
 
 One Console is one client of the database `tenantproxy`: its prepared statements and portals are kept here and nowhere
-else. Both query protocols work. Everybody may SHOW; every other command is allowed or refused by itself, before any of
+else. Both query protocols work. Every user may SHOW; every other command is allowed or refused by itself, before any of
 its arguments is looked at.
 """
 

@@ -147,7 +147,7 @@ def _clients_by_tenant(clients: Iterable[ClientRow]) -> dict[str, int]:
 
 
 def _databases(view: ConsoleView, _: Averages) -> Iterator[Row]:
-    """One row for a database, whoever shares it: exporters take its name as a label, and labels must be distinct."""
+    """One row for a database, shared or not: exporters take its name as a label, and labels must be distinct."""
     settings, clients = view.settings, list(view.clients())
     lifetime, limit = round(settings.pools.max_lifetime), settings.pg.max_clients
     port = listen_address(settings.pg.listen)[1] if settings.pg.listen else 0

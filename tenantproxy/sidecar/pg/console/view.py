@@ -42,7 +42,7 @@ class ClientRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerRow:
-    """One backend, now. `tenant`: whose it is or is bound to; None: nobody's. `client_id`: who has it."""
+    """One backend, now. `tenant`: whose it is or is bound to; None: no tenant's. `client_id`: its holder."""
 
     id: int
     server: str
