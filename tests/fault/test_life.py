@@ -144,7 +144,7 @@ async def test_a_pool_that_is_connecting_to_a_silent_server_does_not_hold_up_the
     async with ChaosProxy(lasting.server.host, lasting.server.port) as proxy:
         settings = lasting.settings(servers={"primary": {"port": proxy.port, "connect_timeout": 1.0}})
         async with checked(settings, lasting, registry=registry) as router:
-            proxy.deaf = True
+            proxy.unresponsive = True
             waiting = asyncio.ensure_future(pid(router, "schema1"))
             await until(lambda: "schema1" in pools_of(router) and pools_of(router)["schema1"].opening, "it connects")
             registry.add(replace(tenant, status=TenantStatus.SUSPENDED))
@@ -222,7 +222,7 @@ async def test_closing_while_connecting_does_not_wait_for_a_silent_server_and_le
         async with checked(settings, lasting) as router:
             await router.tenant("row1").fetchval(COUNT)
             await until(lambda: router.is_at_rest, "all is quiet")
-            proxy.deaf = True
+            proxy.unresponsive = True
             waiting = [asyncio.ensure_future(pid(router, one)) for one in ("database1", "schema1")]
             await until(lambda: sum(pool.opening for pool in router.stats().pools) == 2, "two connect")
             began = time.monotonic()

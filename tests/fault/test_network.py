@@ -88,14 +88,14 @@ async def serves(router: CheckedRouter, tenant: str) -> bool:
     return False
 
 
-@pytest.mark.parametrize("hole", ["stalled", "deaf"])
+@pytest.mark.parametrize("hole", ["stalled", "unresponsive"])
 async def test_after_three_connects_into_a_black_hole_callers_fail_at_once_until_it_is_healed(
     lasting: World, proxy: ChaosProxy, figure: Figure, hole: str
 ) -> None:
     async with checked(lasting.settings(**through(proxy, acquire_timeout=30.0)), lasting) as router:
         await until(lambda: router.is_at_rest, "it is open")
-        if hole == "deaf":  # it is accepted, as by the kernel of a server that hangs
-            proxy.deaf = True
+        if hole == "unresponsive":  # it is accepted, as by the kernel of a server that hangs
+            proxy.unresponsive = True
         else:
             proxy.stall()
         began = time.monotonic()
@@ -134,7 +134,7 @@ async def test_a_peer_that_accepts_and_never_speaks_costs_the_connect_timeout(
     lasting: World, proxy: ChaosProxy, figure: Figure
 ) -> None:
     async with checked(lasting.settings(**through(proxy)), lasting) as router:
-        proxy.deaf = True
+        proxy.unresponsive = True
         began = time.monotonic()
         calling = asyncio.ensure_future(router.tenant("database1").fetchval(COUNT, timeout=2.5))
         await until(lambda: router.count(ConnectFailure), "the connect failed")

@@ -83,7 +83,7 @@ async def test_refused_and_deaf_connections_fail_each_in_its_way(postgres: Embed
     with pytest.raises((OSError, asyncpg.PostgresConnectionError)):
         await connect(postgres, proxy)
     proxy.heal()
-    proxy.deaf = True
+    proxy.unresponsive = True
     with pytest.raises(TimeoutError):
         await connect(postgres, proxy, timeout=0.1)
     assert proxy.accepted == 2

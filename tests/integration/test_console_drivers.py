@@ -69,7 +69,7 @@ async def test_psycopg_reads_tables_and_gives_commands_with_and_without_transact
             assert (lists["databases"], lists["used_clients"], lists["used_servers"]) == (2, 3, 3)
             conn.execute("PAUSE acme")
             with pytest.raises(psycopg.errors.InvalidCatalogName):
-                conn.execute("PAUSE nobody")
+                conn.execute("PAUSE missing")
             conn.rollback()
             conn.execute("RESUME acme")
         assert view.done == ["pause acme", "resume acme"]

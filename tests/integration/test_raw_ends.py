@@ -230,7 +230,7 @@ async def test_a_server_that_accepts_and_never_speaks_costs_the_connect_timeout_
 ) -> None:
     tenant = old_world.of(Isolation.DATABASE)[0]
     async with ChaosProxy(old_world.server.host, old_world.server.port) as proxy:
-        proxy.deaf = True
+        proxy.unresponsive = True
         settings = through(old_world, proxy, connect_timeout=0.2)
         async with a_raw_house(settings) as house:
             client = house.ask_for(tenant)

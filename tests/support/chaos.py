@@ -54,7 +54,7 @@ class ChaosProxy:
 
     `delay`: seconds before each chunk is passed on, either way. `slice_size`: at most so many bytes in one write.
     `refusing`: new connections are reset at once. `stall()` passes nothing more (a black hole: no FIN, no RST, and
-    what comes is not even read) until `heal()`; `deaf` accepts and never connects to the server.
+    what comes is not even read) until `heal()`; `unresponsive` accepts and never connects to the server.
     """
 
     def __init__(self, host: str, port: int) -> None:
@@ -63,7 +63,7 @@ class ChaosProxy:
         self.delay = 0.0
         self.slice_size: int | None = None
         self.refusing = False
-        self.deaf = False
+        self.unresponsive = False
         self.links: list[Link] = []  # open ones, oldest first
         self.accepted = 0  # since the start, refused ones too
         self._target = (host, port)
@@ -106,13 +106,13 @@ class ChaosProxy:
         self._reset_next[way] = count
 
     def stall(self, *ways: Way) -> None:
-        """Let nothing more through `ways` (both by default): nobody is told."""
+        """Let nothing more through `ways` (both by default): neither side is told."""
         for way in ways or tuple(Way):
             self._flowing[way].clear()
 
     def heal(self) -> None:
         """Let everything through again, in the order it came; what was cut stays cut."""
-        self.delay, self.slice_size, self.refusing, self.deaf = 0.0, None, False, False
+        self.delay, self.slice_size, self.refusing, self.unresponsive = 0.0, None, False, False
         self._reset_next.clear()
         for link in self.links:
             link.reset_after.clear()
@@ -136,7 +136,7 @@ class ChaosProxy:
         if self.refusing:
             Link(writer, writer).reset()
             return
-        if self.deaf:
+        if self.unresponsive:
             await asyncio.Event().wait()
         from_server, to_server = await asyncio.open_connection(*self._target)
         link = Link(writer, to_server, reset_after=dict(self._reset_next))

@@ -2,7 +2,7 @@
 
 `async with checked(settings, world) as router:` samples the budget's sum all the time; at the end of the block nothing
 may be used or waiting, each idle session must be whose it is said to be, `pg_stat_activity` must agree, and after
-`close` there must be no connection and no task of ours.
+`close` there must be no connection and no task of tenantproxy's.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class CheckedRouter(Router):
         self.acquired = 0
         self.released = 0
         self.events: list[Event] = []
-        self.beside: list[PoolManager[Any]] = []  # of listeners that have connections of their own
+        self.more_managers: list[PoolManager[Any]] = []  # of listeners that have their own connections
         self.was_audited = False
         self._hear = observer
         super().__init__(settings, observer=self._heard, **options)
@@ -93,7 +93,7 @@ class CheckedRouter(Router):
     @property
     def pools_of_all(self) -> list[Pool[Any]]:
         """The same, and those of listeners that have connections of their own under our budgets."""
-        managers: list[PoolManager[Any]] = [self._parts.manager, *self.beside]
+        managers: list[PoolManager[Any]] = [self._parts.manager, *self.more_managers]
         return list(dict.fromkeys(pool for each in managers for pool in [*each, *each.closing()]))
 
     @property
@@ -147,9 +147,9 @@ async def _audit_session(pool: Pool[DriverConnection], backend: DriverConnection
             verified = await con.fetchval("SELECT tenantproxy.bound_tenant()", timeout=30.0)
         except asyncpg.PostgresError:
             verified = None
-        assert verified in (bound, None)  # None: nobody is bound, or the proof's time is over
+        assert verified in (bound, None)  # None: no tenant is bound, or the proof has expired
         if bound is None:
-            assert verified is None, f"a session that should be nobody's is {verified!r}'s"
+            assert verified is None, f"a session that should be bound to no tenant is {verified!r}'s"
 
 
 async def activity(server: EmbeddedPostgres, databases: Iterable[str] | None = None) -> int:
@@ -171,7 +171,7 @@ def tasks_of_ours() -> list[asyncio.Task[Any]]:
 
 async def no_task_left() -> None:
     """Return when no task runs our code or the driver's: one that was cancelled may have a step to go."""
-    await until(lambda: not tasks_of_ours(), "no task of ours is left")
+    await until(lambda: not tasks_of_ours(), "no task of tenantproxy's is left")
 
 
 def _file_of(task: asyncio.Task[Any]) -> str:
@@ -224,7 +224,7 @@ async def audit_closed(router: CheckedRouter, servers: Iterable[EmbeddedPostgres
     assert all(budget.in_use == len(budget.lingering) for budget in router._budgets.values())
     for server in dict.fromkeys(servers):
         if server.is_running:
-            await until(lambda server=server: _none(server), "the server has no backend of ours")  # type: ignore[misc]
+            await until(lambda server=server: _none(server), "the server has no backend of tenantproxy's")  # type: ignore[misc]
     router.was_audited = True
 
 

@@ -11,7 +11,7 @@ from tests.support.waiting import PATIENCE
 
 
 async def command(*args: str, given: str = "") -> subprocess.CompletedProcess[str]:
-    """`command("tenants", "list")`; `given` is its standard input. No variable of ours is passed on."""
+    """`command("tenants", "list")`; `given` is its standard input. No TENANTPROXY variable is passed on."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("TENANTPROXY_")}
     return await asyncio.to_thread(
         subprocess.run,

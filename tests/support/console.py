@@ -1,4 +1,4 @@
-"""A console to look at: a view of made-up clients and pools, and a door that lets everybody in."""
+"""A console to look at: a view of made-up clients and pools, and a port that admits every client."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def client(id: int, tenant: str | None = "acme", **changes: object) -> ClientRow
 
 
 class View:
-    """What a test puts in, and what was done to it. A tenant called `nobody` does not exist."""
+    """What a test puts in, and what was done to it. A tenant called `missing` does not exist."""
 
     def __init__(self) -> None:
         self.settings = SETTINGS
@@ -117,14 +117,14 @@ class View:
     def _did(self, verb: str, tenant: str) -> None:
         if self.failure is not None:
             raise self.failure
-        if tenant == "nobody":
+        if tenant == "missing":
             raise TenantNotFound("there is no such tenant")
         self.done.append(f"{verb} {tenant}".strip())
 
 
 @asynccontextmanager
 async def open_door(view: View, *, may_change: bool = True) -> AsyncIterator[int]:
-    """A port of 127.0.0.1 behind which everybody gets a console, unasked for a password."""
+    """A port of 127.0.0.1 where every client gets a console without a password."""
     averages = Averages()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -22,7 +22,7 @@ class Database:
     name: str
 
     async def open(self, user: str | None = None, password: str | None = None) -> asyncpg.Connection:
-        """A plain asyncpg connection, as the superuser unless `user` is given; whoever opens it closes it."""
+        """A plain asyncpg connection, as the superuser unless `user` is given; the caller closes it."""
         return await asyncpg.connect(**self.server.connect_args(self.name, user, password))
 
     @asynccontextmanager
@@ -38,7 +38,7 @@ class Database:
 
 @asynccontextmanager
 async def fresh_database(server: EmbeddedPostgres, *, template: str = "template1") -> AsyncIterator[Database]:
-    """A new database made from `template`, with a name that nobody else has; dropped with whoever is still in it."""
+    """A new database made from `template`, with a unique name; dropped with every connection still in it."""
     database = Database(server=server, name=f"t_{secrets.token_hex(6)}")
     maintenance = Database(server=server, name="postgres")
     async with maintenance.connect() as admin:

@@ -80,7 +80,7 @@ class Link:
 
 @dataclass(eq=False, slots=True)
 class Caller:
-    """Somebody who waits. `gone`: it left without a word, and takes nothing any more."""
+    """A waiter. `gone`: it was cancelled, and takes nothing any more."""
 
     tenant: TenantId
     gone: bool = False
@@ -225,7 +225,7 @@ class FakeConnector:
 
 
 def settle(link: Link) -> None:
-    """After a link was given to its pool: nobody took it and nobody ended it, so it lies idle."""
+    """After a link was given to its pool: it was neither leased nor closed, so it is idle."""
     if link.state in ("new", "returned"):
         link.state, link.idle_at = "idle", link.pool._clock()
 
@@ -257,7 +257,7 @@ def reset(link: Link, *, now: float = 0.0) -> None:
 
 
 def reset_ahead(pool: Pool[Link], *, now: float = 0.0) -> Link | None:
-    """The pool has one reset before anybody needs it, if it has one to spare."""
+    """The pool has one reset before it is needed, if it has one to spare."""
     link = pool.take_to_reset(pool._clock(), idle_seconds=0.0)
     if link is not None:
         assert link.state == "idle", f"{link} was taken"
@@ -349,7 +349,7 @@ class House:
 
     def shared(self, database: str = "shared") -> Pool[Link]:
         """The pool of the row tenants of `database`, on the first server."""
-        return self.pool(route("anybody", "row", database=database))
+        return self.pool(route("any", "row", database=database))
 
     def filled(self, pool: Pool[Link], tenant: str, size: int) -> list[Link]:
         """`size` links of `pool`, opened for and lent to `tenant`."""
@@ -358,7 +358,7 @@ class House:
             self.connector.succeed(pool)
         return [held(caller) for caller in callers]
 
-    def idle(self, pool: Pool[Link], size: int, tenant: str = "somebody") -> list[Link]:
+    def idle(self, pool: Pool[Link], size: int, tenant: str = "former") -> list[Link]:
         """`size` idle unbound links of `pool`."""
         links = self.filled(pool, tenant, size)
         for link in links:

@@ -111,7 +111,7 @@ class NotReadyProxy(ChaosProxy):
 
 
 class CancelEater(ChaosProxy):
-    """Swallows the first `swallow` requests to cancel; whoever sent them sees the usual end, and no effect."""
+    """Swallows the first `swallow` cancel requests; their senders see the usual end, and no effect."""
 
     def __init__(self, host: str, port: int) -> None:
         super().__init__(host, port)
@@ -142,7 +142,7 @@ class CancelHolder(ChaosProxy):
         await super()._pass(link, chunk, writer, way)
 
     async def release(self) -> None:
-        """Bring them, even if whoever sent them has given up; returns when the server has seen to them."""
+        """Deliver them, even if their senders have given up; returns when the server has handled them."""
         self.holds = False
         for request in self.held:
             reader, writer = await asyncio.open_connection(*self._target)
@@ -153,7 +153,7 @@ class CancelHolder(ChaosProxy):
 
 @contextlib.asynccontextmanager
 async def filled(database: Database) -> AsyncIterator[list[asyncpg.Connection]]:
-    """Every connection that the server, the database and the role have left, taken by somebody else."""
+    """Every connection that the server, the database and the role have left, taken by other clients."""
     taken: list[asyncpg.Connection] = []
     try:
         with contextlib.suppress(asyncpg.TooManyConnectionsError):

@@ -38,7 +38,7 @@ async def hostile_server(part: Part) -> AsyncIterator[int]:
             await reader.readexactly(size - 4)
             await part(reader, writer)
         except (OSError, EOFError, asyncio.CancelledError):
-            pass  # whoever came has left, or the test is over
+            pass  # the client has left, or the test is over
         finally:
             tasks.discard(task)
             writer.transport.abort()
@@ -69,7 +69,7 @@ def says(*texts: bytes) -> Part:
 
 
 def repeats(text: bytes, first: bytes = b"") -> Part:
-    """Says `text` again and again, for as long as anybody listens."""
+    """Says `text` again and again, until the peer closes."""
 
     async def part(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(first)

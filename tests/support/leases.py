@@ -1,4 +1,4 @@
-"""What does a session look like to whoever gets it next? One connection per pool, all its state."""
+"""What does a session look like to the next lease? One connection per pool, all its state."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SHOW_PREPARED: Final = """
 CREATE FUNCTION public.prepared_by_users() RETURNS bigint LANGUAGE sql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 RETURN (SELECT count(*) FROM pg_prepared_statement() WHERE from_sql OR name !~ '^__asyncpg_')"""
-"""What `state_of` needs in each database, as a superuser: nobody else may look at what is prepared."""
+"""What `state_of` needs in each database, as a superuser: no other user may look at what is prepared."""
 
 
 @asynccontextmanager

@@ -16,7 +16,7 @@ from tenantproxy.model import Isolation, Tenant, quote_identifier
 from tests.support.database import Database
 from tests.support.world import APP_ROLE, SERVER, World
 
-PASSWORD: Final = "the password of everybody"
+PASSWORD: Final = "the password of all users"
 HASH: Final = argon2.PasswordHasher(time_cost=PASSES, memory_cost=MEMORY_KIB, parallelism=PARALLELISM).hash(PASSWORD)
 LOGIN_ROLE: Final = "login_of_the_tests"
 LOGIN_PASSWORD: Final = "login-password-of-the-tests"
@@ -74,7 +74,7 @@ async def change(world: World, tenant: str, sql: str, *args: object) -> None:
 
 
 async def take_away(world: World, tenant: str) -> None:
-    """The tenant's database lets nobody in for now, and who was in is out; `give_back` ends that."""
+    """The tenant's database admits no connection for now, and those it had are closed; `give_back` ends that."""
     name = next(each for each in world.tenants if each.id == tenant).placement.database
     async with world.main.connect() as admin:
         await admin.execute(f"ALTER DATABASE {quote_identifier(name)} ALLOW_CONNECTIONS false")

@@ -137,7 +137,7 @@ class ModelServer:
         self._is_left_open = False  # it is idle as it says, and is not
         self.ran: list[bytes] = []
         self.statements: dict[bytes, bytes] = {}
-        self.stale: set[bytes] = set()  # texts whose plans have to be made anew
+        self.stale: set[bytes] = set()  # texts with stale plans
         self.columns: dict[bytes, bytes] = {}  # of texts whose column is not called as they are
         self.status = b"I"
         self.is_closed = False

@@ -58,7 +58,7 @@ class Note(Base):
 async def a_world_with_notes(
     server: EmbeddedPostgres, *, rows: int = 2, schemas: int = 2, databases: int = 2
 ) -> AsyncIterator[World]:
-    """As `a_world`, with `notes` beside `projects`, empty."""
+    """As `a_world`, with `notes` next to `projects`, empty."""
     async with a_world(server, rows=rows, schemas=schemas, databases=databases) as world:
         await _add_notes(world)
         yield world

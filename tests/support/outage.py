@@ -1,4 +1,4 @@
-"""How long is nobody served when a server is restarted under load, beyond the time that it was away?"""
+"""How long is no tenant served when a server is restarted under load, beyond the time that it was down?"""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Figure = Callable[[str, object], None]
 
 
 class Outage:
-    """Of some tenants. Whoever works for one says so at each answer, for as long as `goes_on`."""
+    """Of some tenants. Each of their workers reports every answer, for as long as `goes_on`."""
 
     def __init__(self, *tenants: str) -> None:
         self._served = dict.fromkeys(tenants, 0.0)  # when each was last
@@ -46,7 +46,7 @@ class Outage:
             for tenant in self._served:
                 for _ in range(workers):
                     tasks.create_task(work(tenant))
-            await until(lambda: all(self._served.values()), "everybody works")
+            await until(lambda: all(self._served.values()), "every tenant is served")
             down_at = time.monotonic()
             await asyncio.to_thread(server.stop, mode)
             await asyncio.to_thread(server.start)

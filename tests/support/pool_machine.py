@@ -243,7 +243,7 @@ class PoolWorld:
             assert not self._eligible(book)
 
     def reset_ends(self, which: int, bound: int) -> None:
-        """A reset is confirmed; the session is still somebody's, or nobody's."""
+        """A reset is confirmed; the session is still a tenant's, or bound to none."""
         link = _pick(self.links("resetting"), which)
         tenant = link.charged if self.resets_first else _pick(ROUTES, bound).tenant
         ready(link, tenant if bound % 2 and link.pool.key.shared else None)
@@ -386,7 +386,7 @@ class PoolWorld:
         _pick(list(self.house.manager), which).expire()
 
     def observe(self, event: Event) -> None:
-        """Nobody's pool is evicted under him."""
+        """No pool is evicted while it is in use."""
         if not isinstance(event, PoolEvicted):
             return
         evicted = [book for pool, book in self.books.items() if pool.label == event.pool and pool.is_closed]
@@ -464,7 +464,7 @@ class PoolWorld:
 
     def _collect_from(self, queue: deque[Caller], tenant: TenantId) -> None:
         served = [caller for caller in queue if not caller.waits or caller.refused]
-        assert served == list(queue)[: len(served)], f"somebody of {tenant} was served before one who waited longer"
+        assert served == list(queue)[: len(served)], f"a waiter of {tenant} was served before one that waited longer"
         for caller in served:
             queue.remove(caller)
             if caller in self.callers:
@@ -502,7 +502,7 @@ class PoolWorld:
         of_main = sum(link.pool.is_main for link in here) + sum(pool.is_main for pool in opening)
         of_main += sum(one.pool.is_main for one in left)
         assert total == budget.in_use, f"{budget.in_use} permits for {total} connections"
-        beyond = len(left) >= budget.limit  # one of main's, or nobody could ask whether they are gone
+        beyond = len(left) >= budget.limit  # one of main's, or it could not be asked whether they are gone
         assert total <= budget.limit + beyond, f"{total} connections under a limit of {budget.limit}"
         assert total - of_main <= budget.limit - MAIN_RESERVE, "main's reserve was taken"
         assert list(budget.lingering) == [one.one for one in left]
@@ -511,7 +511,7 @@ class PoolWorld:
         self._check_nobody_is_forgotten(budget, free=budget.limit - total, of_tenants=total - of_main)
 
     def _check_nobody_is_forgotten(self, budget: ServerBudget, *, free: int, of_tenants: int) -> None:
-        """A pool in need takes a free permit at once; where there is none, idle connections are closed for it."""
+        """A pool in need takes a free permit at once; without one, idle connections are closed for it."""
         needs = {
             book.pool: 0 if self._is_refused(book) else self._need(book)
             for book in self.books.values()
@@ -631,7 +631,7 @@ class PoolWorld:
 
     # --- the end -----------------------------------------------------------------------------------------------------
     def finish(self) -> None:
-        """Servers are well again, lessees give back, time passes: everybody is served or told, every permit returns."""
+        """Servers recover, leases are released, time passes: every waiter is served or told, every permit returns."""
         for _ in range(200):
             if not (self.waiting() or self.lent or self.links("resetting") or self.house.connector.opening):
                 break

@@ -82,7 +82,7 @@ class PortHouse:
 
     @property
     def is_at_rest(self) -> bool:
-        """No client, no newcomer, and nothing under way on any backend."""
+        """No client, no startup connection, and no outstanding request on any backend."""
         return not (self.listener._clients or self.listener._startups) and self.is_quiet
 
     @property
@@ -159,14 +159,14 @@ async def a_port(
     **changes: Any,
 ) -> AsyncIterator[PortHouse]:
     """The tenants of `world` on a free port; `changes` as of `World.settings`. Audited at the end of the block."""
-    uncaught: list[dict[str, Any]] = []  # exceptions in callbacks, of which nobody hears otherwise
+    uncaught: list[dict[str, Any]] = []  # exceptions in callbacks, which are not reported otherwise
     asyncio.get_running_loop().set_exception_handler(lambda _, context: uncaught.append(context))
     async with checked(port_settings(world, **changes), world) as router:
         port = PgPort(router, AuthDesk(router), drain_timeout=drain_timeout, version="of the tests")
         await port.open()
         house = PortHouse(router, port)
         manager = house.lending._pools
-        router.beside.append(manager)
+        router.more_managers.append(manager)
         watcher = asyncio.create_task(_watch(house))
         try:
             yield house

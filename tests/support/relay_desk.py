@@ -72,7 +72,7 @@ class _Waiting:
 
 
 class Lender:
-    """Lends `size` backends; `is_busy`: none for now, whoever comes waits until `grant`."""
+    """Lends `size` backends; `is_busy`: none for now, a client waits until `grant`."""
 
     renewal = 20.0
 
@@ -181,10 +181,10 @@ class Lender:
 
     @staticmethod
     def _stray(data: bytes) -> None:
-        raise AssertionError(f"bytes came for nobody: {data!r}")
+        raise AssertionError(f"bytes came for no client: {data!r}")
 
     def check(self) -> None:
-        """No byte went where nobody was."""
+        """No byte was written to an idle backend."""
         for backend in self.backends:
             assert not backend.wrote_while_idle
 

@@ -275,7 +275,7 @@ class Machine:
             if not step % 16:
                 await asyncio.sleep(0)
         else:
-            raise wrong("a polite client waits for ever", [(p.name, p.line.received, p.expected) for p in polite])
+            raise wrong("a polite client waits without end", [(p.name, p.line.received, p.expected) for p in polite])
         for player in polite:
             player.compare()
             asked = Counter(text for text in player.alone.ran if f".{player.name}.".encode() in text)

@@ -110,7 +110,7 @@ MUTATIONS: Final[dict[str, Block]] = {
     "a statement that an error skipped is not there": instead(Prepared, "skipped", _believed),
     "an error skips a Parse, and not what is behind its Sync": instead(Prepared, "_is_there", _always_there),
     "another backend knows other statements": instead(Prepared, "board", nothing),
-    "answers to messages of ours are taken out": instead(
+    "answers to internal messages are taken out": instead(
         statements, "_SHOWN", lambda shown: dict.fromkeys(shown, 0x31)
     ),
     "a client is read again when its backend is given back": instead(Inbox, "resume", nothing),

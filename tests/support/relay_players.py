@@ -19,7 +19,7 @@ from tests.support.relay_desk import Client, Lender, Source
 __all__ = ["HEAR", "LEAVE", "MANY", "STRIKE", "Player", "Polite", "Rude", "WrongAnswer", "messages_of", "wrong"]
 
 PIECES: Final = (1, 3, 9, 40, None, None)
-TRANSLATED: Final = frozenset(b"13tTn")  # answers to messages of ours are among them, and are taken out
+TRANSLATED: Final = frozenset(b"13tTn")  # answers to internal messages are among them, and are taken out
 COMMANDS: Final = (b"rows 1", b"rows 3", b"rows 2", b"fail", b"begin", b"commit", b"rollback", b"copy out")
 MANY: Final = 6000
 STRIKE: Final = b"a timeout strikes it"

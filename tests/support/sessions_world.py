@@ -1,4 +1,4 @@
-"""What do tests of sessions stand on? A main database as installed, and processes beside each other on it."""
+"""What do tests of sessions stand on? A main database as installed, and several processes on it."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ def http_scope(path: str = "/", headers: Iterable[tuple[str, str]] = (), method:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
-    """Makes the headers of somebody in a tenant."""
+    """Makes the headers of a user in a tenant."""
 
     router: Router
     tokens: Tokens

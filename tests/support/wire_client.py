@@ -54,7 +54,7 @@ def startup(user: str, database: str, **parameters: str) -> bytes:
 
 
 async def raw(port: int, *, receive_buffer: int = 0) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """A connection on which nothing was said; `receive_buffer`: bytes that its kernel takes while nobody reads."""
+    """A connection on which nothing was said; `receive_buffer`: bytes that its kernel takes while it does not read."""
     sock = socket.socket()
     try:
         if receive_buffer:

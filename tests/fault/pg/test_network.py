@@ -104,15 +104,15 @@ async def test_a_half_open_connection_costs_one_client_an_error_and_nobody_a_wro
             assert await serves(after)
 
 
-@pytest.mark.parametrize("hole", ["stalled", "deaf"])
+@pytest.mark.parametrize("hole", ["stalled", "unresponsive"])
 async def test_after_three_connects_into_a_black_hole_clients_fail_at_once_until_it_is_healed(
     lasting: World, proxy: ChaosProxy, figure: Figure, hole: str
 ) -> None:
     async with a_port(lasting, **through(proxy, connect_timeout=1.0, acquire_timeout=40.0)) as house:
         clients = [await house.client(tenant) for tenant in ("database1", "row1")]
         proxy.reset_all()
-        if hole == "deaf":  # it is accepted, as by the kernel of a server that hangs
-            proxy.deaf = True
+        if hole == "unresponsive":  # it is accepted, as by the kernel of a server that hangs
+            proxy.unresponsive = True
         else:
             proxy.stall()
         await no_backend(house)
@@ -139,7 +139,7 @@ async def test_a_server_that_accepts_and_never_speaks_costs_a_newcomer_its_wait_
     lasting: World, proxy: ChaosProxy, figure: Figure
 ) -> None:
     async with a_port(lasting, **through(proxy, connect_timeout=1.0, acquire_timeout=2.0)) as house:
-        proxy.deaf = True
+        proxy.unresponsive = True
         began = time.monotonic()
         with pytest.raises(Refused) as refused:
             await house.client("database1")

@@ -98,7 +98,7 @@ async def test_several_commands_are_answered_in_order_up_to_the_first_that_fails
         ("PAUSE", "42601", "needs one tenant"),
         ("PAUSE a b", "42601", "needs one tenant"),
         ("RELOAD acme", "42601", "no argument"),
-        ("PAUSE nobody", "3D000", "no such tenant"),
+        ("PAUSE missing", "3D000", "no such tenant"),
         ("PAUSE 'a b'", "3D000", "cannot be a tenant identifier"),
         ("'SHOW' VERSION", "42601", "use SHOW HELP;"),
         ("SHOW \x01", "42601", "use SHOW HELP;"),
@@ -118,7 +118,7 @@ async def test_text_that_is_not_utf8_is_an_error() -> None:
 
 
 @pytest.mark.parametrize(
-    "sql", ["PAUSE acme", "RESUME acme", "KILL acme", "RELOAD", "PAUSE", "KILL nobody", "kill x y"]
+    "sql", ["PAUSE acme", "RESUME acme", "KILL acme", "RELOAD", "PAUSE", "KILL missing", "kill x y"]
 )
 async def test_every_command_that_changes_something_is_refused_to_who_may_only_read(sql: str) -> None:
     view = View()
