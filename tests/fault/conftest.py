@@ -1,4 +1,4 @@
-"""What is every fault test held to? Its figure is recorded, its routers are audited, no task of ours outlives it."""
+"""What is every fault test held to? Its figure is recorded, its routers are audited, no task outlives it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Figure = Callable[[str, object], None]
 
 @pytest.fixture(autouse=True)
 async def audited() -> AsyncIterator[None]:
-    """Every router of the test went through the audit, and nothing of ours still runs."""
+    """Every router of the test went through the audit, and no task of tenantproxy's still runs."""
     checked.OPENED.clear()
     yield
     assert all(router.was_audited for router in checked.OPENED)

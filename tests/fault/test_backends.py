@@ -164,7 +164,7 @@ async def test_a_killed_backend_restarts_the_server_and_no_slot_is_lost(own: Wor
             for tenant in served:
                 for _ in range(6):
                     tasks.create_task(work(tenant))
-            await until(lambda: min(served.values()) > 10, "everybody works")
+            await until(lambda: min(served.values()) > 10, "every tenant is served")
             victim = next(iter(router.lent), None) or next(iter(router.all_pools[-1].connections()))
             open_then = [backend for pool in router.all_pools for backend in pool.connections()]
             killed_at = time.monotonic()

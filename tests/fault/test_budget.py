@@ -1,4 +1,4 @@
-"""Is the server's limit kept, and everybody served, when far more is asked for than there is?"""
+"""Is the server's limit kept, and every waiter served, when far more is asked for than there is?"""
 
 from __future__ import annotations
 

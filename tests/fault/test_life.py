@@ -55,7 +55,7 @@ async def test_a_pool_is_not_evicted_while_leased_waited_for_or_connecting(lasti
     async with checked(lasting.settings(pools={"max_pools": 1, "max_size": 1}), lasting) as router:
         async with router.tenant("database1").connection() as conn:
             waiting = asyncio.ensure_future(pid(router, "database1"))
-            await until(lambda: pools_of(router)["database1"].waiting == 1, "somebody waits")
+            await until(lambda: pools_of(router)["database1"].waiting == 1, "a waiter is queued")
             others = [asyncio.ensure_future(pid(router, name)) for name in ("database2", "schema1", "row2")]
             await asyncio.gather(*others)
             assert await conn.fetchval("SELECT 1") == 1
@@ -88,7 +88,7 @@ async def test_a_tenant_suspended_while_leased_and_waited_for_ends_neither_hard_
     async with checked(settings, lasting, registry=registry) as router:
         async with router.tenant("database1").connection() as conn:
             waiting = asyncio.ensure_future(pid(router, "database1"))
-            await until(lambda: pools_of(router)["database1"].waiting == 1, "somebody waits")
+            await until(lambda: pools_of(router)["database1"].waiting == 1, "a waiter is queued")
             registry.add(replace(tenant, status=TenantStatus.SUSPENDED))
             began = time.monotonic()
             with pytest.raises(TenantSuspended):
@@ -408,9 +408,9 @@ def test_a_router_belongs_to_the_event_loop_that_opened_it_until_it_is_closed(la
         done.set()
         thread.join(PATIENCE)
 
-    async def anew() -> None:
+    async def again() -> None:
         async with router:
             assert await use() == 3
         await audit_closed(router, [lasting.server])
 
-    asyncio.run(anew())
+    asyncio.run(again())

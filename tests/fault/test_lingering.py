@@ -97,7 +97,7 @@ async def test_a_look_ends_backends_whose_connections_were_lost_without_a_word(l
         await until(lambda: pool.stats().idle, "it is reset")
         (backend,) = list(pool.connections())
         connections = router.budgets["primary"]
-        # What a partition does: nobody hears of the other side any more, which waits for its client.
+        # What a partition does: neither side hears of the other any more, and the server waits for its client.
         sock = keep_socket(backend.con._transport)
         assert sock is not None
         with sock:

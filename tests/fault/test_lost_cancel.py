@@ -192,5 +192,5 @@ async def test_when_every_request_to_cancel_is_lost_the_connection_ends_and_the_
         assert await router.tenant(tenant).fetchval("SELECT count(*) FROM projects") == 3
         figure("seconds_to_be_served", time.monotonic() - began)
         assert time.monotonic() - began < BOUND
-        for row in await admin.fetch(ASLEEP):  # PostgreSQL does not notice that nobody is there any more
+        for row in await admin.fetch(ASLEEP):  # PostgreSQL does not notice that its client is gone
             await admin.execute("SELECT pg_terminate_backend($1, 5000)", row["pid"])

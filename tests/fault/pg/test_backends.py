@@ -183,7 +183,7 @@ async def test_a_killed_backend_restarts_the_server_and_no_permit_is_lost(own: W
             for tenant in served_at:
                 for _ in range(4):
                     tasks.create_task(work(tenant))
-            await until(lambda: min(served_at.values()), "everybody works")
+            await until(lambda: min(served_at.values()), "every tenant is served")
             open_then = list(house.lending.backends())
             killed_at = time.monotonic()
             os.kill(open_then[0].pid, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""What can a hostile client do? It is told so or dropped, costs a bounded amount of memory, and nobody else anything.
+"""What can a hostile client do? It gets an error or is dropped, costs bounded memory, and costs no other client.
 
 Bugs that other poolers and servers had, and the tests that hold us to be without them (of this file, if none is named):
 
@@ -94,7 +94,7 @@ STRANGERS = {
     "bytes behind another request for encryption": GSS_REQUEST + HELLO,
     "two requests for encryption": SSL_REQUEST + SSL_REQUEST + HELLO,
     "a cancel request that is too long": struct.pack("!II", 1000, 80877102) + b"x" * 992,
-    "a cancel request for nobody": struct.pack("!IIII", 16, 80877102, 4711, 4711),
+    "a cancel request for an unknown process": struct.pack("!IIII", 16, 80877102, 4711, 4711),
 }
 
 
@@ -135,7 +135,7 @@ async def drop_in(house: PortHouse, said: bytes) -> bytes:
 async def test_nothing_counts_that_was_sent_behind_a_request_for_encryption_before_its_answer(
     lasting: World, request_: bytes
 ) -> None:
-    """Whoever sits on the line could put it there, and it would be taken for the client's own word."""
+    """A man in the middle could inject it, and it would be taken for the client's own message."""
     async with a_port(lasting) as house:
         told = await drop_in(house, request_ + HELLO)
         assert b"SCRAM" not in told, "the startup packet was taken"

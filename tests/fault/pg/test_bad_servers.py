@@ -1,4 +1,4 @@
-"""What can a hostile server do? It costs its own tenants an error, and nobody else anything."""
+"""What can a hostile server do? It costs its own tenants an error, and no others anything."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ BROKEN = {
     "a ReadyForQuery that says nothing": ANSWER + b"Z\0\0\0\4",
     "a ReadyForQuery that says too much": ANSWER + b"Z\0\0\0\6II",
     "one ReadyForQuery too many": ANSWER + b"Z\0\0\0\5I" * 2,
-    "a ParseComplete that nobody asked for": b"1\0\0\0\4",
+    "a ParseComplete without a Parse": b"1\0\0\0\4",
 }
 
 

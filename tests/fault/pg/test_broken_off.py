@@ -140,20 +140,20 @@ async def test_an_answer_too_many_of_a_failed_copy_is_not_the_next_clients(lasti
 @pytest.mark.parametrize("user", ["all", "session"])
 async def test_a_client_that_pipelines_its_farewell_has_its_work_done(lasting: World, user: str) -> None:
     """As with a server of its own: what was sent before it is run."""
-    open_to_all = {"unprotected": ["public.farewells"]}
+    open_to_all = {"unprotected": ["public.leavings"]}
     async with (
         a_port(lasting, pools={"max_size": 1}, row=open_to_all) as house,
         lasting.shared.connect() as admin,
     ):
         client = await house.client("row1", user)
         await client.query("SELECT 1")
-        await admin.execute("CREATE TABLE farewells (said text); GRANT ALL ON farewells TO PUBLIC")
+        await admin.execute("CREATE TABLE leavings (said text); GRANT ALL ON leavings TO PUBLIC")
         try:
-            client.send(query("INSERT INTO farewells VALUES ('well')") + frame(frames.TERMINATE))
+            client.send(query("INSERT INTO leavings VALUES ('well')") + frame(frames.TERMINATE))
 
             async def is_done() -> bool:
-                return bool(await admin.fetchval("SELECT count(*) FROM farewells"))
+                return bool(await admin.fetchval("SELECT count(*) FROM leavings"))
 
             await until(is_done, "what was sent before the Terminate is done")
         finally:
-            await admin.execute("DROP TABLE farewells")
+            await admin.execute("DROP TABLE leavings")

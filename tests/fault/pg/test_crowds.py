@@ -83,7 +83,7 @@ async def test_clients_beyond_the_limit_are_told_so_in_words_that_tools_know(las
 async def test_clients_that_leave_abruptly_never_put_more_backends_on_the_server_than_the_limit(
     lasting: World, figure: Figure
 ) -> None:
-    """Each time the server must have ended its side before anybody else gets the place."""
+    """Each time the server must have ended its side before another client gets the place."""
     limit = 8
     async with a_port(
         lasting, servers={"primary": {"max_connections": limit}}, pools={"acquire_timeout": 40.0}
@@ -203,7 +203,7 @@ async def test_a_storm_of_cancels_hits_nobody_but_those_who_asked(lasting: World
         async def storm(client: WireClient, count: int) -> None:
             for _ in range(count):
                 await cancel(house.number, client.pid, client.secret)
-                if chance.random() < 0.1:  # of somebody else, with a key that is not his
+                if chance.random() < 0.1:  # of another client, with the wrong key
                     other = chance.choice(bystanders)
                     await cancel(house.number, other.pid, client.secret)
                     await cancel(house.number, chance.randrange(2**31), client.secret)
@@ -223,7 +223,7 @@ async def test_a_storm_of_cancels_hits_nobody_but_those_who_asked(lasting: World
 
 @pytest.mark.parametrize("tenant", ["row1", "database1"])
 async def test_a_backend_is_nobodys_while_a_cancel_may_still_hit_it(lasting: World, tenant: str) -> None:
-    """It is on its way to the server when its client's query ends, and gets lost for longer than anybody waits."""
+    """It is on its way to the server when its client's query ends, and gets lost for longer than any timeout."""
     async with CancelHolder(lasting.server.host, lasting.server.port) as proxy:
         pools = {"max_size": 1, "shared_size": 1, "acquire_timeout": 40.0}
         async with a_port(lasting, servers={"primary": {"port": proxy.port}}, pools=pools) as house:
@@ -237,8 +237,8 @@ async def test_a_backend_is_nobodys_while_a_cancel_may_still_hit_it(lasting: Wor
             await until(lambda: _is_served(house, second), "it has a backend")
             await proxy.release()
             answer = await second.answer()
-            assert answer.sqlstate is None, "somebody else's cancel hit it"
-            assert answer.value != pid  # where the cancel may arrive, nobody is
+            assert answer.sqlstate is None, "another client's cancel hit it"
+            assert answer.value != pid  # no client has the backend that the cancel may hit
 
 
 @pytest.mark.parametrize("tenant", ["row1", "database1"])

@@ -1,4 +1,4 @@
-"""Does a statement mean what its client's settings make of its text, whoever else of its tenant prepared the same?"""
+"""Does a statement mean what its client's settings make of its text, whichever client prepared the same text?"""
 
 from __future__ import annotations
 
@@ -183,7 +183,7 @@ async def test_a_set_that_cannot_be_read_gives_texts_another_meaning_on_a_backen
     client = await house.client("database1")
     await client.query("LISTEN said")
     assert await prepared(client, FLOAT) == LONG
-    await client.query("SET extra_float_digits = 0; SELECT $$no SET is read beside such a literal$$")
+    await client.query("SET extra_float_digits = 0; SELECT $$no SET is read with such a literal$$")
     assert [await prepared(client, FLOAT) for _ in range(2)] == [SHORT, SHORT]
     await client.query("DISCARD ALL")
     assert await prepared(client, FLOAT) == LONG

@@ -85,7 +85,7 @@ async def test_every_backend_gives_up_on_a_peer_that_acknowledges_nothing(lastin
 async def test_a_half_open_connection_costs_one_client_an_error_and_nobody_a_wrong_answer(
     lasting: World, proxy: ChaosProxy
 ) -> None:
-    """The server's side is gone, and nobody told us."""
+    """The server's side is gone, and we were not told."""
     async with (
         Database(server=lasting.server, name="postgres").connect() as admin,
         a_port(lasting, **through(proxy, shared_size=1)) as house,
@@ -246,7 +246,7 @@ async def test_a_client_that_sends_single_bytes_is_understood(lasting: World) ->
 
 
 async def test_a_slow_network_costs_time_and_no_processor(lasting: World, proxy: ChaosProxy, figure: Figure) -> None:
-    """Whoever polls instead of waiting would be busy all the time."""
+    """Code that polls instead of waiting would be busy all the time."""
     async with a_port(lasting, **through(proxy)) as house:
         clients = [await house.client(tenant) for tenant in KINDS]
         proxy.delay = 0.4

@@ -31,7 +31,7 @@ def of(tenant: str) -> list[list[str | None]]:
 
 
 async def clean_of(house: PortHouse, tenant: str) -> tuple[str | None, list[list[str | None]]]:
-    """Its backend, and what a session of this tenant is before anybody did anything."""
+    """Its backend, and what a session of this tenant is before its first statement."""
     async with house.a_client(tenant) as client:
         await client.query("BEGIN")
         pid, state = (await client.query(PID)).value, (await client.query(STATE)).rows

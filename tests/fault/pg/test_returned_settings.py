@@ -266,7 +266,7 @@ async def test_a_notification_that_comes_while_the_binding_is_renewed_reaches_it
         backend.sink(frame(NOTIFICATION, backend.pid.to_bytes(4, "big") + b"said\0of another tenant\0"))
 
     monkeypatch.setattr(lender, "enter", entering)
-    await client.query("RESET ALL")  # and then the binding is made anew
+    await client.query("RESET ALL")  # and then the tenant is bound again
     answer = await client.query(COUNT)
     assert (answer.errors, answer.kinds.count(NOTIFICATION)) == ([], 1)
     answer = await client.query(COUNT)

@@ -199,7 +199,7 @@ async def test_clients_of_a_stopped_server_fail_fast_and_its_breaker_closes_by_i
             assert answer.errors[0]["M"]
             assert time.monotonic() - began < 0.1 + SLACK  # not when the wait for a connection is over
         with pytest.raises(Refused) as refused:
-            await house.client("row1", application_name="somebody new")
+            await house.client("row1", application_name="a new one")
         assert refused.value.sqlstate == "08001"
         await asyncio.to_thread(own.server.start)
         back_at = time.monotonic()

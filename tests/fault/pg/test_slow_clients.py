@@ -74,7 +74,7 @@ async def test_a_login_whose_server_takes_too_long_is_told_so(lasting: World, mo
         holder = await house.client("database1")
         await holder.query("BEGIN")
         with pytest.raises(Refused) as refused:
-            await house.client("database1", application_name="one that nobody had before")
+            await house.client("database1", application_name="one that no client had before")
         assert refused.value.sqlstate == "53300"
         assert "login" in refused.value.fields["M"]
         assert house.pool("database1").stats().waiting == 0

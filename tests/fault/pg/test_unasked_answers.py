@@ -36,7 +36,7 @@ async def test_an_answer_that_no_sync_asked_for_gives_no_backend_to_the_next_cli
 ) -> None:
     """PostgreSQL is ready twice here, and the attacker's query still runs when a count of Syncs says that none does."""
     async with a_port(lasting, pools={"shared_size": 1}) as house:
-        settings = {"statement_timeout": "50ms"}  # of both: nothing of ours is said between them on one backend
+        settings = {"statement_timeout": "50ms"}  # of both: no internal message is sent between them on one backend
         attacker, victim = await house.client("row1", **settings), await house.client(tenant, **settings)
         pid = await struck(house, lasting, attacker)
         attacker.send(message + SYNC + LATE)
@@ -63,7 +63,7 @@ LEFT_OPEN = {
 async def test_a_transaction_that_is_open_though_the_server_says_idle_reaches_no_other_client(
     lasting: World, way: str
 ) -> None:
-    """PostgreSQL 18 after Parse, Bind, Execute, Query, Sync: the next statement of whoever comes fails with XX000."""
+    """PostgreSQL 18 after Parse, Bind, Execute, Query, Sync: the next statement of any client fails with XX000."""
     async with a_port(lasting, pools={"shared_size": 1}) as house:
         rude, polite = await house.client("row1"), await house.client("row1")
         rude.send(LEFT_OPEN[way])
