@@ -1,1 +1,1 @@
-"""How fast is it, beside what others use? Off by default; peers run in the same run, and ratios are what counts."""
+"""How fast is it, compared with what others use? Off by default; peers run alongside, and ratios are what counts."""

@@ -10,14 +10,14 @@ from typing import Final
 PROGRAMS: Final = {
     "fuzz": "a million inputs of strangers: the parsers of the PostgreSQL port, and its relay between two of them",
     "http": "in a web application: what the middleware adds to a request, and 100,000 interleaved ones per framework",
-    "library": "embedded in a service: ours beside asyncpg, its pool, psycopg_pool and pools by hand",
-    "login": "by e-mail and password: the directory, the search beside a loop by hand, and what strangers learn",
-    "pg": "the PostgreSQL port: ours beside PgBouncer and a direct connection, under pgbench",
+    "library": "embedded in a service: ours, asyncpg, its pool, psycopg_pool and pools by hand",
+    "login": "by e-mail and password: the directory, the search and a loop by hand, and what strangers learn",
+    "pg": "the PostgreSQL port: ours, PgBouncer and a direct connection, under pgbench",
     "registry": "10,000 cold tenants at once, one UPDATE of 4,800 under load, a scrape of 500 open pools",
-    "resets": "a tenant beside another one of its pool that makes every reset as slow as it can",
-    "sqlalchemy": "with SQLAlchemy: sessions of the current tenant beside SQLAlchemy's own pool on one database",
+    "resets": "a tenant next to another one of its pool that makes every reset as slow as it can",
+    "sqlalchemy": "with SQLAlchemy: sessions of the current tenant and SQLAlchemy's own pool on one database",
     "statemachine": "a million random steps of the pools, their invariants checked after each",
-    "turns": "more tenants than connections, far from the server: fixed turns beside those that grow with a connect",
+    "turns": "more tenants than connections, far from the server: fixed turns and those that grow with a connect",
 }
 
 

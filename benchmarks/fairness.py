@@ -30,7 +30,7 @@ Call = Callable[[str, str, tuple[object, ...]], Awaitable[object]]
 
 
 async def run(world: World, options: Options) -> Part:
-    """The others' p99 alone and beside the flood, in turns; ours, and a plain pool for comparison."""
+    """The others' p99 alone and during the flood, in turns; ours, and a plain pool for comparison."""
     entries = row_entries("bench_signed") | {"noisy": {"isolation": "row", "database": "bench_signed"}}
     settings = world.settings(
         entries, budget=60, max_size=10, shared_size=POOL, max_waiting=2 * NOISY_QUERIES, acquire_timeout=30.0
@@ -43,11 +43,11 @@ async def run(world: World, options: Options) -> Part:
         )
         subjects = {"ours": _through(router), "asyncpg.Pool": _through_pool(pool)}
         for name in subjects:
-            figures[name] = {"alone": [], "beside": []}
+            figures[name] = {"alone": [], "during": []}
         for _ in range(options.rounds):
             for name, call in subjects.items():
                 figures[name]["alone"].append(await _polite_p99(call, options.seconds))
-                figures[name]["beside"].append(await _beside_noise(call, options.seconds))
+                figures[name]["during"].append(await _during_noise(call, options.seconds))
     return _part(figures)
 
 
@@ -87,7 +87,7 @@ async def _polite_p99(call: Call, seconds: float) -> float:
     return percentile(taken, 99) * 1e3
 
 
-async def _beside_noise(call: Call, seconds: float) -> float:
+async def _during_noise(call: Call, seconds: float) -> float:
     over = asyncio.Event()
     begun = asyncio.Event()
 
@@ -108,14 +108,14 @@ async def _beside_noise(call: Call, seconds: float) -> float:
 def _part(figures: dict[str, dict[str, list[float]]]) -> Part:
     rows = []
     for name, series in figures.items():
-        rows.append((name, spread(Spread.of(series["alone"])), spread(Spread.of(series["beside"]))))
-    alone, beside = (Spread.of(figures["ours"][key]) for key in ("alone", "beside"))
+        rows.append((name, spread(Spread.of(series["alone"])), spread(Spread.of(series["during"]))))
+    alone, during = (Spread.of(figures["ours"][key]) for key in ("alone", "during"))
     allowed = ALLOWED_FACTOR * alone.median + ALLOWED_MS
     verdict = Verdict(
         target=f"fairness: p99 of 20 others during {NOISY_QUERIES} slow queries of one tenant",
         wanted=f"<= {ALLOWED_FACTOR}x alone + {ALLOWED_MS:g} ms = {figure(allowed)} ms",
-        measured=f"{spread(beside)} ms",
-        met=beside.median <= allowed,
+        measured=f"{spread(during)} ms",
+        met=during.median <= allowed,
     )
     head = ("a shared pool of 20", "others' p99 alone, ms", f"during {NOISY_QUERIES} slow queries, ms")
     steady = alone.p75 / alone.p25

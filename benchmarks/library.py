@@ -1,4 +1,4 @@
-"""How does it do inside a service, beside what people embed today? All parts in one run, on one embedded server."""
+"""How does it do inside a service, compared with what is used today? All parts in one run, on one embedded server."""
 
 from __future__ import annotations
 

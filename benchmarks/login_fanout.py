@@ -1,4 +1,4 @@
-"""How long does it take to find an account that no directory knows, beside the loop that people write?"""
+"""How long does it take to find an account that no directory knows, compared with the loop that people write?"""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Way(Protocol):
     """One way of finding an account among all databases."""
 
     async def login(self, email: str) -> str | None:
-        """The tenant whose user has this address and the password; None: nobody."""
+        """The tenant whose user has this address and the password; None: no user."""
         ...
 
 
@@ -83,7 +83,7 @@ class Ours:
         accounts = []
         with suppress(InvalidCredentials):
             accounts = [account.tenant for account in await self._router.login(email, PASSWORD)]
-        # One was asked before the search: the directory knows nobody, but names a tenant to be asked in vain.
+        # One was asked before the search: the directory knows no account, but names a tenant to be asked in vain.
         if self._asked() - before < self._databases - 1:
             raise AssertionError("not all databases were searched")
         return accounts[0] if accounts else None
@@ -101,27 +101,27 @@ def _matches(stored: str) -> bool:
 
 
 class Addresses:
-    """Somebody new for each attempt: who was found is in the directory from then on."""
+    """A new user for each attempt: who was found is in the directory from then on."""
 
     def __init__(self, databases: Sequence[str]) -> None:
         self._middle = databases[len(databases) // 2]  # where a search that stops has come half the way
         self._number = 0
 
-    def somebody(self) -> User:
+    def known(self) -> User:
         """A user of the database in the middle."""
         self._number += 1
         if self._number > SEARCHED:
             raise ValueError(f"too many rounds: there are {SEARCHED} people to search for")
         return searched(self._middle, self._number - 1)
 
-    def nobody(self) -> str:
+    def unknown(self) -> str:
         """An address that no database has."""
         self._number += 1
-        return f"nobody-{self._number}@nowhere.example"
+        return f"unknown-{self._number}@nowhere.example"
 
 
 async def run(world: LoginWorld, options: Options) -> Part:
-    """One search after another: somebody in the middle database, then nobody; all ways in turns."""
+    """One search after another: a user of the middle database, then an unknown one; all ways in turns."""
     await world.add_main(_MAIN, world.databases)
     addresses = Addresses(world.databases)
     taken: dict[str, dict[str, list[float]]] = {}
@@ -146,7 +146,7 @@ async def run(world: LoginWorld, options: Options) -> Part:
                 found = await (_cold(world, addresses) if name == "ours, cold" else _search(ways[name], addresses))
                 for what, seconds in found.items():
                     taken.setdefault(name, {}).setdefault(what, []).append(seconds)
-    spreads = {name: {what: Spread.of(taken[name][what]) for what in ("found", "nobody")} for name in names}
+    spreads = {name: {what: Spread.of(taken[name][what]) for what in ("found", "unknown")} for name in names}
     return _part(spreads, databases=len(world.databases))
 
 
@@ -157,7 +157,7 @@ def _router(world: LoginWorld) -> Router:
 async def _cold(world: LoginWorld, addresses: Addresses) -> dict[str, float]:
     """A router that was just opened, for each search another: no connection to a tenant is there."""
     found: dict[str, float] = {}
-    for what in ("found", "nobody"):
+    for what in ("found", "unknown"):
         async with _router(world) as router:
             found |= await _search(Ours(router, len(world.databases)), addresses, only=what)
     return found
@@ -165,8 +165,8 @@ async def _cold(world: LoginWorld, addresses: Addresses) -> dict[str, float]:
 
 async def _search(way: Way, addresses: Addresses, *, only: str = "") -> dict[str, float]:
     taken: dict[str, float] = {}
-    if only != "nobody":
-        user = addresses.somebody()
+    if only != "unknown":
+        user = addresses.known()
         gc.collect()
         start = time.perf_counter()
         found = await way.login(user.email)
@@ -174,18 +174,18 @@ async def _search(way: Way, addresses: Addresses, *, only: str = "") -> dict[str
         if found != user.tenant:
             raise AssertionError(f"{user.email} was looked for and {found} found")
     if only != "found":
-        address = addresses.nobody()
+        address = addresses.unknown()
         gc.collect()
         start = time.perf_counter()
         found = await way.login(address)
-        taken["nobody"] = time.perf_counter() - start
+        taken["unknown"] = time.perf_counter() - start
         if found is not None:
             raise AssertionError(f"{address} was found in {found}")
     return taken
 
 
 def _part(spreads: Mapping[str, Mapping[str, Spread]], *, databases: int) -> Part:
-    rows = [(name, _in_ms(found["found"]), _in_ms(found["nobody"])) for name, found in spreads.items()]
+    rows = [(name, _in_ms(found["found"]), _in_ms(found["unknown"])) for name, found in spreads.items()]
     head = ("ms", f"account in database {databases // 2 + 1}", "account nowhere")
     verdicts: list[Verdict] = []
     for name in ("ours, cold", "ours, warm"):

@@ -35,8 +35,8 @@ AT_ONCE: Final = 32
 LIMIT_PERCENT: Final = 5.0
 
 _MAIN: Final = "strangers_main"
-_WRONG: Final = "not the password of anybody"
-_PAD_SECONDS: Final = 0.25  # what it is unless somebody says otherwise
+_WRONG: Final = "not the password of any user"
+_PAD_SECONDS: Final = 0.25  # the default
 _PATIENCE_SECONDS: Final = 60.0
 
 

@@ -25,13 +25,13 @@ from tenantproxy.lifecycle.provisioner import (
 
 __all__ = ["ACCOUNT_QUERY", "PASSWORD", "LoginWorld", "User", "database_name", "known", "open_login_world", "searched"]
 
-PASSWORD: Final = "the password of everybody"
+PASSWORD: Final = "the password of all users"
 ACCOUNT_QUERY: Final = "select id as user_id, password_hash, role from users where lower(email) = $1 and is_active"
 SEARCHED: Final = 200  # people of each database whom no directory knows
 
 _ROLE: Final = "bench_app"
 _SERVER: Final = "primary"
-_BUDGET: Final = 300  # connections of a router: nobody's pool has to go for another's
+_BUDGET: Final = 300  # connections of a router: no pool has to be evicted for another
 _NO_LIMIT: Final = 1_000_000  # of the throttle, which counts all the same
 _USERS: Final = (
     "create table users (id text primary key, email text not null, password_hash text not null,"
@@ -83,7 +83,7 @@ class LoginWorld:
         return dict(self.server.connect_args(database, _ROLE, self.password))
 
     async def admin(self, database: str = "postgres") -> asyncpg.Connection:
-        """A superuser's connection; whoever opens it closes it."""
+        """A superuser's connection; the caller closes it."""
         return await asyncpg.connect(**self.server.connect_args(database))
 
     def router(self, main: str, **login: object) -> Router:

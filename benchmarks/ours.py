@@ -1,4 +1,4 @@
-"""How is ours put beside them? One router per subject, opened and used as the README says."""
+"""How is ours compared with them? One router per subject, opened and used as the README says."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What does the PostgreSQL port cost? Ours beside PgBouncer in transaction mode and a direct connection, in one run."""
+"""What does the PostgreSQL port cost? Ours, PgBouncer in transaction mode and a direct connection, in one run."""
 
 from __future__ import annotations
 

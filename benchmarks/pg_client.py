@@ -41,7 +41,7 @@ class Client(asyncio.Protocol):
                 self._buffer += data
                 if self._buffer.endswith(_QUIET):
                     self._answered()
-        except Exception as exc:  # noqa: BLE001  # whoever waits shall hear of it, whatever it is
+        except Exception as exc:  # noqa: BLE001  # the waiter must be told, whatever it is
             self._answer.set_exception(exc)
 
     def _log_in(self, login: BackendLogin, data: bytes) -> None:

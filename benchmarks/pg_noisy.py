@@ -37,14 +37,14 @@ class Waits:
     """The others' p99 in milliseconds, one for each round."""
 
     alone: list[float] = field(default_factory=list)
-    beside: list[float] = field(default_factory=list)
+    during: list[float] = field(default_factory=list)
 
 
 Series = dict[tuple[str, str], Waits]  # by the kind of the tenants and the name of the target
 
 
 async def run(world: PgWorld, options: Options) -> Part:
-    """Alone and beside the flood, in turns."""
+    """Alone and during the flood, in turns."""
     series: Series = {}
     async with open_targets(world) as targets:
         subjects = list(_subjects(targets))
@@ -55,13 +55,13 @@ async def run(world: PgWorld, options: Options) -> Part:
                 await _round(target, tenants, options.seconds, series[kind, target.name])
     head = ("tenants of", "server connections", "others' p99 alone, ms", f"during {FLOOD} slow queries, ms")
     rows = [
-        (f"{kind}, {name}", str(KINDS[kind]), spread(Spread.of(one.alone)), spread(Spread.of(one.beside)))
+        (f"{kind}, {name}", str(KINDS[kind]), spread(Spread.of(one.alone)), spread(Spread.of(one.during)))
         for (kind, name), one in series.items()
     ]
     return Part(
         title="A noisy neighbour",
         text=render(head, rows),
-        data={f"{kind}, {name}": {"alone": one.alone, "beside": one.beside} for (kind, name), one in series.items()},
+        data={f"{kind}, {name}": {"alone": one.alone, "during": one.during} for (kind, name), one in series.items()},
         verdicts=tuple(one for kind in KINDS for one in _judged(kind, series)),
     )
 
@@ -84,10 +84,10 @@ async def _round(target: Target, tenants: tuple[str, ...], seconds: float, waits
         await asyncio.gather(*(client.run(_select(number)) for number, client in enumerate(polite)))  # pools are warm
         waits.alone.append(await _polite_p99(polite, seconds))
         async with _connected(target, [noisy] * FLOOD) as loud:
-            waits.beside.append(await _beside(loud, polite, seconds))
+            waits.during.append(await _during(loud, polite, seconds))
 
 
-async def _beside(loud: list[Client], polite: list[Client], seconds: float) -> float:
+async def _during(loud: list[Client], polite: list[Client], seconds: float) -> float:
     over, begun = asyncio.Event(), asyncio.Event()
 
     async def flood(client: Client) -> None:
@@ -145,7 +145,7 @@ def _judged(kind: str, series: Series) -> tuple[Verdict, ...]:
 def verdicts(kind: str, ours: Waits, peer: Waits | None) -> Iterator[Verdict]:
     """The limit is made from the p99 alone: so that is judged too, or the slower alone, the fairer."""
     alone = Spread.of(ours.alone)
-    yield _limited(f"{kind}: p99 of the others during {FLOOD} slow queries of one tenant", "alone", alone, ours.beside)
+    yield _limited(f"{kind}: p99 of the others during {FLOOD} slow queries of one tenant", "alone", alone, ours.during)
     target = f"{kind}: p99 of the others alone"
     if peer is None:
         yield unmeasured(target, f"<= {ALLOWED_FACTOR}x PgBouncer's + {ALLOWED_MS:g} ms")

@@ -46,7 +46,7 @@ class Report:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figures:
-    """Of the seconds that count. `cpu_us`: of the proxy, for each transaction; 0 where there is none."""
+    """Of the seconds that count. `cpu_us`: of the proxy, for each transaction; 0 without a proxy."""
 
     per_second: float
     cpu_us: float

@@ -26,7 +26,7 @@ _END_SECONDS: Final = 10.0
 
 
 def free_port() -> int:
-    """A port on loopback that nobody has now."""
+    """A free port on loopback."""
     while True:
         port = random.choice(_PORTS)
         with socket.socket() as probe, suppress(OSError):

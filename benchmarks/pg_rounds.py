@@ -42,7 +42,7 @@ class Subject:
 
 
 async def take_turns(subjects: Sequence[Subject], rounds: int) -> Series:
-    """Each in every round, forwards and backwards by turns: what slows the machine for a while slows all."""
+    """Each in every round, alternating forwards and backwards: what slows the machine for a while slows all."""
     series: Series = {subject.name: [] for subject in subjects}
     for number in range(rounds):
         for subject in subjects if number % 2 == 0 else list(reversed(subjects)):
@@ -61,7 +61,7 @@ def dearer(one: Sequence[Figures], base: Sequence[Figures]) -> Spread:
 
 
 def table(series: Series, *, base: str, unit: str) -> str:
-    """All subjects; beside `base` where it was measured. `unit`: what a transaction is."""
+    """All subjects; compared with `base` where it was measured. `unit`: what a transaction is."""
     peer = series.get(base)
     rows = []
     for name, figures in series.items():
@@ -96,7 +96,7 @@ def speed_at_least(target: str, wanted: float, series: Series, one: str, base: s
 
 
 def unmeasured(target: str, wanted: str) -> Verdict:
-    """A target that nobody measured is not met."""
+    """A target that was not measured is not met."""
     return Verdict(target=target, wanted=wanted, measured=_NO_PEER, met=False)
 
 
@@ -107,7 +107,7 @@ def control(target: str, series: Series, one: str) -> Iterator[Verdict]:
         pairs["CPU"] = dearer(series[AGAIN], series[one])
     for what, value in pairs.items():
         yield Verdict(
-            target=f"{target}: {one} beside itself, {what}",
+            target=f"{target}: {one} compared with itself, {what}",
             wanted="0.9x..1.1x",
             measured=ratio(value),
             met=0.9 <= value.median <= 1.1,

@@ -78,9 +78,9 @@ def _subjects(world: PgWorld, targets: Targets, options: Options, mode: str, scr
 
 
 def verdicts(mode: str, series: Series, *, peer_can: bool) -> Iterator[Verdict]:
-    """Beside PgBouncer where it can do the same, and a row tenant beside a database tenant.
+    """Compared with PgBouncer where it can do the same, and a row tenant with a database tenant.
 
-    The control is whoever was measured again: PgBouncer, or the direct connection where that cannot.
+    The control is the subject that was measured again: PgBouncer, or the direct connection where that cannot.
     """
     yield from control(f"{mode}: control", series, PGBOUNCER if PGBOUNCER in series else DIRECT)
     if peer_can:

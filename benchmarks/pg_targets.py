@@ -49,7 +49,7 @@ __all__ = [
 ]
 
 DIRECT, PGBOUNCER, OURS = "direct", "PgBouncer", "ours"
-SHARED_SIZE: Final = 20  # server connections of all row tenants together, and of PgBouncer's pool beside them
+SHARED_SIZE: Final = 20  # server connections of all row tenants together, and of the PgBouncer pool for them
 NEAR_EACH: Final = 2  # of each neighbour with a database of its own, at PgBouncer
 NEAR_TOTAL: Final = NEAR_EACH * NEIGHBOURS  # and of all of them together, at both
 
@@ -62,7 +62,7 @@ _PATIENCE: Final = 60.0  # seconds that a client waits for a server connection, 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """Where a client connects. `pid`: of the proxy, None when there is none; `prepares`: can clients prepare there?"""
+    """Where a client connects. `pid`: of the proxy, None without one; `prepares`: can clients prepare there?"""
 
     name: str
     port: int
@@ -88,7 +88,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Targets:
-    """Those of one part. `pgbouncer` is None where there is none on PATH."""
+    """Those of one part. `pgbouncer` is None where PATH has none."""
 
     direct: Target
     pgbouncer: Target | None
@@ -106,7 +106,7 @@ class Targets:
 
 
 def pgbouncer_version() -> tuple[int, ...] | None:
-    """Of the one on PATH, (1, 21, 0); None: there is none."""
+    """Of the one on PATH, (1, 21, 0); None: not found."""
     program = _pgbouncer()
     if program is None:
         return None

@@ -85,7 +85,7 @@ class PgWorld:
         return self.scale * _PER_SCALE
 
     async def admin(self, database: str = "postgres") -> asyncpg.Connection:
-        """A superuser's connection; whoever opens it closes it."""
+        """A superuser's connection; the caller closes it."""
         return await asyncpg.connect(**self.server.connect_args(database))
 
 

@@ -29,7 +29,7 @@ class Administered(Protocol):
     """A world whose server can be asked."""
 
     async def admin(self) -> asyncpg.Connection:
-        """A superuser's connection; whoever opens it closes it."""
+        """A superuser's connection; the caller closes it."""
         ...
 
 

@@ -66,7 +66,7 @@ class RegistryWorld:
         return Settings.from_mapping(mapping)
 
     async def admin(self, database: str = "postgres") -> asyncpg.Connection:
-        """A superuser's connection; whoever opens it closes it."""
+        """A superuser's connection; the caller closes it."""
         return await asyncpg.connect(**self.server.connect_args(database))
 
     @asynccontextmanager

@@ -60,7 +60,7 @@ WAYS: Final[dict[str, bytes]] = {
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Each way in turn, alone and beside it; 0 also when a target is missed, which is printed loudly."""
+    """Each way in turn, alone and during it; 0 also when a target is missed, which is printed loudly."""
     asked = _parser().parse_args(arguments)
     unknown = set(asked.only) - set(WAYS)
     if unknown:
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     allow_many_files()
     results = asyncio.run(_all(asked))
-    head = ("beside one who leaves", "alone, queries/s", "beside, queries/s", "ratio", "longest wait", "errors", "left")
+    head = ("next to one who leaves", "alone, queries/s", "then, queries/s", "ratio", "longest wait", "errors", "left")
     print(render(head, [_row(way, found) for way, found in results.items()]))
     found = [_judged(way, one) for way, one in results.items()]
     print(f"\n{verdicts(found)}\n\n{loud(found)}")
@@ -92,14 +92,14 @@ def _folder(text: str) -> Path:
 
 
 def _row(way: str, found: dict[str, float]) -> tuple[str, ...]:
-    names = ("alone", "beside", "ratio")
+    names = ("alone", "during", "ratio")
     return (way, *(figure(found[name]) for name in names), f"{found['longest']:.2f} s", f"{found['errors']:.0f}",
             f"{found['left']:,.0f}")  # fmt: skip
 
 
 def _judged(way: str, found: dict[str, float]) -> Verdict:
     return Verdict(
-        target=f"waits of a tenant beside one who leaves {way}",
+        target=f"waits of a tenant next to one who leaves {way}",
         wanted=f"<= {LONGEST:g} s, no errors",
         measured=f"{found['longest']:.2f} s, {found['errors']:.0f} errors",
         met=found["longest"] <= LONGEST and not found["errors"],
@@ -132,9 +132,9 @@ async def _way(world: World, message: bytes, asked: argparse.Namespace) -> dict[
             for _ in range(asked.clients):
                 group.create_task(_rude(target, message, over, count))
             await asyncio.sleep(0.5)
-            beside, longest, more = await _polite(target, asked.seconds)
+            during, longest, more = await _polite(target, asked.seconds)
             over.set()
-    return {"alone": alone, "beside": beside, "ratio": beside / alone, "longest": longest, "errors": errors + more,
+    return {"alone": alone, "during": during, "ratio": during / alone, "longest": longest, "errors": errors + more,
             "left": left}  # fmt: skip
 
 

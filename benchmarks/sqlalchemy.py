@@ -1,4 +1,4 @@
-"""What does an engine that follows the tenant cost beside SQLAlchemy's own? A select and a commit, in one run.
+"""What does an engine that follows the tenant cost compared with SQLAlchemy's own? A select and a commit, in one run.
 
 Both hold as many connections. SQLAlchemy's pool rolls back on return, which after a commit asks the server for nothing:
 three round trips a session. Ours with "reset always" has a fourth, after the caller has left; with "on_tenant_change"

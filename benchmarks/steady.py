@@ -68,7 +68,7 @@ Series = dict[str, Rounds]  # by the subject's key, of one placement
 
 
 async def run(world: World, options: Options) -> Part:
-    """Open all, measure all in each round and placement, forwards and backwards by turns, judge the medians."""
+    """Open all, measure all in each round and placement, alternating forwards and backwards, judge the medians."""
     where = placements()
     measured: dict[str, Series] = {place.name: {key: Rounds() for key in (*_OWN, *_SHARED)} for place in where}
     async with AsyncExitStack() as stack:

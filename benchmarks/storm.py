@@ -157,7 +157,7 @@ async def storm(world: World, *, databases: int, schemas: int, rows: int) -> Out
 
 @asynccontextmanager
 async def watched(world: World) -> AsyncIterator[Watch]:
-    """Counts the backends of everybody but the superuser, and reads the server's log, while the block runs."""
+    """Counts the backends of all users but the superuser, and reads the server's log, while the block runs."""
     watch = Watch()
     holder, watcher = await world.admin(), await world.admin()
     written = world.server.log_file.stat().st_size

@@ -97,7 +97,7 @@ def verdicts(found: Iterable[Verdict]) -> str:
 
 
 def loud(found: Iterable[Verdict]) -> str:
-    """One line for each target that was not shown to be met, broken controls first; or that there is none."""
+    """One line for each target that was not shown to be met, broken controls first; or that all are met."""
     bad = sorted((one for one in found if not (one.met and one.trusted)), key=lambda one: not one.control)
     lines = [
         f"!!! {one.word}: {one.target}: wanted {one.wanted}, measured {one.measured}"

@@ -1,4 +1,4 @@
-"""How much is done when tenants outnumber connections and the server is far away? Fixed turns beside scaled ones.
+"""How much is done when tenants outnumber connections and the server is far away? Fixed turns and scaled ones.
 
 Each tenant has a database to itself and a few callers in a closed loop; a proxy delays each message. A connect takes
 several round trips, so each change of the tenant is dear.

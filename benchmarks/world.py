@@ -75,7 +75,7 @@ class World:
         return dict(self.server.connect_args(database, _ROLE, self.password))
 
     async def admin(self, database: str = "postgres") -> asyncpg.Connection:
-        """A superuser's connection; whoever opens it closes it."""
+        """A superuser's connection; the caller closes it."""
         return await asyncpg.connect(**self.server.connect_args(database))
 
     def settings(
@@ -107,7 +107,7 @@ class World:
         return {1: derive_key(self.row_key.encode(), server=_SERVER, database=database, kid=1)}
 
     async def add_databases(self, databases: Sequence[str]) -> None:
-        """More databases with the items in them; those that exist stay. Nobody may be connected to the first."""
+        """More databases with the items in them; those that exist stay. The first must have no connections."""
         conn = await self.admin()
         try:
             for database in databases:
@@ -118,7 +118,7 @@ class World:
             await conn.close()
 
     async def add_schemas(self, schemas: Sequence[str]) -> None:
-        """More schemas with the items in them, beside the first; each with a role that is called like it."""
+        """More schemas with the items in them, in addition to the first; each with a role that is called like it."""
         conn = await self.admin()
         try:
             for schema in schemas:
@@ -146,7 +146,7 @@ class World:
 
 
 async def _install_auth(world: World) -> None:
-    """Where revocations are kept: whoever verifies tokens follows them."""
+    """Where revocations are kept: every verifier of tokens follows them."""
     conn = await world.admin("bench_main")
     try:
         await install_auth(conn, app_role=_ROLE)

@@ -191,7 +191,7 @@ def test_without_a_pgbouncer_its_targets_are_not_met() -> None:
 
 
 def test_a_neighbour_that_is_heard_misses() -> None:
-    quiet, heard, slow = (Waits(alone=[alone], beside=[beside]) for alone, beside in ((2, 8.0), (2, 8.1), (20, 8)))
+    quiet, heard, slow = (Waits(alone=[alone], during=[during]) for alone, during in ((2, 8.0), (2, 8.1), (20, 8)))
     assert [one.word for one in trust(noisy_verdicts("rows", quiet, quiet))] == ["met", "met", "holds"]
     assert [one.word for one in trust(noisy_verdicts("rows", heard, quiet))] == ["MISSED", "met", "holds"]
     assert [one.word for one in trust(noisy_verdicts("rows", slow, quiet))] == ["met", "MISSED", "holds"]
@@ -199,6 +199,6 @@ def test_a_neighbour_that_is_heard_misses() -> None:
 
 
 def test_a_p99_that_varies_by_itself_proves_nothing() -> None:
-    unsteady = Waits(alone=[1.0, 1.0, 4.0, 9.0], beside=[2.0])
+    unsteady = Waits(alone=[1.0, 1.0, 4.0, 9.0], during=[2.0])
     words = [one.word for one in trust(noisy_verdicts("rows", unsteady, unsteady))]
     assert words == ["unproven", "unproven", "BROKEN"]
