@@ -16,7 +16,7 @@ from tenantproxy.cli.read import may_have_token
 from tenantproxy.config import Admin
 from tenantproxy.errors import TenantProxyError
 
-TOKEN = "an admin token that nobody else may have"
+TOKEN = "an admin token that no other user may have"
 TOML = """
 main = { server = "primary", database = "main" }
 servers = { primary = { user = "app", password = "" } }

@@ -1,4 +1,4 @@
-"""Does the configuration accept what is right, and say of all else which key is wrong, how, and how to mend it?"""
+"""Does the configuration accept what is right, and say of all else which key is wrong, how, and how to fix it?"""
 
 from __future__ import annotations
 
@@ -376,7 +376,7 @@ def test_a_token_may_be_asked_for_where_only_this_machine_can_connect() -> None:
         Settings.from_mapping(changed(pg={"jwt": True, "listen": listen}, auth={"key": "k" * 32}))
     for listen in ("0.0.0.0:1", "[::]:1", "10.0.0.1:1", "db.local:1", "localhost.example.com:1"):
         assert not is_loopback(listen)
-        Settings.from_mapping(changed(pg={"listen": listen}, auth={"key": "k" * 32}))  # as long as nobody asks for it
+        Settings.from_mapping(changed(pg={"listen": listen}, auth={"key": "k" * 32}))  # as long as it is not asked for
 
 
 @pytest.mark.parametrize(

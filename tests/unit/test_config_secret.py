@@ -1,4 +1,4 @@
-"""Is a secret read anew each time, and shown never?"""
+"""Is a secret read again each time, and never shown?"""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ KINDS = {
 
 def made(kind: type[TenantProxyError]) -> TenantProxyError:
     if kind is ConfigurationError:
-        return ConfigurationError([Problem(key="a.b", problem="is wrong", fix="mend it")])
+        return ConfigurationError([Problem(key="a.b", problem="is wrong", fix="correct it")])
     return kind("no", detail="limit = 3", hint="raise it", retry_after=1.5)
 
 

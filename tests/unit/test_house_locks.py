@@ -1,4 +1,4 @@
-"""Are the locks complete? What each locked package asks for is in its lock, on every Python and system of ours."""
+"""Are the locks complete? What each locked package asks for is in its lock, on every supported Python and system."""
 
 from __future__ import annotations
 

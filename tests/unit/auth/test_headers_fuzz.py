@@ -63,7 +63,7 @@ def gate() -> tuple[Gate, str]:
 def admitted(
     runner: asyncio.Runner, gate: tuple[Gate, str], raw: list[tuple[bytes, bytes]], peer: str | None
 ) -> TenantScope | None:
-    """Who is let in with these headers; a refusal is nobody, and must be a whole answer that says nothing of them."""
+    """Who is admitted with these headers; None when refused, by a whole answer that says nothing of them."""
     door, token = gate
     given = header_texts([(name, value.replace(TOKEN, token.encode())) for name, value in raw])
     shown, believed = unwrap_token(given)

@@ -288,7 +288,7 @@ def test_a_token_of_one_tenant_is_nobodys_at_the_address_of_another() -> None:
     ):
         with pytest.raises(AccessDenied, match="tenant mismatch"):
             authorise(resolver, ask(host="beta.example.com", claim="acme"), tenant_claim="tenant")
-        for claim in ("beta", None):  # and who has no tenant may be somebody everywhere
+        for claim in ("beta", None):  # and a user without a tenant may be known everywhere
             request = ask(host="beta.example.com", claim=claim, token=True)
             identity = authorise(resolver, request, tenant_claim="tenant")
             assert identity is not None
@@ -337,7 +337,7 @@ def test_a_source_that_cannot_be_read_is_named(source: str) -> None:
 
 
 class FromTable:
-    """As somebody would write it: the host stands in a table."""
+    """As a user would write it: the host is looked up in a table."""
 
     def resolve(self, request: RequestContext) -> str | None:
         return {"app.acme.test": "acme"}.get(request.host)

@@ -1,4 +1,4 @@
-"""Are those who try too often held back, and nobody else, in bounded memory?"""
+"""Are clients that try too often held back, and no others, in bounded memory?"""
 
 from __future__ import annotations
 
@@ -218,7 +218,7 @@ def test_one_network_cannot_tell_known_accounts_from_others(clock: Clock) -> Non
     limits = throttle(clock, account=10, address=100, second=100)
     limits.take(b"ann", "192.0.2.1")
     limits.forgive(b"ann", "192.0.2.1")
-    assert tried(limits, b"whoever", "203.0.113.1", 10) == 10  # its network's share of the strangers' second
+    assert tried(limits, b"another", "203.0.113.1", 10) == 10  # its network's share of the strangers' second
     assert tried(limits, b"bob", "203.0.113.1", 1) == tried(limits, b"ann", "203.0.113.1", 1) == 0
     assert tried(limits, b"ann", "192.0.2.1", 1) == 1
 

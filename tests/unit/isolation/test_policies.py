@@ -72,8 +72,8 @@ def test_without_a_permissive_policy_nothing_is_let_through() -> None:
 
 def test_one_permissive_policy_of_another_form_opens_what_it_is_for() -> None:
     for command, letter in COMMANDS.items():
-        beside = (policy(OURS), policy("true", "true", name="q", command=letter))
-        assert [c for c in EVERY if open_commands(beside, (c,), TenantForm())] == [command]
+        both = (policy(OURS), policy("true", "true", name="q", command=letter))
+        assert [c for c in EVERY if open_commands(both, (c,), TenantForm())] == [command]
 
 
 def test_a_restrictive_policy_holds_whatever_is_permitted() -> None:

@@ -86,7 +86,7 @@ def test_notices_and_reports_may_come_between_any_two_messages(between: list[byt
     talk = Conversation(RESET_ANSWER)
     data = b"".join([*frames[:where], *between, *frames[where:]])
     if where == len(frames):
-        piece = len(data)  # after the end they are what any server may say to one that nobody has
+        piece = len(data)  # after the end they are what any server may say on an idle backend
     assert talk.hear(data, piece) is None
     assert (STATUS in between) == (talk.backend.parameters == {b"TimeZone": b"Asia/Tokyo"})
 
@@ -212,7 +212,7 @@ async def test_nobody_hears_of_a_conversation_that_was_dropped() -> None:
     assert not talk.ends
 
 
-# --- one that nobody has ---------------------------------------------------------------------------------------------
+# --- an idle backend -------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("data", [NOTE, STATUS, NOTE + STATUS], ids=["a notice", "a report", "both"])
 def test_a_resting_backend_may_hear_what_any_server_may_say(data: bytes) -> None:
     talk = Conversation(BOUND)

@@ -276,15 +276,15 @@ async def test_a_reset_on_a_strangers_path_that_is_not_confirmed_is_no_ones_bind
 
 async def test_resets_that_a_stranger_made_fail_do_not_count_as_attempts_of_the_next_client() -> None:
     house = WireHouse(size=5)
-    soiled = [house.opened_for("acme") for _ in range(5)]
-    for backend in soiled:
+    used = [house.opened_for("acme") for _ in range(5)]
+    for backend in used:
         said(backend)
         release(house, backend, "acme")
     client = house.ask_for("other")
     for _ in range(5):
-        (backend,) = [one for one in soiled if said(one)]
+        (backend,) = [one for one in used if said(one)]
         backend.data_received(error("53200") + READY_IDLE)
-        soiled.remove(backend)
+        used.remove(backend)
         house.connector.end_all()
     house.connector.succeed().data_received(bound("other"))
     assert client.backend is not None
@@ -561,7 +561,7 @@ async def test_a_backend_is_reset_and_lent_when_a_request_to_cancel_is_over_and_
     house.lender.cancel_request(backend, lambda: None)
     waits = house.ask_for("acme")
     release(house, backend, "acme")
-    assert not said(backend), "a late request may end the reset, or hit whoever is next"
+    assert not said(backend), "a late request may end the reset, or hit the next client"
     assert not waits.calls
     next(ends_of_cancels(house))
     assert is_reset(said(backend))

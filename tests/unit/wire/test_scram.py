@@ -1,4 +1,4 @@
-"""Does SCRAM accept who knows the password and nobody else, and nothing that is not a message of it?"""
+"""Does SCRAM accept who knows the password and no other client, and nothing that is not a message of it?"""
 
 from __future__ import annotations
 

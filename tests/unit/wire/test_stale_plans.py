@@ -1,4 +1,4 @@
-"""Who learns of another shape of rows when a stale plan is made anew, and who gets a new plan?"""
+"""Who learns of another shape of rows when a stale plan is made again, and who gets a new plan?"""
 
 from __future__ import annotations
 

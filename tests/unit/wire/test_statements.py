@@ -13,21 +13,21 @@ def body(text: str) -> bytes:
 
 
 def test_the_same_text_is_one_statement_whoever_says_it() -> None:
-    everybody = Statements()
-    first = everybody.of(body("SELECT 1"))
-    assert everybody.of(body("SELECT 1")) is first
-    assert everybody.of(body("SELECT 2")) is not first
-    assert everybody.of(b"SELECT 1\0\0\1\0\0\0\x17") is not first, "it has other parameters"
+    shared = Statements()
+    first = shared.of(body("SELECT 1"))
+    assert shared.of(body("SELECT 1")) is first
+    assert shared.of(body("SELECT 2")) is not first
+    assert shared.of(b"SELECT 1\0\0\1\0\0\0\x17") is not first, "it has other parameters"
 
 
 def test_a_statement_that_nobody_has_is_forgotten_and_its_name_is_not_used_again() -> None:
-    everybody = Statements()
-    statement = everybody.of(body("SELECT 1"))
+    shared = Statements()
+    statement = shared.of(body("SELECT 1"))
     name = statement.name
     del statement
     gc.collect()
-    assert len(everybody) == 0
-    assert everybody.of(body("SELECT 1")).name != name
+    assert len(shared) == 0
+    assert shared.of(body("SELECT 1")).name != name
 
 
 def test_its_messages_are_framed_and_its_text_is_not_shown() -> None:
@@ -39,14 +39,14 @@ def test_its_messages_are_framed_and_its_text_is_not_shown() -> None:
 
 
 def test_a_statement_that_says_nothing_is_like_no_other() -> None:
-    everybody = Statements()
-    assert everybody.nothing().name != everybody.nothing().name
-    assert len(everybody) == 0
+    shared = Statements()
+    assert shared.nothing().name != shared.nothing().name
+    assert len(shared) == 0
 
 
 def filled(limit: int) -> tuple[ServerStatements, list[Statement]]:
-    everybody, server = Statements(), ServerStatements(limit)
-    statements = [everybody.of(body(f"SELECT {n}")) for n in range(limit + 1)]
+    shared, server = Statements(), ServerStatements(limit)
+    statements = [shared.of(body(f"SELECT {n}")) for n in range(limit + 1)]
     for statement in statements[:limit]:
         assert server.add(statement) == []
     return server, statements
@@ -81,8 +81,8 @@ def test_what_is_cleared_is_gone_and_what_is_doubted_may_be_there() -> None:
 
 
 def test_long_texts_make_room_for_each_other_before_they_fill_our_memory() -> None:
-    everybody, server = Statements(), ServerStatements()
-    long = [everybody.of(body(f"{n}" + "x" * (MAX_PREPARED_BYTES // 4))) for n in range(9)]
+    shared, server = Statements(), ServerStatements()
+    long = [shared.of(body(f"{n}" + "x" * (MAX_PREPARED_BYTES // 4))) for n in range(9)]
     assert [len(server.add(each)) for each in long] == [0, 0, 0, 1, 1, 1, 1, 1, 1]
     server.forget(long[-1])
     server.forget(long[-1])

@@ -1,4 +1,4 @@
-"""Is a backend that was only looked at given back, whenever the newcomer leaves for whom it was?"""
+"""Is a backend that was only looked at released, whenever the login leaves that waited for it?"""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.fake_wire import WireHouse, bound
 
 
 async def asking(house: WireHouse) -> asyncio.Task[object]:
-    """A newcomer that waits for a backend which is being opened."""
+    """A login that waits for a backend which is being opened."""
     plan = house.route("acme")
     coming = Greetings(house.lender).ask(house.pool("acme"), plan, NO_SETTINGS)
     task: asyncio.Task[object] = asyncio.create_task(coming)
@@ -21,7 +21,7 @@ async def asking(house: WireHouse) -> asyncio.Task[object]:
 
 
 @pytest.mark.parametrize("is_cancelled_first", [False, True])
-async def test_a_newcomer_that_leaves_as_its_backend_comes_keeps_none(is_cancelled_first: bool) -> None:
+async def test_a_login_that_leaves_as_its_backend_comes_keeps_none(is_cancelled_first: bool) -> None:
     """Both in one turn of the loop: the task has not gone on yet."""
     house = WireHouse()
     task = await asking(house)

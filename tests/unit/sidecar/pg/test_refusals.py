@@ -39,8 +39,8 @@ def test_a_wrong_password_names_user_database_address_and_reason() -> None:
 
 
 def test_a_user_that_does_not_exist_is_told_to_the_log_alone() -> None:
-    assert told(failed(b"nobody"), known=False).reason == "there is no such user"
-    assert str(failed(b"nobody")) == str(failed(b"nobody", "there is no such user"))
+    assert told(failed(b"unknown"), known=False).reason == "there is no such user"
+    assert str(failed(b"unknown")) == str(failed(b"unknown", "there is no such user"))
 
 
 def test_another_refusal_is_told_in_its_own_words() -> None:

@@ -91,7 +91,7 @@ def alone(script: list[bytes]) -> bytes:
 
 
 def play(lender: Lender, clients: list[Client], scripts: list[list[bytes]], rng: random.Random) -> None:
-    """Everybody at once, in random turns and random pieces."""
+    """All clients at once, in random turns and random pieces."""
     left = [list(script) for script in scripts]
     is_waiting = [False] * len(clients)
     for _ in range(100_000):
@@ -148,7 +148,7 @@ def test_each_client_sees_what_it_would_see_alone(
 ) -> None:
     if is_session:
         size = len(given_scripts)
-    unfinished = [query(b"rollback"), query(b"rollback")]  # else one client keeps the others waiting for ever
+    unfinished = [query(b"rollback"), query(b"rollback")]  # else one client keeps the others waiting forever
     ended = [[*script, *unfinished] for script in given_scripts]
     asyncio.run(together(ended, size=size, seed=seed, is_session=is_session, limit=limit))
 

@@ -62,7 +62,7 @@ async def test_a_statement_that_is_another_one_by_now_runs_nowhere_and_drivers_k
     assert answer.count(OUT_OF_DATE) == segments
     assert answer.count(READY) == segments + use.count(query(b"rows 3"))
     assert b"rows 1" not in other.model.ran
-    assert b"tp_" not in answer, "a name of ours"
+    assert b"tp_" not in answer, "an internal name"
     assert lender.destroyed == 0
 
 

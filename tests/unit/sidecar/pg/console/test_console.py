@@ -150,8 +150,8 @@ async def test_a_verb_does_what_it_says(sql: str, tag: str, done: str) -> None:
 
 async def test_a_reload_that_fails_says_what_is_wrong_with_the_configuration() -> None:
     view = View()
-    view.failure = ConfigurationError([Problem(key="pg.users.x", problem="is wrong", fix="mend it")])
-    assert "pg.users.x: is wrong; mend it" in error(await console(view).answer(b"RELOAD"))["M"]
+    view.failure = ConfigurationError([Problem(key="pg.users.x", problem="is wrong", fix="correct it")])
+    assert "pg.users.x: is wrong; correct it" in error(await console(view).answer(b"RELOAD"))["M"]
 
 
 @pytest.mark.parametrize(
