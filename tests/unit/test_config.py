@@ -399,6 +399,11 @@ def test_the_shipped_example_is_accepted_once_its_secrets_exist(tmp_path: Path) 
     assert load(EXAMPLE, secrets=False).registry == Settings(**changed(registry=None)).registry
 
 
+def test_the_example_ends_no_statement_of_the_port() -> None:
+    """A key that is given there holds for the port too, whose default is a server's: none."""
+    assert "statement_timeout" not in load(EXAMPLE, secrets=False).servers["primary"].model_fields_set
+
+
 def test_every_key_of_the_port_is_explained() -> None:
     explained = (EXAMPLE.parents[1] / "docs" / "configuration.md").read_text()
     keys = {*Pg.model_fields, *PgUser.model_fields, "require_auth"} - {"users"}
