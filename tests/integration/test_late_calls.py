@@ -1,4 +1,4 @@
-"""Does what was made in a lease, and runs or goes on after it, reach whoever has the connection by then?"""
+"""Does what was made in a lease, and runs or goes on after it, reach the next holder of the connection?"""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ def hidden(statement: str) -> str:
 
 
 async def replace_own_statements(conn: Guard, *, only: str = "", how: Callable[[str], str] = str) -> None:
-    """Put statements of ours under the names that the driver uses: the binding statement answers as if it had bound."""
+    """Put our statements under the names that the driver uses: the binding statement answers as if it had bound."""
     found = {name: text for name, text in driver_statements(conn).items() if only in text}
     for name, statement in found.items():
         binds = "$1, $2)" in statement
@@ -131,7 +131,7 @@ _RUNNING: set[asyncio.Task[object]] = set()
 
 async def _leave_running(work: Coroutine[Any, Any, object]) -> None:
     task = asyncio.get_running_loop().create_task(work)
-    _RUNNING.add(task)  # somebody has to hold it
+    _RUNNING.add(task)  # a reference keeps it alive
     task.add_done_callback(_RUNNING.discard)
     task.add_done_callback(lambda done: done.cancelled() or done.exception())
     await asyncio.sleep(0)  # its first step: now the connection is busy

@@ -1,4 +1,4 @@
-"""Which tenant does `current()` name where nobody asked? In listeners and tasks of ours: none."""
+"""Which tenant does `current()` name where no request is served? In listeners and internal tasks: none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does the lookup of row tenants' accounts answer the one role it is for, exactly, and nobody and nothing else?"""
+"""Does the lookup of row tenants' accounts answer the one role it is for, exactly, and nothing else?"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is what the provisioner makes closed to everybody else, and may each step be run again?"""
+"""Is what the provisioner makes closed to all other roles, and may each step be run again?"""
 
 from __future__ import annotations
 

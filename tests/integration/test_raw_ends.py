@@ -133,7 +133,7 @@ async def test_closing_ends_what_is_lent_and_what_is_on_its_way_and_no_task_is_l
         coming = house.ask_for(two)  # its connect is under way
         waits = [house.ask_for(two) for _ in range(3)]
     assert isinstance(losses[0], ConnectionAbortedError)
-    await until(lambda: all(client.calls for client in (coming, *waits)), "everybody was told")
+    await until(lambda: all(client.calls for client in (coming, *waits)), "every client was told")
     assert all(isinstance(client.error, TenantProxyError) for client in (coming, *waits))
     await until(lambda: asyncio.all_tasks() <= before, "no task is left")
 
@@ -260,7 +260,7 @@ async def test_a_server_that_is_not_there_is_told_fast_and_serves_again_when_it_
                 await house.ask_for(tenant).answer()
             assert house.budgets[SERVER].is_down
             proxy.refusing = False
-            await until(lambda: not house.budgets[SERVER].is_down, "the breaker closed, and nobody asked")
+            await until(lambda: not house.budgets[SERVER].is_down, "the breaker closed without a request")
             async with house.leased(tenant) as backend:
                 assert await value(backend, "SELECT 1") == "1"
 

@@ -275,7 +275,7 @@ async def test_answers_that_a_tenant_left_under_way_are_not_taken_for_those_to_o
         assert house.counters.resets["failed"] == 1
 
 
-# --- messages of ours that the server would take for the rest of a former user's --------------------------------------
+# --- internal messages that the server would take for the rest of a former user's -------------------------------------
 MARK = "SELECT current_setting('app.mark', true)"
 LATE = "SELECT convert_from(substring($1 from length($1) - 31), 'UTF8') FROM set_config('app.mark', 'left', false)"
 

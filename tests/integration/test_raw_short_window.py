@@ -1,4 +1,4 @@
-"""Does a session client work with a proof that lives shorter than any constant of ours?"""
+"""Does a session client work with a proof that lives shorter than any constant of tenantproxy's?"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does a raw backend speak TLS with its server exactly as far as `ssl` says, and to nobody else?"""
+"""Does a raw backend speak TLS with its server exactly as far as `ssl` says, and with no other?"""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def other_pem(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def no_files_of_the_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Certificates that whoever runs the tests has at home say nothing here."""
+    """Certificates in the home folder of the user that runs the tests say nothing here."""
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("PGSSLROOTCERT", raising=False)
 

@@ -121,7 +121,7 @@ async def test_one_update_of_thousands_of_tenants_costs_working_clients_no_error
 
 @pytest.fixture
 async def clients(database: Database) -> tuple[Database, list[str]]:
-    """A table of somebody's own, with uuids for ids."""
+    """A table of the application's own, with uuids for ids."""
     names = [str(uuid4()) for _ in range(50)]
     async with database.connect() as conn:
         await conn.execute("CREATE TABLE clients (id uuid PRIMARY KEY, db text)")

@@ -1,4 +1,4 @@
-"""Does a connection that is held beyond its proof go on being its tenant's, and nobody's when that fails?"""
+"""Does a connection that is held beyond its proof go on being its tenant's, and end when that fails?"""
 
 from __future__ import annotations
 

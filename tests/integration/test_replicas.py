@@ -43,7 +43,7 @@ pytestmark = pytest.mark.timeout(180)  # a base backup and a promotion, on a mac
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def lasting() -> AsyncIterator[Replicated]:
-    """To read from, and to mistake for a primary; nobody promotes it."""
+    """To read from, and to mistake for a primary; it is never promoted."""
     async with a_replicated_world() as made:
         yield made
 

@@ -222,7 +222,7 @@ async def test_a_timeout_bounds_the_wait_and_the_statement_together(lasting: Wor
             await until(lambda: time.monotonic() - began > 1.0, "half of its time is over")
         with pytest.raises(TimeoutError):
             await late
-        assert 1.9 < time.monotonic() - began < 2.95  # 3 when its time began anew
+        assert 1.9 < time.monotonic() - began < 2.95  # 3 when its time began again
         assert await db.fetchval("SELECT count(*) FROM projects") == 3
 
 

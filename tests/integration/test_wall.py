@@ -266,7 +266,7 @@ async def test_no_text_of_a_statement_that_was_prepared_for_another_tenant_can_b
             seen = await _try(conn, [*READ_TEXTS, _explain(_guesses())])
             assert SECRET not in repr(seen)
             assert seen[:2] == ["permission denied for function pg_prepared_statement"] * 2
-            # It is there to be read by whoever knows its name, so all rests on a name that nobody can guess.
+            # It can be read by every session that knows its name, so all rests on a name that cannot be guessed.
             assert SECRET in repr(await _try(conn, [_explain([names[PREPARED]])]))
         assert await own_rows(router.tenant("row1")) == rows_of("row1")
 
@@ -443,7 +443,7 @@ async def test_sessions_that_one_tenant_soiled_cost_the_next_one_no_more_than_th
                     conn = await stack.enter_async_context(router.tenant("row1").connection())
                     await conn.execute("DO $$ BEGIN EXECUTE 'PRE' || 'PARE mine AS SELECT 1'; END $$")
             assert await own_rows(router.tenant("row2")) == rows_of("row2")
-            assert router.stats().resets["failed"] == size, "a soiled one served it, or was not tried"
+            assert router.stats().resets["failed"] == size, "one with leftovers served it, or was not tried"
 
 
 # --- chance ----------------------------------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ def signer(target: World) -> Signer:
 
 @pytest.fixture
 async def conn(target: World) -> AsyncIterator[asyncpg.Connection]:
-    """A session of the app role that is nobody's yet."""
+    """A session of the app role that is bound to no tenant yet."""
     async with target.app(target.shared) as conn:
         yield conn
 

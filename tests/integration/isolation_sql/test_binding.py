@@ -264,7 +264,7 @@ async def test_a_fence_stops_the_next_statement_and_the_next_bind(
 async def test_a_fence_does_not_end_a_transaction_whose_snapshot_is_older(
     conn: asyncpg.Connection, signer: Signer, fence: asyncpg.Connection
 ) -> None:
-    """Whoever moves or suspends a tenant must wait for these, or end them."""
+    """An operator that moves or suspends a tenant must wait for these, or end them."""
     await bind(conn, signer, "row1")
     async with conn.transaction(isolation="repeatable_read"):
         await conn.fetch(READ)

@@ -40,7 +40,7 @@ async def test_the_owner_of_the_table_is_held_to_the_policy_too(each_world: Worl
 async def test_a_view_follows_the_policy_only_as_its_invoker(
     conn: asyncpg.Connection, admin: asyncpg.Connection, signer: Signer, view: str, option: str, rows: int
 ) -> None:
-    """The second line is the hole that doctor must find: a superuser's view shows everybody's rows."""
+    """The second line is the hole that doctor must find: a superuser's view shows all tenants' rows."""
     await admin.execute(f"CREATE VIEW {view} WITH ({option}) AS SELECT * FROM projects; GRANT SELECT ON {view} TO app")
     await bind(conn, signer, "row1")
     assert await conn.fetchval(f"SELECT count(*) FROM {view}") == rows

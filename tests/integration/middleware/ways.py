@@ -253,7 +253,7 @@ async def aio_thread(request: web.Request) -> web.Response:
 
 
 async def aio_executor(request: web.Request) -> web.Response:
-    # Runs without the request's context: an error, not somebody else's tenant.
+    # Runs without the request's context: an error, not another request's tenant.
     return web.Response(text=await asyncio.get_running_loop().run_in_executor(None, me))
 
 

@@ -1,4 +1,4 @@
-"""Does a refresh token work once, and does whoever comes with a spent one end the session?"""
+"""Does a refresh token work once, and does the use of a spent one end the session?"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does SQLAlchemy work as it always does, in the session of whoever is current?"""
+"""Does SQLAlchemy work as it always does, in the session of the current tenant?"""
 
 from __future__ import annotations
 
