@@ -210,6 +210,12 @@ class Pipeline:
         return self.outstanding > 0 and not self.is_open and self.certainty is _KNOWN and self.copy is not _IN
 
     @property
+    def is_at_rest(self) -> bool:
+        """Whether a new one would be in the same state."""
+        is_known = self.certainty is _KNOWN and self.copy is _NONE and not (self.is_skipping or self.is_lost)
+        return is_known and self.is_quiet and self.status == IDLE
+
+    @property
     def answered_segments(self) -> int:
         """How many of those sent are answered, where that is known."""
         return self.segment - (self.outstanding - self._acknowledgements)

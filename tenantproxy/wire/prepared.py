@@ -185,6 +185,12 @@ class Prepared:
         # Not known to be prepared yet: in which segment that was sent, and under which name if the client asked for it.
         self._begun: dict[Statement, tuple[int, bytes | None]] = {}
 
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether the client has no statement, and nothing that was sent of one is unanswered."""
+        is_done = not (self._changes or self._refusals or self._begun or self._unnamed_outstanding)
+        return is_done and self.unnamed is None and not (self.names or self.is_comparing)
+
     def use(self, statements: Statements) -> None:
         """What the client prepares from now on is one of these."""
         self._all = statements

@@ -185,6 +185,11 @@ class RequestStream:
     def __repr__(self) -> str:
         return f"<RequestStream {self.state}, {self._rest} bytes to come>"
 
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether a new one would read on the same."""
+        return self.state is _BOUNDARY and self._searched is None and not (self._is_refused or self._sets)
+
     def _move(self, event: RequestEvent) -> None:
         self.state = REQUESTS[self.state, event]
 

@@ -187,6 +187,12 @@ class ResponseStream:
         """Whether the client has the beginning of one."""
         return self._rest > 0
 
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether a new one would scan on the same."""
+        is_done = not (self._tail or self._rest or self.events or self.timed_out or self.warning)
+        return is_done and not (self._ends_idle or self._has_begun or self.is_fatal)
+
     def take_events(self) -> list[tuple[int, bytes]]:
         """What has happened since this was last asked."""
         events, self.events = self.events, []

@@ -24,6 +24,7 @@ _NAMES: Final = {
     ADVISORY_LOCK: "advisory locks of the session",
     SETTING | CUSTOM: "settings that do not go along with the client",
 }
+_NO_REFUSAL: Final = NotSupported("nothing was refused")
 _INSTEAD: Final = {
     TEMPORARY: "create them ON COMMIT DROP",
     HELD_CURSOR: "declare them without HOLD",
@@ -67,7 +68,7 @@ class SessionFeatures:
         self.places = places
         self.has_place = False
         self.notice = b""
-        self.refusal: TenantProxyError = NotSupported("nothing was refused")
+        self.refusal: TenantProxyError = _NO_REFUSAL
         """What the client hears of what was not admitted."""
         self._kept = kept
         self._policy = policy

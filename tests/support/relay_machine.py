@@ -35,6 +35,7 @@ TENANTS: Final = ("acme", "globex")
 TURNS: Final = 40  # of the loop, for one that sends more than it may in one
 PATIENCE: Final = 5000  # steps of polite clients alone
 ROOM: Final = MAX_OUTSTANDING + 300  # a turn reads at most so many more
+RESTS: Final = 0.2  # of the times that a client may
 
 
 class Desk(Lender):
@@ -159,6 +160,9 @@ class Machine:
         self._check()
 
     def _move(self, player: Player) -> None:
+        forwarder = player.relay._awake
+        if forwarder is not None and forwarder.may_rest and self.rng.random() < RESTS:
+            player.relay.rest()
         if player.line.is_closed and isinstance(player, Rude):
             self._leave(player)
             self._join(Rude, player.tenant)
@@ -167,7 +171,8 @@ class Machine:
         if isinstance(player, Rude) and player.token:
             self._token(player, player.token)
             player.token = b""
-        if player.relay._forwarder.pipeline.outstanding > ROOM:
+        forwarder = player.relay._awake
+        if forwarder is not None and forwarder.pipeline.outstanding > ROOM:
             raise wrong("more is outstanding than there is room for", player.name)
 
     def _token(self, player: Rude, token: bytes) -> None:

@@ -109,6 +109,7 @@ MUTATIONS: Final[dict[str, Block]] = {
     "the statement without a name is the client's own": instead(Prepared, "bind", _of_any),
     "a statement that an error skipped is not there": instead(Prepared, "skipped", _believed),
     "an error skips a Parse, and not what is behind its Sync": instead(Prepared, "_is_there", _always_there),
+    "a client that has statements does not rest": instead(Prepared, "is_at_rest", lambda rests: True),
     "another backend knows other statements": instead(Prepared, "board", nothing),
     "answers to internal messages are taken out": instead(
         statements, "_SHOWN", lambda shown: dict.fromkeys(shown, 0x31)

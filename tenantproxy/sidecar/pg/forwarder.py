@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from time import monotonic
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from tenantproxy.errors import (
     ConnectFailed,
@@ -39,7 +39,7 @@ from tenantproxy.wire.pipeline import MAX_OUTSTANDING, Certainty, Copy, Pipeline
 from tenantproxy.wire.prepared import Prepared, is_described
 from tenantproxy.wire.requests import Requests, RequestStream, Stop
 from tenantproxy.wire.responses import ResponseStream
-from tenantproxy.wire.session_features import PinPlaces, SessionFeatures, no_place
+from tenantproxy.wire.session_features import SessionFeatures, no_place
 from tenantproxy.wire.session_settings import KeptSettings
 from tenantproxy.wire.statements import Statements
 
@@ -48,7 +48,7 @@ __all__ = ["Forwarder"]
 # To look up a member of an enumeration costs as much as ten attributes.
 _NOTHING, _BACKEND, _BYTES, _TURN, _ROOM, _COMPARED, _ANSWERS, _CANCELLED = Hold
 _BOUNDARY, _PASSING = Requests.BOUNDARY, Requests.PASSING
-_RETRYING, _END = CheckoutState.RETRYING, Stop.END
+_IDLE, _RETRYING, _END = CheckoutState.IDLE, CheckoutState.RETRYING, Stop.END
 _KNOWN, _UNFINISHED, _COPY_IN, _NO_COPY = Certainty.KNOWN, Certainty.UNFINISHED, Copy.IN, Copy.NONE
 
 
@@ -70,6 +70,20 @@ class Owner(Protocol):
     def lost(self, exc: Exception | None) -> None:
         """The backend is gone."""
         ...
+
+
+class ClientParts(NamedTuple):
+    """What a forwarder is made of; all that is left of a client that rests. See `Relay`."""
+
+    source: Source
+    lender: RawLender
+    statements: Statements
+    kept: KeptSettings
+    features: SessionFeatures
+    is_session: bool
+    traffic: Traffic
+    memory: TenantMemory
+    rights: ClientRights
 
 
 class Forwarder:
@@ -111,21 +125,8 @@ class Forwarder:
         "traffic",
     )
 
-    def __init__(
-        self,
-        transport: asyncio.Transport,
-        owner: Owner,
-        *,
-        source: Source,
-        lender: RawLender,
-        statements: Statements,
-        kept: KeptSettings,
-        features: SessionFeatures | None,
-        is_session: bool,
-        traffic: Traffic,
-        memory: TenantMemory,
-        rights: ClientRights,
-    ) -> None:
+    def __init__(self, transport: asyncio.Transport, owner: Owner, parts: ClientParts) -> None:
+        _, lender, statements, kept, features, is_session, traffic, memory, rights = parts
         self.traffic = traffic
         self._rights = rights
         self.kept = kept
@@ -137,8 +138,8 @@ class Forwarder:
         self.is_over = False  # the client has gone
         self.is_cancelling = False  # our cancel request may still hit what runs for it
         self.inbox = Inbox(transport, memory)
-        self.features = SessionFeatures(kept, "pin", PinPlaces()) if features is None else features
-        self.checkout = Checkout(source, lender, self)
+        self.features = features
+        self.checkout = Checkout(parts.source, lender, self)
         self.pipeline = pipeline = Pipeline()
         self.prepared = prepared = Prepared(statements, pipeline, kept, memory=memory)
         changes = DefinitionChanges(statements, prepared)
@@ -161,6 +162,22 @@ class Forwarder:
 
     def __repr__(self) -> str:
         return f"<Forwarder {self.checkout!r} {self.pipeline!r} {self._requests!r}, waits for {self.inbox.hold}>"
+
+    @property
+    def may_rest(self) -> bool:
+        """Whether another forwarder, made of the same parts, would do the same from here on."""
+        inbox = self.inbox
+        return (
+            self.checkout.state is _IDLE
+            and inbox.hold is _NOTHING
+            and not (inbox.is_paused or self.client_is_slow or self.is_unread or self.is_cancelling or self.is_over)
+            and self._behind is self._returning is None
+            and self.pipeline.is_at_rest
+            and self._requests.is_at_rest
+            and self.responses.is_at_rest
+            and self.prepared.is_at_rest
+            and not (self.session.pin or self.session.changes.is_heard or self.features.has_place)
+        )
 
     @property
     def is_idly_pinned(self) -> bool:

@@ -16,7 +16,7 @@ from tenantproxy.model import Route
 from tenantproxy.raw.backend import RawBackend
 from tenantproxy.raw.lender import RawLender
 from tenantproxy.sidecar.pg.checkout import Source
-from tenantproxy.sidecar.pg.forwarder import Forwarder
+from tenantproxy.sidecar.pg.forwarder import ClientParts, Forwarder
 from tenantproxy.sidecar.pg.inbox import Hold
 from tenantproxy.sidecar.pg.signals import ClientRights, NoRights
 from tenantproxy.sidecar.pg.timeouts import ClientClock
@@ -24,7 +24,7 @@ from tenantproxy.sidecar.pg.traffic import Traffic
 from tenantproxy.wire import answers
 from tenantproxy.wire.frames import IDLE
 from tenantproxy.wire.memory import TenantMemory
-from tenantproxy.wire.session_features import SessionFeatures
+from tenantproxy.wire.session_features import PinPlaces, SessionFeatures
 from tenantproxy.wire.session_settings import KeptSettings
 from tenantproxy.wire.statements import Statements
 
@@ -37,19 +37,12 @@ class Relay(asyncio.Protocol):
     """One client between its login and its end. `on_end` is called once, when nothing of it is left.
 
     It has many methods, for three peers call it: the client's transport, its forwarder and the listener.
+
+    Thousands of clients may be there, most of them idle: one that has nothing under way, no statement and no backend
+    rests, without a forwarder (`_awake` is None), until its next byte.
     """
 
-    __slots__ = (
-        "_clock",
-        "_forwarder",
-        "_is_draining",
-        "_is_session",
-        "_lender",
-        "_on_end",
-        "_received",
-        "_transport",
-    )
-    # thousands of clients may be there, most of them idle
+    __slots__ = ("_asked_at", "_awake", "_clock", "_is_draining", "_is_over", "_on_end", "_parts", "_transport")
 
     def __init__(
         self,
@@ -67,28 +60,33 @@ class Relay(asyncio.Protocol):
         rights: ClientRights | None = None,
     ) -> None:
         self._transport = transport
-        self._lender = lender
-        self._is_session = is_session
         self._on_end = on_end
-        self._is_draining = False
-        self._forwarder = Forwarder(
-            transport,
-            self,
+        self._is_draining = self._is_over = False
+        self._parts = ClientParts(
             source=source,
             lender=lender,
             statements=statements,
             kept=kept,
-            features=features,
+            features=SessionFeatures(kept, "pin", PinPlaces()) if features is None else features,
             is_session=is_session,
             traffic=traffic,
             memory=TenantMemory() if memory is None else memory,
             rights=rights if rights is not None else NoRights(),
         )
-        self._received = self._forwarder.received
+        self._awake: Forwarder | None = None
+        self._asked_at = 0.0  # of the last forwarder
         self._clock = ClientClock()
 
     def __repr__(self) -> str:
-        return f"<Relay {self._forwarder!r}>"
+        return f"<Relay {self._awake or 'rests'!r}>"
+
+    @property
+    def _forwarder(self) -> Forwarder:
+        if self._awake is None:
+            self._awake = Forwarder(self._transport, self, self._parts)
+            self._awake.is_over = self._is_over
+            self._clock.woke()
+        return self._awake
 
     def adopt(self, backend: RawBackend, route: Route) -> None:
         """Let it have a backend that was leased for it at its login."""
@@ -96,18 +94,23 @@ class Relay(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """See asyncio.Protocol."""
-        self._received(data)
+        if self._awake is not None and not self._is_over:
+            self._awake.received(data)
+        elif not self._is_over:
+            self._forwarder.received(data)
 
     # --- too fast ----------------------------------------------------------------------------------------------------
     def pause_writing(self) -> None:
         """See asyncio.Protocol: the client does not read fast enough."""
-        self._forwarder.client_is_slow = self._forwarder.is_choked = True
+        if self._awake is not None:  # else it is told its end
+            self._awake.client_is_slow = self._awake.is_choked = True
         if self.backend is not None:
             self.backend.pause_reading()
 
     def resume_writing(self) -> None:
         """See asyncio.Protocol."""
-        self._forwarder.client_is_slow = False
+        if self._awake is not None:
+            self._awake.client_is_slow = False
         if self.backend is not None:
             self.backend.resume_reading()
 
@@ -115,42 +118,42 @@ class Relay(asyncio.Protocol):
     @property
     def backend(self) -> RawBackend | None:
         """What it holds."""
-        return self._forwarder.checkout.backend
+        return None if self._awake is None else self._awake.checkout.backend
 
     @property
     def kept(self) -> KeptSettings:
         """Its settings."""
-        return self._forwarder.kept
+        return self._parts.kept
 
     @property
     def asked_at(self) -> float:
         """When the first message was sent that is unanswered."""
-        return self._forwarder.asked_at
+        return self._asked_at if self._awake is None else self._awake.asked_at
 
     @property
     def is_waiting(self) -> bool:
         """Whether it waits for a backend, since `waiting_since`."""
-        return self._forwarder.checkout.is_waiting
+        return self._awake is not None and self._awake.checkout.is_waiting
 
     @property
     def waiting_since(self) -> float:
         """When it began to wait for the last one it waited for."""
-        return self._forwarder.checkout.waiting_since
+        return 0.0 if self._awake is None else self._awake.checkout.waiting_since
 
     @property
     def is_pinned(self) -> bool:
         """Whether it keeps its backend in transaction mode."""
-        return bool(self._forwarder.session.pin)
+        return self._awake is not None and bool(self._awake.session.pin)
 
     @property
     def is_idly_pinned(self) -> bool:
         """See `forwarder.Forwarder`."""
-        return self._forwarder.is_idly_pinned
+        return self._awake is not None and self._awake.is_idly_pinned
 
     @property
     def prepared_statements(self) -> int:
         """How many the client has."""
-        return len(self._forwarder.prepared.names)
+        return 0 if self._awake is None else len(self._awake.prepared.names)
 
     @property
     def is_active(self) -> bool:
@@ -159,12 +162,23 @@ class Relay(asyncio.Protocol):
 
     def overdue(self, now: float, pg: Pg) -> TenantProxyError | None:
         """Why it is to be ended now, by the timeouts of `pg`; asked at each sweep. See `timeouts`."""
-        return self._clock.overdue(self._forwarder, now, pg)
+        forwarder = self._awake
+        if forwarder is None:
+            return self._clock.overdue_at_rest(now, pg)
+        error = self._clock.overdue(forwarder, now, pg)
+        if error is None and self._clock.is_long_idle(now) and forwarder.may_rest:
+            self.rest()
+        return error
+
+    def rest(self) -> None:
+        """Do without a forwarder, which `may_rest`."""
+        assert self._awake is not None
+        self._asked_at, self._awake = self._awake.asked_at, None
 
     def cancel(self, done: Callable[[], None]) -> None:
         """The client asks to cancel what runs for it now; `done`: the request cannot hit what it sends from then on."""
         if self.backend is not None and not self._forwarder.pipeline.is_quiet:
-            self._lender.cancel_request(self.backend, done)
+            self._parts.lender.cancel_request(self.backend, done)
         else:
             done()
 
@@ -172,7 +186,7 @@ class Relay(asyncio.Protocol):
         """End as soon as nothing is under way."""
         self._is_draining = True
         forwarder = self._forwarder
-        pipeline, is_kept = forwarder.pipeline, self._is_session or forwarder.session.pin
+        pipeline, is_kept = forwarder.pipeline, self._parts.is_session or forwarder.session.pin
         is_idle = is_kept and pipeline.is_quiet and pipeline.status == IDLE
         if (not self.is_active and forwarder.inbox.hold is Hold.NOTHING) or (self.backend is not None and is_idle):
             self.end(_shutting_down())
@@ -209,10 +223,12 @@ class Relay(asyncio.Protocol):
 
     def end(self, error: TenantProxyError) -> None:
         """See `forwarder.Owner`: say why, and close."""
-        if self._forwarder.is_over:
+        if self._is_over:
             return
-        self._transport.write(self._forwarder.take_returning())
-        if not self._forwarder.responses.is_half_passed:  # else the client would take it for the rest of a row
+        forwarder = self._awake
+        if forwarder is not None:
+            self._transport.write(forwarder.take_returning())
+        if forwarder is None or not forwarder.responses.is_half_passed:  # else it would be taken for the rest of a row
             self._transport.write(answers.error_response(error, fatal=True))
         self._clean_up()
         if isinstance(error, OutOfMemory):
@@ -222,7 +238,6 @@ class Relay(asyncio.Protocol):
 
     def _close_later(self) -> None:
         """Close when the client has: it is still sending, and closing on unread bytes would reset our words away."""
-        self._received = _ignore
         self._transport.resume_reading()
         self._transport.write_eof()
         asyncio.get_running_loop().call_later(_LINGER_SECONDS, self._transport.abort, context=Context())
@@ -234,13 +249,11 @@ class Relay(asyncio.Protocol):
             asyncio.get_running_loop().call_later(_LINGER_SECONDS, self._transport.abort, context=Context())
 
     def _clean_up(self) -> None:
-        if not self._forwarder.is_over:
-            self._forwarder.close()
+        if not self._is_over:
+            self._is_over = True
+            if self._awake is not None:
+                self._awake.close()
             self._on_end()
-
-
-def _ignore(data: bytes) -> None:
-    """The client has been ended."""
 
 
 def _shutting_down(hint: str = "connect again") -> TenantProxyError:

@@ -20,6 +20,7 @@ from tenantproxy.wire.pipeline import Copy
 __all__ = ["ClientClock"]
 
 _UNANSWERED_SECONDS: Final = 10.0  # after the first request to cancel; then the client and its backend are ended
+_REST_SECONDS: Final = 10.0  # making a forwarder again takes some microseconds
 _IS_ASKED, _RETRYING = (CheckoutState.RENEWING, CheckoutState.LOOKING), CheckoutState.RETRYING
 
 
@@ -50,6 +51,21 @@ class ClientClock:
             or self._idle(forwarder, now, pg.client_idle_timeout)
         )
 
+    def overdue_at_rest(self, now: float, pg: Pg) -> TenantProxyError | None:
+        """The same of a client that rests."""
+        if self._heard < 0:  # it has said nothing since its login
+            self._heard, self._silent_since = 0, now
+        limit = pg.client_idle_timeout
+        return idle_session(limit) if limit and now - self._silent_since > limit else None
+
+    def woke(self) -> None:
+        """It rests no longer."""
+        self._heard = -1
+
+    def is_long_idle(self, now: float) -> bool:
+        """Whether nothing has come from either side for so long that it may rest, if it keeps nothing."""
+        return now - self._silent_since > _REST_SECONDS
+
     def _keeps_backend(self, forwarder: Forwarder, now: float, limit: float) -> TenantProxyError | None:
         """It keeps a transaction open without anything to do for the server, or stops in what only it can end, or keeps
         its backend in transaction mode for what it left there.
@@ -77,11 +93,7 @@ class ClientClock:
             return None
         if forwarder.client_is_slow or forwarder.is_unread:
             return None  # it is still reading its answer
-        return IdleSession(
-            "terminating connection due to idle-session timeout",
-            detail=f"[pg] client_idle_timeout = {limit:g} s",
-            hint="close connections that are not used, or raise [pg] client_idle_timeout",
-        )
+        return idle_session(limit)
 
     def _runs(self, forwarder: Forwarder, now: float, limit: float) -> TenantProxyError | None:
         """What runs for it is cancelled at the server, which answers; its client is ended where it does not."""
@@ -110,3 +122,12 @@ class ClientClock:
         if not backend.cancels:  # again: PostgreSQL forgets a request that comes between two statements
             forwarder.cancel()
         return None
+
+
+def idle_session(limit: float) -> IdleSession:
+    """A client has asked for nothing for `limit` seconds."""
+    return IdleSession(
+        "terminating connection due to idle-session timeout",
+        detail=f"[pg] client_idle_timeout = {limit:g} s",
+        hint="close connections that are not used, or raise [pg] client_idle_timeout",
+    )
