@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
+from math import inf
 from typing import Any, Final
 
 from tenantproxy.model import Route
@@ -162,7 +163,7 @@ class Machine:
     def _move(self, player: Player) -> None:
         forwarder = player.relay._awake
         if forwarder is not None and forwarder.may_rest and self.rng.random() < RESTS:
-            player.relay.rest()
+            player.relay.rest_if_idle(inf)
         if player.line.is_closed and isinstance(player, Rude):
             self._leave(player)
             self._join(Rude, player.tenant)

@@ -68,6 +68,7 @@ __all__ = ["Lending", "PgListener"]
 _BACKLOG: Final = 1024
 _TRIMMED: Final = 16 * 1024 * 1024  # bytes fewer that clients make us keep, from which on the system shall have them
 _TRIM_SWEEPS: Final = 6  # then once more: what was on its way to a backend is let go when that has ended
+_REST_SECONDS: Final = 0.25
 _WATCH_SECONDS: Final = 1.0  # a suspended tenant's sessions end within a few of these
 
 logger = logging.getLogger("tenantproxy")
@@ -148,6 +149,7 @@ class PgListener:
         self._watches = [
             loop.create_task(self._watch_over(), name="tenantproxy pg watch", context=Context()),
             loop.create_task(self._watch_times(), name="tenantproxy pg timeouts", context=Context()),
+            loop.create_task(self._watch_idle(), name="tenantproxy pg idle", context=Context()),
         ]
 
     async def close(self) -> None:
@@ -194,6 +196,18 @@ class PgListener:
                     trim()
             except Exception:
                 logger.exception("the timeouts of the PostgreSQL port failed")
+
+    async def _watch_idle(self) -> None:
+        """Let the clients rest that have nothing to do."""
+        while True:
+            await asyncio.sleep(_REST_SECONDS)
+            await in_slices(self._resting())
+
+    def _resting(self) -> Iterator[None]:
+        for client in list(self._clients.values()):
+            if client.relay is not None:
+                client.relay.rest_if_idle(monotonic())
+            yield
 
     def _sweeping(self) -> Iterator[None]:
         for client in list(self._clients.values()):

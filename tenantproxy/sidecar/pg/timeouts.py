@@ -20,7 +20,6 @@ from tenantproxy.wire.pipeline import Copy
 __all__ = ["ClientClock"]
 
 _UNANSWERED_SECONDS: Final = 10.0  # after the first request to cancel; then the client and its backend are ended
-_REST_SECONDS: Final = 10.0  # making a forwarder again takes some microseconds
 _IS_ASKED, _RETRYING = (CheckoutState.RENEWING, CheckoutState.LOOKING), CheckoutState.RETRYING
 
 
@@ -61,10 +60,6 @@ class ClientClock:
     def woke(self) -> None:
         """It rests no longer."""
         self._heard = -1
-
-    def is_long_idle(self, now: float) -> bool:
-        """Whether nothing has come from either side for so long that it may rest, if it keeps nothing."""
-        return now - self._silent_since > _REST_SECONDS
 
     def _keeps_backend(self, forwarder: Forwarder, now: float, limit: float) -> TenantProxyError | None:
         """It keeps a transaction open without anything to do for the server, or stops in what only it can end, or keeps
