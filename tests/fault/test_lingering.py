@@ -20,7 +20,7 @@ from tests.support.waiting import until
 from tests.support.world import World
 
 BUDGET = 8
-STUBBORN = "SELECT strpos(repeat('a', 40000), 'b' || repeat('a', 20000))"  # seconds, without a look at interrupts
+STUBBORN = "SELECT strpos(repeat('a', 100000), 'b' || repeat('a', 50000))"  # seconds, without a look at interrupts
 PID = "SELECT pg_backend_pid()"
 
 
