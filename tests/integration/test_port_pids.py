@@ -246,14 +246,14 @@ async def test_no_secret_that_cancels_follows_from_a_process_id(world: World) ->
 
 
 # --- one statement, many signals -------------------------------------------------------------------------------------
-NOBODY = 2_000_000_000
+UNUSED_PID = 2_000_000_000
 
 
 @pytest.mark.parametrize(
     ("sql", "rows"),
     [
-        (f"SELECT pg_cancel_backend(n) FROM generate_series({NOBODY}, {NOBODY} + 9999) AS n", 10_000),
-        (f"SELECT pg_cancel_backend({NOBODY});" * 2000, 2000),
+        (f"SELECT pg_cancel_backend(n) FROM generate_series({UNUSED_PID}, {UNUSED_PID} + 9999) AS n", 10_000),
+        (f"SELECT pg_cancel_backend({UNUSED_PID});" * 2000, 2000),
     ],
     ids=["one statement", "many"],
 )
