@@ -11,7 +11,7 @@ from benchmarks.world import ROW_TENANTS, SELECT, TASKS, World, item, row_tenant
 from tenantproxy import Router
 from tenantproxy.config import Settings
 
-__all__ = ["Ours", "database_subject", "row_entries", "row_subject", "schema_subject"]
+__all__ = ["Ours", "OursInTransactions", "database_subject", "row_entries", "row_subject", "schema_subject"]
 
 Reset = Literal["always", "on_tenant_change"]
 Order = Literal["one tenant", "20 in turns", "20 at random"]
@@ -66,6 +66,24 @@ def database_subject(world: World, reset: Reset) -> Ours:
         lambda size: world.settings(tenants, max_size=size, reset=reset, signed=False),
         lambda number: "own",
     )
+
+
+class OursInTransactions(Ours):
+    """A tenant with a database of its own, and a transaction for each call."""
+
+    def __init__(self, world: World, reset: Reset) -> None:
+        tenants = {"own": {"isolation": "database", "database": "bench_database"}}
+        super().__init__(
+            f"ours, database, reset {reset}, a transaction each",
+            lambda size: world.settings(tenants, max_size=size, reset=reset, signed=False),
+            lambda number: "own",
+        )
+
+    async def call(self, task: int, number: int) -> object:
+        """Lease, begin, select, commit; the reset follows."""
+        assert self._router is not None
+        async with self._router.tenant(self._choose(number)).transaction() as connection:
+            return await connection.fetchrow(SELECT, item(number))
 
 
 def schema_subject(world: World, reset: Reset) -> Ours:

@@ -11,7 +11,7 @@ import psycopg_pool
 
 from benchmarks.world import SELECT, TASKS, World, item, row_tenant
 
-__all__ = ["ByHand", "PlainPool", "PsycopgPool", "RawConnections", "TransactionPool"]
+__all__ = ["ByHand", "PlainPool", "PsycopgPool", "RawConnections", "TransactionPool", "TransactionsOfPool"]
 
 _PSYCOPG_SELECT: Final = SELECT.replace("$1", "%s")
 
@@ -63,6 +63,20 @@ class PlainPool:
         """Close the pool."""
         if self._pool is not None:
             await self._pool.close()
+
+
+class TransactionsOfPool(PlainPool):
+    """asyncpg.Pool and a transaction for each call."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world)
+        self.name = "asyncpg.Pool, a transaction each"
+
+    async def call(self, task: int, number: int) -> object:
+        """Acquire, begin, select, commit, reset on release."""
+        assert self._pool is not None
+        async with self._pool.acquire() as connection, connection.transaction():
+            return await connection.fetchrow(SELECT, item(number))
 
 
 class TransactionPool:

@@ -397,6 +397,10 @@ class Router:
         """See `scope.LeaseSource`."""
         return await self._lending.lend(scope, found or self.known(scope), timeout)
 
+    def ends_with(self, backend: DriverConnection, route: Route) -> None:
+        """See `scope.LeaseSource`."""
+        self._lender.ends_with(backend, route)
+
     def release(self, backend: DriverConnection, route: Route) -> None:
         """See `scope.LeaseSource`."""
         self._lender.release(backend, route)

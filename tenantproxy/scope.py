@@ -55,6 +55,10 @@ class LeaseSource(Protocol):
         """
         ...
 
+    def ends_with(self, backend: DriverConnection, route: Route) -> None:
+        """The next statement on it is the last of its lease."""
+        ...
+
     def release(self, backend: DriverConnection, route: Route) -> None:
         """Give it back."""
         ...
@@ -71,6 +75,7 @@ class _Call:
         self._route = route
 
     def __enter__(self) -> TenantConnection:
+        self._source.ends_with(self._backend, self._route)
         return self._backend.con
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:

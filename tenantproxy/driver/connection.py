@@ -9,7 +9,7 @@ from typing import Any, Final
 import asyncpg
 from asyncpg.prepared_stmt import PreparedStatement
 
-from tenantproxy.driver.copying import CopyingConnection
+from tenantproxy.driver.leaving import LeavingConnection
 from tenantproxy.errors import IsolationError
 
 __all__ = ["Description", "Kept", "TenantConnection"]
@@ -23,7 +23,7 @@ Kept = tuple[list[Any], str, Description]
 """Rows, the tag of the command, and what the rows are made of."""
 
 
-class TenantConnection(CopyingConnection):
+class TenantConnection(LeavingConnection):
     """An asyncpg connection that can be taken back: `take_back` ends what its last user left in our process."""
 
     __slots__ = ("_described", "_entry")
@@ -82,6 +82,7 @@ class TenantConnection(CopyingConnection):
         """End what the last user can still reach: statements, cursors, transactions, listeners and loggers. No I/O."""
         self._pool_release_ctr += 1
         self._top_xact = None
+        self.is_last = False
         self.forget_listeners()
 
     def forget_listeners(self) -> None:
@@ -96,10 +97,16 @@ class TenantConnection(CopyingConnection):
             self._termination_listeners.clear()
 
     async def settle(self, timeout: float) -> None:
-        """Wait for a cancelled command to end, then roll back an open transaction. Raises on any doubt."""
+        """Wait for a cancelled command to end, then roll back an open transaction. Raises on any doubt.
+
+        A reset that went out behind it is over then, and counts for nothing.
+        """
         protocol = self._protocol
         if protocol._is_cancelling():
             await protocol._wait_for_cancellation(timeout)
+        if self.behind is not None:
+            await self.behind.wait(timeout)
+            self.behind = None
         if self.is_unsynced:
             await self.sync(timeout)
         if protocol.is_in_transaction():
@@ -178,4 +185,10 @@ class TenantConnection(CopyingConnection):
     def must_settle(self) -> bool:
         """Whether something still runs, is open or is listened to: it must end before the session can be reset."""
         protocol = self._protocol
-        return bool(protocol.is_in_transaction() or protocol._is_cancelling() or self._listeners or self.is_unsynced)
+        return bool(
+            protocol.is_in_transaction()
+            or protocol._is_cancelling()
+            or self._listeners
+            or self.is_unsynced
+            or (self.behind is not None and self.behind.is_stale)
+        )

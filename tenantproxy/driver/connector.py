@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from time import monotonic
-from typing import Any
+from typing import Any, cast
 
 import asyncpg
 
@@ -22,6 +22,7 @@ from tenantproxy.connect.reach import PIN_PATH, REACH
 from tenantproxy.connect.tasks import ConnectorTasks
 from tenantproxy.connect.watch import EndWatches
 from tenantproxy.driver.connection import TenantConnection
+from tenantproxy.driver.joined import JoiningLoop
 from tenantproxy.driver.renewing import RenewingConnection, ReplicaConnection
 from tenantproxy.driver.state import DriverConnection
 from tenantproxy.errors import IsolationError, LeaseExpired, PoolClosed
@@ -138,6 +139,7 @@ class AsyncpgConnector:
             timeout=server.connect_timeout,
             server_settings=pins,
             connection_class=self._class_of(key),
+            loop=cast(asyncio.AbstractEventLoop, JoiningLoop(asyncio.get_running_loop())),
             max_cached_statement_lifetime=0,  # its timers would keep the context of the first caller of a statement
         )
         if not self._opening.pins_enough(key, pins, con.get_server_version().major):
@@ -253,6 +255,8 @@ class AsyncpgConnector:
                 await asyncio.sleep(0.01)
 
     async def _is_free(self, backend: DriverConnection) -> bool:
+        if backend.con.is_resetting:  # asyncpg does not know
+            return backend.con.is_closed()
         try:
             await backend.con.settle(END_TIMEOUT)
             await backend.con.simple("SELECT 1", END_TIMEOUT)

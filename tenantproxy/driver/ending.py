@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from tenantproxy.connect.keepalive import keep_alive
 from tenantproxy.connect.watch import keep_socket
+from tenantproxy.driver.joined import JoiningLoop, JoiningTransport
 from tenantproxy.driver.private import AsyncpgConnection
 
 __all__ = ["EndableConnection"]
@@ -33,10 +34,13 @@ class _Unread(asyncio.Protocol):
 class EndableConnection(AsyncpgConnection):
     """An asyncpg connection whose statements can be cancelled, and which can be ended, in bounded time."""
 
-    __slots__ = ("left", "was_terminated")
+    __slots__ = ("_wire", "left", "was_terminated")
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self, protocol: Any, transport: JoiningTransport, loop: JoiningLoop, *args: Any, **kwargs: Any
+    ) -> None:
+        super().__init__(protocol, transport.real, loop.real, *args, **kwargs)
+        self._wire = transport  # the driver's
         self.was_terminated = False  # ended from this side, so the other one may live on
         self.left: socket.socket | None = None  # where its end can be heard; closed by the code that takes it
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from contextvars import Context
+from functools import partial
 from time import monotonic
 from typing import Final, Literal
 
@@ -18,6 +19,7 @@ from tenantproxy.connect.lease_policy import (
     counts_as_attempt,
     may_try_again,
 )
+from tenantproxy.driver.behind import ResetBehind
 from tenantproxy.driver.bind import DriverBinder, NotBound
 from tenantproxy.driver.detached import Detached
 from tenantproxy.driver.state import DriverConnection
@@ -147,6 +149,13 @@ class Lender:
             timer.cancel()
             pool.wait_seconds.observe(monotonic() - started)
 
+    def ends_with(self, backend: DriverConnection, route: Route) -> None:
+        """The next statement on a connection that was lent is its last: a reset that is due may go out with it.
+
+        Not in shared pools: which reset is due depends on who comes next.
+        """
+        backend.con.is_last = not backend.pool.key.shared and (self._always_reset or route.session.is_set_each_time)
+
     # --- back --------------------------------------------------------------------------------------------------------
     def release(self, backend: DriverConnection, route: Route) -> None:
         """Take a connection back. Returns at once; the server's side is undone off the caller's path."""
@@ -163,6 +172,8 @@ class Lender:
         elif must_settle or con.is_tainted or con.saw_read_only:
             pool.resetting(backend)
             backend.task = asyncio.get_running_loop().create_task(self._settle(backend), context=Context())
+        elif con.behind is not None:
+            self._await_reset(backend, con.behind)
         elif self._always_reset or route.session.is_set_each_time:
             pool.resetting(backend)
             # A caller waits: at once. Else later: who gives a connection back often uses another one next, and
@@ -174,6 +185,22 @@ class Lender:
         else:
             backend.is_settled = True
             pool.ready(backend, backend.bound)
+
+    def _await_reset(self, backend: DriverConnection, behind: ResetBehind) -> None:
+        if behind.is_over:
+            self._ended(backend, behind)
+            return
+        backend.pool.resetting(backend)
+        backend.task = behind
+        behind.when_over(partial(self._ended, backend, behind))
+
+    def _ended(self, backend: DriverConnection, behind: ResetBehind) -> None:
+        """The reset that went out behind the last statement of a lease is over, and the lease too."""
+        if behind.is_confirmed:
+            backend.con.behind = None
+            self._was_reset(backend, None)
+        else:
+            self._not_reset(backend, Unconfirmed())
 
     async def _settle(self, backend: DriverConnection) -> None:
         """End what was left running or open before the reset: in a transaction it would be undone by its end."""
@@ -201,7 +228,6 @@ class Lender:
 
     async def _reset(self, backend: DriverConnection, *, unbind: bool = False) -> None:
         """Reset and confirm. Has no timer: `Pool.sweep` ends a reset that takes too long."""
-        pool = backend.pool
         sql, answer, bound = self._undo(backend, unbind=unbind)
         try:
             if await backend.con.simple(sql, None) != answer:
@@ -213,11 +239,14 @@ class Lender:
             if not isinstance(exc, Exception):
                 raise
             return
+        self._was_reset(backend, bound)
+
+    def _was_reset(self, backend: DriverConnection, bound: TenantId | None) -> None:
         self._outcomes.was_reset()
         backend.con.forget_listeners()
         backend.bound = bound
         backend.is_settled = True
-        pool.ready(backend, bound)
+        backend.pool.ready(backend, bound)
 
     async def _check_writable(self, backend: DriverConnection) -> None:
         """A write was refused. Mostly its transaction was to read only; else the primary is none any more."""

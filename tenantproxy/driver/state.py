@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
+from tenantproxy.driver.behind import ResetBehind
 from tenantproxy.driver.connection import TenantConnection
 from tenantproxy.driver.detached import Detached
 from tenantproxy.isolation.proof import Signer
@@ -64,7 +65,7 @@ class DriverConnection:
         self.is_settled = True  # nothing runs on it
         self.is_aborted = False  # we left without the server's knowledge: its side may live on
         self.leased_at = 0.0
-        self.task: asyncio.Task[None] | Detached | None = None  # the one that resets or ends it
+        self.task: asyncio.Task[None] | Detached | ResetBehind | None = None  # the one that resets or ends it
         self._pool = self  # asyncpg's proxy asks its holder's pool to drop caches
 
     def __repr__(self) -> str:

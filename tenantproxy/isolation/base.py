@@ -17,15 +17,16 @@ __all__ = [
     "Pins",
     "Plan",
     "search_path",
+    "soft_reset",
     "startup_pins",
 ]
 
 # One simple query each; PostgreSQL runs it as one transaction, so it is done or it is not. CLOSE comes first, because
 # closing a cursor may run user code; RESET ALL does not touch the role, hence SESSION AUTHORIZATION.
-_SESSION_RESET: Final = (
-    "CLOSE ALL; SET SESSION AUTHORIZATION DEFAULT; RESET ALL; UNLISTEN *;"
-    " SELECT pg_catalog.pg_advisory_unlock_all(); DISCARD TEMP"
+_UNLOCKED: Final = (
+    "CLOSE ALL; SET SESSION AUTHORIZATION DEFAULT; RESET ALL; UNLISTEN *; SELECT pg_catalog.pg_advisory_unlock_all()"
 )
+_SESSION_RESET: Final = _UNLOCKED + "; DISCARD TEMP"
 SOFT_RESET: Final = _SESSION_RESET + "; DISCARD SEQUENCES"
 """Everything but prepared statements: what a driver has prepared stays good."""
 
@@ -40,6 +41,11 @@ WRITABLE: Final = "SELECT 1/(pg_catalog.current_setting('transaction_read_only')
 
 FULL_RESET: Final = "DISCARD ALL"
 """Everything; the driver's statement cache must go with it."""
+
+
+def soft_reset(nonce: str) -> str:
+    """SOFT_RESET whose one row has a second column, the `nonce` (hexadecimal): what tells its answer from any other."""
+    return f"{_UNLOCKED}, '{nonce}'; DISCARD TEMP; DISCARD SEQUENCES"
 
 
 class Plan(Protocol):

@@ -49,6 +49,7 @@ class FakeSession:
         self.is_busy = False
         self.under_way = 0
         self.prepared = 0
+        self.behind = None  # callers of these tests hold connections: no statement is known to be their last
 
     def get_server_pid(self) -> int:
         return self._pid
