@@ -58,7 +58,8 @@ MAX_TEXT: Final = 16 * 1024 * 1024
 """Bytes of a Parse message that is seen whole, so that its statement may be prepared elsewhere."""
 
 
-_HEAD: Final = struct.Struct("!BI")
+_HEAD: Final = struct.Struct("!BI").pack
+_LENGTH: Final = struct.Struct("!I").unpack_from
 _KNOWN: Final = Certainty.KNOWN
 _NOT_SHOWN: Final = 0
 
@@ -74,7 +75,6 @@ REFUSAL: Final = frame(DESCRIBE, b"S" + _NONE + b"\0")
 _REFUSED_QUERY: Final = frame(QUERY, b"EXECUTE " + _NONE + b"\0")
 _FLUSH: Final = frame(FLUSH)
 _SHOWN: Final = {
-    PARSED_UNNAMED: PARSE_COMPLETE,
     OWN_PARSED_UNNAMED: _NOT_SHOWN,
     OWN_PARSED: _NOT_SHOWN,
     CLOSED: CLOSE_COMPLETE,
@@ -199,8 +199,10 @@ class Prepared:
         """The client has another backend, on which `server` is prepared."""
         self._server = server
         self._unnamed_is_there = False
-        self._begun.clear()
-        self._recent.clear()
+        if self._begun:
+            self._begun.clear()
+        if self._recent:
+            self._recent.clear()
 
     def abandon(self) -> None:
         """The backend is given up, and with it what is outstanding: that has not happened."""
@@ -260,6 +262,24 @@ class Prepared:
             return self.refuse(exc)
         self._pipeline.expect(PARSED_UNNAMED)
         return message
+
+    def takes_unnamed(self, parse: bytes, data: bytes, bind_at: int) -> bool:
+        """`parse` and `bind` at once, for the unnamed statement in the unnamed portal, where both go out as they are.
+
+        `data` holds both, and what is behind them; `parse` has FREE_BYTES at most. False: nothing was done, they are to
+        be called.
+        """
+        if data[bind_at + HEADER] or data[bind_at + HEADER + 1] or self._unnamed_size:
+            return False
+        self.last_bound = None
+        self.unnamed = parse
+        self.unnamed_leaves = 0
+        self._unnamed_is_there = True
+        self._unnamed_outstanding += 1
+        pipeline = self._pipeline
+        self._unnamed_segment = pipeline.segment
+        pipeline.expect(PARSED_UNNAMED)
+        return True
 
     def parse_begun(self, head: bytes) -> bytes:
         """For as much of a Parse message as holds its name, one too long to be kept: the rest follows as it is.
@@ -349,8 +369,10 @@ class Prepared:
         When `is_comparing` is set, what is returned goes out before it, and it is to be read again when that has been
         answered: the statement must be what the client was told of it. `REFUSAL` goes out in place of all of it.
         """
-        portal_ends = _end(message, 5) + 1
-        name_ends = _end(message, portal_ends)
+        portal_ends = message.find(b"\0", HEADER) + 1
+        name_ends = message.find(b"\0", portal_ends)
+        if not portal_ends or name_ends < 0:
+            raise _endless(message)
         self.last_bound = None
         if name_ends == portal_ends:
             # Another client's may stand there still, if an error skips the Parse and not this.
@@ -370,8 +392,8 @@ class Prepared:
         before = b"" if is_there else self._ensure(statement, given)
         self.last_bound = statement
         name = statement.name
-        length = length_of(message, 0) - 1 + len(name) - (name_ends - portal_ends)
-        return before + _HEAD.pack(BIND, length) + message[5:portal_ends] + name + message[name_ends:]
+        length = _LENGTH(message, 1)[0] + len(name) - (name_ends - portal_ends)
+        return before + _HEAD(BIND, length) + message[5:portal_ends] + name + message[name_ends:]
 
     def _as_set_now(self, name: bytes, statement: Statement) -> Statement:
         """What a statement is that was prepared while its text meant something else.
@@ -577,13 +599,15 @@ class Prepared:
     # --- from the server ---------------------------------------------------------------------------------------------
     def acknowledged(self, answer: int) -> int:
         """An answer that the pipeline took: the kind that the client shall see, 0 for none."""
+        if answer == PARSED_UNNAMED:
+            self._unnamed_outstanding -= 1
+            return PARSE_COMPLETE
         if answer >= PARSED:
             change = self._changes.popleft()
             self._unnamed_outstanding -= change.is_unnamed
             self._done(change)
             return change.shown
-        if answer in (PARSED_UNNAMED, OWN_PARSED_UNNAMED):
-            self._unnamed_outstanding -= 1
+        self._unnamed_outstanding -= answer == OWN_PARSED_UNNAMED
         return _SHOWN[answer]
 
     def described(self, description: bytes) -> bool:
@@ -690,8 +714,12 @@ def is_described(segment: bytes) -> bool:
 def _end(message: bytes, begin: int) -> int:
     end = message.find(b"\0", begin)
     if end < 0:
-        raise ProtocolError("a name in a message does not end", detail=f"kind {message[0]:#04x}")
+        raise _endless(message)
     return end
+
+
+def _endless(message: bytes) -> ProtocolError:
+    return ProtocolError("a name in a message does not end", detail=f"kind {message[0]:#04x}")
 
 
 def _unknown(message: bytes, name_begins: int) -> bytes:
@@ -699,5 +727,5 @@ def _unknown(message: bytes, name_begins: int) -> bytes:
     if not message.startswith(NAME_PREFIX, name_begins):
         return message
     return (
-        _HEAD.pack(message[0], length_of(message, 0)) + message[5:name_begins] + b"?" + message[name_begins:]
+        _HEAD(message[0], length_of(message, 0)) + message[5:name_begins] + b"?" + message[name_begins:]
     )  # one byte longer, and so is the length: it does not count the kind

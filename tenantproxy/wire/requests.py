@@ -46,6 +46,7 @@ from tenantproxy.wire.frames import (
     length_of,
 )
 from tenantproxy.wire.leftovers import ANYTHING, CUSTOM, MARGIN, SUSPECT, leftovers, leftovers_of_part
+from tenantproxy.wire.memory import FREE_BYTES
 from tenantproxy.wire.pipeline import Certainty, Pipeline
 from tenantproxy.wire.prepared import MAX_TEXT, REFUSAL, Prepared
 from tenantproxy.wire.session_features import PinPlaces, SessionFeatures
@@ -65,6 +66,7 @@ _WITHOUT_SERVER: Final = _COPYING | {TERMINATE, FLUSH}  # no backend is taken fo
 _END_OF_STATEMENT: Final = (  # how libpq ends one: Describe, Execute, Sync
     frame(DESCRIBE, b"P\0") + frame(EXECUTE, b"\0\0\0\0\0") + frame(SYNC)
 )
+_END_SIZE: Final = len(_END_OF_STATEMENT)
 _TRANSLATED: Final = {PARSE: Prepared.parse, DESCRIBE: Prepared.describe, CLOSE: Prepared.close}
 _DEALLOCATED: Final = frame(COMMAND_COMPLETE, b"DEALLOCATE\0")
 _DEALLOCATED_WITHIN: Final = (
@@ -141,6 +143,7 @@ class RequestStream:
         "_kept",
         "_leaves_something",
         "_pipeline",
+        "_plain",
         "_prepared",
         "_rest",
         "_searched",
@@ -175,6 +178,7 @@ class RequestStream:
         self._changes = DefinitionChanges(Statements(), prepared) if changes is None else changes
         self._features = SessionFeatures(kept, "warn", PinPlaces()) if features is None else features
         self._leaves_something = False  # a statement that it has prepared may
+        self._plain = b""  # the last Parse message of `one_statement`: drivers send the same one again and again
         self._is_session = is_session  # a backend of its own: statements may keep their names
         self._rest = 0
         self._is_refused = False  # it is to skip to Sync when that has come
@@ -194,11 +198,10 @@ class RequestStream:
         self.state = REQUESTS[self.state, event]
 
     # --- the commonest -----------------------------------------------------------------------------------------------
-    def is_one_query(self, data: bytes) -> bool:
-        """Whether it is one simple query, whole, that needs no second look. By far the commonest."""
-        return (
-            data[0] == QUERY
-            and len(data) > HEADER
+    def one_query(self, data: bytes) -> int:
+        """For what begins like a simple query. 0: it is one, whole, that needs no second look; -1: it may not be."""
+        is_plain = (
+            len(data) > HEADER
             and _LENGTH(data, 1)[0] + 1 == len(data)
             and data[5:8] not in READ
             and self.state is _BOUNDARY
@@ -206,6 +209,7 @@ class RequestStream:
             and SUSPECT(data) is None
             and data.lower().find(b"temp") < 0  # `in` takes twice as long
         )
+        return 0 if is_plain else -1
 
     def queried(self) -> None:
         """It was, and goes out."""
@@ -224,11 +228,14 @@ class RequestStream:
         if pipeline.outstanding or pipeline.is_open or self._leaves_something:
             return -1
         bind_at = 0
-        if data[0] == PARSE and not data[HEADER] and data[6:9] not in READ:
+        if data[0] == PARSE:
             bind_at = 1 + _LENGTH(data, 1)[0]
-            if SUSPECT(data, 0, bind_at) is not None or data[:bind_at].lower().find(b"temp") >= 0:
-                return -1
-        end = len(data) - len(_END_OF_STATEMENT)
+            parse = data[:bind_at]
+            if parse != self._plain:
+                if data[HEADER] or data[6:9] in READ or SUSPECT(parse) is not None or parse.lower().find(b"temp") >= 0:
+                    return -1
+                self._plain = parse if bind_at <= FREE_BYTES else b""
+        end = len(data) - _END_SIZE
         if bind_at + HEADER > end or data[bind_at] != BIND or bind_at + 1 + _LENGTH(data, bind_at + 1)[0] != end:
             return -1
         return bind_at
@@ -236,9 +243,12 @@ class RequestStream:
     def statement(self, data: bytes, bind_at: int) -> bytes:
         """What goes out for it: as `read` does, which asks of each message what it is. Raises ProtocolError."""
         prepared, kept = self._prepared, self._kept
-        end = len(data) - len(_END_OF_STATEMENT)
+        end = len(data) - _END_SIZE
         if bind_at:
             kept.asked_for = None
+            if self._plain and prepared.takes_unnamed(self._plain, data, bind_at):
+                self._pipeline.synced()
+                return data
             out = prepared.parse(data[:bind_at]) + prepared.bind(data[bind_at:end])
         else:
             out = prepared.bind(data[:end])

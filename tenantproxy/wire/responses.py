@@ -146,6 +146,7 @@ class ResponseStream:
         "is_copying_in",
         "is_fatal",
         "is_idle",
+        "is_plain",
         "is_retryable",
         "is_stale",
         "pids",
@@ -158,6 +159,7 @@ class ResponseStream:
         self.readies = 0  # how often it was ready
         self._has_begun = False  # the last command that begins or ends transactions has begun one
         self.is_idle = False  # it ended with nothing outstanding, in no transaction
+        self.is_plain = False  # and nothing else has happened: there are no events
         self.is_copying_in = False  # a COPY began that the client sends
         self.is_stale = False  # the plan of a statement was
         self.is_retryable = False  # and nothing of what was sent has run
@@ -222,7 +224,7 @@ class ResponseStream:
         last = size - HEADER  # where the last message could begin
         begin = 0  # what lies between here and `at` goes to the client as it came
         out: list[bytes] | None = None  # if something is not passed on as it came
-        pipeline, passed = self._pipeline, self._passed_kinds
+        pipeline, prepared, passed = self._pipeline, self._prepared, self._passed_kinds
         misses = 0  # how often rows turned out to be of many lengths
         readies = 0
         self.is_stale = self.is_copying_in = False
@@ -259,6 +261,10 @@ class ResponseStream:
             elif kind == COMMAND_COMPLETE:
                 if not data.startswith(b"SELECT", at + 5):
                     self._completed(data[at + 5 : end - 1])
+            elif kind == PARSE_COMPLETE and end - at == HEADER and not self._is_session:
+                if prepared.acknowledged(pipeline.acknowledged(PARSE_COMPLETE)) != PARSE_COMPLETE:
+                    out = [*(out or ()), data[begin:at]]
+                    begin = end
             elif kind in self._looked_at_kinds:
                 if end - at < HEADER:
                     raise ProtocolError("the server sent a message of an impossible length")
@@ -280,6 +286,7 @@ class ResponseStream:
             is_idle = False
             self._ends_idle = True
         self.is_idle = is_idle
+        self.is_plain = is_idle and not self.events
         self.readies = readies
         if out is not None:
             return b"".join((*out, data[begin:at]))

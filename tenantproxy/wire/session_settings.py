@@ -40,7 +40,6 @@ class KeptSettings:
         "_may_be_custom",
         "_may_mean",
         "_mixed",
-        "_staged",
         "_start",
         "_unread",
         "asked_for",
@@ -50,6 +49,7 @@ class KeptSettings:
         "left",
         "meaning",
         "now",
+        "staged",
     )
 
     def __init__(
@@ -69,7 +69,7 @@ class KeptSettings:
         self._baseline = baseline
         self._greeted = baseline if greeted is None else greeted
         # Done, and in force until the transaction ends or from then on; one for each name, so few.
-        self._staged: dict[tuple[bytes, bool], SetEffect] = {}
+        self.staged: dict[tuple[bytes, bool], SetEffect] = {}
         self.asked_for: bytes | list[SetEffect | None] | None = None
         """The text whose tags come next (or the whole message of a simple query), then what of it has not come: read
         when there is one of SET or RESET."""
@@ -117,7 +117,7 @@ class KeptSettings:
                 self._unread = object() if self._may_mean else self._unread
             else:
                 self.left |= RESETS_ALL if effect.name == ALL else 0
-                self._staged.pop((_UNKNOWN.name, True), None)
+                self.staged.pop((_UNKNOWN.name, True), None)
             self._returning(effect is None or (effect.value is None and bool(effect.name)))
             self._stage(effect or _UNKNOWN)
         elif tag == b"DISCARD ALL":
@@ -152,26 +152,26 @@ class KeptSettings:
 
     def _stage(self, effect: SetEffect) -> None:
         if effect.name == ALL:
-            self._staged.clear()
+            self.staged.clear()
         if effect.name:
-            self._staged.pop((effect.name, effect.is_local), None)
-            self._staged[effect.name, effect.is_local] = effect
+            self.staged.pop((effect.name, effect.is_local), None)
+            self.staged[effect.name, effect.is_local] = effect
         self._understand()
 
     def _committed(self) -> None:
         """The transaction ended, though perhaps another one has begun with the same breath: COMMIT AND CHAIN."""
-        if self._staged:
+        if self.staged:
             self.now = self._after_this()
-            self._staged = {
-                key: effect for key, effect in self._staged.items() if effect.value is None and not effect.is_local
+            self.staged = {
+                key: effect for key, effect in self.staged.items() if effect.value is None and not effect.is_local
             }
             self._understand()
 
     def _void(self) -> None:
         """What was done in this transaction may not have been, or only up to a savepoint."""
-        if self._staged:
-            self.is_dirty = self.is_dirty or not all(effect.is_local for effect in self._staged.values())
-            self._staged.clear()
+        if self.staged:
+            self.is_dirty = self.is_dirty or not all(effect.is_local for effect in self.staged.values())
+            self.staged.clear()
             self._stage(_UNKNOWN)
 
     def unsure(self) -> None:
@@ -182,7 +182,7 @@ class KeptSettings:
     def _understand(self) -> None:
         settings = self.now
         self.is_passing = False
-        for effect in self._staged.values():
+        for effect in self.staged.values():
             is_back = (
                 effect.value is None and not effect.is_local and bool(self._start)
             )  # at the backend's, until later
@@ -214,7 +214,7 @@ class KeptSettings:
     def returned(self) -> list[tuple[bytes, bytes]]:
         """What its next backend will report of the settings that went back: to what the client has at its start."""
         self.has_returned = False
-        reset = {effect.name for effect in self._staged.values() if effect.value is None and not effect.is_local}
+        reset = {effect.name for effect in self.staged.values() if effect.value is None and not effect.is_local}
         wanted = dict(self._after_this())
         return [
             (name, self._greeted[name])
@@ -227,7 +227,7 @@ class KeptSettings:
     def _after_this(self) -> Settings:
         """`now`, when the transaction has committed."""
         settings = self.now
-        for effect in self._staged.values():
+        for effect in self.staged.values():
             if not effect.is_local:
                 settings = with_set(settings, effect.name, effect.value, start=self._start)
         return settings
@@ -237,13 +237,13 @@ class KeptSettings:
 
         `is_kept`: by the client, so what was set there is still in force.
         """
-        if not (self._staged or self.is_dirty):  # most
+        if not (self.staged or self.is_dirty):  # most
             return False
         self.now = self._after_this()
         is_dirty, self.is_dirty = self.is_dirty, False
         # A reset is to what the client wished at its start, not to what the backend went back to.
-        is_dirty = is_dirty or any(each.value is None and not each.is_local for each in self._staged.values())
-        self._staged.clear()
+        is_dirty = is_dirty or any(each.value is None and not each.is_local for each in self.staged.values())
+        self.staged.clear()
         if not is_kept:
             self._unread = None
         self._understand()

@@ -32,7 +32,7 @@ from tenantproxy.sidecar.pg.signals import ClientRights, ToldPid, TrueRow, signa
 from tenantproxy.sidecar.pg.traffic import Traffic
 from tenantproxy.wire import answers
 from tenantproxy.wire.definition_changes import DefinitionChanges
-from tenantproxy.wire.frames import IDLE
+from tenantproxy.wire.frames import IDLE, QUERY
 from tenantproxy.wire.leftovers import ANYTHING, RELEASES, RESETS_ALL, SETTING
 from tenantproxy.wire.memory import TenantMemory
 from tenantproxy.wire.pipeline import MAX_OUTSTANDING, Certainty, Copy, Pipeline
@@ -48,7 +48,7 @@ __all__ = ["Forwarder"]
 # To look up a member of an enumeration costs as much as ten attributes.
 _NOTHING, _BACKEND, _BYTES, _TURN, _ROOM, _COMPARED, _ANSWERS, _CANCELLED = Hold
 _BOUNDARY, _PASSING = Requests.BOUNDARY, Requests.PASSING
-_IDLE, _RETRYING, _END = CheckoutState.IDLE, CheckoutState.RETRYING, Stop.END
+_IDLE, _HELD, _RETRYING, _END = CheckoutState.IDLE, CheckoutState.HELD, CheckoutState.RETRYING, Stop.END
 _KNOWN, _UNFINISHED, _COPY_IN, _NO_COPY = Certainty.KNOWN, Certainty.UNFINISHED, Copy.IN, Copy.NONE
 
 
@@ -62,6 +62,9 @@ class Owner(Protocol):
     def end(self, error: TenantProxyError) -> None:
         """The client's connection cannot go on."""
         ...
+
+    is_draining: bool
+    """It ends as soon as nothing is under way: it is told when it `became_idle`."""
 
     def became_idle(self) -> None:
         """A transaction is over."""
@@ -99,6 +102,7 @@ class Forwarder:
         "_is_session",
         "_lender",
         "_on_lost",
+        "_on_writable",
         "_owner",
         "_replay",
         "_reported",
@@ -158,7 +162,8 @@ class Forwarder:
         self._replay: bytes | None = None  # the segment under way, while it can be sent once more
         self._returning: bytes | None = None  # answers that wait until the settings are those of the client's start
         self._reported: dict[bytes, bytes] = {}  # what the server had reported when that began
-        self._sink, self._on_lost = self._from_server, self._lost
+        # Kept, for they are set with each lease: to make a bound method costs an allocation.
+        self._sink, self._on_lost, self._on_writable = self._from_server, self._lost, self._server_writable
 
     def __repr__(self) -> str:
         return f"<Forwarder {self.checkout!r} {self.pipeline!r} {self._requests!r}, waits for {self.inbox.hold}>"
@@ -203,17 +208,19 @@ class Forwarder:
         if inbox.hold is not _NOTHING:
             self._keep(data)
             return
-        requests, backend = self._requests, self.checkout.backend
-        is_query = requests.is_one_query(data)
-        bind_at = -1 if is_query else requests.one_statement(data)
-        if (not is_query and bind_at < 0) or (backend is not None and self._obstacle() is not _NOTHING):
+        requests, checkout = self._requests, self.checkout
+        is_query = data[0] == QUERY
+        bind_at = requests.one_query(data) if is_query else requests.one_statement(data)
+        backend = checkout.backend
+        if bind_at < 0 or (backend is not None and self._obstacle() is not _NOTHING):
             self._forward(data)
             return
         if backend is None:
-            backend = self._lease()
+            backend = checkout.lease(self.kept.now)
             if backend is None:
                 self._wait(_BACKEND, data)
                 return
+            self._board(backend)
         if not self.pipeline.outstanding:
             self.asked_at = monotonic()
             if is_query:
@@ -279,9 +286,11 @@ class Forwarder:
             if self._is_idle_after_rest:  # the server did not want it any more
                 self._idle(is_amid=self.responses.is_amid)
         elif stop is Stop.BACKEND:
-            if self._lease() is None:
+            backend = self.checkout.lease(self.kept.now)
+            if backend is None:
                 self._wait(_BACKEND, data[at:])
                 return False
+            self._board(backend)
         elif stop is Stop.BYTES:
             self._wait(_BYTES, data[at:], needed=self._requests.needed)
             return False
@@ -386,12 +395,6 @@ class Forwarder:
         self._resume(_CANCELLED)
 
     # --- a lease: see `checkout.Holder` ------------------------------------------------------------------------------
-    def _lease(self) -> RawBackend | None:
-        backend = self.checkout.lease(self.kept.now)
-        if backend is not None:
-            self._board(backend)
-        return backend
-
     def adopt(self, backend: RawBackend, route: Route) -> None:
         """A session has its backend from its login on; it is leased, bound and set to what the client asked for."""
         self.checkout.adopt(backend, route)
@@ -404,7 +407,7 @@ class Forwarder:
         self.pipeline.status = IDLE
         backend.sink = self._sink
         backend.on_lost = self._on_lost
-        backend.on_writable = self._server_writable
+        backend.on_writable = self._on_writable
         self.prepared.board(backend.prepared)
         if self.client_is_slow:
             backend.pause_reading()
@@ -460,13 +463,14 @@ class Forwarder:
         backend = checkout.backend
         if backend is None:
             return
-        left = self.kept.left
-        if self._is_session or self.session.pin or (left & ANYTHING and self.features.is_pinning):
+        kept = self.kept
+        left = kept.left
+        if self._is_session or self.session.pin or (left and left & ANYTHING and self.features.is_pinning):
             traffic.transactions += 1
             traffic.transaction_seconds += monotonic() - self.asked_at
-            if self.kept.ended(is_kept=True) and not self._is_session:
-                self.kept.is_dirty = True  # when it is given back at last
-            backend.session = self.kept.now
+            if kept.ended(is_kept=True) and not self._is_session:
+                kept.is_dirty = True  # when it is given back at last
+            backend.session = kept.now
             if left and not self._is_session and self.session.must_look(left):
                 self._look(left, is_amid=is_amid or self._returning is not None)
         elif self._requests.state is _PASSING:  # the client is still sending what the server did not wait for
@@ -479,12 +483,12 @@ class Forwarder:
                 self._owner.end(_perhaps_not_committed())
                 return
         else:
-            kept = self.kept
-            is_dirty = kept.ended()
+            is_dirty = kept.ended() if kept.staged or kept.is_dirty else False
             traffic.transactions += 1
             traffic.transaction_seconds += checkout.release(kept.now, is_dirty=is_dirty)
         self._is_idle_after_rest = False
-        self._owner.became_idle()
+        if self._owner.is_draining:
+            self._owner.became_idle()
 
     def _look(self, left: int, *, is_amid: bool) -> None:
         """Ask the server what the client has left; where that cannot be now, all that it may have keeps its backend."""
@@ -515,7 +519,8 @@ class Forwarder:
                 backend.pause_reading()
             if not session.pin:
                 self._give_back(is_counted=True)
-            self._owner.became_idle()
+            if self._owner.is_draining:
+                self._owner.became_idle()
             self._resume(_BACKEND)
 
     def _give_back(self, *, is_counted: bool = False) -> None:
@@ -551,17 +556,35 @@ class Forwarder:
 
     # --- from the server ---------------------------------------------------------------------------------------------
     def _from_server(self, data: bytes) -> None:
-        traffic, responses, pipeline = self.traffic, self.responses, self.pipeline
+        traffic, responses = self.traffic, self.responses
         traffic.sent += len(data)
         self.heard += 1
         try:
             out = responses.scan(data)
         except ProtocolError as exc:  # whose answers these are is not known
-            is_of_client = pipeline.is_doubtful  # it has said what may be answered, or not
+            is_of_client = self.pipeline.is_doubtful  # it has said what may be answered, or not
             self._destroy(is_over=True)
             broken = ConnectFailed("the server broke the protocol", detail=exc.message)
             self._owner.end(_unknown_answers() if is_of_client else broken)
             return
+        if responses.is_plain and self.inbox.hold is _NOTHING and self.checkout.state is _HELD:
+            traffic.queries += responses.readies
+            self.answered_at = now = monotonic()
+            traffic.query_seconds += now - self.asked_at
+            kept = self.kept
+            kept.asked_for = None
+            if kept.has_returned:
+                self._returned(out)
+                return
+            self._replay = None
+            self._transport.write(out)
+            self._idle()
+        else:
+            self._heard_more(out)
+
+    def _heard_more(self, out: bytes) -> None:
+        """Something was said that is not just the end of what was asked. The client gets `out`."""
+        traffic, responses, pipeline = self.traffic, self.responses, self.pipeline
         if responses.events and self._is_for_others(out):
             return
         if responses.readies:

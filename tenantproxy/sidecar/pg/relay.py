@@ -43,7 +43,7 @@ class Relay(asyncio.Protocol):
     rests, without a forwarder (`_awake` is None), until its next byte.
     """
 
-    __slots__ = ("_asked_at", "_awake", "_clock", "_is_draining", "_is_over", "_on_end", "_parts", "_transport")
+    __slots__ = ("_asked_at", "_awake", "_clock", "_is_over", "_on_end", "_parts", "_transport", "is_draining")
 
     def __init__(
         self,
@@ -62,7 +62,8 @@ class Relay(asyncio.Protocol):
     ) -> None:
         self._transport = transport
         self._on_end = on_end
-        self._is_draining = self._is_over = False
+        self._is_over = False
+        self.is_draining = False  # see `forwarder.Owner`
         self._parts = ClientParts(
             source=source,
             lender=lender,
@@ -183,7 +184,7 @@ class Relay(asyncio.Protocol):
 
     def drain(self) -> None:
         """End as soon as nothing is under way."""
-        self._is_draining = True
+        self.is_draining = True
         forwarder = self._forwarder
         pipeline, is_kept = forwarder.pipeline, self._parts.is_session or forwarder.session.pin
         is_idle = is_kept and pipeline.is_quiet and pipeline.status == IDLE
@@ -202,8 +203,7 @@ class Relay(asyncio.Protocol):
     # --- Owner -------------------------------------------------------------------------------------------------------
     def became_idle(self) -> None:
         """See `forwarder.Owner`."""
-        if self._is_draining:
-            self.end(_shutting_down())
+        self.end(_shutting_down())
 
     def lost(self, exc: Exception | None) -> None:
         """See `forwarder.Owner`."""

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tenantproxy.wire.frames import DESCRIBE, frame
+from tenantproxy.wire.frames import DESCRIBE, QUERY, frame
 from tenantproxy.wire.leftovers import (
     ADVISORY_LOCK,
     CUSTOM,
@@ -121,7 +121,7 @@ class Client:
     def sends(self, data: bytes) -> None:
         """As it comes, by the shortest way that is open to it; what must wait for more is kept."""
         data, self.held = self.held + data, b""
-        if self.stream.is_one_query(data):
+        if data[0] == QUERY and self.stream.one_query(data) == 0:
             self.stream.queried()
             return
         bind_at = self.stream.one_statement(data)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import pytest
 
+from tenantproxy.errors import ProtocolError
+from tenantproxy.wire.frames import BIND, BIND_COMPLETE, DESCRIBE, IDLE, PARSE, PARSE_COMPLETE, READY, frame
+from tenantproxy.wire.memory import FREE_BYTES
 from tenantproxy.wire.pipeline import Pipeline
 from tenantproxy.wire.prepared import Prepared
 from tenantproxy.wire.requests import RequestStream, Stop
+from tenantproxy.wire.responses import ResponseStream
 from tenantproxy.wire.session_settings import KeptSettings
 from tenantproxy.wire.statements import ServerStatements, Statements
-from tests.support.model_server import DONE, FLUSH, SYNC, TERMINATE, data, parse, query
+from tests.support.model_server import DONE, FLUSH, SYNC, TERMINATE, bind, data, execute, parse, query
 
 
 @pytest.fixture
@@ -73,3 +77,79 @@ def test_what_the_server_would_skip_is_not_sent(stream: RequestStream) -> None:
 def test_a_farewell_is_the_last_that_is_read(stream: RequestStream) -> None:
     assert stream.read(query(b"a") + TERMINATE + query(b"b"), has_backend=True) == query(b"a")
     assert stream.stop is Stop.TERMINATED
+
+
+# --- the commonest ---------------------------------------------------------------------------------------------------
+_END = frame(DESCRIBE, b"P\0") + execute() + SYNC
+_ANSWER = frame(PARSE_COMPLETE) + frame(BIND_COMPLETE) + frame(READY, bytes((IDLE,)))
+
+
+class Client:
+    """One that has a backend, and hears the answer to each statement before it sends the next."""
+
+    def __init__(self, *, is_short: bool = True) -> None:
+        self._is_short = is_short  # the short way, where that is open to it
+        self._pipeline = pipeline = Pipeline()
+        self.prepared = prepared = Prepared(Statements(), pipeline)
+        prepared.board(ServerStatements())
+        self._stream = RequestStream(pipeline, prepared, KeptSettings((), {}), is_session=False)
+        self._responses = ResponseStream(pipeline, prepared, is_session=False)
+        self.was_short = False
+
+    def sends(self, sent: bytes) -> bytes:
+        """What goes out."""
+        bind_at = self._stream.one_statement(sent) if self._is_short else -1
+        self.was_short = bind_at >= 0
+        if self.was_short:
+            return self._stream.statement(sent, bind_at)
+        return self._stream.read(sent, has_backend=True)
+
+    def hears(self) -> bytes:
+        """The whole answer."""
+        return self._responses.scan(_ANSWER)
+
+
+def test_a_statement_like_the_last_is_not_looked_at_again_and_another_one_is() -> None:
+    client, plain, locks = Client(), b"SELECT pg_advisory_last(1)", b"SELECT pg_advisory_lock(1)"
+    for sql, is_short in ((plain, True), (plain, True), (locks, False)):
+        client.sends(parse(b"", sql) + bind(b"") + _END)
+        client.hears()
+        assert client.was_short is is_short, sql
+
+
+@pytest.mark.parametrize(
+    ("parsed", "bound"),
+    [
+        (parse(b"", b"SELECT 1"), bind(b"")),
+        (parse(b"", b"SELECT 1"), bind(b"", portal=b"p")),
+        (parse(b"", b"SELECT 1" + b" " * FREE_BYTES), bind(b"")),
+        (parse(b"", b"SELECT 1"), bind(b"s")),
+        (parse(b"s", b"SELECT 1"), bind(b"s")),
+        (frame(PARSE, b""), bind(b"")),
+        (frame(PARSE, b"\0"), bind(b"")),
+        (parse(b"", b"SELECT 1"), frame(BIND, b"\0\0")),
+    ],
+)
+def test_the_short_way_sends_and_remembers_what_the_long_one_does(parsed: bytes, bound: bytes) -> None:
+    short, long = Client(), Client(is_short=False)
+    for _ in range(3):
+        outs = []
+        for client in (short, long):
+            try:
+                outs.append(client.sends(parsed + bound + _END))
+            except ProtocolError as exc:
+                outs.append(exc.message.encode())
+        assert outs[0].partition(b"tp_")[0] == outs[1].partition(b"tp_")[0]
+        if b"tp_" in outs[0] or b"end" in outs[0]:  # it is answered otherwise
+            return
+        assert short.hears() == long.hears() == _ANSWER
+        assert short.prepared.unnamed == long.prepared.unnamed
+
+
+@pytest.mark.parametrize("bound", [frame(BIND), frame(BIND, b"\0"), frame(BIND, b"\0x"), frame(BIND, b"p\0")])
+def test_a_bind_without_two_names_is_refused(bound: bytes) -> None:
+    client = Client()
+    client.sends(parse(b"", b"SELECT 1") + bind(b"") + _END)
+    client.hears()
+    with pytest.raises(ProtocolError, match="does not end"):
+        client.sends(parse(b"", b"SELECT 1") + bound + _END)
