@@ -20,7 +20,7 @@ from tenantproxy.model import Route
 from tenantproxy.pools.pool import Pool
 from tenantproxy.pools.queue import Ticket
 from tenantproxy.raw.backend import RawBackend, Settings
-from tenantproxy.raw.bind import BackendEntry, Binder
+from tenantproxy.raw.bind import BackendEntry, Binder, is_entered
 from tenantproxy.raw.exchange import Exchange, reset
 
 __all__ = ["Acquire", "Desk", "Lessee"]
@@ -166,10 +166,13 @@ class Acquire:
         self._enter(backend)
 
     def _enter(self, backend: RawBackend) -> None:
-        self._entry = BackendEntry(self._lender, backend, self._route, self._session, self._entered)
-        if not self._entry.begin():
+        lender = self._lender
+        if not is_entered(backend, self._route, self._session, until=lender.clock() + lender.renewal):
+            self._entry = BackendEntry(lender, backend, self._route, self._session, self._entered)
+            if self._entry.begin():
+                return
             self._entry = None
-            self._lender.hand(self)
+        lender.hand(self)
 
     def _entered(self, error: Exception | None) -> None:
         backend, entry = self._backend, self._entry

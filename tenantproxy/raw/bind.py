@@ -44,6 +44,18 @@ class Binder(Protocol):
     nonce: Callable[[], bytes]
 
 
+def is_entered(backend: RawBackend, route: Route, session: Settings, *, until: float) -> bool:
+    """Whether nothing need be said: it is bound as `route` wants it, at least until then, and set to `session`."""
+    wanted = route.session
+    return not (
+        wanted.is_set_each_time
+        or backend.must_set_path
+        or backend.session != session
+        or backend.bound_until <= until
+        or (wanted.binding is not None and backend.bound != wanted.binding.tenant)
+    )
+
+
 class BackendEntry:
     """A session is being made what a route says. Nothing of the client's may go out before it is confirmed."""
 

@@ -24,7 +24,7 @@ from tenantproxy.pools.counters import Counters
 from tenantproxy.pools.pool import Pool
 from tenantproxy.raw.acquire import Acquire, Lessee
 from tenantproxy.raw.backend import RawBackend, Settings
-from tenantproxy.raw.bind import BackendEntry
+from tenantproxy.raw.bind import BackendEntry, is_entered
 from tenantproxy.raw.exchange import (
     READY_IDLE,
     SYNC_NOW,
@@ -88,8 +88,7 @@ class RawLender:
         if backend is None:
             return None
         now = pool.last_used
-        must_enter = route.session.is_set_each_time or backend.must_set_path
-        if must_enter or backend.session != session or backend.bound_until - self.renewal <= now:
+        if not is_entered(backend, route, session, until=now + self.renewal):
             pool.uncount(backend)
             pool.ready(backend, backend.bound, now)  # as it came: nothing has run on it
             return None

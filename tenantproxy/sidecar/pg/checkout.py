@@ -111,6 +111,10 @@ CHECKOUT: Final[Table[CheckoutState, CheckoutEvent]] = {
 
 # To look up a member of an enumeration costs as much as ten attributes.
 _IDLE, _LOOKING_UP, _QUEUED, _ENTERING, _HELD, _RENEWING, _LOOKING, _RETRYING, _LOST = CheckoutState
+(
+    _E_LENT_AT_ONCE, _E_UNKNOWN, _E_WANTED, _E_RESET_OR_BIND, _E_LENT, _E_REFUSED, _E_DUE,
+    _E_RENEWED, _E_LEFT, _E_TOLD, _E_STALE, _E_READY, _E_RELEASED, _E_GONE,
+) = CheckoutEvent  # fmt: skip
 _LENT, _RELEASED = CHECKOUT[_S.IDLE, _E.LENT_AT_ONCE], CHECKOUT[_S.HELD, _E.RELEASED]
 
 
@@ -155,14 +159,14 @@ class Checkout:
         try:
             found = self._source.known()
             if found is None:
-                self._move(_E.UNKNOWN)
+                self._move(_E_UNKNOWN)
                 self.waiting_since = monotonic()
                 self._finding = asyncio.get_running_loop().create_task(self._find(settings), context=Context())
                 return None
             pool, route = found
             backend = self._lender.lease_nowait(pool, route, settings)
         except TenantProxyError as exc:
-            self._move(_E.WANTED)
+            self._move(_E_WANTED)
             self.waiting_since = monotonic()
             asyncio.get_running_loop().call_soon(self.refused, exc)
             return None
@@ -176,7 +180,7 @@ class Checkout:
 
     def adopt(self, backend: RawBackend, route: Route) -> None:
         """What was leased for the holder at its login is its own now."""
-        self._move(_E.LENT_AT_ONCE)
+        self._move(_E_LENT_AT_ONCE)
         self.route, self.backend = route, backend
 
     async def _find(self, settings: Settings) -> None:
@@ -194,7 +198,7 @@ class Checkout:
             self._want(pool, route, settings)
 
     def _want(self, pool: Pool[RawBackend], route: Route, settings: Settings) -> None:
-        self._move(_E.WANTED)
+        self._move(_E_WANTED)
         self.route = route
         try:
             self._acquire = self._lender.acquire(pool, route, settings, self)
@@ -204,20 +208,20 @@ class Checkout:
     # --- Lessee ------------------------------------------------------------------------------------------------------
     def entering(self) -> None:
         """See `raw.lender.Lessee`."""
-        self._move(_E.RESET_OR_BIND)
+        self._move(_E_RESET_OR_BIND)
 
     def leased(self, backend: RawBackend) -> None:
         """See `raw.lender.Lessee`."""
         self._acquire = None
         self.backend = backend
-        self._move(_E.LENT)
+        self._move(_E_LENT)
         self._holder.checked_out(backend)
 
     def refused(self, error: TenantProxyError) -> None:
         """See `raw.lender.Lessee`."""
         self._acquire = None
         if self.state is not _LOST:
-            self._move(_E.REFUSED)
+            self._move(_E_REFUSED)
             self._holder.not_checked_out(error)
 
     # --- held --------------------------------------------------------------------------------------------------------
@@ -225,39 +229,39 @@ class Checkout:
         """Bind again; the client must not have anything under way until `renewed`. `start`: see `RawLender.enter`."""
         assert self.backend is not None
         assert self.route is not None
-        self._move(_E.DUE)
+        self._move(_E_DUE)
         self._lender.enter(self.backend, self.route, settings, self._renewed, start=start)
 
     def _renewed(self, error: TenantProxyError | None) -> None:
         if error is not None:
             self.backend = None  # it is destroyed
             if self.state is not _LOST:
-                self._move(_E.GONE)
+                self._move(_E_GONE)
         elif self.state is not _LOST:
-            self._move(_E.RENEWED)
+            self._move(_E_RENEWED)
         self._holder.renewed(error)
 
     def look(self, *, settings: bool) -> None:
         """Ask what is left in the session; the client must not have anything under way until `looked`."""
         assert self.backend is not None
         assert self.route is not None
-        self._move(_E.LEFT)
+        self._move(_E_LEFT)
         self._lender.look(self.backend, self.route, self._looked, settings=settings)
 
     def _looked(self, found: int, error: TenantProxyError | None) -> None:
         if error is not None:
             self.backend = None  # it is destroyed
         if self.state is not _LOST:
-            self._move(_E.TOLD if error is None else _E.GONE)
+            self._move(_E_TOLD if error is None else _E_GONE)
         self._holder.looked(found, error)
 
     def retry(self) -> None:
         """A segment will be sent once more; the client sees nothing of what is answered until then."""
-        self._move(_E.STALE)
+        self._move(_E_STALE)
 
     def retried(self) -> None:
         """It is being sent."""
-        self._move(_E.READY)
+        self._move(_E_READY)
 
     # --- back --------------------------------------------------------------------------------------------------------
     def release(self, settings: Settings, *, is_dirty: bool) -> float:
@@ -274,14 +278,14 @@ class Checkout:
         """End the backend, if there is one: it is in doubt, or gone. `is_over`: and the client's lease with it."""
         backend, self.backend = self.backend, None
         if self.state is not _LOST and (is_over or backend is not None):
-            self._move(_E.GONE if is_over else _E.RELEASED)
+            self._move(_E_GONE if is_over else _E_RELEASED)
         if backend is not None:
             self._lender.destroy(backend, "error")
 
     def leave(self) -> bool:
         """The client has gone: it waits for nothing any more. Whether its backend is to be given back now."""
         is_ours = self.state is _RENEWING or self.state is _LOOKING  # what is said on the backend now
-        self._move(_E.GONE)
+        self._move(_E_GONE)
         if self._acquire is not None:
             self._acquire.cancel()
         if self._finding is not None:

@@ -48,7 +48,8 @@ __all__ = ["Forwarder"]
 # To look up a member of an enumeration costs as much as ten attributes.
 _NOTHING, _BACKEND, _BYTES, _TURN, _ROOM, _COMPARED, _ANSWERS, _CANCELLED = Hold
 _BOUNDARY, _PASSING = Requests.BOUNDARY, Requests.PASSING
-_IDLE, _HELD, _RETRYING, _END = CheckoutState.IDLE, CheckoutState.HELD, CheckoutState.RETRYING, Stop.END
+_IDLE, _HELD, _RETRYING = CheckoutState.IDLE, CheckoutState.HELD, CheckoutState.RETRYING
+_END, _STOP_BOUNDARY, _STOP_BACKEND, _STOP_BYTES, _STOP_ANSWERS, _STOP_COMPARED, _STOP_TURN, _TERMINATED = Stop
 _KNOWN, _UNFINISHED, _COPY_IN, _NO_COPY = Certainty.KNOWN, Certainty.UNFINISHED, Copy.IN, Copy.NONE
 
 
@@ -98,6 +99,7 @@ class Forwarder:
 
     __slots__ = (
         "_behind",
+        "_bind_at",
         "_is_idle_after_rest",
         "_is_session",
         "_lender",
@@ -109,6 +111,7 @@ class Forwarder:
         "_requests",
         "_returning",
         "_rights",
+        "_short_size",
         "_sink",
         "_transport",
         "answered_at",
@@ -159,6 +162,8 @@ class Forwarder:
         self._is_session = is_session  # the client keeps its backend to its end
         self._is_idle_after_rest = False  # the rest of a message is still to be passed on
         self._behind: bytes | None = None  # what came behind a warning, while others of them are looked into
+        # What waits, if it is one query or statement: bytes, and where its Bind begins.
+        self._short_size, self._bind_at = 0, -1
         self._replay: bytes | None = None  # the segment under way, while it can be sent once more
         self._returning: bytes | None = None  # answers that wait until the settings are those of the client's start
         self._reported: dict[bytes, bytes] = {}  # what the server had reported when that began
@@ -204,13 +209,15 @@ class Forwarder:
         """Bytes came from the client."""
         self.traffic.received += len(data)
         self.heard += 1
-        inbox = self.inbox
-        if inbox.hold is not _NOTHING:
+        if self.inbox.hold is _NOTHING:
+            self._pass(data)
+        else:
             self._keep(data)
-            return
+
+    def _pass(self, data: bytes) -> None:
+        """Send it the shortest way that is open to it; nothing waits."""
         requests, checkout = self._requests, self.checkout
-        is_query = data[0] == QUERY
-        bind_at = requests.one_query(data) if is_query else requests.one_statement(data)
+        bind_at = requests.one_query(data) if data[0] == QUERY else requests.one_statement(data)
         backend = checkout.backend
         if bind_at < 0 or (backend is not None and self._obstacle() is not _NOTHING):
             self._forward(data)
@@ -218,9 +225,14 @@ class Forwarder:
         if backend is None:
             backend = checkout.lease(self.kept.now)
             if backend is None:
-                self._wait(_BACKEND, data)
+                self._wait(_BACKEND, data, bind_at=bind_at)
                 return
             self._board(backend)
+        self._send(backend, data, bind_at)
+
+    def _send(self, backend: RawBackend, data: bytes, bind_at: int) -> None:
+        """Send one query, or one statement whose Bind begins at `bind_at`."""
+        requests, is_query = self._requests, data[0] == QUERY
         if not self.pipeline.outstanding:
             self.asked_at = monotonic()
             if is_query:
@@ -282,30 +294,30 @@ class Forwarder:
 
     def _goes_on(self, stop: Stop, data: bytes, at: int) -> bool:
         """Whether what is behind `at` may be read on, after the reading stopped there."""
-        if stop is Stop.BOUNDARY:
+        if stop is _STOP_BOUNDARY:
             if self._is_idle_after_rest:  # the server did not want it any more
                 self._idle(is_amid=self.responses.is_amid)
-        elif stop is Stop.BACKEND:
+        elif stop is _STOP_BACKEND:
             backend = self.checkout.lease(self.kept.now)
             if backend is None:
                 self._wait(_BACKEND, data[at:])
                 return False
             self._board(backend)
-        elif stop is Stop.BYTES:
+        elif stop is _STOP_BYTES:
             self._wait(_BYTES, data[at:], needed=self._requests.needed)
             return False
-        elif stop is Stop.ANSWERS:
+        elif stop is _STOP_ANSWERS:
             if self.pipeline.outstanding:
                 self._wait(_ANSWERS, data[at:])
                 return False
-        elif stop is Stop.COMPARED:
+        elif stop is _STOP_COMPARED:
             self._wait(_COMPARED, data[at:])
             return False
-        elif stop is Stop.TURN:
+        elif stop is _STOP_TURN:
             self._wait(_TURN, data[at:])
             asyncio.get_running_loop().call_soon(self._resume, _TURN)
             return False
-        elif stop is Stop.TERMINATED:
+        elif stop is _TERMINATED:
             self._transport.close()
             return False
         return True
@@ -343,8 +355,9 @@ class Forwarder:
         checkout.renew(self.kept.now)
         return _BACKEND
 
-    def _wait(self, hold: Hold, data: bytes, *, needed: int = 0) -> None:
-        """Keep `data` until `_resume(hold)`."""
+    def _wait(self, hold: Hold, data: bytes, *, needed: int = 0, bind_at: int = -1) -> None:
+        """Keep `data` until `_resume(hold)`. `bind_at`: where it may be sent as it is, see `_pass`."""
+        self._short_size, self._bind_at = (len(data), bind_at) if bind_at >= 0 else (0, -1)
         if not self.is_over:
             try:
                 self.inbox.wait(hold, data, needed=needed)
@@ -381,7 +394,7 @@ class Forwarder:
         if self.inbox.hold is hold and not self.is_over:
             data = self.inbox.take()
             if data:
-                self._forward(data)
+                self._pass(data)
 
     def cancel(self) -> None:
         """What runs took too long. What the client sends from now on waits until the request cannot hit it."""
@@ -423,7 +436,10 @@ class Forwarder:
         """See `checkout.Holder`."""
         self.traffic.wait_seconds += monotonic() - self.checkout.waiting_since
         self._board(backend)
-        self._resume(_BACKEND)
+        if self._short_size and self._short_size == self.inbox.size and not self.is_over:  # nothing has come behind it
+            self._send(backend, self.inbox.take(), self._bind_at)
+        else:
+            self._resume(_BACKEND)
 
     def not_checked_out(self, error: TenantProxyError) -> None:
         """See `checkout.Holder`. What would have run has not; the client may try again."""

@@ -550,3 +550,36 @@ async def test_no_byte_is_held_for_ever_when_a_binding_is_about_to_end(sent: byt
             while lender.entering:
                 lender.entered()
         assert client.line.is_closed or client.ask(query(b"rows 3")).endswith(rows(3))
+
+
+# --- what waits for a backend ----------------------------------------------------------------------------------------
+@pytest.mark.parametrize("is_refused", [False, True])
+@pytest.mark.parametrize("behind", [b"", query(b"SELECT 2")])
+async def test_what_waits_for_a_backend_is_looked_at_whatever_waited_before(behind: bytes, *, is_refused: bool) -> None:
+    lender = Lender()
+    lender.is_busy = True
+    client = Client(lender)
+    plain, locks = query(b"SELECT pg_advisory_last(1)"), query(b"SELECT pg_advisory_lock(1)")
+    client.send(plain)
+    if is_refused:
+        lender.refuse(BUSY)
+    else:
+        lender.grant()
+        client.backend.deliver()
+    assert not client.relay.backend
+    client.send(locks)
+    client.send(behind)
+    lender.grant()
+    assert client.relay.kept.left, "what the lock leaves was not seen"
+    settle(lender)
+
+
+async def test_what_comes_behind_a_query_that_waits_for_a_backend_runs_after_it() -> None:
+    lender = Lender()
+    lender.is_busy = True
+    client = Client(lender)
+    client.send(query(b"rows 1"))
+    client.send(pg.parse(b"s", b"rows 2") + run(b"s") + SYNC)
+    lender.is_busy = False
+    settle(lender)
+    assert client.take() == alone(query(b"rows 1"), pg.parse(b"s", b"rows 2"), run(b"s"), SYNC)
