@@ -99,6 +99,11 @@ class Routes:
             routes.move_to_end(key)
         return known[1]
 
+    def fresh_until(self, key: RouteKey) -> float:
+        """Until when (monotonic) what `known_by` said need not be asked again, unless the registry changes."""
+        known = self._routes.get(key)
+        return 0.0 if known is None else known[0].fresh_until
+
     async def find(self, scope: TenantScope) -> Route:
         """The route of a tenant that the registry is asked for. Raises TenantError, RegistryUnavailable."""
         route = await self.find_by((scope.id, scope.system, scope.replica, scope.profile))

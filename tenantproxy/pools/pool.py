@@ -9,7 +9,7 @@ Each connection is in exactly one state: idle, used, resetting or retiring; thos
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, Generic, TypeVar
 
 from tenantproxy.errors import PoolError, TenantProxyError
@@ -116,6 +116,22 @@ class Pool(Generic[C]):
             else:
                 self._endings.found_dead(slot)
         return None
+
+    def expires_at(self, conn: C) -> float:
+        """From when on `conn` is not lent any more, by the pool's clock."""
+        return self._slots[conn].expires_at
+
+    def lent_again(self, tenant: TenantId, count: int, seconds: float, held: Mapping[int, int]) -> None:
+        """Leases of `tenant` that this was not asked for: a connection was lent on to the next, `count` times.
+
+        `seconds` and `held`, by bucket of `hold_seconds`: of these and of those that it was asked for.
+        """
+        self.last_used = self._clock()
+        self._counts_of(tenant)["ok"] += count
+        self.wait_seconds.counts[0] += count
+        self.hold_seconds.total += seconds
+        for bucket, leases in held.items():
+            self.hold_seconds.counts[bucket] += leases
 
     def _admit(self, tenant: TenantId, limits: Limits) -> Turn[C]:
         """The turn of a tenant that has none, or other limits now."""

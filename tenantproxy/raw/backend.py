@@ -215,6 +215,12 @@ class RawBackend(asyncio.Protocol):
         self.transport = transport
         self.write = transport.write
 
+    def catch_up(self) -> None:
+        """A transaction that the compiled path carries on it becomes the relay's, which hears of what comes then."""
+        settle = getattr(self.transport, "settle", None)  # of `_native.core.Conn`, which is below TLS as well
+        if settle is not None:
+            settle()
+
     def server_now(self) -> float:
         """The server's clock, unix seconds."""
         return time.time() + self.offset

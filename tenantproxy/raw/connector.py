@@ -54,6 +54,7 @@ class RawConnector:
 
     def retire(self, pool: Pool[RawBackend], conn: RawBackend) -> None:
         """See `pools.context.Connector`."""
+        conn.catch_up()
         end = self._ends[conn] = End(self, conn)
         end.begin()
 

@@ -168,16 +168,17 @@ class RawLender:
                 asyncio.get_running_loop().call_soon(self._call)
 
     # --- back --------------------------------------------------------------------------------------------------------
-    def release(self, backend: RawBackend, route: Route, *, is_dirty: bool) -> float:
+    def release(self, backend: RawBackend, route: Route, *, is_dirty: bool, is_counted: bool = False) -> float:
         """Take a backend back on which nothing runs, no message is begun and the last word was ReadyForQuery `I`.
 
-        `is_dirty`: its session holds more than its tenant and its tracked settings. Returns how long it was held,
-        seconds.
+        `is_dirty`: its session holds more than its tenant and its tracked settings; `is_counted`: the time for which it
+        was held is among those already. Returns how long it was held, seconds.
         """
         pool = backend.pool
         now = self.clock()
         held = now - backend.leased_at
-        pool.hold_seconds.observe(held)
+        if not is_counted:
+            pool.hold_seconds.observe(held)
         if backend.is_closed or backend.is_doubtful:
             self.destroy(backend, "error")
             return held

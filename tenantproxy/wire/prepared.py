@@ -191,6 +191,36 @@ class Prepared:
         is_done = not (self._changes or self._refusals or self._begun or self._unnamed_outstanding)
         return is_done and self.unnamed is None and not (self.names or self.is_comparing)
 
+    @property
+    def may_be_carried(self) -> bool:
+        """Whether nothing that was sent of a statement is unanswered, and none without a name has a long text."""
+        is_done = not (self._changes or self._refusals or self._begun or self._unnamed_outstanding)
+        return is_done and not (self._unnamed_size or self.is_comparing)
+
+    def name_on(self, name: bytes, server: ServerStatements) -> bytes | None:
+        """Under which name the client's statement is on a backend, where a Bind of it needs no other look.
+
+        None: `bind` has to say what goes out. See there.
+        """
+        statement = self.names.get(name)
+        if statement is None or statement.meaning is not self._kept.meaning:
+            return None
+        if statement.watched is not None or statement.leaves:
+            return None
+        if self._told and (told := self._told.get(name)) is not None and told[0] is statement:
+            description = server.description(statement)
+            if description is not told[1] and description != told[1]:
+                return None
+        return statement.name if server.use(statement) else None
+
+    def carried(self, unnamed: bytes) -> None:
+        """The client's statement without a name was parsed elsewhere, by this message; empty: it is gone."""
+        if unnamed:
+            self.unnamed, self.unnamed_leaves = unnamed, 0
+            self._unnamed_is_there = False
+        elif self.unnamed is not None:
+            self.queried()
+
     def use(self, statements: Statements) -> None:
         """What the client prepares from now on is one of these."""
         self._all = statements

@@ -194,6 +194,11 @@ class RequestStream:
         """Whether a new one would read on the same."""
         return self.state is _BOUNDARY and self._searched is None and not (self._is_refused or self._sets)
 
+    @property
+    def may_be_carried(self) -> bool:
+        """Whether one statement that is read elsewhere, and needs no second look, leaves it as it is."""
+        return self.is_at_rest and not self._leaves_something
+
     def _move(self, event: RequestEvent) -> None:
         self.state = REQUESTS[self.state, event]
 

@@ -198,6 +198,9 @@ class Source:
     def known(self) -> tuple[Any, Route]:
         return None, self._route
 
+    def fresh_until(self) -> float:
+        return float("inf")
+
     async def find(self) -> tuple[Any, Route]:
         return self.known()
 

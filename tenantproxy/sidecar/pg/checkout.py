@@ -29,6 +29,10 @@ class Source(Protocol):
         """Without asking; None: `find` it."""
         ...
 
+    def fresh_until(self) -> float:
+        """Until when what `known` says holds, unless something happens meanwhile; monotonic."""
+        ...
+
     async def find(self) -> tuple[Pool[RawBackend], Route]:
         """Ask the registry. Raises TenantError, RegistryUnavailable, PoolClosed."""
         ...

@@ -32,7 +32,7 @@ from tenantproxy.sidecar.pg.signals import ClientRights, ToldPid, TrueRow, signa
 from tenantproxy.sidecar.pg.traffic import Traffic
 from tenantproxy.wire import answers
 from tenantproxy.wire.definition_changes import DefinitionChanges
-from tenantproxy.wire.frames import IDLE, QUERY
+from tenantproxy.wire.frames import IDLE, PARSE_COMPLETE, QUERY, frame
 from tenantproxy.wire.leftovers import ANYTHING, RELEASES, RESETS_ALL, SETTING
 from tenantproxy.wire.memory import TenantMemory
 from tenantproxy.wire.pipeline import MAX_OUTSTANDING, Certainty, Copy, Pipeline
@@ -54,6 +54,7 @@ _KNOWN, _UNFINISHED, _COPY_IN, _NO_COPY = Certainty.KNOWN, Certainty.UNFINISHED,
 
 
 _READY_IDLE = answers.ready_for_query()
+_PARSE_COMPLETE = frame(PARSE_COMPLETE)
 _MAX_WARNINGS = 100  # about signals to no process, in what a server says at once, that are looked into
 
 
@@ -176,6 +177,15 @@ class Forwarder:
     @property
     def may_rest(self) -> bool:
         """Whether another forwarder, made of the same parts, would do the same from here on."""
+        return self._is_at_rest and self._requests.is_at_rest and self.prepared.is_at_rest
+
+    @property
+    def may_be_carried(self) -> bool:
+        """Whether nothing is under way or remembered that a straight transaction of the compiled path would change."""
+        return self._is_at_rest and self._requests.may_be_carried and self.prepared.may_be_carried
+
+    @property
+    def _is_at_rest(self) -> bool:
         inbox = self.inbox
         return (
             self.checkout.state is _IDLE
@@ -183,9 +193,7 @@ class Forwarder:
             and not (inbox.is_paused or self.client_is_slow or self.is_unread or self.is_cancelling or self.is_over)
             and self._behind is self._returning is None
             and self.pipeline.is_at_rest
-            and self._requests.is_at_rest
             and self.responses.is_at_rest
-            and self.prepared.is_at_rest
             and not (self.session.pin or self.session.changes.is_heard or self.features.has_place)
         )
 
@@ -414,6 +422,49 @@ class Forwarder:
         self._board(backend)
         if backend.pid == self._rights.pid:
             self.responses.pids = None
+
+    def carried(self, heard: int, asked_at: float, answered_at: float, unnamed: bytes | None) -> None:
+        """The compiled path has carried transactions, which are over. `unnamed`: see `Prepared.carried`."""
+        self.heard += heard
+        self.asked_at, self.answered_at = asked_at, answered_at
+        if unnamed is not None:
+            self.prepared.carried(unnamed)
+
+    def go_on(
+        self,
+        backend: RawBackend,
+        route: Route,
+        data: bytes,
+        sent: bytes,
+        *,
+        asked_at: float,
+        passed: int,
+        has_parsed: bool,
+    ) -> None:
+        """Be as if `data` of the client had been sent by this at `asked_at`, for which `sent` went to `backend`.
+
+        `passed` bytes of the answer have gone to the client, whole messages of the kinds that are not looked at, and
+        ParseComplete if it `has_parsed`. Where this would have sent something else, both ends are destroyed.
+        """
+        written: list[bytes] = []
+        backend.leased_at = asked_at
+        self.checkout.adopt(backend, route)
+        self._board(backend)
+        write, backend.write = backend.write, written.append
+        try:
+            self.received(data)
+        finally:
+            backend.write = write
+        self.asked_at = asked_at
+        if b"".join(written) != sent or self.inbox.hold is not _NOTHING:
+            self._destroy(is_over=True)
+            self._owner.end(ConnectFailed("the connection was closed", detail="what was sent for it is not known"))
+            return
+        if has_parsed:
+            self.responses.scan(_PARSE_COMPLETE)  # the client has it
+        if passed:
+            self.traffic.sent += passed
+            self._replay = None
 
     def _board(self, backend: RawBackend) -> None:
         self.traffic.leases += 1

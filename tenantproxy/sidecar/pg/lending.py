@@ -96,6 +96,10 @@ class RawLending:
         route = self._routes.known_by((tenant, None, False, PROFILE))
         return None if route is None else (self._pools.pool(route), route)
 
+    def fresh_until(self, tenant: TenantId) -> float:
+        """See `listener.Lending`."""
+        return self._routes.fresh_until((tenant, None, False, PROFILE))
+
     async def find(self, tenant: TenantId) -> tuple[Pool[RawBackend], Route]:
         """See `listener.Lending`."""
         route = await self._routes.find_by((tenant, None, False, PROFILE))
