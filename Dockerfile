@@ -2,7 +2,9 @@
 # The sidecar, as a user of its own, with nothing in the image that only builds it.
 FROM python:3.13-slim-bookworm AS build
 WORKDIR /src
-COPY requirements.lock pyproject.toml README.md LICENSE ./
+# For the compiled data path; it stays in this stage.
+RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
+COPY requirements.lock pyproject.toml hatch_build.py README.md LICENSE ./
 # The versions of the lock as constraints, which take no extras, and no hashes with a local folder.
 RUN sed -e '/--hash=/d' -e 's/ \\$//' -e 's/\[[^]]*\]//' requirements.lock > constraints.txt \
     && python -m venv /opt/tenantproxy

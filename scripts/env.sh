@@ -40,6 +40,8 @@ if ! _is_installed; then
     . scripts/install.sh
     _stamp "$_lock" >.venv/installed
 fi
+# The compiled data path, for whoever has the tools; where it cannot be built, that is said once and Python does it all.
+[ "$_lock" = requirements.lock ] || .venv/bin/python hatch_build.py
 PATH="$PWD/.venv/bin:$PATH"
 # What is imported is compiled once, and not in each process that runs it, beside the packages and not in the sources.
 PYTHONPYCACHEPREFIX="$PWD/.venv/pycache"

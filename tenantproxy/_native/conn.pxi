@@ -1,0 +1,389 @@
+# One connection: what asyncio calls a transport.
+
+cdef object _BufferedProtocol = asyncio.BufferedProtocol
+
+cdef enum:
+    HIGH = 65536          # bytes that wait, from which on the protocol is asked to pause
+
+
+cdef class Conn:
+    """A stream socket on a `Pump`, which owns it. Its interface is asyncio.Transport's.
+
+    `protocol.connection_lost` is called from the loop, once, also when it is closed or lost within another call.
+    """
+
+    cdef Pump _pump
+    cdef object _protocol
+    cdef object _sock
+    cdef object _peer             # its name, as it was at the beginning
+    cdef bytearray _out           # what the kernel has not taken; None: nothing
+    cdef size_t _high
+    cdef size_t _low
+    cdef int _fd                  # -1: closed
+    cdef uint32_t _mask
+    cdef bint _is_buffered        # the protocol is an asyncio.BufferedProtocol
+    cdef bint _is_paused
+    cdef bint _is_closing
+    cdef bint _is_lost            # connection_lost is on its way
+    cdef bint _is_ended           # no more is written
+    cdef bint _is_told            # the protocol was asked to pause
+    cdef Rider _rider             # this client's
+    cdef Rider _client            # whose transaction this backend carries
+    cdef double _until            # a parked backend is not lent any more from then on
+
+    _start_tls_compatible = True  # what asyncio asks before it puts TLS upon it
+
+    def __init__(self, Pump pump, sock, protocol, peer=None):
+        self._pump = pump
+        self._sock = sock
+        self._fd = sock.fileno()
+        self._high, self._low = HIGH, HIGH // 4
+        if peer is None:
+            try:
+                peer = sock.getpeername()
+            except OSError:
+                peer = None
+        self._peer = peer
+        self.set_protocol(protocol)
+        pump._conns.add(self)
+
+    def __repr__(self):
+        return f"<Conn fd={self._fd}{' closing' if self._is_closing else ''}>"
+
+    def begin(self, waiter=None):
+        """Tell the protocol, then read. Called from the loop."""
+        if self._fd >= 0:
+            try:
+                self._protocol.connection_made(self)
+                if not (self._is_closing or self._is_paused):
+                    self.register(EPOLLIN)
+            except Exception as exc:
+                self._pump.broke("a protocol failed", exc, self)
+        if waiter is not None and not waiter.cancelled():
+            waiter.set_result(None)
+
+    # --- events ------------------------------------------------------------------------------------------------------
+    cdef int register(self, uint32_t mask) except -1:
+        cdef epoll_event event
+        if mask == self._mask or self._fd < 0:
+            return 0
+        event.events = mask
+        event.data.ptr = <void*>self
+        if mask == 0:
+            epoll_ctl(self._pump._epoll, EPOLL_CTL_DEL, self._fd, &event)
+        elif epoll_ctl(self._pump._epoll, EPOLL_CTL_MOD if self._mask else EPOLL_CTL_ADD, self._fd, &event) != 0:
+            raise os_error(errno)
+        self._mask = mask
+        return 0
+
+    cdef int happened(self, uint32_t events) except -1:
+        """Called by the pump. Nothing that a protocol raises leaves it."""
+        if self._fd < 0 or self._is_lost:
+            return 0  # closed in this very round
+        try:
+            if events & (EPOLLOUT | EPOLLERR | EPOLLHUP) and self._out is not None:
+                self._pump.python_runs()
+                self.send_on()
+            if events & ~<uint32_t>EPOLLOUT and self._mask & EPOLLIN:
+                self.read()
+        except Exception as exc:
+            self._pump.python_runs()
+            self._pump.broke("a protocol failed", exc, self)
+        return 0
+
+    cdef int read(self) except -1:
+        cdef ssize_t size, before = 0
+        cdef uint8_t* data = self._pump._buffer
+        if self._client is not None:
+            before = self._client.put_tail(data)
+        size = c_recv(self._fd, data + before, CHUNK, MSG_DONTWAIT)
+        if size < 0:
+            self.failed(errno)
+        elif size == 0:
+            self._pump.python_runs()
+            self.ended()
+        elif self._client is not None:
+            self._client.answered(data, before + size)
+        elif self._rider is None or not self._rider.carry(data, size):
+            self._pump.python_runs()
+            if self._rider is not None:
+                self._rider.settle()
+            self.feed(data, size)
+        return 0
+
+    cdef int feed(self, const uint8_t* data, ssize_t size) except -1:
+        """Let the protocol have it."""
+        assert not self._pump._parked
+        cdef bytes given = PyBytes_FromStringAndSize(<const char*>data, size)
+        if self._is_lost or self._fd < 0:
+            return 0
+        if not self._is_buffered:
+            self._protocol.data_received(given)
+            return 0
+        at = 0
+        while at < size:
+            room = memoryview(self._protocol.get_buffer(size - at)).cast("B")
+            fits = min(len(room), size - at)
+            if not fits:
+                raise RuntimeError("a protocol has no room for what came")
+            room[:fits] = given[at : at + fits]
+            self._protocol.buffer_updated(fits)
+            at += fits
+        return 0
+
+    cdef int ended(self) except -1:
+        """The peer sends no more."""
+        self.let_go()
+        if self._fd < 0 or self._is_lost:
+            return 0
+        self.register(self._mask & ~<uint32_t>EPOLLIN)
+        if not self._protocol.eof_received():
+            self.close()
+        return 0
+
+    cdef int let_go(self) except -1:
+        """What is carried on it is the relay's from now on."""
+        if self._rider is not None:
+            self._rider.settle()
+        if self._client is not None:
+            self._client.settle()
+        return 0
+
+    def settle(self):
+        """What was carried on this connection, and is being carried, becomes known to the relay and is its own.
+
+        After that the relay is as if it had done all of it itself. Called before its state is asked for.
+        """
+        self.let_go()
+
+    @property
+    def is_carrying(self):
+        """Whether a transaction of this client, or on this backend, is under way without Python."""
+        return self._client is not None or (self._rider is not None and self._rider._backend is not None)
+
+    def ride(self, relay):
+        """Carry the straight transactions of this client, for `relay`. See `Relay` for what is asked of it."""
+        self._rider = Rider(self, relay)
+
+    # --- writing -----------------------------------------------------------------------------------------------------
+    def write(self, data):
+        """See asyncio.WriteTransport."""
+        cdef ssize_t sent
+        cdef bytes whole
+        if self._is_ended:
+            raise RuntimeError("cannot write behind the end")
+        if self._fd < 0 or self._is_lost or not data:
+            return
+        whole = data if type(data) is bytes else bytes(data)
+        if self._out is None:
+            sent = c_send(self._fd, PyBytes_AS_STRING(whole), PyBytes_GET_SIZE(whole), MSG_NOSIGNAL | MSG_DONTWAIT)
+            if sent == PyBytes_GET_SIZE(whole):
+                return
+            if sent < 0:
+                if self.failed(errno):
+                    return
+                sent = 0
+            whole = whole[sent:]
+        self.queue(whole)
+        self.press()
+
+    cdef bint failed(self, int number) except -1:
+        """A call of the system's has; whether the connection is lost by that, and not only busy."""
+        if number == EAGAIN or number == EINTR:
+            return False
+        self._pump.python_runs()
+        self.force_close(os_error(number))
+        return True
+
+    cdef int queue(self, bytes rest) except -1:
+        """The kernel has not taken this."""
+        if self._out is None:
+            self._out = bytearray(rest)
+            self.register(self._mask | EPOLLOUT)
+        else:
+            self._out += rest
+        return 0
+
+    cdef int press(self) except -1:
+        """Ask the protocol to pause where too much waits."""
+        if self._out is not None and <size_t>len(self._out) > self._high and not self._is_told:
+            self._is_told = True
+            self._protocol.pause_writing()
+        return 0
+
+    cdef int send_on(self) except -1:
+        """The kernel takes more. Python runs."""
+        cdef ssize_t sent
+        sent = c_send(self._fd, <char*>self._out, len(self._out), MSG_NOSIGNAL | MSG_DONTWAIT)
+        if sent < 0:
+            self.failed(errno)
+            return 0
+        if sent == len(self._out):
+            self._out = None
+            self.register(self._mask & ~<uint32_t>EPOLLOUT)
+        else:
+            del self._out[:sent]
+        if self._is_told and (self._out is None or <size_t>len(self._out) <= self._low):
+            self._is_told = False
+            self._protocol.resume_writing()
+        if self._out is None and not self._is_lost:
+            if self._is_closing:
+                self.lose(None)
+            elif self._is_ended:
+                self._sock.shutdown(_socket.SHUT_WR)
+        return 0
+
+    def writelines(self, list_of_data):
+        """See asyncio.WriteTransport."""
+        self.write(b"".join(list_of_data))
+
+    def can_write_eof(self):
+        """See asyncio.WriteTransport."""
+        return True
+
+    def write_eof(self):
+        """See asyncio.WriteTransport."""
+        if self._is_closing or self._is_ended:
+            return
+        self._is_ended = True
+        if self._out is None:
+            try:
+                self._sock.shutdown(_socket.SHUT_WR)
+            except OSError as exc:
+                self.force_close(exc)
+
+    def get_write_buffer_size(self):
+        """See asyncio.WriteTransport."""
+        return 0 if self._out is None else len(self._out)
+
+    def get_write_buffer_limits(self):
+        """See asyncio.WriteTransport: low, high."""
+        return self._low, self._high
+
+    def set_write_buffer_limits(self, high=None, low=None):
+        """See asyncio.WriteTransport."""
+        if high is None:
+            high = HIGH if low is None else 4 * low
+        if low is None:
+            low = high // 4
+        if not high >= low >= 0:
+            raise ValueError(f"high ({high!r}) must be >= low ({low!r}) must be >= 0")
+        self._high, self._low = high, low
+        self.press()
+
+    # --- reading -----------------------------------------------------------------------------------------------------
+    def is_reading(self):
+        """See asyncio.ReadTransport."""
+        return not (self._is_paused or self._is_closing)
+
+    def pause_reading(self):
+        """See asyncio.ReadTransport."""
+        if not self._is_closing:
+            self._is_paused = True
+            self.register(self._mask & ~<uint32_t>EPOLLIN)
+
+    def resume_reading(self):
+        """See asyncio.ReadTransport."""
+        if self._is_paused and not self._is_closing:
+            self._is_paused = False
+            self.register(self._mask | EPOLLIN)
+
+    # --- the rest of asyncio.Transport -------------------------------------------------------------------------------
+    def get_extra_info(self, name, default=None):
+        """See asyncio.BaseTransport: socket, peername, sockname."""
+        if name == "socket":
+            return TransportSocket(self._sock)
+        if name == "peername":
+            return default if self._peer is None else self._peer
+        if name == "sockname":
+            try:
+                return self._sock.getsockname()
+            except OSError:
+                return default
+        return default
+
+    def set_protocol(self, protocol):
+        """See asyncio.BaseTransport."""
+        self._protocol = protocol
+        self._is_buffered = isinstance(protocol, _BufferedProtocol)
+        self._rider = None
+
+    def get_protocol(self):
+        """See asyncio.BaseTransport."""
+        return self._protocol
+
+    def is_closing(self):
+        """See asyncio.BaseTransport."""
+        return self._is_closing
+
+    # --- the end -----------------------------------------------------------------------------------------------------
+    def close(self):
+        """See asyncio.BaseTransport: what was written still goes out."""
+        if self._is_closing:
+            return
+        self.let_go()
+        self._is_closing = True
+        self.register(self._mask & ~<uint32_t>EPOLLIN)
+        if self._out is None:
+            self.lose(None)
+
+    def abort(self):
+        """See asyncio.WriteTransport."""
+        self.force_close(None)
+
+    def _force_close(self, exc):
+        """What asyncio's TLS calls."""
+        self.force_close(exc)
+
+    cdef int force_close(self, exc) except -1:
+        if self._is_lost or self._fd < 0:
+            return 0
+        self.let_go()
+        self._out = None
+        self.lose(exc)
+        return 0
+
+    cdef int abandon(self, exc) except -1:
+        """As `force_close`, where the relay failed: nothing of it is asked any more."""
+        if self._client is not None:
+            self._client.destroy()
+        if self._rider is not None:
+            self._rider.destroy()
+        self.force_close(exc)
+        return 0
+
+    cdef int lose(self, exc) except -1:
+        if self._is_lost or self._fd < 0:
+            return 0
+        self._is_closing = self._is_lost = True
+        self.register(0)
+        self._pump._loop.call_soon(self.tell_lost, exc)
+        return 0
+
+    def tell_lost(self, exc):
+        """Called from the loop, once."""
+        if self._fd < 0:
+            return
+        try:
+            self._protocol.connection_lost(exc)
+        finally:
+            self.bury()
+
+    cdef int bury(self) except -1:
+        """The socket is closed, by its one owner. An event of this round may still point to us."""
+        if self._fd < 0:
+            return 0
+        self.register(0)
+        self._fd = -1
+        self._is_closing = self._is_lost = True
+        self._out = None
+        if self._rider is not None:
+            self._rider.forget()
+        if self._client is not None:
+            self._client.forget()
+        self._rider = self._client = None
+        self._pump._graves.append(self)
+        self._pump._conns.discard(self)
+        self._sock.close()
+        self._protocol = None
+        return 0

@@ -1,0 +1,145 @@
+# The one epoll of a loop: descriptors of Python's by their number, ours by their address.
+
+cdef enum:
+    EVENTS = 256
+    CHUNK = 262144        # bytes that are read at once
+
+
+cdef class Pump:
+    """The selector of one event loop, and all its connections. Used by the thread of that loop alone."""
+
+    cdef int _epoll
+    cdef epoll_event[EVENTS] _events
+    cdef uint8_t* _buffer         # for what is read, with room before it for the beginning of a message
+    cdef object _loop
+    cdef object _ready            # what the loop calls next; it must not wait while there is something
+    cdef set _conns               # all that are open
+    cdef list _graves             # closed in this round, whose events may still point to them
+    cdef list _parked             # lanes that have something to give back or to tell
+    cdef double _until            # the loop's next timer
+    cdef readonly uint64_t epoch
+    """Counts how often Python has run. What it has said of a client or a tenant holds in the same epoch only."""
+    cdef readonly uint64_t carried
+    """Transactions that needed no Python."""
+    cdef readonly uint64_t handed_over
+    """Transactions that began so, and turned out to be something else."""
+
+    def __cinit__(self):
+        self._epoll = -1
+        self._buffer = NULL
+
+    def __init__(self):
+        self._epoll = epoll_create1(EPOLL_CLOEXEC)
+        if self._epoll < 0:
+            raise os_error(errno)
+        self._buffer = <uint8_t*>malloc(LONGEST + CHUNK)
+        if self._buffer is NULL:
+            raise MemoryError
+        self._conns = set()
+        self._graves = []
+        self._parked = []
+        self.epoch = 1
+
+    def __dealloc__(self):
+        if self._epoll >= 0:
+            c_close(self._epoll)
+        free(self._buffer)
+
+    def serve(self, loop, ready):
+        """Be the selector of `loop`, which calls next what is in `ready`."""
+        self._loop = loop
+        self._ready = ready
+
+    def close(self):
+        """Close every connection that is left, without a word to its protocol: the loop has ended."""
+        for conn in list(self._conns):
+            (<Conn>conn).bury()
+        self._graves.clear()
+        if self._epoll >= 0:
+            c_close(self._epoll)
+            self._epoll = -1
+
+    @property
+    def parked(self):
+        """How many backends lie parked. Python sees 0, whenever it looks."""
+        return sum(len((<Lane>lane).idle) for lane in self._parked)
+
+    @property
+    def connections(self):
+        """How many are open."""
+        return len(self._conns)
+
+    # --- what asyncio asks of its selector ---------------------------------------------------------------------------
+    def watch(self, int fd, uint32_t mask, bint is_new):
+        """Wait for events of `mask` (EPOLLIN, EPOLLOUT) on a descriptor of Python's; 0: for none any more."""
+        cdef epoll_event event
+        event.events = mask
+        event.data.u64 = (<uint64_t>fd << 1) | 1  # an address is even
+        if mask == 0:
+            epoll_ctl(self._epoll, EPOLL_CTL_DEL, fd, &event)  # it may be closed already, and is forgotten then
+        elif epoll_ctl(self._epoll, EPOLL_CTL_ADD if is_new else EPOLL_CTL_MOD, fd, &event) != 0:
+            raise os_error(errno)
+
+    def hurry(self, double when):
+        """The loop has a timer that is due then."""
+        if when < self._until:
+            self._until = when
+
+    def wait(self, timeout):
+        """Serve our connections, until something happened that is the loop's; at most `timeout` seconds (None: any).
+
+        Returns the descriptors of Python's that something happened to, with their events.
+        """
+        cdef int count, at, pause
+        cdef uint64_t value
+        cdef double now
+        cdef list found = []
+        self._until = 0.0
+        if timeout is None:
+            self._until = 1e300
+        elif timeout > 0:
+            self._until = monotonic() + <double>timeout
+        try:
+            while True:
+                pause = 0
+                if self._until > 1e299:
+                    pause = -1
+                elif self._until > 0.0:
+                    now = monotonic()
+                    if now < self._until:
+                        pause = <int>min((self._until - now) * 1000.0 + 0.999, 3600000.0)
+                with nogil:
+                    count = epoll_wait(self._epoll, self._events, EVENTS, pause)
+                if count < 0:
+                    if errno != EINTR:
+                        raise os_error(errno)
+                    return found  # a signal: its handler is Python's
+                for at in range(count):
+                    value = self._events[at].data.u64
+                    if value & 1:
+                        found.append((<int>(value >> 1), self._events[at].events))
+                    else:
+                        (<Conn>self._events[at].data.ptr).happened(self._events[at].events)
+                if self._graves:
+                    self._graves.clear()
+                if found or pause == 0 or count == 0 or len(self._ready) or monotonic() >= self._until:
+                    return found
+        finally:
+            self.python_runs()
+
+    cdef int python_runs(self) except -1:
+        """What is parked is given back, and what was said before is asked for again: called before Python is."""
+        cdef list lanes
+        self.epoch += 1
+        if self._parked:
+            lanes, self._parked = self._parked, []
+            for lane in lanes:
+                (<Lane>lane).clear()
+        return 0
+
+    cdef int broke(self, what, exc, Conn conn) except -1:
+        """Python raised what it should not have: the connection is not used any more."""
+        self._loop.call_exception_handler({"message": what, "exception": exc, "transport": conn})
+        if conn is not None:
+            conn.abandon(exc)
+        return 0

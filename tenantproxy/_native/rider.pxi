@@ -1,0 +1,270 @@
+# A client, and the transaction of it that is under way without Python.
+
+cdef enum Unnamed:
+    AS_BEFORE = 0         # its statement without a name is what the relay believes
+    GONE = 1
+    THIS = 2              # what `_unnamed` holds
+
+
+cdef class Rider:
+    """Carries the straight transactions of one client in transaction mode. Of `relay` it asks:
+
+    `lane() -> Lane | None`, where its next transaction may be carried now; `statement_on(name, backend) -> bytes | None`,
+    the name under which its statement is there; `carried(...)`, what was done, and `take_over(...)`, what is to be gone on
+    with: called before the relay hears of anything else.
+    """
+
+    cdef Conn _conn
+    cdef object _relay
+    cdef Lane _lane               # in this epoch:
+    cdef uint64_t _epoch
+    cdef Conn _backend            # a transaction is under way on it; None: none is
+    cdef Lane _on                 # of which lane it is
+    cdef uint8_t* _asked          # the request, as the client sent it
+    cdef ssize_t _asked_size
+    cdef Straight _case
+    cdef bytes _name              # that of the statement on the backend, where the client's has a name
+    cdef uint8_t* _tail           # the beginning of a message of the server's
+    cdef ssize_t _tail_size
+    cdef ssize_t _passed          # bytes of the answer that the client was sent
+    cdef bint _is_parsed          # ParseComplete came, or none is to come
+    cdef uint8_t* _unnamed
+    cdef ssize_t _unnamed_size
+    cdef Unnamed _unnamed_is
+    cdef long _heard              # how often bytes came that the relay does not know of
+    cdef double _asked_at
+    cdef double _answered_at
+
+    def __init__(self, Conn conn, relay):
+        self._conn = conn
+        self._relay = relay
+
+    def __dealloc__(self):
+        free(self._asked)
+        free(self._tail)
+        free(self._unnamed)
+
+    # --- from the client ---------------------------------------------------------------------------------------------
+    cdef bint carry(self, const uint8_t* data, ssize_t size) except -1:
+        """Whether it has gone to a backend; else nothing has happened, and it is the relay's."""
+        cdef Pump pump = self._conn._pump
+        cdef Straight case
+        cdef Lane lane
+        cdef Conn backend
+        cdef bint is_new = False
+        cdef double now
+        cdef uint8_t* asked
+        if self._backend is not None or self._conn._out is not None or self._conn._is_closing:
+            return False
+        case = asks(data, size)
+        if case.case == ODD:
+            return False
+        if self._epoch != pump.epoch:
+            self._epoch = pump.epoch
+            self._lane = self._relay.lane()
+        lane = self._lane
+        if lane is None:
+            return False
+        now = monotonic()
+        if now >= lane.until:
+            return False
+        backend = lane.take(now, &is_new)
+        if backend is None:
+            return False
+        name = None
+        if case.case == NAMED:
+            key = PyBytes_FromStringAndSize(<const char*>data + case.name_at, case.name_ends - case.name_at)
+            try:
+                name = self._relay.statement_on(key, backend._protocol)
+            except Exception:
+                lane.give_unused(backend, is_new)
+                raise
+        asked = NULL if case.case == NAMED and name is None else <uint8_t*>malloc(size)
+        if asked is NULL:
+            lane.give_unused(backend, is_new)
+            return False
+        memcpy(asked, data, size)
+        lane._reused += not is_new
+        self._asked, self._asked_size, self._case, self._name = asked, size, case, name
+        self._passed = self._tail_size = 0
+        self._is_parsed = case.case != UNNAMED
+        self._asked_at = now
+        self._on = lane
+        self._backend = backend
+        backend._client = self
+        self.send(backend)
+        return True
+
+    cdef bytes sent(self):
+        """What goes out for the request: a Bind with the statement's name on the backend."""
+        cdef bytes out
+        cdef uint8_t* to
+        cdef ssize_t name_size, at = self._case.name_at, ends = self._case.name_ends
+        if self._name is None:
+            return PyBytes_FromStringAndSize(<const char*>self._asked, self._asked_size)
+        name_size = PyBytes_GET_SIZE(self._name)
+        out = PyBytes_FromStringAndSize(NULL, self._asked_size - (ends - at) + name_size)
+        to = <uint8_t*>PyBytes_AS_STRING(out)
+        memcpy(to, self._asked, at)
+        memcpy(to + at, PyBytes_AS_STRING(self._name), name_size)
+        memcpy(to + at + name_size, self._asked + ends, self._asked_size - ends)
+        put32(to + 1, be32(self._asked + 1) + <uint32_t>(name_size - (ends - at)))
+        return out
+
+    cdef int send(self, Conn backend) except -1:
+        cdef bytes out = None
+        cdef const uint8_t* data = self._asked
+        cdef ssize_t size = self._asked_size, sent
+        if self._name is not None:
+            out = self.sent()
+            data, size = <const uint8_t*>PyBytes_AS_STRING(out), PyBytes_GET_SIZE(out)
+        sent = c_send(backend._fd, data, size, MSG_NOSIGNAL | MSG_DONTWAIT)
+        if sent == size:
+            return 0
+        if sent < 0:
+            if backend.failed(errno):
+                return 0
+            sent = 0
+        backend.queue(PyBytes_FromStringAndSize(<const char*>data + sent, size - sent))
+        return 0
+
+    # --- from the server ---------------------------------------------------------------------------------------------
+    cdef ssize_t put_tail(self, uint8_t* to) noexcept:
+        """What has come of a message; the rest is read behind it."""
+        if self._tail_size:
+            memcpy(to, self._tail, self._tail_size)
+        return self._tail_size
+
+    cdef int answered(self, const uint8_t* data, ssize_t size) except -1:
+        """`data` begins with what `put_tail` put there."""
+        cdef Conn conn = self._conn, backend = self._backend
+        cdef Pump pump = conn._pump
+        cdef ssize_t heard = 0, sent = 0
+        cdef bint is_parsed = self._is_parsed
+        cdef Heard found = hears(data, size, &heard, &is_parsed)
+        if found == LOOK or conn._out is not None or not self.keep(data + heard, size - heard):
+            self._tail_size = 0
+            pump.python_runs()
+            self.settle()
+            backend.feed(data, size)
+            return 0
+        self._is_parsed = is_parsed
+        self._passed += heard
+        self._heard += 1
+        if found == DONE:
+            self.finish(backend)
+        if heard:
+            sent = c_send(conn._fd, data, heard, MSG_NOSIGNAL | MSG_DONTWAIT)
+        if sent != heard and not (sent < 0 and conn.failed(errno)):
+            self.stuck(PyBytes_FromStringAndSize(<const char*>data + max(sent, 0), heard - max(sent, 0)))
+        return 0
+
+    cdef bint keep(self, const uint8_t* data, ssize_t size) noexcept:
+        """Keep the beginning of a message; False: there is no memory."""
+        free(self._tail)
+        self._tail, self._tail_size = NULL, 0
+        if size:
+            self._tail = <uint8_t*>malloc(size)
+            if self._tail is NULL:
+                return False
+            memcpy(self._tail, data, size)
+            self._tail_size = size
+        return True
+
+    cdef int stuck(self, bytes rest) except -1:
+        """The client's connection does not take this yet."""
+        cdef Conn conn = self._conn
+        conn.queue(rest)
+        if <size_t>len(conn._out) > conn._high:
+            conn._pump.python_runs()
+            self.settle()
+            conn.press()
+        return 0
+
+    cdef int finish(self, Conn backend) except -1:
+        """All has been answered: the backend is for the next one, of this tenant's clients."""
+        cdef Pump pump = self._conn._pump
+        cdef Lane lane = self._on
+        cdef double now = monotonic()
+        self._backend = backend._client = None
+        self._on = None
+        self._answered_at = now
+        self._heard += 1  # what the client said; the answer is counted
+        lane.count(now - self._asked_at, self._asked_size, self._passed)
+        if self._case.case == UNNAMED:
+            free(self._unnamed)
+            self._unnamed, self._unnamed_size, self._unnamed_is = self._asked, self._case.bind_at, THIS
+        else:
+            free(self._asked)
+            if self._case.case == QUERY:
+                free(self._unnamed)
+                self._unnamed, self._unnamed_is = NULL, GONE
+        self._asked = NULL
+        if self._epoch == pump.epoch:
+            lane.park(backend)
+            return 0
+        if lane.desk.is_wanted:
+            pump.python_runs()
+        lane.desk.take_back(backend._protocol)
+        return 0
+
+    # --- to the relay ------------------------------------------------------------------------------------------------
+    cdef int settle(self) except -1:
+        """Python runs, and the relay is to know all: see `Conn.settle`."""
+        cdef Conn backend = self._backend
+        cdef bytes data, sent, tail
+        self.tell()
+        if backend is None:
+            return 0
+        data = PyBytes_FromStringAndSize(<const char*>self._asked, self._asked_size)
+        sent = self.sent()
+        tail = PyBytes_FromStringAndSize(<const char*>self._tail, self._tail_size) if self._tail_size else b""
+        has_parsed = self._is_parsed and self._case.case == UNNAMED
+        desk, passed, lent = self._on.desk, self._passed, backend._protocol
+        self._conn._pump.handed_over += 1
+        self.forget()
+        try:
+            self._relay.take_over(desk, lent, data, sent, self._asked_at, passed=passed, has_parsed=has_parsed)
+        except Exception:
+            desk.destroy(lent)
+            self._conn.force_close(None)
+            raise
+        if tail:
+            backend.feed(<const uint8_t*>PyBytes_AS_STRING(tail), PyBytes_GET_SIZE(tail))
+        return 0
+
+    cdef int tell(self) except -1:
+        """What is over."""
+        if not self._heard:
+            return 0
+        heard, unnamed = self._heard, None
+        if self._unnamed_is == THIS:
+            unnamed = PyBytes_FromStringAndSize(<const char*>self._unnamed, self._unnamed_size)
+        elif self._unnamed_is == GONE:
+            unnamed = b""
+        free(self._unnamed)
+        self._unnamed, self._unnamed_is, self._heard = NULL, AS_BEFORE, 0
+        self._relay.carried(heard, self._asked_at, self._answered_at, unnamed)
+        return 0
+
+    cdef int forget(self) except -1:
+        """What is under way is not ours any more."""
+        if self._backend is not None:
+            self._backend._client = None
+        self._backend = None
+        self._on = None
+        free(self._asked)
+        free(self._tail)
+        self._asked = self._tail = NULL
+        self._tail_size = 0
+        return 0
+
+    cdef int destroy(self) except -1:
+        """Something went wrong here: neither the backend nor the client is used any more."""
+        cdef Conn backend = self._backend
+        cdef Lane lane = self._on
+        self.forget()
+        if backend is not None:
+            lane.desk.destroy(backend._protocol)
+            self._conn.force_close(None)
+        return 0
