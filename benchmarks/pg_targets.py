@@ -30,6 +30,7 @@ from benchmarks.pg_world import (
     neighbour_databases,
     neighbour_rows,
 )
+from tenantproxy._native import SWITCH
 from tenantproxy.embedded.binaries import SystemAccount, unprivileged_account
 from tenantproxy.lifecycle.verifier import scram_verifier
 
@@ -194,7 +195,9 @@ async def _running_sidecar(world: PgWorld, folder: Path) -> AsyncIterator[Target
     own.mkdir(mode=0o700)
     verifier = scram_verifier(world.client_password)
     _write(own / "tenantproxy.toml", sidecar_toml(world, port=port, verifier=verifier))
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("TENANTPROXY_")}
+    environment = {
+        name: value for name, value in os.environ.items() if name == SWITCH or not name.startswith("TENANTPROXY_")
+    }
     command = [sys.executable, "-m", "tenantproxy", "serve", "--config", str(own / "tenantproxy.toml")]
     command += ["--log-level", "WARNING", "--drain-timeout", "1"]
     async with running(command, port=port, log=folder / "ours.log", environment=environment) as pid:

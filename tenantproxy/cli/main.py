@@ -14,6 +14,7 @@ import asyncpg
 import typer
 from rich.console import Console
 
+from tenantproxy._native import data_path
 from tenantproxy.cli import install as installing
 from tenantproxy.cli import login as logins
 from tenantproxy.cli import read, tokens
@@ -128,7 +129,7 @@ def root(
 ) -> None:
     """Options before any command."""
     if show_version:
-        sys.stdout.write(VERSION + "\n")
+        sys.stdout.write(f"{VERSION}\ndata path: {data_path()}\n")
         raise typer.Exit
 
 

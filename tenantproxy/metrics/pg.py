@@ -41,6 +41,7 @@ class LimitUsage(NamedTuple):
 class PgStats:
     """The port, now; counts since the start, which never go back. `waiting`: clients that wait for a backend.
 
+    `is_compiled`: whether the compiled data path is used, which has `carried` so many transactions without Python.
     `pinned`: clients in transaction mode that keep theirs; `pins`: how often one began to for what it left there.
     """
 
@@ -52,6 +53,8 @@ class PgStats:
     pinned: int = 0
     pins: Mapping[str, int] = field(default_factory=dict)
     limits: Sequence[LimitUsage] = ()
+    is_compiled: bool = False
+    carried: int = 0
 
 
 class PgCollector:
@@ -83,4 +86,8 @@ class PgCollector:
         yield gauge("pg_limit", "Limits of [pg] by their keys; 0: no limit.", limit, limits)
         yield gauge("pg_limit_used", "Used of them, by the one that uses most of it.", limit, used)
         yield counter("pg_limit_refused", "How often a limit of [pg] was met.", limit, met)
+        path = "compiled" if now.is_compiled else "python"
+        yield gauge("pg_data_path", "Which data path the PostgreSQL port uses.", ("path",), {(path,): 1})
+        carried = "Transactions that the compiled data path carried without Python."
+        yield counter_of("pg_carried_transactions", carried, (), [((), now.carried)])
         yield gauge("pg_paused_tenants", "Tenants that the console paused.", (), {(): now.paused})

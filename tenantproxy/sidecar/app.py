@@ -19,6 +19,7 @@ from typing import Any, Final, Self, TypeVar
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
+from tenantproxy._native import data_path, why_not
 from tenantproxy.auth.caller import TrustedProxies
 from tenantproxy.config import listen_address
 from tenantproxy.config.version import VERSION
@@ -287,14 +288,26 @@ async def _opens(sidecar: Sidecar, stop: asyncio.Event) -> bool:
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:
-    """Run `main` in a new event loop, uvloop's where there is one, with all the descriptors that there may be."""
+    """Run `main` in a new event loop, with all the descriptors that there may be.
+
+    The loop is that of the compiled data path, else uvloop's where there is one.
+    """
     raise_limit()
+    logger.info("data path: %s", data_path())
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        return runner.run(main)
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    if why_not() is None:
+        from tenantproxy._native.loop import NativeLoop
+
+        return NativeLoop
     if sys.platform == "win32":
-        return asyncio.run(main)
+        return None
     import uvloop
 
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(main)
+    return uvloop.new_event_loop
 
 
 def _listener(listen: str, app: web.Application, **options: Any) -> HttpListener | None:

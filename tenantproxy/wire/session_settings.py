@@ -77,7 +77,7 @@ class KeptSettings:
     @property
     def is_at_rest(self) -> bool:
         """Whether nothing is known of the session but `now`, and no answer is waited for that may tell more."""
-        is_known = not (self.is_dirty or self.left or self.has_returned or self._staged or self.is_passing)
+        is_known = not (self.is_dirty or self.left or self.has_returned or self.staged or self.is_passing)
         return is_known and self.asked_for is self._unread is self._mixed is None
 
     @property

@@ -58,6 +58,7 @@ class View:
     def __init__(self) -> None:
         self.settings = SETTINGS
         self.version = "1.2.3"
+        self.data_path = "compiled"
         self.pools: list[PoolStats] = []
         self.shown_clients: list[ClientRow] = []
         self.shown_servers: list[ServerRow] = []

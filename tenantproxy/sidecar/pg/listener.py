@@ -18,6 +18,7 @@ from time import monotonic
 from typing import Final, Protocol
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
+from tenantproxy._native import data_path, why_not
 from tenantproxy.config import Pg
 from tenantproxy.connect.keepalive import keep_alive
 from tenantproxy.errors import (
@@ -43,9 +44,11 @@ from tenantproxy.routes import not_served
 from tenantproxy.sidecar.descriptors import is_scarce
 from tenantproxy.sidecar.free_memory import trim
 from tenantproxy.sidecar.pg.admission import Admission, ClientPlace, Unauthenticated
+from tenantproxy.sidecar.pg.carried import CarriedRelay, relay_on
 from tenantproxy.sidecar.pg.console.client import ConsoleClient
 from tenantproxy.sidecar.pg.console.console import Console
 from tenantproxy.sidecar.pg.greetings import Greetings, greeting
+from tenantproxy.sidecar.pg.lanes import Lanes, lanes_on
 from tenantproxy.sidecar.pg.login import StartupConnection
 from tenantproxy.sidecar.pg.pinning import Pinning
 from tenantproxy.sidecar.pg.refusals import LoginRefusals
@@ -84,6 +87,10 @@ class Lending(Protocol):
 
     def known(self, tenant: TenantId) -> tuple[Pool[RawBackend], Route] | None:
         """The tenant's pool and route without I/O; None: `find` it."""
+        ...
+
+    def fresh_until(self, tenant: TenantId) -> float:
+        """Until when that holds, unless something happens meanwhile; monotonic."""
         ...
 
     async def find(self, tenant: TenantId) -> tuple[Pool[RawBackend], Route]:
@@ -133,6 +140,7 @@ class PgListener:
         self._traffic: dict[TenantId, Traffic] = {}
         self._paused: dict[TenantId, asyncio.Event] = {}
         self._server: asyncio.Server | None = None
+        self._lanes: Lanes | None = None  # None: Python carries everything
         self._watches: list[asyncio.Task[None]] = []
         self._is_empty = asyncio.Event()
         self._is_closing = False
@@ -143,6 +151,7 @@ class PgListener:
     async def open(self) -> None:
         """Bind and accept. Raises OSError when the address cannot be had."""
         loop = asyncio.get_running_loop()
+        self._lanes = lanes_on(loop, self._lending.lender)
         self._server = await loop.create_server(
             lambda: StartupConnection(self), self._host, self._port, backlog=_BACKLOG
         )
@@ -191,6 +200,8 @@ class PgListener:
             await asyncio.sleep(_WATCH_SECONDS)
             try:
                 await in_slices(self._sweeping())
+                if self._lanes is not None:
+                    self._lanes.forget()
                 trims = _TRIM_SWEEPS if self._memory.has_fallen(_TRIMMED) else max(0, trims - 1)
                 if trims in (_TRIM_SWEEPS, 1):
                     trim()
@@ -267,7 +278,14 @@ class PgListener:
             pinned=sum(client.relay is not None and client.relay.is_pinned for client in self._clients.values()),
             pins={name: each.pins for name, each in self._traffic.items()},
             limits=self.limits(),
+            is_compiled=self._lanes is not None,
+            carried=0 if self._lanes is None else self._lanes.carried,
         )
+
+    @property
+    def data_path(self) -> str:
+        """Which carries its clients' transactions, for people."""
+        return data_path() if self._lanes is not None or why_not() is not None else "pure Python: of another event loop"
 
     def limits(self) -> tuple[LimitUsage, ...]:
         """The limits of `[pg]` and what is used of them."""
@@ -386,7 +404,7 @@ class PgListener:
     ) -> None:
         if tenant in self._paused:  # who is connected waits; a new client would be cut off by its startup timeout
             raise not_served(TenantStatus.PAUSED)
-        source = _Source(tenant, known=self._lending.known, find=self.find, paused=self._paused)
+        source = _Source(tenant, lending=self._lending, find=self.find, paused=self._paused)
         pool, route = source.known() or await source.find()
         start = _startup_settings(wish, route, is_session=target.pool_mode == "session")
         wish = replace(wish, settings=start, others=NO_SETTINGS)
@@ -417,8 +435,9 @@ class PgListener:
         traffic.logins += 1
         kept = KeptSettings(wish.settings, access.baseline, greeted=dict(access.reported))
         places = self._pinning.places(target.tenant, access.pool.max_size_of(access.route.limits))
-        client.relay = Relay(
+        client.relay = relay_on(
             connection.transport,
+            self._lanes,
             source=access.source,
             lender=self._lending.lender,
             statements=self._statements_of(access.pool, access.route),
@@ -434,6 +453,8 @@ class PgListener:
         if backend is not None:
             client.relay.adopt(backend, access.route)
         self._register(connection, client, welcome, client.relay)
+        if isinstance(client.relay, CarriedRelay):
+            client.relay.ride()
         if self._is_closing:
             client.drain()
 
@@ -631,23 +652,27 @@ class _Access:
 class _Source:
     """One tenant, as its clients find it."""
 
-    __slots__ = ("_find", "_known", "_paused", "_tenant")
+    __slots__ = ("_find", "_known", "_lending", "_paused", "_tenant")
 
     def __init__(
         self,
         tenant: TenantId,
         *,
-        known: Callable[[TenantId], tuple[Pool[RawBackend], Route] | None],
+        lending: Lending,
         find: Callable[[TenantId], Awaitable[tuple[Pool[RawBackend], Route]]],
         paused: Container[TenantId],
     ) -> None:
         self._tenant = tenant
-        self._known = known
+        self._lending = lending
+        self._known = lending.known  # for each lease
         self._find = find
         self._paused = paused
 
     def known(self) -> tuple[Pool[RawBackend], Route] | None:
         return None if self._tenant in self._paused else self._known(self._tenant)
+
+    def fresh_until(self) -> float:
+        return self._lending.fresh_until(self._tenant)
 
     async def find(self) -> tuple[Pool[RawBackend], Route]:
         return await self._find(self._tenant)

@@ -45,6 +45,11 @@ class PortView:
         """Those in force."""
         return self._settings()
 
+    @property
+    def data_path(self) -> str:
+        """See ConsoleView."""
+        return self._listener.data_path
+
     def stats(self) -> Stats:
         """The router's."""
         return self._router.stats()

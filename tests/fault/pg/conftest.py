@@ -6,15 +6,15 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 import pytest
-import uvloop
 
 from tests.support.chaos import ChaosProxy
+from tests.support.paths import loops_of
 from tests.support.world import World
 
 
-def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], Any]]:
+def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[], Any]]:
     """The sidecar's loop: how it accepts, ends and fails differs from asyncio's own."""
-    return {"uvloop": uvloop.new_event_loop}
+    return loops_of(item)
 
 
 @pytest.fixture

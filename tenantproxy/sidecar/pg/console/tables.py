@@ -256,7 +256,8 @@ def _config(view: ConsoleView, _: Averages) -> Iterator[Row]:
     settings = view.settings
     now = dict(_flat("", {key: value for key, value in describe(settings).items() if key != "tenants"}))
     unset = dict(_flat("", describe(_default(settings))))
-    names = _of_pgbouncer(settings)
+    names = {**_of_pgbouncer(settings), "data_path": "compiled"}
+    now["data_path"] = view.data_path
     for key, value in sorted({**names, **now}.items()):
         yield key, value, names.get(key, unset.get(key)), "yes" if key.startswith(_CHANGEABLE) else "no"
 

@@ -90,6 +90,11 @@ class ConsoleView(Protocol):
         """The version that runs."""
         ...
 
+    @property
+    def data_path(self) -> str:
+        """Which carries the port's transactions."""
+        ...
+
     def stats(self) -> Stats:
         """The router's."""
         ...

@@ -1,0 +1,144 @@
+"""Where may the compiled path carry a client's transaction, and how does it lease a backend there?
+
+A lane is one tenant's, for clients whose sessions have the same settings. It exists for a second or so: whatever has
+changed since is looked up again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+from tenantproxy._native import why_not
+from tenantproxy.errors import TenantProxyError
+from tenantproxy.model import Route
+from tenantproxy.pools.pool import Pool
+from tenantproxy.raw.backend import RawBackend
+from tenantproxy.raw.lender import RawLender
+from tenantproxy.sidecar.pg.checkout import Source
+from tenantproxy.sidecar.pg.traffic import Traffic
+from tenantproxy.wire.settings import Settings
+
+if TYPE_CHECKING:
+    from tenantproxy._native.core import Lane, Pump
+
+__all__ = ["LaneDesk", "Lanes", "lanes_on"]
+
+_MOST: Final = 10_000
+
+
+class LaneDesk:
+    """Speaks for the pool of one lane; see `core.Lane`. Nothing here calls a client, or makes one wait."""
+
+    __slots__ = ("_lender", "_pool", "_settings", "_traffic", "route")
+
+    def __init__(
+        self, lender: RawLender, pool: Pool[RawBackend], route: Route, settings: Settings, traffic: Traffic
+    ) -> None:
+        self.route = route
+        self._lender = lender
+        self._pool = pool
+        self._settings = settings
+        self._traffic = traffic
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether what is given back may go to others at once, who are told."""
+        pool = self._pool
+        return pool.has_waiting or pool.is_closed or bool(pool.budget.wanting)
+
+    def lease(self) -> RawBackend | None:
+        """A backend that is idle and bound to the tenant, with the settings of the lane; None: not at once."""
+        try:
+            return self._lender.lease_nowait(self._pool, self.route, self._settings)
+        except TenantProxyError:
+            return None  # the relay will hear it too, and tells its client
+
+    def unlease(self, backend: RawBackend) -> None:
+        """Nothing was sent on it."""
+        self._pool.wait_seconds.counts[0] -= 1  # as if it had not been leased
+        self._pool.uncount(backend)
+        self._lender.release_unused(backend)
+
+    def expires_at(self, backend: RawBackend) -> float:
+        """Until when it may be lent; monotonic."""
+        return self._pool.expires_at(backend)
+
+    def take_back(self, backend: RawBackend) -> None:
+        """It has been used, and that was accounted for."""
+        self._lender.release(backend, self.route, is_dirty=False, is_counted=True)
+
+    def destroy(self, backend: RawBackend) -> None:
+        """Its state is in doubt."""
+        self._lender.destroy(backend)
+
+    def account(
+        self, reused: int, transactions: int, seconds: float, held: dict[int, int], received: int, sent: int
+    ) -> None:
+        """So many transactions were carried, `seconds` in all; `reused` of them on a backend that was leased before.
+
+        `held`: how many by their bucket of the histogram of lease times. `received`, `sent`: bytes, of clients.
+        """
+        self._pool.lent_again(self.route.tenant, reused, seconds, held)
+        traffic = self._traffic
+        traffic.leases += transactions
+        traffic.transactions += transactions
+        traffic.queries += transactions
+        traffic.transaction_seconds += seconds
+        traffic.query_seconds += seconds
+        traffic.received += received
+        traffic.sent += sent
+
+
+class Lanes:
+    """The lanes of one listener on `pump`. `forget` them now and then: they hold pools and routes that may be gone."""
+
+    def __init__(self, pump: Pump, lender: RawLender) -> None:
+        self._pump = pump
+        self._lender = lender
+        self._known: dict[tuple[int, int, int, int], Lane] = {}
+
+    def of(self, source: Source, settings: Settings, traffic: Traffic) -> Lane | None:
+        """That of a client of the tenant of `source`; None: Python does it. The answer holds until Python has run."""
+        found = source.known()
+        if found is None:
+            return None
+        pool, route = found
+        if pool.has_waiting or pool.is_closed or pool.budget.wanting:
+            return None
+        # By identity: all of them live as long as the lane does, whose desk has them.
+        key = id(pool), id(route), id(settings), id(traffic)
+        lane = self._known.get(key)
+        if lane is None:
+            if pool.key.shared or route.session.binding is not None or route.session.is_set_each_time:
+                return None
+            lane = self._new(LaneDesk(self._lender, pool, route, settings, traffic), pool)
+            self._known[key] = lane
+        lane.until = source.fresh_until()
+        return lane
+
+    def _new(self, desk: LaneDesk, pool: Pool[RawBackend]) -> Lane:
+        from tenantproxy._native.core import Lane
+
+        if len(self._known) >= _MOST:
+            self._known.clear()
+        return Lane(self._pump, desk, pool.hold_seconds.bounds)
+
+    @property
+    def carried(self) -> int:
+        """How many transactions needed no Python so far."""
+        return self._pump.carried
+
+    def forget(self) -> None:
+        """Make them again."""
+        self._known.clear()
+
+
+def lanes_on(loop: asyncio.AbstractEventLoop, lender: RawLender) -> Lanes | None:
+    """Those of a listener on `loop`; None where that is not of the compiled path."""
+    if why_not() is not None:
+        return None
+    from tenantproxy._native.loop import pump_of
+
+    pump = pump_of(loop)
+    return None if pump is None else Lanes(pump, lender)
