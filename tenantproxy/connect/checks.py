@@ -40,6 +40,11 @@ SELECT r.rolname::text AS role, current_user::text AS acts_as, r.rolsuper, r.rol
         WHERE s.setrole = r.oid AND s.setdatabase IN (0, d.oid)) AS role_settings,
   pg_catalog.to_regprocedure('tenantproxy.prepared_check(bigint)') IS NOT NULL AS installed,
   pg_catalog.has_function_privilege('pg_catalog.pg_prepared_statement()', 'EXECUTE') AS sees_prepared,
+  COALESCE(pg_catalog.has_function_privilege(
+    pg_catalog.to_regprocedure('tenantproxy.enter(text,integer,bigint,text,bigint)'), 'EXECUTE'), false) AS takes_turns,
+  CASE WHEN $1 THEN pg_catalog.has_database_privilege(d.oid, 'TEMPORARY, CREATE') OR EXISTS (
+    SELECT FROM pg_catalog.pg_namespace n WHERE pg_catalog.has_schema_privilege(n.oid, 'CREATE')
+  ) ELSE false END AS makes_objects,
   CASE WHEN $1 THEN EXISTS (SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
     WHERE c.relkind IN ('r', 'p') AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
       AND pg_catalog.pg_has_role(c.relowner, 'MEMBER')) ELSE false END AS owns_tables,
@@ -74,6 +79,8 @@ class Answer:
     role_settings: list[str]
     installed: bool  # in the version that we need: looks for the newest function
     sees_prepared: bool
+    takes_turns: bool  # a session is reset and entered in one message; not in databases of an older version
+    makes_objects: bool  # temporary ones too: looked for in shared tables alone
     owns_tables: bool
     has_schema: bool
 

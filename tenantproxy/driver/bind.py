@@ -20,9 +20,10 @@ from tenantproxy.connect.lease_policy import (
 )
 from tenantproxy.driver.renewing import RenewingConnection
 from tenantproxy.driver.state import DriverConnection
+from tenantproxy.driver.turns import SessionTurns
 from tenantproxy.isolation.base import IN_RECOVERY
 from tenantproxy.isolation.row import change_reset, enter, keep_reset
-from tenantproxy.model import Binding, Proof, Route, Session
+from tenantproxy.model import Binding, Proof, Route, Session, TenantId
 from tenantproxy.wire.frames import DATA_ROW
 
 __all__ = ["DriverBinder", "NotBound"]
@@ -63,7 +64,10 @@ class DriverBinder:
         try:
             # One timer for all round trips: none of them may outlive the caller's patience.
             async with asyncio.timeout(max(0.001, deadline - monotonic())):
-                if binding is not None and resets:
+                if binding is not None and backend.turns is not None:
+                    await self._take_turn(backend, backend.turns, binding)
+                    resets = False
+                elif binding is not None and resets:
                     await self._reset_between(backend, binding)
                     resets = False
                 if route.session.standby:
@@ -95,6 +99,52 @@ class DriverBinder:
         backend.con.forget_listeners()
         backend.bound = None
 
+    async def _take_turn(self, backend: DriverConnection, turns: SessionTurns, binding: Binding) -> None:
+        """What `_reset_between` and `_bind` do, in one message, or the renewal of what the session is already."""
+        if self.is_bound(backend, binding):
+            return
+        if backend.bound == binding.tenant:
+            await self._bind(backend, binding)
+            return
+        was_bound = backend.bound is not None
+        await self.change(backend, turns, binding)
+        if was_bound:
+            self._outcomes.was_reset()
+            backend.con.forget_listeners()
+
+    async def pass_on(self, backend: DriverConnection, turns: SessionTurns, *, unbind: bool) -> TenantId | None:
+        """Reset the session, and make it that of a tenant whose caller waits, if one does; whose it is then.
+
+        `unbind`: also where that is the tenant's own next caller. After an exception it must be destroyed.
+        """
+        pool, binding, bound = backend.pool, backend.binding, backend.bound
+        stays = binding is not None and binding.tenant == bound and not unbind
+        if binding is not None and stays and pool.next_tenant(backend, bound) in (None, bound):
+            await turns.keep(binding)
+            return bound
+        tenant = pool.aim(backend)
+        if binding is None or tenant is None:
+            await turns.unbind()
+            return None
+        await self.change(backend, turns, Binding(tenant=tenant, proof=binding.proof, setting=binding.setting))
+        return tenant
+
+    async def change(self, backend: DriverConnection, turns: SessionTurns, binding: Binding) -> None:
+        """Reset the session, whosever it was, and make it the tenant's. After an exception it must be destroyed."""
+        backend.bound = None
+        if isinstance(backend.con, RenewingConnection):
+            backend.con.renew_at = float("inf")  # or it would renew what it was bound to before
+        started = monotonic()
+        await turns.change(binding, server_now=backend.server_now(), window=self._window)
+        self._is_now(backend, binding, started)
+
+    def _is_now(self, backend: DriverConnection, binding: Binding, started: float) -> None:
+        if binding is not backend.binding:
+            backend.binding = binding
+            backend.keep = keep_reset(binding) if backend.turns is None else ""
+        backend.bound = binding.tenant
+        backend.bound_until = started + self._window if binding.proof is not Proof.PLAIN else float("inf")
+
     async def _check_standby(self, backend: DriverConnection) -> None:
         """Once promoted, a replica would take writes that its former primary never sees."""
         try:
@@ -112,6 +162,10 @@ class DriverBinder:
         if isinstance(backend.con, RenewingConnection):
             backend.con.renew_at = float("inf")  # or it would renew what it was bound to before
         started = monotonic()
+        if backend.turns is not None:
+            await backend.turns.renew(binding, server_now=backend.server_now(), window=self._window)
+            self._is_now(backend, binding, started)
+            return
         statement = enter(
             binding, backend.signer, pid=backend.pid, server_now=backend.server_now(), window=self._window
         )
@@ -121,11 +175,7 @@ class DriverBinder:
             answer = await backend.con.enter_writing(statement.args)
         if answer != statement.answer:
             raise Unconfirmed(DATA_ROW)
-        if binding is not backend.binding:
-            backend.binding = binding
-            backend.keep = keep_reset(binding)
-        backend.bound = binding.tenant
-        backend.bound_until = started + self._window if binding.proof is not Proof.PLAIN else float("inf")
+        self._is_now(backend, binding, started)
 
     def renew_in_time(self, backend: DriverConnection) -> None:
         """Let the lent connection renew its proof at two thirds of the window, between transactions."""

@@ -9,7 +9,7 @@ from typing import Any, Final
 import asyncpg
 from asyncpg.prepared_stmt import PreparedStatement
 
-from tenantproxy.driver.leaving import LeavingConnection
+from tenantproxy.driver.entering import EnteringConnection
 from tenantproxy.errors import IsolationError
 
 __all__ = ["Description", "Kept", "TenantConnection"]
@@ -23,15 +23,14 @@ Kept = tuple[list[Any], str, Description]
 """Rows, the tag of the command, and what the rows are made of."""
 
 
-class TenantConnection(LeavingConnection):
+class TenantConnection(EnteringConnection):
     """An asyncpg connection that can be taken back: `take_back` ends what its last user left in our process."""
 
-    __slots__ = ("_described", "_entry")
+    __slots__ = ("_described",)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._described: dict[str, tuple[Any, Description]] = {}  # by text, with the statement
-        self._entry: Any = None  # the statement that enters a session, outside of the driver's cache
 
     async def prepare_kept(self, query: str) -> PreparedStatement[asyncpg.Record]:
         """As `prepare`, but from the driver's own cache, so that what it prepares serves later leases too."""
@@ -114,36 +113,6 @@ class TenantConnection(LeavingConnection):
             if protocol.is_in_transaction():
                 raise IsolationError("a transaction could not be rolled back")
 
-    async def simple(self, sql: str, timeout: float | None) -> str:
-        """Run `sql` in one simple query that no logger sees; the tag of its last command."""
-        answer: str = await self._protocol.query(sql, timeout)
-        if self._protocol.is_in_transaction():
-            raise IsolationError("a transaction was left open by a reset")
-        return answer
-
-    async def prepare_entry(self, sql: str, timeout: float) -> None:
-        """Prepare the statement that `enter` runs. Its codecs stay as they are now, whatever users set later."""
-        self._entry = await self._get_statement(sql, timeout, named=True, use_cache=False)
-        self._entry.attach()
-        await self.simple("SELECT 1", timeout)  # Parse alone leaves a transaction, in which BEGIN could set no options
-
-    async def enter(self, args: tuple[str, ...]) -> object:
-        """Run the entry statement; the first column of its one row. Has no timer: the caller has one."""
-        rows = await self._protocol.bind_execute(self._entry, args, "", 1, False, None)
-        return rows[0][0] if rows else None
-
-    async def enter_writing(self, args: tuple[str, ...]) -> object:
-        """As `enter`, where transactions are read only by default: a binding writes, in the backend's own memory."""
-        await self._protocol.query("BEGIN READ WRITE", None)
-        answer = await self.enter(args)
-        await self.simple("COMMIT", None)
-        return answer
-
-    @property
-    def prepared(self) -> int:
-        """How many statements are prepared that will be used again: the driver's, and the one that enters a session."""
-        return len(self._stmt_cache) + (self._entry is not None)
-
     def forget_statements(self) -> None:
         """Drop the driver's idea of what is prepared."""
         self._drop_local_statement_cache()
@@ -151,35 +120,17 @@ class TenantConnection(LeavingConnection):
     async def discarded_all(self, timeout: float) -> None:
         """The session went through DISCARD ALL: nothing is prepared any more, so nothing is left to close either.
 
-        The entry statement is prepared again, under a new name.
+        Those that enter a session are prepared again, under new names.
         """
         self._drop_local_statement_cache()
         self._stmts_to_close.clear()
-        if self._entry is not None:
-            await self.prepare_entry(self._entry.query, timeout)
+        if self._own:
+            await self.prepare_entry([statement.query for statement in self._own], timeout)
         self.is_tainted = False
 
     def forget_types(self) -> None:
         """Drop the driver's idea of the server's types."""
         self._drop_local_type_cache()
-
-    @property
-    def is_busy(self) -> bool:
-        """Whether a statement is still under way, in a task that its user left behind.
-
-        asyncpg notes it for queries; for the rest it tells only by refusing: asked to close the entry statement, it
-        does not, and says why.
-        """
-        if not self.runs_directly:
-            return bool(self._stmt_exclusive_section._acquired)
-        self.runs_directly = False
-        try:
-            self._protocol.close_statement(self._entry, None).send(None)
-        except asyncpg.InternalClientError:
-            return False
-        except asyncpg.InterfaceError:
-            return True
-        raise AssertionError("asyncpg closed a statement that is in use")
 
     @property
     def must_settle(self) -> bool:

@@ -25,6 +25,7 @@ from tenantproxy.driver.connection import TenantConnection
 from tenantproxy.driver.joined import JoiningLoop
 from tenantproxy.driver.renewing import RenewingConnection, ReplicaConnection
 from tenantproxy.driver.state import DriverConnection
+from tenantproxy.driver.turns import SessionTurns
 from tenantproxy.errors import IsolationError, LeaseExpired, PoolClosed
 from tenantproxy.events import Observer
 from tenantproxy.isolation.row import ENTER, change_reset, enter
@@ -183,7 +184,11 @@ class AsyncpgConnector:
             version=answer.version,
             signer=signer,
         )
-        await con.prepare_entry("SELECT true" if proof is None else ENTER[proof], timeout)
+        if proof is Proof.BOUND and answer.takes_turns and signer is not None:
+            backend.turns = SessionTurns(con, signer, apart=answer.makes_objects)
+            await backend.turns.open(timeout)
+        else:
+            await con.prepare_entry(["SELECT true" if proof is None else ENTER[proof]], timeout)
         for init in (self._init, self._inits.get(key.profile)):
             if init is not None:
                 await init(con)
@@ -204,16 +209,23 @@ class AsyncpgConnector:
 
     async def _warm(self, backend: DriverConnection) -> None:
         """Bind no tenant once, and reset: a backend's first bind and first check are a thousand times slower."""
-        binding = self._opening.warm_binding()
-        statement = enter(binding, backend.signer, pid=backend.pid, server_now=backend.server_now(), window=WARM_WINDOW)
+        binding, turns, con, now = self._opening.warm_binding(), backend.turns, backend.con, backend.server_now()
         timeout = self._opening.server(backend.pool.key).connect_timeout
         try:
             async with asyncio.timeout(timeout):
-                await backend.con.enter(statement.args)
-                await backend.con.simple("SELECT tenantproxy.bound_tenant()", None)
+                if turns is not None:
+                    await turns.change(binding, server_now=now, window=WARM_WINDOW)
+                else:
+                    await con.enter(
+                        enter(binding, backend.signer, pid=backend.pid, server_now=now, window=WARM_WINDOW).args
+                    )
+                await con.simple("SELECT tenantproxy.bound_tenant()", None)
+                if turns is not None:
+                    await turns.unbind()
+                else:
+                    await con.simple(change_reset(con.prepared, Proof.BOUND), None)
         except asyncpg.InsufficientPrivilegeError:
             raise self._opening.not_warm(backend.pool.key) from None
-        await backend.con.simple(change_reset(backend.con.prepared, Proof.BOUND), timeout)
 
     # --- ending ------------------------------------------------------------------------------------------------------
     async def _end(self, pool: Pool[DriverConnection], backend: DriverConnection) -> None:

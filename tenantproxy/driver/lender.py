@@ -23,37 +23,17 @@ from tenantproxy.driver.behind import ResetBehind
 from tenantproxy.driver.bind import DriverBinder, NotBound
 from tenantproxy.driver.detached import Detached
 from tenantproxy.driver.state import DriverConnection
-from tenantproxy.errors import TenantProxyError
+from tenantproxy.driver.waiting import Waiting, expire
 from tenantproxy.events import Observer
 from tenantproxy.isolation.base import FULL_RESET, SOFT_RESET, WRITABLE
 from tenantproxy.isolation.row import change_reset
 from tenantproxy.model import Proof, Route, TenantId
 from tenantproxy.pools.counters import Counters
 from tenantproxy.pools.pool import Pool
-from tenantproxy.pools.queue import Ticket
 
 __all__ = ["Lender"]
 
 RESET_TIMEOUT: Final = 2.0
-
-
-class _Waiting:
-    """A caller in the queue of a pool."""
-
-    __slots__ = ("future",)
-
-    def __init__(self, future: asyncio.Future[DriverConnection]) -> None:
-        self.future = future
-
-    def offer(self, conn: DriverConnection, /) -> bool:
-        if self.future.done():
-            return False
-        self.future.set_result(conn)
-        return True
-
-    def fail(self, error: TenantProxyError, /) -> None:
-        if not self.future.done():
-            self.future.set_exception(error)
 
 
 class Lender:
@@ -133,8 +113,8 @@ class Lender:
         loop = asyncio.get_running_loop()
         started = monotonic()
         future: asyncio.Future[DriverConnection] = loop.create_future()
-        ticket = pool.wait(route.tenant, route.limits, _Waiting(future))
-        timer = loop.call_later(max(0.0, left), _expire, pool, ticket, future, timeout)
+        ticket = pool.wait(route.tenant, route.limits, Waiting(future))
+        timer = loop.call_later(max(0.0, left), expire, pool, ticket, future, timeout)
         try:
             return await future
         except asyncio.CancelledError:
@@ -210,6 +190,8 @@ class Lender:
             if con.is_tainted:
                 await con.simple(FULL_RESET, RESET_TIMEOUT)
                 await con.discarded_all(RESET_TIMEOUT)
+                if backend.turns is not None:
+                    await backend.turns.hello()
                 backend.bound = None
         except BaseException as exc:
             self._not_reset(backend, exc)
@@ -228,10 +210,14 @@ class Lender:
 
     async def _reset(self, backend: DriverConnection, *, unbind: bool = False) -> None:
         """Reset and confirm. Has no timer: `Pool.sweep` ends a reset that takes too long."""
-        sql, answer, bound = self._undo(backend, unbind=unbind)
+        turns = backend.turns
         try:
-            if await backend.con.simple(sql, None) != answer:
-                raise Unconfirmed
+            if turns is not None:
+                bound = await self._binder.pass_on(backend, turns, unbind=unbind)
+            else:
+                sql, answer, bound = self._undo(backend, unbind=unbind)
+                if await backend.con.simple(sql, None) != answer:
+                    raise Unconfirmed
             if backend.con.saw_read_only:
                 await self._check_writable(backend)
         except BaseException as exc:
@@ -278,15 +264,9 @@ class Lender:
         if pool.is_closed:
             pool.retire(backend, "shutdown")  # ended by us, while it was being reset
             return
+        if backend.turns is not None and isinstance(exc, asyncpg.InsufficientPrivilegeError):
+            self._outcomes.bind_failed()  # it was reset, but its next tenant not let in: who hears why is its caller
+            pool.retire(backend, "error")
+            return
         self._outcomes.reset_failed(pool, exc)
         pool.retire(backend, "reset_failed")
-
-
-def _expire(
-    pool: Pool[DriverConnection],
-    ticket: Ticket[DriverConnection],
-    future: asyncio.Future[DriverConnection],
-    timeout: float,
-) -> None:
-    if not future.done() and pool.cancel(ticket, "timeout"):
-        future.set_exception(pool.timed_out(ticket, timeout))

@@ -8,6 +8,7 @@ import time
 from tenantproxy.driver.behind import ResetBehind
 from tenantproxy.driver.connection import TenantConnection
 from tenantproxy.driver.detached import Detached
+from tenantproxy.driver.turns import SessionTurns
 from tenantproxy.isolation.proof import Signer
 from tenantproxy.model import Binding, TenantId
 from tenantproxy.pools.base import ServerProcess
@@ -38,6 +39,7 @@ class DriverConnection:
         "process",
         "signer",
         "task",
+        "turns",
         "version",
     )  # fmt: skip
 
@@ -58,6 +60,7 @@ class DriverConnection:
         self.offset = offset  # the server's clock minus ours
         self.version = version
         self.signer = signer
+        self.turns: SessionTurns | None = None  # None: it is reset and bound in messages of their own
         self.bound: TenantId | None = None
         self.bound_until = 0.0
         self.binding: Binding | None = None  # what it was last entered with

@@ -41,7 +41,7 @@ __all__ = [
 DEFAULT_SETTING: Final = "app.current_tenant_id"
 _SETTING: Final = re.compile(r"[a-z_][a-z0-9_]*\.[a-z_][a-z0-9_]*")
 AUTH_FILES: Final = ("sessions.sql", "login_directory.sql", "audit.sql")  # of tenantproxy/auth/, in this order
-CONTEXT_FILES: Final = ("keeper_role.sql", "keeper.sql", "signed_context.sql", "bound_lease.sql")
+CONTEXT_FILES: Final = ("keeper_role.sql", "keeper.sql", "signed_context.sql", "bound_lease.sql", "turns.sql")
 
 
 async def install(

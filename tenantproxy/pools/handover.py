@@ -112,7 +112,14 @@ class Handover(Generic[C]):
                 return
 
     def next_turn(self, slot: Slot[C], bound_to: TenantId | None) -> Turn[C] | None:
-        """Next tenant to serve with `slot`. It may stay with its tenant for a few turns to avoid rebinding."""
+        """Next tenant to serve with `slot`: the one whose reset made it ready, whose turn it was when that began.
+
+        It may stay with its tenant for a few turns to avoid rebinding.
+        """
+        if slot.streak < 0:
+            own = self._turns.eligible_of(bound_to)
+            if own is not None:
+                return own
         return self._turns.prefer(bound_to) if slot.streak < _STREAK else self._turns.peek()
 
     def _must_yield(self, slot: Slot[C]) -> bool:

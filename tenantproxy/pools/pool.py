@@ -221,6 +221,18 @@ class Pool(Generic[C]):
         turn = self._handover.next_turn(self._slots[conn], bound_to) if self._turns.waiting else None
         return turn.tenant if turn is not None else None
 
+    def aim(self, conn: C) -> TenantId | None:
+        """For which tenant that waits `conn`, which is being reset, is to be made ready; None: no caller needs it.
+
+        So that several that are reset at once are not all made the same tenant's. Who has it in the end, `ready` says.
+        """
+        slot = self._slots.get(conn)
+        if slot is None or slot.state is not State.RESETTING:
+            return None
+        turn = self._turns.unaimed() if self._turns.waiting else None
+        self._resets.aim(slot, turn)
+        return turn.tenant if turn is not None else None
+
     def resetting(self, conn: C) -> None:
         """The lessee released `conn` and it is being reset; until that is over it counts for its tenant."""
         slot = self._slots[conn]
@@ -259,8 +271,11 @@ class Pool(Generic[C]):
                 turn.returning -= 1
         if bound_to is None:
             slot.owner = None
-        elif turn is not None:
+        elif turn is not None and turn.tenant == bound_to:
             slot.owner = turn
+        else:
+            slot.owner = self._turns.get(bound_to)
+            slot.streak = -1  # its reset made it ready for this tenant, with which it does not stay at the next lease
         if turn is not None:
             slot.turn = None
             turn.leased -= 1

@@ -41,6 +41,7 @@ class Turn(Generic[C]):
     """
 
     __slots__ = (
+        "aimed",
         "ceiling",
         "coming",
         "counts",
@@ -66,6 +67,7 @@ class Turn(Generic[C]):
         self.leased = 0  # connections charged to it: lent, and those of `returning`
         self.returning = 0  # released and not usable yet: being reset, being closed, or lingering on the server
         self.coming = 0  # of them those whose reset is expected to end soon
+        self.aimed = 0  # connections whose reset makes them its own, for those who wait
         self.lingering = 0  # of them those that were closed and whose backends may still run
         self.ceiling = max_size  # what `leased` may reach
         self.waiting: OrderedDict[Ticket[C], None] = OrderedDict()  # FIFO with removal from anywhere
@@ -158,9 +160,22 @@ class Turns(Generic[C]):
         turn = self.peek()
         if turn is None or tenant is None or turn.tenant == tenant:
             return turn
-        own = self.by_tenant.get(tenant)
-        may = own is not None and own.ring is not None and own.ring is not self._full
-        return own if own is not None and may and own.leased <= turn.leased else turn
+        own = self.eligible_of(tenant)
+        return own if own is not None and own.leased <= turn.leased else turn
+
+    def eligible_of(self, tenant: TenantId | None) -> Turn[C] | None:
+        """The turn of `tenant` when it waits and may have one more."""
+        own = self.by_tenant.get(tenant) if tenant is not None else None
+        return own if own is not None and own.ring is not None and own.ring is not self._full else None
+
+    def unaimed(self) -> Turn[C] | None:
+        """Who comes next of those who wait and have no connection aimed at them; each tenant's first one first."""
+        turns = chain(self._below, self._ring)
+        first = next((turn for turn in turns if not turn.aimed), None)
+        if first is not None:
+            return first
+        turns = chain(self._below, self._ring)
+        return next((turn for turn in turns if turn.aimed < min(len(turn.waiting), turn.ceiling - turn.leased)), None)
 
     def next(self, turn: Turn[C] | None = None) -> Ticket[C] | None:
         """Take the first waiter of `turn` (None: `peek`) out of its queue; its tenant goes to the end of its ring."""

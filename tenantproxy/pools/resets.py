@@ -63,9 +63,18 @@ class Resets(Generic[C]):
         turn.returning += 1
         turn.coming += 1
 
+    def aim(self, slot: Slot[C], turn: Turn[C] | None) -> None:
+        """The reset of `slot` makes it that tenant's; None: it does not, or is over."""
+        if slot.aimed is not None:
+            slot.aimed.aimed -= 1
+        slot.aimed = turn
+        if turn is not None:
+            turn.aimed += 1
+
     def leave(self, slot: Slot[C]) -> None:
         """The reset of `slot` is over, whatever its outcome."""
         self._state.resetting -= 1
+        self.aim(slot, None)
         if slot.is_late:
             slot.is_late = False
             self._state.late -= 1

@@ -28,6 +28,7 @@ class Slot(Generic[C]):
     """One connection, as its pool sees it. Only the pool changes it."""
 
     __slots__ = (
+        "aimed",
         "bound_to",
         "conn",
         "expires_at",
@@ -49,6 +50,7 @@ class Slot(Generic[C]):
         self.bound_to: TenantId | None = None
         self.owner: Turn[C] | None = None  # of that tenant; it may have left the pool since
         self.turn: Turn[C] | None = None  # of the tenant that it counts for
+        self.aimed: Turn[C] | None = None  # of the tenant whose it becomes by the reset that is under way
         self.state = State.IDLE
         self.streak = 0  # leases in a row of the tenant it was bound to, while others waited
         self.is_late = False  # its reset takes suspiciously long

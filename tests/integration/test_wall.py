@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import re
 import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any, Final
@@ -213,14 +214,27 @@ async def test_dropping_all_that_the_role_owns_opens_nothing(postgres: EmbeddedP
         assert await own_rows(router.tenant("row2")) == rows_of("row2")
 
 
-async def test_no_statement_that_others_could_see_holds_a_proof(one_world: World) -> None:
+async def test_a_proof_that_others_could_see_is_used_up(one_world: World) -> None:
     async with one_world.shared.connect() as admin, one_connection(one_world) as router:
+        assert await own_rows(router.tenant("row2")) == rows_of("row2")
+        async with router.tenant("row1").connection() as conn:  # it was another one's: a proof was sent
+            seen = await admin.fetchval("SELECT query FROM pg_stat_activity WHERE pid = $1", conn.get_server_pid())
+            proof = re.search(r"SELECT tenantproxy\.enter\('row1'.*$", seen)
+            assert proof is not None, seen
+        async with router.tenant("row2").connection() as conn:
+            await conn.execute("RESET ALL")
+            with pytest.raises(asyncpg.InsufficientPrivilegeError, match="proof of tenancy is not valid"):
+                await conn.execute(proof[0])
+            with pytest.raises(asyncpg.InsufficientPrivilegeError, match="no valid tenant"):
+                await conn.execute(READ)
+
+
+async def test_no_statement_that_is_kept_holds_a_proof(one_world: World) -> None:
+    async with one_connection(one_world) as router:
         async with router.tenant("row1").connection() as conn:
-            pid = conn.get_server_pid()
-            texts = [await admin.fetchval("SELECT query FROM pg_stat_activity WHERE pid = $1", pid)]
-            texts += driver_statements(conn).values()
-            assert any("tenantproxy.bind($1, $2)" in text for text in texts)
-            assert not any("v1.1." in text for text in texts)
+            texts = driver_statements(conn).values()
+            assert any("tenantproxy.hello()" in text for text in texts)
+            assert not any(re.search("[0-9a-f]{32}", text) for text in texts)
             assert await conn.fetchval("SELECT current_setting('app.tenant_proof')") == "bound"
 
 

@@ -56,12 +56,12 @@ async def state_of(conn: Guard) -> str:
 
 
 def driver_statements(conn: Guard) -> dict[str, str]:
-    """What the driver has prepared on this connection, the entry statement too: texts by name.
+    """What the driver has prepared on this connection, what the lender runs too: texts by name.
 
     No tenant can ask for these names or guess them; an attack that has them is the worst of its kind.
     """
     inner: Any = conn._con
-    return {state.name: state.query for state in (inner._entry, *inner._stmt_cache.iter_statements())}
+    return {state.name: state.query for state in (*inner._own, *inner._stmt_cache.iter_statements())}
 
 
 async def pid_of(scope: TenantScope) -> int:

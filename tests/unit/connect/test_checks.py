@@ -35,6 +35,8 @@ GOOD = Answer(
     role_settings=[],
     installed=True,
     sees_prepared=True,
+    takes_turns=True,
+    makes_objects=False,
     owns_tables=False,
     has_schema=True,
 )

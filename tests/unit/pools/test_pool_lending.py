@@ -379,3 +379,47 @@ def test_a_connection_is_told_to_end_once_however_often_it_is_retired(house: Hou
     pool.ready(link, None)
     assert pool.is_empty
     assert house.budget.in_use == 0
+
+
+def test_connections_that_are_reset_at_once_are_made_ready_for_one_waiter_each(house: House) -> None:
+    pool = house.shared()
+    links = house.filled(pool, "acme", 3)
+    house.filled(pool, "busy", 10)
+    house.filled(pool, "busier", 7)
+    callers = [ask(pool, name) for name in ("first", "second")]
+    for link in links:
+        reset(link)
+    assert [pool.aim(link) for link in links] == ["first", "second", None]
+    ready(links[1], "second")
+    ready(links[0], "first")
+    assert [caller.link for caller in callers] == [links[0], links[1]]
+
+
+def test_one_that_was_made_ready_for_a_caller_who_left_is_lent_to_the_next(house: House) -> None:
+    pool = house.shared()
+    (link,) = house.filled(pool, "acme", 1)
+    house.filled(pool, "busy", 10)
+    house.filled(pool, "busier", 9)
+    first, second = ask(pool, "first"), ask(pool, "second")
+    reset(link)
+    assert pool.aim(link) == "first"
+    assert first.ticket is not None
+    assert pool.cancel(first.ticket, "cancelled")
+    ready(link, "first")
+    assert second.link is link
+    assert pool.aim(link) is None, "one that is lent was made ready again"
+
+
+def test_a_connection_that_is_lost_while_it_is_made_ready_leaves_its_waiter_to_another(house: House) -> None:
+    pool = house.shared()
+    one, other = house.filled(pool, "acme", 2)
+    house.filled(pool, "busy", 10)
+    house.filled(pool, "busier", 8)
+    caller = ask(pool, "first")
+    reset(one)
+    reset(other)
+    assert (pool.aim(one), pool.aim(other)) == ("first", None)
+    retire(one, "reset_failed")
+    assert pool.aim(other) == "first"
+    ready(other, "first")
+    assert caller.link is other

@@ -1,0 +1,42 @@
+"""Is what is said at a turn what the SQL verifies, and is nothing secret in what is shown of it?"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from typing import Final
+
+from tenantproxy.isolation.proof import Signer
+from tenantproxy.isolation.turn import RESET, enter, keep
+from tenantproxy.model import Binding, Proof, tenant_id
+
+KEY: Final = b"k" * 32
+SIGNER: Final = Signer(KEY, database="shared", kid=3)
+BINDING: Final = Binding(tenant=tenant_id("acme"), proof=Proof.BOUND, setting="my.tenant")
+MAC: Final = hmac.digest(KEY, b"v2|bound|shared|7|-5|1060|acme", hashlib.sha256)
+
+
+def test_the_proof_the_next_nonce_and_the_echo_are_parts_of_one_hmac() -> None:
+    said, nonce = enter(BINDING, SIGNER, pid=7, nonce=-5, prepared=4, server_now=999.5, window=60.0, resets=False)
+    assert said.sql.endswith(f"; SELECT tenantproxy.enter('acme', 3, 1060, '{MAC[:16].hex()}', 4)")
+    assert nonce == int.from_bytes(MAC[16:24], "big", signed=True)
+    assert f"{MAC[24:].hex()} acme".encode() in said.answer
+
+
+def test_a_turn_behind_a_reset_says_the_reset_first() -> None:
+    said, _ = enter(BINDING, SIGNER, pid=7, nonce=-5, prepared=4, server_now=999.5, window=60.0, resets=True)
+    assert said.sql.startswith(f"{RESET.sql}; SELECT tenantproxy.enter(")
+    assert said.answer.startswith(RESET.answer[: -len(b"Z\0\0\0\5I")])
+
+
+def test_neither_the_proof_nor_what_follows_from_it_is_shown() -> None:
+    said, _ = enter(BINDING, SIGNER, pid=7, nonce=-5, prepared=4, server_now=999.5, window=60.0, resets=True)
+    proof = SIGNER.turn("acme", form="bound", pid=7, nonce=-5, until=1060)
+    for part in (MAC[:16].hex(), MAC[24:].hex()):
+        assert part not in repr(said)
+        assert part not in repr(proof)
+
+
+def test_what_is_kept_puts_the_two_settings_back() -> None:
+    text = keep(BINDING, unlock="mine").sql
+    assert text.endswith("; SET my.tenant = 'acme'; SET app.tenant_proof = 'bound'; EXECUTE \"mine\"")
