@@ -8,6 +8,8 @@ from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol
 
+from asyncpg import InterfaceError
+
 from tenantproxy.connect.failures import LOST
 from tenantproxy.driver.connection import TenantConnection
 from tenantproxy.driver.connector import END_TIMEOUT
@@ -25,6 +27,7 @@ __all__ = [
     "IsolationLevel",
     "LaneScope",
     "Lease",
+    "LeaseBlock",
     "LeaseSource",
     "Scope",
     "TenantScope",
@@ -198,13 +201,13 @@ class Scope:
         with _Call(self._source, backend, route) as con:
             return await con.copy_from_query(query, *args, output=output, timeout=left, **options)
 
-    def connection(self, *, timeout: float | None = None) -> _Connection:
+    def connection(self, *, timeout: float | None = None) -> LeaseBlock:
         """One connection for the block: `async with scope.connection() as conn`. Unusable after it.
 
         `timeout` bounds the wait only. Whatever the block leaves on the session (settings, temporary tables, locks, an
         open transaction, listeners) is gone for the next one.
         """
-        return _Connection(self, timeout)
+        return LeaseBlock(self, timeout)
 
     def transaction(
         self,
@@ -272,7 +275,7 @@ class TenantScope(Scope):
         )
 
 
-class _Connection:
+class LeaseBlock:
     """The block of `Scope.connection`."""
 
     __slots__ = ("_backend", "_guard", "_route", "_scope", "_timeout")
@@ -306,13 +309,31 @@ class _Connection:
         self._guard = Guard(backend, backend.con)
         return self._guard
 
+    async def commit(self) -> None:
+        """Commit what the guard's `begin_with_next` began, and give the connection back, whatever happens.
+
+        A reset that is due goes out with the COMMIT. Nothing else can be asked of the connection from now on.
+        """
+        guard, con, source = self._guard, self._backend.con, self._scope._source
+        if guard is None or guard.detach() is None:
+            raise InterfaceError("the connection has been released back to the pool")
+        try:
+            con.end_handles()
+            source.ends_with(self._backend, self._route)
+            await con.commit_begun()
+        except LOST as exc:
+            _tell_expired(self._backend, exc)
+            raise
+        finally:
+            source.release(self._backend, self._route)
+
     def end(self) -> None:
         """Give the connection back, for callers that cannot use a block. A second call does nothing."""
         if self._guard is not None and self._guard.detach() is not None:
             self._scope._source.release(self._backend, self._route)
 
 
-class _Transaction(_Connection):
+class _Transaction(LeaseBlock):
     """The block of `Scope.transaction`."""
 
     __slots__ = ("_options", "_transaction")
@@ -325,8 +346,7 @@ class _Transaction(_Connection):
     async def __aenter__(self) -> Guard:
         guard = await super().__aenter__()
         try:
-            self._transaction = guard.transaction(**self._options)
-            await self._transaction.__aenter__()
+            self._transaction = guard.begin_with_next(**self._options)
         except BaseException:
             self.end()
             raise
@@ -336,21 +356,13 @@ class _Transaction(_Connection):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         try:
-            if self._transaction is not None:
-                if error is None:
-                    await self._commit(self._transaction)
-                elif self._backend.con.expired is None:  # else its end rolls back
-                    await self._roll_back(self._transaction, error)
+            if error is None:
+                await self.commit()
+            elif self._transaction is not None and self._backend.con.expired is None:  # else its end rolls back
+                await self._roll_back(self._transaction, error)
         finally:
             self.end()
         _tell_expired(self._backend, error)
-
-    async def _commit(self, transaction: Transaction) -> None:
-        try:
-            await transaction.__aexit__(None, None, None)
-        except LOST as exc:
-            _tell_expired(self._backend, exc)
-            raise
 
     async def _roll_back(self, transaction: Transaction, error: BaseException) -> None:
         """A caller that leaves with an error does not wait for a silent server, and hears that error and no other.
@@ -358,6 +370,8 @@ class _Transaction(_Connection):
         The end of the connection rolls back as well.
         """
         backend = self._backend
+        if backend.con.begin:  # it never began
+            return
         if backend.con.is_doubtful:  # the driver would wait for the end of rows that are not read
             return
         timer = asyncio.get_running_loop().call_later(END_TIMEOUT, backend.abort)

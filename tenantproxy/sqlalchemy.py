@@ -32,7 +32,7 @@ from tenantproxy.driver.guard import Guard
 from tenantproxy.errors import AccessDenied, ConfigurationError, Problem, TenantProxyError
 from tenantproxy.model import TenantId
 from tenantproxy.router import Router
-from tenantproxy.scope import TenantScope
+from tenantproxy.scope import LeaseBlock, TenantScope
 
 __all__ = ["PROFILE", "create_async_engine"]
 
@@ -43,11 +43,14 @@ if TYPE_CHECKING:
 
         _execute_mutex: asyncio.Lock
         _transaction: Any
+        dbapi: Any
+        isolation_level: Any
+        readonly: bool
+        deferrable: bool
 
         def __init__(self, dbapi: Any, connection: Guard, *, prepared_statement_cache_size: int) -> None: ...
-        async def _start_transaction(self) -> None: ...
         def _handle_exception(self, error: Exception) -> NoReturn: ...
-        def commit(self) -> None: ...
+        def _handle_exception_no_connection(self, dbapi: Any, error: Exception) -> NoReturn: ...
         def rollback(self) -> None: ...
 
     class _TheirCursor:
@@ -78,6 +81,7 @@ if TYPE_CHECKING:
         async def setup_asyncpg_json_codec(self, conn: Any) -> None: ...
         async def setup_asyncpg_jsonb_codec(self, conn: Any) -> None: ...
         async def _disable_asyncpg_inet_codecs(self, conn: Any) -> None: ...
+        def is_disconnect(self, e: Exception, connection: Any, cursor: Any) -> bool: ...
 
 else:
     _TheirConnection = theirs.AsyncAdapt_asyncpg_connection
@@ -156,15 +160,15 @@ class _Lender:
         guard = block.enter_nowait() if in_greenlet() else None
         if guard is None:
             guard = await_(block.__aenter__())
-        return _Leased(scope, guard, block.end)
+        return _Leased(scope, guard, block)
 
 
 class _Leased(NamedTuple):
-    """A connection, whose scope was current when it was lent, and how to give it back."""
+    """A connection, whose scope was current when it was lent, and the block of its lease."""
 
     scope: TenantScope
     guard: Guard
-    end: Callable[[], None]
+    block: LeaseBlock
 
 
 Whose = tuple[TenantId, str | None]
@@ -241,7 +245,7 @@ class _Streamed(_TheirStreamed):
 class _DialectConnection(_TheirConnection):
     """One lease. Its tenant never changes, and nothing runs on it while another one is current."""
 
-    __slots__ = ("_lease", "_loop", "_refusal")
+    __slots__ = ("_lease", "_loop", "_refusal", "ends_with_commit", "was_lost")
 
     _cursor_cls = _Cursor
     _ss_cursor_cls = _Streamed
@@ -252,6 +256,8 @@ class _DialectConnection(_TheirConnection):
         self._lease = lease
         self._loop = asyncio.get_running_loop()
         self._refusal: TenantProxyError | None = None
+        self.ends_with_commit = False  # who has it gives it back then, with nothing more to ask
+        self.was_lost: bool | None = None  # whether it had ended when it was given back; None: it was not
 
     @property
     def whose(self) -> Whose:
@@ -286,23 +292,49 @@ class _DialectConnection(_TheirConnection):
         """Types and statements may not be what they were, on none of the connections to this very schema."""
         await_(self._connection.reload_schema_state())
 
+    async def _start_transaction(self) -> None:
+        if self.isolation_level == "autocommit":
+            return
+        try:
+            self._transaction = self._connection.begin_with_next(
+                isolation=self.isolation_level, readonly=self.readonly, deferrable=self.deferrable
+            )
+        except Exception as error:  # noqa: BLE001 - a boundary: SQLAlchemy translates what it knows and raises
+            self._handle_exception_no_connection(self.dbapi, error)
+
     def commit(self) -> None:
         self.check()
-        super().commit()
+        if self._transaction is None:
+            return
+        self._transaction = None
+        try:
+            if self.ends_with_commit:
+                self._commit_and_end()
+            else:
+                await_(self._connection.commit_begun())
+        except Exception as error:  # noqa: BLE001 - a boundary: SQLAlchemy translates what it knows and raises
+            self._handle_exception_no_connection(self.dbapi, error)
+
+    def _commit_and_end(self) -> None:
+        con = self._connection._con
+        try:
+            await_(self._lease.block.commit())
+        finally:
+            self.was_lost = con is None or con.is_closed()
 
     def close(self) -> None:
         try:
             self.rollback()
         finally:
-            self._lease.end()
+            self._lease.block.end()
 
     def terminate(self) -> None:
         """Give it back: the router resets what it can, and closes the rest."""
         if in_greenlet():
-            self._lease.end()
+            self._lease.block.end()
         else:  # called by the garbage collector, in whatever thread and in the midst of anything
             with suppress(RuntimeError):  # the loop is closed, and the connection with it
-                self._loop.call_soon_threadsafe(self._lease.end, context=Context())
+                self._loop.call_soon_threadsafe(self._lease.block.end, context=Context())
 
 
 def _name(whose: Whose) -> str:
@@ -355,6 +387,11 @@ class TenantDialect(_TheirDialect):
         """See SQLAlchemy."""
         return _Driver(__import__("asyncpg"))
 
+    def is_disconnect(self, e: Exception, connection: Any, cursor: Any) -> bool:
+        """See SQLAlchemy. A connection that was given back at its commit cannot be asked any more."""
+        lost = getattr(connection, "was_lost", None)
+        return super().is_disconnect(e, connection, cursor) if lost is None else lost
+
     def on_connect(self) -> None:
         """Nothing: codecs are set once, when the router opens a connection."""
         return
@@ -373,6 +410,8 @@ def _stay(session: Session, transaction: SessionTransaction, connection: Connect
         belongs = session.info.setdefault(_FIXED, lent.whose)
         if belongs != lent.whose:
             raise lent.refuse(belongs)
+        # One that the session was not given, but got by itself, goes back at its commit, before anything else is asked.
+        _, _, _, lent.ends_with_commit = transaction._connections[connection]
 
 
 registry.register("postgresql.tenantproxy", __name__, TenantDialect.__name__)

@@ -42,8 +42,11 @@ class TenantConnection(EnteringConnection):
 
         # As asyncpg's `_execute`, which does not tell which statement it ran.
         def run(state: Any, timeout: float | None) -> Any:
-            return self._protocol.bind_execute(state, args, "", 0, True, timeout)
+            conversation = self._protocol.bind_execute(state, args, "", 0, True, timeout)
+            return conversation if self.begin is None else self.begun_with(conversation)
 
+        if self.begin is not None and not self.may_go_ahead(query):
+            await self.begin_now(None)
         with self._stmt_exclusive_section:
             if self._query_loggers:
                 with self._time_and_log(query, args, None):
@@ -79,8 +82,9 @@ class TenantConnection(EnteringConnection):
     # --- taking it back ----------------------------------------------------------------------------------------------
     def take_back(self) -> None:
         """End what the last user can still reach: statements, cursors, transactions, listeners and loggers. No I/O."""
-        self._pool_release_ctr += 1
+        self.end_handles()
         self._top_xact = None
+        self.begin = None
         self.is_last = False
         self.forget_listeners()
 

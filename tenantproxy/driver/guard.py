@@ -6,10 +6,11 @@ import functools
 import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import asyncpg
 from asyncpg.prepared_stmt import PreparedStatement
+from asyncpg.transaction import Transaction
 
 from tenantproxy.driver.connection import Kept, TenantConnection
 from tenantproxy.driver.private import AsyncpgProxy
@@ -43,6 +44,10 @@ class Guard(AsyncpgProxy):
         async def run_kept(self, query: str, args: Sequence[object]) -> Kept:
             """See `TenantConnection.run_kept`."""
             ...
+
+        async def commit_begun(self) -> None:
+            """See `TenantConnection.commit_begun`."""
+            ...
     else:
 
         def __getattr__(self, name: str) -> Any:
@@ -59,6 +64,13 @@ class Guard(AsyncpgProxy):
         finally:
             if self._con is not None:
                 self.remove_query_logger(callback)
+
+    def begin_with_next(self, **options: Any) -> Transaction:
+        """See `TenantConnection.begin_with_next`. Raises InterfaceError when the lease has ended."""
+        if self._con is None:
+            raise asyncpg.InterfaceError("the connection has been released back to the pool")
+        transaction: Transaction = self._con.begin_with_next(**options)
+        return transaction
 
     def detach(self) -> TenantConnection | None:
         """End the lease on this side; the connection, or None when it ended before."""
@@ -80,6 +92,10 @@ def reading_in_slices(guard: Guard) -> Iterator[None]:
         reading.stop()
 
 
+# Calls ahead of which a BEGIN that is due goes out by itself; for `execute` it depends on its arguments.
+_BEGIN: Final = frozenset({"fetch", "fetchrow", "fetchval", "run_kept", "close", "commit_begun"})
+
+
 def _guarded(name: str) -> Any:
     """The coroutine method `name` of the lent connection; see "what a lease hands out"."""
 
@@ -94,6 +110,8 @@ def _guarded(name: str) -> Any:
         try:
             if con.is_unsynced and name != "close":
                 await con.sync(kwargs.get("timeout"))
+            if con.begin is not None and not (name in _BEGIN or (name == "execute" and len(args) > 1)):
+                await con.begin_now(kwargs.get("timeout"))
             return await getattr(con, name)(*args, **kwargs)
         except BaseException as exc:
             con.note_failure(exc, lease)
@@ -107,5 +125,5 @@ def _guarded(name: str) -> Any:
 for _name, _ in inspect.getmembers(asyncpg.Connection, inspect.iscoroutinefunction):
     if _name[0] != "_":
         setattr(Guard, _name, _guarded(_name))
-for _name in ("prepare_kept", "run_kept"):
+for _name in ("commit_begun", "prepare_kept", "run_kept"):
     setattr(Guard, _name, _guarded(_name))

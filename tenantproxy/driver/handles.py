@@ -12,7 +12,7 @@ from asyncpg.transaction import Transaction
 from tenantproxy.driver.private import AsyncpgCursorFactory, AsyncpgPortal, AsyncpgRows, AsyncpgStatement
 
 if TYPE_CHECKING:
-    from tenantproxy.driver.tracking import TrackedConnection
+    from tenantproxy.driver.connection import TenantConnection
 
 __all__ = ["LeasedFactory", "LeasedStatement", "LeasedTransaction"]
 
@@ -25,13 +25,22 @@ __all__ = ["LeasedFactory", "LeasedStatement", "LeasedTransaction"]
 def _leased(method: Callable[..., Any]) -> Any:
     """`method` of a statement, cursor or transaction; it asks itself whether its lease goes on."""
 
+    checks = method.__name__ != "__aexit__"  # that of a transaction does it, and forgives what ends a generator
+
     async def call(resource: Any, *args: Any, **kwargs: Any) -> Any:
-        con: TrackedConnection = resource._connection
+        if checks:  # before anything is done to the connection, which may be another user's by now
+            resource._check_conn_validity(method.__name__)
+        con: TenantConnection = resource._connection
         lease = con._pool_release_ctr
         con.under_way += 1
         try:
             if con.is_unsynced:
                 await con.sync(kwargs.get("timeout"))
+            if con.begin is not None:
+                if resource is con._top_xact:
+                    con.begin = None  # it ends, begun or not
+                else:
+                    await con.begin_now(kwargs.get("timeout"))
             return await method(resource, *args, **kwargs)
         except BaseException as exc:
             con.note_failure(exc, lease)
@@ -80,10 +89,12 @@ class LeasedFactory(AsyncpgCursorFactory):
         return rows
 
     def __await__(self) -> Generator[Any, Any, Any]:  # asyncpg's is called in the first step of this one
-        con: TrackedConnection = self._connection
+        con: TenantConnection = self._connection
         lease = con._pool_release_ctr
         con.under_way += 1
         try:
+            if con.begin is not None:
+                yield from con.begin_now(None).__await__()
             portal = yield from super().__await__()
         except BaseException as exc:
             con.note_failure(exc, lease)

@@ -6,8 +6,8 @@ import re
 from collections.abc import Coroutine, Sequence
 from typing import Any, Final
 
+from tenantproxy.driver.beginning import BeginningConnection
 from tenantproxy.driver.behind import ResetBehind
-from tenantproxy.driver.copying import CopyingConnection
 
 __all__ = ["LeavingConnection"]
 
@@ -18,7 +18,7 @@ _REMEMBERED: Final = 200  # statements of which a connection remembers that thei
 _PLAIN: Final = re.compile(r"\s*(?:select|insert|update|delete|merge|with|values|table)\b", re.IGNORECASE)
 
 
-class LeavingConnection(CopyingConnection):
+class LeavingConnection(BeginningConnection):
     """A connection whose last statement of a lease goes out in one write with a reset.
 
     `is_last`: the next statement is the last one, and a reset is due then. `behind`: the reset that went out.
@@ -81,6 +81,12 @@ class LeavingConnection(CopyingConnection):
                 self._large.clear()
             self._large.add(query)
         return result
+
+    async def _commit(self, conversation: Coroutine[Any, Any, Any]) -> None:
+        if self.is_last and not self.is_tainted:
+            conversation = self._with_reset(conversation)
+        self.is_last = False
+        await conversation
 
     async def _with_reset(self, conversation: Coroutine[Any, Any, Any]) -> Any:
         """Run `conversation` of the driver, which writes at once, if at all: a reset goes out with it."""

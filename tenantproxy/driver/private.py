@@ -33,7 +33,7 @@ PRIVATE_NAMES: Final = {
     "asyncpg.connection.Connection": (
         "_protocol _transport _loop _top_xact _pool_release_ctr _stmt_cache _stmts_to_close _stmt_exclusive_section"
         " _listeners _log_listeners _termination_listeners _query_loggers _get_statement"
-        " _execute _do_execute _executemany _prepare _copy_in _copy_out"
+        " _execute _do_execute _executemany _prepare _copy_in _copy_out _check_open"
         " _drop_local_statement_cache _drop_local_type_cache _set_proxy _cancel_current_command _cancellations _abort"
         " _process_notification _process_log_message _call_termination_listeners _get_unique_id _time_and_log"
     ),
@@ -42,7 +42,8 @@ PRIVATE_NAMES: Final = {
     "asyncpg.cursor.CursorFactory": "_connection",
     "asyncpg.cursor.Cursor": "_connection",
     "asyncpg.cursor.CursorIterator": "_connection",
-    "asyncpg.transaction.Transaction": "_connection",
+    "asyncpg.connresource.ConnectionResource": "_check_conn_validity",
+    "asyncpg.transaction.Transaction": "_connection _isolation _readonly _deferrable _state",
     "asyncpg.protocol.protocol.BaseProtocol": (
         "_wait_for_cancellation _is_cancelling is_in_transaction query bind_execute close_statement"
     ),
@@ -70,6 +71,7 @@ if TYPE_CHECKING:
         _query_loggers: set[Any]
         _cancellations: set[asyncio.Task[None]]
 
+        def _check_open(self) -> None: ...
         def _execute(self, *args: Any, **kwargs: Any) -> Any: ...
         async def _do_execute(self, *args: Any, **kwargs: Any) -> Any: ...
         async def _executemany(self, *args: Any, **kwargs: Any) -> Any: ...

@@ -29,7 +29,7 @@ class RenewingConnection(TenantConnection):
 
     async def renew_if_due(self) -> None:
         """Renew the binding when its time has come. Raises IsolationError, and the connection is then closed."""
-        if monotonic() >= self.renew_at and self.renew is not None and not self.is_in_transaction():
+        if monotonic() >= self.renew_at and self.renew is not None and not self._protocol.is_in_transaction():
             self.renew_at = float("inf")  # the renewal itself runs statements
             lease = self._pool_release_ctr
             await self.renew()
@@ -104,7 +104,7 @@ class ReplicaConnection(RenewingConnection):
         if getattr(self.get_settings(), "in_hot_standby", "on") != "on":
             self.is_doubtful = True
             raise WrongRole("the replica was promoted", hint="try again: it is read elsewhere then", retry_after=0.1)
-        if monotonic() >= self._due_at and self.renew is not None and not self.is_in_transaction():
+        if monotonic() >= self._due_at and self.renew is not None and not self._protocol.is_in_transaction():
             self._due_at = float("inf")  # the renewal itself runs statements
             lease = self._pool_release_ctr
             await self.renew()

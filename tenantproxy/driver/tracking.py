@@ -170,6 +170,10 @@ class TrackedConnection(EndableConnection):
         if not (isinstance(exc, asyncpg.PostgresError) and exc.severity):  # asyncpg's own DataError has no severity
             self.is_unsynced = True
 
+    def end_handles(self) -> None:
+        """End the statements, cursors and transactions that its user was given."""
+        self._pool_release_ctr += 1
+
     def _check_lease(self, lease: int) -> None:
         """Refuse what was begun in a lease that has ended."""
         if lease != self._pool_release_ctr:

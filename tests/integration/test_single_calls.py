@@ -17,6 +17,7 @@ import pytest_asyncio
 
 from tenantproxy import Router, TenantScope
 from tenantproxy.driver.behind import ResetBehind
+from tenantproxy.wire.frames import QUERY, frame
 from tests.support.faults import Moment, cancel_at
 from tests.support.leases import SHOW_PREPARED, one_connection, pid_of, state_of
 from tests.support.waiting import until
@@ -143,7 +144,8 @@ async def test_an_answer_of_many_rows_is_not_looked_through_twice(world: World, 
 async def test_a_reset_that_answers_otherwise_ends_the_connection(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tenantproxy.driver.behind.soft_reset", lambda nonce: f"SELECT 1, '{nonce}'")
+    other = frame(QUERY, b"SELECT 1, '%b'\0" % (b"0" * 32))
+    monkeypatch.setattr("tenantproxy.driver.behind._MESSAGE", other.split(b"0" * 32))
     async with one_connection(world) as router:
         scope = router.tenant("database1")
         pid = await pid_of(scope)
