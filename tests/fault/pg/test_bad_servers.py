@@ -20,6 +20,8 @@ from tests.support.waiting import SLACK, until
 from tests.support.wire_client import Refused
 from tests.support.world import World
 
+pytestmark = pytest.mark.both_paths
+
 COUNT = "SELECT count(*) FROM projects"
 MEGABYTE = 2**20
 SESSION = hostile.LETS_IN + hostile.PARAMETER + b"K" + struct.pack("!III", 12, 7, 7) + b"Z\0\0\0\5I"

@@ -15,6 +15,8 @@ from tests.support.waiting import PATIENCE, until
 from tests.support.wire_client import WireClient
 from tests.support.world import World
 
+pytestmark = pytest.mark.both_paths
+
 NAMES = "SELECT name FROM projects ORDER BY id"
 LEFT = (
     "SELECT count(*) FROM pg_locks WHERE pid = pg_backend_pid() AND locktype = 'advisory'"

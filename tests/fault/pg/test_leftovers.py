@@ -13,6 +13,8 @@ from tests.support.port_house import PortHouse, a_port
 from tests.support.wire_client import Answer, WireClient
 from tests.support.world import World
 
+pytestmark = pytest.mark.both_paths
+
 TENANT = "database1"
 LEFT = (
     "SELECT coalesce(current_setting('app.user_id', true), '') || ' ' || current_setting('work_mem')"

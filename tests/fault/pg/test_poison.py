@@ -11,6 +11,8 @@ from tests.support.waiting import until
 from tests.support.wire_client import Answer, Refused, WireClient
 from tests.support.world import World
 
+pytestmark = pytest.mark.both_paths
+
 PID = "SELECT pg_backend_pid()"
 NAMES = "SELECT name FROM projects ORDER BY id"
 USERS = ("all", "session")

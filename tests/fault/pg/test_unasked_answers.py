@@ -11,6 +11,8 @@ from tests.support.waiting import until
 from tests.support.wire_client import WireClient
 from tests.support.world import World
 
+pytestmark = pytest.mark.both_paths
+
 PID = "SELECT pg_backend_pid()"
 LATE = query("SELECT 'of the attacker' FROM pg_sleep(0.04)")
 

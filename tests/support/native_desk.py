@@ -1,0 +1,196 @@
+"""How is the compiled path tried without a server? Clients, backends and the sockets between in one hand.
+
+As `relay_desk`, on socket pairs: what a client or a model of a server sends goes through the kernel to the pump.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import cast
+
+from tenantproxy._native.core import Conn, Lane, Pump
+from tenantproxy._native.loop import NativeLoop
+from tenantproxy.raw.backend import RawBackend
+from tenantproxy.raw.lender import RawLender
+from tenantproxy.sidecar.pg.carried import CarriedRelay
+from tenantproxy.sidecar.pg.lanes import Lanes
+from tenantproxy.sidecar.pg.traffic import Traffic
+from tenantproxy.wire.memory import TenantMemory
+from tenantproxy.wire.session_settings import KeptSettings
+from tenantproxy.wire.statements import Statements
+from tests.support.model_server import ModelServer
+from tests.support.relay_desk import Backend, Lender, Source
+
+__all__ = ["NativeClient", "NativeLender", "turn"]
+
+_MUCH = 1_000_000
+
+
+def pump() -> Pump:
+    return cast("NativeLoop", asyncio.get_running_loop()).pump
+
+
+async def turn() -> None:
+    """All that has been sent arrives, and what is to be done then is."""
+    for _ in range(3):
+        pump().wait(0)
+        assert not pump().parked
+        await asyncio.sleep(0)
+
+
+def _pair() -> tuple[socket.socket, socket.socket]:
+    near, far = socket.socketpair()
+    near.setblocking(False)
+    far.setblocking(False)
+    return near, far
+
+
+def _read(far: socket.socket) -> bytes:
+    try:
+        return far.recv(_MUCH)
+    except BlockingIOError:
+        return b""
+
+
+class NativeBackend(Backend):
+    """A raw backend on a socket, behind which a model answers. `answers` have not been sent yet."""
+
+    def __init__(self, model: ModelServer) -> None:
+        super().__init__(model)
+        near, self.far = _pair()
+        self.conn = Conn(pump(), near, self)
+        self.conn.begin()
+        self.write = self.conn.write
+
+    def pause_reading(self) -> None:
+        RawBackend.pause_reading(self)
+
+    def resume_reading(self) -> None:
+        RawBackend.resume_reading(self)
+
+    def deliver(self, size: int | None = None) -> None:
+        """So many bytes of its answers are sent (None: all)."""
+        data, self.answers = self.answers[:size], self.answers[size:] if size is not None else b""
+        if data:
+            self.far.send(data)
+
+    def hear(self) -> None:
+        """The model reads what was sent to it."""
+        data = _read(self.far)
+        if data and not self.is_leased:
+            self.wrote_while_idle += data
+        self.answers += self.model.feed(data)
+
+
+class NativeLender(Lender):
+    """Lends them, to relays and to the lane."""
+
+    def _open(self) -> Backend:
+        backend = NativeBackend(ModelServer())
+        self.idle.append(backend)
+        self.backends.append(backend)
+        return backend
+
+    def destroy(self, backend: Backend, reason: str = "error") -> None:
+        super().destroy(backend, reason)
+        if isinstance(backend, NativeBackend):
+            backend.conn.abort()
+            backend.far.close()
+
+    def close(self) -> None:
+        """No connection is left."""
+        for backend in self.backends:
+            assert isinstance(backend, NativeBackend)
+            backend.conn.abort()
+            backend.far.close()
+
+
+class _Desk:
+    """What a lane asks of its pool: see `core.Lane`."""
+
+    def __init__(self, lender: NativeLender) -> None:
+        self.lender = lender
+        self.route = Source().known()[1]
+        self.transactions = self.reused = 0
+
+    @property
+    def is_wanted(self) -> bool:
+        return bool(self.lender.waiting)
+
+    def lease(self) -> RawBackend | None:
+        return self.lender.lease_nowait(None, self.route, ())
+
+    def unlease(self, backend: Backend) -> None:
+        self.take_back(backend)
+
+    def expires_at(self, backend: RawBackend) -> float:
+        return float("inf")
+
+    def take_back(self, backend: Backend) -> None:
+        self.lender.release(backend, self.route, is_dirty=False)
+
+    def destroy(self, backend: Backend) -> None:
+        self.lender.destroy(backend)
+
+    def account(self, reused: int, transactions: int, *rest: object) -> None:
+        self.reused += reused
+        self.transactions += transactions
+
+
+class _Lanes:
+    """One lane for all."""
+
+    def __init__(self, desk: _Desk) -> None:
+        self._desk = desk
+        self._lane = Lane(pump(), desk, (0.1, 1.0))
+        self._lane.until = float("inf")
+
+    def of(self, source: object, settings: object, traffic: object) -> Lane | None:
+        return None if self._desk.is_wanted or self._desk.lender.is_busy else self._lane
+
+
+class NativeClient:
+    """One client behind its login, on a socket. `sending` has not been sent yet, `received` is what it got."""
+
+    def __init__(self, lender: NativeLender, *, statements: Statements, desk: _Desk) -> None:
+        near, self.far = _pair()
+        self.conn = Conn(pump(), near, asyncio.Protocol())
+        self.memory = TenantMemory()
+        self.sending = self.received = b""
+        self.relay = CarriedRelay(
+            self.conn,
+            cast("Lanes", _Lanes(desk)),
+            source=Source(),
+            lender=cast("RawLender", lender),
+            statements=statements,
+            kept=KeptSettings((), {}),
+            is_session=False,
+            traffic=Traffic(),
+            on_end=lambda: None,
+            memory=self.memory,
+        )
+        self.conn.set_protocol(self.relay)
+        self.conn.begin()
+        self.relay.ride()
+
+    def push(self, size: int | None = None) -> None:
+        """So many bytes of `sending` are sent."""
+        data, self.sending = self.sending[:size], self.sending[size:] if size is not None else b""
+        if data:
+            self.far.send(data)
+
+    def hear(self) -> None:
+        """What came."""
+        self.received += _read(self.far)
+
+    async def leave(self) -> None:
+        """It hangs up."""
+        self.far.close()
+        await turn()
+        assert not self.memory.used, "something that it made us keep is left"
+
+
+def new_desk(lender: NativeLender) -> _Desk:
+    """The desk of all lanes of the test."""
+    return _Desk(lender)

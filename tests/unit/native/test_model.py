@@ -1,0 +1,168 @@
+"""Does each of many clients on the compiled path see exactly what it would see alone, however bytes are cut?
+
+The scripts are those of the relay's model test, with more of what is carried. What is looked at between two steps
+must not change what a client sees.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from math import inf
+from typing import Final
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tenantproxy._native.loop import NativeLoop
+from tenantproxy.wire.statements import ServerStatements, Statements
+from tests.support import model_server as pg
+from tests.support.fuzzing import IS_TRIED
+from tests.support.model_server import SYNC, ModelServer, query
+from tests.support.native_desk import NativeBackend, NativeClient, NativeLender, new_desk, turn
+from tests.support.relay_scripts import scripts
+
+STRAIGHT: Final = (
+    query(b"rows 1"), query(b"rows 3"), query(b"fail"), query(b"rows 1;rows 2"), query(b"rows 300"),
+    pg.parse(b"", b"rows 2") + pg.shown(b"") + SYNC, pg.parse(b"", b"fail") + pg.shown(b"") + SYNC,
+    pg.parse(b"", b"bad") + pg.shown(b"") + SYNC, pg.shown(b"a") + SYNC, pg.shown(b"b") + SYNC, pg.run() + SYNC,
+    query(b"begin"), query(b"commit"),
+)  # fmt: skip
+ENDED: Final = [query(b"rollback"), query(b"rollback")]  # else one client keeps the others waiting forever
+MIXED: Final = st.lists(st.one_of(st.sampled_from(STRAIGHT).map(lambda one: [one]), scripts()), max_size=6).map(
+    lambda parts: [step for part in parts for step in part]
+)
+
+
+async def step_of(client: NativeClient, rng: random.Random) -> None:
+    """Something of it is looked at, which settles what is carried."""
+    kind = rng.randrange(12)
+    if kind == 0:
+        assert client.relay.backend is None or not client.relay.backend.is_closed
+    elif kind == 1:
+        client.relay.rest_if_idle(inf)
+    elif kind == 2:
+        await turn()
+
+
+async def together(given_scripts: list[list[bytes]], *, size: int, seed: int, limit: int) -> int:
+    """How many transactions were carried."""
+    rng, lender, statements = random.Random(seed), NativeLender(size), Statements()
+    for backend in lender.backends:
+        backend.prepared = ServerStatements(limit)
+    desk = new_desk(lender)
+    clients = [NativeClient(lender, statements=statements, desk=desk) for _ in given_scripts]
+    left = [[*script, *ENDED] for script in given_scripts]
+    servers = [ModelServer() for _ in given_scripts]
+    expected = [b"" for _ in given_scripts]
+    for _ in range(20_000):
+        for n, client in enumerate(clients):
+            if not client.sending and left[n] and client.received == expected[n]:
+                client.sending = left[n].pop(0)
+                expected[n] += servers[n].feed(client.sending)
+        busy = [client for client in clients if client.sending]
+        answering = [each for each in lender.backends if each.answers and not each.is_paused]
+        is_over = not (busy or answering or any(left))
+        if busy and (not answering or rng.random() < 0.5):
+            rng.choice(busy).push(rng.choice((1, 5, 11, 60, None, None, None, None)))
+        elif answering:
+            rng.choice(answering).deliver(rng.choice((1, 5, 7, 30, None, None, None)))
+        if rng.random() < 0.7 or is_over:
+            await turn()
+        lender.grant()
+        await step_of(rng.choice(clients), rng)
+        for each in lender.backends:
+            assert isinstance(each, NativeBackend)
+            each.hear()
+        for n, client in enumerate(clients):
+            client.hear()
+            assert expected[n].startswith(client.received), (n, client.received, expected[n])
+        if is_over and all(client.received == expected[n] for n, client in enumerate(clients)):
+            break
+    for n, client in enumerate(clients):
+        assert client.received == expected[n]
+        assert not client.conn.is_closing()
+        await client.leave()
+    await turn()
+    assert len(lender.idle) == len(lender.backends), "a backend was kept by a client that is gone"
+    lender.check()
+    lender.close()
+    await turn()
+    return desk.transactions
+
+
+@IS_TRIED
+@given(
+    given_scripts=st.lists(MIXED, min_size=1, max_size=3),
+    size=st.integers(1, 3),
+    seed=st.integers(0, 2**32),
+    limit=st.sampled_from((3, 500)),
+)
+def test_each_client_sees_what_it_would_see_alone(
+    given_scripts: list[list[bytes]], size: int, seed: int, limit: int
+) -> None:
+    with asyncio.Runner(loop_factory=NativeLoop) as runner:
+        runner.run(together(given_scripts, size=size, seed=seed, limit=limit))
+
+
+def test_most_of_what_is_straight_was_carried() -> None:
+    """Else the test above tries nothing."""
+    straight = [query(b"rows 1"), pg.parse(b"", b"rows 2") + pg.shown(b"") + SYNC] * 20
+    with asyncio.Runner(loop_factory=NativeLoop) as runner:
+        carried = sum(runner.run(together([straight] * 3, size=2, seed=seed, limit=500)) for seed in range(5))
+    assert carried > 5 * 3 * len(straight) / 4
+
+
+@IS_TRIED
+@given(
+    answers=st.lists(
+        st.one_of(
+            st.binary(max_size=30),
+            st.sampled_from(
+                (
+                    b"Z\0\0\0\5I",
+                    b"1\0\0\0\4",
+                    b"2\0\0\0\4",
+                    pg.G,
+                    pg.row(b"x"),
+                    pg.tag(b"SET"),
+                    pg.tag(b""),
+                    pg.tag(b"SELECT 1"),
+                )
+            ),
+            st.sampled_from(
+                (pg.error(b"0A000"), pg.STALE_PLAN, pg.error(b"57P01", severity=b"FATAL"), b"E\xff\xff\xff\xff")
+            ),
+        ),
+        max_size=8,
+    ),
+    request=st.sampled_from(STRAIGHT),
+    cut=st.integers(0, 8),
+)
+def test_no_garbage_of_a_server_raises_anything(answers: list[bytes], request: bytes, cut: int) -> None:
+    """Nor does it give back a backend that may owe something: the lender says so."""
+
+    async def case() -> None:
+        uncaught: list[object] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: uncaught.append(context))
+        lender = NativeLender()
+        client = NativeClient(lender, statements=Statements(), desk=new_desk(lender))
+        backend = lender.backends[0]
+        assert isinstance(backend, NativeBackend)
+        client.sending = request
+        client.push()
+        await turn()
+        backend.model.feed = lambda received: b""  # type: ignore[method-assign] # it says what follows, and nothing else
+        for n, answer in enumerate(answers):
+            if n == cut:
+                assert client.relay.backend is None or not client.relay.backend.is_closed
+            if backend.is_leased:  # else the pool ends it at once
+                backend.far.send(answer)
+            await turn()
+        await client.leave()
+        assert not uncaught
+        lender.close()
+        await turn()
+
+    with asyncio.Runner(loop_factory=NativeLoop) as runner:
+        runner.run(case())
