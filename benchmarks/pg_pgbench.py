@@ -75,10 +75,11 @@ class Bench:
     arguments: Sequence[str]
     seconds: int
     threads: int = 1
+    clients: int = CLIENTS
 
     async def run(self, target: Target, database: str) -> Figures:
         """All clients in a closed loop against `database` of `target`."""
-        command = [str(self.program), "--no-vacuum", f"--client={CLIENTS}", f"--jobs={self.threads}"]
+        command = [str(self.program), "--no-vacuum", f"--client={self.clients}", f"--jobs={self.threads}"]
         command += [f"--time={self.seconds + _WARM_SECONDS}", f"--progress={_WARM_SECONDS}", *self.arguments]
         process = await asyncio.create_subprocess_exec(
             *command,

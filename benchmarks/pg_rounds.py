@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Final
+from typing import Final, Protocol
 
 from benchmarks.measure import Spread
-from benchmarks.pg_pgbench import Bench, Figures
+from benchmarks.pg_pgbench import Figures
 from benchmarks.pg_targets import Target
 from benchmarks.table import Verdict, at_least, at_most, figure, ratio, render, spread
 
 __all__ = [
     "AGAIN",
+    "Runs",
     "Series",
     "Subject",
     "control",
@@ -31,6 +32,14 @@ AGAIN: Final = "the control, again"
 _NO_PEER: Final = "nothing: no pgbouncer on PATH"
 
 
+class Runs(Protocol):
+    """What a target is measured by."""
+
+    async def run(self, target: Target, database: str) -> Figures:
+        """Once. Raises RuntimeError when something fails."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
     """One line of the table."""
@@ -38,7 +47,7 @@ class Subject:
     name: str
     target: Target
     database: str
-    bench: Bench
+    bench: Runs
 
 
 async def take_turns(subjects: Sequence[Subject], rounds: int) -> Series:

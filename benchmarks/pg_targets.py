@@ -107,7 +107,7 @@ class Targets:
 
 
 def pgbouncer_version() -> tuple[int, ...] | None:
-    """Of the one on PATH, (1, 21, 0); None: not found."""
+    """Of the one that PGBOUNCER names, or that is on PATH, (1, 21, 0); None: not found."""
     program = _pgbouncer()
     if program is None:
         return None
@@ -119,6 +119,9 @@ def pgbouncer_version() -> tuple[int, ...] | None:
 
 
 def _pgbouncer() -> str | None:
+    named = os.environ.get("PGBOUNCER")
+    if named:
+        return named
     return shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")  # a user's PATH has no sbin
 
 

@@ -30,11 +30,11 @@ __all__ = [
 ]
 
 # By the first word. What is not here leaves something: SET, RESET, DISCARD (the settings are not what we believed),
-# CREATE (perhaps TEMP), DECLARE (perhaps WITH HOLD), LISTEN, UNLISTEN, PREPARE, DEALLOCATE, LOAD; DO and CALL may do
-# any of it, and so may a command that does not exist yet.
+# CREATE (perhaps TEMP), DECLARE (perhaps WITH HOLD), LISTEN, PREPARE, DEALLOCATE, LOAD; DO and CALL may do any of it,
+# and so may a command that does not exist yet. UNLISTEN only takes away what a LISTEN has left, which was seen.
 _LEAVES_NOTHING: Final = frozenset(
     b"SELECT INSERT UPDATE DELETE MERGE COPY BEGIN START COMMIT ROLLBACK SAVEPOINT RELEASE FETCH MOVE CLOSE SHOW"
-    b" EXPLAIN ANALYZE VACUUM TRUNCATE LOCK NOTIFY ALTER DROP GRANT REVOKE COMMENT REINDEX REFRESH CLUSTER"
+    b" EXPLAIN ANALYZE VACUUM TRUNCATE LOCK NOTIFY UNLISTEN ALTER DROP GRANT REVOKE COMMENT REINDEX REFRESH CLUSTER"
     b" CHECKPOINT".split()
 )
 _OF_THE_TRANSACTION: Final = {b"SET CONSTRAINTS", b"PREPARE TRANSACTION"}

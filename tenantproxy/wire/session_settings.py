@@ -13,7 +13,7 @@ from tenantproxy.wire.commands import leaves_state
 from tenantproxy.wire.frames import HEADER, QUERY
 from tenantproxy.wire.leftovers import CUSTOM, HELD_CURSOR, RESETS_ALL, SETTING
 from tenantproxy.wire.session_texts import SetEffect, may_be_custom, may_mean, may_set, set_effects
-from tenantproxy.wire.settings import ALL, MEANING, Settings, is_tracked, meaning_of, with_reported, with_set
+from tenantproxy.wire.settings import ALL, MEANING, Settings, is_tracked, meaning_of, of, with_reported, with_set
 
 __all__ = ["KeptSettings"]
 
@@ -29,6 +29,9 @@ _UNKNOWN: Final = SetEffect(b"?", None, is_local=True)  # something may be set, 
 class KeptSettings:
     """One client's. `now` is what its next backend gets; `start` what its startup packet asked for.
 
+    `applied`: what is in force on the backend at the end of a transaction that left it clean. Where the client has
+    reset a setting, that went back to the backend's own start.
+
     `meaning`: what a statement that is prepared now means by its text. Equal ones mean the same; one that is no
     Settings is equal to itself only. `baseline`: what the pool's servers report of a session as at startup, `greeted`:
     of one with `start`.
@@ -40,8 +43,10 @@ class KeptSettings:
         "_may_be_custom",
         "_may_mean",
         "_mixed",
+        "_resets_to",
         "_start",
         "_unread",
+        "applied",
         "asked_for",
         "has_returned",
         "is_dirty",
@@ -68,6 +73,10 @@ class KeptSettings:
         self._start = start
         self._baseline = baseline
         self._greeted = baseline if greeted is None else greeted
+        # Of `start`, what a backend has without it too: drivers ask for the encoding that the server has.
+        told = {} if greeted is None else greeted
+        self._resets_to = of(pair for pair in start if told.get(pair[0], b"") == baseline.get(pair[0]))
+        self.applied = start
         # Done, and in force until the transaction ends or from then on; one for each name, so few.
         self.staged: dict[tuple[bytes, bool], SetEffect] = {}
         self.asked_for: bytes | list[SetEffect | None] | None = None
@@ -141,7 +150,7 @@ class KeptSettings:
                 self.left |= HELD_CURSOR
 
     def _returning(self, is_reset: bool) -> None:
-        if is_reset and self._start:
+        if is_reset and self._start != self._resets_to:
             self.has_returned = True
 
     def _next_effect(self) -> SetEffect | None:
@@ -211,6 +220,8 @@ class KeptSettings:
         """
         if not is_tracked(name, value) and name not in _NO_SETTINGS:
             self.is_dirty = True
+        if self._baseline.get(name) != value and any(each.value is None for each in self.staged.values()):
+            self.is_dirty = True  # it may be what a reset went back to: then that is not what it was
         before, self.now = self.now, with_reported(self.now, name, value, baseline=self._baseline)
         if before is self.now or name not in MEANING:
             return False
@@ -232,23 +243,26 @@ class KeptSettings:
 
     def _after_this(self) -> Settings:
         """`now`, when the transaction has committed."""
+        return self._after(self._start)
+
+    def _after(self, start: Settings) -> Settings:
         settings = self.now
         for effect in self.staged.values():
             if not effect.is_local:
-                settings = with_set(settings, effect.name, effect.value, start=self._start)
+                settings = with_set(settings, effect.name, effect.value, start=start)
         return settings
 
     def ended(self, *, is_kept: bool = False) -> bool:
-        """The transaction ended: returns whether the backend is dirty; if not, its session is `now`.
+        """The transaction ended: returns whether the backend is dirty; if not, its session is `applied`.
 
         `is_kept`: by the client, so what was set there is still in force.
         """
         if not (self.staged or self.is_dirty):  # most
+            self.applied = self.now
             return False
-        self.now = self._after_this()
+        # A reset is to what the client wished at its start, and the backend went back to what it had at its own.
+        self.now, self.applied = self._after_this(), self._after(self._resets_to)
         is_dirty, self.is_dirty = self.is_dirty, False
-        # A reset is to what the client wished at its start, not to what the backend went back to.
-        is_dirty = is_dirty or any(each.value is None and not each.is_local for each in self.staged.values())
         self.staged.clear()
         if not is_kept:
             self._unread = None

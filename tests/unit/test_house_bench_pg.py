@@ -166,8 +166,8 @@ def test_a_proxy_that_costs_too_much_misses() -> None:
     series: Series = {
         PGBOUNCER: figures(100, 10),
         AGAIN: figures(100, 10),
-        DATABASE_TENANT: figures(91, 12.1),
-        ROW_TENANT: figures(78, 13),
+        DATABASE_TENANT: figures(101, 10.1),
+        ROW_TENANT: figures(86, 13),
     }
     told = {one.target: one.word for one in trust(verdicts("simple", series, peer_can=True))}
     assert told["simple: CPU of a transaction, database tenant against PgBouncer"] == "MISSED"

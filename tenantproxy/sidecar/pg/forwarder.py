@@ -550,9 +550,11 @@ class Forwarder:
                 self._owner.end(_perhaps_not_committed())
                 return
         else:
-            is_dirty = kept.ended() if kept.staged or kept.is_dirty else False
+            is_dirty, applied = False, kept.now
+            if kept.staged or kept.is_dirty:
+                is_dirty, applied = kept.ended(), kept.applied
             traffic.transactions += 1
-            traffic.transaction_seconds += checkout.release(kept.now, is_dirty=is_dirty)
+            traffic.transaction_seconds += checkout.release(applied, is_dirty=is_dirty)
         self._is_idle_after_rest = False
         if self._owner.is_draining:
             self._owner.became_idle()
@@ -607,7 +609,7 @@ class Forwarder:
         if is_amid or not pipeline.is_quiet or pipeline.certainty is not _KNOWN or pipeline.status != IDLE:
             self._destroy(is_over=self.is_over)
             return
-        held = self.checkout.release(self.kept.now, is_dirty=is_dirty)
+        held = self.checkout.release(self.kept.applied, is_dirty=is_dirty)
         if not kept_it:
             self.traffic.transactions += 1
             self.traffic.transaction_seconds += held

@@ -70,6 +70,7 @@ class ClientSession:
         if backend is not None and backend.binding is not None and unbinds(tag):
             backend.bound = None
             backend.bound_until = 0.0
+            self.kept.is_dirty = True
         if self._is_session:
             return
         if pins(tag):

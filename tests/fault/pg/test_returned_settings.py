@@ -167,6 +167,22 @@ async def test_the_settings_of_asyncpgs_pool_are_in_force_for_each_that_takes_a_
                 assert await conn.fetchval("SHOW statement_timeout") == "9s"
 
 
+@pytest.mark.parametrize("tenant", ["database1", "schema1"])
+async def test_a_connection_that_asyncpgs_pool_has_reset_is_lent_on_as_it_is(house: PortHouse, tenant: str) -> None:
+    async with asyncpg.create_pool(
+        host="127.0.0.1", port=house.number, user="all", password=PASSWORD, database=tenant, ssl=False,
+        min_size=1, max_size=1,
+    ) as pool:  # fmt: skip
+        assert await pool.fetchval(COUNT) == 3
+        before, pids = house.router.stats().resets["ok"], set()
+        for _ in range(5):
+            async with pool.acquire() as conn:
+                assert await conn.fetchval(COUNT) == 3
+                pids.add(await conn.fetchval("SELECT pg_backend_pid()"))
+        assert house.router.stats().resets["ok"] == before
+        assert len(pids) == 1, "what is prepared there would be prepared again"
+
+
 async def answers_of(client: WireClient, count: int) -> list[Answer]:
     return [await client.answer() for _ in range(count)]
 

@@ -59,7 +59,6 @@ def test_these_leave_a_session_as_it_was(tag: bytes) -> None:
         b"CREATE FUNCTION",
         b"DECLARE CURSOR",
         b"LISTEN",
-        b"UNLISTEN",
         b"PREPARE",
         b"DEALLOCATE",
         b"DEALLOCATE ALL",
