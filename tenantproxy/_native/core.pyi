@@ -23,13 +23,25 @@ class Pump:
     def wait(self, timeout: float | None) -> list[tuple[int, int]]: ...
     def close(self) -> None: ...
 
+Opened = tuple[float, bool, bool]
+
 class Carrying(Protocol):
     def lane(self) -> Lane | None: ...
-    def statement_on(self, name: bytes, backend: Any) -> bytes | None: ...
+    def statement(self, name: bytes) -> tuple[Any, bytes | None] | None: ...
     def carried(self, heard: int, asked_at: float, answered_at: float, unnamed: bytes | None) -> None: ...
     def take_over(
-        self, desk: Any, backend: Any, data: bytes, sent: bytes, asked_at: float, *, passed: int, has_parsed: bool
+        self,
+        desk: Any,
+        backend: Any,
+        data: bytes,
+        sent: bytes,
+        opened: Opened,
+        *,
+        asked_at: float,
+        passed: int,
+        has_parsed: bool,
     ) -> None: ...
+    def hold(self, desk: Any, backend: Any, opened: Opened, *, answered_at: float) -> None: ...
 
 class Conn(asyncio.Transport):
     def __init__(self, pump: Pump, sock: socket.socket, protocol: asyncio.BaseProtocol, peer: Any = None) -> None: ...
@@ -53,6 +65,8 @@ class Desk(Protocol):
         transactions: int,
         seconds: float,
         held: dict[int, int],
+        queries: int,
+        query_seconds: float,
         received: int,
         sent: int,
     ) -> None: ...

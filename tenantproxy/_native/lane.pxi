@@ -24,9 +24,11 @@ cdef class Lane:
     cdef uint32_t[BUCKETS] _held
     cdef uint64_t _reused
     cdef uint64_t _transactions
+    cdef uint64_t _queries
     cdef uint64_t _received
     cdef uint64_t _sent
     cdef double _seconds
+    cdef double _query_seconds
 
     def __init__(self, Pump pump, desk, bounds):
         if len(bounds) >= BUCKETS:
@@ -84,8 +86,17 @@ cdef class Lane:
             self._pump._parked.append(self)
         return 0
 
-    cdef int count(self, double seconds, ssize_t received, ssize_t sent) except -1:
-        """One transaction was carried."""
+    cdef int count_query(self, double seconds, ssize_t received, ssize_t sent) except -1:
+        """One request was answered."""
+        self.note()
+        self._queries += 1
+        self._query_seconds += seconds
+        self._received += received
+        self._sent += sent
+        return 0
+
+    cdef int count(self, double seconds) except -1:
+        """One transaction was carried to its end."""
         cdef int at = 0
         self.note()
         while at < self._bounds_count and seconds > self._bounds[at]:
@@ -93,8 +104,6 @@ cdef class Lane:
         self._held[at] += 1
         self._transactions += 1
         self._seconds += seconds
-        self._received += received
-        self._sent += sent
         self._pump.carried += 1
         return 0
 
@@ -109,10 +118,13 @@ cdef class Lane:
             if self._held[at]:
                 held[at] = self._held[at]
                 self._held[at] = 0
-        if self._transactions or self._reused:
-            self.desk.account(self._reused, self._transactions, self._seconds, held, self._received, self._sent)
-        self._reused = self._transactions = self._received = self._sent = 0
-        self._seconds = 0.0
+        if self._queries or self._reused:
+            self.desk.account(
+                self._reused, self._transactions, self._seconds, held,
+                self._queries, self._query_seconds, self._received, self._sent,
+            )
+        self._reused = self._transactions = self._queries = self._received = self._sent = 0
+        self._seconds = self._query_seconds = 0.0
         for conn in idle:
             try:
                 self.desk.take_back((<Conn>conn)._protocol)

@@ -17,6 +17,7 @@ cdef class Pump:
     cdef list _graves             # closed in this round, whose events may still point to them
     cdef list _parked             # lanes that have something to give back or to tell
     cdef double _until            # the loop's next timer
+    cdef list _late               # connections with their events, for `dispatch`
     cdef readonly uint64_t epoch
     """Counts how often Python has run. What it has said of a client or a tenant holds in the same epoch only."""
     cdef readonly uint64_t carried
@@ -38,6 +39,7 @@ cdef class Pump:
         self._conns = set()
         self._graves = []
         self._parked = []
+        self._late = []
         self.epoch = 1
 
     def __dealloc__(self):
@@ -88,8 +90,38 @@ cdef class Pump:
     def wait(self, timeout):
         """Serve our connections, until something happened that is the loop's; at most `timeout` seconds (None: any).
 
-        Returns the descriptors of Python's that something happened to, with their events.
+        Returns the descriptors of Python's that something happened to, with their events. What the loop has to call
+        already comes before anything that happens now, as with any selector.
         """
+        return self.look() if len(self._ready) else self.attend(timeout)
+
+    cdef list look(self):
+        """What has happened by now; ours is dispatched by the loop, behind what it has to call already."""
+        cdef int at
+        cdef uint64_t value
+        cdef list found = []
+        for at in range(max(epoll_wait(self._epoll, self._events, EVENTS, 0), 0)):
+            value = self._events[at].data.u64
+            if value & 1:
+                found.append((<int>(value >> 1), self._events[at].events))
+            else:
+                self._late.append((<Conn>self._events[at].data.ptr, self._events[at].events))
+        if self._late:
+            self._loop.call_soon(self.dispatch)
+        return found
+
+    def dispatch(self):
+        """Called from the loop."""
+        cdef list late = self._late
+        self._late = []
+        try:
+            for conn, events in late:
+                (<Conn>conn).happened(events)
+        finally:
+            self._graves.clear()
+            self.python_runs()
+
+    cdef list attend(self, timeout):
         cdef int count, at, pause
         cdef uint64_t value
         cdef double now

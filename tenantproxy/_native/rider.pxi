@@ -9,18 +9,22 @@ cdef enum Unnamed:
 cdef class Rider:
     """Carries the straight transactions of one client in transaction mode. Of `relay` it asks:
 
-    `lane() -> Lane | None`, where its next transaction may be carried now; `statement_on(name, backend) -> bytes | None`,
-    the name under which its statement is there; `carried(...)`, what was done, and `take_over(...)`, what is to be gone on
-    with: called before the relay hears of anything else.
+    `lane() -> Lane | None`, where its next transaction may be carried now; `statement(name)`, what its statement is and
+    what it was told of that, or None; `carried(...)`, what was done, `take_over(...)`, what is to be gone on with, and
+    `hold(...)`, that a transaction is open: called before the relay hears of anything else.
     """
 
     cdef Conn _conn
     cdef object _relay
     cdef Lane _lane               # in this epoch:
     cdef uint64_t _epoch
-    cdef Conn _backend            # a transaction is under way on it; None: none is
+    cdef dict _statements         # by name, what `statement` said in this epoch
+    cdef Conn _backend            # a transaction is under way, or open, on it; None: none is
     cdef Lane _on                 # of which lane it is
-    cdef uint8_t* _asked          # the request, as the client sent it
+    cdef double _since            # when that transaction began
+    cdef bint _is_open            # the server has said so
+    cdef bint _has_begun          # see `ResponseStream`
+    cdef uint8_t* _asked          # the request that is not answered, as the client sent it; NULL: all are
     cdef ssize_t _asked_size
     cdef Straight _case
     cdef bytes _name              # that of the statement on the backend, where the client's has a name
@@ -54,46 +58,69 @@ cdef class Rider:
         cdef bint is_new = False
         cdef double now
         cdef uint8_t* asked
-        if self._backend is not None or self._conn._out is not None or self._conn._is_closing:
+        if self._asked is not NULL or self._conn._out is not None or self._conn._is_closing:
             return False
         case = asks(data, size)
         if case.case == ODD:
             return False
-        if self._epoch != pump.epoch:
-            self._epoch = pump.epoch
-            self._lane = self._relay.lane()
-        lane = self._lane
-        if lane is None:
-            return False
         now = monotonic()
-        if now >= lane.until:
-            return False
-        backend = lane.take(now, &is_new)
-        if backend is None:
-            return False
+        backend = self._backend
+        if backend is not None:  # a transaction is open: it is this client's, and Python knows nothing of it
+            lane = self._on
+            if backend._out is not None or backend._is_closing:
+                return False
+        else:
+            if self._epoch != pump.epoch:
+                self._epoch = pump.epoch
+                self._statements = None
+                self._lane = self._relay.lane()
+            lane = self._lane
+            if lane is None or now >= lane.until:
+                return False
+            backend = lane.take(now, &is_new)
+            if backend is None:
+                return False
         name = None
         if case.case == NAMED:
-            key = PyBytes_FromStringAndSize(<const char*>data + case.name_at, case.name_ends - case.name_at)
             try:
-                name = self._relay.statement_on(key, backend._protocol)
+                name = self.name_on(data + case.name_at, case.name_ends - case.name_at, backend)
             except Exception:
-                lane.give_unused(backend, is_new)
+                if self._backend is None:
+                    lane.give_unused(backend, is_new)
                 raise
         asked = NULL if case.case == NAMED and name is None else <uint8_t*>malloc(size)
         if asked is NULL:
-            lane.give_unused(backend, is_new)
+            if self._backend is None:
+                lane.give_unused(backend, is_new)
             return False
         memcpy(asked, data, size)
-        lane._reused += not is_new
         self._asked, self._asked_size, self._case, self._name = asked, size, case, name
         self._passed = self._tail_size = 0
         self._is_parsed = case.case != UNNAMED
         self._asked_at = now
-        self._on = lane
-        self._backend = backend
-        backend._client = self
+        if self._backend is None:
+            lane._reused += not is_new
+            self._since = now
+            self._is_open = self._has_begun = False
+            self._on = lane
+            self._backend = backend
+            backend._client = self
         self.send(backend)
         return True
+
+    cdef bytes name_on(self, const uint8_t* data, ssize_t size, Conn backend):
+        """Under which name the client's statement is on the backend; None: Python has to look into it."""
+        cdef bytes key = PyBytes_FromStringAndSize(<const char*>data, size)
+        known = None if self._statements is None else self._statements.get(key)
+        if known is None:
+            known = self._relay.statement(key)
+            if known is None:
+                return None
+            if self._statements is None:
+                self._statements = {}
+            self._statements[key] = known
+        statement, told = known
+        return statement.name if backend._protocol.prepared.serves(statement, told) else None
 
     cdef bytes sent(self):
         """What goes out for the request: a Bind with the statement's name on the backend."""
@@ -140,19 +167,21 @@ cdef class Rider:
         cdef Conn conn = self._conn, backend = self._backend
         cdef Pump pump = conn._pump
         cdef ssize_t heard = 0, sent = 0
-        cdef bint is_parsed = self._is_parsed
-        cdef Heard found = hears(data, size, &heard, &is_parsed)
+        cdef bint is_parsed = self._is_parsed, has_begun = self._has_begun
+        cdef Heard found = LOOK
+        if self._asked is not NULL:
+            found = hears(data, size, &heard, &is_parsed, &has_begun)
         if found == LOOK or conn._out is not None or not self.keep(data + heard, size - heard):
             self._tail_size = 0
             pump.python_runs()
             self.settle()
             backend.feed(data, size)
             return 0
-        self._is_parsed = is_parsed
+        self._is_parsed, self._has_begun = is_parsed, has_begun
         self._passed += heard
         self._heard += 1
-        if found == DONE:
-            self.finish(backend)
+        if found != MORE:
+            self.finish(backend, found == OPEN)
         if heard:
             sent = c_send(conn._fd, data, heard, MSG_NOSIGNAL | MSG_DONTWAIT)
         if sent != heard and not (sent < 0 and conn.failed(errno)):
@@ -181,16 +210,15 @@ cdef class Rider:
             conn.press()
         return 0
 
-    cdef int finish(self, Conn backend) except -1:
-        """All has been answered: the backend is for the next one, of this tenant's clients."""
+    cdef int finish(self, Conn backend, bint is_open) except -1:
+        """All has been answered. Behind a transaction the backend is for the next one, of this tenant's clients."""
         cdef Pump pump = self._conn._pump
         cdef Lane lane = self._on
         cdef double now = monotonic()
-        self._backend = backend._client = None
-        self._on = None
+        self._is_open = is_open
         self._answered_at = now
         self._heard += 1  # what the client said; the answer is counted
-        lane.count(now - self._asked_at, self._asked_size, self._passed)
+        lane.count_query(now - self._asked_at, self._asked_size, self._passed)
         if self._case.case == UNNAMED:
             free(self._unnamed)
             self._unnamed, self._unnamed_size, self._unnamed_is = self._asked, self._case.bind_at, THIS
@@ -200,6 +228,11 @@ cdef class Rider:
                 free(self._unnamed)
                 self._unnamed, self._unnamed_is = NULL, GONE
         self._asked = NULL
+        if is_open:
+            return 0
+        self._backend = backend._client = None
+        self._on = None
+        lane.count(now - self._since)
         if self._epoch == pump.epoch:
             lane.park(backend)
             return 0
@@ -216,15 +249,19 @@ cdef class Rider:
         self.tell()
         if backend is None:
             return 0
+        if self._asked is NULL:
+            return self.hold(backend)
         data = PyBytes_FromStringAndSize(<const char*>self._asked, self._asked_size)
         sent = self.sent()
         tail = PyBytes_FromStringAndSize(<const char*>self._tail, self._tail_size) if self._tail_size else b""
         has_parsed = self._is_parsed and self._case.case == UNNAMED
-        desk, passed, lent = self._on.desk, self._passed, backend._protocol
+        desk, passed, lent, opened = self._on.desk, self._passed, backend._protocol, self.opened()
         self._conn._pump.handed_over += 1
         self.forget()
         try:
-            self._relay.take_over(desk, lent, data, sent, self._asked_at, passed=passed, has_parsed=has_parsed)
+            self._relay.take_over(
+                desk, lent, data, sent, opened, asked_at=self._asked_at, passed=passed, has_parsed=has_parsed
+            )
         except Exception:
             desk.destroy(lent)
             self._conn.force_close(None)
@@ -232,6 +269,23 @@ cdef class Rider:
         if tail:
             backend.feed(<const uint8_t*>PyBytes_AS_STRING(tail), PyBytes_GET_SIZE(tail))
         return 0
+
+    cdef int hold(self, Conn backend) except -1:
+        """A transaction is open, and its client has said nothing."""
+        desk, lent, opened = self._on.desk, backend._protocol, self.opened()
+        self._conn._pump.handed_over += 1
+        self.forget()
+        try:
+            self._relay.hold(desk, lent, opened, answered_at=self._answered_at)
+        except Exception:
+            desk.destroy(lent)
+            self._conn.force_close(None)
+            raise
+        return 0
+
+    cdef tuple opened(self):
+        """When the transaction began, whether it is open, and what `ResponseStream` knows of that."""
+        return self._since, bool(self._is_open), bool(self._has_begun)
 
     cdef int tell(self) except -1:
         """What is over."""

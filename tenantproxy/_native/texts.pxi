@@ -17,11 +17,13 @@ cdef struct Straight:
     ssize_t name_at       # and the name of its statement
     ssize_t name_ends
 
-# How libpq ends a statement: Describe and Execute of the portal without a name, Sync. As `wire.requests` has it.
+# How libpq ends a statement: Describe and Execute of the portal without a name, Sync. As `wire.requests` has it. Drivers
+# that know the shape of the rows of a statement that has a name leave Describe out.
 cdef bytes _END_OF_STATEMENT = b"D\0\0\0\x06P\0E\0\0\0\x09\0\0\0\0\0S\0\0\0\x04"
 cdef const uint8_t* END_OF_STATEMENT = <const uint8_t*>PyBytes_AS_STRING(_END_OF_STATEMENT)
 cdef enum:
     END_SIZE = 22
+    DESCRIBE_SIZE = 7
 
 
 cdef inline uint32_t be32(const uint8_t* p) noexcept nogil:
@@ -85,7 +87,11 @@ cdef Straight asks(const uint8_t* data, ssize_t size) noexcept nogil:
             found.case = QUERY
         return found
     if end < 12 or memcmp(data + end, END_OF_STATEMENT, END_SIZE) != 0:
-        return found
+        end += DESCRIBE_SIZE
+        if end < 12 or data[0] != c"B":
+            return found
+        if memcmp(data + end, END_OF_STATEMENT + DESCRIBE_SIZE, END_SIZE - DESCRIBE_SIZE) != 0:
+            return found
     if data[0] == c"P":
         bind_at = <ssize_t>be32(data + 1) + 1
         if data[5] != 0 or bind_at < 9 or bind_at > MOST_UNNAMED or is_read(data + 6):
@@ -110,17 +116,31 @@ cdef enum Heard:
     MORE = 0              # the answer goes on
     DONE = 1              # it has come, and the server is idle
     LOOK = 2              # something has to be looked at
+    OPEN = 3              # it has come, and the server is in a transaction
 
 
-cdef bint is_plain_tag(const uint8_t* tag, ssize_t size) noexcept nogil:
-    """Whether a command of this tag tells nothing to `sidecar.pg.session`. `size` is without what ends it."""
-    return size > 7 and (
+cdef bint is_plain_tag(const uint8_t* tag, ssize_t size, bint* has_begun) noexcept nogil:
+    """Whether a command of this tag tells nothing to `sidecar.pg.session`, where nothing was set before.
+
+    `size` is without what ends it. `has_begun`: see `ResponseStream`.
+    """
+    if size > 7 and (
         memcmp(tag, b"SELECT ", 7) == 0 or memcmp(tag, b"INSERT ", 7) == 0
         or memcmp(tag, b"UPDATE ", 7) == 0 or memcmp(tag, b"DELETE ", 7) == 0
-    )
+    ):
+        return True
+    if (size == 5 and memcmp(tag, b"BEGIN", 5) == 0) or (size == 17 and memcmp(tag, b"START TRANSACTION", 17) == 0):
+        has_begun[0] = True
+        return True
+    if (size == 6 and memcmp(tag, b"COMMIT", 6) == 0) or (size == 8 and memcmp(tag, b"ROLLBACK", 8) == 0):
+        has_begun[0] = False
+        return True
+    return False
 
 
-cdef Heard hears(const uint8_t* data, ssize_t size, ssize_t* heard, bint* is_parsed) noexcept nogil:
+cdef Heard hears(
+    const uint8_t* data, ssize_t size, ssize_t* heard, bint* is_parsed, bint* has_begun
+) noexcept nogil:
     """What a server says to one statement that was sent. `heard`: where the last whole message ends, if it goes on.
 
     `is_parsed`: no ParseComplete may come, or no other one; it has to be true before the server is ready.
@@ -138,15 +158,17 @@ cdef Heard hears(const uint8_t* data, ssize_t size, ssize_t* heard, bint* is_par
         elif end > size:
             break
         elif kind == c"C":
-            if not is_plain_tag(data + at + 5, end - at - 6):
+            if not is_plain_tag(data + at + 5, end - at - 6, has_begun):
                 return LOOK
         elif kind == c"1":
             if is_parsed[0] or end - at != 5:
                 return LOOK
             is_parsed[0] = True
-        elif kind == c"Z" and end == size and end - at == 6 and data[at + 5] == c"I" and is_parsed[0]:
+        elif kind == c"Z" and end == size and end - at == 6 and is_parsed[0]:
             heard[0] = size
-            return DONE
+            if data[at + 5] == c"I":
+                return DONE
+            return OPEN if data[at + 5] == c"T" else LOOK
         else:
             return LOOK
         if end > size:
@@ -163,7 +185,10 @@ def case_of(bytes data):
 
 
 def heard_of(bytes data, bint is_parsed):
-    """What `hears` says of `data`, for tests: 0 more to come, 1 done, 2 to be looked at; and how much was heard."""
+    """What `hears` says of `data`, for tests: 0 more to come, 1 done, 2 to be looked at, 3 open; how much was heard."""
     cdef ssize_t heard = 0
-    cdef Heard found = hears(<const uint8_t*>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), &heard, &is_parsed)
+    cdef bint has_begun = False
+    cdef Heard found = hears(
+        <const uint8_t*>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), &heard, &is_parsed, &has_begun
+    )
     return <int>found, heard, is_parsed

@@ -9,7 +9,7 @@ from typing import Final, Protocol
 
 from tenantproxy.connect.lease_policy import END_TIMEOUT
 from tenantproxy.connect.watch import keep_socket, may_live_on
-from tenantproxy.raw.backend import RawBackend, ignore_loss
+from tenantproxy.raw.backend import RawBackend, discard, ignore_loss
 from tenantproxy.wire.frames import TERMINATE, frame
 
 __all__ = ["END_TIMEOUT", "End", "end_of", "send_terminate"]
@@ -61,6 +61,7 @@ class End:
             backend.write(_TERMINATE)
             if backend.transport.can_write_eof():
                 backend.transport.write_eof()  # it may wait for the rest of a message that its client began
+                backend.write = discard  # its holder may write more before it is told
         if is_resting:
             self._timer = self._loop.call_at(self._deadline, self.give_up, context=Context())
         else:

@@ -197,21 +197,18 @@ class Prepared:
         is_done = not (self._changes or self._refusals or self._begun or self._unnamed_outstanding)
         return is_done and not (self._unnamed_size or self.is_comparing)
 
-    def name_on(self, name: bytes, server: ServerStatements) -> bytes | None:
-        """Under which name the client's statement is on a backend, where a Bind of it needs no other look.
+    def carries(self, name: bytes) -> tuple[Statement, bytes | None] | None:
+        """The client's statement, and what it was told of that, where a Bind of it goes out under its name as it is.
 
-        None: `bind` has to say what goes out. See there.
+        To be asked again when anything else has come from the client. None: `bind` has to say what goes out. See there.
         """
         statement = self.names.get(name)
         if statement is None or statement.meaning is not self._kept.meaning:
             return None
         if statement.watched is not None or statement.leaves:
             return None
-        if self._told and (told := self._told.get(name)) is not None and told[0] is statement:
-            description = server.description(statement)
-            if description is not told[1] and description != told[1]:
-                return None
-        return statement.name if server.use(statement) else None
+        told = self._told.get(name) if self._told else None
+        return statement, (told[1] if told is not None and told[0] is statement else None)
 
     def carried(self, unnamed: bytes) -> None:
         """The client's statement without a name was parsed elsewhere, by this message; empty: it is gone."""

@@ -134,7 +134,6 @@ class ResponseStream:
     __slots__ = (
         "_described",
         "_ends_idle",
-        "_has_begun",
         "_is_session",
         "_looked_at_kinds",
         "_passed_kinds",
@@ -143,6 +142,7 @@ class ResponseStream:
         "_rest",
         "_tail",
         "events",
+        "has_begun",
         "is_copying_in",
         "is_fatal",
         "is_idle",
@@ -157,7 +157,7 @@ class ResponseStream:
 
     def __init__(self, pipeline: Pipeline, prepared: Prepared, *, is_session: bool) -> None:
         self.readies = 0  # how often it was ready
-        self._has_begun = False  # the last command that begins or ends transactions has begun one
+        self.has_begun = False  # the last command that begins or ends transactions has begun one
         self.is_idle = False  # it ended with nothing outstanding, in no transaction
         self.is_plain = False  # and nothing else has happened: there are no events
         self.is_copying_in = False  # a COPY began that the client sends
@@ -193,7 +193,7 @@ class ResponseStream:
     def is_at_rest(self) -> bool:
         """Whether a new one would scan on the same."""
         is_done = not (self._tail or self._rest or self.events or self.timed_out or self.warning)
-        return is_done and not (self._ends_idle or self._has_begun or self.is_fatal)
+        return is_done and not (self._ends_idle or self.has_begun or self.is_fatal)
 
     def take_events(self) -> list[tuple[int, bytes]]:
         """What has happened since this was last asked."""
@@ -208,7 +208,7 @@ class ResponseStream:
         """The backend is given up: nothing comes from it any more."""
         self._tail = b""
         self._looked_at_kinds, self._passed_kinds = _LOOKED_AT, _PASSED
-        self._ends_idle = self._has_begun = False
+        self._ends_idle = self.has_begun = False
 
     def scan(self, data: bytes) -> bytes:  # noqa: C901 - a hot loop
         """What the client gets of `data`. Raises ProtocolError for what no server says."""
@@ -327,7 +327,7 @@ class ResponseStream:
     def _not_answered(self, skipped: bytes, status: bytes) -> None:
         """An error has skipped these, or they say that a Query stood behind open messages."""
         self._prepared.skipped(skipped)
-        if skipped[-1] == BEHIND and self._pipeline.status == IDLE and status == _OPEN and not self._has_begun:
+        if skipped[-1] == BEHIND and self._pipeline.status == IDLE and status == _OPEN and not self.has_begun:
             self._pipeline.left_open()
 
     def _of_a_process(self, kind: int, message: bytes, pids: Pids) -> bytes | None:
@@ -353,20 +353,20 @@ class ResponseStream:
         if tag.startswith(b"COPY"):
             self._pipeline.copied()
         elif tag in _OF_BLOCKS:
-            self._has_begun = _OF_BLOCKS[tag]
+            self.has_begun = _OF_BLOCKS[tag]
         elif tag in (b"DISCARD ALL", b"DEALLOCATE ALL") and not self._is_session:
             self._prepared.deallocated_all()
 
     def _failed(self, error: bytes, *, is_first: bool) -> bytes:
         """What the client hears instead; empty: the error."""
         pipeline, prepared = self._pipeline, self._prepared
-        self._has_begun = False  # or it has failed: what comes behind tells
+        self.has_begun = False  # or it has failed: what comes behind tells
         if pipeline.is_quiet:  # of nothing that was asked: it may skip everything up to a Sync that is never sent
             pipeline.doubt()
         skipped = pipeline.failed()
         if skipped:
             prepared.skipped(skipped)
-        self._has_begun = False  # a COMMIT that failed has no tag
+        self.has_begun = False  # a COMMIT that failed has no tag
         if skipped[:1] in _IS_REFUSED and all(each in error for each in _REFUSED):
             self.events.append((ERROR, b""))  # to an internal one, yet what its transaction did before is undone
             return _OUT_OF_DATE if skipped[0] == REFUSED else prepared.refusal

@@ -151,6 +151,14 @@ class ServerStatements:
         self._prepared.move_to_end(statement)
         return True
 
+    def serves(self, statement: Statement, told: bytes | None) -> bool:
+        """As `use`, where the server says of it what a client was `told`; None: it was told nothing."""
+        prepared = self._prepared
+        if statement not in prepared or (told is not None and prepared[statement] != told):
+            return False
+        prepared.move_to_end(statement)
+        return True
+
     def description(self, statement: Statement) -> bytes | None:
         """What the server says of its parameters and rows; None: it was not asked, or it is not there."""
         return self._prepared.get(statement)

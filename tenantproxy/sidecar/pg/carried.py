@@ -13,6 +13,7 @@ from tenantproxy.errors import TenantProxyError
 from tenantproxy.raw.backend import RawBackend
 from tenantproxy.sidecar.pg.lanes import LaneDesk, Lanes
 from tenantproxy.sidecar.pg.relay import Relay
+from tenantproxy.wire.statements import Statement
 
 if TYPE_CHECKING:
     from tenantproxy._native.core import Conn, Lane
@@ -49,10 +50,10 @@ class CarriedRelay(Relay):
             return None
         return self._lanes.of(parts.source, parts.kept.now, parts.traffic)
 
-    def statement_on(self, name: bytes, backend: RawBackend) -> bytes | None:
-        """Under which name the client's statement may be bound there as it is; None: Python looks into it."""
+    def statement(self, name: bytes) -> tuple[Statement, bytes | None] | None:
+        """See `Prepared.carries`; None: Python looks into it."""
         awake = self._awake
-        return None if awake is None else awake.prepared.name_on(name, backend.prepared)
+        return None if awake is None else awake.prepared.carries(name)
 
     def carried(self, heard: int, asked_at: float, answered_at: float, unnamed: bytes | None) -> None:
         """Transactions were carried, and are over. `heard`: how often bytes came. `unnamed`: see `Prepared.carried`."""
@@ -69,13 +70,24 @@ class CarriedRelay(Relay):
         backend: RawBackend,
         data: bytes,
         sent: bytes,
-        asked_at: float,
+        opened: tuple[float, bool, bool],
         *,
+        asked_at: float,
         passed: int,
         has_parsed: bool,
     ) -> None:
-        """Go on with a transaction that is under way: see `Forwarder.go_on`."""
-        self._forwarder.go_on(backend, desk.route, data, sent, asked_at=asked_at, passed=passed, has_parsed=has_parsed)
+        """Go on with a request that is under way: see `Forwarder.go_on`. `opened`: as for `Forwarder.hold`."""
+        forwarder = self._forwarder
+        forwarder.hold(backend, desk.route, *opened)
+        forwarder.go_on(backend, data, sent, asked_at=asked_at, passed=passed, has_parsed=has_parsed)
+
+    def hold(
+        self, desk: LaneDesk, backend: RawBackend, opened: tuple[float, bool, bool], *, answered_at: float
+    ) -> None:
+        """Go on with a transaction that is open: see `Forwarder.hold`."""
+        forwarder = self._forwarder
+        forwarder.hold(backend, desk.route, *opened)
+        forwarder.answered_at = answered_at
 
     # --- what others ask and say -------------------------------------------------------------------------------------
     @property

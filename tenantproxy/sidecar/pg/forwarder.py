@@ -32,7 +32,7 @@ from tenantproxy.sidecar.pg.signals import ClientRights, ToldPid, TrueRow, signa
 from tenantproxy.sidecar.pg.traffic import Traffic
 from tenantproxy.wire import answers
 from tenantproxy.wire.definition_changes import DefinitionChanges
-from tenantproxy.wire.frames import IDLE, PARSE_COMPLETE, QUERY, frame
+from tenantproxy.wire.frames import IDLE, IN_TRANSACTION, PARSE_COMPLETE, QUERY, frame
 from tenantproxy.wire.leftovers import ANYTHING, RELEASES, RESETS_ALL, SETTING
 from tenantproxy.wire.memory import TenantMemory
 from tenantproxy.wire.pipeline import MAX_OUTSTANDING, Certainty, Copy, Pipeline
@@ -430,10 +430,21 @@ class Forwarder:
         if unnamed is not None:
             self.prepared.carried(unnamed)
 
+    def hold(self, backend: RawBackend, route: Route, since: float, is_open: bool, has_begun: bool) -> None:
+        """Have a backend that the compiled path leased at `since`, in a transaction where that `is_open`.
+
+        `has_begun`: see `ResponseStream`.
+        """
+        backend.leased_at = since
+        self.checkout.adopt(backend, route)
+        self._board(backend)
+        if is_open:
+            self.pipeline.status = IN_TRANSACTION
+        self.responses.has_begun = has_begun
+
     def go_on(
         self,
         backend: RawBackend,
-        route: Route,
         data: bytes,
         sent: bytes,
         *,
@@ -441,15 +452,12 @@ class Forwarder:
         passed: int,
         has_parsed: bool,
     ) -> None:
-        """Be as if `data` of the client had been sent by this at `asked_at`, for which `sent` went to `backend`.
+        """Be as if `data` of the client had been sent by this at `asked_at`, for which `sent` went to its backend.
 
         `passed` bytes of the answer have gone to the client, whole messages of the kinds that are not looked at, and
         ParseComplete if it `has_parsed`. Where this would have sent something else, both ends are destroyed.
         """
         written: list[bytes] = []
-        backend.leased_at = asked_at
-        self.checkout.adopt(backend, route)
-        self._board(backend)
         write, backend.write = backend.write, written.append
         try:
             self.received(data)

@@ -73,19 +73,27 @@ class LaneDesk:
         self._lender.destroy(backend)
 
     def account(
-        self, reused: int, transactions: int, seconds: float, held: dict[int, int], received: int, sent: int
+        self,
+        reused: int,
+        transactions: int,
+        seconds: float,
+        held: dict[int, int],
+        queries: int,
+        query_seconds: float,
+        received: int,
+        sent: int,
     ) -> None:
-        """So many transactions were carried, `seconds` in all; `reused` of them on a backend that was leased before.
+        """So many transactions were carried to their end, `seconds` in all; `held`: by bucket of lease times.
 
-        `held`: how many by their bucket of the histogram of lease times. `received`, `sent`: bytes, of clients.
+        `reused`: begun on a backend that was leased before. `queries`: answered. `received`, `sent`: bytes, of clients.
         """
         self._pool.lent_again(self.route.tenant, reused, seconds, held)
         traffic = self._traffic
         traffic.leases += transactions
         traffic.transactions += transactions
-        traffic.queries += transactions
+        traffic.queries += queries
         traffic.transaction_seconds += seconds
-        traffic.query_seconds += seconds
+        traffic.query_seconds += query_seconds
         traffic.received += received
         traffic.sent += sent
 

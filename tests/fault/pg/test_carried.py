@@ -280,7 +280,7 @@ async def test_what_a_client_was_told_of_a_statement_is_compared_before_it_is_ca
                 for _ in range(3):
                     answer = await bound(client, b"s")
                     assert answer.sqlstate == "0A000", "its rows are of another shape elsewhere"
-            assert carried() == before + 1
+                assert carried() == before + 1
         finally:
             await admin.execute("DROP TABLE told")
 
@@ -295,6 +295,112 @@ async def test_what_sets_something_goes_along_and_is_not_carried(lasting: World)
         await client.query("SELECT set_config('work_mem', '77kB', false)")
         for _ in range(3):
             assert (await other.query("SHOW work_mem")).value != "77kB"
+
+
+# --- transactions of several statements ------------------------------------------------------------------------------
+@asynccontextmanager
+async def opened(house: PortHouse) -> AsyncIterator[WireClient]:
+    """A client that has begun a transaction, of which Python knows nothing."""
+    client = await house.client(TENANT)
+    assert (await client.query("SELECT 1")).value == "1"
+    assert (await client.query("BEGIN")).status == "T"
+    assert (await client.query("SELECT 2")).status == "T"
+    assert conn_of(house, client).is_carrying
+    yield client
+
+
+async def test_a_transaction_of_several_statements_needs_no_python(lasting: World) -> None:
+    async with a_port(lasting) as house:
+        before = carried()
+        async with opened(house) as client:
+            await prepared_there(client)
+            assert (await client.query("COMMIT")).tags == ["COMMIT"]
+        async with opened(house) as client:
+            assert (await client.query("ROLLBACK")).status == "I"
+        assert carried() >= before + 3
+        await serves(house)
+
+
+async def prepared_there(client: WireClient) -> None:
+    assert (await unnamed(client, "SELECT 3")).rows == [["3"]]
+
+
+async def test_what_asyncpg_sends_again_is_carried(lasting: World) -> None:
+    async with a_port(lasting) as house:
+        client = await house.client(TENANT)
+        await prepared(client, b"s", "SELECT 4")
+        await bound(client, b"s")
+        before = carried()
+        client.send(bind(b"s") + execute() + SYNC)
+        assert (await client.answer()).rows == [["4"]]
+        assert carried() == before + 1
+
+
+async def test_an_open_transaction_is_its_clients_alone_and_goes_on_in_python(lasting: World) -> None:
+    async with a_port(lasting, pools={"max_size": 1}) as house, opened(house) as client:
+        other = await house.client(TENANT)
+        other.send(query("SELECT 'other'"))
+        await until(lambda: relay_of(house, other).is_waiting, "the other waits")
+        backend = relay_of(house, client).backend
+        assert backend is not None
+        assert not conn_of(house, client).is_carrying
+        assert (await client.query("SET LOCAL work_mem = '77kB'")).status == "T"
+        assert (await client.query("SHOW work_mem")).value == "77kB"
+        assert (await client.query("COMMIT")).status == "I"
+        assert (await other.answer()).value == "other"
+        assert (await client.query("SHOW work_mem")).value != "77kB"
+
+
+async def test_an_error_in_an_open_transaction_is_the_clients_until_it_ends(lasting: World) -> None:
+    async with a_port(lasting) as house, opened(house) as client:
+        assert (await client.query("SELECT 1/0")).status == "E"
+        assert (await client.query("SELECT 1")).sqlstate == "25P02"
+        assert (await client.query("COMMIT")).tags == ["ROLLBACK"]
+        await serves(house)
+
+
+async def test_what_runs_in_an_open_transaction_can_be_cancelled(lasting: World) -> None:
+    async with a_port(lasting) as house, opened(house) as client:
+        client.send(query(SLEEP))
+        await cancel(house.number, client.pid, client.secret)
+        answer = await client.answer()
+        assert (answer.sqlstate, answer.status) == ("57014", "E")
+        assert (await client.query("ROLLBACK")).status == "I"
+
+
+async def test_a_client_that_leaves_an_open_transaction_takes_its_backend_along(lasting: World) -> None:
+    async with a_port(lasting) as house, opened(house) as client:
+        (backend,) = house.pool(TENANT).connections()
+        client.abort()
+        await until(lambda: backend.is_closed, "its backend is ended")
+        await serves(house)
+
+
+async def test_an_open_transaction_without_a_word_is_ended_in_time(lasting: World) -> None:
+    async with a_port(lasting, pg={"idle_transaction_timeout": 0.5}) as house, opened(house) as client:
+        assert (await client.rest()).sqlstate == "25P03"
+        await serves(house)
+
+
+async def test_a_drain_waits_for_an_open_transaction(lasting: World) -> None:
+    async with a_port(lasting) as house, opened(house) as client:
+        relay = relay_of(house, client)
+        closing = asyncio.create_task(house.port.close())
+        await until(lambda: relay.is_draining, "it drains")
+        client.send(query("COMMIT"))
+        answer = await client.rest()
+        assert answer.tags == ["COMMIT"]
+        assert answer.sqlstate == "57P01"
+        await closing
+
+
+async def test_a_backend_that_dies_in_an_open_transaction_is_told_to_its_client(lasting: World) -> None:
+    async with a_port(lasting) as house, opened(house) as client:
+        (backend,) = house.pool(TENANT).connections()
+        async with lasting.shared.connect() as admin:
+            await admin.fetchval("SELECT pg_terminate_backend($1)", backend.pid)
+        assert (await client.rest()).sqlstate == "57P01"
+        await serves(house)
 
 
 # --- counters --------------------------------------------------------------------------------------------------------
@@ -324,6 +430,21 @@ async def test_what_is_carried_counts_as_what_is_not(lasting: World) -> None:
         async def slowly() -> Answer:
             return await in_pieces(house, client, query("SELECT 1"))
 
+        begin = carried()
+
+        async def in_a_transaction() -> Answer:
+            await client.query("BEGIN")
+            await client.query("SELECT 1")
+            return await client.query("COMMIT")
+
+        async def slowly_in_a_transaction() -> Answer:
+            await in_pieces(house, client, query("BEGIN"))
+            await client.query("SELECT 1")
+            return await client.query("COMMIT")
+
+        longer = await cost(in_a_transaction)
+        assert carried() == begin + 5
+        assert longer == await cost(slowly_in_a_transaction)
         begin = carried()
         straight = await cost(lambda: client.query("SELECT 1"))
         assert carried() == begin + 5
@@ -371,6 +492,18 @@ class Crowd(threading.Thread):
         if client is not None:
             await client.close()
 
+    async def _block(self, client: WireClient, rng: random.Random, label: str) -> Answer:
+        """A transaction of three statements; one of them may fail, and the client may go on in pieces."""
+        answer = await client.query("BEGIN")
+        for sql in (f"SELECT '{label}'", rng.choice((f"SELECT '{label}'", "SELECT 1/0")), "COMMIT"):
+            if not answer.status:
+                break
+            answer = await client.query(sql)
+            if any(row[0] != label for row in answer.rows):
+                self.wrong.append(f"{label}: {answer.rows[:3]}")
+        self.answered += 1
+        return answer
+
     async def _step(self, client: WireClient, rng: random.Random, label: str, of_p: str) -> Answer | None:
         """What came; None: it left without a word."""
         kind, expected = rng.random(), label
@@ -386,7 +519,7 @@ class Crowd(threading.Thread):
         elif kind < 0.8:
             client.send(query(f"SELECT '{label}', repeat('x', {rng.randrange(100_000)})"))
         elif kind < 0.84:
-            client.send(query(f"BEGIN; SELECT '{label}'; COMMIT"))
+            return await self._block(client, rng, label)
         elif kind < 0.88:
             client.send(query(f"SELECT '{label}' || 1/0"))
         elif kind < 0.91:

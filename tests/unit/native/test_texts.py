@@ -10,19 +10,23 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tenantproxy._native.core import case_of, heard_of
+from tenantproxy.sidecar.pg.session import ClientSession
 from tenantproxy.wire import frames
+from tenantproxy.wire.definition_changes import DefinitionChanges
 from tenantproxy.wire.frames import frame
 from tenantproxy.wire.pipeline import Pipeline
 from tenantproxy.wire.prepared import Prepared
-from tenantproxy.wire.requests import RequestStream
+from tenantproxy.wire.requests import RequestStream, Stop
 from tenantproxy.wire.responses import ResponseStream
+from tenantproxy.wire.session_features import PinPlaces, SessionFeatures
 from tenantproxy.wire.session_settings import KeptSettings
 from tenantproxy.wire.statements import Statements
 from tests.support.fuzzing import IS_TRIED
 from tests.support.model_server import SYNC, bind, execute, parse, query
 
 ODD, QUERY, UNNAMED, NAMED = range(4)
-MORE, DONE, LOOK = range(3)
+MORE, DONE, LOOK, OPEN = range(4)
+BRIEF: Final = execute() + SYNC
 END: Final = frame(frames.DESCRIBE, b"P\0") + execute() + SYNC
 WORDS: Final = (
     b"SET", b"reset ", b"DISCARD", b"deallocate", b"SAVEPOINT", b"declare", b"DROP", b"alter", b"CREATE", b"select ",
@@ -39,6 +43,10 @@ def requests() -> RequestStream:
     kept = KeptSettings((), {})
     pipeline = Pipeline()
     return RequestStream(pipeline, Prepared(Statements(), pipeline, kept), kept, is_session=False)
+
+
+def features() -> SessionFeatures:
+    return SessionFeatures(KeptSettings((), {}), "pin", PinPlaces())
 
 
 def responses() -> tuple[ResponseStream, Pipeline, Prepared]:
@@ -58,6 +66,25 @@ def test_a_query_is_straight_exactly_where_python_would_not_look_at_it(text: byt
         assert case_of(data)[0] == ODD
     else:
         assert (case_of(data)[0] == QUERY) == (requests().one_query(data) == 0)
+
+
+@IS_TRIED
+@given(st.sampled_from([b"s", b"a longer name"]), st.binary(max_size=30), st.integers(-2, 2))
+@example(b"s", b"", 0)
+def test_a_statement_whose_rows_are_known_is_straight_only_where_python_reads_the_same(
+    name: bytes, values: bytes, change: int
+) -> None:
+    data = bytearray(bind(name, values=values) + BRIEF)
+    data[4] = (data[4] + change) % 256
+    if case_of(bytes(data))[0] == ODD:
+        return
+    stream = requests()
+    stream._prepared.names.set(name, statement := Statements().of(b"select 1\0\0\0"))
+    stream._prepared._server.add(statement)
+    out = stream.read(bytes(data), has_backend=True)
+    assert out == bind(statement.name, values=values) + BRIEF
+    assert stream.stop is Stop.END
+    assert stream.is_at_rest
 
 
 @IS_TRIED
@@ -82,6 +109,7 @@ def test_the_commonest_shapes_are_straight() -> None:
     assert case_of(query(b"select 1"))[0] == QUERY
     assert case_of(parse(b"", b"select $1") + bind(b"") + END)[0] == UNNAMED
     assert case_of(bind(b"P0_1") + END)[0] == NAMED
+    assert case_of(bind(b"__asyncpg_stmt_1__") + BRIEF)[0] == NAMED
 
 
 @pytest.mark.parametrize(
@@ -94,7 +122,8 @@ def test_the_commonest_shapes_are_straight() -> None:
         bind(b"") + END,
         bind(b"s", portal=b"p") + END,
         bind(b"s") + END + SYNC,
-        bind(b"s") + execute() + SYNC,
+        parse(b"", b"select 1") + bind(b"") + BRIEF,
+        bind(b"s") + execute(b"p") + SYNC,
         bind(b"s") + bind(b"s") + END,
         parse(b"", b"x" * 5000) + bind(b"") + END,
         query(b"x" * 20_000),
@@ -121,6 +150,7 @@ def test_no_bytes_of_a_client_are_read_behind_their_end(data: bytes, is_ended: b
 
 
 # --- answers ---------------------------------------------------------------------------------------------------------
+BLOCKS: Final = (b"BEGIN", b"START TRANSACTION", b"COMMIT", b"ROLLBACK")
 ROW: Final = frame(frames.DATA_ROW, b"\0\1\0\0\0\1x")
 SHAPE: Final = frame(frames.ROW_DESCRIPTION, b"\0\1c\0" + b"\0" * 18)
 TAG: Final = frame(frames.COMMAND_COMPLETE, b"SELECT 1\0")
@@ -132,7 +162,8 @@ ANSWERS: Final = (
     frame(frames.NOTICE, b"SNOTICE\0C00000\0Mx\0\0"), frame(frames.PARAMETER_STATUS, b"TimeZone\0UTC\0"),
     frame(frames.COPY_IN, b"\0\0\0"), frame(frames.COPY_OUT, b"\0\0\0"), frame(frames.CLOSE_COMPLETE),
     frame(frames.PARAMETER_DESCRIPTION, b"\0\0"), frame(frames.COMMAND_COMPLETE, b"LISTEN\0"),
-    frame(frames.COMMAND_COMPLETE, b"CREATE TABLE\0"), frame(frames.COMMAND_COMPLETE, b"SELECT\0"),
+    *(frame(frames.COMMAND_COMPLETE, tag + b"\0") for tag in (b"CREATE TABLE", *BLOCKS)),
+    frame(frames.COMMAND_COMPLETE, b"SELECT\0"),
     b"D\0\0\0\3", b"D\xff\xff\xff\xff", b"Z\0\0\0\6II", b"\0\0\0\0\0",
 )  # fmt: skip
 
@@ -151,13 +182,21 @@ def test_what_is_heard_of_an_answer_python_would_pass_on_untouched(data: bytes, 
     pipeline.queried() if is_parsed else pipeline.synced()
     out = stream.scan(data[:heard])
     assert out == data[:heard]
-    assert all(tag.startswith((b"INSERT ", b"SELECT ")) for _, tag in stream.events)
+    assert all(tag.startswith((b"INSERT ", b"SELECT ", *BLOCKS)) or not tag[1:] for _, tag in stream.events)
+    session = ClientSession(
+        KeptSettings((), {}), features(), DefinitionChanges(Statements(), prepared), is_session=False
+    )
+    session.note(stream.events, None)
+    assert session.kept.is_at_rest
+    assert not session.pin
+    assert not session.changes.is_heard
     assert not stream.is_amid
-    if found == DONE:
+    if found in (DONE, OPEN):
         assert heard == len(data)
-        assert stream.is_idle
+        assert stream.is_idle == (found == DONE)
         assert stream.readies == 1
-        assert pipeline.is_at_rest
+        assert pipeline.is_quiet
+        assert pipeline.status == (b"I" if found == DONE else b"T")[0]
     else:
         assert not stream.readies
         assert len(data) - heard < 65_536
@@ -175,7 +214,8 @@ def test_an_answer_that_needs_no_look_is_done_however_it_is_cut() -> None:
 @pytest.mark.parametrize(
     "data",
     [
-        TAG + frame(frames.READY, b"T"), TAG + READY + ROW, READY + READY, frame(frames.ERROR, b"\0"),
+        TAG + frame(frames.READY, b"E"), TAG + READY + ROW, frame(frames.COMMAND_COMPLETE, b"COMMIT PREPARED\0"),
+        READY + READY, frame(frames.ERROR, b"\0"),
         frame(frames.PARSE_COMPLETE) + READY, frame(frames.COMMAND_COMPLETE, b"SELECTED 1\0"), b"D\0\0\0\0",
         frame(frames.DATA_ROW, bytes(70_000)),
     ],
