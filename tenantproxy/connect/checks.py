@@ -42,8 +42,9 @@ SELECT r.rolname::text AS role, current_user::text AS acts_as, r.rolsuper, r.rol
   pg_catalog.has_function_privilege('pg_catalog.pg_prepared_statement()', 'EXECUTE') AS sees_prepared,
   COALESCE(pg_catalog.has_function_privilege(
     pg_catalog.to_regprocedure('tenantproxy.enter(text,integer,bigint,text,bigint)'), 'EXECUTE'), false) AS takes_turns,
-  CASE WHEN $1 THEN pg_catalog.has_database_privilege(d.oid, 'TEMPORARY, CREATE') OR EXISTS (
-    SELECT FROM pg_catalog.pg_namespace n WHERE pg_catalog.has_schema_privilege(n.oid, 'CREATE')
+  CASE WHEN $1 THEN EXISTS (SELECT FROM pg_catalog.pg_roles m WHERE pg_catalog.pg_has_role(m.oid, 'MEMBER')
+    AND (pg_catalog.has_database_privilege(m.oid, d.oid, 'TEMPORARY, CREATE') OR EXISTS (
+      SELECT FROM pg_catalog.pg_namespace n WHERE pg_catalog.has_schema_privilege(m.oid, n.oid, 'CREATE')))
   ) ELSE false END AS makes_objects,
   CASE WHEN $1 THEN EXISTS (SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
     WHERE c.relkind IN ('r', 'p') AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
@@ -80,7 +81,7 @@ class Answer:
     installed: bool  # in the version that we need: looks for the newest function
     sees_prepared: bool
     takes_turns: bool  # a session is reset and entered in one message; not in databases of an older version
-    makes_objects: bool  # temporary ones too: looked for in shared tables alone
+    makes_objects: bool  # it, or a role that it can become; temporary ones too: looked for in shared tables alone
     owns_tables: bool
     has_schema: bool
 

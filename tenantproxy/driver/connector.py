@@ -235,7 +235,7 @@ class AsyncpgConnector:
         silent = backend.is_aborted or backend.con.was_terminated or backend.con.left is not None
         try:
             if not backend.con.is_closed():
-                if backend.con.is_doubtful:
+                if backend.con.is_doubtful or backend.con.is_saying:  # its task has not heard yet that it is cancelled
                     await backend.con.hang_up(END_TIMEOUT)
                 else:
                     if not backend.is_settled:

@@ -16,14 +16,15 @@ __all__ = ["EnteringConnection"]
 
 
 class EnteringConnection(LeavingConnection):
-    """A connection with statements of the lender's own."""
+    """A connection with statements of the lender's own. `is_saying`: what its server answers now is not for asyncpg."""
 
-    __slots__ = ("_own", "_saying")
+    __slots__ = ("_own", "_saying", "is_saying")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._own: list[Any] = []  # the lender's statements, outside of the driver's cache; the first one enters
         self._saying: Saying | None = None
+        self.is_saying = False
 
     async def simple(self, sql: str, timeout: float | None) -> str:
         """Run `sql` in one simple query that no logger sees; the tag of its last command."""
@@ -42,6 +43,7 @@ class EnteringConnection(LeavingConnection):
             self._saying = Saying(self._wire.real, self._protocol)
         if not self._is_at_rest():
             raise asyncpg.InterfaceError("another operation is in progress")
+        self.is_saying = True
         try:
             await self._saying.say(said.sql, said.answer)
         except asyncpg.PostgresError:
@@ -49,6 +51,8 @@ class EnteringConnection(LeavingConnection):
         except BaseException:
             self.is_doubtful = True  # asyncpg must not read what comes now
             raise
+        finally:
+            self.is_saying = False
 
     async def prepare_entry(self, statements: Sequence[str], timeout: float) -> None:
         """Prepare what `enter` runs. Their codecs stay as they are now, whatever users set later."""

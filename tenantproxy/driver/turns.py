@@ -8,7 +8,7 @@ from __future__ import annotations
 from tenantproxy.connect.failures import Unconfirmed
 from tenantproxy.driver.connection import TenantConnection
 from tenantproxy.isolation.proof import Signer
-from tenantproxy.isolation.turn import HELLO, RESET, UNLOCK, Said, enter, keep
+from tenantproxy.isolation.turn import FREE, HELLO, RESET, UNLOCK, Said, enter, keep
 from tenantproxy.model import Binding
 from tenantproxy.wire.frames import DATA_ROW
 
@@ -61,8 +61,8 @@ class SessionTurns:
         await self._con.say(kept[2])
 
     async def unbind(self) -> None:
-        """Reset a session that is no tenant's afterwards. What is left of the former one ends with the next entry."""
-        await self._con.say(RESET)
+        """Reset a session that is no tenant's afterwards. Only numbers of sequences end with the next entry."""
+        await self._con.say(FREE)
 
     async def _enter(self, binding: Binding, server_now: float, window: float, *, resets: bool) -> None:
         con = self._con

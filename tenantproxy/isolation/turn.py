@@ -13,7 +13,7 @@ from tenantproxy.isolation.proof import Signer, TurnForm
 from tenantproxy.model import Binding, Proof
 from tenantproxy.wire.answers import command_complete, data_row, ready_for_query, row_description
 
-__all__ = ["HELLO", "RESET", "UNLOCK", "Said", "enter", "keep"]
+__all__ = ["FREE", "HELLO", "RESET", "UNLOCK", "Said", "enter", "keep"]
 
 HELLO: Final = "SELECT tenantproxy.hello()"
 """Answers with the nonce that the next proof of this connection is made for."""
@@ -47,6 +47,9 @@ class Said(NamedTuple):
 RESET: Final = Said(f"{_WRITING}; {_CLEAN}", _SET + _CLEANED + _READY)
 """Undoes what a session's last user left but for sequences and advisory locks. The entry discards and releases those:
 the nonce that it needs is kept in a sequence."""
+
+FREE: Final = Said(f"{_WRITING}; {_CLEAN}; {UNLOCK}", _SET + _CLEANED + _UNLOCKED + _ROW_READY)
+"""RESET for a session that no entry follows at once: no client must wait for a lock that an idle session holds."""
 
 _ALONE: Final = (f"{_WRITING}; ", _SET + _ENTERED)
 _BEHIND_RESET: Final = (f"{_WRITING}; {_CLEAN}; ", _SET + _CLEANED + _ENTERED)

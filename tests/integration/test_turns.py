@@ -1,0 +1,114 @@
+"""Do row tenants who take turns on a connection meet only what is their own, and does it end when it is to end?"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+
+from tenantproxy import Router
+from tenantproxy.driver.connection import TenantConnection
+from tenantproxy.driver.connector import AsyncpgConnector
+from tenantproxy.driver.saying import Saying
+from tenantproxy.driver.state import DriverConnection
+from tenantproxy.events import BackendLingers, Event
+from tenantproxy.isolation.turn import Said
+from tenantproxy.pools.pool import Pool
+from tests.support.faults import frozen
+from tests.support.leases import one_connection, own_rows, rows_of
+from tests.support.waiting import until
+from tests.support.world import World
+
+LOCKS = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What was said to servers on connections that change their tenants."""
+    texts: list[str] = []
+    say = TenantConnection.say
+
+    async def noting(conn: TenantConnection, what: Said) -> None:
+        texts.append(what.sql)
+        await say(conn, what)
+
+    monkeypatch.setattr(TenantConnection, "say", noting)
+    return texts
+
+
+async def test_a_session_that_is_reset_for_no_tenant_holds_no_lock(each_world: World, said: list[str]) -> None:
+    pools = {"max_size": 2, "shared_size": 2}
+    async with Router(each_world.settings(pools=pools)) as router, each_world.shared.connect() as admin:
+        async with AsyncExitStack() as first, AsyncExitStack() as second:
+            conns = [await leases.enter_async_context(router.tenant("row1").connection()) for leases in (first, second)]
+            for number, conn in enumerate(conns):
+                await conn.execute("SELECT pg_advisory_lock($1::int)", number)
+            waiting = asyncio.create_task(router.tenant("row2").fetchval("SELECT 1"))
+            await until(lambda: any(pool.waiting for pool in router.stats().pools), "the other tenant waits")
+            with frozen(conns[1].get_server_pid()):  # so that the first one serves the other tenant
+                await first.aclose()
+                await second.aclose()
+                assert await waiting == 1
+        await until(lambda: not any(pool.resetting for pool in router.stats().pools), "the resets are over")
+        assert any("enter" not in text and "RESET ALL" in text for text in said)
+        assert await admin.fetchval(LOCKS) == 0
+        assert router.stats().resets["failed"] == 0
+
+
+async def test_a_connection_is_ended_at_once_while_its_tenant_is_being_changed(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[Event] = []
+    ended: list[DriverConnection] = []
+    end = AsyncpgConnector._end
+
+    async def noting(connector: AsyncpgConnector, pool: Pool[DriverConnection], backend: DriverConnection) -> None:
+        ended.append(backend)
+        await end(connector, pool, backend)
+
+    monkeypatch.setattr(AsyncpgConnector, "_end", noting)
+    async with one_connection(world, observer=events.append) as router, AsyncExitStack() as stopped:
+        async with router.tenant("row1").connection() as conn:
+            inner: Any = conn._con
+            stopped.enter_context(frozen(conn.get_server_pid()))
+        await until(lambda: isinstance(inner._transport.get_protocol(), Saying), "the reset has been sent")
+        closing = asyncio.create_task(router.close())
+        await until(lambda: any(backend.con is inner for backend in ended), "the connection is being ended")
+        await stopped.aclose()
+        await closing
+    assert not [event for event in events if isinstance(event, BackendLingers)]
+
+
+@pytest.mark.parametrize("right", ["TEMPORARY ON DATABASE", "CREATE ON DATABASE", "CREATE ON SCHEMA"])
+async def test_a_proof_does_not_go_out_with_the_reset_where_the_role_can_become_one_that_makes_objects(
+    each_world: World, said: list[str], right: str
+) -> None:
+    where = "public" if right.endswith("SCHEMA") else each_world.shared.name
+    async with each_world.shared.connect() as admin:
+        await admin.execute(f'CREATE ROLE maker NOLOGIN; GRANT {right} "{where}" TO maker')
+        await admin.execute(
+            "CREATE ROLE go_between NOLOGIN NOINHERIT; GRANT maker TO go_between; GRANT go_between TO app"
+        )
+    try:
+        async with one_connection(each_world) as router:
+            for tenant in ("row1", "row2"):
+                async with router.tenant(tenant).connection() as conn:
+                    assert await own_rows(conn) == rows_of(tenant)
+        entries = [text for text in said if "tenantproxy.enter(" in text]
+        assert len(entries) >= 3
+        assert not [text for text in entries if "RESET ALL" in text]
+    finally:
+        async with each_world.shared.connect() as admin:
+            await admin.execute("DROP OWNED BY maker; DROP ROLE maker, go_between")
+
+
+async def test_reset_and_entry_are_one_message_where_the_role_makes_nothing(each_world: World, said: list[str]) -> None:
+    async with one_connection(each_world) as router:
+        for tenant in ("row1", "row2"):
+            async with router.tenant(tenant).connection() as conn:
+                assert await own_rows(conn) == rows_of(tenant)
+    entries = [text for text in said if "tenantproxy.enter(" in text]
+    assert len(entries) >= 3
+    assert all("RESET ALL" in text for text in entries)
