@@ -1,8 +1,7 @@
 """What does an engine that follows the tenant cost compared with SQLAlchemy's own? A select and a commit, in one run.
 
 Both hold as many connections. SQLAlchemy's pool rolls back on return, which after a commit asks the server for nothing:
-three round trips a session. Ours with "reset always" has a fourth, after the caller has left; with "on_tenant_change"
-it has three as well, since only one tenant comes.
+three round trips a session. Ours has two: BEGIN goes with the select, and with "reset always" the reset with COMMIT.
 """
 
 from __future__ import annotations
@@ -32,6 +31,7 @@ __all__ = ["main"]
 Reset = Literal["always", "on_tenant_change"]
 Rounds = dict[str, list[Pace]]
 
+_WANTED: Final = {"ours, database, reset always": 0.95, "ours, database, reset on_tenant_change": 1.0}
 _THEIRS: Final = "SQLAlchemy's own pool"
 _DATABASE: Final = {"t": {"isolation": "database", "server": "primary", "database": "bench_database"}}
 _SCHEMA: Final = {"s": {"isolation": "schema", "server": "primary", "database": "bench_schemas", "schema": "first"}}
@@ -187,7 +187,6 @@ def _table(rounds: Rounds) -> str:
 
 def _verdicts(place: str, rounds: Rounds) -> list[Verdict]:
     return [
-        at_least(f"{place}: {name}: throughput of SQLAlchemy's own pool", 0.9, _faster(rounds, name))
-        for name in rounds
-        if name.startswith("ours, database")
+        at_least(f"{place}: {name}: throughput of SQLAlchemy's own pool", _WANTED[name], _faster(rounds, name))
+        for name in _WANTED
     ]

@@ -1,7 +1,7 @@
 """How does a reset go out in one write with the statement before it? And whose is which part of what comes back?
 
 The driver hears the answer to its statement up to ReadyForQuery, as always. All behind it is the answer to the reset,
-which must be the expected one byte for byte, a nonce of 128 bits in it. What the server says unasked is the driver's.
+which must be the expected one byte for byte. What the server says unasked is the driver's.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any, Final
 
 from tenantproxy.isolation.base import soft_reset
+from tenantproxy.isolation.turn import Said
 from tenantproxy.wire.frames import (
     COMMAND_COMPLETE,
     DATA_ROW,
@@ -66,6 +67,7 @@ def _tell(came: asyncio.Future[None]) -> None:
 class ResetBehind(asyncio.Protocol):
     """A reset that goes out behind a statement of the driver. Reads for it until the answer to the reset is there.
 
+    `said`: the reset, and its answer; None: one that makes the session no tenant's, with a nonce in its answer.
     `is_awaited`: it was sent, its answer is still to come. `is_over`: it is not waited for any more; `is_confirmed`:
     the answer was the expected one. `is_stale`: something ran behind it, so that it proves nothing.
     """
@@ -74,6 +76,7 @@ class ResetBehind(asyncio.Protocol):
         "_answer",
         "_driver",
         "_expected",
+        "_has_nonce",
         "_is_of_reset",
         "_left",
         "_start",
@@ -87,15 +90,18 @@ class ResetBehind(asyncio.Protocol):
         "message",
     )  # fmt: skip
 
-    def __init__(self, transport: asyncio.Transport) -> None:
+    def __init__(self, transport: asyncio.Transport, said: Said | None = None) -> None:
         self._transport = transport
         self._driver: Any = transport.get_protocol()
         self._start = b""  # of a message whose length is not known yet
         self._left = 0  # bytes to come of a message whose beginning the driver has
         self._is_of_reset = False  # what comes next
-        nonce = secrets.token_hex(16).encode()
-        self.message = nonce.join(_MESSAGE)
-        self._expected = nonce.join(_ANSWER)
+        self._has_nonce = said is None
+        if said is None:
+            nonce = secrets.token_hex(16).encode()
+            self.message, self._expected = nonce.join(_MESSAGE), nonce.join(_ANSWER)
+        else:
+            self.message, self._expected = frame(QUERY, said.sql.encode() + b"\0"), said.answer
         self._answer = b""  # of the reset, as far as it came
         self._then: Callable[[], None] | None = None
         self.is_awaited = False
@@ -141,7 +147,8 @@ class ResetBehind(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Give the driver what is its own, and look at the rest."""
         if not self._is_of_reset:
-            if data.endswith(self._expected):  # mostly; no statement knows the nonce, so all before is the driver's
+            # Mostly. No statement knows the nonce, so all before is the driver's.
+            if self._has_nonce and data.endswith(self._expected):
                 self._driver.data_received(data[: -len(self._expected)])
                 self._give_back(b"", confirmed=True)
                 return

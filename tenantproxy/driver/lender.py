@@ -132,9 +132,20 @@ class Lender:
     def ends_with(self, backend: DriverConnection, route: Route) -> None:
         """The next statement on a connection that was lent is its last: a reset that is due may go out with it.
 
-        Not in shared pools: which reset is due depends on who comes next.
+        In a shared pool that is the one after which the session is still its tenant's, and not when others wait.
         """
-        backend.con.is_last = not backend.pool.key.shared and (self._always_reset or route.session.is_set_each_time)
+        con, binding, turns = backend.con, backend.binding, backend.turns
+        if not (self._always_reset or route.session.is_set_each_time):
+            return
+        if not backend.pool.key.shared:
+            con.is_last = True
+        elif (
+            turns is not None
+            and binding is not None
+            and binding.tenant == backend.bound
+            and backend.pool.next_tenant(backend, backend.bound) in (None, backend.bound)
+        ):
+            con.is_last, con.last_reset = True, turns.kept(binding)
 
     # --- back --------------------------------------------------------------------------------------------------------
     def release(self, backend: DriverConnection, route: Route) -> None:
@@ -178,7 +189,7 @@ class Lender:
         """The reset that went out behind the last statement of a lease is over, and the lease too."""
         if behind.is_confirmed:
             backend.con.behind = None
-            self._was_reset(backend, None)
+            self._was_reset(backend, backend.bound)
         else:
             self._not_reset(backend, Unconfirmed())
 

@@ -55,10 +55,14 @@ class SessionTurns:
 
     async def keep(self, binding: Binding) -> None:
         """Reset a session that stays its tenant's."""
+        await self._con.say(self.kept(binding))
+
+    def kept(self, binding: Binding) -> Said:
+        """How a session that stays its tenant's is reset."""
         kept, unlock = self._kept, self._con.own_name(1)
         if kept is None or kept[0] is not binding or kept[1] != unlock:
             kept = self._kept = binding, unlock, keep(binding, unlock=unlock)
-        await self._con.say(kept[2])
+        return kept[2]
 
     async def unbind(self) -> None:
         """Reset a session that is no tenant's afterwards. Only numbers of sequences end with the next entry."""

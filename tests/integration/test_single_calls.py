@@ -24,7 +24,7 @@ from tests.support.waiting import until
 from tests.support.world import World
 
 Call = Callable[[TenantScope], Awaitable[object]]
-TENANTS = ("database1", "schema1")
+TENANTS = ("database1", "schema1", "row1")
 LEAVE = (
     "SELECT set_config('work_mem', '5MB', false), set_config('app.evil', '1', false),"
     " pg_advisory_lock(4711), public.leave()"
@@ -106,12 +106,30 @@ async def test_the_next_lease_meets_nothing_of_a_call(leaving: World, tenant: st
 
 async def test_the_reset_of_a_call_goes_out_with_its_statement(each_world: World, sent: list[ResetBehind]) -> None:
     async with one_connection(each_world) as router:
-        for number, tenant in enumerate(("database1", "schema1", "database1"), start=1):
+        for number, tenant in enumerate(("database1", "schema1", "row1", "row1", "database1"), start=1):
             assert await router.tenant(tenant).fetchval("SELECT count(*) FROM projects") == 3
             assert len(sent) == number
         await quiet(router)
         assert all(one.is_confirmed for one in sent)
         assert router.stats().resets["failed"] == 0
+
+
+async def test_a_row_tenants_call_goes_out_with_a_reset_only_where_no_other_waits(
+    each_world: World, sent: list[ResetBehind]
+) -> None:
+    async with one_connection(each_world) as router:
+        one, other = router.tenant("row1"), router.tenant("row2")
+        names = "SELECT min(name) FROM projects, pg_sleep(0.01)"
+        assert await one.fetchval(names) == "row1 1"
+        assert len(sent) == 1
+        asked = [scope.fetchval(names) for _ in range(5) for scope in (one, other)]
+        assert await asyncio.gather(*asked) == ["row1 1", "row2 1"] * 5
+        assert len(sent) < 11
+        for scope in (one, other, one):
+            assert await scope.fetchval("SELECT current_setting('app.current_tenant_id')") == scope.id
+        await quiet(router)
+        assert router.stats().resets["failed"] == 0
+        assert not any(router.stats().closed.values())
 
 
 async def test_a_statement_that_a_ddl_made_stale_runs_again_and_is_reset(

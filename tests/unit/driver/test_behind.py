@@ -10,6 +10,7 @@ import pytest
 
 from tenantproxy.driver.behind import ResetBehind
 from tenantproxy.driver.joined import JoiningTransport
+from tenantproxy.isolation.turn import Said
 from tenantproxy.wire.frames import (
     BIND,
     COMMAND_COMPLETE,
@@ -139,6 +140,19 @@ def test_an_answer_with_any_byte_changed_proves_nothing() -> None:
         assert behind.is_over, at
         assert not behind.is_confirmed, at
         assert real.driver.heard == ANSWER
+
+
+def test_without_a_nonce_a_row_that_ends_like_the_answer_is_the_drivers() -> None:
+    said = Said("RESET ALL", frame(COMMAND_COMPLETE, b"RESET\0") + frame(READY, b"I"))
+    real: Any = FakeTransport()
+    wire = JoiningTransport(real)
+    behind = wire.behind = ResetBehind(real, said)
+    wire.write(STATEMENT)
+    forged = frame(DATA_ROW, bytes(6) + said.answer)
+    real.feed(forged)
+    assert (real.driver.heard, behind.is_over) == (forged, False)
+    real.feed(ANSWER + said.answer)
+    assert (real.driver.heard, behind.is_confirmed) == (forged + ANSWER, True)
 
 
 def test_the_answer_to_another_reset_proves_nothing() -> None:
