@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Final, NewType
+from typing import Final, Literal, NewType
 
 from tenantproxy.errors import TenantNotFound
 
@@ -22,6 +22,7 @@ __all__ = [
     "PoolKey",
     "Proof",
     "Route",
+    "RowForm",
     "Session",
     "Tenant",
     "TenantId",
@@ -121,6 +122,9 @@ def _check_schema_of_system(schema: object) -> None:
     check_schema(schema)
 
 
+RowForm = Literal["bound", "trusted"]  # of a signed session on a primary: see Proof
+
+
 class Isolation(StrEnum):
     """What keeps a tenant apart from the others: a database, a schema, or row-level security in shared tables."""
 
@@ -143,12 +147,13 @@ class TenantStatus(StrEnum):
 class Proof(StrEnum):
     """How a session of a row tenant proves whose it is (docs/isolation.md).
 
-    PLAIN: only the setting, nothing proven. BOUND: verified once, kept in the backend's memory (a primary).
-    CARRIED: a signature checked in each statement (a read replica, which cannot bind).
+    PLAIN: only the setting, nothing proven. BOUND, TRUSTED: verified once (a primary); kept in the backend's memory, or
+    in a parameter that the database's keeper alone sets. CARRIED: checked in each statement (a replica cannot bind).
     """
 
     PLAIN = "plain"
     BOUND = "bound"
+    TRUSTED = "trusted"
     CARRIED = "carried"
 
 

@@ -79,7 +79,7 @@ class Routes:
         self._plans: dict[Isolation, Plan] = {
             Isolation.DATABASE: DatabasePlan(),
             Isolation.SCHEMA: SchemaPlan(),
-            Isolation.ROW: RowPlan(signed=settings.row.signed, setting=settings.row.setting),
+            Isolation.ROW: RowPlan(signed=settings.row.signed, setting=settings.row.setting, form=settings.row.form),
         }
         # Good while the entry is; the least recently used first, roughly: the order is kept from half of `most` on.
         self._routes: OrderedDict[RouteKey, tuple[Entry, Route]] = OrderedDict()

@@ -18,6 +18,7 @@ from tenantproxy.isolation.proof import derive_key
 from tenantproxy.lifecycle.install import install, install_auth, install_registry
 from tenantproxy.lifecycle.lookup import install_lookup
 from tenantproxy.lifecycle.provisioner import close_functions, ensure_role
+from tenantproxy.lifecycle.trusted import GRANT
 from tenantproxy.model import Isolation, Tenant
 from tenantproxy.registry import FileRegistry, PostgresRegistry
 from tenantproxy.registry.factory import build
@@ -122,8 +123,12 @@ async def _install_context(
         for kid, secret in secrets.items()
     }
     async with admin_connection(settings, target.server, target.database) as conn:
-        await install(conn, app_role=target.role, keys=keys, setting=settings.row.setting)
+        wanted = settings.row.form == "trusted"
+        form = await install(conn, app_role=target.role, keys=keys, setting=settings.row.setting, trusted=wanted)
         done = [{"installed": "signed context", **target._asdict()}]
+        if wanted or form == "trusted":
+            what = f"trusted form LEFT OUT: as a superuser: {GRANT}" if form != "trusted" else "trusted form"
+            done.append({"installed": what, **target._asdict()})
         if closing:
             closed = await close_functions(conn)
             what = "closed functions" if closed else "functions LEFT OPEN: the admin user is no superuser"

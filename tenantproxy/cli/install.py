@@ -185,7 +185,8 @@ class _Work:
             for kid, secret in secrets.items()
         }
         shown = keys if self._request.with_keys else None
-        text = context_sql(app_role=target.role, setting=settings.row.setting, keys=shown)
+        trusted = settings.row.form == "trusted"
+        text = context_sql(app_role=target.role, setting=settings.row.setting, keys=shown, trusted=trusted)
         async with deploy.admin_connection(settings, target.server, target.database, reading=True) as conn:
             self._would("signed context", *where, text)
             closing = await functions_closing(conn) if self._request.closing else []

@@ -24,7 +24,7 @@ from tenantproxy.config.values import (
     relation_name,
     told,
 )
-from tenantproxy.model import Isolation, Limits, Placement, Tenant, TenantStatus, tenant_id
+from tenantproxy.model import Isolation, Limits, Placement, RowForm, Tenant, TenantStatus, tenant_id
 
 __all__ = ["RegistrySettings", "RowSettings", "Schema", "TenantEntry", "TenantRoles", "names"]
 
@@ -91,11 +91,14 @@ class TenantEntry(Section):
 class RowSettings(Section):
     """Row isolation: the setting that policies read, and the key that signs it.
 
-    `unprotected`: relations (`schema.table`, `schema.*`) that all row tenants of a database may share.
+    `form`: where a session's tenant is kept on a primary. `bound`: in the backend's memory. `trusted`: in a parameter
+    that only the keeper may set, which is cheaper, and which a superuser has to allow once. `unprotected`: relations
+    (`schema.table`, `schema.*`) that all row tenants of a database may share.
     """
 
     setting: SettingName = "app.current_tenant_id"
     signed: Flag = True
+    form: RowForm = "bound"
     key: Secret | None = None
     key_file: Text | None = None
     key_env: Text | None = None
@@ -105,6 +108,8 @@ class RowSettings(Section):
 
     @model_validator(mode="after")
     def _check_key_ids(self) -> Self:
+        if self.form == "trusted" and not self.signed:
+            raise told("form = trusted is signed", "leave signed out, or set it to true")
         if self.key is not None and self.key_files:
             raise told("key and key_files exclude each other", "keep one of them")
         if any(len(kid) != 1 or kid not in "0123456789" for kid in self.key_files):

@@ -21,6 +21,7 @@ from tenantproxy.connect.checks import (
 from tenantproxy.connect.failures import classify, describe
 from tenantproxy.connect.lease_policy import note_violation
 from tenantproxy.connect.reach_check import ReachCheck
+from tenantproxy.connect.trust import not_trusted
 from tenantproxy.errors import IsolationError
 from tenantproxy.events import ConnectionOpened, Observer
 from tenantproxy.isolation.base import Pins, startup_pins
@@ -121,11 +122,13 @@ class Opening:
             return None
         if not self._settings.row.signed:
             return Proof.PLAIN
-        return Proof.CARRIED if self.is_replica(key) else Proof.BOUND
+        if self.is_replica(key):
+            return Proof.CARRIED
+        return Proof.TRUSTED if self._settings.row.form == "trusted" else Proof.BOUND
 
     def signer(self, key: PoolKey) -> Signer | None:
         """Who signs for the sessions of this pool; None: nothing is to be signed. Raises IsolationError."""
-        if self.proof(key) not in (Proof.BOUND, Proof.CARRIED):
+        if self.proof(key) in (None, Proof.PLAIN):
             return None
         server = self._primary_of.get(key.server, key.server)  # a replica verifies with its primary's keys
         signer = self._signers.get((server, key.database))
@@ -215,7 +218,16 @@ class Opening:
     # --- warming -----------------------------------------------------------------------------------------------------
     def warm_binding(self) -> Binding:
         """No tenant, to be bound once and reset: a first bind and check of a backend are a thousand times slower."""
-        return Binding(tenant=_WARM, proof=Proof.BOUND, setting=self._settings.row.setting)
+        row = self._settings.row
+        proof = Proof.TRUSTED if row.form == "trusted" else Proof.BOUND
+        return Binding(tenant=_WARM, proof=proof, setting=row.setting)
+
+    def judge_trust(self, key: PoolKey, answer: object) -> None:
+        """Raises IsolationError when `answer`, to `trust.CHECK`, is not that the trusted form holds here."""
+        error = not_trusted(key, answer)
+        if error is not None:
+            self.violated("connect", key, error.message)
+            raise error
 
     def not_warm(self, key: PoolKey) -> IsolationError:
         """The database took no proof, not even one of no tenant."""

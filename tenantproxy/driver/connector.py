@@ -20,6 +20,7 @@ from tenantproxy.connect.lease_policy import END_TIMEOUT
 from tenantproxy.connect.opening import ADMIN_PROFILE, LOGIN_PROFILE, WARM_WINDOW, Opening, tls_context
 from tenantproxy.connect.reach import PIN_PATH, REACH
 from tenantproxy.connect.tasks import ConnectorTasks
+from tenantproxy.connect.trust import CHECK as TRUST_CHECK
 from tenantproxy.connect.watch import EndWatches
 from tenantproxy.driver.connection import TenantConnection
 from tenantproxy.driver.joined import JoiningLoop
@@ -184,8 +185,11 @@ class AsyncpgConnector:
             version=answer.version,
             signer=signer,
         )
-        if proof is Proof.BOUND and answer.takes_turns and signer is not None:
-            backend.turns = SessionTurns(con, signer, apart=answer.makes_objects)
+        if proof is Proof.TRUSTED:
+            self._opening.judge_trust(key, await con.fetchval(TRUST_CHECK, timeout=timeout))
+        takes_turns = proof is Proof.TRUSTED or (proof is Proof.BOUND and answer.takes_turns)
+        if proof is not None and takes_turns and signer is not None:
+            backend.turns = SessionTurns(con, signer, proof=proof, apart=answer.makes_objects)
             await backend.turns.open(timeout)
         else:
             await con.prepare_entry(["SELECT true" if proof is None else ENTER[proof]], timeout)
@@ -193,7 +197,7 @@ class AsyncpgConnector:
             if init is not None:
                 await init(con)
         con.has_foreign_codecs = False
-        if proof is Proof.BOUND:
+        if proof in (Proof.BOUND, Proof.TRUSTED):
             await self._warm(backend)
         con.is_tainted = False
         return backend

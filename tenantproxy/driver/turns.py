@@ -8,8 +8,8 @@ from __future__ import annotations
 from tenantproxy.connect.failures import Unconfirmed
 from tenantproxy.driver.connection import TenantConnection
 from tenantproxy.isolation.proof import Signer
-from tenantproxy.isolation.turn import FREE, HELLO, RESET, UNLOCK, Said, enter, keep
-from tenantproxy.model import Binding
+from tenantproxy.isolation.turn import AGAIN, FREE, HELLO, RESET, UNLOCK, Said, enter, keep, until_second
+from tenantproxy.model import Binding, Proof
 from tenantproxy.wire.frames import DATA_ROW
 
 __all__ = ["SessionTurns"]
@@ -22,18 +22,20 @@ class SessionTurns:
     its own.
     """
 
-    __slots__ = ("_apart", "_con", "_kept", "_nonce", "_signer")
+    __slots__ = ("_apart", "_con", "_kept", "_nonce", "_proof", "_signer", "_until")
 
-    def __init__(self, con: TenantConnection, signer: Signer, *, apart: bool) -> None:
+    def __init__(self, con: TenantConnection, signer: Signer, *, proof: Proof, apart: bool) -> None:
         self._con = con
         self._signer = signer
         self._apart = apart
+        self._proof = proof
         self._nonce = 0
-        self._kept: tuple[Binding, str, Said] | None = None  # the last one, and how it was made
+        self._until = 0  # unix seconds: the last entry is good so long
+        self._kept: tuple[Binding, str, int, Said] | None = None  # the last one, and what it was made of
 
     async def open(self, timeout: float) -> None:
         """Prepare what is said at each turn, and learn the nonce of the first. The session is no tenant's yet."""
-        await self._con.prepare_entry((HELLO, UNLOCK), timeout)
+        await self._con.prepare_entry((HELLO, AGAIN if self._proof is Proof.TRUSTED else UNLOCK), timeout)
         await self.hello()
 
     async def hello(self) -> None:
@@ -59,17 +61,17 @@ class SessionTurns:
 
     def kept(self, binding: Binding) -> Said:
         """How a session that stays its tenant's is reset."""
-        kept, unlock = self._kept, self._con.own_name(1)
-        if kept is None or kept[0] is not binding or kept[1] != unlock:
-            kept = self._kept = binding, unlock, keep(binding, unlock=unlock)
-        return kept[2]
+        kept, name, until = self._kept, self._con.own_name(1), self._until
+        if kept is None or kept[0] is not binding or kept[1] != name or kept[2] != until:
+            kept = self._kept = binding, name, until, keep(binding, until=until, name=name)
+        return kept[3]
 
     async def unbind(self) -> None:
         """Reset a session that is no tenant's afterwards. Only numbers of sequences end with the next entry."""
         await self._con.say(FREE)
 
     async def _enter(self, binding: Binding, server_now: float, window: float, *, resets: bool) -> None:
-        con = self._con
+        con, self._until = self._con, until_second(server_now, window)
         said, nonce = enter(
             binding,
             self._signer,

@@ -12,7 +12,7 @@ from typing import Final
 from tenantproxy.errors import TenantNotFound
 from tenantproxy.isolation.base import KEEP_RESET, SOFT_RESET
 from tenantproxy.isolation.proof import Signer
-from tenantproxy.model import Binding, Isolation, PoolKey, Proof, Route, Session, Tenant
+from tenantproxy.model import Binding, Isolation, PoolKey, Proof, Route, RowForm, Session, Tenant
 
 __all__ = ["BIND", "ENTER", "BindStatement", "RowPlan", "change_reset", "enter", "keep_reset", "window_us"]
 
@@ -35,8 +35,8 @@ _EARLY_US: Final = 2_000_000  # a proof is good from two seconds ago: the clocks
 class RowPlan:
     """Row tenants of one database share a pool; each session is bound to its tenant before a caller has it."""
 
-    def __init__(self, *, signed: bool = True, setting: str = "app.current_tenant_id") -> None:
-        self._signed = signed
+    def __init__(self, *, signed: bool = True, setting: str = "app.current_tenant_id", form: RowForm = "bound") -> None:
+        self._proof = (Proof.TRUSTED if form == "trusted" else Proof.BOUND) if signed else Proof.PLAIN
         self._setting = setting
 
     def plan(self, tenant: Tenant, *, system: str | None = None, replica: str | None = None) -> Route:
@@ -44,8 +44,7 @@ class RowPlan:
         if system is not None:
             raise TenantNotFound("a tenant in shared tables has no systems to choose from")
         place = tenant.placement
-        signed = Proof.BOUND if replica is None else Proof.CARRIED
-        proof = signed if self._signed else Proof.PLAIN
+        proof = self._proof if replica is None or self._proof is Proof.PLAIN else Proof.CARRIED
         return Route(
             tenant=tenant.id,
             isolation=Isolation.ROW,

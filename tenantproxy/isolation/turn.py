@@ -9,18 +9,26 @@ from collections.abc import Mapping
 from math import ceil
 from typing import Final, NamedTuple
 
-from tenantproxy.isolation.proof import Signer, TurnForm
+from tenantproxy.isolation.proof import Signer, TurnForm, TurnProof
 from tenantproxy.model import Binding, Proof
 from tenantproxy.wire.answers import command_complete, data_row, ready_for_query, row_description
 
-__all__ = ["FREE", "HELLO", "RESET", "UNLOCK", "Said", "enter", "keep"]
+__all__ = ["AGAIN", "FREE", "HELLO", "RESET", "TRUST", "UNLOCK", "Said", "chained", "enter", "keep", "until_second"]
 
 HELLO: Final = "SELECT tenantproxy.hello()"
 """Answers with the nonce that the next proof of this connection is made for."""
 
+AGAIN: Final = "SELECT tenantproxy.trust_again($1, $2)::pg_catalog.text"
+"""Puts back whom the trusted form let in last. Parameters: tenant, until (unix seconds)."""
+
+TRUST: Final = "SELECT tenantproxy.trust($1, $2::integer, $3::bigint, $4, 0, true)"
+"""The entry of the trusted form in a chain of messages, behind a reset that is confirmed. Parameters: see `chained`."""
+
 UNLOCK: Final = "SELECT pg_catalog.pg_advisory_unlock_all()::pg_catalog.text"
 
-_FORM: Final[Mapping[Proof, TurnForm]] = {Proof.BOUND: "bound"}
+_FORM: Final[Mapping[Proof, TurnForm]] = {Proof.BOUND: "bound", Proof.TRUSTED: "first"}
+_FUNCTION: Final = {Proof.BOUND: "enter", Proof.TRUSTED: "trust"}
+_LAST: Final = {Proof.BOUND: "", Proof.TRUSTED: ", false"}  # its last argument
 
 # By a default of its last user, the transaction of the message may have begun as another one.
 _WRITING: Final = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED, READ WRITE"
@@ -30,7 +38,8 @@ _SET: Final = command_complete("SET")
 _READY: Final = ready_for_query()
 _ROW_READY: Final = command_complete("SELECT 1") + _READY
 _CLEANED: Final = b"".join(map(command_complete, ("CLOSE CURSOR ALL", "SET", "RESET", "UNLISTEN", "DISCARD TEMP")))
-_ENTERED: Final = row_description(["enter"])
+_ENTERED: Final = {proof: row_description([name]) for proof, name in _FUNCTION.items()}
+_AGAIN: Final = row_description(["trust_again"]) + data_row(["true"])
 _UNLOCKED: Final = row_description(["pg_advisory_unlock_all"]) + data_row([""])
 
 
@@ -51,8 +60,8 @@ the nonce that it needs is kept in a sequence."""
 FREE: Final = Said(f"{_WRITING}; {_CLEAN}; {UNLOCK}", _SET + _CLEANED + _UNLOCKED + _ROW_READY)
 """RESET for a session that no entry follows at once: no client must wait for a lock that an idle session holds."""
 
-_ALONE: Final = (f"{_WRITING}; ", _SET + _ENTERED)
-_BEHIND_RESET: Final = (f"{_WRITING}; {_CLEAN}; ", _SET + _CLEANED + _ENTERED)
+_ALONE: Final = (f"{_WRITING}; ", _SET)
+_BEHIND_RESET: Final = (f"{_WRITING}; {_CLEAN}; ", _SET + _CLEANED)
 
 
 def enter(
@@ -73,20 +82,43 @@ def enter(
     quote and no backslash (`model.tenant_id`), so it may stand here as a literal whatever standard_conforming_strings
     the session was left with.
     """
-    until = ceil(server_now + window)
+    until, kind = until_second(server_now, window), binding.proof
     tenant = binding.tenant
-    proof = signer.turn(tenant, form=_FORM[binding.proof], pid=pid, nonce=nonce, until=until)
+    proof = signer.turn(tenant, form=_FORM[kind], pid=pid, nonce=nonce, until=until)
     before, answered = _BEHIND_RESET if resets else _ALONE
     said = Said(
-        f"{before}SELECT tenantproxy.enter('{tenant}', {signer.kid}, {until}, '{proof.proof}', {prepared})",
-        answered + data_row([f"{proof.echo} {tenant}"]) + _ROW_READY,
+        f"{before}SELECT tenantproxy.{_FUNCTION[kind]}"
+        f"('{tenant}', {signer.kid}, {until}, '{proof.proof}', {prepared}{_LAST[kind]})",
+        answered + _ENTERED[kind] + data_row([f"{proof.echo} {tenant}"]) + _ROW_READY,
     )
     return said, proof.nonce
 
 
-def keep(binding: Binding, *, unlock: str) -> Said:
-    """The reset of a session that stays its tenant's. `unlock`: the name under which UNLOCK is prepared."""
+def until_second(server_now: float, window: float) -> int:
+    """The unix second up to which an entry at `server_now` is good that is to be so for `window` seconds."""
+    return ceil(server_now + window)
+
+
+def chained(
+    binding: Binding, signer: Signer, *, pid: int, nonce: int, server_now: float, window: float
+) -> tuple[tuple[str, ...], TurnProof]:
+    """The parameters of TRUST on the backend `pid` that has this `nonce`, and what is secret of them.
+
+    Its answer is the echo, a blank and the tenant.
+    """
+    until = until_second(server_now, window)
+    proof = signer.turn(binding.tenant, form="chained", pid=pid, nonce=nonce, until=until)
+    return (binding.tenant, str(signer.kid), str(until), proof.proof), proof
+
+
+def keep(binding: Binding, *, until: int, name: str) -> Said:
+    """The reset of a session that stays its tenant's, as it was let in until then (unix seconds).
+
+    `name`: under which AGAIN is prepared for the trusted form, else UNLOCK.
+    """
+    if binding.proof is Proof.TRUSTED:
+        return Said(f"{_CLEAN}; EXECUTE \"{name}\"('{binding.tenant}', {until})", _CLEANED + _AGAIN + _ROW_READY)
     return Said(
-        f"{_CLEAN}; SET {binding.setting} = '{binding.tenant}'; SET app.tenant_proof = 'bound'; EXECUTE \"{unlock}\"",
+        f"{_CLEAN}; SET {binding.setting} = '{binding.tenant}'; SET app.tenant_proof = 'bound'; EXECUTE \"{name}\"",
         _CLEANED + _SET + _SET + _UNLOCKED + _ROW_READY,
     )

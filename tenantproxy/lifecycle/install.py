@@ -19,13 +19,15 @@ from tenantproxy.lifecycle.change import apply
 from tenantproxy.lifecycle.column_type import Comparison
 from tenantproxy.lifecycle.table_facts import find_table, read_table
 from tenantproxy.lifecycle.table_plan import isolation_changes
-from tenantproxy.model import quote_identifier
+from tenantproxy.lifecycle.trusted import is_trusted, may_trust
+from tenantproxy.model import RowForm, quote_identifier
 from tenantproxy.registry.postgres import SCHEMA_SQL
 
 __all__ = [
     "AUTH_FILES",
     "CONTEXT_FILES",
     "DEFAULT_SETTING",
+    "TRUSTED_FILE",
     "alone",
     "check_setting",
     "ensure_keeper",
@@ -41,6 +43,7 @@ __all__ = [
 DEFAULT_SETTING: Final = "app.current_tenant_id"
 _SETTING: Final = re.compile(r"[a-z_][a-z0-9_]*\.[a-z_][a-z0-9_]*")
 AUTH_FILES: Final = ("sessions.sql", "login_directory.sql", "audit.sql")  # of tenantproxy/auth/, in this order
+TRUSTED_FILE: Final = "trusted_setting.sql"  # behind the others, in their transaction
 CONTEXT_FILES: Final = ("keeper_role.sql", "keeper.sql", "signed_context.sql", "bound_lease.sql", "turns.sql")
 
 
@@ -50,9 +53,14 @@ async def install(
     app_role: str,
     keys: Mapping[int, bytes],
     setting: str = DEFAULT_SETTING,
+    trusted: bool = False,
     lock_timeout: float = 5.0,
-) -> None:
+) -> RowForm:
     """Install or upgrade the signed context in the database of `conn`, for tenant SQL that runs as `app_role`.
+
+    `trusted`: the trusted form too, where the keeper may set its parameter or `conn` is a superuser's, who lets it; one
+    that is there already is upgraded, and stays in any case. Returns the most that sessions can use now: sessions of
+    both forms work at the same time.
 
     `keys`: by key id (0-9), each made by `isolation.proof.derive_key` for this very database; keys stored before under
     other ids stay (see `forget_keys`). `conn` is a superuser's, or of a database owner with CREATEROLE who created the
@@ -63,12 +71,17 @@ async def install(
     async with alone(conn, lock_timeout):
         for script in scripts:
             await conn.execute(script)
+        form: RowForm = "bound"
+        if (trusted or await is_trusted(conn)) and await may_trust(conn):
+            await conn.execute(sql_file(TRUSTED_FILE, app=role, setting=setting))
+            form = "trusted"
         async with _as_keeper(conn):
             await conn.executemany(
                 "INSERT INTO tenantproxy.context_key (kid, ipad, opad) VALUES ($1, $2, $3)"
                 " ON CONFLICT (kid) DO UPDATE SET ipad = excluded.ipad, opad = excluded.opad, not_after = 'infinity'",
                 pads,
             )
+    return form
 
 
 _RIGHTS: Final = """

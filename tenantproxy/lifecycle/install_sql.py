@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from importlib import resources
 
 from tenantproxy.isolation.proof import key_pads
-from tenantproxy.lifecycle.install import AUTH_FILES, CONTEXT_FILES, check_setting, sql_file
+from tenantproxy.lifecycle.install import AUTH_FILES, CONTEXT_FILES, TRUSTED_FILE, check_setting, sql_file
+from tenantproxy.lifecycle.trusted import GRANT
 from tenantproxy.model import quote_identifier
 from tenantproxy.registry.postgres import SCHEMA_SQL
 
@@ -17,9 +18,14 @@ _AS_KEEPER = "GRANT tenantproxy_keeper TO CURRENT_USER;\nSET LOCAL ROLE tenantpr
 _NO_LONGER = "RESET ROLE;\nREVOKE tenantproxy_keeper FROM CURRENT_USER;\n"
 
 
-def context_sql(*, app_role: str, setting: str, keys: Mapping[int, bytes] | None) -> str:
-    """As `install.install`. `keys` are in it in clear; None leaves them out: proofs are refused until then."""
+def context_sql(*, app_role: str, setting: str, keys: Mapping[int, bytes] | None, trusted: bool = False) -> str:
+    """As `install.install`. `keys` are in it in clear; None leaves them out: proofs are refused until then.
+
+    `trusted`: with the trusted form, for a superuser to run.
+    """
     files = [sql_file(name, app=quote_identifier(app_role), setting=check_setting(setting)) for name in CONTEXT_FILES]
+    if trusted:
+        files += [f"{GRANT};\n", sql_file(TRUSTED_FILE, app=quote_identifier(app_role), setting=setting)]
     stored = "-- The keys are left out: they are secret. Add them with --with-keys.\n"
     if keys is not None:
         pads = [(kid, *key_pads(key)) for kid, key in keys.items()]

@@ -72,7 +72,7 @@ class _Live:
         self._plans: Mapping[Isolation, Plan] = {
             Isolation.DATABASE: DatabasePlan(),
             Isolation.SCHEMA: SchemaPlan(),
-            Isolation.ROW: RowPlan(signed=settings.row.signed, setting=settings.row.setting),
+            Isolation.ROW: RowPlan(signed=settings.row.signed, setting=settings.row.setting, form=settings.row.form),
         }
         self._of_tenants: dict[str, set[str]] = {}  # by server: the databases of database tenants
 
@@ -166,7 +166,7 @@ class _Live:
             return [_wrong(place, exc)]
         except asyncpg.PostgresError as exc:  # of the question after the checks
             return [Finding(state="wrong", place=place, what=f"PostgreSQL says {exc.sqlstate}", fix="see its log")]
-        return findings or [Finding(state="ok", place=place, what=route.isolation.value)]
+        return findings or [Finding(state="ok", place=place, what=_kind(route))]
 
     @asynccontextmanager
     async def leased(
@@ -233,6 +233,12 @@ class _Main:
         """See `registry.base.RegistryDatabase`."""
         async with self._live.leased(self._route, keep=True, timeout=timeout) as backend:
             yield backend.con
+
+
+def _kind(route: Route) -> str:
+    """How the tenants of a pool are kept apart; for rows, also how a session proves whose it is."""
+    binding = route.session.binding
+    return route.isolation.value if binding is None else f"{route.isolation.value}, {binding.proof.value}"
 
 
 def _wrong(place: str, error: TenantProxyError) -> Finding:

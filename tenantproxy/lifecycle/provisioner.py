@@ -238,11 +238,12 @@ async def provision_shared(
     tables: Sequence[str],
     statements: Sequence[str] = (),
     setting: str = DEFAULT_SETTING,
+    trusted: bool = False,
     maintenance: str = "postgres",
 ) -> None:
     """A database for row tenants: closed, the signed context in it, `statements` run, each of `tables` isolated."""
     async with _closed_database(connect, database, role=role, maintenance=maintenance) as conn:
-        await install(conn, app_role=role, keys=keys, setting=setting)
+        await install(conn, app_role=role, keys=keys, setting=setting, trusted=trusted)
         async with conn.transaction():  # a new table is not seen before it is isolated, whatever is granted by default
             await run_statements(conn, statements)
             for table in tables:

@@ -67,6 +67,7 @@ class RawBackend(asyncio.Protocol):
         "leased_at",
         "lost_by",
         "must_set_path",
+        "nonce",
         "offset",
         "on_cancelled",
         "on_lost",
@@ -100,6 +101,7 @@ class RawBackend(asyncio.Protocol):
         self.offset = 0.0  # the server's clock minus ours
         self.version = 0
         self.signer: Signer | None = None
+        self.nonce = 0  # the next proof of the trusted form is made for it
         self.bound: TenantId | None = None
         self.bound_until = float("inf")
         self.binding: Binding | None = None  # what it was last entered with

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from typing import Final, Protocol
 
 from tenantproxy.connect.failures import Refused
 from tenantproxy.connect.lease_policy import BindFailure, bind_failure
 from tenantproxy.isolation.base import IN_RECOVERY
 from tenantproxy.isolation.row import enter
+from tenantproxy.isolation.turn import TRUST, chained
 from tenantproxy.model import Binding, Proof, Route
 from tenantproxy.pools.base import Clock
 from tenantproxy.raw.backend import RawBackend, Settings
 from tenantproxy.raw.exchange import READY_IDLE, SYNC_NOW, Exchange, answer_of, row, statement
+from tenantproxy.raw.hello import hello
 from tenantproxy.wire.settings import NO_SETTINGS, changes
 
 __all__ = ["BackendEntry", "Binder"]
@@ -20,6 +23,7 @@ __all__ = ["BackendEntry", "Binder"]
 _CHECK_STANDBY: Final = statement(IN_RECOVERY)
 _IS_STANDBY: Final = answer_of("SELECT 1", row(b"1"))
 _OF_A_SETTING: Final = ("22", "42", "55")  # a bad value; an unknown name or a role that may not; not in a session
+_WRITTEN: Final = (Proof.BOUND, Proof.TRUSTED)  # in the backend's own memory, as sequences are
 _ECHO: Final = "SELECT $1"
 # The source of what a client or we have set is `session`, and no other is.
 _SET_BACK: Final = (
@@ -69,6 +73,7 @@ class BackendEntry:
         "_is_standby",
         "_lender",
         "_name",
+        "_nonce",
         "_start",
         "_then",
         "_until",
@@ -98,12 +103,29 @@ class BackendEntry:
         self._again = again  # within a client's session, which owns the unnamed statement
         self._start = start
         self._name = b"tenantproxy_" + lender.nonce() if again else b""
+        self._nonce = 0  # the next one of the trusted form, once this is answered
         self._until = float("inf")
         self._binds = False  # and does not only set something
         self._bind_size = 0  # of the expected answer
 
     def begin(self, timeout: float | None = None) -> bool:
         """Say what has to be said; False: nothing has to. A fresh nonce comes back in one of the answers."""
+        binding = self._binding
+        if self._again and binding is not None and binding.proof is Proof.TRUSTED:
+            # Its client may have discarded the nonce of its session.
+            greeted = partial(self._greeted, timeout)
+            name = b"tenantproxy_" + self._lender.nonce()
+            hello(self._backend, greeted, name=name, timeout=timeout, heard=self.heard)
+            return True
+        return self._begin(timeout)
+
+    def _greeted(self, timeout: float | None, error: Exception | None) -> None:
+        if error is not None:
+            self._then(error)
+        elif not self._begin(timeout):
+            raise AssertionError("a session that is bound again has to be told so")
+
+    def _begin(self, timeout: float | None) -> bool:
         backend, messages, expected = self._backend, b"", b""
         if self._binding is not None and self._must_bind(self._binding):
             messages, expected = self._bind(self._binding)
@@ -124,7 +146,7 @@ class BackendEntry:
             self._bind_size += len(_IS_STANDBY)
         if not messages:
             return False
-        is_written = self._binds and self._binding is not None and self._binding.proof is Proof.BOUND
+        is_written = self._binds and self._binding is not None and self._binding.proof in _WRITTEN
         if is_written and (self._again or backend.bound is not None):
             # Its user may have made the session read only, and one that reads only cannot be bound.
             begun = self._answer("BEGIN")
@@ -188,6 +210,8 @@ class BackendEntry:
         backend, lender = self._backend, self._lender
         if binding.proof is not Proof.PLAIN:
             self._until = lender.clock() + lender.window
+        if binding.proof is Proof.TRUSTED:
+            return self._trust(binding)
         bind = enter(binding, backend.signer, pid=backend.pid, server_now=backend.server_now(), window=lender.window)
         args = [arg.encode() for arg in bind.args]
         # What each function answers: the tenant, or what it was told to set; setseed() answers nothing.
@@ -196,12 +220,31 @@ class BackendEntry:
         sql = f"{bind.sql}, ${len(args) + 1}"
         return self._say(sql, [*args, nonce]), self._answer("SELECT 1", row(*values, nonce))
 
+    def _trust(self, binding: Binding) -> tuple[bytes, bytes]:
+        backend, signer, lender = self._backend, self._backend.signer, self._lender
+        if signer is None:
+            raise ValueError("a signed session needs a signer")
+        args, proof = chained(
+            binding,
+            signer,
+            pid=backend.pid,
+            nonce=backend.nonce,
+            server_now=backend.server_now(),
+            window=lender.window,
+        )
+        self._nonce = proof.nonce
+        # Its echo is what no other can know; the answer to what follows it is compared with it as a whole.
+        answer = row(f"{proof.echo} {binding.tenant}".encode())
+        return self._say(TRUST, [arg.encode() for arg in args]), self._answer("SELECT 1", answer)
+
     def _answered(self, error: Exception | None) -> None:
         if self._is_standby and isinstance(error, Refused) and error.confirmed < len(_IS_STANDBY):
             self._backend.pool.budget.expire()  # it was promoted: a new connection tells what it is now
         if error is None:
             backend, binding = self._backend, self._binding
             backend.session = self._wanted
+            if self._nonce:
+                backend.nonce = self._nonce
             if binding is not None:
                 backend.binding = binding
                 backend.bound = binding.tenant

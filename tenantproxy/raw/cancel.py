@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from typing import Final
+from collections.abc import Callable
+from typing import Final, Protocol
 
 from tenantproxy.config import Server
 from tenantproxy.raw.backend import RawBackend
 from tenantproxy.raw.close import END_TIMEOUT, end_of
 from tenantproxy.raw.dial import connect, ways
 
-__all__ = ["request_cancel"]
+__all__ = ["Canceller", "request_cancel"]
 
 _CANCEL_CODE: Final = 80877102
+
+
+class Canceller(Protocol):
+    """Who brings requests to cancel to servers."""
+
+    def cancel(self, backend: RawBackend, done: Callable[[], None]) -> None:
+        """Ask the server to cancel what runs on `backend`; `done` when it has done with the request."""
+        ...
 
 
 async def request_cancel(backend: RawBackend, server: Server) -> None:

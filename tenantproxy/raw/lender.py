@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Final, Protocol
+from typing import Final
 
 from tenantproxy.connect.failures import Refused
 from tenantproxy.connect.lease_policy import RENEW_TIMEOUT, LeaseOutcomes, renewal_margin
@@ -25,6 +25,7 @@ from tenantproxy.pools.pool import Pool
 from tenantproxy.raw.acquire import Acquire, Lessee
 from tenantproxy.raw.backend import RawBackend, Settings
 from tenantproxy.raw.bind import BackendEntry, is_entered
+from tenantproxy.raw.cancel import Canceller
 from tenantproxy.raw.exchange import (
     READY_IDLE,
     SYNC_NOW,
@@ -35,6 +36,7 @@ from tenantproxy.raw.exchange import (
     row,
     statement,
 )
+from tenantproxy.raw.hello import greet
 from tenantproxy.raw.look import Looked, look
 from tenantproxy.wire.settings import NO_SETTINGS
 
@@ -47,14 +49,6 @@ _CHECK_WRITABLE: Final = statement(WRITABLE) + SYNC_NOW
 _IS_WRITABLE: Final = answer_of("SELECT 1", row(b"1")) + READY_IDLE
 
 Entered = Callable[[TenantProxyError | None], None]
-
-
-class Canceller(Protocol):
-    """Who brings requests to cancel to servers."""
-
-    def cancel(self, backend: RawBackend, done: Callable[[], None]) -> None:
-        """Ask the server to cancel what runs on `backend`; `done` when it has done with the request."""
-        ...
 
 
 class RawLender:
@@ -234,7 +228,6 @@ class RawLender:
         Exchange(backend, answer, partial(self._was_reset, backend), is_reset=True).begin(messages)
 
     def _was_reset(self, backend: RawBackend, error: Exception | None) -> None:
-        pool = backend.pool
         if error is not None:
             self._not_reset(backend, error)
             return
@@ -242,9 +235,15 @@ class RawLender:
             backend.saw_read_only = False
             Exchange(backend, _IS_WRITABLE, partial(self._was_asked, backend)).begin(_CHECK_WRITABLE)
             return
+        greet(backend, partial(self._was_greeted, backend))
+
+    def _was_greeted(self, backend: RawBackend, error: Exception | None) -> None:
+        if error is not None:
+            self._not_reset(backend, error)
+            return
         self.outcomes.was_reset()
         backend.forget()
-        self._with_pool(lambda: pool.ready(backend, None))
+        self._with_pool(lambda: backend.pool.ready(backend, None))
 
     def _was_asked(self, backend: RawBackend, error: Exception | None) -> None:
         if isinstance(error, Refused):

@@ -7,14 +7,17 @@ import json
 import re
 import ssl
 import time
+from functools import partial
 from typing import Final
 
 from tenantproxy.connect.checks import CHECK, Answer
 from tenantproxy.connect.failures import Refused, Unconfirmed
 from tenantproxy.connect.opening import ADMIN_PROFILE, WARM_WINDOW, Opening
 from tenantproxy.connect.reach import PIN_PATH, REACH
+from tenantproxy.connect.trust import CHECK as TRUST_CHECK
 from tenantproxy.errors import IsolationError
 from tenantproxy.isolation.row import enter
+from tenantproxy.isolation.turn import TRUST, chained
 from tenantproxy.model import Proof
 from tenantproxy.pools.base import ServerProcess
 from tenantproxy.pools.pool import Pool
@@ -34,6 +37,7 @@ from tenantproxy.raw.exchange import (
     tag,
     values_of,
 )
+from tenantproxy.raw.hello import hello
 from tenantproxy.wire.server_auth import BackendLogin
 
 __all__ = ["Opener"]
@@ -112,7 +116,11 @@ class Opener:
         backend.must_set_path = key.schema is not None and not key.shared and answer.version < _REPORTS_PATH
         await self._check_reach(backend)
         backend.signer = self._opening.signer(key)
-        if self._opening.proof(key) is Proof.BOUND:
+        proof = self._opening.proof(key)
+        if proof is Proof.TRUSTED:
+            await self._check_trust(backend)
+            await _greet(backend)
+        if proof in (Proof.BOUND, Proof.TRUSTED):
             await self._warm(backend)
         return True
 
@@ -142,17 +150,55 @@ class Opener:
 
     async def _warm(self, backend: RawBackend) -> None:
         """Bind no real tenant once, and reset: the first bind and check of a backend are a thousand times slower."""
-        binding = self._opening.warm_binding()
-        bind = enter(binding, backend.signer, pid=backend.pid, server_now=backend.server_now(), window=WARM_WINDOW)
-        bound = row(binding.tenant.encode())
-        messages = statement(bind.sql, [arg.encode() for arg in bind.args]) + statement(_WARM_CHECK) + SYNC_NOW
+        binding, signer = self._opening.warm_binding(), backend.signer
+        if binding.proof is Proof.TRUSTED and signer is not None:
+            sql = TRUST
+            args, proof = chained(
+                binding,
+                signer,
+                pid=backend.pid,
+                nonce=backend.nonce,
+                server_now=backend.server_now(),
+                window=WARM_WINDOW,
+            )
+            told = f"{proof.echo} {binding.tenant}"
+        else:
+            bind = enter(binding, signer, pid=backend.pid, server_now=backend.server_now(), window=WARM_WINDOW)
+            sql, args, told = bind.sql, bind.args, bind.answer
+        messages = statement(sql, [arg.encode() for arg in args]) + statement(_WARM_CHECK) + SYNC_NOW
+        expected = answer_of("SELECT 1", row(told.encode())) + answer_of("SELECT 1", row(binding.tenant.encode()))
         try:
-            await _ask(backend, messages, answer_of("SELECT 1", bound) * 2 + READY_IDLE)
+            await _ask(backend, messages, expected + READY_IDLE)
         except Refused as exc:
             if exc.sqlstate == "42501":
                 raise self._opening.not_warm(backend.pool.key) from None
             raise
         await _ask(backend, *reset(fresh_nonce()))
+        if binding.proof is Proof.TRUSTED:
+            await _greet(backend)
+
+    async def _check_trust(self, backend: RawBackend) -> None:
+        """Raises IsolationError where the trusted form does not hold."""
+        rows: list[bytes] = []
+        await _ask(backend, statement(TRUST_CHECK) + SYNC_NOW, answer_of("SELECT 1") + READY_IDLE, rows=rows)
+        (answer,) = values_of(rows[-1])
+        self._opening.judge_trust(backend.pool.key, (answer or b"").decode())
+
+
+async def _greet(backend: RawBackend) -> None:
+    """Learn its nonce. Raises Refused, Unconfirmed or OSError."""
+    answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    hello(backend, partial(_tell, answered))
+    await answered
+
+
+def _tell(answered: asyncio.Future[None], error: Exception | None) -> None:
+    if answered.done():
+        return
+    if error is None:
+        answered.set_result(None)
+    else:
+        answered.set_exception(error)
 
 
 async def _log_in(backend: RawBackend, login: BackendLogin) -> None:
@@ -194,16 +240,7 @@ async def _log_in(backend: RawBackend, login: BackendLogin) -> None:
 async def _ask(backend: RawBackend, messages: bytes, expected: bytes, *, rows: list[bytes] | None = None) -> None:
     """One conversation, awaited. Raises Refused, Unconfirmed or OSError."""
     answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    def done(error: Exception | None) -> None:
-        if answered.done():
-            return
-        if error is None:
-            answered.set_result(None)
-        else:
-            answered.set_exception(error)
-
-    Exchange(backend, expected, done, rows=rows).begin(messages)
+    Exchange(backend, expected, partial(_tell, answered), rows=rows).begin(messages)
     await answered
 
 

@@ -118,8 +118,7 @@ def network_of(peer: str) -> str:
     except ValueError:
         return peer
     if address.version == 4:
-        text = str(address)
-        return peer if peer == text else text  # mostly itself: it is kept for each client
+        return str(address)
     if address.ipv4_mapped is not None:
         return str(address.ipv4_mapped)
     return str(ip_network((address, 64), strict=False))

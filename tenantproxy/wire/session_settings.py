@@ -7,7 +7,6 @@ commits; in any doubt the backend is given back dirty, so what is believed of a 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Final
 
 from tenantproxy.wire.commands import leaves_state
@@ -24,8 +23,6 @@ _ALL: Final = SetEffect(ALL, None)
 _SETS_NOTHING: Final = (b"DE", b"SA")  # DEALLOCATE, SAVEPOINT
 _TAGS: Final = (b"SET", b"RESET")
 _NO_SETTINGS: Final = (b"in_hot_standby",)  # what a server reports of itself, and no reset changes
-_NONE_STAGED: Final[dict[tuple[bytes, bool], SetEffect]] = {}  # never added to: there are thousands of idle clients
-_NONE_GREETED: Final[Mapping[bytes, bytes]] = MappingProxyType({})
 _UNKNOWN: Final = SetEffect(b"?", None, is_local=True)  # something may be set, until the transaction ends
 
 
@@ -75,17 +72,13 @@ class KeptSettings:
         self._mixed: bool | None = None  # the same of those whose tags cannot be told apart; None: there are no such
         self._start = start
         self._baseline = baseline
-        # Of what the client was told when it came, what its wishes are about: most clients have none.
-        told = baseline if greeted is None else greeted
-        self._greeted = {name: told[name] for name, _ in start if name in told} if start else _NONE_GREETED
+        self._greeted = baseline if greeted is None else greeted
         # Of `start`, what a backend has without it too: drivers ask for the encoding that the server has.
-        is_known = greeted is not None
-        self._resets_to = of(
-            pair for pair in start if is_known and self._greeted.get(pair[0], b"") == baseline.get(pair[0])
-        )
+        told = {} if greeted is None else greeted
+        self._resets_to = of(pair for pair in start if told.get(pair[0], b"") == baseline.get(pair[0]))
         self.applied = start
         # Done, and in force until the transaction ends or from then on; one for each name, so few.
-        self.staged: dict[tuple[bytes, bool], SetEffect] = _NONE_STAGED
+        self.staged: dict[tuple[bytes, bool], SetEffect] = {}
         self.asked_for: bytes | list[SetEffect | None] | None = None
         """The text whose tags come next (or the whole message of a simple query), then what of it has not come: read
         when there is one of SET or RESET."""
@@ -176,8 +169,6 @@ class KeptSettings:
         if effect.name == ALL:
             self.staged.clear()
         if effect.name:
-            if self.staged is _NONE_STAGED:
-                self.staged = {}
             self.staged.pop((effect.name, effect.is_local), None)
             self.staged[effect.name, effect.is_local] = effect
         self._understand()
@@ -272,7 +263,7 @@ class KeptSettings:
         # A reset is to what the client wished at its start, and the backend went back to what it had at its own.
         self.now, self.applied = self._after_this(), self._after(self._resets_to)
         is_dirty, self.is_dirty = self.is_dirty, False
-        self.staged = _NONE_STAGED
+        self.staged.clear()
         if not is_kept:
             self._unread = None
         self._understand()

@@ -14,7 +14,7 @@ from tenantproxy.driver.lender import Lender
 from tenantproxy.driver.state import DriverConnection
 from tenantproxy.events import Event
 from tenantproxy.isolation import DatabasePlan, Plan, RowPlan, SchemaPlan
-from tenantproxy.model import Isolation, Route, Tenant
+from tenantproxy.model import Isolation, Route, RowForm, Tenant
 from tenantproxy.pools.budget import ServerBudget
 from tenantproxy.pools.counters import Counters
 from tenantproxy.pools.manager import PoolManager
@@ -85,7 +85,7 @@ class DriverSide:
         self._plans: dict[Isolation, Plan] = {
             Isolation.DATABASE: DatabasePlan(),
             Isolation.SCHEMA: SchemaPlan(),
-            Isolation.ROW: RowPlan(signed=settings.row.signed, setting=settings.row.setting),
+            Isolation.ROW: RowPlan(signed=settings.row.signed, setting=settings.row.setting, form=settings.row.form),
         }
 
     def route(self, tenant: Tenant) -> Route:
@@ -159,11 +159,17 @@ async def _a_raw_side(settings: Settings) -> AsyncIterator[Side]:
 
 
 SIDES = ("driver", "raw")
+SIDES_AND_FORMS = (*SIDES, "driver, trusted", "raw, trusted")
+
+
+def form_of(name: str) -> RowForm:
+    """How row tenants are kept apart on the side called so."""
+    return "trusted" if name.endswith("trusted") else "bound"
 
 
 def a_side(name: str, settings: Settings) -> AbstractAsyncContextManager[Side]:
     """Closed afterwards, with every permit back."""
-    return _a_driver_side(settings) if name == "driver" else _a_raw_side(settings)
+    return _a_driver_side(settings) if name.startswith("driver") else _a_raw_side(settings)
 
 
 async def settled(side: Side) -> None:

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from time import monotonic
+from types import MappingProxyType
+from typing import Any
 
 import pytest
 
+from tenantproxy.config import Settings
 from tenantproxy.embedded import EmbeddedPostgres
 from tenantproxy.errors import IsolationError, PoolTimeout, TenantProxyError
 from tenantproxy.events import IsolationViolation, ResetFailed
 from tenantproxy.model import Isolation, Tenant
 from tenantproxy.pools import resets
-from tests.contracts.sides import SIDES, Side, a_side, settled
+from tests.contracts.sides import SIDES_AND_FORMS, Side, a_side, form_of, settled
 from tests.support.lasting import a_lasting_world
+from tests.support.trusting import trust
 from tests.support.waiting import PATIENCE, until
 from tests.support.world import World
 
-each_side = pytest.mark.parametrize("name", SIDES)
+each_side = pytest.mark.parametrize("name", SIDES_AND_FORMS)
 NAMES = "SELECT name FROM projects ORDER BY 1"
 
 
@@ -28,11 +33,17 @@ NAMES = "SELECT name FROM projects ORDER BY 1"
 def lasting(postgres: EmbeddedPostgres) -> Iterator[World]:
     """One for all of these tests."""
     with a_lasting_world(postgres, each=2) as world:
+        asyncio.run(trust(world))
         yield world
 
 
 def one_connection(name: str, world: World) -> AbstractAsyncContextManager[Side]:
-    return a_side(name, world.settings(pools={"max_size": 1, "shared_size": 1}))
+    return a_side(name, settings_of(name, world, pools={"max_size": 1, "shared_size": 1}))
+
+
+def settings_of(name: str, world: World, *, pools: Mapping[str, Any] = MappingProxyType({})) -> Settings:
+    """The form of row tenants is part of a side's name."""
+    return world.settings(row={"form": form_of(name)}, pools=pools)
 
 
 def rows_of(tenant: Tenant) -> list[list[str | None]]:
@@ -70,7 +81,7 @@ def stopped(pid: int) -> Iterator[None]:
 
 @each_side
 async def test_a_lease_reads_the_rows_of_its_tenant_and_no_others(lasting: World, name: str) -> None:
-    async with a_side(name, lasting.settings()) as side:
+    async with a_side(name, settings_of(name, lasting)) as side:
         for tenant in lasting.tenants:
             await use(side, tenant)
         assert side.counters.resets["failed"] == side.counters.bind_failures == 0
@@ -88,7 +99,7 @@ async def test_one_backend_serves_two_row_tenants_with_a_counted_reset_between(l
 @each_side
 async def test_a_bind_that_the_database_refuses_is_a_violation_and_no_failed_reset(lasting: World, name: str) -> None:
     tenant = lasting.of(Isolation.ROW)[0]
-    async with a_side(name, lasting.settings()) as side, fenced(lasting, tenant):
+    async with a_side(name, settings_of(name, lasting)) as side, fenced(lasting, tenant):
         with pytest.raises(IsolationError, match="refuses the proof"):
             await side.lease(tenant)
         assert side.counters.resets == {"ok": 0, "failed": 0}
@@ -137,7 +148,7 @@ async def test_the_reset_of_what_a_tenant_left_costs_the_next_one_no_lease(
 ) -> None:
     monkeypatch.setattr(resets, "LATE_SECONDS", 0.05)
     first, second = lasting.of(Isolation.ROW)
-    async with a_side(name, lasting.settings(pools={"max_size": 2, "shared_size": 2})) as side:
+    async with a_side(name, settings_of(name, lasting, pools={"max_size": 2, "shared_size": 2})) as side:
         conns = [await side.lease(first), await side.lease(first)]
         for conn in conns:
             side.release(conn, first)
@@ -157,7 +168,7 @@ async def test_a_proof_is_renewed_when_less_than_a_third_of_its_window_is_left(
     lasting: World, name: str, left: float, is_renewed: bool
 ) -> None:
     tenant = lasting.of(Isolation.ROW)[0]
-    async with a_side(name, lasting.settings(row={"proof_window": 60.0})) as side:
+    async with a_side(name, settings_of(name, lasting)) as side:
         conn = await side.lease(tenant)
         side.release(conn, tenant)
         conn.bound_until = monotonic() + left

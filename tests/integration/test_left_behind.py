@@ -25,7 +25,8 @@ from tests.support.leases import (
     rows_of,
     state_of,
 )
-from tests.support.world import World, a_world
+from tests.support.trusting import trust
+from tests.support.world import APP_ROLE, World, a_world
 
 BE_ONESELF = "SELECT set_config('session_authorization', session_user, false)"
 Leave = Callable[[Guard], Awaitable[object]]
@@ -75,12 +76,12 @@ async def replace_own_statements(conn: Guard, *, lenders: bool = False, how: Cal
 
 
 async def replace_binding(conn: Guard) -> None:
-    if await conn.fetchval("SELECT current_setting('app.tenant_proof') = 'bound'"):
+    if await conn.fetchval("SELECT current_setting('app.current_tenant_id') <> ''"):
         await replace_own_statements(conn, lenders=True)
 
 
 async def replace_binding_unseen(conn: Guard) -> None:
-    if await conn.fetchval("SELECT current_setting('app.tenant_proof') = 'bound'"):
+    if await conn.fetchval("SELECT current_setting('app.current_tenant_id') <> ''"):
         await replace_own_statements(conn, lenders=True, how=hidden)
     else:
         await conn.execute(hidden("PREPARE nothing AS SELECT 1"))
@@ -339,6 +340,31 @@ async def test_another_tenant_meets_nothing_in_a_database_of_an_older_version(
         async with router.tenant("row1").connection() as conn:
             assert any("tenantproxy.bind(" in text for text in driver_statements(conn).values())
         await _meets_nothing(router, case, "row1", "row2")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def one_trusting_world(postgres: EmbeddedPostgres) -> AsyncIterator[World]:
+    async with a_world(postgres, rows=3) as made:
+        await trust(made)
+        async with made.shared.connect() as admin:
+            await admin.execute(f'{SHOW_PREPARED}; GRANT TEMPORARY ON DATABASE "{made.shared.name}" TO {APP_ROLE}')
+        yield made
+
+
+HATS = ("SET ROLE", "SET SESSION AUTHORIZATION", "an open transaction")  # put on the second role
+NEEDS_NO_ROLE = [case for case in CASES if case.name not in HATS]
+
+
+@pytest.mark.parametrize("case", NEEDS_NO_ROLE, ids=_named)
+async def test_another_tenant_meets_nothing_where_the_form_is_trusted(one_trusting_world: World, case: Case) -> None:
+    async with one_connection(one_trusting_world, row={"form": "trusted"}) as router:
+        await _meets_nothing(router, case, "row1", "row2")
+
+
+@pytest.mark.parametrize("case", [case for case in NEEDS_NO_ROLE if not case.hides][::2], ids=_named)
+async def test_the_same_tenant_meets_nothing_where_the_form_is_trusted(one_trusting_world: World, case: Case) -> None:
+    async with one_connection(one_trusting_world, row={"form": "trusted"}) as router:
+        await _meets_nothing(router, case, "row1", "row1")
 
 
 async def _serves_on(router: Router, case: Case, tenant: str) -> None:

@@ -25,7 +25,8 @@ SELECT pg_catalog.jsonb_build_object(
   'channels', (SELECT count(*) FROM pg_catalog.pg_listening_channels()),
   'cursors', (SELECT count(*) FROM pg_catalog.pg_cursors WHERE name <> ''),
   'prepared', public.prepared_by_users(),
-  'settings', (SELECT pg_catalog.jsonb_object_agg(name, setting) FROM pg_catalog.pg_settings)
+  'settings', (SELECT pg_catalog.jsonb_object_agg(name, pg_catalog.regexp_replace(setting, '^[0-9]{10}', 'until '))
+    FROM pg_catalog.pg_settings)
 )::text"""
 
 SHOW_PREPARED: Final = """

@@ -147,7 +147,7 @@ class RawHouse:
         self._plans: dict[Isolation, Plan] = {
             Isolation.DATABASE: DatabasePlan(),
             Isolation.SCHEMA: SchemaPlan(),
-            Isolation.ROW: RowPlan(signed=settings.row.signed, setting=settings.row.setting),
+            Isolation.ROW: RowPlan(signed=settings.row.signed, setting=settings.row.setting, form=settings.row.form),
         }
 
     def route(self, tenant: Tenant, *, replica: str | None = None, context: tuple[tuple[str, str], ...] = ()) -> Route:

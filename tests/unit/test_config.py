@@ -130,6 +130,8 @@ BAD = [
     (changed(row={"key": "k" * 32, "setting": "tenant"}), "row.setting", ["with a dot"]),
     (changed(row={"key": "k" * 32, "setting": "app.x; drop"}), "row.setting", ["custom setting"]),
     (changed(row={"key": "k" * 32, "proof_window": 0.5}), "row.proof_window", ["at least 1"]),
+    (changed(row={"signed": False, "form": "trusted"}), "row", ["form = trusted is signed"]),
+    (changed(row={"key": "k" * 32, "form": "trust"}), "row.form", ["bound, trusted"]),
     (changed(row={"key": "k" * 32, "unprotected": ["countries"]}), "row.unprotected", ["'countries'", "schema.table"]),
     (changed(row={"key": "k" * 32, "unprotected": ["*.*"]}), "row.unprotected", ["schema.*"]),
     (changed(row={"key": "k" * 32, "unprotected": ["a.b.c"]}), "row.unprotected", ["'a.b.c'"]),
@@ -304,6 +306,7 @@ def test_every_section_and_default_of_the_contract_is_there() -> None:
     assert (pools.idle_timeout, pools.max_lifetime) == (300, 3600)
     assert (registry.cache_ttl, registry.negative_ttl) == (30, 5)
     assert (settings.row.setting, settings.row.signed, settings.row.proof_window) == ("app.current_tenant_id", True, 60)
+    assert settings.row.form == "bound"
     assert (settings.row.unprotected, settings.schema_.shared_role, settings.schema_.common) == ((), False, ())
     assert settings.resolve.agree == ("claim:tenant", "header:X-Tenant-ID")
     assert (settings.http.listen, settings.admin.listen, settings.pg.listen) == (

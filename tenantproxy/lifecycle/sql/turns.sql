@@ -9,14 +9,13 @@ CREATE UNLOGGED SEQUENCE IF NOT EXISTS tenantproxy.session_nonce MINVALUE -92233
 REVOKE ALL ON SEQUENCE tenantproxy.session_nonce FROM PUBLIC;
 
 -- Once for each connection, and again after DISCARD ALL: what its next proof is made for, 64 random bits. Who asks for a new one makes the
--- proofs and the binding of this session void, and can do nothing else with it.
+-- proofs of this session void, and can do nothing else with it.
 CREATE OR REPLACE FUNCTION tenantproxy.hello() RETURNS bigint
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
 AS $f$
 DECLARE
   random text := replace(gen_random_uuid()::text || gen_random_uuid()::text, '-', '');  -- digits 13 and 17 of a uuid are not random
 BEGIN
-  DISCARD SEQUENCES;
   RETURN setval('tenantproxy.session_nonce', ('x' || left(random, 12) || right(random, 4))::bit(64)::bigint);
 END $f$;
 REVOKE ALL ON FUNCTION tenantproxy.hello() FROM PUBLIC;

@@ -132,8 +132,6 @@ class PgListener:
         self._lending = lending
         self._users = users
         self._greetings = Greetings(lending.lender)
-        self._sources: WeakValueDictionary[TenantId, _Source] = WeakValueDictionary()  # while it has clients
-        self._own_addresses: dict[tuple[str, int], tuple[str, int]] = {}  # each once, for all clients that came there
         self._statements: WeakKeyDictionary[Pool[RawBackend], Statements] = WeakKeyDictionary()
         self._definitions: WeakValueDictionary[tuple[str, str], Definitions] = WeakValueDictionary()  # by database
         self._refusals = LoginRefusals(observer)
@@ -406,7 +404,7 @@ class PgListener:
     ) -> None:
         if tenant in self._paused:  # who is connected waits; a new client would be cut off by its startup timeout
             raise not_served(TenantStatus.PAUSED)
-        source = self._source_of(tenant)
+        source = _Source(tenant, lending=self._lending, find=self.find, paused=self._paused)
         pool, route = source.known() or await source.find()
         start = _startup_settings(wish, route, is_session=target.pool_mode == "session")
         wish = replace(wish, settings=start, others=NO_SETTINGS)
@@ -433,7 +431,6 @@ class PgListener:
             raise ConnectFailed("the server closed the connection", retry_after=1.0)
         assert target.tenant is not None
         client = Client(self, connection.transport, self._new_pid(backend), target, place)
-        client.local_address = self._own_addresses.setdefault(client.local_address, client.local_address)
         traffic = self._traffic_of(target.tenant)
         traffic.logins += 1
         kept = KeptSettings(wish.settings, access.baseline, greeted=dict(access.reported))
@@ -460,13 +457,6 @@ class PgListener:
             client.relay.ride()
         if self._is_closing:
             client.drain()
-
-    def _source_of(self, tenant: TenantId) -> _Source:
-        known = self._sources.get(tenant)
-        if known is None:
-            known = _Source(tenant, lending=self._lending, find=self.find, paused=self._paused)
-            self._sources[tenant] = known
-        return known
 
     def _statements_of(self, pool: Pool[RawBackend], route: Route) -> Statements:
         known = self._statements.get(pool)
@@ -662,7 +652,7 @@ class _Access:
 class _Source:
     """One tenant, as its clients find it."""
 
-    __slots__ = ("__weakref__", "_find", "_known", "_lending", "_paused", "_tenant")
+    __slots__ = ("_find", "_known", "_lending", "_paused", "_tenant")
 
     def __init__(
         self,

@@ -10,6 +10,8 @@ import pytest
 
 from tenantproxy.embedded import EmbeddedPostgres
 from tenantproxy.isolation.proof import Signer
+from tests.support.entered import EnteredSession
+from tests.support.trusting import trust
 from tests.support.world import World, a_world
 
 
@@ -20,6 +22,26 @@ def target(every_postgres: EmbeddedPostgres) -> Iterator[World]:
         building = a_world(every_postgres, schemas=0, databases=0)
         yield runner.run(building.__aenter__())
         runner.run(building.__aexit__(None, None, None))
+
+
+@pytest.fixture(scope="session")
+def trusting(every_postgres: EmbeddedPostgres) -> Iterator[World]:
+    """As `target`, with the trusted form installed."""
+    with asyncio.Runner() as runner:
+        building = a_world(every_postgres, schemas=0, databases=0)
+        world = runner.run(building.__aenter__())
+        runner.run(trust(world))
+        yield world
+        runner.run(building.__aexit__(None, None, None))
+
+
+@pytest.fixture
+async def trusted(trusting: World) -> AsyncIterator[EnteredSession]:
+    """A session of the app role that is row1's, in the trusted form."""
+    async with trusting.app(trusting.shared) as conn:
+        session = await EnteredSession.of(conn, trusting.signer(), "first")
+        await session.enter("row1")
+        yield session
 
 
 @pytest.fixture

@@ -38,5 +38,5 @@ def test_neither_the_proof_nor_what_follows_from_it_is_shown() -> None:
 
 
 def test_what_is_kept_puts_the_two_settings_back() -> None:
-    text = keep(BINDING, unlock="mine").sql
+    text = keep(BINDING, until=0, name="mine").sql
     assert text.endswith("; SET my.tenant = 'acme'; SET app.tenant_proof = 'bound'; EXECUTE \"mine\"")
