@@ -37,3 +37,10 @@ def test_each_limit_shows_what_is_used_of_it_and_never_by_whom() -> None:
 
 def test_without_a_port_there_are_no_series() -> None:
     assert scrape(None) == []
+
+
+def test_which_data_path_runs_is_told_and_how_much_the_compiled_one_carried() -> None:
+    lines = scrape(PgStats(queries={}, transactions={}, is_compiled=True, carried=9))
+    assert 'tenantproxy_pg_data_path{path="compiled"} 1.0' in lines
+    assert "tenantproxy_pg_carried_transactions_total 9.0" in lines
+    assert 'tenantproxy_pg_data_path{path="python"} 1.0' in scrape(PgStats(queries={}, transactions={}))

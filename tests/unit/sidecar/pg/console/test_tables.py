@@ -232,3 +232,11 @@ def test_an_empty_port_shows_empty_tables() -> None:
         shown(View(), name)
     assert shown(View(), "POOLS") == []
     assert [row["name"] for row in shown(View(), "DATABASES")] == ["tenantproxy"]
+
+
+def test_the_configuration_says_which_data_path_runs() -> None:
+    view = View()
+    view.data_path = "pure Python: there is no C compiler (cc)"
+    (row,) = (row for row in shown(view, "CONFIG") if row["key"] == "data_path")
+    assert row["value"] == "pure Python: there is no C compiler (cc)"
+    assert (row["default"], row["changeable"]) == ("compiled", "no")
