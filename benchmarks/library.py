@@ -8,7 +8,7 @@ from functools import partial
 from importlib.metadata import version
 from typing import Final
 
-from benchmarks import fairness, memory, small, steady, storm, users
+from benchmarks import fairness, memory, rows, small, steady, storm, users
 from benchmarks.part import Options, Part
 from benchmarks.program import Done, in_turn, machine, parser_of, run, until_quiet
 from benchmarks.world import World, open_world
@@ -18,6 +18,7 @@ __all__ = ["main"]
 PARTS: Final[dict[str, Callable[[World, Options], Awaitable[Part]]]] = {
     "steady": steady.run,
     "users": users.run,
+    "rows": rows.run,
     "small": small.run,
     "memory": memory.run,
     "fairness": fairness.run,

@@ -10,6 +10,7 @@ from typing import Final, Literal
 from benchmarks.world import ROW_TENANTS, SELECT, TASKS, World, item, row_tenant
 from tenantproxy import Router
 from tenantproxy.config import Settings
+from tenantproxy.model import RowForm
 
 __all__ = ["Ours", "OursInTransactions", "database_subject", "row_entries", "row_subject", "schema_subject"]
 
@@ -96,11 +97,12 @@ def schema_subject(world: World, reset: Reset) -> Ours:
     )
 
 
-def row_subject(world: World, reset: Reset, *, signed: bool, order: Order) -> Ours:
+def row_subject(world: World, reset: Reset, *, signed: bool, order: Order, form: RowForm = "bound") -> Ours:
     """Row tenants in a shared pool, in one of three orders."""
-    tenants = row_entries("bench_signed" if signed else "bench_plain")
+    kind = ("trusted" if form == "trusted" else "signed") if signed else "plain"
+    tenants = row_entries(f"bench_{kind}")
     return Ours(
-        f"ours, row {'signed' if signed else 'plain'}, reset {reset}, {order}",
-        lambda size: world.settings(tenants, max_size=size, shared_size=size, reset=reset, signed=signed),
+        f"ours, row {kind}, reset {reset}, {order}",
+        lambda size: world.settings(tenants, max_size=size, shared_size=size, reset=reset, signed=signed, form=form),
         _ORDERS[order],
     )

@@ -24,7 +24,7 @@ from benchmarks.peers import PlainPool, TransactionsOfPool
 from benchmarks.table import Verdict, at_least, at_most, figure, ratio, render, spread
 from benchmarks.world import SIZE, World
 
-__all__ = ["run"]
+__all__ = ["Run", "run", "run_for"]
 
 _THINK: Final = 0.004  # seconds; a few thousand calls a second, which leaves processors idle
 _CASES: Final = {"busy": 0.0, "thinking": _THINK}
@@ -64,7 +64,7 @@ async def run(world: World, options: Options) -> Part:
         for number in range(options.rounds):
             for case, think in _CASES.items():
                 for key in subjects if number % 2 == 0 else reversed(subjects):
-                    measured[case][key].append(await _run(world, subjects[key], options.seconds, think))
+                    measured[case][key].append(await run_for(world, subjects[key], options.seconds, think))
     names = {key: subject.name for key, subject in subjects.items()}
     return Part(
         title=f"As users run it: {SIZE} connections, 16 tasks, no process bound to a processor",
@@ -76,7 +76,8 @@ async def run(world: World, options: Options) -> Part:
     )
 
 
-async def _run(world: World, subject: Subject, seconds: float, think: float) -> Run:
+async def run_for(world: World, subject: Subject, seconds: float, think: float = 0.0) -> Run:
+    """All tasks of the subject call it for `seconds`, with a pause of `think` seconds between two calls of a task."""
     numbers = itertools.count()
     for _ in range(WARM_CALLS):
         await subject.call(0, next(numbers))

@@ -24,7 +24,7 @@ from tenantproxy.lifecycle.provisioner import (
     provision_schema,
     provision_shared,
 )
-from tenantproxy.model import quote_identifier
+from tenantproxy.model import RowForm, quote_identifier
 
 __all__ = ["ROWS", "ROW_TENANTS", "SELECT", "SIZE", "TASKS", "World", "item", "open_world", "row_tenant"]
 
@@ -79,7 +79,13 @@ class World:
         return await asyncpg.connect(**self.server.connect_args(database))
 
     def settings(
-        self, tenants: Mapping[str, Mapping[str, object]], *, budget: int = 100, signed: bool = True, **pools: object
+        self,
+        tenants: Mapping[str, Mapping[str, object]],
+        *,
+        budget: int = 100,
+        signed: bool = True,
+        form: RowForm = "bound",
+        **pools: object,
     ) -> Settings:
         """The configuration of a router for `tenants` on this server."""
         server = {
@@ -96,7 +102,7 @@ class World:
                 "servers": {_SERVER: server},
                 "pools": pools,
                 "registry": {"source": "file"},
-                "row": {"signed": signed, "key": self.row_key} if signed else {"signed": False},
+                "row": {"form": form, "key": self.row_key} if signed else {"signed": False},
                 "tenant_roles": {"key": self.role_key},
                 "tenants": tenants,
             }
@@ -171,14 +177,16 @@ async def open_world(*, version: int | None = None, max_connections: int = 500) 
         await _install_auth(world)
         await provision_database(world.admin, database="bench_database", role=_ROLE, statements=_OWN_TABLE)
         await provision_schema(world.admin, database="bench_schemas", schema="first", role=_ROLE, statements=_OWN_TABLE)
-        await provision_shared(
-            world.admin,
-            database="bench_signed",
-            role=_ROLE,
-            keys=world.keys("bench_signed"),
-            tables=["items"],
-            statements=_SHARED_TABLE,
-        )
+        for database in ("bench_signed", "bench_trusted"):
+            await provision_shared(
+                world.admin,
+                database=database,
+                role=_ROLE,
+                keys=world.keys(database),
+                tables=["items"],
+                statements=_SHARED_TABLE,
+                trusted=database == "bench_trusted",
+            )
         await _plain(world)
         await _settle(world)
         yield world
@@ -200,7 +208,7 @@ async def _plain(world: World) -> None:
 
 async def _settle(world: World) -> None:
     """No vacuum or checkpoint of what was just written may fall into a measurement."""
-    for database in ("bench_database", "bench_schemas", "bench_signed", "bench_plain"):
+    for database in ("bench_database", "bench_schemas", "bench_signed", "bench_trusted", "bench_plain"):
         conn = await world.admin(database)
         try:
             await conn.execute("vacuum analyze")
