@@ -11,9 +11,10 @@ import asyncio
 import itertools
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass
+from math import isnan
 from pathlib import Path
 from typing import Final
 
@@ -125,11 +126,17 @@ def _base(key: str) -> str:
 def _against(runs: dict[str, list[Run]], key: str, what: Callable[[Run], float]) -> Spread:
     """Each round's own ratio: what slows the machine for a while slows both."""
     pairs = zip(runs[key], runs[_base(key)], strict=True)
-    return Spread.of(what(ours) / what(theirs) for ours, theirs in pairs)
+    return _known(what(ours) / what(theirs) for ours, theirs in pairs)
+
+
+def _known(values: Iterable[float]) -> Spread:
+    """Of the rounds whose value is known: in some the server's CPU cannot be read."""
+    values = list(values)
+    return Spread.of([value for value in values if not isnan(value)] or values)
 
 
 def _median(runs: list[Run], what: Callable[[Run], float]) -> str:
-    return figure(Spread.of(map(what, runs)).median)
+    return figure(_known(map(what, runs)).median)
 
 
 def _report(case: str, names: dict[str, str], runs: dict[str, list[Run]]) -> str:
