@@ -10,8 +10,9 @@ cdef class Rider:
     """Carries the straight transactions of one client in transaction mode. Of `relay` it asks:
 
     `lane() -> Lane | None`, where its next transaction may be carried now; `statement(name)`, what its statement is and
-    what it was told of that, or None; `carried(...)`, what was done, `take_over(...)`, what is to be gone on with, and
-    `hold(...)`, that a transaction is open: called before the relay hears of anything else.
+    what it was told of that, or None; `resets_nothing`, whether a RESET changes nothing; `carried(...)`, what was done,
+    `take_over(...)`, what is to be gone on with, and `hold(...)`, that a transaction is open: called before the relay
+    hears of anything else.
     """
 
     cdef Conn _conn
@@ -171,6 +172,8 @@ cdef class Rider:
         cdef Heard found = LOOK
         if self._asked is not NULL:
             found = hears(data, size, &heard, &is_parsed, &has_begun)
+        if found == RESET:
+            found = DONE if self._relay.resets_nothing else LOOK
         if found == LOOK or conn._out is not None or not self.keep(data + heard, size - heard):
             self._tail_size = 0
             pump.python_runs()

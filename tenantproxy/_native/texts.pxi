@@ -52,8 +52,11 @@ cdef bint is_read(const uint8_t* text) noexcept nogil:
     )
 
 
-cdef bint is_suspect(const uint8_t* data, ssize_t size) noexcept nogil:
-    """Whether `wire.leftovers.SUSPECT` finds something in it, or it holds `temp` in any case."""
+cdef bint is_suspect(const uint8_t* data, ssize_t size, bint may_unlock) noexcept nogil:
+    """Whether `wire.leftovers.SUSPECT` finds something in it, or it holds `temp` in any case.
+
+    `may_unlock`: what only releases locks is no matter, for its client has left none.
+    """
     cdef ssize_t at
     cdef uint32_t next_three
     cdef uint8_t fourth
@@ -68,10 +71,16 @@ cdef bint is_suspect(const uint8_t* data, ssize_t size) noexcept nogil:
                 (next_three == word(c"c", c"o", c"n") and fourth == c"f")
                 or (next_three == word(c"l", c"o", c"c") and fourth == c"k")
                 or (next_three == word(c"l", c"i", c"m") and fourth == c"i")
-                or (next_three == word(c"u", c"n", c"l") and fourth == c"o")
+                or (next_three == word(c"u", c"n", c"l") and fourth == c"o" and not may_unlock)
             ):
                 return True
     return False
+
+
+cdef bint ends_brief(const uint8_t* data) noexcept nogil:
+    """Whether it is Execute, of whatever number of rows, and Sync."""
+    cdef const uint8_t* wanted = END_OF_STATEMENT + DESCRIBE_SIZE
+    return memcmp(data, wanted, 6) == 0 and memcmp(data + 10, wanted + 10, 5) == 0
 
 
 cdef Straight asks(const uint8_t* data, ssize_t size) noexcept nogil:
@@ -83,14 +92,12 @@ cdef Straight asks(const uint8_t* data, ssize_t size) noexcept nogil:
     if size < 8 or size > MOST:
         return found
     if data[0] == c"Q":
-        if <ssize_t>be32(data + 1) + 1 == size and not is_read(data + 5) and not is_suspect(data, size):
+        if <ssize_t>be32(data + 1) + 1 == size and not is_read(data + 5) and not is_suspect(data, size, True):
             found.case = QUERY
         return found
     if end < 12 or memcmp(data + end, END_OF_STATEMENT, END_SIZE) != 0:
         end += DESCRIBE_SIZE
-        if end < 12 or data[0] != c"B":
-            return found
-        if memcmp(data + end, END_OF_STATEMENT + DESCRIBE_SIZE, END_SIZE - DESCRIBE_SIZE) != 0:
+        if end < 12 or data[0] != c"B" or not ends_brief(data + end):
             return found
     if data[0] == c"P":
         bind_at = <ssize_t>be32(data + 1) + 1
@@ -100,7 +107,7 @@ cdef Straight asks(const uint8_t* data, ssize_t size) noexcept nogil:
         return found
     if bind_at + 8 > end or data[bind_at] != c"B" or bind_at + 1 + <ssize_t>be32(data + bind_at + 1) != end:
         return found
-    if data[bind_at + 5] != 0 or (bind_at and is_suspect(data, bind_at)):  # a portal with a name
+    if data[bind_at + 5] != 0 or (bind_at and is_suspect(data, bind_at, False)):  # a portal with a name
         return found
     at = bind_at + 6
     while at < end and data[at] != 0:
@@ -117,6 +124,7 @@ cdef enum Heard:
     DONE = 1              # it has come, and the server is idle
     LOOK = 2              # something has to be looked at
     OPEN = 3              # it has come, and the server is in a transaction
+    RESET = 4             # as DONE, and the last command was one: whether that told something is up to what was set
 
 
 cdef bint is_plain_tag(const uint8_t* tag, ssize_t size, bint* has_begun) noexcept nogil:
@@ -135,7 +143,14 @@ cdef bint is_plain_tag(const uint8_t* tag, ssize_t size, bint* has_begun) noexce
     if (size == 6 and memcmp(tag, b"COMMIT", 6) == 0) or (size == 8 and memcmp(tag, b"ROLLBACK", 8) == 0):
         has_begun[0] = False
         return True
-    return False
+    if size == 8 and memcmp(tag, b"UNLISTEN", 8) == 0:
+        return True
+    return size == 16 and memcmp(tag, b"CLOSE CURSOR ALL", 16) == 0
+
+
+cdef bint is_last(const uint8_t* data, ssize_t size) noexcept nogil:
+    """Whether it is a ReadyForQuery of no transaction and nothing else."""
+    return size == 6 and data[0] == c"Z" and be32(data + 1) == 5 and data[5] == c"I"
 
 
 cdef Heard hears(
@@ -153,11 +168,16 @@ cdef Heard hears(
         end = at + 1 + <ssize_t>be32(data + at + 1)
         if end < at + 5 or end - at > LONGEST:
             return LOOK
-        if kind == c"D" or kind == c"T" or kind == c"2" or kind == c"n" or kind == c"I":
-            pass  # rows, their shape or that there are none, BindComplete, no query
+        if kind == c"D" or kind == c"T" or kind == c"2" or kind == c"n" or kind == c"I" or kind == c"s":
+            pass  # rows, their shape or that there are none, BindComplete, no query, as many rows as were asked for
         elif end > size:
             break
         elif kind == c"C":
+            if end - at == 11 and memcmp(data + at + 5, b"RESET", 5) == 0:
+                if not is_parsed[0] or not is_last(data + end, size - end):
+                    return LOOK
+                heard[0] = size
+                return RESET
             if not is_plain_tag(data + at + 5, end - at - 6, has_begun):
                 return LOOK
         elif kind == c"1":
@@ -185,7 +205,7 @@ def case_of(bytes data):
 
 
 def heard_of(bytes data, bint is_parsed):
-    """What `hears` says of `data`, for tests: 0 more to come, 1 done, 2 to be looked at, 3 open; how much was heard."""
+    """What `hears` says of `data`, for tests: 0 more to come, 1 done, 2 to be looked at, 3 open, 4 reset; how much."""
     cdef ssize_t heard = 0
     cdef bint has_begun = False
     cdef Heard found = hears(

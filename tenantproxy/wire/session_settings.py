@@ -43,7 +43,6 @@ class KeptSettings:
         "_may_be_custom",
         "_may_mean",
         "_mixed",
-        "_resets_to",
         "_start",
         "_unread",
         "applied",
@@ -54,6 +53,7 @@ class KeptSettings:
         "left",
         "meaning",
         "now",
+        "resets_to",
         "staged",
     )
 
@@ -75,7 +75,7 @@ class KeptSettings:
         self._greeted = baseline if greeted is None else greeted
         # Of `start`, what a backend has without it too: drivers ask for the encoding that the server has.
         told = {} if greeted is None else greeted
-        self._resets_to = of(pair for pair in start if told.get(pair[0], b"") == baseline.get(pair[0]))
+        self.resets_to = of(pair for pair in start if told.get(pair[0], b"") == baseline.get(pair[0]))
         self.applied = start
         # Done, and in force until the transaction ends or from then on; one for each name, so few.
         self.staged: dict[tuple[bytes, bool], SetEffect] = {}
@@ -150,7 +150,7 @@ class KeptSettings:
                 self.left |= HELD_CURSOR
 
     def _returning(self, is_reset: bool) -> None:
-        if is_reset and self._start != self._resets_to:
+        if is_reset and self._start != self.resets_to:
             self.has_returned = True
 
     def _next_effect(self) -> SetEffect | None:
@@ -261,7 +261,7 @@ class KeptSettings:
             self.applied = self.now
             return False
         # A reset is to what the client wished at its start, and the backend went back to what it had at its own.
-        self.now, self.applied = self._after_this(), self._after(self._resets_to)
+        self.now, self.applied = self._after_this(), self._after(self.resets_to)
         is_dirty, self.is_dirty = self.is_dirty, False
         self.staged.clear()
         if not is_kept:

