@@ -140,6 +140,8 @@ class DriverBinder:
 
     def _is_now(self, backend: DriverConnection, binding: Binding, started: float) -> None:
         if binding is not backend.binding:
+            if backend.binding is None or backend.binding.tenant != binding.tenant:
+                backend.con.forget_strange()
             backend.binding = binding
             backend.keep = keep_reset(binding) if backend.turns is None else ""
         backend.bound = binding.tenant

@@ -47,7 +47,7 @@ PRIVATE_NAMES: Final = {
     "asyncpg.protocol.protocol.BaseProtocol": (
         "_wait_for_cancellation _is_cancelling is_in_transaction query bind_execute close_statement"
     ),
-    "asyncpg.connection._StatementCache": "put clear _entries",
+    "asyncpg.connection._StatementCache": "put clear _entries _on_remove",
 }
 """What is used of asyncpg in addition to its public names, by class."""
 
@@ -119,6 +119,9 @@ if TYPE_CHECKING:
         """The driver's statements by text."""
 
         __slots__: tuple[str, ...]
+        _entries: dict[Any, Any]
+        _on_remove: Callable[[Any], None]
+        _connection_keeps: Callable[[Any], None]
         _connection_tainted: Callable[[], None]
 
         def put(self, query: Any, statement: Any) -> None:

@@ -18,7 +18,16 @@ from tenantproxy.errors import LeaseExpired
 __all__ = ["TrackedConnection"]
 
 # SQL that may take the driver's prepared statements, or the tenant, from under it. Looked for once per new text.
-_TOUCHES_STATEMENTS: Final = re.compile(r"\b(?:prepare|deallocate|discard|reset\s+all)\b", re.IGNORECASE)
+# So may what gives texts their meaning and is not reported by the server: see `_MEANING`.
+_TOUCHES_STATEMENTS: Final = re.compile(
+    r"\b(?:prepare|deallocate|discard|reset\s+all|transform_null_equals|array_nulls|backslash_quote|lc_monetary"
+    r"|timezone_abbreviations|xml_?option|xml\s+option)\b",
+    re.IGNORECASE,
+)
+
+# What a text means is settled when it is parsed, constants of types too, and stays with its statement. PostgreSQL
+# parses it again for another search_path, but not for another one of these.
+_MEANING: Final = ("DateStyle", "IntervalStyle", "TimeZone", "client_encoding", "standard_conforming_strings")
 
 # Any simple query ends in a Sync of its own. This one takes no snapshot, so a SET TRANSACTION may follow it. (asyncpg
 # has no call for a lone Sync, and fails on the answer to an empty query.)
@@ -26,21 +35,28 @@ _SYNC: Final = "SHOW server_version_num"
 
 
 class _ScreenedCache(AsyncpgStatementCache):
-    """asyncpg's statement cache, which notes a text that may change what is prepared on the server."""
+    """asyncpg's statement cache, which notes a text that may change what is prepared on the server, and new ones."""
 
-    __slots__ = ("_connection_tainted",)
+    __slots__ = ("_connection_keeps", "_connection_tainted")
 
     def put(self, query: Any, statement: Any) -> None:
         if _TOUCHES_STATEMENTS.search(query[0]):
             self._connection_tainted()
         super().put(query, statement)
+        self._connection_keeps(query)
+
+    def drop(self, query: Any) -> None:
+        """Keep it no longer."""
+        entry = self._entries.pop(query, None)
+        if entry is not None:
+            self._on_remove(entry._statement)
 
 
-def _screened(cache: Any, taint: Callable[[], None]) -> _ScreenedCache:
+def _screened(cache: Any, taint: Callable[[], None], keeps: Callable[[Any], None]) -> _ScreenedCache:
     screened = _ScreenedCache.__new__(_ScreenedCache)
     for name in AsyncpgStatementCache.__slots__:
         setattr(screened, name, getattr(cache, name))
-    screened._connection_tainted = taint
+    screened._connection_tainted, screened._connection_keeps = taint, keeps
     return screened
 
 
@@ -48,6 +64,8 @@ class TrackedConnection(EndableConnection):
     """Notes what its user leaves behind in the driver and on the server."""
 
     __slots__ = (
+        "_meaning",
+        "_strange",
         "expired",
         "has_foreign_codecs",
         "is_doubtful",
@@ -69,10 +87,27 @@ class TrackedConnection(EndableConnection):
         self.saw_read_only = False  # a write was refused: by a transaction that only reads, or by the server
         self.under_way = 0  # calls of its user, and of what it was given, that have begun and not ended
         # asyncpg's own cache with our `put`: nothing of it is repeated here.
-        self._stmt_cache = _screened(self._stmt_cache, self._taint)
+        self._stmt_cache = _screened(self._stmt_cache, self._taint, self._keeps)
+        self._meaning = self._means()  # of the session's start, to which each reset returns
+        self._strange: set[Any] = set()  # kept statements whose texts were parsed when they meant something else
 
     def _taint(self) -> None:
         self.is_tainted = True
+
+    def _means(self) -> list[str]:
+        settings = self.get_settings()
+        return [getattr(settings, name, "") for name in _MEANING]
+
+    def _keeps(self, query: Any) -> None:
+        if self._means() != self._meaning:
+            self._strange.intersection_update(self._stmt_cache._entries)
+            self._strange.add(query)
+
+    def forget_strange(self) -> None:
+        """Drop the statements whose texts mean what the settings of a tenant made of them. Another one comes next."""
+        for query in self._strange:
+            self._stmt_cache.drop(query)
+        self._strange.clear()
 
     async def execute(self, query: str, *args: Any, timeout: float | None = None) -> str:
         """As asyncpg's."""

@@ -17,7 +17,7 @@ from tenantproxy.events import BackendLingers, Event
 from tenantproxy.isolation.turn import Said
 from tenantproxy.pools.pool import Pool
 from tests.support.faults import frozen
-from tests.support.leases import one_connection, own_rows, rows_of
+from tests.support.leases import ResetMode, one_connection, own_rows, rows_of
 from tests.support.waiting import until
 from tests.support.world import World
 
@@ -112,3 +112,38 @@ async def test_reset_and_entry_are_one_message_where_the_role_makes_nothing(each
     entries = [text for text in said if "tenantproxy.enter(" in text]
     assert len(entries) >= 3
     assert all("RESET ALL" in text for text in entries)
+
+
+MEANINGS = {
+    "DateStyle": ("SET datestyle = 'ISO, DMY'", "SELECT '01/02/2024'::date::text"),
+    "TimeZone": ("SET timezone = 'Asia/Tokyo'", "SELECT extract(epoch FROM '2024-01-01'::timestamptz)::bigint"),
+    "IntervalStyle": (
+        "SET intervalstyle = 'sql_standard'",
+        "SELECT extract(epoch FROM '-1 1:00:00'::interval)::bigint",
+    ),
+    "strings with backslashes": ("SET standard_conforming_strings = off", r"SELECT 'a\\b'"),
+    "equal to NULL": ("SET transform_null_equals = on", "SELECT NULL::int = NULL"),
+    "NULL in arrays": ("SET array_nulls = off", "SELECT '{NULL}'::text[]"),
+    "set by a function": ("SELECT set_config('datestyle', 'ISO, DMY', false)", "SELECT '01/02/2024'::date::text"),
+    "in a transaction": ("BEGIN; SET LOCAL datestyle = 'ISO, DMY'", "SELECT '01/02/2024'::date::text"),
+    "unseen": ("DO $$ BEGIN EXECUTE 'SET date' || 'style = ''ISO, DMY'''; END $$", "SELECT '01/02/2024'::date::text"),
+}
+
+
+@pytest.mark.parametrize("reset", ["always", "on_tenant_change"])
+@pytest.mark.parametrize("name", MEANINGS)
+async def test_a_text_means_to_a_tenant_what_it_means_at_a_sessions_start(
+    each_world: World, name: str, reset: ResetMode
+) -> None:
+    change, text = MEANINGS[name]
+    async with one_connection(each_world, reset=reset) as router:
+        async with each_world.shared.connect() as admin:
+            meant = await admin.fetchval(text)
+        async with router.tenant("row1").connection() as conn:
+            pid = conn.get_server_pid()
+            await conn.execute(change)
+            other = await conn.fetchval(text)
+        async with router.tenant("row2").connection() as conn:
+            assert conn.get_server_pid() == pid
+            for _ in range(2):
+                assert await conn.fetchval(text) == meant != other

@@ -66,6 +66,9 @@ class FakeSession:
     def forget_listeners(self) -> None:
         pass
 
+    def forget_strange(self) -> None:
+        pass
+
     async def enter(self, args: tuple[str, ...]) -> str:
         """Bind, as `tenantproxy.bind` does: refused while the session is another tenant's."""
 
