@@ -18,6 +18,7 @@ from benchmarks.pg_process import allow_many_files
 from benchmarks.pg_targets import pgbouncer_version
 from benchmarks.pg_world import PgWorld, open_pg_world
 from benchmarks.program import Done, in_turn, machine, parser_of, run
+from tenantproxy.model import RowForm
 
 __all__ = ["main"]
 
@@ -43,18 +44,20 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--pool", type=int, default=POOL, help=f"server connections of a proxy for one tenant (default {POOL})"
     )
+    parser.add_argument("--form", choices=("bound", "trusted"), default="bound", help="of row tenants (default bound)")
     asked = parser.parse_args(arguments)
     options = Options(rounds=asked.rounds, seconds=asked.seconds, scale=asked.scale)
-    stored = {**asdict(options), "pool": asked.pool}
-    return run(asked, PARTS, partial(_run, options, asked.pool, asked.postgres), stored)
+    stored = {**asdict(options), "pool": asked.pool, "form": asked.form}
+    return run(asked, PARTS, partial(_run, options, asked.pool, asked.postgres, asked.form), stored)
 
 
-async def _run(options: Options, pool: int, postgres: int, names: Sequence[str]) -> Done:
+async def _run(options: Options, pool: int, postgres: int, form: RowForm, names: Sequence[str]) -> Done:
     allow_many_files()
     task = asyncio.current_task()
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)  # what we started ends with us
-    async with open_pg_world(scale=max(1, round(SCALE * options.scale)), pool=pool, version=postgres) as world:
+    scale = max(1, round(SCALE * options.scale))
+    async with open_pg_world(scale=scale, pool=pool, version=postgres, form=form) as world:
         environment = _environment(world)
         return environment, await in_turn(names, PARTS, world, options, environment)
 

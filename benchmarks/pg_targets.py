@@ -227,7 +227,7 @@ def sidecar_toml(world: PgWorld, *, port: int, verifier: str) -> str:
             "acquire_timeout": _PATIENCE,
         },
         "registry": {"source": "file"},
-        "row": {"key": world.row_key},
+        "row": {"form": world.form, "key": world.row_key},
         "http": {"listen": ""},
         "admin": {"listen": ""},
         "pg": {"listen": f"127.0.0.1:{port}", "max_clients": _MAX_CLIENTS, "max_clients_per_tenant": 0},

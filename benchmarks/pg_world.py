@@ -21,7 +21,7 @@ from tenantproxy.lifecycle.provisioner import (
     provision_schema,
     provision_shared,
 )
-from tenantproxy.model import quote_identifier
+from tenantproxy.model import RowForm, quote_identifier
 
 __all__ = [
     "DATABASE",
@@ -74,6 +74,7 @@ class PgWorld:
     server: EmbeddedPostgres
     scale: int
     pool: int
+    form: RowForm = "bound"  # of row tenants
     user: str = "bench"  # as clients of both proxies are called
     client_password: str = field(default_factory=lambda: secrets.token_urlsafe(24), repr=False)
     password: str = field(default_factory=lambda: secrets.token_urlsafe(24), repr=False)
@@ -90,11 +91,13 @@ class PgWorld:
 
 
 @asynccontextmanager
-async def open_pg_world(*, scale: int, pool: int, version: int | None = None) -> AsyncIterator[PgWorld]:
+async def open_pg_world(
+    *, scale: int, pool: int, version: int | None = None, form: RowForm = "bound"
+) -> AsyncIterator[PgWorld]:
     """The server with everything in it; gone when the block ends."""
     settings = {"shared_buffers": "256MB"}
     async with EmbeddedPostgres(version=version, max_connections=500, durable=False, settings=settings) as server:
-        world = PgWorld(server=server, scale=scale, pool=pool)
+        world = PgWorld(server=server, scale=scale, pool=pool, form=form)
         conn = await world.admin()
         try:
             await ensure_role(conn, ROLE, password=world.password)
@@ -131,6 +134,7 @@ async def _shared(world: PgWorld) -> None:
         role=ROLE,
         keys={1: derive_key(world.row_key.encode(), server=SERVER, database=SHARED, kid=1)},
         tables=["pgbench_accounts"],
+        trusted=world.form == "trusted",
         statements=(
             f"create table pgbench_accounts (tenant_id text, aid int, {_COLUMNS}, primary key (tenant_id, aid))",
             f"insert into pgbench_accounts select '{ROW}', aid, {_FILLED} from {accounts}",
