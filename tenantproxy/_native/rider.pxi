@@ -174,7 +174,11 @@ cdef class Rider:
             found = hears(data, size, &heard, &is_parsed, &has_begun)
         if found == RESET:
             found = DONE if self._relay.resets_nothing else LOOK
-        if found == LOOK or conn._out is not None or not self.keep(data + heard, size - heard):
+        # Where the server answers before it has all of the request, the rest of that is ahead of the next one.
+        if (
+            found == LOOK or conn._out is not None or backend._out is not None
+            or not self.keep(data + heard, size - heard)
+        ):
             self._tail_size = 0
             pump.python_runs()
             self.settle()
