@@ -57,7 +57,9 @@ cdef class Conn:
                 self._protocol.connection_made(self)
                 if not (self._is_closing or self._is_paused):
                     self.register(EPOLLIN)
-            except Exception as exc:
+            except (KeyboardInterrupt, SystemExit):
+                raise
+            except BaseException as exc:
                 self._pump.broke("a protocol failed", exc, self)
         if waiter is not None and not waiter.cancelled():
             waiter.set_result(None)
@@ -86,7 +88,9 @@ cdef class Conn:
                 self.send_on()
             if events & ~<uint32_t>EPOLLOUT and self._mask & EPOLLIN:
                 self.read()
-        except Exception as exc:
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as exc:  # one client's, as asyncio has it: a CancelledError too
             self._pump.python_runs()
             self._pump.broke("a protocol failed", exc, self)
         return 0
