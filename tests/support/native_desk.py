@@ -113,6 +113,8 @@ class _Desk:
         self.lender = lender
         self.route = Source().known()[1]
         self.transactions = self.reused = 0
+        self.lane = Lane(pump(), self, (0.1, 1.0))
+        self.lane.until = float("inf")
 
     @property
     def is_wanted(self) -> bool:
@@ -143,11 +145,9 @@ class _Lanes:
 
     def __init__(self, desk: _Desk) -> None:
         self._desk = desk
-        self._lane = Lane(pump(), desk, (0.1, 1.0))
-        self._lane.until = float("inf")
 
     def of(self, source: object, settings: object, traffic: object) -> Lane | None:
-        return None if self._desk.is_wanted or self._desk.lender.is_busy else self._lane
+        return None if self._desk.is_wanted or self._desk.lender.is_busy else self._desk.lane
 
 
 class NativeClient:
