@@ -61,7 +61,8 @@ AS $f$
 DECLARE
   value text := until || translate(tenant, '-.', E' \t');
 BEGIN
-  IF currval('tenantproxy.trusted_mark') = hashtextextended(value COLLATE "C", currval('tenantproxy.session_nonce'))
+  IF until BETWEEN 1000000000 AND 9999999999      -- the mark is a hash that is no secret: no text may be sought that fits, so nothing of it is free
+     AND currval('tenantproxy.trusted_mark') = hashtextextended(value COLLATE "C", currval('tenantproxy.session_nonce'))
      AND current_setting('backtrace_functions') COLLATE "C" NOT BETWEEN '0' AND ':' THEN
     PERFORM FROM tenantproxy.fenced_tenant f WHERE f.tenant_id = tenant;
     IF NOT FOUND THEN

@@ -163,6 +163,14 @@ async def test_going_on_opens_nothing_new(trusted: EnteredSession, before: str, 
         await trusted.conn.execute(f"RESET ALL; SELECT tenantproxy.trust_again('{tenant}', {trusted.until + later})")
 
 
+async def test_going_on_takes_a_time_of_ten_digits_and_no_part_of_one(trusted: EnteredSession) -> None:
+    until = str(trusted.until)
+    for digits in (1, 9):
+        call = f"SELECT tenantproxy.trust_again('{until[digits:]}row1', {until[:digits]})"
+        with pytest.raises(NO_TENANT, match="was not this tenant's"):
+            await trusted.conn.execute(f"RESET ALL; {call}")
+
+
 async def test_after_another_tenant_the_former_one_cannot_go_on(trusted: EnteredSession) -> None:
     until = trusted.until
     await trusted.enter("row2")
