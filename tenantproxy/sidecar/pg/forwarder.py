@@ -489,7 +489,7 @@ class Forwarder:
         if is_writable:
             self.inbox.resume()
         else:
-            self.inbox.pause()
+            self.inbox.block()
 
     def checked_out(self, backend: RawBackend) -> None:
         """See `checkout.Holder`."""

@@ -32,7 +32,7 @@ _NOTHING, _BYTES = Hold.NOTHING, Hold.BYTES
 class Inbox:
     """What one client has sent and must wait. `hold` is NOTHING exactly while nothing waits."""
 
-    __slots__ = ("_counted", "_held", "_memory", "_needed", "_transport", "hold", "is_paused", "size")
+    __slots__ = ("_counted", "_held", "_is_blocked", "_memory", "_needed", "_transport", "hold", "is_paused", "size")
 
     def __init__(self, transport: asyncio.Transport, memory: TenantMemory) -> None:
         self._memory = memory
@@ -40,6 +40,7 @@ class Inbox:
         self.hold = _NOTHING
         self.size = 0  # bytes that wait
         self.is_paused = False  # the client is not read
+        self._is_blocked = False  # for its server does not read fast enough, so also when nothing waits
         self._transport = transport
         self._held: list[bytes] = []
         self._needed = 0  # bytes from which on it is worth looking again
@@ -72,7 +73,8 @@ class Inbox:
         if self._counted:
             self._memory.give(self._counted)
             self._counted = 0
-        self._read_on()
+        if not self._is_blocked:
+            self._read_on()
         return held[0] if len(held) == 1 else b"".join(held)
 
     def clear(self) -> None:
@@ -81,14 +83,20 @@ class Inbox:
         self._memory.give(self._counted)
         self._counted = 0
 
+    def block(self) -> None:
+        """Do not read the client until `resume`: its server does not read fast enough."""
+        self._is_blocked = True
+        self.pause()
+
     def pause(self) -> None:
-        """Do not read the client: its server does not read fast enough, or it has sent too much."""
+        """Do not read the client: it has sent too much."""
         if not self.is_paused:
             self.is_paused = True
             self._transport.pause_reading()
 
     def resume(self) -> None:
         """The server reads again."""
+        self._is_blocked = False
         if self.hold is _NOTHING or self.hold is _BYTES:
             self._read_on()
 

@@ -156,6 +156,7 @@ async def test_a_client_that_is_ended_while_it_reads_nothing_keeps_no_connection
         await until(gone.is_set, "its connection is closed")
 
 
+@pytest.mark.both_paths
 async def test_a_copy_in_that_the_server_takes_slowly_does_not_pile_up_here(lasting: World, figure: Figure) -> None:
     async with a_port(lasting) as house:
         client = await house.client("database1")
