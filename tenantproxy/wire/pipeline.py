@@ -32,7 +32,14 @@ from enum import StrEnum
 from typing import Final
 
 from tenantproxy.errors import ProtocolError
-from tenantproxy.wire.frames import CLOSE_COMPLETE, COPY_DATA, IDLE, PARAMETER_DESCRIPTION, PARSE_COMPLETE
+from tenantproxy.wire.frames import (
+    CLOSE_COMPLETE,
+    COPY_DATA,
+    IDLE,
+    IN_FAILED_TRANSACTION,
+    PARAMETER_DESCRIPTION,
+    PARSE_COMPLETE,
+)
 from tenantproxy.wire.states import Table
 
 __all__ = ["CERTAINTY", "COPY", "MAX_OUTSTANDING", "Certainty", "Copy", "Pipeline"]
@@ -208,6 +215,12 @@ class Pipeline:
     def will_be_idle(self) -> bool:
         """Whether something is outstanding, and all of it will surely come without another message of the client's."""
         return self.outstanding > 0 and not self.is_open and self.certainty is _KNOWN and self.copy is not _IN
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether the server was surely in no failed transaction when the open segment, or the next one, began."""
+        is_known = self.certainty is _KNOWN and self.answered_segments == self.segment
+        return is_known and self.status != IN_FAILED_TRANSACTION
 
     @property
     def is_at_rest(self) -> bool:

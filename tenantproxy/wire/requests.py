@@ -138,6 +138,7 @@ class RequestStream:
         "_asking",
         "_changes",
         "_features",
+        "_is_bound",
         "_is_refused",
         "_is_session",
         "_kept",
@@ -181,6 +182,7 @@ class RequestStream:
         self._plain = b""  # the last Parse message of `one_statement`: drivers send the same one again and again
         self._is_session = is_session  # a backend of its own: statements may keep their names
         self._rest = 0
+        self._is_bound = False  # the portal without a name was, since the last Sync
         self._is_refused = False  # it is to skip to Sync when that has come
         self._searched: bytes | None = None  # the end of what has come of a query's text; None: it is none
         self._sets = False  # something in the open segment may set something
@@ -246,6 +248,8 @@ class RequestStream:
                 self._plain = parse if bind_at <= FREE_BYTES else b""
         end = len(data) - _END_SIZE
         if bind_at + HEADER > end or data[bind_at] != BIND or bind_at + 1 + _LENGTH(data, bind_at + 1)[0] != end:
+            return -1
+        if data[bind_at + HEADER] and not pipeline.is_sound:  # another portal than is executed
             return -1
         return bind_at
 
@@ -328,12 +332,18 @@ class RequestStream:
                     self._move(RequestEvent.HEAD_SENT)
                 end = size
             elif kind == EXECUTE:
+                if not self._is_bound and data[at + HEADER : at + HEADER + 1] == b"\0":
+                    if pipeline.will_be_idle:
+                        self.stop = _ANSWERS
+                        break
+                    if not pipeline.is_sound:
+                        new = self._refused_execute()
                 pipeline.opened()
                 if kept.asked_for is not None and data[at + HEADER]:
                     kept.asked_for = None  # a portal with a name: whose tag comes next is not known
             elif kind == SYNC:
                 pipeline.synced()
-                is_dropping = False
+                self._is_bound = is_dropping = False
                 if self._sets:
                     self._sets = False
                     at = end
@@ -343,6 +353,7 @@ class RequestStream:
                 if kept.is_passing and not pipeline.is_quiet:
                     kept.unsure()
                 pipeline.opened()
+                self._is_bound = self._is_bound or data[at + HEADER : at + HEADER + 1] == b"\0"
                 if self._leaves_something and (new := self._refused_bind(data[at:end])) is not None:
                     pass
                 elif not is_session:
@@ -366,6 +377,7 @@ class RequestStream:
                         self._changes.asked(b"")
                         new = prepared.refuse_query(self._features.refusal)
                     pipeline.queried()
+                    self._is_bound = False
                     if prepared.unnamed is not None:
                         prepared.queried()
                     if kept.may_set:
@@ -450,6 +462,7 @@ class RequestStream:
             pipeline.queried()
         elif kind == BIND and (self._is_session or _names_are_there(head)):
             pipeline.opened()
+            self._is_bound = self._is_bound or head[HEADER : HEADER + 1] == b"\0"
             return head if self._is_session else self._bind_begun(head, length)
         elif kind == BIND and len(head) < STREAMED:
             return None
@@ -482,6 +495,17 @@ class RequestStream:
             self._prepared.unnamed_leaves = ANYTHING & ~CUSTOM  # such a text is not looked into
             self._leaves_something = True
         return out
+
+    def _refused_execute(self) -> bytes:
+        """What goes out for one of a portal without a name that was not bound behind the last Sync.
+
+        Behind an error, what a simple query has left of its portal is freed memory to PostgreSQL (15 and 18 were
+        tried): its process dies, and all others of its server with it.
+        """
+        error = ProtocolError("an Execute of the portal without a name, which nothing has bound since an error")
+        if self._is_session:
+            raise error
+        return self._prepared.refuse(error)
 
     def _bind_begun(self, head: bytes, length: int) -> bytes:
         if self._kept.is_passing:
@@ -547,7 +571,7 @@ class RequestStream:
         """The backend is given up, and the client with it: what it began is not ended any more."""
         self._rest = 0
         self._searched = None
-        self._sets = False
+        self._sets = self._is_bound = False
         self.state = _BOUNDARY
 
     # --- what is read of a few statements ----------------------------------------------------------------------------

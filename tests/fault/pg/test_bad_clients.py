@@ -22,6 +22,7 @@ Bugs that other poolers and servers had, and the tests that hold us to be withou
 | COPY abort leaving bytes for the next client | test_a_copy_that_was_broken_off_... |
 | settings wrong after ROLLBACK TO SAVEPOINT | test_settings_are_what_the_server_says_... |
 | abrupt disconnects overshooting the server's limit | test_crowds |
+| SIGSEGV of PostgreSQL over a portal that failed | test_unbound_execute |
 | counters going backwards when a pool is freed | test_no_counter_goes_back_...; each test of the folder watches |
 """
 
