@@ -63,6 +63,7 @@ class Signer:
     def turn(self, tenant: str, *, form: TurnForm, pid: int, nonce: int, until: int) -> TurnProof:
         """The proof of one turn of `tenant` on the backend `pid` that has this `nonce`; good until that unix second.
 
+        With a window above its lower 32 bits, in seconds, it is refused where that does not fit the server's clock.
         HMAC-SHA256 over `v2|form|database|pid|nonce|until|tenant`: its first half is the proof, in hex; then come 64
         bits each of the next nonce and of the echo.
         """

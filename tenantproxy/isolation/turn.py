@@ -82,7 +82,7 @@ def enter(
     quote and no backslash (`model.tenant_id`), so it may stand here as a literal whatever standard_conforming_strings
     the session was left with.
     """
-    until, kind = until_second(server_now, window), binding.proof
+    until, kind = _with_window(server_now, window), binding.proof
     tenant = binding.tenant
     proof = signer.turn(tenant, form=_FORM[kind], pid=pid, nonce=nonce, until=until)
     before, answered = _BEHIND_RESET if resets else _ALONE
@@ -99,6 +99,11 @@ def until_second(server_now: float, window: float) -> int:
     return ceil(server_now + window)
 
 
+def _with_window(server_now: float, window: float) -> int:
+    """That second, and the window above it: the server finds out by it that a clock has jumped."""
+    return ceil(window) << 32 | until_second(server_now, window)
+
+
 def chained(
     binding: Binding, signer: Signer, *, pid: int, nonce: int, server_now: float, window: float
 ) -> tuple[tuple[str, ...], TurnProof]:
@@ -106,7 +111,7 @@ def chained(
 
     Its answer is the echo, a blank and the tenant.
     """
-    until = until_second(server_now, window)
+    until = _with_window(server_now, window)
     proof = signer.turn(binding.tenant, form="chained", pid=pid, nonce=nonce, until=until)
     return (binding.tenant, str(signer.kid), str(until), proof.proof), proof
 

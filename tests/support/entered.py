@@ -26,14 +26,15 @@ class EnteredSession:
         """Before its first turn."""
         return cls(conn, signer, await conn.fetchval("SELECT tenantproxy.hello()"), form)
 
-    def entry(self, tenant: str, *, seconds: int = 60, prepared: int = 0, **changes: int) -> str:
-        """The statement; it counts as sent. `changes`: of what is signed."""
-        until = int(time.time()) + seconds
+    def entry(self, tenant: str, *, seconds: int = 60, window: int = 60, prepared: int = 0, **changes: int) -> str:
+        """The statement; it counts as sent. `window`: what it says that `seconds` are. `changes`: of what is signed."""
+        ends = int(time.time()) + seconds
+        until = window << 32 | ends
         signed = {"pid": self.conn.get_server_pid(), "nonce": self.nonce} | changes
         proof = self.signer.turn(tenant, form=self.form, until=until, **signed)
         self.echo, self.next = f"{proof.echo} {tenant}", proof.nonce
         given = f"'{tenant}', {self.signer.kid}, {until}, '{proof.proof}', {prepared}"
-        self.until = until
+        self.until = ends
         if self.form == "bound":
             return f"SELECT tenantproxy.enter({given})"
         return f"SELECT tenantproxy.trust({given}, {str(self.form == 'chained').lower()})"

@@ -16,8 +16,9 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE SET search_path = pg_
 AS $f$
 DECLARE
   nonce bigint := currval('tenantproxy.session_nonce');
+  ends  bigint := until & 4294967295;          -- as in enter()
   held  text   := current_setting('backtrace_functions');
-  value text   := until || translate(tenant, '-.', E' \t');
+  value text   := ends || translate(tenant, '-.', E' \t');
   mac   bytea;
   ours  boolean;
   done  boolean;                                -- what the functions of one row return is not NULL, so each of them is called
@@ -26,7 +27,8 @@ BEGIN
                                                                 pg_backend_pid(), nonce, until, tenant), 'UTF8'))),
       (SELECT count(*) >= prepared AND NOT coalesce(bool_or(p.from_sql), false) FROM pg_prepared_statement() p)
     INTO mac, ours FROM tenantproxy.context_key k   -- the key stays a column: a variable would show in debug_print_plan
-    WHERE k.kid = trust.kid AND k.not_after > now() AND until > date_part('epoch', now()) AND length(until::text) = 10
+    WHERE k.kid = trust.kid AND k.not_after > now() AND ends > date_part('epoch', now()) AND length(ends::text) = 10
+      AND (until = ends OR ends <= date_part('epoch', now()) + (until >> 32) + 2)
       AND tenant <> '' AND tenant = translate(substr(value, 11), E' \t', '-.')   -- a blank would be read back as another character
       AND NOT EXISTS (SELECT FROM tenantproxy.fenced_tenant f WHERE f.tenant_id = tenant);
   IF mac IS NULL OR sha256(substr(mac, 1, 16)) IS DISTINCT FROM sha256(decode(proof, 'hex')) THEN   -- hashed on both sides: comparing bytes tells nothing

@@ -21,7 +21,8 @@ END $f$;
 REVOKE ALL ON FUNCTION tenantproxy.hello() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION tenantproxy.hello() TO :"app";
 
--- mac = HMAC-SHA256(key, 'v2|bound|database|pid|nonce|until|tenant'), `until` in unix seconds. The proof is its first half, in hex. The rest never
+-- mac = HMAC-SHA256(key, 'v2|bound|database|pid|nonce|until|tenant'). `until`: unix seconds in its lower 32 bits, and above them for how many seconds
+-- that is from now: where a clock has jumped, the two do not fit, and it is refused. The proof is its first half, in hex. The rest never
 -- stands in a message to the server: the next nonce, which also salts the mark, and the echo, by which the router knows that this was answered.
 -- `prepared`: as in prepared_check(), which is here too, since it costs half as much so.
 CREATE OR REPLACE FUNCTION tenantproxy.enter(tenant text, kid integer, until bigint, proof text, prepared bigint) RETURNS text
@@ -29,6 +30,7 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE SET search_path = pg_
 AS $f$
 DECLARE
   nonce bigint := currval('tenantproxy.session_nonce');
+  ends  bigint := until & 4294967295;
   held  text := coalesce(current_setting('app.current_tenant_id', true), '');
   mac   bytea;
   ours  boolean;
@@ -37,7 +39,8 @@ BEGIN
   SELECT sha256(k.opad || sha256(k.ipad || convert_to(concat_ws('|', 'v2', 'bound', current_database(), pg_backend_pid(), nonce, until, tenant), 'UTF8'))),
       (SELECT count(*) >= prepared AND NOT coalesce(bool_or(p.from_sql), false) FROM pg_prepared_statement() p)
     INTO mac, ours FROM tenantproxy.context_key k   -- the key stays a column: a variable would show in debug_print_plan
-    WHERE k.kid = enter.kid AND k.not_after > now() AND until > date_part('epoch', now()) AND until <= 4294967295 AND tenant <> ''
+    WHERE k.kid = enter.kid AND k.not_after > now() AND ends > date_part('epoch', now()) AND tenant <> ''
+      AND (until = ends OR ends <= date_part('epoch', now()) + (until >> 32) + 2)
       AND NOT EXISTS (SELECT FROM tenantproxy.fenced_tenant f WHERE f.tenant_id = tenant);
   IF mac IS NULL OR sha256(substr(mac, 1, 16)) IS DISTINCT FROM sha256(decode(proof, 'hex')) THEN   -- hashed on both sides: comparing bytes tells nothing
     RAISE EXCEPTION USING ERRCODE = '42501', MESSAGE = 'tenantproxy: the proof of tenancy is not valid on this connection';
@@ -52,7 +55,7 @@ BEGIN
     done := (pg_advisory_unlock_all(), setseed((nonce >> 33) / 2147483648.0::float8)) IS NOT NULL;   -- no reset touches the seed of random()
   END IF;
   done := (setval('tenantproxy.session_nonce', nonce),
-           setval('tenantproxy.tenant_mark', tenantproxy.mark(setval('tenantproxy.tenant_binding', nonce & 9223372032559808512 | until), tenant)),
+           setval('tenantproxy.tenant_mark', tenantproxy.mark(setval('tenantproxy.tenant_binding', nonce & 9223372032559808512 | ends), tenant)),
            set_config('app.current_tenant_id', tenant, false), set_config('app.tenant_proof', 'bound', false)) IS NOT NULL;
   RETURN encode(substr(mac, 25, 8), 'hex') || ' ' || tenant;
 END $f$;

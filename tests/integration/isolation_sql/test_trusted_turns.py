@@ -47,7 +47,19 @@ async def test_a_proof_lets_in_once(trusted: EnteredSession) -> None:
 
 @pytest.mark.parametrize(
     "what",
-    ["pid", "nonce", "expired", "eleven digits", "database", "key id", "tenant", "form", "bound", "another's key"],
+    [
+        "pid",
+        "nonce",
+        "expired",
+        "longer than it says",
+        "eleven digits",
+        "database",
+        "key id",
+        "tenant",
+        "form",
+        "bound",
+        "another's key",
+    ],
 )
 async def test_a_proof_made_for_anything_else_lets_no_tenant_in(
     trusted: EnteredSession, trusting: World, what: str
@@ -60,7 +72,7 @@ async def test_a_proof_made_for_anything_else_lets_no_tenant_in(
         trusted.form = "bound"
     entry = trusted.entry(
         "row2",
-        seconds={"expired": -1, "eleven digits": 90_000_000_000}.get(what, 60),
+        seconds={"expired": -1, "eleven digits": 90_000_000_000, "longer than it says": 360}.get(what, 60),
         **({"pid": 1} if what == "pid" else {}),
         **({"nonce": trusted.nonce + 1} if what == "nonce" else {}),
     )

@@ -45,7 +45,10 @@ async def test_a_proof_lets_in_once(turns: EnteredSession) -> None:
     assert await names(turns.conn) == ["row1 1", "row1 2", "row1 3"]  # a message is undone as a whole
 
 
-@pytest.mark.parametrize("what", ["pid", "nonce", "expired", "database", "key id", "tenant", "fenced", "another's key"])
+@pytest.mark.parametrize(
+    "what",
+    ["pid", "nonce", "expired", "longer than it says", "database", "key id", "tenant", "fenced", "another's key"],
+)
 async def test_a_proof_made_for_anything_else_lets_no_tenant_in(
     turns: EnteredSession, admin: asyncpg.Connection, what: str
 ) -> None:
@@ -56,7 +59,7 @@ async def test_a_proof_made_for_anything_else_lets_no_tenant_in(
         turns.signer = Signer(b"x" * 32, database=await admin.fetchval("SELECT current_database()"))
     entry = turns.entry(
         "row1",
-        seconds=-1 if what == "expired" else 60,
+        seconds={"expired": -1, "longer than it says": 360}.get(what, 60),
         **({"pid": 1} if what == "pid" else {}),
         **({"nonce": turns.nonce + 1} if what == "nonce" else {}),
     )

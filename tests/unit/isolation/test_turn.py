@@ -13,12 +13,13 @@ from tenantproxy.model import Binding, Proof, tenant_id
 KEY: Final = b"k" * 32
 SIGNER: Final = Signer(KEY, database="shared", kid=3)
 BINDING: Final = Binding(tenant=tenant_id("acme"), proof=Proof.BOUND, setting="my.tenant")
-MAC: Final = hmac.digest(KEY, b"v2|bound|shared|7|-5|1060|acme", hashlib.sha256)
+UNTIL: Final = 60 << 32 | 1060  # for a window of 60 seconds
+MAC: Final = hmac.digest(KEY, b"v2|bound|shared|7|-5|%d|acme" % UNTIL, hashlib.sha256)
 
 
 def test_the_proof_the_next_nonce_and_the_echo_are_parts_of_one_hmac() -> None:
     said, nonce = enter(BINDING, SIGNER, pid=7, nonce=-5, prepared=4, server_now=999.5, window=60.0, resets=False)
-    assert said.sql.endswith(f"; SELECT tenantproxy.enter('acme', 3, 1060, '{MAC[:16].hex()}', 4)")
+    assert said.sql.endswith(f"; SELECT tenantproxy.enter('acme', 3, {UNTIL}, '{MAC[:16].hex()}', 4)")
     assert nonce == int.from_bytes(MAC[16:24], "big", signed=True)
     assert f"{MAC[24:].hex()} acme".encode() in said.answer
 
@@ -31,7 +32,7 @@ def test_a_turn_behind_a_reset_says_the_reset_first() -> None:
 
 def test_neither_the_proof_nor_what_follows_from_it_is_shown() -> None:
     said, _ = enter(BINDING, SIGNER, pid=7, nonce=-5, prepared=4, server_now=999.5, window=60.0, resets=True)
-    proof = SIGNER.turn("acme", form="bound", pid=7, nonce=-5, until=1060)
+    proof = SIGNER.turn("acme", form="bound", pid=7, nonce=-5, until=UNTIL)
     for part in (MAC[:16].hex(), MAC[24:].hex()):
         assert part not in repr(said)
         assert part not in repr(proof)
