@@ -201,7 +201,9 @@ async def test_a_storm_of_cancels_hits_nobody_but_those_who_asked(lasting: World
                     wrong += not is_victim
 
         async def storm(client: WireClient, count: int) -> None:
-            for _ in range(count):
+            said = 0
+            while said < count or (not hit and said < 50 * count):  # on a busy machine few meet what they are for
+                said += 1
                 await cancel(house.number, client.pid, client.secret)
                 if chance.random() < 0.1:  # of another client, with the wrong key
                     other = chance.choice(bystanders)
