@@ -108,26 +108,34 @@ cdef class Lane:
         return 0
 
     cdef int clear(self) except -1:
-        """Python runs: the pool gets what lies here, and what was done is counted."""
+        """Python runs: what was done is counted, and the pool gets what lies here, whatever fails at that."""
         cdef list idle = self.idle
-        cdef dict held = {}
-        cdef int at
         self.idle = []
         self._is_listed = False
+        try:
+            self.tell()
+        except Exception as exc:
+            self._pump.broke("what was carried could not be counted", exc, None)
+        finally:
+            for conn in idle:
+                try:
+                    self.desk.take_back((<Conn>conn)._protocol)
+                except Exception as exc:
+                    self._pump.broke("a backend could not be given back", exc, <Conn>conn)
+        return 0
+
+    cdef int tell(self) except -1:
+        """What was done since it was last told."""
+        cdef dict held = {}
+        cdef int at
+        cdef tuple counts = (self._queries, self._query_seconds, self._received, self._sent)
+        reused, transactions, seconds = self._reused, self._transactions, self._seconds
         for at in range(self._bounds_count + 1):
             if self._held[at]:
                 held[at] = self._held[at]
                 self._held[at] = 0
-        if self._queries or self._reused:
-            self.desk.account(
-                self._reused, self._transactions, self._seconds, held,
-                self._queries, self._query_seconds, self._received, self._sent,
-            )
         self._reused = self._transactions = self._queries = self._received = self._sent = 0
         self._seconds = self._query_seconds = 0.0
-        for conn in idle:
-            try:
-                self.desk.take_back((<Conn>conn)._protocol)
-            except Exception as exc:
-                self._pump.broke("a backend could not be given back", exc, <Conn>conn)
+        if counts[0] or reused:
+            self.desk.account(reused, transactions, seconds, held, *counts)
         return 0

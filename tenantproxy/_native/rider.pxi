@@ -167,7 +167,8 @@ cdef class Rider:
         """`data` begins with what `put_tail` put there."""
         cdef Conn conn = self._conn, backend = self._backend
         cdef Pump pump = conn._pump
-        cdef ssize_t heard = 0, sent = 0
+        cdef Lane lane
+        cdef ssize_t heard = 0
         cdef bint is_parsed = self._is_parsed, has_begun = self._has_begun
         cdef Heard found = LOOK
         if self._asked is not NULL:
@@ -187,12 +188,27 @@ cdef class Rider:
         self._is_parsed, self._has_begun = is_parsed, has_begun
         self._passed += heard
         self._heard += 1
+        lane = self._on
         if found != MORE:
-            self.finish(backend, found == OPEN)
-        if heard:
-            sent = c_send(conn._fd, data, heard, MSG_NOSIGNAL | MSG_DONTWAIT)
-        if sent != heard and not (sent < 0 and conn.failed(errno)):
-            self.stuck(PyBytes_FromStringAndSize(<const char*>data + max(sent, 0), heard - max(sent, 0)))
+            self.conclude(found == OPEN)
+        try:
+            if heard:
+                self.pass_on(data, heard)
+        except Exception:
+            conn.force_close(None)  # a part of an answer must not be taken for all of it
+            raise
+        finally:
+            # Behind the answer: what Python does with a backend that is given back must not come before it, nor keep it.
+            if found == DONE:
+                self.give_back(lane, backend)
+        return 0
+
+    cdef int pass_on(self, const uint8_t* data, ssize_t size) except -1:
+        """Send it to the client."""
+        cdef Conn conn = self._conn
+        cdef ssize_t sent = c_send(conn._fd, data, size, MSG_NOSIGNAL | MSG_DONTWAIT)
+        if sent != size and not (sent < 0 and conn.failed(errno)):
+            self.stuck(PyBytes_FromStringAndSize(<const char*>data + max(sent, 0), size - max(sent, 0)))
         return 0
 
     cdef bint keep(self, const uint8_t* data, ssize_t size) noexcept:
@@ -217,9 +233,8 @@ cdef class Rider:
             conn.press()
         return 0
 
-    cdef int finish(self, Conn backend, bint is_open) except -1:
-        """All has been answered. Behind a transaction the backend is for the next one, of this tenant's clients."""
-        cdef Pump pump = self._conn._pump
+    cdef int conclude(self, bint is_open) except -1:
+        """All has been answered. Behind a transaction the backend is not the client's any more: see `give_back`."""
         cdef Lane lane = self._on
         cdef double now = monotonic()
         self._is_open = is_open
@@ -235,11 +250,16 @@ cdef class Rider:
                 free(self._unnamed)
                 self._unnamed, self._unnamed_is = NULL, GONE
         self._asked = NULL
-        if is_open:
-            return 0
-        self._backend = backend._client = None
-        self._on = None
-        lane.count(now - self._since)
+        if not is_open:
+            self._backend._client = None
+            self._backend = None
+            self._on = None
+            lane.count(now - self._since)
+        return 0
+
+    cdef int give_back(self, Lane lane, Conn backend) except -1:
+        """The backend is for the next transaction, of this tenant's clients, or the pool's where Python has run."""
+        cdef Pump pump = self._conn._pump
         if self._epoch == pump.epoch:
             lane.park(backend)
             return 0

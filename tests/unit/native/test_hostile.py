@@ -14,8 +14,9 @@ from tenantproxy.wire import frames
 from tenantproxy.wire.frames import frame
 from tenantproxy.wire.statements import Statements
 from tests.support import model_server as pg
-from tests.support.model_server import query
+from tests.support.model_server import ModelServer, query
 from tests.support.native_desk import NativeBackend, NativeClient, NativeLender, new_desk, pump, turn
+from tests.support.relay_desk import Backend
 from tests.support.waiting import PATIENCE
 
 ANSWER: Final = pg.tag(b"SELECT 1") + frame(frames.READY, b"I")
@@ -88,3 +89,68 @@ async def test_a_protocol_that_fails_ends_its_own_connection_alone(error: BaseEx
     assert told == [error]
     assert far.recv(1) == b""
     far.close()
+
+
+async def test_what_lies_parked_is_given_back_where_counting_it_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context["exception"]))
+    lender = NativeLender()
+    desk = new_desk(lender)
+    client, backend = NativeClient(lender, statements=Statements(), desk=desk), lender.backends[0]
+    assert isinstance(backend, NativeBackend)
+    error = ValueError("a bug")
+
+    def fail(*counts: object) -> None:
+        raise error
+
+    for is_broken in (True, False):  # the lane is used again
+        told.clear()
+        with monkeypatch.context() as patched:
+            if is_broken:
+                patched.setattr(desk, "account", fail)
+            client.sending = query(b"rows 1")
+            client.push()
+            pump().wait(0)
+            backend.hear()
+            backend.deliver()
+            await turn()
+        assert list(lender.idle) == [backend]
+        assert told == [error] * is_broken
+    assert desk.transactions == 1
+    client.hear()
+    assert client.received == ModelServer().feed(query(b"rows 1")) * 2
+    await client.leave()
+    lender.close()
+    await turn()
+
+
+async def test_a_client_has_its_answer_before_its_backend_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who gets the backend may run Python that ends the client; and what fails at that is no matter of its answer."""
+    told: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context["exception"]))
+    lender = NativeLender()
+    desk = new_desk(lender)
+    client, backend = NativeClient(lender, statements=Statements(), desk=desk), lender.backends[0]
+    assert isinstance(backend, NativeBackend)
+    error, heard = ValueError("a bug"), []
+
+    def fail(given: Backend) -> None:
+        client.hear()
+        heard.append(client.received)
+        lender.destroy(given)
+        raise error
+
+    monkeypatch.setattr(desk, "take_back", fail)
+    client.sending = query(b"rows 1")
+    client.push()
+    await turn()
+    assert client.conn.is_carrying
+    backend.hear()
+    backend.deliver()
+    await turn()
+    assert heard == [ModelServer().feed(query(b"rows 1"))]
+    assert told == [error]
+    assert not client.conn.is_closing()
+    await client.leave()
+    lender.close()
+    await turn()
