@@ -27,7 +27,7 @@ from tenantproxy.lifecycle.provisioner import (
     provision_shared,
 )
 from tenantproxy.model import Isolation, Placement, Tenant, TenantStatus, tenant_id
-from tests.support.database import Database
+from tests.support.database import COPY, Database
 
 APP_ROLE: Final = "app"
 APP_PASSWORD: Final = "app-password-of-the-tests"
@@ -223,7 +223,7 @@ async def _copy(template: World, world: World) -> None:
     """Everything but what follows from the names of databases: the key of row tenants, and the registry's entries."""
     async with Database(server=world.server, name="postgres").connect() as admin:
         for old, new in zip(template.databases, world.databases, strict=True):
-            await admin.execute(f'CREATE DATABASE "{new}" TEMPLATE "{old}"')
+            await admin.execute(COPY.format(new=new, old=old))
             await admin.execute(_ALIKE, old, new)
     async with world.shared.connect() as admin:
         pads = key_pads(row_key(world.shared.name))
