@@ -42,6 +42,7 @@ __all__ = [
     "NOTHING_DESCRIBED",
     "NO_PARAMETERS",
     "PARSED",
+    "authentication_sasl",
     "backend_key_data",
     "command_complete",
     "data_row",
@@ -66,7 +67,14 @@ _NO_SQLSTATE: Final = "XX000"
 # --- authentication and the beginning of a session -------------------------------------------------------------------
 AUTHENTICATION_OK: Final = frame(AUTHENTICATION, struct.pack("!I", 0))
 AUTHENTICATION_CLEARTEXT: Final = frame(AUTHENTICATION, struct.pack("!I", 3))
-AUTHENTICATION_SCRAM: Final = frame(AUTHENTICATION, struct.pack("!I", 10) + b"SCRAM-SHA-256\0\0")
+
+
+def authentication_sasl(*mechanisms: bytes) -> bytes:
+    """The demand for a SASL exchange by one of `mechanisms`, the best first."""
+    return frame(AUTHENTICATION, struct.pack("!I", 10) + b"".join(name + b"\0" for name in mechanisms) + b"\0")
+
+
+AUTHENTICATION_SCRAM: Final = authentication_sasl(b"SCRAM-SHA-256")
 
 
 def sasl_continue(data: bytes) -> bytes:

@@ -9,17 +9,26 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Final, Literal
+from typing import Final, Literal, TypeAlias
 
 from tenantproxy.errors import InvalidCredentials, ProtocolError
-from tenantproxy.wire.answers import AUTHENTICATION_CLEARTEXT, AUTHENTICATION_SCRAM, sasl_continue, sasl_final
+from tenantproxy.wire.answers import (
+    AUTHENTICATION_CLEARTEXT,
+    AUTHENTICATION_SCRAM,
+    authentication_sasl,
+    sasl_continue,
+    sasl_final,
+)
 from tenantproxy.wire.frames import HEADER, PASSWORD
-from tenantproxy.wire.scram import MECHANISM, ServerExchange, Verifier
+from tenantproxy.wire.oauth_bearer import BEARER, BearerExchange, Discovery
+from tenantproxy.wire.scram import MECHANISM, MECHANISM_PLUS, ServerExchange, Verifier
 
-__all__ = ["MAX_PASSWORD", "MAX_SASL", "ClientAuth", "Message", "Step", "Verdict", "failed"]
+__all__ = ["MAX_PASSWORD", "MAX_SASL", "ClientAuth", "Message", "Method", "Step", "Verdict", "failed"]
 
 MAX_PASSWORD: Final = 16 * 1024  # an access token may be long
 MAX_SASL: Final = 2048
+
+Method: TypeAlias = Literal["scram-sha-256", "cleartext", "oauth"]
 
 
 class Verdict(Enum):
@@ -54,24 +63,57 @@ class ClientAuth:
     """One client's authentication.
 
     "scram-sha-256": against `verifier`, for an unknown user one that no password fits: it takes the same messages and
-    the same time. "cleartext": the password itself, so only where no one can listen; checked against `verifier`, or
-    handed out (a token) without one.
+    the same time. `binding`: the hash of the certificate of this connection, for SCRAM-SHA-256-PLUS; empty: none.
+    "cleartext": the password itself, so only where no one can listen; checked against `verifier`, or handed out (a
+    token) without one. "oauth": the same with a bearer token, of what `discovery` tells those who have none. `missing`:
+    why no password can be right, for the log.
     """
 
-    __slots__ = ("_exchange", "_is_begun", "_is_over", "_verifier", "challenge", "limit", "user")
+    __slots__ = (
+        "_bearer", "_exchange", "_is_begun", "_is_over", "_missing", "_offered", "_verifier", "challenge", "limit",
+        "user",
+    )  # fmt: skip
 
     def __init__(
-        self, method: Literal["scram-sha-256", "cleartext"], verifier: Verifier | None = None, *, user: bytes = b""
+        self,
+        method: Method,
+        verifier: Verifier | None = None,
+        *,
+        user: bytes = b"",
+        binding: bytes = b"",
+        discovery: Discovery | None = None,
+        missing: str = "",
     ) -> None:
         if method == "scram-sha-256" and verifier is None:
             raise ValueError("SCRAM needs a verifier")
-        self._exchange = ServerExchange(verifier) if method == "scram-sha-256" and verifier is not None else None
+        if method == "oauth" and discovery is None:
+            raise ValueError("OAUTHBEARER needs to say where tokens are to be had")
+        self._exchange = (
+            ServerExchange(verifier, binding=binding) if method == "scram-sha-256" and verifier is not None else None
+        )
+        self._bearer = BearerExchange(discovery) if method == "oauth" and discovery is not None else None
         self._verifier = verifier
+        self._missing = missing
         self._is_begun = False
         self._is_over = False
-        self.challenge: Final = AUTHENTICATION_CLEARTEXT if self._exchange is None else AUTHENTICATION_SCRAM
+        self._offered: tuple[bytes, ...] = (BEARER,) if self._bearer is not None else (MECHANISM,)
+        self.challenge: Final = self._challenge(binding)
         self.limit: Final = MAX_PASSWORD if self._exchange is None else MAX_SASL  # bytes of one payload
         self.user: Final = user
+
+    @property
+    def takes_bearer(self) -> bool:
+        """Whether it is "oauth"."""
+        return self._bearer is not None
+
+    def _challenge(self, binding: bytes) -> bytes:
+        if self._bearer is None and self._exchange is None:
+            return AUTHENTICATION_CLEARTEXT
+        if self._exchange is not None and not binding:
+            return AUTHENTICATION_SCRAM
+        if self._exchange is not None:
+            self._offered = (MECHANISM_PLUS, MECHANISM)
+        return authentication_sasl(*self._offered)
 
     def read(self, buffer: bytes | bytearray) -> Message | None:
         """The client's next message; None: more bytes are needed. Raises ProtocolError for any other kind or length."""
@@ -94,13 +136,16 @@ class ClientAuth:
         if len(payload) > self.limit:
             raise ProtocolError("a password message is too long", detail=f"at most {self.limit} bytes")
         self._is_over = True  # until something better is known
+        if self._bearer is not None:
+            return self._token(self._bearer, payload)
         if self._exchange is None:
             return self._password(payload)
         if not self._is_begun:
             self._is_begun = True
-            step = Step(Verdict.MORE, sasl_continue(self._exchange.first(_initial(payload))))
+            mechanism, first = self._initial(payload)
+            answer = self._exchange.first(first, plus=mechanism == MECHANISM_PLUS)
             self._is_over = False
-            return step
+            return Step(Verdict.MORE, sasl_continue(answer))
         try:
             return Step(Verdict.PROVEN, sasl_final(self._exchange.final(payload)))
         except InvalidCredentials:
@@ -122,8 +167,35 @@ class ClientAuth:
             raise self._refusal()
         return Step(Verdict.PROVEN)
 
+    def _token(self, bearer: BearerExchange, payload: bytes) -> Step:
+        if self._is_begun:
+            bearer.final(payload)
+            raise self._refusal()
+        self._is_begun = True
+        token = bearer.first(self._initial(payload)[1])
+        if token is None:
+            return self.without_token("the client asked where to get a token")
+        return Step(Verdict.PASSWORD, password=token)
+
+    def without_token(self, why: str) -> Step:
+        """Of "oauth", what to tell a client whose token is not accepted; its answer to that ends the exchange."""
+        assert self._bearer is not None
+        self._is_over, self._missing = False, why
+        return Step(Verdict.MORE, sasl_continue(self._bearer.challenge))
+
     def _refusal(self) -> InvalidCredentials:
-        return failed(self.user)
+        return failed(self.user, self._missing) if self._missing else failed(self.user)
+
+    def _initial(self, payload: bytes) -> tuple[bytes, bytes]:
+        """SASLInitialResponse: the mechanism, and its first message with its length."""
+        mechanism, nul, rest = payload.partition(b"\0")
+        if not nul or len(rest) < 4:
+            raise ProtocolError("a SASLInitialResponse ends too soon")
+        if mechanism not in self._offered:
+            raise ProtocolError("the client chose a SASL mechanism that was not offered")
+        if int.from_bytes(rest[:4], "big") != len(rest) - 4:
+            raise ProtocolError("the length in a SASLInitialResponse is wrong")
+        return mechanism, rest[4:]
 
 
 def failed(user: bytes, reason: str = "the password is wrong") -> InvalidCredentials:
@@ -134,15 +206,3 @@ def failed(user: bytes, reason: str = "the password is wrong") -> InvalidCredent
     error = InvalidCredentials(f'password authentication failed for user "{user.decode("utf-8", "replace")}"')
     error.reason = reason
     return error
-
-
-def _initial(payload: bytes) -> bytes:
-    """SASLInitialResponse: the mechanism, and its first message with its length."""
-    mechanism, nul, rest = payload.partition(b"\0")
-    if not nul or len(rest) < 4:
-        raise ProtocolError("a SASLInitialResponse ends too soon")
-    if mechanism != MECHANISM:
-        raise ProtocolError("the client chose a SASL mechanism that was not offered")
-    if int.from_bytes(rest[:4], "big") != len(rest) - 4:
-        raise ProtocolError("the length in a SASLInitialResponse is wrong")
-    return rest[4:]

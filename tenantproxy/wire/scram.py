@@ -1,7 +1,8 @@
-"""Does the other side know the password? SCRAM-SHA-256 (RFC 5802, 7677) without channel binding, both sides of it.
+"""Does the other side know the password? SCRAM-SHA-256 (RFC 5802, 7677), both sides of it.
 
 No password crosses the wire, and a server needs none to check one: a `Verifier` is enough. Messages come from
-strangers: each has a limit, and all that can be wrong with one is a ProtocolError.
+strangers: each has a limit, and all that can be wrong with one is a ProtocolError. The exchange may be
+bound to the TLS connection: SCRAM-SHA-256-PLUS with tls-server-end-point (RFC 5929).
 """
 
 from __future__ import annotations
@@ -25,12 +26,14 @@ __all__ = [
     "MAX_ITERATIONS",
     "MAX_MESSAGE",
     "MECHANISM",
+    "MECHANISM_PLUS",
     "ClientExchange",
     "ServerExchange",
     "Verifier",
 ]
 
 MECHANISM: Final = b"SCRAM-SHA-256"
+MECHANISM_PLUS: Final = b"SCRAM-SHA-256-PLUS"
 DEFAULT_ITERATIONS: Final = 4096
 MAX_ITERATIONS: Final = 1_000_000  # a third of a second of work
 MAX_MESSAGE: Final = 2048
@@ -39,6 +42,7 @@ _MAX_SALT: Final = 256
 _NONCE_BYTES: Final = 18
 _SALT_BYTES: Final = 16
 _KEY_BYTES: Final = 32
+_BINDING_FLAG: Final = b"p=tls-server-end-point"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,23 +92,28 @@ class Verifier:
 
 
 class ServerExchange:
-    """One client's proof. `first` with its first message, `final` with its second, each once and in this order."""
+    """One client's proof. `first` with its first message, `final` with its second, each once and in this order.
 
-    __slots__ = ("_first_bare", "_header", "_nonce", "_server_first", "_verifier")
+    `binding`: what the channel is bound by, the hash of the certificate that the client was shown; empty: nothing.
+    """
 
-    def __init__(self, verifier: Verifier, *, nonce: bytes | None = None) -> None:
+    __slots__ = ("_binding", "_bound", "_first_bare", "_nonce", "_server_first", "_verifier")
+
+    def __init__(self, verifier: Verifier, *, nonce: bytes | None = None, binding: bytes = b"") -> None:
         self._verifier = verifier
+        self._binding = binding
         self._nonce = _new_nonce() if nonce is None else nonce
-        self._header = b""
+        self._bound = b""  # what the client's second message must say of the channel
         self._first_bare = b""
         self._server_first = b""
 
-    def first(self, message: bytes) -> bytes:
-        """The challenge."""
+    def first(self, message: bytes, *, plus: bool = False) -> bytes:
+        """The challenge. `plus`: the client chose SCRAM-SHA-256-PLUS, which must have been offered."""
         if self._server_first:
             raise _malformed("the exchange has begun before")
         _check_size(message)
-        self._header, self._first_bare = _split_header(message)
+        header, self._first_bare = _split_header(message, plus=plus, is_offered=bool(self._binding))
+        self._bound = header + self._binding if plus else header
         attributes = _attributes(self._first_bare, b"nr")
         client_nonce = _nonce(attributes[1])
         self._nonce = client_nonce + self._nonce
@@ -120,9 +129,10 @@ class ServerExchange:
         without_proof, comma, proof_text = message.rpartition(b",p=")
         if not comma:
             raise _malformed("the proof is not the last attribute")
-        header, nonce = _attributes(without_proof, b"cr")[:2]
-        if _base64(header, "the channel binding") != self._header:
-            raise _malformed("the channel binding is not the one of the first message")
+        bound, nonce = _attributes(without_proof, b"cr")[:2]
+        if not hmac.compare_digest(_base64(bound, "the channel binding"), self._bound):
+            # Of another certificate, too: a man in the middle has ended the client's TLS with one of its own.
+            raise _malformed("the channel binding is not that of the first message and of this connection")
         if not hmac.compare_digest(nonce, self._nonce):
             raise _malformed("the nonce is not the one of this exchange")
         proof = _base64(proof_text, "the proof")
@@ -136,21 +146,26 @@ class ServerExchange:
 
 
 class ClientExchange:
-    """Our proof to a server, and its proof to us. `first`, `final` and `verify`, each once and in this order."""
+    """Our proof to a server, and its proof to us. `first`, `final` and `verify`, each once and in this order.
 
-    __slots__ = ("_first_bare", "_nonce", "_password", "_signature")
+    `binding`: for SCRAM-SHA-256-PLUS, the hash of the certificate that the server has shown; empty: without it.
+    """
 
-    def __init__(self, password: str, *, nonce: bytes | None = None) -> None:
+    __slots__ = ("_binding", "_first_bare", "_header", "_nonce", "_password", "_signature")
+
+    def __init__(self, password: str, *, nonce: bytes | None = None, binding: bytes = b"") -> None:
         if not password:
             raise ProtocolError("the server asks for a password, and ours is empty")
         self._password = password
         self._nonce = _new_nonce() if nonce is None else nonce
+        self._binding = binding
+        self._header = _BINDING_FLAG + b",," if binding else b"n,,"
         self._first_bare = b"n=,r=" + self._nonce
         self._signature = b""
 
     def first(self) -> bytes:
         """Our first message. PostgreSQL takes the user's name from the startup packet."""
-        return b"n,," + self._first_bare
+        return self._header + self._first_bare
 
     def final(self, message: bytes) -> bytes:
         """Our answer to the server's challenge. Refuses one that is not for us, or costs too much to answer."""
@@ -167,7 +182,7 @@ class ClientExchange:
         if not re.fullmatch(rb"[1-9][0-9]{0,9}", iterations_text) or int(iterations_text) > MAX_ITERATIONS:
             raise _malformed(f"the iterations are not a number up to {MAX_ITERATIONS}")
         client_key, server_key = _kept_keys(self._password, salt, int(iterations_text))
-        without_proof = b"c=biws,r=" + nonce
+        without_proof = b"c=" + b64encode(self._header + self._binding) + b",r=" + nonce
         said = b",".join((self._first_bare, message, without_proof))
         self._signature = _hmac(server_key, said)
         return without_proof + b",p=" + b64encode(_xor(client_key, _hmac(_hash(client_key), said)))
@@ -193,13 +208,18 @@ def _check_size(message: bytes) -> None:
         raise _malformed(f"it is longer than {MAX_MESSAGE} bytes")
 
 
-def _split_header(message: bytes) -> tuple[bytes, bytes]:
+def _split_header(message: bytes, *, plus: bool, is_offered: bool) -> tuple[bytes, bytes]:
     """The GS2 header, which says how the client wants to bind the channel, and what stands behind it."""
     flag, _, rest = message.partition(b",")
-    if flag.startswith(b"p="):
+    if plus and flag != _BINDING_FLAG:
+        raise _malformed("the only channel binding there is is tls-server-end-point")
+    if flag.startswith(b"p=") and not plus:
         raise _malformed("channel binding was not offered")
-    if flag not in (b"n", b"y"):
+    if flag not in (b"n", b"y") and not plus:
         raise _malformed("it does not begin with a channel binding flag")
+    if flag == b"y" and is_offered:
+        # RFC 5802, 6: it did not see our offer, so the list of mechanisms was changed on its way.
+        raise _malformed("the client supports channel binding, and thinks that it was not offered")
     identity, comma, bare = rest.partition(b",")
     if identity:
         raise _malformed("an authorization identity is not supported")

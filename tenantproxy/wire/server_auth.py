@@ -7,6 +7,7 @@ are those that were allowed, so that no impostor gets our password by asking for
 from __future__ import annotations
 
 import hashlib
+import struct
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -27,9 +28,9 @@ from tenantproxy.wire.frames import (
     length_of,
 )
 from tenantproxy.wire.scram import MECHANISM, ClientExchange
-from tenantproxy.wire.startup import startup_message
+from tenantproxy.wire.startup import MAX_PACKET, VERSION_3_0
 
-__all__ = ["DEFAULT_METHODS", "METHODS", "BackendLogin", "ServerRefusal"]
+__all__ = ["DEFAULT_METHODS", "METHODS", "BackendLogin", "ServerRefusal", "startup_message"]
 
 METHODS: Final = ("scram-sha-256", "md5", "password", "none")  # libpq's words for require_auth; none is trust
 DEFAULT_METHODS: Final = ("scram-sha-256",)
@@ -253,3 +254,16 @@ def _md5(user: str, password: str, salt: bytes) -> bytes:
     """PostgreSQL's own scheme, broken since long: only where it was allowed."""
     inner = hashlib.md5(password.encode() + user.encode(), usedforsecurity=False).hexdigest()
     return b"md5" + hashlib.md5(inner.encode() + salt, usedforsecurity=False).hexdigest().encode()
+
+
+def startup_message(parameters: Mapping[str, str]) -> bytes:
+    """The startup packet of a client, us: `user`, `database` and what is to be pinned. Raises ProtocolError."""
+    body = b""
+    for name, value in parameters.items():
+        if not name or "\0" in name or "\0" in value:
+            raise ProtocolError("a startup parameter has no name, or contains a NUL byte")
+        body += name.encode() + b"\0" + value.encode() + b"\0"
+    size = 9 + len(body)
+    if size > MAX_PACKET:
+        raise ProtocolError("a startup packet is too long", detail=f"{size} bytes, at most {MAX_PACKET}")
+    return struct.pack("!II", size, VERSION_3_0) + body + b"\0"

@@ -1,15 +1,15 @@
 """What does a client say first, and what of it may it have? Nothing here has been authenticated yet.
 
 https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-START-UP. A listener calls `read_first` with
-all bytes that came until it returns something; answers SslRequest and GssRequest with REFUSED, takes their 8 bytes off
-and calls again, with what it answered so far; then sends `negotiate(startup)` and asks `wanted(startup)`. The settings
-of a SessionWish are for the time after authentication.
+all bytes that came until it returns something; answers SslRequest with ACCEPTED and begins TLS, or with REFUSED as
+GssRequest, takes their 8 bytes off and calls again, with what it answered so far; then sends `negotiate(startup)` and
+asks `wanted(startup)`. The settings of a SessionWish are for the time after authentication.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -19,12 +19,16 @@ from tenantproxy.wire.frames import NEGOTIATE, TERMINATE, frame
 from tenantproxy.wire.untracked import untracked
 
 __all__ = [
+    "ACCEPTED",
+    "DIRECT_TLS",
     "GSS_REQUEST",
     "MAX_PACKET",
     "REFUSED",
     "REQUEST_SIZE",
     "SSL_REQUEST",
+    "VERSION_3_0",
     "CancelRequest",
+    "DirectTls",
     "First",
     "GssRequest",
     "SessionWish",
@@ -35,17 +39,18 @@ __all__ = [
     "negotiate",
     "options",
     "read_first",
-    "startup_message",
     "wanted",
 ]
 
 MAX_PACKET: Final = 10_000  # MAX_STARTUP_PACKET_LENGTH of PostgreSQL
 REQUEST_SIZE: Final = 8  # an SslRequest or GssRequest
+ACCEPTED: Final = b"S"
 REFUSED: Final = b"N"
+
+VERSION_3_0: Final = 3 << 16
 
 _CANCEL, _SSL, _GSS = 80877102, 80877103, 80877104
 _NEVER_A_VERSION: Final = 1234  # as the major version: one of the requests
-_VERSION_3_0: Final = 3 << 16
 _SECRETS: Final = range(4, 257)  # bytes of a cancel key
 _TLS_HANDSHAKE: Final = 0x16
 _SPECIAL: Final = {b"user", b"database", b"options", b"replication"}  # at most once each
@@ -89,22 +94,27 @@ class TerminateRequest:
     """The client has changed its mind, as one does that wanted encryption. Never answered; the connection ends."""
 
 
-First: TypeAlias = SslRequest | GssRequest | CancelRequest | Startup | TerminateRequest
+@dataclass(frozen=True, slots=True)
+class DirectTls:
+    """TLS begins with the first byte: take nothing off, for all of it is TLS's. The client must name our protocol."""
+
+
+First: TypeAlias = SslRequest | GssRequest | CancelRequest | Startup | TerminateRequest | DirectTls
 
 SSL_REQUEST: Final = SslRequest()
 GSS_REQUEST: Final = GssRequest()
 TERMINATE_REQUEST: Final = TerminateRequest()
+DIRECT_TLS: Final = DirectTls()
 
 
-def read_first(buffer: bytes | bytearray, *, answered: Collection[First] = ()) -> First | None:
+def read_first(buffer: bytes | bytearray, *, answered: Collection[First] = (), has_tls: bool = False) -> First | None:
     """The first packet of a client; None: more bytes are needed. `answered`: the requests so far.
 
-    Raises ProtocolError as soon as the bytes cannot become a packet: a length is believed only within MAX_PACKET.
+    `has_tls`: TLS may begin without a request, where nothing was said before. Raises ProtocolError as soon as the bytes
+    cannot become a packet: a length is believed only within MAX_PACKET.
     """
-    if buffer[:1] == b"\x16":
-        raise ProtocolError(
-            "TLS without an SSLRequest before it is not supported here", hint="use sslnegotiation=postgres"
-        )
+    if buffer and buffer[0] == _TLS_HANDSHAKE:
+        return _direct(has_tls=has_tls, answered=answered)
     if is_terminate(buffer):
         return TERMINATE_REQUEST if len(buffer) >= len(_TERMINATE) else None
     if len(buffer) < 4:
@@ -128,6 +138,15 @@ def read_first(buffer: bytes | bytearray, *, answered: Collection[First] = ()) -
     if code == _CANCEL:
         return CancelRequest(pid=int.from_bytes(packet[:4], "big"), secret=packet[4:])
     return Startup(version=(3, code & 0xFFFF), parameters=_parameters(packet), size=size)
+
+
+def _direct(*, has_tls: bool, answered: Collection[First]) -> First:
+    if has_tls and not answered:
+        return DIRECT_TLS
+    raise ProtocolError(
+        "TLS without an SSLRequest before it is not supported here",
+        hint="use sslnegotiation=postgres" if has_tls else "the port has no certificate: see [pg] ssl_cert_file",
+    )
 
 
 def is_terminate(buffer: bytes | bytearray) -> bool:
@@ -187,7 +206,7 @@ def negotiate(startup: Startup) -> bytes:
     unknown = [name for name, _ in startup.parameters if name.startswith(_PROTOCOL_OPTION)]
     if startup.version == (3, 0) and not unknown:
         return b""
-    head = struct.pack("!II", _VERSION_3_0, len(unknown))
+    head = struct.pack("!II", VERSION_3_0, len(unknown))
     return frame(NEGOTIATE, head + b"".join(name + b"\0" for name in unknown))
 
 
@@ -276,16 +295,3 @@ def wanted(startup: Startup) -> SessionWish:
             untracked(name, value) for name, value in asked if name != b"tenant" and not settings.canonical(name)
         ),
     )
-
-
-def startup_message(parameters: Mapping[str, str]) -> bytes:
-    """The startup packet of a client, us: `user`, `database` and what is to be pinned. Raises ProtocolError."""
-    body = b""
-    for name, value in parameters.items():
-        if not name or "\0" in name or "\0" in value:
-            raise ProtocolError("a startup parameter has no name, or contains a NUL byte")
-        body += name.encode() + b"\0" + value.encode() + b"\0"
-    size = 9 + len(body)
-    if size > MAX_PACKET:
-        raise ProtocolError("a startup packet is too long", detail=f"{size} bytes, at most {MAX_PACKET}")
-    return struct.pack("!II", size, _VERSION_3_0) + body + b"\0"

@@ -168,3 +168,43 @@ def test_any_bytes_are_refused_by_a_documented_error(payload: bytes) -> None:
         scram().read(payload)
     except ProtocolError:
         pass
+
+
+HASH = b"h" * 32
+
+
+@pytest.mark.parametrize("binding", [HASH, b""])
+def test_a_login_is_bound_to_the_certificate_where_both_sides_can(binding: bytes) -> None:
+    auth = ClientAuth("scram-sha-256", VERIFIER, user=b"billing", binding=HASH)
+    assert auth.challenge[HEADER + 4 :] == b"SCRAM-SHA-256-PLUS\0SCRAM-SHA-256\0\0"
+    client = ClientExchange("pencil", binding=binding)
+    mechanism = b"SCRAM-SHA-256-PLUS" if binding else b"SCRAM-SHA-256"
+    begun = auth.feed(initial(client.first(), mechanism))
+    assert auth.feed(client.final(begun.send[HEADER + 4 :])).verdict is Verdict.PROVEN
+
+
+def test_a_login_that_is_bound_to_another_certificate_is_refused() -> None:
+    """A man in the middle shows the client one, and passes on what it says to us."""
+    auth = ClientAuth("scram-sha-256", VERIFIER, user=b"billing", binding=HASH)
+    client = ClientExchange("pencil", binding=b"x" * 32)
+    begun = auth.feed(initial(client.first(), b"SCRAM-SHA-256-PLUS"))
+    with pytest.raises(ProtocolError, match="channel binding"):
+        auth.feed(client.final(begun.send[HEADER + 4 :]))
+
+
+@pytest.mark.parametrize(
+    ("binding", "mechanism", "first"),
+    [
+        (HASH, b"SCRAM-SHA-256", b"y,,n=,r=abcdefgh"),  # it did not see the offer: a downgrade
+        (HASH, b"SCRAM-SHA-256", b"p=tls-server-end-point,,n=,r=abcdefgh"),
+        (HASH, b"SCRAM-SHA-256-PLUS", b"n,,n=,r=abcdefgh"),
+        (HASH, b"SCRAM-SHA-256-PLUS", b"p=tls-unique,,n=,r=abcdefgh"),
+        (b"", b"SCRAM-SHA-256-PLUS", b"p=tls-server-end-point,,n=,r=abcdefgh"),
+    ],
+)
+def test_what_a_client_says_of_the_channel_must_fit_what_was_offered(
+    binding: bytes, mechanism: bytes, first: bytes
+) -> None:
+    auth = ClientAuth("scram-sha-256", VERIFIER, user=b"billing", binding=binding)
+    with pytest.raises(ProtocolError):
+        auth.feed(initial(first, mechanism))

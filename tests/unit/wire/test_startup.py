@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tenantproxy.errors import AuthError, InvalidSetting, NotSupported, ProtocolError
+from tenantproxy.wire.server_auth import startup_message
 from tenantproxy.wire.startup import (
     GSS_REQUEST,
     MAX_PACKET,
@@ -21,7 +22,6 @@ from tenantproxy.wire.startup import (
     negotiate,
     options,
     read_first,
-    startup_message,
     wanted,
 )
 from tests.support.fuzzing import IS_TRIED
