@@ -37,6 +37,7 @@ __all__ = [
     "PasswordHashUnusable",
     "PoolEvicted",
     "PoolOpened",
+    "PortHandshakeFailed",
     "PortLoginRefused",
     "RefreshTokenReused",
     "RegistryDegraded",
@@ -297,6 +298,15 @@ class PortLoginRefused(Event):
 
     user: str
     database: str
+    address: str
+    reason: str
+    untold: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PortHandshakeFailed(Event):
+    """TLS with a client of the PostgreSQL port did not come about; `untold` as in PortLoginRefused."""
+
     address: str
     reason: str
     untold: int

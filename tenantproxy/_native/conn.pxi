@@ -1,15 +1,20 @@
 # One connection: what asyncio calls a transport.
 
 cdef object _BufferedProtocol = asyncio.BufferedProtocol
+cdef object _WantRead = ssl.SSLWantReadError
+cdef object _ZeroReturn = ssl.SSLZeroReturnError
+cdef object _SSLError = ssl.SSLError
 
 cdef enum:
     HIGH = 65536          # bytes that wait, from which on the protocol is asked to pause
+    SEALED = 65536        # bytes of TLS that are read at once: what comes of them fits into the buffer
 
 
 cdef class Conn:
     """A stream socket on a `Pump`, which owns it. Its interface is asyncio.Transport's.
 
     `protocol.connection_lost` is called from the loop, once, also when it is closed or lost within another call.
+    After `encrypt` all that passes is encrypted, for the protocol as for a rider, which both know nothing of it.
     """
 
     cdef Pump _pump
@@ -30,6 +35,11 @@ cdef class Conn:
     cdef Rider _rider             # this client's
     cdef Rider _client            # whose transaction this backend carries
     cdef double _until            # a parked backend is not lent any more from then on
+    cdef object _tls              # an ssl.SSLObject whose handshake is over, and its BIOs; None: nothing is encrypted
+    cdef object _tls_in
+    cdef object _tls_out
+    cdef bint _is_over            # the peer has ended TLS
+    cdef bint _has_said_over      # we have
 
     _start_tls_compatible = True  # what asyncio asks before it puts TLS upon it
 
@@ -100,7 +110,12 @@ cdef class Conn:
         cdef uint8_t* data = self._pump._buffer
         if self._client is not None:
             before = self._client.put_tail(data)
-        size = c_recv(self._fd, data + before, CHUNK, MSG_DONTWAIT)
+        if self._tls is not None:
+            size = self.read_sealed(data + before)
+            if size < 0:
+                return 0
+        else:
+            size = c_recv(self._fd, data + before, CHUNK, MSG_DONTWAIT)
         if size < 0:
             self.failed(errno)
         elif size == 0:
@@ -113,7 +128,101 @@ cdef class Conn:
             if self._rider is not None:
                 self._rider.settle()
             self.feed(data, size)
+        if self._is_over and self._fd >= 0 and not self._is_lost:
+            self._is_over = False
+            self._pump.python_runs()
+            self.ended()
         return 0
+
+    # --- TLS ---------------------------------------------------------------------------------------------------------
+    def encrypt(self, session, incoming, outgoing):
+        """Encrypt from now on. `session`: an ssl.SSLObject between these two BIOs, whose handshake is over.
+
+        What had come before must have been taken out of `session`.
+        """
+        if self._tls is not None:
+            raise RuntimeError("it is encrypted already")
+        self._tls, self._tls_in, self._tls_out = session, incoming, outgoing
+
+    cdef ssize_t read_sealed(self, uint8_t* to) except -2:
+        """What comes of the bytes that are there, put to `to`; 0: the peer has ended; -1: nothing yet, or it is lost."""
+        cdef ssize_t size = c_recv(self._fd, to, SEALED, MSG_DONTWAIT), got = 0, part
+        if size <= 0:
+            if size < 0:
+                self.failed(errno)
+                return -1
+            return 0
+        try:
+            self._tls_in.write(PyMemoryView_FromMemory(<char*>to, size, PyBUF_READ))
+            while self._tls_in.pending or self._tls.pending():
+                # At most as much comes out as went in, with the rest of one record: it fits.
+                part = self._tls.read(CHUNK - got, PyMemoryView_FromMemory(<char*>to + got, CHUNK - got, PyBUF_WRITE))
+                got += part
+                if part == 0:
+                    self._is_over = True
+                    break
+        except _WantRead:
+            pass
+        except _ZeroReturn:
+            self._is_over = True
+        except _SSLError as exc:
+            self._pump.python_runs()
+            self.flush_sealed()
+            self.force_close(exc)
+            return -1
+        if self._tls_out.pending:
+            self.flush_sealed()  # the answer to a new key
+        if got == 0:
+            return 0 if self.is_over_now() else -1
+        return got
+
+    cdef bint is_over_now(self):
+        """Whether the peer has ended, and it is told now."""
+        was, self._is_over = self._is_over, False
+        return was
+
+    cdef bytes seal(self, data):
+        """`data` as it goes out; empty: the connection is lost by it."""
+        try:
+            self._tls.write(data)
+            return self._tls_out.read()
+        except _SSLError as exc:
+            self._pump.python_runs()
+            self.force_close(exc)
+            return b""
+
+    cdef int flush_sealed(self) except -1:
+        """What TLS itself has to say."""
+        cdef bytes whole
+        if self._tls_out.pending and self._fd >= 0 and not self._is_lost:
+            whole = self._tls_out.read()
+            self.send_or_queue(whole)
+        return 0
+
+    cdef int send_or_queue(self, bytes whole) except -1:
+        cdef ssize_t sent
+        if self._out is None:
+            sent = c_send(self._fd, PyBytes_AS_STRING(whole), PyBytes_GET_SIZE(whole), MSG_NOSIGNAL | MSG_DONTWAIT)
+            if sent == PyBytes_GET_SIZE(whole):
+                return 0
+            if sent < 0:
+                if self.failed(errno):
+                    return 0
+                sent = 0
+            whole = whole[sent:]
+        self.queue(whole)
+        return 0
+
+    cdef int say_over(self) except -1:
+        """Tell the peer that nothing more comes, as TLS does."""
+        if self._tls is None or self._has_said_over or self._fd < 0 or self._is_lost:
+            return 0
+        self._has_said_over = True
+        try:
+            self._tls.unwrap()
+        except _SSLError:
+            pass  # it is said; what the peer answers comes as anything else
+        return self.flush_sealed()
 
     cdef int feed(self, const uint8_t* data, ssize_t size) except -1:
         """Let the protocol have it."""
@@ -172,23 +281,19 @@ cdef class Conn:
     # --- writing -----------------------------------------------------------------------------------------------------
     def write(self, data):
         """See asyncio.WriteTransport."""
-        cdef ssize_t sent
         cdef bytes whole
         if self._is_ended:
             raise RuntimeError("cannot write behind the end")
         if self._fd < 0 or self._is_lost or not data:
             return
         whole = data if type(data) is bytes else bytes(data)
-        if self._out is None:
-            sent = c_send(self._fd, PyBytes_AS_STRING(whole), PyBytes_GET_SIZE(whole), MSG_NOSIGNAL | MSG_DONTWAIT)
-            if sent == PyBytes_GET_SIZE(whole):
+        if self._tls is not None:
+            if self._has_said_over:
                 return
-            if sent < 0:
-                if self.failed(errno):
-                    return
-                sent = 0
-            whole = whole[sent:]
-        self.queue(whole)
+            whole = self.seal(whole)
+            if self._is_lost:
+                return
+        self.send_or_queue(whole)
         self.press()
 
     cdef bint failed(self, int number) except -1:
@@ -249,6 +354,7 @@ cdef class Conn:
         """See asyncio.WriteTransport."""
         if self._is_closing or self._is_ended:
             return
+        self.say_over()
         self._is_ended = True
         if self._out is None:
             try:
@@ -294,9 +400,11 @@ cdef class Conn:
 
     # --- the rest of asyncio.Transport -------------------------------------------------------------------------------
     def get_extra_info(self, name, default=None):
-        """See asyncio.BaseTransport: socket, peername, sockname."""
+        """See asyncio.BaseTransport: socket, peername, sockname, ssl_object."""
         if name == "socket":
             return TransportSocket(self._sock)
+        if name == "ssl_object":
+            return default if self._tls is None else self._tls
         if name == "peername":
             return default if self._peer is None else self._peer
         if name == "sockname":
@@ -326,6 +434,7 @@ cdef class Conn:
         if self._is_closing:
             return
         self.let_go()
+        self.say_over()
         self._is_closing = True
         self.register(self._mask & ~<uint32_t>EPOLLIN)
         if self._out is None:
@@ -386,6 +495,7 @@ cdef class Conn:
         if self._client is not None:
             self._client.forget()
         self._rider = self._client = None
+        self._tls = self._tls_in = self._tls_out = None
         self._pump._graves.append(self)
         self._pump._conns.discard(self)
         self._sock.close()

@@ -10,7 +10,9 @@ Backends lie parked in the `Lane` of their tenant between two such transactions,
 does they are given back. So nothing that is written in Python ever meets one.
 """
 
+from cpython.buffer cimport PyBUF_READ, PyBUF_WRITE
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.memoryview cimport PyMemoryView_FromMemory
 from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
@@ -19,6 +21,7 @@ from libc.string cimport memcmp, memcpy
 import asyncio
 import os
 import socket as _socket
+import ssl
 from asyncio.trsock import TransportSocket
 
 include "system.pxi"

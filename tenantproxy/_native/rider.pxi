@@ -146,6 +146,11 @@ cdef class Rider:
         if self._name is not None:
             out = self.sent()
             data, size = <const uint8_t*>PyBytes_AS_STRING(out), PyBytes_GET_SIZE(out)
+        if backend._tls is not None:
+            out = backend.seal(PyMemoryView_FromMemory(<char*>data, size, PyBUF_READ))
+            if backend._is_lost:
+                return 0
+            data, size = <const uint8_t*>PyBytes_AS_STRING(out), PyBytes_GET_SIZE(out)
         sent = c_send(backend._fd, data, size, MSG_NOSIGNAL | MSG_DONTWAIT)
         if sent == size:
             return 0
@@ -206,7 +211,14 @@ cdef class Rider:
     cdef int pass_on(self, const uint8_t* data, ssize_t size) except -1:
         """Send it to the client."""
         cdef Conn conn = self._conn
-        cdef ssize_t sent = c_send(conn._fd, data, size, MSG_NOSIGNAL | MSG_DONTWAIT)
+        cdef bytes sealed
+        cdef ssize_t sent
+        if conn._tls is not None:
+            sealed = conn.seal(PyMemoryView_FromMemory(<char*>data, size, PyBUF_READ))
+            if conn._is_lost:
+                return 0
+            data, size = <const uint8_t*>PyBytes_AS_STRING(sealed), PyBytes_GET_SIZE(sealed)
+        sent = c_send(conn._fd, data, size, MSG_NOSIGNAL | MSG_DONTWAIT)
         if sent != size and not (sent < 0 and conn.failed(errno)):
             self.stuck(PyBytes_FromStringAndSize(<const char*>data + max(sent, 0), size - max(sent, 0)))
         return 0

@@ -10,7 +10,7 @@ from typing import Final
 from tenantproxy.config.auth_sections import Auth, LoginSettings, Resolve
 from tenantproxy.config.issuers import auth_problems, issuer_problems
 from tenantproxy.config.own import names_a_class
-from tenantproxy.config.pg_users import pg_problems
+from tenantproxy.config.pg_users import pg_problems, tls_problems
 from tenantproxy.config.problems import nearest
 from tenantproxy.config.secret import Secret
 from tenantproxy.config.sections import Admin, Http, Main, Pg, Pools, Server
@@ -312,6 +312,9 @@ def _resolve(parts: WellFormedSections) -> Iterator[Problem]:
 
 def _listeners(parts: WellFormedSections) -> Iterator[Problem]:
     seen: dict[tuple[str, int], str] = {}
+    for key, part in (("http", parts.http), ("admin", parts.admin)):
+        if part is not None:
+            yield from tls_problems(key, part)
     for name, section in (("http", parts.http), ("admin", parts.admin), ("pg", parts.pg)):
         if section is None or not section.listen:
             continue

@@ -72,6 +72,8 @@ class ServerLogin(Section):
 AuthMethod = Literal["scram-sha-256", "md5", "password", "none"]
 """How we show a server who we are, in libpq's words for `require_auth`; "none" is trust, or a certificate."""
 
+TlsVersion = Literal["1.2", "1.3"]
+
 SslMode = Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-full"]
 
 
@@ -123,6 +125,12 @@ class Http(Section):
     max_clients: Size = 1000
     max_clients_per_address: Count | None = None
     trusted_proxies: Texts = ()
+    ssl_cert_file: Text = ""
+    ssl_key_file: Text = ""
+    ssl_client_ca_file: Text = ""  # clients must show a certificate of one of these authorities
+    ssl_crl_file: Text = ""  # of client certificates
+    ssl_min_version: TlsVersion = "1.2"
+    ssl_ciphers: Text = ""  # of TLS 1.2, as OpenSSL writes them; its own list for 1.3
 
     @property
     def per_address(self) -> int:
@@ -143,6 +151,12 @@ class Admin(Section):
     token_env: Text | None = None
     hosts: Texts = ()
     metrics_public: Flag = False
+    ssl_cert_file: Text = ""
+    ssl_key_file: Text = ""
+    ssl_client_ca_file: Text = ""  # clients must show a certificate of one of these authorities
+    ssl_crl_file: Text = ""  # of client certificates
+    ssl_min_version: TlsVersion = "1.2"
+    ssl_ciphers: Text = ""  # of TLS 1.2, as OpenSSL writes them; its own list for 1.3
 
 
 def _console(value: object) -> object:
@@ -157,7 +171,8 @@ class PgUser(Section):
     """A user who may connect to the PostgreSQL port, and to which tenants.
 
     `console`: may use the console, with "read" its SHOW commands alone. `max_clients`: by default the
-    `max_clients_per_user` of `[pg]`, 0 = no limit.
+    `max_clients_per_user` of `[pg]`, 0 = no limit. `cert`: must show a certificate with one of `cert_names` (by default
+    the user's name) as its common name or an alternative name; with a verifier or a password, that in addition.
     """
 
     verifier: Secret | None = None
@@ -167,6 +182,8 @@ class PgUser(Section):
     tenants: Annotated[Literal["*"] | tuple[Text, ...], BeforeValidator(tenant_list)] = ()
     pool_mode: Literal["transaction", "session"] = "transaction"
     max_clients: Count | None = None
+    cert: Flag = False
+    cert_names: Texts = ()
     console: Annotated[Literal[True, False, "read"], BeforeValidator(_console)] = False
 
 
@@ -187,6 +204,12 @@ class Pg(Section):
     max_memory_per_tenant: Count = 0
     ssl_cert_file: Text = ""
     ssl_key_file: Text = ""
+    ssl_client_ca_file: Text = ""  # clients may show a certificate of one of these authorities: see `PgUser.cert`
+    ssl_crl_file: Text = ""  # of client certificates
+    ssl_min_version: TlsVersion = "1.2"
+    ssl_ciphers: Text = ""  # of TLS 1.2, as OpenSSL writes them; its own list for 1.3
+    ssl_required: Literal["never", "remote", "always"] = "remote"  # of clients of other machines, or of all
+    ssl_tenant_domain: Text = ""  # `db.example.com`: who asks for the server acme.db.example.com names the tenant acme
     idle_transaction_timeout: NoTimeout = 60.0  # whatever the client sets
     client_idle_timeout: NoTimeout = 0.0
     query_timeout: NoTimeout = 0.0
@@ -195,6 +218,8 @@ class Pg(Section):
     session_features: Literal["pin", "refuse", "warn"] = "pin"  # temporary tables, locks, ... in transaction mode
     max_pinned: Count | None = None  # clients of a tenant that keep a backend for them; half of its max_size
     jwt: Flag = False
+    oauth_issuer: Text = ""  # the URL of an issuer of `[auth]`: there is a user `oauth`, who logs in by OAUTHBEARER
+    oauth_scope: Text = "openid"  # that a client asks it for
     users: Mapping[str, PgUser] = Field(default_factory=dict)
 
     @property
@@ -236,8 +261,16 @@ RELOADED: Final = (
     "client_idle_timeout",
     "query_timeout",
     "tcp_keepalive",
+    "ssl_cert_file",
+    "ssl_key_file",
+    "ssl_client_ca_file",
+    "ssl_crl_file",
+    "ssl_min_version",
+    "ssl_ciphers",
+    "ssl_required",
+    "ssl_tenant_domain",
 )
-"""Keys of `[pg]` that a running process takes over: RELOAD, SIGHUP."""
+"""Keys of `[pg]` that a running process takes over: RELOAD, SIGHUP. Files that they name are read again in any case."""
 
 
 class Audit(Section):

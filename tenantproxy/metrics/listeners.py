@@ -59,6 +59,7 @@ class ListenerStats:
     """One listener, now: how many clients are connected, and how many may be.
 
     `received` and `sent`: bytes from and to its clients since the start; None where they are not counted.
+    `certificate_expires_at`: unix seconds; None: it has no TLS.
     """
 
     protocol: str
@@ -66,6 +67,7 @@ class ListenerStats:
     limit: int
     received: int | None = None
     sent: int | None = None
+    certificate_expires_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +93,13 @@ class ProcessCollector:
         limits: dict[Labels, float] = {(each.protocol,): each.limit for each in now.listeners}
         yield gauge("client_connections", "Connected clients.", ("protocol",), connected)
         yield gauge("clients_limit", "Clients that may be connected.", ("protocol",), limits)
+        ends: dict[Labels, float] = {
+            (each.protocol,): each.certificate_expires_at
+            for each in now.listeners
+            if each.certificate_expires_at is not None
+        }
+        what = "When the certificate of a listener expires, unix time."
+        yield gauge("certificate_expiry_timestamp_seconds", what, ("protocol",), ends)
         passed = {
             (each.protocol, direction): count
             for each in now.listeners

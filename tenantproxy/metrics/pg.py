@@ -14,7 +14,15 @@ from prometheus_client.core import Metric
 
 from tenantproxy.metrics.families import counter, counter_of, gauge
 
-__all__ = ["LOGIN_RESULTS", "LimitUsage", "LoginResult", "PgCollector", "PgStats"]
+__all__ = [
+    "HANDSHAKE_RESULTS",
+    "LOGIN_RESULTS",
+    "HandshakeResult",
+    "LimitUsage",
+    "LoginResult",
+    "PgCollector",
+    "PgStats",
+]
 
 LoginResult = Literal["ok", "refused", "not_served", "limited", "error"]
 """How a startup packet ended. `refused`: user, password or tenant (28P01, 3D000); `not_served`: a tenant that is paused
@@ -22,6 +30,14 @@ or suspended; `limited`: a limit of clients was met (53300); `error`: the protoc
 server that was down."""
 
 LOGIN_RESULTS: Final[tuple[LoginResult, ...]] = ("ok", "refused", "not_served", "limited", "error")
+
+HandshakeResult = Literal["ok", "certificate", "version", "cipher", "not_tls", "closed", "timeout", "other"]
+"""How a TLS handshake ended. `certificate`: a client's was not accepted, or the client did not accept that of the port;
+`version`, `cipher`: none in common; `not_tls`: something else; `closed`: by the client; `timeout`: it stopped."""
+
+HANDSHAKE_RESULTS: Final[tuple[HandshakeResult, ...]] = (
+    "ok", "certificate", "version", "cipher", "not_tls", "closed", "timeout", "other",
+)  # fmt: skip
 
 
 class LimitUsage(NamedTuple):
@@ -43,6 +59,7 @@ class PgStats:
 
     `is_compiled`: whether the compiled data path is used, which has `carried` so many transactions without Python.
     `pinned`: clients in transaction mode that keep theirs; `pins`: how often one began to for what it left there.
+    `encrypted`: clients with TLS.
     """
 
     queries: Mapping[str, int]
@@ -55,6 +72,8 @@ class PgStats:
     limits: Sequence[LimitUsage] = ()
     is_compiled: bool = False
     carried: int = 0
+    encrypted: int = 0
+    handshakes: Mapping[HandshakeResult, int] = field(default_factory=dict)
 
 
 class PgCollector:
@@ -91,3 +110,7 @@ class PgCollector:
         carried = "Transactions that the compiled data path carried without Python."
         yield counter_of("pg_carried_transactions", carried, (), [((), now.carried)])
         yield gauge("pg_paused_tenants", "Tenants that the console paused.", (), {(): now.paused})
+        shaken = {(result,): count for result, count in now.handshakes.items()}
+        what = "TLS handshakes with clients, by how they ended."
+        yield counter("pg_tls_handshakes", what, ("result",), shaken, known=HANDSHAKE_RESULTS)
+        yield gauge("pg_tls_clients", "Clients that are connected with TLS.", (), {(): now.encrypted})

@@ -154,7 +154,8 @@ class Sidecar:
             if not is_passing(exc):
                 raise
             opening = until_done(self.auth.open, "login")
-            if self.pg is not None and self.router.settings.pg.jwt:
+            pg = self.router.settings.pg
+            if self.pg is not None and (pg.jwt or pg.oauth_issuer):
                 await opening  # the port's users log in with tokens
             else:
                 self._do_later(opening)

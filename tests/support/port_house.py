@@ -162,7 +162,10 @@ async def a_port(
     uncaught: list[dict[str, Any]] = []  # exceptions in callbacks, which are not reported otherwise
     asyncio.get_running_loop().set_exception_handler(lambda _, context: uncaught.append(context))
     async with checked(port_settings(world, **changes), world) as router:
-        port = PgPort(router, AuthDesk(router), drain_timeout=drain_timeout, version="of the tests")
+        desk = AuthDesk(router)
+        if router.settings.pg.jwt or router.settings.pg.oauth_issuer:
+            await desk.open()
+        port = PgPort(router, desk, drain_timeout=drain_timeout, version="of the tests")
         await port.open()
         house = PortHouse(router, port)
         manager = house.lending._pools
@@ -178,6 +181,7 @@ async def a_port(
             for client in house.clients:
                 client.abort()
             await port.close()
+            await desk.close()
         if not watcher.cancelled():
             watcher.result()
         assert not [*manager, *manager.closing()], "a raw pool is left"

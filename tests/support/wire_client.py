@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import ssl
 import struct
 from dataclasses import dataclass, field
 from typing import Final
@@ -20,6 +21,7 @@ from tenantproxy.wire.scram import MECHANISM, ClientExchange
 from tests.support.waiting import until
 
 PASSWORD: Final = "password-of-the-test-clients"
+SSL_REQUEST: Final = struct.pack("!II", 8, 80877103)
 ANSWER_SECONDS: Final = 30.0  # of a busy machine; what should come at once is expected within this
 _RST: Final = struct.pack("ii", 1, 0)
 
@@ -91,6 +93,12 @@ class WireClient:
             client.abort()
             raise
         return client
+
+    async def secure(self, context: ssl.SSLContext, host: str = "localhost") -> None:
+        """Ask for TLS, and begin it. Raises ssl.SSLError, OSError."""
+        self.send(SSL_REQUEST)
+        assert await self.reader.readexactly(1) == b"S", "the port has no TLS"
+        await self.writer.start_tls(context, server_hostname=host)
 
     # --- speaking ----------------------------------------------------------------------------------------------------
     def send(self, data: bytes) -> None:

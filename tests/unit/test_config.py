@@ -193,10 +193,26 @@ BAD = [
     (users(**{"u" * 64: {"password": "x", "tenants": "*"}}), f"pg.users.'{'u' * 64}'", ["63"]),
     (users(**{"a\n": {"password": "x", "tenants": "*"}}), "pg.users.'a\\n'", ["printed"]),
     (changed(pg={"ssl_cert_file": "/x"}), "pg.ssl_cert_file", ["belong together"]),
-    (changed(pg={"ssl_cert_file": "/x", "ssl_key_file": "/y"}), "pg.ssl_cert_file", ["not available", "127.0.0.1"]),
+    (changed(pg={"listen": "0.0.0.0:6432"}), "pg.ssl_cert_file", ["nothing would be encrypted", '"never"']),
+    (changed(pg={"ssl_required": "always"}), "pg.ssl_required", ["no client could connect"]),
+    (changed(pg={"ssl_min_version": "1.1"}), "pg.ssl_min_version", ["1.2"]),
+    (changed(pg={"ssl_client_ca_file": "/x"}), "pg.ssl_client_ca_file", ["without TLS"]),
+    (changed(pg={"ssl_crl_file": "/x"}), "pg.ssl_crl_file", ["ssl_client_ca_file"]),
+    (changed(pg={"ssl_tenant_domain": "db.local"}), "pg.ssl_tenant_domain", ["only read with ssl_cert_file"]),
+    (
+        changed(pg={"ssl_tenant_domain": "*.db.local", "ssl_cert_file": "/x", "ssl_key_file": "/y"}),
+        "pg.ssl_tenant_domain",
+        ["is not a domain"],
+    ),
+    (changed(http={"ssl_cert_file": "/x"}), "http.ssl_cert_file", ["belong together"]),
+    (changed(admin={"ssl_crl_file": "/x"}), "admin.ssl_crl_file", ["ssl_client_ca_file"]),
+    (users(bi={"cert": True, "tenants": "*"}), "pg.users.bi.cert", ["ssl_client_ca_file"]),
+    (users(bi={"password": "x", "cert_names": ["b"], "tenants": "*"}), "pg.users.bi.cert_names", ["cert = true"]),
+    (changed(pg={"oauth_issuer": "https://id.local"}), "pg.oauth_issuer", ["[auth]"]),
+    (changed(pg={"oauth_issuer": "id.local"}, auth={"key": "k" * 32}), "pg.oauth_issuer", ["https://"]),
     (changed(pg={"jwt": True}), "pg.jwt", ["[auth]"]),
     (
-        changed(pg={"jwt": True, "listen": "0.0.0.0:6432"}, auth={"key": "k" * 32}),
+        changed(pg={"jwt": True, "listen": "0.0.0.0:6432", "ssl_required": "never"}, auth={"key": "k" * 32}),
         "pg.jwt",
         ["clear text", "0.0.0.0:6432", "127.0.0.1:6432"],
     ),
@@ -379,7 +395,8 @@ def test_a_token_may_be_asked_for_where_only_this_machine_can_connect() -> None:
         Settings.from_mapping(changed(pg={"jwt": True, "listen": listen}, auth={"key": "k" * 32}))
     for listen in ("0.0.0.0:1", "[::]:1", "10.0.0.1:1", "db.local:1", "localhost.example.com:1"):
         assert not is_loopback(listen)
-        Settings.from_mapping(changed(pg={"listen": listen}, auth={"key": "k" * 32}))  # as long as it is not asked for
+        pg = {"listen": listen, "ssl_required": "never"}
+        Settings.from_mapping(changed(pg=pg, auth={"key": "k" * 32}))  # as long as it is not asked for
 
 
 @pytest.mark.parametrize(

@@ -44,5 +44,5 @@ def test_a_link_to_no_file_or_heading_is_found(tmp_path: Path) -> None:
 
 
 def test_every_decision_has_a_number_of_its_own() -> None:
-    pages = sorted((ROOT / "docs" / "decisions").glob("[0-9]*.md"))
-    assert [page.name[:3] for page in pages] == [f"{number:03}" for number in range(1, len(pages) + 1)]
+    numbers = [page.name[:3] for page in (ROOT / "docs" / "decisions").glob("[0-9]*.md")]
+    assert len(set(numbers)) == len(numbers)

@@ -47,6 +47,7 @@ from tenantproxy.sidecar.pg.admission import Admission, ClientPlace, Unauthentic
 from tenantproxy.sidecar.pg.carried import CarriedRelay, relay_on
 from tenantproxy.sidecar.pg.console.client import ConsoleClient
 from tenantproxy.sidecar.pg.console.console import Console
+from tenantproxy.sidecar.pg.encryption import Channel, Encryption, check_encryption, encrypted_by
 from tenantproxy.sidecar.pg.greetings import Greetings, greeting
 from tenantproxy.sidecar.pg.lanes import Lanes, lanes_on
 from tenantproxy.sidecar.pg.login import StartupConnection
@@ -56,6 +57,7 @@ from tenantproxy.sidecar.pg.relay import Relay
 from tenantproxy.sidecar.pg.signals import FIRST_TOLD
 from tenantproxy.sidecar.pg.traffic import Traffic
 from tenantproxy.sidecar.pg.users import CONSOLES, JWT, Credential, Target, Users
+from tenantproxy.sidecar.tls import ListenerTls
 from tenantproxy.slices import in_slices
 from tenantproxy.wire import answers, untracked
 from tenantproxy.wire.memory import ProcessMemory, TenantMemory
@@ -115,6 +117,7 @@ class PgListener:
         drain_timeout: float,
         lending: Lending,
         users: Users,
+        tls: ListenerTls | None = None,
         ceiling: int | None = None,
         observer: Observer = ignore,
     ) -> None:
@@ -127,6 +130,7 @@ class PgListener:
         self._memory = ProcessMemory(pg.max_memory, pg.max_memory_per_tenant)
         self._memory_of: WeakValueDictionary[TenantId, TenantMemory] = WeakValueDictionary()  # while it has clients
         self._pinning = Pinning(pg)
+        self.encryption = Encryption(tls)  # see `login.LoginHost`
         self._label_of = label_of
         self._drain_timeout = drain_timeout
         self._lending = lending
@@ -265,6 +269,7 @@ class PgListener:
             limit=self._pg.max_clients,
             received=sum(each.received for each in passed),
             sent=sum(each.sent for each in passed),
+            certificate_expires_at=None if self.encryption.tls is None else self.encryption.tls.expires_at,
         )
 
     def pg_stats(self) -> PgStats:
@@ -280,6 +285,8 @@ class PgListener:
             limits=self.limits(),
             is_compiled=self._lanes is not None,
             carried=0 if self._lanes is None else self._lanes.carried,
+            encrypted=sum(bool(client.tls) for client in self._clients.values()),
+            handshakes=dict(self.encryption.results),
         )
 
     @property
@@ -300,8 +307,9 @@ class PgListener:
             self._pinning.usage(),
         )
 
-    def reload(self, pg: Pg) -> None:
-        """Take over the limits of `pg`. Who is connected stays."""
+    def reload(self, pg: Pg, tls: ListenerTls | None) -> None:
+        """Take over the limits of `pg`, and what new connections are secured with. Who is connected stays."""
+        self.encryption.tls = tls
         self._pg = self._admission.pg = self._unauthenticated.pg = pg
         self._memory.limit, self._memory.per_tenant = pg.max_memory, pg.max_memory_per_tenant
 
@@ -351,14 +359,27 @@ class PgListener:
         self._startups.discard(connection)
         self._unauthenticated.discard(connection)
 
+    def handshake_failed(self, connection: StartupConnection, why: str) -> None:
+        """See `login.LoginHost`."""
+        self._refusals.tell_handshake(connection.transport, why)
+
+    def check_channel(self, channel: Channel) -> None:
+        """See `login.LoginHost`."""
+        check_encryption(channel, self._pg.ssl_required)
+
+    def named_by(self, server_name: str) -> tuple[bytes, ...]:
+        """See `login.LoginHost`. Names of servers do not tell upper case from lower."""
+        name, domain = server_name.lower(), f".{self._pg.ssl_tenant_domain.lower()}"
+        return (name.removesuffix(domain).encode(),) if len(domain) > 1 and name.endswith(domain) else ()
+
     def check_room(self, wish: SessionWish) -> None:
         """See `login.LoginHost`. Tells a stranger nothing: it depends on the name of the database alone."""
         if wish.database not in CONSOLES:
             self._admission.check_total()
 
-    def credential(self, user: bytes) -> Credential:
+    def credential(self, user: bytes, channel: Channel) -> Credential:
         """See `login.LoginHost`."""
-        return self._users.find(user)
+        return self._users.find(user, channel)
 
     async def authorise(self, wish: SessionWish, token: str | None) -> Target | TenantProxyError:
         """See `login.LoginHost`."""
@@ -589,6 +610,7 @@ class Client:
         "relay",
         "secret",
         "target",
+        "tls",
     )
 
     def __init__(
@@ -602,6 +624,7 @@ class Client:
         self.secret = secrets.token_bytes(4)  # as long as protocol 3.0 has it
         self.target = target
         self.connected_at = time.time()
+        self.tls = encrypted_by(transport)
         self.address: tuple[str, int] = transport.get_extra_info("peername")[:2]
         self.local_address: tuple[str, int] = transport.get_extra_info("sockname")[:2]
 

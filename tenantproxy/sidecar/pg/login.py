@@ -10,17 +10,31 @@ import logging
 import socket
 from collections.abc import Callable
 from contextvars import Context
-from typing import Final, Protocol, cast
+from dataclasses import replace
+from typing import Final, cast
 
-from tenantproxy.errors import PoolTimeout, ProtocolError, TenantProxyError, TooManyClients
+from tenantproxy.errors import (
+    AuthError,
+    InvalidCredentials,
+    PoolTimeout,
+    ProtocolError,
+    TenantProxyError,
+    TooManyClients,
+)
 from tenantproxy.sidecar.pg.admission import address_of
-from tenantproxy.sidecar.pg.users import Credential, Target
+from tenantproxy.sidecar.pg.encryption import Channel, channel_of
+from tenantproxy.sidecar.pg.login_host import LoginHost
+from tenantproxy.sidecar.pg.users import Target
+from tenantproxy.sidecar.tls import ALPN
 from tenantproxy.wire import answers
 from tenantproxy.wire.client_auth import ClientAuth, Verdict
 from tenantproxy.wire.frames import HEADER
 from tenantproxy.wire.startup import (
+    ACCEPTED,
+    DIRECT_TLS,
     REFUSED,
     REQUEST_SIZE,
+    SSL_REQUEST,
     CancelRequest,
     First,
     SessionWish,
@@ -32,48 +46,12 @@ from tenantproxy.wire.startup import (
     wanted,
 )
 
-__all__ = ["LoginHost", "StartupConnection"]
+__all__ = ["StartupConnection"]
 
 logger = logging.getLogger("tenantproxy")
 
 LOGIN_SECONDS: Final = 15.0
 _MAX_BEHIND: Final = 65_536  # bytes that may come before the client is admitted
-
-
-class LoginHost(Protocol):
-    """What a startup connection asks of the listener."""
-
-    def accepted(self, connection: StartupConnection) -> None:
-        """A connection was accepted."""
-        ...
-
-    def refused(self, connection: StartupConnection, error: TenantProxyError) -> None:
-        """An unauthenticated connection is told this, and closed."""
-        ...
-
-    def startup_ended(self, connection: StartupConnection) -> None:
-        """Its startup is over: it is closed, or a client now."""
-        ...
-
-    def check_room(self, wish: SessionWish) -> None:
-        """Raise TooManyClients where one more client cannot be admitted, of any tenant; a console is not asked."""
-        ...
-
-    def credential(self, user: bytes) -> Credential:
-        """What this user has to prove."""
-        ...
-
-    async def authorise(self, wish: SessionWish, token: str | None) -> Target | TenantProxyError:
-        """Where the user of `wish` may go; `token` where the password was one."""
-        ...
-
-    def cancel(self, pid: int, secret: bytes, done: Callable[[], None]) -> None:
-        """Cancel what runs for the client with this key, if there is one; `done` when the server has done with that."""
-        ...
-
-    async def admit(self, connection: StartupConnection, target: Target, wish: SessionWish) -> None:
-        """Greet, and let a relay or the console have the transport (`pass_on`). Raises TenantProxyError."""
-        ...
 
 
 class StartupConnection(asyncio.Protocol):
@@ -87,6 +65,8 @@ class StartupConnection(asyncio.Protocol):
         self._auth: ClientAuth | None = None
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._channel: Channel | None = None  # None: nothing was said yet
+        self._learn: Callable[[asyncio.Transport], Channel] | None = None  # set while TLS begins: see `Encryption`
         self._is_over = False
         self.address = ""  # what it counts as: see `admission.address_of`
 
@@ -98,7 +78,7 @@ class StartupConnection(asyncio.Protocol):
         sock = transport.get_extra_info("socket")
         if sock is not None and sock.family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._timer = asyncio.get_running_loop().call_later(LOGIN_SECONDS, self.transport.abort, context=Context())
+        self._timer = asyncio.get_running_loop().call_later(LOGIN_SECONDS, self._too_slow, context=Context())
         self._host.accepted(self)
 
     def data_received(self, data: bytes) -> None:
@@ -128,7 +108,7 @@ class StartupConnection(asyncio.Protocol):
     # --- first packet ------------------------------------------------------------------------------------------------
     def _read(self) -> None:
         while self._auth is None and not self._is_over:
-            first = read_first(self._buffer, answered=self._answered)
+            first = read_first(self._buffer, answered=self._answered, has_tls=self._host.encryption.tls is not None)
             if first is None:
                 return
             if isinstance(first, Startup):
@@ -141,9 +121,9 @@ class StartupConnection(asyncio.Protocol):
                 self._host.cancel(first.pid, first.secret, self.transport.close)
             elif isinstance(first, TerminateRequest):
                 self.close()
+            elif self._takes_tls(first):
+                return
             else:
-                del self._buffer[:REQUEST_SIZE]
-                self._answered.append(first)
                 self.transport.write(REFUSED)
         while self._auth is not None and self._task is None and not self._is_over:
             if self._buffer and is_terminate(self._buffer):  # it has no password, or no wish to go on
@@ -156,11 +136,70 @@ class StartupConnection(asyncio.Protocol):
             del self._buffer[: message.size]
             self._proof(self._auth, message.payload)
 
+    # --- TLS ---------------------------------------------------------------------------------------------------------
+    def _takes_tls(self, request: First) -> bool:
+        """Answer a request for encryption; whether TLS begins. `read_first` saw to it that nothing came behind it."""
+        is_direct = request is DIRECT_TLS
+        self._answered += [request, SSL_REQUEST] if is_direct else [request]  # not twice
+        if not is_direct:
+            del self._buffer[:REQUEST_SIZE]
+            if request is not SSL_REQUEST or self._host.encryption.tls is None:
+                return False
+            self.transport.write(ACCEPTED)
+        hello = bytes(self._buffer)
+        self._buffer.clear()
+        self._learn = self._host.encryption.begin(self.transport, hello, self._secured, self._not_secured)
+        return True
+
+    def _secured(self, transport: asyncio.Transport, early: bytes) -> None:
+        if self._is_over:  # it was refused meanwhile
+            transport.abort()
+            return
+        assert self._learn is not None
+        self._channel, self._learn = self._learn(transport), None
+        self.transport = transport
+        transport.set_protocol(self)
+        is_named = transport.get_extra_info("ssl_object").selected_alpn_protocol() == ALPN
+        if DIRECT_TLS in self._answered and not is_named:
+            hint = "a client that begins with TLS must ask for the protocol by ALPN, as libpq does"
+            self.refuse(ProtocolError(f'TLS was begun without naming the protocol "{ALPN}"', hint=hint))
+        elif early:
+            self.data_received(early)
+
+    def _not_secured(self, why: str) -> None:
+        self._learn = None
+        if not self._is_over:
+            self._host.handshake_failed(self, why)
+            self.leave()
+
+    def _too_slow(self) -> None:
+        if self._learn is not None:
+            self._host.encryption.timed_out()
+            self._host.handshake_failed(self, "the client stopped while TLS began")
+            self.leave()
+        self.transport.abort()
+
+    # --- authentication ----------------------------------------------------------------------------------------------
     def _challenge(self, startup: Startup) -> None:
-        self._wish = wish = wanted(startup)
+        channel = self._channel = self._channel or channel_of(self.transport)
+        wish = wanted(startup)
+        named = self._host.named_by(channel.server_name)
+        self._wish = wish = replace(wish, tenants=tuple(dict.fromkeys([*wish.tenants, *named])))
+        self._host.check_channel(channel)
         self._host.check_room(wish)
-        credential = self._host.credential(wish.user)
-        self._auth = ClientAuth(credential.method, credential.verifier, user=wish.user)
+        credential = self._host.credential(wish.user, channel)
+        if credential.method == "certificate":
+            self.transport.write(negotiate(startup))
+            self._go_on(b"", None)
+            return
+        self._auth = ClientAuth(
+            credential.method,
+            credential.verifier,
+            user=wish.user,
+            binding=channel.binding,
+            missing=credential.missing,
+            discovery=credential.discovery,
+        )
         self.transport.write(negotiate(startup) + self._auth.challenge)
 
     def _proof(self, auth: ClientAuth, payload: bytes) -> None:
@@ -168,10 +207,12 @@ class StartupConnection(asyncio.Protocol):
         if step.verdict is Verdict.MORE:
             self.transport.write(step.send)
             return
-        token = step.password if step.verdict is Verdict.PASSWORD else None
+        self._go_on(step.send, step.password if step.verdict is Verdict.PASSWORD else None)
+
+    def _go_on(self, proven: bytes, token: str | None) -> None:
         if self._timer is not None:
             self._timer.cancel()  # from now on it is we who take time, and a client that waits in vain is told so
-        coming = self._come_in(step.send, token)
+        coming = self._come_in(proven, token)
         self._task = asyncio.get_running_loop().create_task(coming, context=Context())
 
     async def _come_in(self, proven: bytes, token: str | None) -> None:
@@ -180,6 +221,9 @@ class StartupConnection(asyncio.Protocol):
         try:
             async with asyncio.timeout(LOGIN_SECONDS):
                 target = await self._host.authorise(wish, token)
+                if isinstance(target, AuthError) and self._auth is not None and self._auth.takes_bearer:
+                    self._ask_again(self._auth, target)
+                    return
                 if not isinstance(target, Target):
                     raise target
                 self.transport.write(proven + answers.AUTHENTICATION_OK)
@@ -192,6 +236,17 @@ class StartupConnection(asyncio.Protocol):
             logger.exception("a login failed")
             self.refuse(TenantProxyError("the login failed", hint="see the service's log"))
 
+    def _ask_again(self, auth: ClientAuth, error: AuthError) -> None:
+        """Its bearer token is not accepted: as RFC 7628 has it, it hears where to get one, and then that it failed."""
+        self._task = None
+        why = error.reason if isinstance(error, InvalidCredentials) else error.message
+        self.transport.write(auth.without_token(why).send)
+        self._timer = asyncio.get_running_loop().call_later(LOGIN_SECONDS, self._too_slow, context=Context())
+        try:
+            self._read()
+        except TenantProxyError as exc:
+            self.refuse(exc)
+
     def pass_on(self, protocol: asyncio.Protocol) -> None:
         """Let `protocol` have the transport, and what the client said behind its login."""
         rest = bytes(self._buffer)
@@ -203,10 +258,15 @@ class StartupConnection(asyncio.Protocol):
     # --- the end -----------------------------------------------------------------------------------------------------
     def refuse(self, error: TenantProxyError) -> None:
         """Say why, and close."""
-        if not self._is_over:
-            self._host.refused(self, error)
-            self.transport.write(answers.error_response(error, fatal=True))
-            self.close()
+        if self._is_over:
+            return
+        self._host.refused(self, error)
+        if self._learn is not None:  # TLS has begun, and is not there to say it by
+            self.leave()
+            self.transport.abort()
+            return
+        self.transport.write(answers.error_response(error, fatal=True))
+        self.close()
 
     def make_room(self, limit: int) -> None:
         """See `admission.Pending`."""

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Self
 
-from tenantproxy.config import RELOADED, Settings, is_loopback, listen_address
+from tenantproxy.config import RELOADED, Settings, listen_address
 from tenantproxy.errors import ConfigurationError, NotSupported, Problem
 from tenantproxy.metrics.listeners import ListenerStats
 from tenantproxy.metrics.pg import PgStats
@@ -19,6 +19,8 @@ from tenantproxy.sidecar.pg.lending import RawLending
 from tenantproxy.sidecar.pg.listener import PgListener
 from tenantproxy.sidecar.pg.users import Users, seed_of
 from tenantproxy.sidecar.pg.view import PortView
+from tenantproxy.sidecar.tls import listener_tls
+from tenantproxy.wire.oauth_bearer import Discovery
 
 __all__ = ["PgPort", "Reread"]
 
@@ -49,7 +51,7 @@ class PgPort:
     ) -> Self | None:
         """The port; None where no user could use it. `reread` reads the configuration again, for RELOAD."""
         pg = router.settings.pg
-        if not (pg.listen and (pg.users or pg.jwt)):
+        if not (pg.listen and (pg.users or pg.jwt or pg.oauth_issuer)):
             return None
         return cls(router, desk, drain_timeout=drain_timeout, version=version, reread=reread)
 
@@ -60,8 +62,9 @@ class PgPort:
         host, port = listen_address(pg.listen)
         self._users = users = Users(
             pg.users,
-            self._desk.tokens if pg.jwt else None,
-            is_loopback(pg.listen),
+            self._desk.tokens if pg.jwt or pg.oauth_issuer else None,
+            jwt=pg.jwt,
+            discovery=Discovery(pg.oauth_issuer, pg.oauth_scope) if pg.oauth_issuer else None,
             tenants=self._router.registry,
             seed=seed_of(settings),
         )
@@ -75,6 +78,7 @@ class PgPort:
             drain_timeout=self._drain_timeout,
             lending=self._lending,
             users=users,
+            tls=listener_tls(pg, "pg"),
             ceiling=ceiling(settings.servers.values()),
             observer=self._router.observer,
         )
@@ -96,7 +100,7 @@ class PgPort:
             raise
 
     async def reload(self) -> None:
-        """Take over the users and limits of the configuration as it is now.
+        """Take over the users, limits and certificates of the configuration and its files, as they are now.
 
         Raises ConfigurationError, and nothing has changed. Who is connected stays, with what it was let in for.
         """
@@ -112,10 +116,11 @@ class PgPort:
                 Problem(key=name, problem="has changed, and cannot while it runs", fix="restart, or change it back")
                 for name in fixed
             )
+        tls = await asyncio.to_thread(listener_tls, new.pg, "pg")
         self._users.reload(new.pg.users)
         self._settings = old.model_copy(update={"pg": new.pg})
         if self._listener is not None:
-            self._listener.reload(new.pg)
+            self._listener.reload(new.pg, tls)
             self._listener.forget_greetings()
 
     async def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Tells the observer which logins the port refused and why: the client hears one answer for all reasons.
+"""Tells the observer which logins and handshakes the port refused and why: the client hears one answer for all reasons.
 
 State: how many were told in this second, and how many were not.
 """
@@ -11,7 +11,7 @@ from time import monotonic
 from typing import Final
 
 from tenantproxy.errors import InvalidCredentials, TenantProxyError
-from tenantproxy.events import Observer, PortLoginRefused
+from tenantproxy.events import Observer, PortHandshakeFailed, PortLoginRefused
 from tenantproxy.sidecar.pg.users import UNKNOWN_USER
 from tenantproxy.wire.startup import SessionWish
 
@@ -40,28 +40,45 @@ class LoginRefusals:
         is_known: Callable[[bytes], bool],
     ) -> None:
         """`wish` was refused with `error`."""
+        untold = self._may_tell()
+        if untold is None:
+            return
+        if isinstance(error, InvalidCredentials):
+            reason = error.reason if is_known(wish.user) else UNKNOWN_USER
+        else:
+            reason = f"{error.message} ({error.code})"
+        self._observer(
+            PortLoginRefused(
+                user=_shown(wish.user),
+                database=_shown(wish.database),
+                address=_address(transport),
+                reason=reason,
+                untold=untold,
+            )
+        )
+
+    def tell_handshake(self, transport: asyncio.BaseTransport, why: str) -> None:
+        """TLS did not come about."""
+        untold = self._may_tell()
+        if untold is not None:
+            self._observer(PortHandshakeFailed(address=_address(transport), reason=why, untold=untold))
+
+    def _may_tell(self) -> int | None:
+        """How many were not told since the last one; None: this one is not either."""
         second = int(self._clock())
         if second != self._second:
             self._second, self._told = second, 0
         if self._told >= _PER_SECOND:
             self._untold += 1
-            return
+            return None
         self._told += 1
         untold, self._untold = self._untold, 0
-        if isinstance(error, InvalidCredentials):
-            reason = error.reason if is_known(wish.user) else UNKNOWN_USER
-        else:
-            reason = f"{error.message} ({error.code})"
-        peer = transport.get_extra_info("peername")
-        self._observer(
-            PortLoginRefused(
-                user=_shown(wish.user),
-                database=_shown(wish.database),
-                address=str(peer[0]) if isinstance(peer, tuple) else "",
-                reason=reason,
-                untold=untold,
-            )
-        )
+        return untold
+
+
+def _address(transport: asyncio.BaseTransport) -> str:
+    peer = transport.get_extra_info("peername")
+    return str(peer[0]) if isinstance(peer, tuple) else ""
 
 
 def _shown(name: bytes) -> str:

@@ -30,13 +30,16 @@ from tenantproxy.model import MAX_IDENTIFIER_BYTES, Tenant, TenantId, TenantStat
 from tenantproxy.registry.base import TenantMisconfigured
 from tenantproxy.registry.by_database import ByDatabase, CachingRegistry, has_database
 from tenantproxy.router import not_served
+from tenantproxy.sidecar.pg.encryption import Channel
 from tenantproxy.wire.client_auth import failed
+from tenantproxy.wire.oauth_bearer import Discovery
 from tenantproxy.wire.scram import DEFAULT_ITERATIONS, Verifier
 
 __all__ = [
     "CONSOLE",
     "CONSOLES",
     "JWT",
+    "OAUTH",
     "UNKNOWN_USER",
     "Credential",
     "PortTokenVerifier",
@@ -51,6 +54,9 @@ CONSOLE: Final = pg_users.CONSOLE.encode()
 
 JWT: Final = pg_users.JWT.encode()
 """The user whose password is an access token."""
+
+OAUTH: Final = pg_users.OAUTH.encode()
+"""The user who brings one by OAUTHBEARER."""
 
 PoolMode: TypeAlias = Literal["transaction", "session"]
 ConsoleAccess: TypeAlias = Literal[True, False, "read"]
@@ -96,10 +102,15 @@ class Wish(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Credential:
-    """What a client has to prove: what `wire.client_auth.ClientAuth` takes. "cleartext": an access token."""
+    """What a client has to prove: what `wire.client_auth.ClientAuth` takes. "cleartext", "oauth": an access token.
 
-    method: Literal["scram-sha-256", "cleartext"]
+    "certificate": nothing more, for it has shown the user's. `missing`: what of it was not, for the log.
+    """
+
+    method: Literal["scram-sha-256", "cleartext", "oauth", "certificate"]
     verifier: Verifier | None = None
+    missing: str = ""
+    discovery: Discovery | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,20 +127,27 @@ class Target:
 class Users:
     """The users of `[pg.users]` and the user `jwt`. Constructing and `reload` read the files of passwords.
 
-    `loopback`: only this machine can connect, so a token may be asked for in clear text. `tenants`: the router's
-    registry. `seed` (`seed_of`) makes the salts that strangers see the same after a restart and in other processes.
+    `tokens` verifies those of the user `jwt`, and of `oauth` where `discovery` says where to get one. `tenants`: the
+    router's registry. `seed` (`seed_of`) makes the salts that strangers see the same after a restart and in other
+    processes.
     """
 
     def __init__(
         self,
         users: Mapping[str, PgUser],
         tokens: PortTokenVerifier | None,
-        loopback: bool,
         *,
+        jwt: bool = True,
+        discovery: Discovery | None = None,
         tenants: CachingRegistry,
         seed: bytes | None = None,
     ) -> None:
-        self._tokens = tokens if loopback else None
+        self._tokens = tokens
+        self._ways: Mapping[bytes, Credential] = {}  # of those whose proof is a token
+        if tokens is not None and jwt:
+            self._ways = {JWT: Credential("cleartext")}
+        if tokens is not None and discovery is not None:
+            self._ways = {**self._ways, OAUTH: Credential("oauth", discovery=discovery)}
         self._tenants = tenants
         self._by_database = ByDatabase(tenants)
         self._seed = seed if seed is not None else secrets.token_bytes(_KEY_BYTES)
@@ -145,7 +163,7 @@ class Users:
         """
         made: dict[tuple[bytes, bytes], Verifier] = {}
         grants = {name.encode(): self._granted(name, user, made) for name, user in users.items()}
-        verifiers = [grant.verifier for grant in grants.values()]
+        verifiers = [grant.verifier for grant in grants.values() if grant.verifier is not None]
         shapes = {(one.iterations, len(one.salt)) for one in verifiers} or {(DEFAULT_ITERATIONS, _SALT_BYTES)}
         self._grants, self._made, self._shapes = grants, made, tuple(sorted(shapes))
 
@@ -156,12 +174,15 @@ class Users:
             tenants=None if user.tenants == "*" else tuple(dict.fromkeys(user.tenants)),
             pool_mode=user.pool_mode,
             console=user.console,
+            certificate=frozenset(user.cert_names or [name]) if user.cert else None,
         )
 
-    def _verifier(self, name: bytes, user: PgUser, made: dict[tuple[bytes, bytes], Verifier]) -> Verifier:
+    def _verifier(self, name: bytes, user: PgUser, made: dict[tuple[bytes, bytes], Verifier]) -> Verifier | None:
         if user.verifier is not None:
             return Verifier.parse(user.verifier.read())
-        assert user.password is not None  # checked with the configuration
+        if user.password is None:
+            assert user.cert  # checked with the configuration
+            return None
         password = user.password.read()
         if not password:
             where = f"pg.users.{name.decode()}.password"
@@ -171,17 +192,23 @@ class Users:
         return made[key]
 
     # --- who -----------------------------------------------------------------------------------------------------
-    def find(self, user: bytes) -> Credential:
+    def find(self, user: bytes, channel: Channel) -> Credential:
         """What `user` has to prove: never an error, and for a stranger's name nothing that differs from a user's."""
         mock = self._mock(user)  # for all users, so that it takes the same time
-        if user == JWT and self._tokens is not None:
-            return Credential("cleartext")
+        if user in self._ways and channel.is_private:
+            return self._ways[user]
         grant = self._grants.get(user)
-        return Credential("scram-sha-256", mock if grant is None else grant.verifier)
+        if grant is None:
+            return Credential("scram-sha-256", mock, UNKNOWN_USER)
+        if grant.certificate is not None and not grant.certificate & channel.certificate:
+            return Credential("scram-sha-256", mock, "the client did not show a certificate of the user")
+        if grant.verifier is None:
+            return Credential("certificate")
+        return Credential("scram-sha-256", grant.verifier)
 
     def knows(self, user: bytes) -> bool:
         """Whether there is such a user; for the log alone."""
-        return user in self._grants or (user == JWT and self._tokens is not None)
+        return user in self._grants or user in self._ways
 
     def _mock(self, user: bytes) -> Verifier:
         # As PostgreSQL does: the same salt for the same name each time, and iterations that a user could have.
@@ -272,7 +299,7 @@ class Users:
 
     # --- user jwt ------------------------------------------------------------------------------------------------
     async def authorise_token(self, token: str, wish: Wish) -> Target | TenantProxyError:
-        """Where the bearer of `token`, the cleartext password of user `jwt`, may go. Errors as `authorise`.
+        """Where the bearer of `token`, of user `jwt` or `oauth`, may go. Errors as `authorise`.
 
         In addition TokenExpired, for a genuine token that is expired or revoked, and what says that it cannot be
         verified now.
@@ -297,10 +324,11 @@ class _Grant:
     """What one user may. `tenants` None: all of them."""
 
     name: str
-    verifier: Verifier
+    verifier: Verifier | None
     tenants: tuple[str, ...] | None
     pool_mode: PoolMode
     console: ConsoleAccess
+    certificate: frozenset[str] | None = None  # one of these names must be in the one that is shown
 
     def reaches(self, tenant: str) -> bool:
         return self.tenants is None or tenant in self.tenants
@@ -318,7 +346,7 @@ class _Grant:
 
 _BEARER: Final = _Grant(
     name=pg_users.JWT,
-    verifier=Verifier(1, b"", b"", b""),  # never asked for
+    verifier=None,
     tenants=(),
     pool_mode="transaction",
     console=False,

@@ -149,6 +149,7 @@ def _client_row(client: Client, now: float) -> ClientRow:
         application_name=settings.get(b"application_name", b"").decode("utf-8", "replace"),
         prepared_statements=relay.prepared_statements if relay is not None else 0,
         is_pinned=relay is not None and relay.is_pinned,
+        tls=client.tls,
     )
 
 

@@ -189,8 +189,8 @@ def _clients(view: ConsoleView, _: Averages) -> Iterator[Row]:
         names = (f"c{client.id:x}", "" if client.server_id is None else f"s{client.server_id:x}")
         seconds, micros = _split(client.waiting_seconds)
         yield (
-            "C", client.user, database, *_ends(client), seconds, micros, 0, *names, 0, "", client.application_name,
-            client.prepared_statements, client.id,
+            "C", client.user, database, *_ends(client), seconds, micros, 0, *names, 0, client.tls,
+            client.application_name, client.prepared_statements, client.id,
         )  # fmt: skip
 
 

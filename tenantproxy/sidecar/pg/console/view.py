@@ -38,6 +38,7 @@ class ClientRow:
     application_name: str = ""
     prepared_statements: int = 0
     is_pinned: bool = False
+    tls: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

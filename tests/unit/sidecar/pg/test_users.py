@@ -22,6 +22,7 @@ from tenantproxy.errors import (
 )
 from tenantproxy.model import Isolation, Placement, Tenant, TenantId, TenantStatus, tenant_id
 from tenantproxy.registry import CachedRegistry, MemoryRegistry
+from tenantproxy.sidecar.pg.encryption import Channel
 from tenantproxy.sidecar.pg.users import Credential, Target, Users, seed_of
 from tenantproxy.wire.client_auth import failed
 from tenantproxy.wire.scram import ClientExchange, ServerExchange, Verifier
@@ -46,6 +47,8 @@ def tenant(
     place = Placement(isolation=isolation, server=server, database=database)
     return Tenant(id=tenant_id(name), placement=place, status=status)
 
+
+LOCAL = Channel(is_local=True)
 
 TENANTS = (
     tenant("acme", "acme_db"),
@@ -109,7 +112,7 @@ def registry() -> Asked:
 
 @pytest.fixture
 def users(registry: Asked) -> Users:
-    return Users(configured(), Tokens(), True, tenants=CachedRegistry(registry), seed=b"s" * 32)
+    return Users(configured(), Tokens(), tenants=CachedRegistry(registry), seed=b"s" * 32)
 
 
 def wish(database: str | bytes, *tenants: str | bytes) -> SessionWish:
@@ -141,13 +144,13 @@ def same(one: object, other: TenantProxyError) -> bool:
 # --- who ------------------------------------------------------------------------------------------------------------
 def test_users_are_known_by_their_verifier_or_by_the_password_it_is_made_of(users: Users) -> None:
     for user, password in (("billing", "stored"), ("acme_bi", "sesame"), ("ops", "open")):
-        assert logs_in(users.find(user.encode()), password)
-        assert not logs_in(users.find(user.encode()), password + "x")
+        assert logs_in(users.find(user.encode(), LOCAL), password)
+        assert not logs_in(users.find(user.encode(), LOCAL), password + "x")
 
 
 @pytest.mark.parametrize("user", [b"unknown", b"Billing", b"billing ", b"BILLING", b"\xff\xfe", b"", b"x" * 9000])
 async def test_an_unknown_user_gets_a_whole_exchange_that_fails_and_is_nobody_else(users: Users, user: bytes) -> None:
-    credential = users.find(user)
+    credential = users.find(user, LOCAL)
     assert credential.method == "scram-sha-256"
     for password in ("stored", "sesame", "open", "look"):
         assert not logs_in(credential, password)
@@ -156,20 +159,20 @@ async def test_an_unknown_user_gets_a_whole_exchange_that_fails_and_is_nobody_el
 
 
 def test_an_unknown_user_has_the_same_salt_each_time_and_another_one_than_his_neighbour(users: Users) -> None:
-    again = Users(configured({}), None, True, tenants=CachedRegistry(Asked()), seed=b"s" * 32)
+    again = Users(configured({}), None, tenants=CachedRegistry(Asked()), seed=b"s" * 32)
     for name in (b"mallory", b"eve"):
-        first, second = users.find(name).verifier, users.find(name).verifier
+        first, second = users.find(name, LOCAL).verifier, users.find(name, LOCAL).verifier
         assert first == second
         assert first is not None
-        third = again.find(name).verifier
+        third = again.find(name, LOCAL).verifier
         assert third is not None
         assert first.salt[:10] == third.salt[:10], "also after a restart"
-    assert users.find(b"mallory") != users.find(b"eve")
+    assert users.find(b"mallory", LOCAL) != users.find(b"eve", LOCAL)
 
 
 def test_unknown_users_have_iterations_and_salts_of_the_lengths_that_users_have(users: Users) -> None:
     def shapes(names: list[bytes]) -> set[tuple[int, int]]:
-        found = [users.find(name).verifier for name in names]
+        found = [users.find(name, LOCAL).verifier for name in names]
         return {(one.iterations, len(one.salt)) for one in found if one is not None}
 
     assert shapes([b"stranger%d" % number for number in range(60)]) == {(4096, 16), (5000, 10)}
@@ -183,16 +186,16 @@ def test_a_password_is_made_a_verifier_once_until_its_file_says_another(tmp_path
         "bi": {"password_file": str(secret), "tenants": "*"},
         "ops": {"password": "x", "console": True},
     }
-    users = Users(configured(entries), None, True, tenants=CachedRegistry(Asked()))
-    before, ops = users.find(b"bi").verifier, users.find(b"ops").verifier
+    users = Users(configured(entries), None, tenants=CachedRegistry(Asked()))
+    before, ops = users.find(b"bi", LOCAL).verifier, users.find(b"ops", LOCAL).verifier
     users.reload(configured(entries))
-    assert users.find(b"bi").verifier is before
+    assert users.find(b"bi", LOCAL).verifier is before
     secret.write_text("second\n")
-    assert logs_in(users.find(b"bi"), "first"), "read at reload alone"
+    assert logs_in(users.find(b"bi", LOCAL), "first"), "read at reload alone"
     users.reload(configured(entries))
-    assert logs_in(users.find(b"bi"), "second")
-    assert not logs_in(users.find(b"bi"), "first")
-    assert users.find(b"ops").verifier is ops
+    assert logs_in(users.find(b"bi", LOCAL), "second")
+    assert not logs_in(users.find(b"bi", LOCAL), "first")
+    assert users.find(b"ops", LOCAL).verifier is ops
 
 
 @pytest.mark.parametrize("spoil", [lambda path: path.unlink(), lambda path: path.write_text("\n")])
@@ -200,19 +203,19 @@ def test_a_reload_that_cannot_read_a_password_changes_nothing(tmp_path: Path, sp
     secret = tmp_path / "bi"
     secret.write_text("sesame\n")
     users = Users(
-        configured({"bi": {"password_file": str(secret), "tenants": "*"}}), None, True, tenants=CachedRegistry(Asked())
+        configured({"bi": {"password_file": str(secret), "tenants": "*"}}), None, tenants=CachedRegistry(Asked())
     )
     more = configured({"new": {"password": "x", "tenants": "*"}, "bi": {"password_file": str(secret), "tenants": "*"}})
     spoil(secret)
     with pytest.raises(ConfigurationError) as caught:
         users.reload(more)
     assert "sesame" not in str(caught.value)
-    assert logs_in(users.find(b"bi"), "sesame")
-    assert not logs_in(users.find(b"new"), "x")
+    assert logs_in(users.find(b"bi", LOCAL), "sesame")
+    assert not logs_in(users.find(b"new", LOCAL), "x")
 
 
 def test_neither_a_password_nor_a_verifier_is_in_a_repr(users: Users) -> None:
-    shown = repr(users.find(b"billing")) + repr(users.find(b"acme_bi")) + repr(users)
+    shown = repr(users.find(b"billing", LOCAL)) + repr(users.find(b"acme_bi", LOCAL)) + repr(users)
     assert "sesame" not in shown
     assert STORED[-20:] not in shown
 
@@ -220,7 +223,7 @@ def test_neither_a_password_nor_a_verifier_is_in_a_repr(users: Users) -> None:
 async def test_a_user_that_a_reload_took_away_comes_in_no_more(users: Users) -> None:
     users.reload(configured({"billing": USERS["billing"]}))
     assert same(await users.authorise(b"acme_bi", wish("acme")), failed(b"acme_bi"))
-    assert not logs_in(users.find(b"acme_bi"), "sesame")
+    assert not logs_in(users.find(b"acme_bi", LOCAL), "sesame")
 
 
 # --- where to ---------------------------------------------------------------------------------------------------------
@@ -357,7 +360,7 @@ async def by_token(users: Users, token: str, *names: str) -> Target | TenantProx
 
 @pytest.mark.parametrize("names", [["acme"], ["acme_db"], ["acme", "acme_db"]])
 async def test_a_token_opens_the_tenant_of_its_claim(users: Users, names: list[str]) -> None:
-    assert users.find(b"jwt") == Credential("cleartext")
+    assert users.find(b"jwt", LOCAL) == Credential("cleartext")
     assert await by_token(users, "good:acme", *names) == Target(kind="tenant", user="jwt", tenant=tenant_id("acme"))
 
 
@@ -391,13 +394,14 @@ async def test_the_bearer_of_a_genuine_token_hears_what_is_wrong_with_it_and_wit
     assert isinstance(await by_token(users, "good:asleep", "asleep"), TenantPaused)
 
 
-@pytest.mark.parametrize(("tokens", "loopback"), [(None, True), (Tokens(), False)])
+@pytest.mark.parametrize(("tokens", "channel"), [(None, Channel(is_local=True)), (Tokens(), Channel())])
 async def test_without_tokens_or_where_others_can_listen_the_user_jwt_is_a_stranger(
-    registry: Asked, tokens: Tokens | None, loopback: bool
+    registry: Asked, tokens: Tokens | None, channel: Channel
 ) -> None:
-    users = Users(configured(), tokens, loopback, tenants=CachedRegistry(registry))
-    assert users.find(b"jwt").method == "scram-sha-256"
-    assert same(await by_token(users, "good:acme", "acme"), failed(b"jwt"))
+    users = Users(configured(), tokens, tenants=CachedRegistry(registry))
+    assert users.find(b"jwt", channel).method == "scram-sha-256"
+    if tokens is None:
+        assert same(await by_token(users, "good:acme", "acme"), failed(b"jwt"))
     assert same(await users.authorise(b"jwt", wish("acme")), failed(b"jwt"))
 
 

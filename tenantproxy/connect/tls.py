@@ -1,0 +1,179 @@
+"""How does a connection come to speak TLS? A handshake on an open transport, and the transport that comes out of it.
+
+Made of memory and bytes (`ssl.MemoryBIO`), so that every event loop does the same and a connection of the compiled path
+stays one: after the handshake it encrypts itself. Handshakes cost far more than queries, so they take turns: in one
+step of the event loop they do no more than `HandshakeTurns` lets them, however many there are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections import deque
+from collections.abc import Callable
+from time import perf_counter
+from typing import Any, Final, TypeAlias
+
+from tenantproxy.connect.tls_transport import TlsTransport
+
+__all__ = ["Handshake", "HandshakeTurns", "Secured"]
+
+_TURN_SECONDS: Final = 0.001  # of one step of the event loop; a handshake with an RSA key is longer, and has one alone
+_MAX_HELLO: Final = 128 * 1024  # bytes that a peer may send before the handshake is over
+
+Secured: TypeAlias = Callable[[asyncio.Transport, bytes], None]
+"""Called with the transport that encrypts, and what the peer has said by it already."""
+
+
+class HandshakeTurns:
+    """Which handshakes go on in this step of the event loop? First come, first served, and no more than a millisecond.
+
+    State: those that have something to do. Used by one event loop.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: deque[Handshake] = deque()
+        self._is_called = False
+
+    def add(self, handshake: Handshake) -> None:
+        """It has heard something."""
+        self._waiting.append(handshake)
+        if not self._is_called:
+            self._is_called = True
+            asyncio.get_running_loop().call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        until = perf_counter() + _TURN_SECONDS
+        try:
+            while self._waiting:
+                self._waiting.popleft().go_on()
+                if perf_counter() >= until:
+                    break
+        finally:
+            self._is_called = bool(self._waiting)
+            if self._waiting:
+                asyncio.get_running_loop().call_soon(self._go_on)
+
+
+class Handshake(asyncio.Protocol):
+    """One handshake on `transport`, whose protocol it is until it is over. Begins when `begin` is called.
+
+    Ends with one of two calls: `on_done`, or `on_failed` with an ssl.SSLError or OSError, after which the transport is
+    closed as soon as the peer has been sent the reason. Without a deadline of its own: the caller aborts the transport.
+    """
+
+    def __init__(
+        self,
+        transport: asyncio.Transport,
+        session: ssl.SSLObject,
+        bios: tuple[ssl.MemoryBIO, ssl.MemoryBIO],
+        *,
+        turns: HandshakeTurns,
+        on_done: Secured,
+        on_failed: Callable[[Exception], None],
+    ) -> None:
+        self._transport = transport
+        self._session = session
+        self._incoming, self._outgoing = bios
+        self._turns = turns
+        self._on_done = on_done
+        self._on_failed = on_failed
+        self._received = 0
+        self._is_queued = False
+        self._is_over = False
+
+    @classmethod
+    def on(
+        cls, transport: asyncio.Transport, context: ssl.SSLContext, *, server_hostname: str | None = None, **parts: Any
+    ) -> Handshake:
+        """With `context`: of a server, or of a client that wants `server_hostname`. `parts`: as of the constructor."""
+        bios = ssl.MemoryBIO(), ssl.MemoryBIO()
+        is_server = context.protocol is ssl.PROTOCOL_TLS_SERVER
+        session = context.wrap_bio(*bios, server_side=is_server, server_hostname=server_hostname)
+        return cls(transport, session, bios, **parts)
+
+    @property
+    def session(self) -> ssl.SSLObject:
+        """What is known of the connection."""
+        return self._session
+
+    def begin(self, data: bytes = b"") -> None:
+        """Begin; `data` is what the peer has said of it."""
+        self._transport.set_protocol(self)
+        if data or not self._session.server_side:
+            self.data_received(data)
+
+    # --- asyncio.Protocol --------------------------------------------------------------------------------------------
+    def data_received(self, data: bytes) -> None:
+        """See asyncio."""
+        if self._is_over:
+            return
+        self._received += len(data)
+        if self._received > _MAX_HELLO:
+            self._fail(ssl.SSLError("the peer sends more than a handshake has"))
+            return
+        self._incoming.write(data)
+        if not self._is_queued:
+            self._is_queued = True
+            self._turns.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See asyncio."""
+        if not self._is_over:
+            self._is_over = True
+            self._on_failed(exc or ConnectionResetError("the peer closed the connection while TLS began"))
+
+    def eof_received(self) -> None:
+        """See asyncio: the transport closes."""
+
+    # --- its turn ----------------------------------------------------------------------------------------------------
+    def go_on(self) -> None:
+        """Take the next step; called by the turns."""
+        self._is_queued = False
+        if self._is_over or self._transport.is_closing():
+            return
+        try:
+            self._session.do_handshake()
+        except ssl.SSLWantReadError:
+            self._send()
+            return
+        except (ssl.SSLError, ValueError) as exc:  # ValueError: a certificate's name that cannot be one
+            self._send()  # the alert that tells the peer why
+            self._fail(exc if isinstance(exc, ssl.SSLError) else ssl.SSLError(str(exc)))
+            return
+        self._send()
+        self._finish()
+
+    def _send(self) -> None:
+        if self._outgoing.pending:
+            self._transport.write(self._outgoing.read())
+
+    def _fail(self, error: Exception) -> None:
+        self._is_over = True
+        self._transport.close()
+        self._on_failed(error)
+
+    def _finish(self) -> None:
+        """What the peer sent behind its last message of the handshake is encrypted, and the first of the session."""
+        early = b""
+        try:
+            while self._incoming.pending and (data := self._session.read(65536)):
+                early += data
+        except ssl.SSLWantReadError:
+            pass
+        except ssl.SSLError as exc:
+            self._fail(exc)
+            return
+        self._is_over = True
+        self._on_done(_encrypting(self._transport, self._session, self._incoming, self._outgoing), early)
+
+
+def _encrypting(
+    transport: Any, session: ssl.SSLObject, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO
+) -> asyncio.Transport:
+    """The transport of the session: that of the compiled path does it itself."""
+    encrypt = getattr(transport, "encrypt", None)
+    if encrypt is None:
+        return TlsTransport(transport, session, incoming, outgoing)
+    encrypt(session, incoming, outgoing)
+    return transport  # type: ignore[no-any-return]
