@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from typing import Any
+from unittest.mock import patch
 
 import pytest
 
@@ -22,6 +24,18 @@ Cluster = Callable[[int], EmbeddedPostgres]
 def pytest_collection_finish() -> None:
     """What is there by now stays to the end: looking through it for garbage took a tenth of the time."""
     gc.freeze()
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> Generator[None, None, None]:
+    """Where a hook chooses the loop, pytest-asyncio lets it last for one test, and ends what a module shares."""
+    parametrize = metafunc.parametrize
+
+    def lasting(names: str, *args: Any, **options: Any) -> None:
+        parametrize(names, *args, **options | ({"scope": "module"} if names == "_asyncio_loop_factory" else {}))
+
+    with patch.object(metafunc, "parametrize", lasting):
+        return (yield)
 
 
 @pytest.fixture(scope="session")
