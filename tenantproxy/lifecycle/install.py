@@ -29,6 +29,7 @@ __all__ = [
     "DEFAULT_SETTING",
     "TRUSTED_FILE",
     "alone",
+    "as_keeper",
     "check_setting",
     "ensure_keeper",
     "forget_keys",
@@ -75,7 +76,7 @@ async def install(
         if (trusted or await is_trusted(conn)) and await may_trust(conn):
             await conn.execute(sql_file(TRUSTED_FILE, app=role, setting=setting))
             form = "trusted"
-        async with _as_keeper(conn):
+        async with as_keeper(conn):
             await conn.executemany(
                 "INSERT INTO tenantproxy.context_key (kid, ipad, opad) VALUES ($1, $2, $3)"
                 " ON CONFLICT (kid) DO UPDATE SET ipad = excluded.ipad, opad = excluded.opad, not_after = 'infinity'",
@@ -121,7 +122,7 @@ async def ensure_keeper(conn: asyncpg.Connection) -> None:
 
 async def forget_keys(conn: asyncpg.Connection, kids: Iterable[int], *, lock_timeout: float = 5.0) -> None:
     """End of a rotation: proofs signed with the keys `kids` are worth nothing from the next transaction on."""
-    async with alone(conn, lock_timeout), _as_keeper(conn):
+    async with alone(conn, lock_timeout), as_keeper(conn):
         await conn.execute("DELETE FROM tenantproxy.context_key WHERE kid = ANY($1::smallint[])", list(kids))
 
 
@@ -138,7 +139,7 @@ async def install_registry(conn: asyncpg.Connection, *, app_role: str, lock_time
     except asyncpg.PostgresError:
         await conn.execute("ROLLBACK")
         raise
-    async with alone(conn, lock_timeout), _as_keeper(conn):
+    async with alone(conn, lock_timeout), as_keeper(conn):
         await conn.execute(f"GRANT USAGE ON SCHEMA tenantproxy TO {reader}")
     await conn.execute(f"GRANT SELECT ON tenantproxy.tenants TO {reader}")
 
@@ -162,7 +163,7 @@ async def _ensure_schema(conn: asyncpg.Connection) -> None:
     """
     await ensure_keeper(conn)
     await conn.execute(sql_file("keeper.sql"))
-    async with _as_keeper(conn):
+    async with as_keeper(conn):
         user = quote_identifier(await conn.fetchval("SELECT session_user"))
         await conn.execute(f"GRANT USAGE, CREATE ON SCHEMA tenantproxy TO {user}")
 
@@ -213,7 +214,7 @@ async def alone(conn: asyncpg.Connection, lock_timeout: float) -> AsyncIterator[
 
 
 @asynccontextmanager
-async def _as_keeper(conn: asyncpg.Connection) -> AsyncIterator[None]:
+async def as_keeper(conn: asyncpg.Connection) -> AsyncIterator[None]:
     """Acts as the role that owns keys and functions; an error rolls membership back with everything else."""
     await conn.execute("GRANT tenantproxy_keeper TO CURRENT_USER; SET LOCAL ROLE tenantproxy_keeper")
     yield
