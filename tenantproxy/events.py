@@ -20,6 +20,10 @@ __all__ = [
     "EvictReason",
     "ExhaustCause",
     "Exhausted",
+    "FleetAlone",
+    "FleetFenced",
+    "FleetJoined",
+    "FleetSkipped",
     "FunctionsNotVerified",
     "Histogram",
     "IsolationViolation",
@@ -55,7 +59,7 @@ __all__ = [
 
 _log = logging.getLogger(__name__)
 
-CloseReason = Literal["idle", "lifetime", "evicted", "max_hold", "reset_failed", "error", "shutdown"]
+CloseReason = Literal["idle", "lifetime", "evicted", "max_hold", "fenced", "reset_failed", "error", "shutdown"]
 OpenReason = Literal["cold", "reopen"]
 EvictReason = Literal["lru", "idle", "removed", "failed"]
 ExhaustCause = Literal["tenant_limit", "server_budget", "queue_full", "connect", "registry"]
@@ -180,8 +184,44 @@ class LimitLowered(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FleetAlone(Event):
+    """The main database could not be asked for a fleet, so this process uses `1/size` of each server's budget.
+
+    `size` is TENANTPROXY_FLEET_SIZE; `assumed`: it is not set, and 1 was assumed.
+    """
+
+    error: str
+    size: int
+    assumed: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FleetFenced(Event):
+    """This process has not reached the main database of its fleet for a third of the ttl: it keeps `floor`."""
+
+    fleet: str
+    error: str
+    floor: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FleetJoined(Event):
+    """This process shares the budgets of its servers with a fleet, for the first time or again after `FleetFenced`."""
+
+    fleet: str
+    member: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FleetSkipped(Event):
+    """The main database keeps a fleet's budget, and this process has no key to take part in it."""
+
+    fleet: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LeaseEnded(Event):
-    """A lease was ended by us, after `seconds`: it was older than `max_hold` while others waited."""
+    """A lease was ended by us, after `seconds`: it was older than `max_hold` while others waited, or fenced."""
 
     server: str
     pool: str

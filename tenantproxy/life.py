@@ -112,7 +112,9 @@ class RouterLife:
         manager = self._parts.manager
         try:
             self._sweeper = loop.create_task(self._sweep(), name="tenantproxy sweeper", context=Context())
-            await self._reach_main()
+            self._parts.fleet.begin()
+            error = await self._reach_main()
+            await self._parts.fleet.open(self._main.scope if error is None else None, error=error or "")
             await self._registry.open()
             if self._is_registry_in_main:
                 await self._registry.probe()
@@ -134,13 +136,18 @@ class RouterLife:
     def _is_registry_in_main(self) -> bool:
         return isinstance(self._registry.inner, PostgresRegistry)
 
-    async def _reach_main(self) -> None:
-        """Without tenants in it, the main database may be down: theirs are served. To be refused there is an error."""
+    async def _reach_main(self) -> str | None:
+        """Without tenants in it, the main database may be down: theirs are served. To be refused there is an error.
+
+        Returns why it is not reached.
+        """
         try:
             await self._main.scope.execute("SELECT 1")
         except PoolError as exc:
             if self._is_registry_in_main or not is_passing(exc):
                 raise
+            return type(exc).__name__
+        return None
 
     async def _check_roles(self) -> None:
         """Open one connection to each shared database, where a wrong role would show every tenant's rows."""
@@ -232,6 +239,7 @@ class RouterLife:
                 pool.retire(backend, "shutdown")
         await self._parts.connector.settle(max(1.0, timeout))
         await self._parts.connector.close()
+        await self._parts.fleet.close()
         self._routes.clear()
         await self._registry.close()  # last: it may be the user's, and fail or hang
 

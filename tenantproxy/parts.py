@@ -14,6 +14,8 @@ from tenantproxy.driver.lender import Lender
 from tenantproxy.driver.look import Looker
 from tenantproxy.driver.state import DriverConnection
 from tenantproxy.events import Observer
+from tenantproxy.fleet.client import Fleet
+from tenantproxy.fleet.connections import FleetConnections
 from tenantproxy.model import Limits, PoolKey, TenantId
 from tenantproxy.pools.base import AcquireResult, Clock, PoolStats, Stats, TenantPoolStats
 from tenantproxy.pools.budget import ServerBudget
@@ -81,6 +83,9 @@ class Parts:
             observer=observer,
         )
         self.family: list[PoolManager[Any]] = []  # the router's manager, and those of other listeners
+        self.fleet = Fleet(
+            settings, self.budgets, connections=FleetConnections(settings, self.family), observer=observer
+        )
         self.manager = self._new_manager()
 
     def _new_manager(self) -> PoolManager[DriverConnection]:
@@ -131,6 +136,7 @@ class Parts:
                         backend.con.shut_socket()
             manager.abandon()
         self.connector.forget_loop()
+        self.fleet.forget_loop()
         self.looker.forget_loop()
         for name, budget in new_budgets(self._settings, clock=self._clock, observer=self.observer).items():
             budget.open_seconds = self.budgets[name].open_seconds

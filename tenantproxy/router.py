@@ -29,6 +29,7 @@ from tenantproxy.errors import (
     Problem,
 )
 from tenantproxy.events import AdminAccess, Observer, SessionEnded, both, ignore, tolerant
+from tenantproxy.fleet.stats import FleetStats
 from tenantproxy.lending import ScopeLending
 from tenantproxy.life import MainServices, RouterLife
 from tenantproxy.model import Isolation, Route, Tenant, TenantId, TenantStatus, tenant_id
@@ -327,6 +328,11 @@ class Router:
     def budgets(self) -> Mapping[str, ServerBudget]:
         """The connection budget of each server, for all that connects to it."""
         return self._budgets
+
+    @property
+    def fleet(self) -> FleetStats | None:
+        """What this process has of its servers' budgets, in a fleet; None: all of them."""
+        return self._parts.fleet.stats()
 
     @property
     def counters(self) -> Counters:

@@ -5,16 +5,18 @@ Connects with each server's admin credentials; everything may be run again, whic
 
 from __future__ import annotations
 
+import functools
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
 import asyncpg
 
-from tenantproxy.config import Server, Settings
+from tenantproxy.config import Server, Settings, fleet_key
 from tenantproxy.driver.connector import ssl_argument
 from tenantproxy.errors import ConfigurationError, Problem
 from tenantproxy.isolation.proof import derive_key
+from tenantproxy.lifecycle.fleet import install_fleet
 from tenantproxy.lifecycle.install import install, install_auth, install_registry
 from tenantproxy.lifecycle.lookup import install_lookup
 from tenantproxy.lifecycle.provisioner import close_functions, ensure_role
@@ -34,6 +36,7 @@ __all__ = [
     "install_contexts",
     "install_main",
     "needs_auth",
+    "needs_fleet",
     "needs_main",
     "needs_registry",
     "registered",
@@ -81,9 +84,16 @@ def needs_auth(settings: Settings) -> bool:
     return bool(signs) or settings.login.account_query is not None
 
 
+def needs_fleet(settings: Settings) -> bool:
+    """Whether processes share their budgets: all of them know a secret, and have tenantproxy's tables or ask for it."""
+    if not settings.fleet.enabled or fleet_key(settings.fleet, settings.row, settings.tenant_roles) is None:
+        return False
+    return needs_registry(settings) or needs_auth(settings) or settings.fleet.key is not None
+
+
 def needs_main(settings: Settings) -> bool:
     """Whether any of our tables belongs into the main database."""
-    return needs_registry(settings) or needs_auth(settings)
+    return needs_registry(settings) or needs_auth(settings) or needs_fleet(settings)
 
 
 async def install_main(settings: Settings) -> list[dict[str, Any]]:
@@ -93,6 +103,10 @@ async def install_main(settings: Settings) -> list[dict[str, Any]]:
         done.append(await _install_in_main(settings, "registry", install_registry))
     if needs_auth(settings):
         done.append(await _install_in_main(settings, "sessions and login directory", install_auth))
+    key = fleet_key(settings.fleet, settings.row, settings.tenant_roles)
+    if needs_fleet(settings) and key is not None:
+        fleet = functools.partial(install_fleet, key=key, fleet=settings.fleet.id, ttl=settings.fleet.ttl)
+        done.append(await _install_in_main(settings, f"budget of the fleet {settings.fleet.id}", fleet))
     return done
 
 

@@ -15,11 +15,12 @@ import asyncpg
 from tenantproxy.cli import deploy
 from tenantproxy.cli.exposure import exposure_notes
 from tenantproxy.cli.roles import RoleWork, password_check, role_work
-from tenantproxy.config import Settings
+from tenantproxy.config import Settings, fleet_key
 from tenantproxy.errors import ConfigurationError, Problem, RegistryUnavailable, TenantProxyError
 from tenantproxy.isolation.proof import derive_key
 from tenantproxy.lifecycle.change import ChangePlan, script
 from tenantproxy.lifecycle.column_type import Comparison
+from tenantproxy.lifecycle.fleet import fleet_script
 from tenantproxy.lifecycle.install import missing_rights
 from tenantproxy.lifecycle.install_sql import auth_sql, context_sql, registry_sql
 from tenantproxy.lifecycle.login_roles import plan_login
@@ -174,6 +175,10 @@ class _Work:
             wanted.append(("registry", registry_sql(app_role=role)))
         if deploy.needs_auth(settings):
             wanted.append(("sessions and login directory", auth_sql(app_role=role)))
+        if deploy.needs_fleet(settings):
+            key = fleet_key(settings.fleet, settings.row, settings.tenant_roles) if self._request.with_keys else None
+            text = fleet_script(app_role=role, key=key, fleet=settings.fleet.id, ttl=settings.fleet.ttl)
+            wanted.append((f"budget of the fleet {settings.fleet.id}", text))
         for what, text in wanted:
             self._would(what, main.server, main.database, role, text)
 

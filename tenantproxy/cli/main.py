@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 
 from tenantproxy._native import data_path
+from tenantproxy.cli import fleet as fleets
 from tenantproxy.cli import install as installing
 from tenantproxy.cli import login as logins
 from tenantproxy.cli import read, tokens
@@ -331,6 +332,13 @@ def pools(
         token = settings.admin.token
     rows = read.pools(address, token)
     Output(as_json).rows(rows if as_json else read.for_readers(rows), empty="no pool is open")
+
+
+@command(app, "fleet")
+def fleet(config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
+    """Show which process holds and wants how much of each server, and when it was heard of."""
+    rows = asyncio.run(fleets.fleet(load(config)))
+    Output(as_json).rows(rows, empty="no process has reported yet")
 
 
 @command(app, "sql")

@@ -2,6 +2,7 @@
 
 from tenantproxy.config.auth_sections import Auth, LoginSettings, Resolve
 from tenantproxy.config.classes import check_classes
+from tenantproxy.config.fleet_section import FleetSettings, fleet_key
 from tenantproxy.config.load import load
 from tenantproxy.config.secret import MASK, MIN_KEY_BYTES, Secret, role_password
 from tenantproxy.config.sections import (
@@ -28,6 +29,7 @@ __all__ = [
     "RELOADED",
     "Admin",
     "Auth",
+    "FleetSettings",
     "Http",
     "LoginSettings",
     "Main",
@@ -48,6 +50,7 @@ __all__ = [
     "TenantRoles",
     "check_classes",
     "describe",
+    "fleet_key",
     "is_loopback",
     "json_schema",
     "listen_address",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from tenantproxy.config.auth_sections import Auth, LoginSettings, Resolve
+from tenantproxy.config.fleet_section import FleetSettings
 from tenantproxy.config.issuers import auth_problems, issuer_problems
 from tenantproxy.config.own import names_a_class
 from tenantproxy.config.pg_users import pg_problems, tls_problems
@@ -44,6 +45,7 @@ class WellFormedSections:
     auth: Auth | None
     login: LoginSettings | None
     resolve: Resolve | None
+    fleet: FleetSettings | None
 
 
 def check(parts: WellFormedSections) -> list[Problem]:

@@ -23,7 +23,9 @@ _log = logging.getLogger(__name__)
 
 _DEEPEST: Final = 20  # tables in tables; no key of the configuration is so deep
 _ALIKE: Final = re.compile(r"TENANT_?PROXY_", re.IGNORECASE)
-_ELSEWHERE: Final = frozenset({"TENANTPROXY_CONFIG", "TENANTPROXY_NATIVE"})  # the command line's, and `_native`'s
+_ELSEWHERE: Final = frozenset(
+    {"TENANTPROXY_CONFIG", "TENANTPROXY_NATIVE", "TENANTPROXY_FLEET_SIZE"}
+)  # of other modules
 # What Kubernetes and Docker set for a service that is called tenantproxy.
 _OF_A_SERVICE: Final = re.compile(r"(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT|PORT_\d+_(TCP|UDP)(_\w+)?)")
 

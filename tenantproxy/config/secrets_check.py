@@ -25,6 +25,8 @@ def _secrets(parts: WellFormedSections) -> Iterator[tuple[str, Secret | None, in
             yield "row.key" if single else f"row.key_files.{kid}", secret, MIN_KEY_BYTES
     if parts.tenant_roles is not None:
         yield "tenant_roles.key", parts.tenant_roles.key, MIN_KEY_BYTES
+    if parts.fleet is not None:
+        yield "fleet.key", parts.fleet.key, MIN_KEY_BYTES
     if parts.auth is not None:
         single = parts.auth.key is not None
         for name, secret in parts.auth.keys().items():

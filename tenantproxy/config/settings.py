@@ -11,6 +11,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from tenantproxy.config import auth_sections, sections, tenant_sections
 from tenantproxy.config.checks import WellFormedSections, check
+from tenantproxy.config.fleet_section import FleetSettings
 from tenantproxy.config.problems import INCONSISTENT, translate
 from tenantproxy.config.secrets_check import secret_problems
 from tenantproxy.config.section import Section
@@ -52,6 +53,7 @@ class Settings(BaseSettings):
     pg: sections.Pg = sections.Pg()
     metrics: sections.Metrics = sections.Metrics()
     audit: sections.Audit = sections.Audit()
+    fleet: FleetSettings = FleetSettings()
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any], *, secrets: bool = True) -> Settings:
@@ -114,6 +116,7 @@ _SECTIONS: Final[Mapping[str, type[Section]]] = {
     "auth": auth_sections.Auth,
     "login": auth_sections.LoginSettings,
     "resolve": auth_sections.Resolve,
+    "fleet": FleetSettings,
 }
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from uuid import UUID, uuid4
 
 from tenantproxy.fleet.share import Holding, Share
-from tenantproxy.fleet.values import Census, Grant, Report, Terms
+from tenantproxy.fleet.values import Census, FleetReport, ServerGrant, Terms
 
 __all__ = ["Member"]
 
@@ -36,22 +36,22 @@ class Member:
         *,
         census: tuple[Census, ...] = (),
         buried: tuple[UUID, ...] = (),
-    ) -> Report:
+    ) -> FleetReport:
         """The next report. `now` is read before it is sent; `holdings` by server, those of all `shares`."""
         self.seq += 1
         self._asked = now
         claims = tuple(share.claim(server, now, holdings[server]) for server, share in self.shares.items())
-        return Report(process=self.process, seq=self.seq, claims=claims, census=census, buried=buried)
+        return FleetReport(process=self.process, seq=self.seq, claims=claims, census=census, buried=buried)
 
-    def leave(self) -> Report:
+    def leave(self) -> FleetReport:
         """The last report: everything is closed. Nothing is granted from now on."""
         self.seq += 1
         self._asked = None
         for share in self.shares.values():
             share.drop()
-        return Report(process=self.process, seq=self.seq, claims=(), leaves=True)
+        return FleetReport(process=self.process, seq=self.seq, claims=(), leaves=True)
 
-    def hear(self, seq: int, grants: Iterable[Grant], *, now: float) -> bool:
+    def hear(self, seq: int, grants: Iterable[ServerGrant], *, now: float) -> bool:
         """The answer to report `seq`; False: it is late, and nothing in it counts."""
         if seq != self.seq or self._asked is None:
             return False

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from tenantproxy.fleet.values import Claim, Grant, Terms
+from tenantproxy.fleet.values import Claim, ServerGrant, Terms
 
 __all__ = ["FENCED_TTL", "LOST_TTL", "Holding", "Lease", "Orders", "Share"]
 
@@ -165,7 +165,7 @@ class Share:
             pids=holding.pids if self.is_counted else (),
         )
 
-    def accept(self, grant: Grant, *, asked: float, now: float) -> None:
+    def accept(self, grant: ServerGrant, *, asked: float, now: float) -> None:
         """The answer to the newest report, which was sent after `asked` and came at `now`."""
         self.limit = self.granted = grant.granted
         self.target = grant.target

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
-__all__ = ["PROTOCOL", "Census", "Claim", "Grant", "Report", "Terms", "body", "signature"]
+__all__ = ["PROTOCOL", "Census", "Claim", "FleetReport", "ServerGrant", "Terms", "body", "signature"]
 
 PROTOCOL: Final = 1
 """Version of what is said. The main database refuses another one, so that two rules never share a budget."""
@@ -59,7 +59,7 @@ class Census:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
+class FleetReport:
     """One call of a process. `buried`: processes of its host that are known to be dead. `leaves`: it holds nothing."""
 
     process: UUID
@@ -71,7 +71,7 @@ class Report:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Grant:
+class ServerGrant:
     """The answer for one server.
 
     `granted`: the most connections from now on. `target`: what it should come down, or will come up, to. `counted`: a
@@ -89,7 +89,7 @@ class Grant:
     ghosts: int = 0
 
 
-def body(report: Report, *, ttl: float) -> str:
+def body(report: FleetReport, *, ttl: float) -> str:
     """`report` as the text that is signed and sent: JSON with the short names of `fleet.sql`."""
     said: dict[str, object] = {
         "v": PROTOCOL,

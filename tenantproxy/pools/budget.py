@@ -14,6 +14,7 @@ from tenantproxy.events import Histogram, LimitLowered, Observer, ServerDown, Se
 from tenantproxy.pools.base import Clock, ServerStats
 from tenantproxy.pools.limits import NO_LIMIT, RefusedPools, lowest
 from tenantproxy.pools.lingering import Lingering, gone_by_look, gone_by_time
+from tenantproxy.pools.quota import Quota
 from tenantproxy.pools.snapshot import snapshot
 
 __all__ = ["Claimant", "ServerBudget"]
@@ -44,6 +45,15 @@ class Claimant(Protocol):
     @property
     def starving(self) -> bool:
         """Whether a tenant waits in it that holds fewer than the guaranteed number, and nothing is on its way to it."""
+        ...
+
+    @property
+    def wanted(self) -> int:
+        """How many connections it could use now; idle ones are not among them."""
+        ...
+
+    def end_leases(self, most: int) -> int:
+        """End at most so many leases, the longest first; how many were ended."""
         ...
 
     def refill(self, most: int = ...) -> None:
@@ -77,7 +87,11 @@ class ServerBudget:
     def __init__(self, server: str, *, limit: int, clock: Clock, observer: Observer, guaranteed: int = 1) -> None:
         self.server = server
         self._configured = limit
-        self.limit = limit  # or less, where the server allows no more
+        self.most = limit  # or less, where the server allows no more
+        self.limit = limit  # `most`, or what this process may use of it
+        self.reserve = MAIN_RESERVE  # of the limit; main's own
+        self.opening = 0  # permits of connects under way
+        self._quota: Quota | None = None  # of a fleet
         self._refusals: RefusedPools[Claimant] = RefusedPools()
         self.guaranteed = guaranteed
         self.max_connections: int | None = None  # as the server reports it
@@ -123,13 +137,73 @@ class ServerBudget:
         found = (("max_connections", max_connections - reserved), ("role", role_limit))
         limit, source = lowest(self._configured, found)
         limit = max(limit, min(self._configured, MAIN_RESERVE + 1))
-        if limit == self.limit:
+        if limit == self.most:
             return
-        self.limit = limit
+        self.most = limit
         if limit < self._configured:
             event = LimitLowered(server=self.server, pool="", configured=self._configured, limit=limit, by=source)
             self._observer(event)
+        self.regrant()
+
+    # --- what a fleet allows -----------------------------------------------------------------------------------------
+    def follow(self, quota: Quota | None) -> None:
+        """Keep to `quota` from now on; None: to what the server allows."""
+        self._quota = quota
+        self.regrant()
+
+    def regrant(self) -> None:
+        """What may be used has changed, or has grown old: hand out what is free, close what is too many."""
+        quota = self._quota
+        self.limit = self.most if quota is None else min(self.most, quota.limit)
+        self.reserve = MAIN_RESERVE if quota is None else quota.reserve
+        self.shed()
         self.grant()
+
+    @property
+    def excess(self) -> int:
+        """How many connections are to be closed as soon as they are idle; not more than 0: none."""
+        return 0 if self._quota is None else self._quota.excess(self.in_use, self.closing)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether a connect that has just finished came too late for what this process may use."""
+        return self._quota is not None and self._quota.is_over(self.in_use)
+
+    @property
+    def is_pressed(self) -> bool:
+        """Whether a connection that is released may be needed elsewhere."""
+        return bool(self.wanting) or self.excess > 0
+
+    @property
+    def wanted(self) -> int:
+        """How many connections its pools could use now; idle ones are not among them."""
+        return sum(pool.wanted for pool in self._claimants) + len(self.lingering)
+
+    def shed(self) -> None:
+        """Close idle connections while there are more than there should be; main's last."""
+        while self._idle and self.excess > 0:
+            victim = min(self._idle, key=lambda pool: (pool.is_main, pool.last_used))
+            if not victim.give_up_idle(0.0):
+                return
+
+    def end_leases(self, most: int) -> None:
+        """End leases, at most so many: what this process held may be another's soon. Main's last."""
+        for pool in sorted(self._claimants, key=lambda pool: (pool.is_main, pool.last_used)):
+            if most <= 0:
+                return
+            most -= pool.end_leases(most)
+
+    def connect_ended(self) -> None:
+        """A connect is over, whatever came of it: then another may begin, where only so many may at once."""
+        self.opening -= 1
+
+    def go_on(self) -> None:
+        """A new connection has found its place: in a fleet, a connect of another pool may have waited for that."""
+        if self._quota is not None and self.wanting:
+            self.grant()
+
+    def _may_connect(self) -> bool:
+        return self._quota is None or self._quota.may_open(self.in_use, self.opening)
 
     def refused_as_full(self, pool: Claimant, in_use: int) -> None:
         """`pool` was refused a connection, for none was left: for a while what is in use is the most for it."""
@@ -157,13 +231,14 @@ class ServerBudget:
     # --- permits -----------------------------------------------------------------------------------------------------
     def take(self, pool: Claimant) -> bool:
         """Take a permit for a connect; False when this pool can have none now (then `want` one)."""
-        if self._is_spent(pool) or self._must_stand_back(pool):
+        if self._is_spent(pool) or self._must_stand_back(pool) or not self._may_connect():
             return False
         if not pool.is_main:
-            if self.tenants_in_use >= self.limit - MAIN_RESERVE:
+            if self.tenants_in_use >= self.limit - self.reserve:
                 return False
             self.tenants_in_use += 1
         self.in_use += 1
+        self.opening += 1
         return True
 
     def _is_spent(self, pool: Claimant) -> bool:
@@ -214,11 +289,16 @@ class ServerBudget:
         self.in_use -= 1
         if not of_main:
             self.tenants_in_use -= 1
+        if self._quota is not None:
+            self._quota.closed(self.in_use)
+            self.limit = min(self.most, self._quota.limit)
 
     def want(self, pool: Claimant) -> None:
         """Remember that `pool` would open more, and close idle connections to make room."""
         if pool not in self.wanting:
             self.wanting[pool] = self._clock()
+        if self._quota is not None and self.in_use >= self.limit - (0 if pool.is_main else self.reserve):
+            self._quota.wants()
         self.reclaim()
 
     def unwant(self, pool: Claimant) -> None:
@@ -238,9 +318,11 @@ class ServerBudget:
 
     def _next(self) -> Claimant | None:
         """Who gets the next permit, if there is one."""
+        if not self._may_connect():
+            return None
         if self.in_use >= self.limit:
             return next((pool for pool in self.wanting if not self._is_spent(pool)), None)
-        for_tenants = self.tenants_in_use < self.limit - MAIN_RESERVE
+        for_tenants = self.tenants_in_use < self.limit - self.reserve
         first = None
         for pool in self.wanting:
             if self._is_spent(pool):
@@ -258,6 +340,7 @@ class ServerBudget:
         several: those yield one when they give it back. For one that only wants more, what was idle for a while: its
         own come back meanwhile, and to close and open one costs more than that.
         """
+        self.shed()
         while self.closing < len(self.wanting) and self._idle:
             victims = list(self._victims())
             victim = min(victims, key=lambda pool: pool.last_used, default=None)
@@ -280,7 +363,7 @@ class ServerBudget:
 
     def _victims(self) -> Iterator[Claimant]:
         """Pools with idle connections whose permits would be of use to those who want one."""
-        main_helps = self.tenants_in_use < self.limit - MAIN_RESERVE or any(pool.is_main for pool in self.wanting)
+        main_helps = self.tenants_in_use < self.limit - self.reserve or any(pool.is_main for pool in self.wanting)
         return (pool for pool in self._idle if main_helps or not pool.is_main)
 
     def is_idle(self, pool: Claimant, *, idle: bool) -> None:
@@ -298,6 +381,8 @@ class ServerBudget:
         """
         if pool.is_main:
             return False
+        if self.excess > 0:
+            return True
         for other, since in self.wanting.items():
             if other is not pool and other.starving:
                 return next_holds >= self.guaranteed or self._clock() - max(since, opened_at) > self.turn_seconds

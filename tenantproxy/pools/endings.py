@@ -128,6 +128,12 @@ class Endings(Generic[C]):
         return one
 
     # --- leases ------------------------------------------------------------------------------------------------------
+    def longest_leases(self, most: int) -> list[tuple[Slot[C], Turn[C]]]:
+        """At most so many leases, longest first."""
+        used = [(slot, slot.turn) for slot in self._state.slots.values() if slot.state is State.USED]
+        found = [(slot, turn) for slot, turn in used if turn is not None]
+        return sorted(found, key=lambda each: each[0].since)[:most]
+
     def long_leases(self, now: float, max_hold: float) -> Iterator[tuple[Slot[C], Turn[C]]]:
         """Leases to end as they last longer than `max_hold` seconds, longest first: one for each waiter they block.
 

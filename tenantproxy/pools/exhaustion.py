@@ -17,6 +17,7 @@ from tenantproxy.errors import (
 __all__ = [
     "budget_spent",
     "closed",
+    "fenced",
     "held_too_long",
     "idle_in_transaction",
     "idle_pinned",
@@ -73,6 +74,16 @@ def held_too_long(seconds: float, *, max_hold: float) -> LeaseExpired:
         f"the connection was closed after {seconds:.3g} s, as others waited for it",
         detail=f"max_hold = {max_hold:g} s; what its transaction did is undone",
         hint="hold connections for less time, or raise max_hold in [pools]",
+        retry_after=1.0,
+    )
+
+
+def fenced() -> LeaseExpired:
+    """What the process may use is not known any more."""
+    return LeaseExpired(
+        "the connection was closed, as this process does not reach the main database of its fleet",
+        detail="without it, it keeps [fleet] floor connections to each server; what its transaction did is undone",
+        hint="look at the main database; raise floor in [fleet] to keep more",
         retry_after=1.0,
     )
 

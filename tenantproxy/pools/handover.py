@@ -62,7 +62,7 @@ class Handover(Generic[C]):
             self.replace(slot, pool.closed_for or "evicted")
         elif now >= slot.expires_at:
             self.replace(slot, "lifetime")
-        elif budget.wanting and self._must_yield(slot):
+        elif budget.is_pressed and self._must_yield(slot):
             self.replace(slot, "evicted")
         elif not (self._turns.waiting and self._hand_over(slot, now)):
             slot.state = _IDLE
@@ -70,7 +70,7 @@ class Handover(Generic[C]):
             if not self._idle.all:
                 budget.is_idle(pool, idle=True)
             self._idle.add(slot)
-            if budget.wanting:
+            if budget.is_pressed:
                 budget.reclaim()
 
     def replace(self, slot: Slot[C], reason: CloseReason) -> None:

@@ -142,7 +142,7 @@ class PoolManager(Generic[C]):
             key,
             self._context,
             label=label,
-            limit=min(limit, budget.limit),
+            limit=min(limit, budget.most),
             budget=budget,
             isolation=isolation,
             is_main=is_main,
@@ -213,7 +213,7 @@ class PoolManager(Generic[C]):
                 self._evict(pool, "removed")
             elif former != limits:
                 self._own[tenant][key] = limits
-                pool.resize(tenant, limits, min(self._own_limit(limits), pool.budget.limit))
+                pool.resize(tenant, limits, min(self._own_limit(limits), pool.budget.most))
 
     def sweep(self) -> None:
         """What time demands, at once."""

@@ -113,6 +113,7 @@ class Openings(Generic[C]):
     def succeeded(self, conn: C) -> Slot[C]:
         """A connect succeeded: the slot of the new connection, which is in no state yet."""
         self._state.opening -= 1
+        self._budget.connect_ended()
         self.backoff.succeeded()
         lifetime = self._settings.max_lifetime * (1 - _LIFETIME_JITTER * random.random())
         slot = Slot(conn, now=self._clock(), lifetime=lifetime)
@@ -123,6 +124,7 @@ class Openings(Generic[C]):
     def failed(self, error: TenantProxyError, failure: Failure, what: str) -> None:
         """A connect failed and is retried later. Its permit is still taken."""
         self._state.opening -= 1
+        self._budget.connect_ended()
         delay = self.backoff.failed(error, failure, self._clock())
         server, pool = self._pool.key.server, self._pool.label
         self._observer(ConnectFailure(server=server, pool=pool, error=what, retry_in=delay))

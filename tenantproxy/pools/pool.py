@@ -342,6 +342,17 @@ class Pool(Generic[C]):
         """Close every connection that exists now: the idle ones at once, the others when they come back."""
         self._endings.expire()
 
+    def end_leases(self, most: int) -> int:
+        """See `budget.Claimant`."""
+        now, ended = self._clock(), 0
+        for slot, turn in self._endings.longest_leases(most):
+            seconds = now - slot.since
+            self._observer(LeaseEnded(server=self.key.server, pool=self.label, tenant=turn.tenant, seconds=seconds))
+            self._connector.expire(slot.conn, exhaustion.fenced())
+            self.retire(slot.conn, "fenced")
+            ended += 1
+        return ended
+
     def resize(self, tenant: TenantId, limits: Limits, limit: int) -> None:
         """The one tenant whose pool this is has other limits now; what exceeds them is closed once it is idle."""
         self._openings.configure(limit)
@@ -380,8 +391,13 @@ class Pool(Generic[C]):
 
     def opened(self, conn: C) -> None:
         """A connect succeeded: the connection goes to the next waiter, whichever it was opened for."""
-        self._handover.place(self._openings.succeeded(conn), self._clock())
+        slot = self._openings.succeeded(conn)
+        if self.budget.is_over:  # what it was opened for has ended meanwhile
+            self._endings.begin(slot, "evicted")
+        else:
+            self._handover.place(slot, self._clock())
         self.refill()
+        self.budget.go_on()
 
     def open_failed(
         self,
@@ -457,6 +473,12 @@ class Pool(Generic[C]):
     def starving(self) -> bool:
         """See `budget.Claimant`."""
         return self._turns.below > self._state.coming
+
+    @property
+    def wanted(self) -> int:
+        """See `budget.Claimant`."""
+        state = self._state
+        return state.used + state.resetting + state.opening + max(0, self.need)
 
     @property
     def used(self) -> int:

@@ -24,6 +24,7 @@ from tenantproxy.auth.caller import TrustedProxies
 from tenantproxy.config import listen_address
 from tenantproxy.config.version import VERSION
 from tenantproxy.errors import ConfigurationError, Problem, TenantProxyError, is_passing
+from tenantproxy.metrics.fleet import FleetCollector
 from tenantproxy.metrics.listeners import HttpRequests, ProcessCollector, ProcessStats
 from tenantproxy.metrics.logins import LoginCollector
 from tenantproxy.metrics.pg import PgCollector
@@ -103,6 +104,7 @@ class Sidecar:
             RouterCollector(lambda: self._stats or router.stats(), version=VERSION, tenants=lambda: self._tenants),
             ProcessCollector(self._process, self._requests),
             LoginCollector(lambda: router.login_counts, lambda: self.auth.reuses, lambda: router.audit),
+            FleetCollector(lambda: router.fleet),
             PgCollector(lambda: None if self.pg is None else self.pg.pg_stats()),
         )
 

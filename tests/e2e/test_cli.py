@@ -188,7 +188,11 @@ def test_install_puts_registry_and_signed_context_in_place_again_and_again(
     assert "tenantproxy install" in uninstalled.stderr
 
     done = said(cli("install", "--config", config, "--json"))
-    main = [("registry", "demo_main"), ("sessions and login directory", "demo_main")]
+    main = [
+        ("registry", "demo_main"),
+        ("sessions and login directory", "demo_main"),
+        ("budget of the fleet default", "demo_main"),
+    ]
     assert [(row["installed"], row["database"]) for row in done] == main
     assert said(cli("tenants", "list", "--config", config, "--json")) == []
     asyncio.run(

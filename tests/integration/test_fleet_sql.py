@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from tenantproxy.embedded import EmbeddedPostgres
-from tenantproxy.fleet.values import Claim, Report, Terms
+from tenantproxy.fleet.values import Claim, FleetReport, Terms
 from tenantproxy.lifecycle.fleet import install_fleet
 from tenantproxy.lifecycle.provisioner import ensure_role
 from tests.support.database import Database
@@ -29,10 +29,10 @@ def fleet(postgres: EmbeddedPostgres, database: Database) -> Iterator[SqlFleet]:
     made.close()
 
 
-def report(seq: int = 1, process: UUID | None = None) -> Report:
+def report(seq: int = 1, process: UUID | None = None) -> FleetReport:
     terms = Terms(cap=20)
     claim = Claim(server="one", used=0, want=3.0, keep=0, lowers=False, terms=terms, epoch=-1)
-    return Report(process=process or uuid4(), seq=seq, claims=(claim,))
+    return FleetReport(process=process or uuid4(), seq=seq, claims=(claim,))
 
 
 def test_the_sql_answers_each_call_as_the_model_does(fleet: SqlFleet) -> None:

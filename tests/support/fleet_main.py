@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from uuid import UUID
 
 from tenantproxy.fleet.balance import Asker, raises, targets
-from tenantproxy.fleet.values import Claim, Grant, Report
+from tenantproxy.fleet.values import Claim, FleetReport, ServerGrant
 
 __all__ = ["STALE", "ModelMain", "Row"]
 
@@ -89,7 +89,7 @@ class ModelMain:
         return sorted((pair for pair in self.rows.items() if not pair[1].silent), key=lambda pair: pair[0].int)
 
     # --- one call ----------------------------------------------------------------------------------------------------
-    def sync(self, report: Report, wall: int, line: str = "1") -> list[Grant] | str:
+    def sync(self, report: FleetReport, wall: int, line: str = "1") -> list[ServerGrant] | str:
         """One call of `fleet_sync`; STALE as the SQL's state of that name."""
         leads = self._settle(line) or self.settles or wall != self.ticked
         self.is_known = True
@@ -133,7 +133,7 @@ class ModelMain:
         twin.rows = {process: copy.copy(row) for process, row in self.rows.items()}
         return twin
 
-    def _take(self, report: Report, claim: Claim, wall: int) -> None:
+    def _take(self, report: FleetReport, claim: Claim, wall: int) -> None:
         row = self.rows.get(report.process)
         if row is None:
             granted = claim.keep if self.settles else 0
@@ -147,7 +147,7 @@ class ModelMain:
         row.claim, row.seq, row.used, row.pids, row.silent = claim, report.seq, claim.used, frozenset(claim.pids), False
         row.seen = wall if "logical" in self.without else self.clock + self.ttl // 15
 
-    def _bury(self, report: Report) -> None:
+    def _bury(self, report: FleetReport) -> None:
         for process in report.buried:
             row = self.rows.get(process)
             if row is not None and process != report.process:
@@ -168,7 +168,7 @@ class ModelMain:
         for row, reserve in zip(silent, reserves, strict=True):
             row.granted, row.used = min(row.granted, reserve), min(row.used, reserve)
 
-    def _answer(self, report: Report) -> list[Grant]:
+    def _answer(self, report: FleetReport) -> list[ServerGrant]:
         row = self.rows[report.process]
         counted = self.blind or self.ghosts > 0 or any(each.silent for each in self.rows.values())
         granted = row.granted
@@ -178,7 +178,7 @@ class ModelMain:
         witness = counted and live[self.clock // (self.ttl // 5) % len(live)] == report.process
         server = row.claim.server
         return [
-            Grant(
+            ServerGrant(
                 server=server,
                 granted=granted,
                 target=row.target,

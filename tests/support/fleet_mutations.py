@@ -13,7 +13,7 @@ from unittest.mock import PropertyMock, patch
 
 from tenantproxy.fleet.member import Member
 from tenantproxy.fleet.share import Holding, Lease, Share
-from tenantproxy.fleet.values import Claim, Grant
+from tenantproxy.fleet.values import Claim, ServerGrant
 
 __all__ = ["MUTATIONS"]
 
@@ -29,11 +29,11 @@ def _tells_first(self: Share, server: str, now: float, holding: Holding) -> Clai
     return claim
 
 
-def _renews_when_heard(self: Share, grant: Grant, *, asked: float, now: float) -> None:
+def _renews_when_heard(self: Share, grant: ServerGrant, *, asked: float, now: float) -> None:
     _accept(self, grant, asked=now, now=now)
 
 
-def _hears_all(self: Member, seq: int, grants: Iterable[Grant], *, now: float) -> bool:
+def _hears_all(self: Member, seq: int, grants: Iterable[ServerGrant], *, now: float) -> bool:
     for grant in grants:
         self.shares[grant.server].accept(grant, asked=now, now=now)
     return True

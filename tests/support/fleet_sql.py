@@ -12,7 +12,7 @@ from uuid import UUID
 import psycopg
 
 from tenantproxy.embedded import EmbeddedPostgres
-from tenantproxy.fleet.values import Report, body, signature
+from tenantproxy.fleet.values import FleetReport, body, signature
 from tenantproxy.isolation.proof import key_pads
 from tenantproxy.lifecycle.fleet import fleet_script
 from tests.support.fleet_main import STALE, ModelMain
@@ -61,7 +61,7 @@ class SqlFleet:
         world.save, world.restore, world.empty = self._save, self._restore, self._empty
         return world
 
-    def sync(self, report: Report, *, key: bytes = KEY, fleet: str | None = None) -> list[tuple[Any, ...]]:
+    def sync(self, report: FleetReport, *, key: bytes = KEY, fleet: str | None = None) -> list[tuple[Any, ...]]:
         """One call of `fleet_sync` as the application role."""
         name = self._fleet if fleet is None else fleet
         text = body(report, ttl=TTL / 1000)
@@ -69,7 +69,7 @@ class SqlFleet:
         self.calls += 1
         return self.app.execute(SYNC, (name, report.process, report.seq, text, mac)).fetchall()
 
-    def _compare(self, main: ModelMain | None, report: Report, wall: int, line: str, answer: Answer) -> None:
+    def _compare(self, main: ModelMain | None, report: FleetReport, wall: int, line: str, answer: Answer) -> None:
         self._do("UPDATE public.fake SET wall = %s, line = %s", (wall, line))
         if main is None:  # the leader dies in its transaction
             with self.app.transaction(force_rollback=True):

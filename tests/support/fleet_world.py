@@ -16,7 +16,7 @@ from uuid import UUID
 
 from tenantproxy.fleet.member import Member
 from tenantproxy.fleet.share import Holding, Share
-from tenantproxy.fleet.values import Census, Grant, Report, Terms
+from tenantproxy.fleet.values import Census, FleetReport, ServerGrant, Terms
 from tests.support.fleet_main import STALE, ModelMain
 
 __all__ = ["SERVER", "TTL", "FleetWorld", "Overshoot", "Step", "play", "random_steps", "shrink"]
@@ -28,8 +28,8 @@ _LOGIN_TIMEOUT: Final = 60_000  # PostgreSQL's authentication_timeout
 Step = tuple[str, int, int]
 """What happens, and two numbers that say to which process and how."""
 
-Answer = list[Grant] | str
-OnSync = Callable[[ModelMain | None, Report, int, str, Answer], None]
+Answer = list[ServerGrant] | str
+OnSync = Callable[[ModelMain | None, FleetReport, int, str, Answer], None]
 """Told of each call that reached main: the model afterwards (None: the leader died in it), and its answer."""
 
 
@@ -76,14 +76,14 @@ class Process:
         opening = self.checked + len(self.opening)
         return self.share.may_open(now / 1000, total=self.total, opening=opening)
 
-    def report(self, now: int) -> Report:
+    def report(self, now: int) -> FleetReport:
         pids = tuple(sorted(self.idle + self.used + self.closing + self.opening))
         holding = Holding(total=self.total, want=float(self.demand), pids=pids)
         census, self.census = (self.census,) if self.census else (), None
         buried, self.to_bury = tuple(self.to_bury), []
         return self.member.report(now / 1000, {SERVER: holding}, census=census, buried=buried)
 
-    def hear(self, report: Report, answer: Answer, now: int) -> None:
+    def hear(self, report: FleetReport, answer: Answer, now: int) -> None:
         if report.process != self.member.process:
             return
         if isinstance(answer, str):
@@ -117,7 +117,7 @@ class Process:
 @dataclass(slots=True)
 class _Message:
     process: Process
-    report: Report
+    report: FleetReport
     answer: Answer = STALE
 
 
@@ -228,7 +228,7 @@ class FleetWorld:
         process = self._pick(a)
         return None if process.is_stopped else process
 
-    def _call(self, process: Process, report: Report) -> _Message:
+    def _call(self, process: Process, report: FleetReport) -> _Message:
         wall, line = self.now + self.skew, str(self.line)
         answer = self.main.sync(report, wall, line)
         if self.on_sync is not None:

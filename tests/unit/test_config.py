@@ -16,7 +16,7 @@ from tenantproxy.errors import ConfigurationError, Problem
 from tenantproxy.model import Isolation, Limits
 
 EXAMPLE = Path(__file__).parents[2] / "config" / "tenantproxy.toml"
-CONTRACT_SECTIONS = {"schema",
+CONTRACT_SECTIONS = {"schema", "fleet",
     "main", "servers", "pools", "registry", "tenants", "row", "tenant_roles", "context", "resolve", "auth", "login",
     "http", "admin", "audit", "pg", "metrics",
 }  # fmt: skip

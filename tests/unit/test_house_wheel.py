@@ -48,7 +48,7 @@ sys.path.insert(0, sys.argv[1])
 process = tuple("tenantproxy." + name for name in (
     "sidecar", "cli", "demo", "__main__",
     "metrics.prometheus", "metrics.families", "metrics.listeners", "metrics.logins", "metrics.pg", "metrics.app",
-    "middleware.aiohttp",
+    "metrics.fleet", "middleware.aiohttp",
     "middleware.django", "sqlalchemy",
     "registry.mongo",
 ))

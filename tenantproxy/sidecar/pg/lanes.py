@@ -45,7 +45,7 @@ class LaneDesk:
     def is_wanted(self) -> bool:
         """Whether what is given back may go to others at once, who are told."""
         pool = self._pool
-        return pool.has_waiting or pool.is_closed or bool(pool.budget.wanting)
+        return pool.has_waiting or pool.is_closed or pool.budget.is_pressed
 
     def lease(self) -> RawBackend | None:
         """A backend that is idle and bound to the tenant, with the settings of the lane; None: not at once."""
@@ -112,7 +112,7 @@ class Lanes:
         if found is None:
             return None
         pool, route = found
-        if pool.has_waiting or pool.is_closed or pool.budget.wanting:
+        if pool.has_waiting or pool.is_closed or pool.budget.is_pressed:
             return None
         # By identity: all of them live as long as the lane does, whose desk has them.
         key = id(pool), id(route), id(settings), id(traffic)

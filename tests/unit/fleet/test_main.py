@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from tenantproxy.fleet.values import Census, Claim, Grant, Report, Terms
+from tenantproxy.fleet.values import Census, Claim, FleetReport, ServerGrant, Terms
 from tests.support.fleet_main import ModelMain
 
 TTL = 15_000
@@ -32,17 +32,17 @@ class Talk:
         pids: tuple[int, ...] = (),
         census: tuple[Census, ...] = (),
         buried: tuple[UUID, ...] = (),
-    ) -> Grant:
+    ) -> ServerGrant:
         self._seq += 1
         self._now += 1000
         claim = Claim(server="one", used=used, want=want, keep=keep, lowers=lowers, terms=TERMS, epoch=epoch, pids=pids)
         answer = self.main.sync(
-            Report(process=process, seq=self._seq, claims=(claim,), census=census, buried=buried), self._now
+            FleetReport(process=process, seq=self._seq, claims=(claim,), census=census, buried=buried), self._now
         )
         assert not isinstance(answer, str)
         return answer[0]
 
-    def until_silent(self, process: UUID, alive: UUID) -> Grant:
+    def until_silent(self, process: UUID, alive: UUID) -> ServerGrant:
         """`alive` goes on until `process` counts as silent."""
         answer = self.say(alive, used=1)
         while not self.main.rows[process].silent:

@@ -6,7 +6,7 @@ import pytest
 
 from tenantproxy.fleet.member import Member
 from tenantproxy.fleet.share import Holding, Lease, Share
-from tenantproxy.fleet.values import Grant, Terms
+from tenantproxy.fleet.values import ServerGrant, Terms
 
 TERMS = Terms(cap=20, floor=2, burst=2, ttl=15.0)
 
@@ -14,7 +14,7 @@ TERMS = Terms(cap=20, floor=2, burst=2, ttl=15.0)
 def granted(limit: int, *, target: int | None = None, asked: float = 0.0, since: float = -100.0) -> Share:
     """A share with an answer, whose floor main has known since `since`."""
     share = Share(TERMS)
-    grant = Grant(server="one", granted=limit, target=limit if target is None else target, epoch=0)
+    grant = ServerGrant(server="one", granted=limit, target=limit if target is None else target, epoch=0)
     share.accept(grant, asked=since, now=since)
     share.accept(grant, asked=asked, now=asked)
     return share
@@ -46,7 +46,7 @@ def test_no_more_than_a_burst_of_connects_is_under_way() -> None:
 
 def test_a_limit_that_is_kept_without_main_never_ends() -> None:
     share = Share(TERMS, keeps=True)
-    share.accept(Grant(server="one", granted=10, target=10, epoch=0), asked=0.0, now=0.0)
+    share.accept(ServerGrant(server="one", granted=10, target=10, epoch=0), asked=0.0, now=0.0)
     assert share.allowed(1e6) == 10
 
 
@@ -76,7 +76,7 @@ def test_everything_closes_when_main_may_have_forgotten_the_process() -> None:
 def test_an_answer_is_as_old_as_its_question() -> None:
     member = Member({"one": TERMS})
     report = member.report(0.0, {"one": Holding(total=0)})
-    member.hear(report.seq, [Grant(server="one", granted=9, target=9, epoch=0)], now=4.0)
+    member.hear(report.seq, [ServerGrant(server="one", granted=9, target=9, epoch=0)], now=4.0)
     assert member.shares["one"].age(5.0) == 5.0
 
 
@@ -84,14 +84,14 @@ def test_the_answer_to_an_older_report_does_not_count() -> None:
     member = Member({"one": TERMS})
     first = member.report(0.0, {"one": Holding(total=0)})
     member.report(1.0, {"one": Holding(total=0)})
-    assert not member.hear(first.seq, [Grant(server="one", granted=9, target=9, epoch=0)], now=2.0)
+    assert not member.hear(first.seq, [ServerGrant(server="one", granted=9, target=9, epoch=0)], now=2.0)
     assert member.shares["one"].limit == 0
 
 
 def test_a_process_whose_id_another_one_has_takes_a_new_one_and_no_grant() -> None:
     member = Member({"one": TERMS})
     report = member.report(0.0, {"one": Holding(total=0)})
-    member.hear(report.seq, [Grant(server="one", granted=9, target=9, epoch=0)], now=0.0)
+    member.hear(report.seq, [ServerGrant(server="one", granted=9, target=9, epoch=0)], now=0.0)
     former, report = member.process, member.report(1.0, {"one": Holding(total=3)})
     assert member.hear_stale(report.seq)
     assert member.process != former

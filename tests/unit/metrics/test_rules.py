@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from tenantproxy.fleet.stats import FleetServerStats, FleetStats
 from tenantproxy.metrics.families import PREFIX
+from tenantproxy.metrics.fleet import FleetCollector
 from tenantproxy.metrics.listeners import HttpRequests, ListenerStats, ProcessCollector, ProcessStats
 from tenantproxy.metrics.logins import LoginCollector
 from tenantproxy.metrics.pg import PgCollector, PgStats
@@ -21,6 +23,10 @@ from tests.unit.metrics.test_prometheus import STATS
 CONFIG = Path(__file__).parents[3] / "config"
 RULES = CONFIG / "prometheus"
 DASHBOARD = CONFIG / "grafana" / "tenantproxy.json"
+
+
+PART = FleetServerStats(server="a", granted=1, target=1, wanted=1.0, used=1, cap=1, processes=1, ghosts=0)
+FLEET = FleetStats(fleet="default", process="", servers=(PART,), last_renewal=0.0, calls=0, failures=0)
 
 
 def expressions() -> list[str]:
@@ -38,6 +44,7 @@ def yielded() -> set[str]:
         ProcessCollector(lambda: now, HttpRequests()),
         LoginCollector(lambda: None, lambda: 0),
         PgCollector(lambda: PgStats(queries={}, transactions={})),
+        FleetCollector(lambda: FLEET),
     )
     endings = {"counter": ("_total",), "histogram": ("_bucket", "_count", "_sum")}
     return {

@@ -1,0 +1,321 @@
+"""How does this process take part in its fleet? It joins, reports to main, follows its answers, and leaves.
+
+State: its phase, and while it shares the books and the link to main. Changed in the event loop of `open` alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import os
+import random
+import time
+import weakref
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from contextlib import suppress
+from enum import StrEnum
+from typing import Any, Final, Protocol
+
+from tenantproxy.config import Settings, fleet_key
+from tenantproxy.connect.failures import LOST, describe
+from tenantproxy.errors import ConfigurationError, Problem, TenantProxyError
+from tenantproxy.events import FleetAlone, FleetFenced, FleetJoined, FleetSkipped, Observer
+from tenantproxy.fleet.books import Books, Connections
+from tenantproxy.fleet.link import FleetLink, Stale, addressed, is_installed
+from tenantproxy.fleet.ration import FixedQuota
+from tenantproxy.fleet.stats import FleetStats
+from tenantproxy.pools.budget import ServerBudget
+
+__all__ = ["SIZE_VARIABLE", "Fleet", "Phase", "boot_clock"]
+
+SIZE_VARIABLE: Final = "TENANTPROXY_FLEET_SIZE"
+_SOON: Final = 0.1  # seconds between two reports, at least
+_AGE_SECONDS: Final = 0.5  # between two looks at what has grown old
+_CALL_SECONDS: Final = 2.0
+
+_all: weakref.WeakSet[Fleet] = weakref.WeakSet()
+
+
+class Phase(StrEnum):
+    """How a process's part of each server is found."""
+
+    OFF = "off"  # the configuration or the main database has no fleet: the whole budget is this process's
+    JOINING = "joining"  # main is being asked
+    SHARED = "shared"  # main says
+    ALONE = "alone"  # main could not be asked: a fixed part
+
+
+def boot_clock() -> float:
+    """Seconds of a clock that is never set, and also runs while the process is stopped or the machine sleeps."""
+    clock = getattr(time, "CLOCK_BOOTTIME", None)
+    return time.monotonic() if clock is None else time.clock_gettime(clock)
+
+
+class MainDatabase(Protocol):
+    """Where it is asked whether there is a fleet."""
+
+    async def fetchval(self, query: str, /) -> Any:
+        """One value."""
+        ...
+
+
+class Fleet:
+    """This process in its fleet. Constructing it does no I/O."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        budgets: Mapping[str, ServerBudget],
+        *,
+        connections: Connections,
+        observer: Observer,
+        clock: Callable[[], float] = boot_clock,
+    ) -> None:
+        self._settings = settings
+        self._budgets = budgets
+        self._connections = connections
+        self._observer = observer
+        self._clock = clock
+        self._key: bytes | None = None
+        self._link: FleetLink | None = None
+        self._books: Books | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._wake = asyncio.Event()  # set when there is a reason to report before the interval is over
+        self._is_fenced = False
+        self._error = ""  # why the last report failed
+        self._last_renewal = 0.0
+        self._calls = self._failures = 0
+        self.phase = Phase.OFF
+        _all.add(self)
+
+    # --- life --------------------------------------------------------------------------------------------------------
+    def begin(self) -> None:
+        """Before anything is opened: until main was asked, one connection to it and nothing else.
+
+        Raises ConfigurationError when the key cannot be read, or the number of processes is none.
+        """
+        if not self._settings.fleet.enabled:
+            return
+        self._key = fleet_key(self._settings.fleet, self._settings.row, self._settings.tenant_roles)
+        _configured_size()
+        self.phase = Phase.JOINING
+        if self._key is not None:
+            main = self._budgets[self._settings.main.server]
+            for budget in self._each():
+                budget.follow(FixedQuota(int(budget is main)))
+
+    async def open(self, main: MainDatabase | None, *, error: str = "") -> None:
+        """Join the fleet of the main database if it keeps one; `main` is None where it cannot be asked now: `error`.
+
+        Raises ConfigurationError when main refuses this process.
+        """
+        if self.phase is not Phase.JOINING:
+            return
+        if main is None:
+            self._go_alone(error)
+        elif not await is_installed(main):
+            self._share_nothing()
+        elif self._key is None:
+            self._observer(FleetSkipped(fleet=self._settings.fleet.id))
+            self._share_nothing()
+        else:
+            await self._join(self._key)
+
+    async def _join(self, key: bytes) -> None:
+        settings = self._settings
+        self._wake = asyncio.Event()  # one belongs to the loop in which it was first waited for
+        self._link = link = FleetLink(settings, key=key, heard=self._heard)
+        self._books = books = Books(
+            settings,
+            self._budgets,
+            link=link,
+            connections=self._connections,
+            clock=self._clock,
+            wants=self._wake.set,
+        )
+        try:  # nothing may be opened before the first answer
+            await self._report(books, link, settings.servers[settings.main.server].connect_timeout + _CALL_SECONDS)
+        except ConfigurationError:
+            self._forget()
+            raise
+        except (TenantProxyError, TimeoutError, *LOST) as exc:
+            self._failed(exc)
+        self.phase = Phase.SHARED
+        books.take_over()
+        self._observer(FleetJoined(fleet=settings.fleet.id, member=str(books.member.process)))
+        self._spawn(self._run(books, link), "tenantproxy fleet")
+        self._spawn(self._grow_old(books), "tenantproxy fleet clock")
+
+    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        loop = asyncio.get_running_loop()
+        self._tasks.append(loop.create_task(work, name=name, context=contextvars.Context()))
+
+    async def close(self, *, timeout: float = 1.0) -> None:
+        """Everything is closed: say so, so that others may have it at once, and end. Safe to call twice."""
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        link, books = self._link, self._books
+        self._forget()
+        for budget in self._each():
+            budget.follow(None)
+        if link is not None and books is not None:
+            if books.is_empty:
+                with suppress(TenantProxyError, TimeoutError, Stale, *LOST):
+                    await link.sync(books.member.leave(), timeout=timeout)
+            await link.close(timeout=timeout)
+
+    def forget_loop(self) -> None:
+        """The event loop has ended, and all that was under way in it."""
+        self._tasks.clear()
+        self._forget()
+
+    def forked(self) -> None:
+        """In a child: what the parent holds and was granted is the parent's."""
+        self._tasks.clear()
+        if self._books is not None:
+            self._books.member.begin_again()
+
+    def _forget(self) -> None:
+        self._link = self._books = None
+        self._is_fenced = False
+        self.phase = Phase.OFF
+
+    def _each(self) -> Iterator[ServerBudget]:
+        return iter(dict.fromkeys(self._budgets.values()))
+
+    # --- without main ------------------------------------------------------------------------------------------------
+    def _share_nothing(self) -> None:
+        self.phase = Phase.OFF
+        for budget in self._each():
+            budget.follow(None)
+
+    def _go_alone(self, error: str) -> None:
+        """A fixed part of each server until main answers, which another task waits for."""
+        if self._key is None:
+            self._share_nothing()
+            return
+        self.phase = Phase.ALONE
+        given = _configured_size()
+        size = given or 1
+        self._observer(FleetAlone(error=error, size=size, assumed=given is None))
+        for budget in self._each():
+            part = max(1, budget.most // size)
+            budget.follow(None if size == 1 else FixedQuota(part, reserve=int(part > 1)))
+        self._spawn(self._find_main(self._key), "tenantproxy fleet joining")
+
+    async def _find_main(self, key: bytes) -> None:
+        """Join as soon as the main database answers."""
+        probe = FleetLink(self._settings, key=key, heard=lambda _: None)
+        found = None
+        while found is None:
+            await asyncio.sleep(self._settings.fleet.interval * (0.75 + random.random() / 2))
+            try:
+                found = await probe.is_installed(timeout=_CALL_SECONDS)
+            except (TimeoutError, *LOST):
+                pass
+            finally:
+                probe.drop()
+        if not found:
+            self._share_nothing()
+            return
+        try:
+            await self._join(key)
+        except ConfigurationError as exc:
+            self._observer(FleetFenced(fleet=self._settings.fleet.id, error=str(exc), floor=0))
+
+    # --- reports -----------------------------------------------------------------------------------------------------
+    def _heard(self, payload: str) -> None:
+        if self._books is not None and addressed(payload, self._books.member.process):
+            self._wake.set()
+
+    async def _run(self, books: Books, link: FleetLink) -> None:
+        failures = 0
+        while True:
+            await self._pause(failures)
+            try:
+                await self._report(books, link, max(_CALL_SECONDS, self._settings.fleet.interval))
+                failures = 0
+            except (TenantProxyError, TimeoutError, *LOST) as exc:  # refused, too: as good as no main
+                failures += 1
+                self._failed(exc)
+
+    async def _pause(self, failures: int) -> None:
+        interval = self._settings.fleet.interval
+        await asyncio.sleep(_SOON * (1 + random.random()))
+        if failures:
+            await asyncio.sleep(min(interval, _SOON * 2**failures) * random.random())
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(interval * (0.8 + 0.4 * random.random())):
+                await self._wake.wait()
+
+    async def _report(self, books: Books, link: FleetLink, timeout: float) -> None:
+        census = await books.census()
+        member = books.member
+        self._wake.clear()
+        now = self._clock()
+        report = member.report(now, books.holdings(now), census=census)
+        self._calls += 1
+        try:
+            grants = await link.sync(report, timeout=timeout)
+        except Stale:
+            member.hear_stale(report.seq)
+            self._wake.set()
+        else:
+            if member.hear(report.seq, grants, now=self._clock()):
+                self._last_renewal = time.time()
+                if self._is_fenced:
+                    self._is_fenced = False
+                    self._observer(FleetJoined(fleet=self._settings.fleet.id, member=str(member.process)))
+        books.regrant()
+
+    def _failed(self, exc: BaseException) -> None:
+        self._failures += 1
+        self._error = str(exc) if isinstance(exc, ConfigurationError) else describe(exc)
+
+    async def _grow_old(self, books: Books) -> None:
+        """Shares grow old whether or not main answers."""
+        fleet = self._settings.fleet
+        while True:
+            await asyncio.sleep(_AGE_SECONDS)
+            if not self._is_fenced and not books.is_fresh and fleet.on_main_loss == "floor":
+                self._is_fenced = True
+                self._observer(FleetFenced(fleet=fleet.id, error=self._error, floor=fleet.floor))
+            books.regrant()
+
+    # --- what is -----------------------------------------------------------------------------------------------------
+    def stats(self) -> FleetStats | None:
+        """A snapshot; None while this process shares with no other."""
+        if self._books is None or self.phase is not Phase.SHARED:
+            return None
+        return FleetStats(
+            fleet=self._settings.fleet.id,
+            process=str(self._books.member.process),
+            servers=self._books.stats(),
+            last_renewal=self._last_renewal,
+            calls=self._calls,
+            failures=self._failures,
+        )
+
+
+def _configured_size() -> int | None:
+    """How many processes the operator runs; None: not said. Raises ConfigurationError."""
+    given = os.environ.get(SIZE_VARIABLE, "")
+    if not given:
+        return None
+    if not given.isdecimal() or int(given) < 1:
+        fix = "write how many processes share the servers, for example 4"
+        raise ConfigurationError([Problem(key=SIZE_VARIABLE, problem="is no positive number", fix=fix)])
+    return int(given)
+
+
+def _in_child() -> None:
+    for fleet in list(_all):
+        fleet.forked()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_child)

@@ -1,0 +1,184 @@
+"""How does a process speak to the main database about its fleet? One connection, for reports and for what is announced.
+
+State: the connection, which is opened when it is needed and thrown away on any doubt. One task uses it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Final
+from uuid import UUID
+
+import asyncpg
+
+from tenantproxy.config import Server, Settings
+from tenantproxy.driver.connector import ssl_argument
+from tenantproxy.errors import ConfigurationError, Problem
+from tenantproxy.fleet.values import FleetReport, ServerGrant, body, signature
+
+__all__ = ["CHANNEL", "PIDS", "FleetLink", "Stale", "addressed", "connect_plain", "is_installed"]
+
+CHANNEL: Final = "tenantproxy_fleet"
+_INSTALLED: Final = (
+    "SELECT pg_catalog.to_regprocedure('tenantproxy.fleet_sync(text, uuid, bigint, text, bytea)') IS NOT NULL"
+)
+_SYNC: Final = "SELECT * FROM tenantproxy.fleet_sync($1, $2, $3, $4, $5)"
+PIDS: Final = (
+    "SELECT pg_catalog.array_agg(a.pid) FROM pg_catalog.pg_stat_get_activity(NULL) a"
+    " JOIN pg_catalog.pg_roles r ON r.oid = a.usesysid"
+    " WHERE CASE WHEN pg_catalog.cardinality($1::text[]) = 0 THEN NOT (r.rolsuper OR r.rolreplication)"
+    " ELSE r.rolname = ANY ($1) END"
+)
+
+
+class Stale(Exception):
+    """Main has a newer report under this id."""
+
+
+class FleetLink:
+    """The connection of one process. `heard` is called with the payload of each announcement."""
+
+    def __init__(self, settings: Settings, *, key: bytes, heard: Callable[[str], None]) -> None:
+        self._server = settings.servers[settings.main.server]
+        self._database = settings.main.database
+        self._fleet = settings.fleet
+        self._key = key
+        self._heard = heard
+        self._conn: asyncpg.Connection[Any] | None = None
+        self.is_opening = False
+
+    @property
+    def count(self) -> int:
+        """Connections to the main database that are this link's: 0 or 1."""
+        return int(self.is_opening or (self._conn is not None and not self._conn.is_closed()))
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """Their process ids."""
+        return () if self._conn is None or self._conn.is_closed() else (self._conn.get_server_pid(),)
+
+    async def sync(self, report: FleetReport, *, timeout: float) -> list[ServerGrant]:
+        """One call. Raises Stale, ConfigurationError when this process is refused, TimeoutError, or asyncpg's errors.
+
+        Whatever was raised, the connection is gone: what an interrupted call did is not known.
+        """
+        text = body(report, ttl=self._fleet.ttl)
+        mac = signature(self._key, fleet=self._fleet.id, process=report.process, seq=report.seq, text=text)
+        try:
+            async with asyncio.timeout(timeout):
+                conn = await self._connected()
+                rows = await conn.fetch(_SYNC, self._fleet.id, report.process, report.seq, text, mac)
+        except (asyncpg.InsufficientPrivilegeError, asyncpg.ObjectNotInPrerequisiteStateError) as exc:
+            self.drop()
+            raise _refused(exc, self._fleet.id) from exc
+        except BaseException:
+            self.drop()
+            raise
+        if rows and rows[0]["state"] == "stale":
+            raise Stale
+        return [
+            ServerGrant(
+                server=row["server"],
+                granted=row["granted"],
+                target=row["target"],
+                epoch=row["epoch"],
+                counted=row["counted"],
+                is_witness=row["witness"],
+                processes=row["processes"],
+                ghosts=row["ghosts"],
+            )
+            for row in rows
+        ]
+
+    async def is_installed(self, *, timeout: float) -> bool:
+        """Whether the main database keeps budgets. Raises as `sync`."""
+        try:
+            async with asyncio.timeout(timeout):
+                return await is_installed(await self._connected())
+        except BaseException:
+            self.drop()
+            raise
+
+    async def pids_of(self, users: tuple[str, ...], *, timeout: float) -> tuple[int, ...]:
+        """The process ids of `users` on the main database's server. Raises as `sync`."""
+        try:
+            async with asyncio.timeout(timeout):
+                conn = await self._connected()
+                return tuple(await conn.fetchval(PIDS, list(users)) or ())
+        except BaseException:
+            self.drop()
+            raise
+
+    async def _connected(self) -> asyncpg.Connection[Any]:
+        if self._conn is not None and not self._conn.is_closed():
+            return self._conn
+        server = self._server
+        self._conn, self.is_opening = None, True
+        try:
+            conn = await connect_plain(server, self._database)
+        finally:
+            self.is_opening = False
+        self._conn = conn
+        await conn.add_listener(CHANNEL, self._announced)
+        return conn
+
+    def _announced(self, _conn: object, _pid: int, _channel: str, payload: object) -> None:
+        self._heard(str(payload))
+
+    def drop(self) -> None:
+        """Throw the connection away."""
+        conn, self._conn = self._conn, None
+        if conn is not None:
+            conn.terminate()
+
+    async def close(self, *, timeout: float = 1.0) -> None:
+        """End the connection; after `timeout` seconds without the server."""
+        conn, self._conn = self._conn, None
+        if conn is not None and not conn.is_closed():
+            try:
+                await conn.close(timeout=timeout)
+            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                conn.terminate()
+
+
+async def connect_plain(server: Server, database: str) -> asyncpg.Connection[Any]:
+    """A connection as the server's own user, for catalogues and our functions: no tenant's. Raises as asyncpg."""
+    return await asyncpg.connect(
+        host=server.host,
+        port=server.port,
+        user=server.user,
+        password=lambda: server.password.read() if server.password is not None else "",
+        database=database,
+        ssl=ssl_argument(server),
+        timeout=server.connect_timeout,
+        server_settings={
+            "application_name": "tenantproxy fleet",
+            "search_path": "pg_catalog",
+            "statement_timeout": "5000",
+            "idle_in_transaction_session_timeout": "5000",
+            "default_transaction_isolation": "read committed",
+            "default_transaction_read_only": "off",
+        },
+        max_cached_statement_lifetime=0,
+    )
+
+
+async def is_installed(conn: Any) -> bool:
+    """Whether the main database keeps budgets. `conn`: what has asyncpg's `fetchval`."""
+    found: bool = await conn.fetchval(_INSTALLED)
+    return found
+
+
+def addressed(payload: str, process: UUID) -> bool:
+    """Whether an announcement concerns `process`."""
+    return payload == "*" or str(process)[:8] in payload.split()
+
+
+def _refused(exc: asyncpg.PostgresError, fleet: str) -> ConfigurationError:
+    if isinstance(exc, asyncpg.ObjectNotInPrerequisiteStateError):
+        fix = "write the same ttl for all processes, run one release, and run `tenantproxy install --config FILE`"
+        return ConfigurationError([Problem(key="fleet.ttl", problem=f"is refused: {exc.args[0]}", fix=fix)])
+    fix = "give all processes the same key, and run `tenantproxy install --config FILE` with it"
+    problem = f"is not that of the fleet {fleet!r} in the main database, or the role may not call its function"
+    return ConfigurationError([Problem(key="fleet.key", problem=problem, fix=fix)])

@@ -1,0 +1,207 @@
+"""Do several processes keep to one budget of a server, on good days and bad?"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import asyncpg
+import pytest
+
+from tenantproxy import ConfigurationError
+from tenantproxy.cli.fleet import fleet as fleet_rows
+from tenantproxy.config import Settings, fleet_key
+from tenantproxy.events import Event, FleetAlone, FleetFenced, FleetJoined, FleetSkipped
+from tenantproxy.fleet.client import SIZE_VARIABLE
+from tenantproxy.lifecycle.fleet import install_fleet
+from tenantproxy.router import Router
+from tests.support.chaos import ChaosProxy
+from tests.support.waiting import until
+from tests.support.world import APP_PASSWORD, APP_ROLE, World
+
+QUICK = {"ttl": 3.0, "interval": 0.3}
+CAP = 24
+COUNT = "SELECT count(*) FROM projects"
+
+
+def settings_of(
+    world: World, fleet: Mapping[str, Any] | None = None, pools: Mapping[str, Any] | None = None
+) -> Settings:
+    servers = {"primary": {"max_connections": CAP}}
+    return world.settings(servers=servers, fleet={**QUICK, **(fleet or {})}, pools=pools or {})
+
+
+async def install(world: World, settings: Settings) -> None:
+    key = fleet_key(settings.fleet, settings.row, settings.tenant_roles)
+    assert key is not None
+    async with world.main.connect() as admin:
+        await install_fleet(admin, app_role=APP_ROLE, key=key, fleet=settings.fleet.id, ttl=settings.fleet.ttl)
+
+
+@pytest.fixture
+async def together(own: World) -> World:
+    """A world whose main database keeps the budget of a fleet."""
+    await install(own, settings_of(own))
+    return own
+
+
+async def hold(router: Router, tenant: str, count: int, seconds: float = 0.2) -> None:
+    await asyncio.gather(*(router.tenant(tenant).fetchval("SELECT pg_sleep($1)", seconds) for _ in range(count)))
+
+
+def granted(*routers: Router) -> int:
+    found = [router.fleet for router in routers]
+    return sum(each.servers[0].granted for each in found if each is not None)
+
+
+async def test_without_the_tables_a_process_has_the_whole_budget(own: World) -> None:
+    async with Router(settings_of(own)) as router:
+        assert router.fleet is None
+        assert router.budgets["primary"].limit == CAP
+
+
+async def test_a_process_that_comes_is_served_although_another_one_had_everything(together: World) -> None:
+    tenant = together.tenants[-1].id
+    settings = settings_of(together, pools={"max_size": 20})
+    async with Router(settings) as first:
+        await hold(first, tenant, 20)
+        await until(lambda: granted(first) > CAP // 2, "the first has most of it")
+        async with Router(settings) as second:
+            work = asyncio.gather(*(hold(each, tenant, 30, 0.02) for each in (first, second) for _ in range(3)))
+            async with together.main.connect() as admin:
+                while not work.done():
+                    query = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'app'"
+                    assert await admin.fetchval(query) <= CAP
+                    assert granted(first, second) <= CAP
+                    await asyncio.sleep(0.01)
+            await work
+            assert granted(second) > 1
+            seen = second.fleet
+            assert seen is not None
+            assert seen.servers[0].processes == 2
+            rows = await fleet_rows(settings)
+            assert {row["state"] for row in rows} == {"live"}
+            assert len(rows) == 2
+
+
+async def test_what_a_process_had_is_free_at_once_when_it_closes(together: World) -> None:
+    async with Router(settings_of(together)) as router:
+        await hold(router, together.tenants[-1].id, 3)
+        await router.close()
+        assert await fleet_rows(settings_of(together)) == [
+            row for row in await fleet_rows(settings_of(together)) if row["process"] is None
+        ]
+
+
+async def test_a_process_with_another_key_does_not_open(together: World) -> None:
+    settings = settings_of(together, fleet={"key": "x" * 40})
+    with pytest.raises(ConfigurationError, match=r"fleet\.key: is not that of the fleet 'default'"):
+        async with Router(settings):
+            pass
+
+
+async def test_a_process_with_another_ttl_does_not_open(together: World) -> None:
+    with pytest.raises(ConfigurationError, match=r"ttl 3000 ms"):
+        async with Router(settings_of(together, fleet={"ttl": 6.0})):
+            pass
+
+
+async def test_a_process_without_a_key_says_that_it_shares_nothing(together: World) -> None:
+    events: list[Event] = []
+    bare = settings_of(together).model_copy(update={"tenant_roles": None})
+    bare = bare.model_copy(update={"row": bare.row.model_copy(update={"key": None})})
+    fleet = Router(bare, observer=events.append)._parts.fleet
+    fleet.begin()
+    async with together.app(together.main) as conn:
+        await fleet.open(conn)
+    assert [type(event) for event in events] == [FleetSkipped]
+
+
+async def test_rows_deleted_by_hand_are_reported_again_before_anything_is_granted(together: World) -> None:
+    tenant = together.tenants[-1].id
+    async with Router(settings_of(together)) as first, Router(settings_of(together)) as second:
+        await hold(first, tenant, 8)
+        async with together.main.connect() as admin:
+            before = granted(first, second)
+            await admin.execute("DELETE FROM tenantproxy.fleet_share")
+            await until(lambda: admin.fetchval("SELECT count(*) = 2 FROM tenantproxy.fleet_share"), "both are back")
+            assert await admin.fetchval("SELECT sum(greatest(granted, used)) FROM tenantproxy.fleet_share") <= before
+            query = "SELECT bool_and(NOT blind) FROM tenantproxy.fleet_server"
+            await until(lambda: admin.fetchval(query), "a census has been taken")
+        await hold(second, tenant, 8)
+        assert granted(first, second) <= CAP
+
+
+@asynccontextmanager
+async def behind(world: World, **fleet: Any) -> AsyncIterator[tuple[ChaosProxy, Settings]]:
+    """The main database behind a proxy, which is a server by itself, and tenants where they were."""
+    proxy = await ChaosProxy(world.server.host, world.server.port).open()
+    main, listed = world.settings().servers["primary"], settings_of(world).tenants
+    changed = world.settings(
+        main={"server": "behind"},
+        servers={
+            "primary": {"max_connections": CAP},
+            "behind": {
+                "host": proxy.host,
+                "port": proxy.port,
+                "user": main.user,
+                "password": APP_PASSWORD,
+                "ssl": "disable",
+                "connect_timeout": 1.0,
+                "max_connections": CAP,
+            },
+        },
+        tenants={
+            tenant.id: {**entry.model_dump(by_alias=True, exclude_unset=True), "server": "primary"}
+            for tenant, entry in ((each, listed[each.id]) for each in world.tenants)
+        },
+        fleet={**QUICK, **fleet},
+    )
+    await install(world, changed)
+    try:
+        yield proxy, changed
+    finally:
+        await proxy.close()
+
+
+async def test_a_process_that_does_not_reach_main_keeps_its_floor_until_it_does(own: World) -> None:
+    events: list[Event] = []
+    tenant = own.tenants[-1].id
+    async with behind(own, floor=2) as (proxy, settings), Router(settings, observer=events.append) as router:
+        await until(lambda: router.budgets["primary"].limit > 2, "it has been granted something")
+        await hold(router, tenant, 6)
+        await asyncio.sleep(settings.fleet.ttl)  # from then on the floor is its own
+        proxy.stall()
+        await until(lambda: any(isinstance(each, FleetFenced) for each in events), "it is fenced")
+        await until(lambda: router.budgets["primary"].in_use <= 2, "what is above the floor is closed")
+        await hold(router, tenant, 6, 0.01)
+        assert router.budgets["primary"].in_use <= 2
+        proxy.heal()
+        joined = [FleetJoined, FleetJoined]
+        await until(lambda: [type(e) for e in events if isinstance(e, FleetJoined)] == joined, "it is back")
+        await hold(router, tenant, 6)
+
+
+async def test_a_process_that_starts_without_main_takes_its_part_of_the_fleet(
+    own: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[Event] = []
+    monkeypatch.setenv(SIZE_VARIABLE, "4")
+    async with behind(own) as (proxy, settings):
+        proxy.refusing = True
+        async with Router(settings, observer=events.append) as router:
+            assert router.budgets["primary"].limit == CAP // 4
+            assert [event for event in events if isinstance(event, FleetAlone)] == [
+                FleetAlone(error="ConnectFailed", size=4, assumed=False)
+            ]
+            await hold(router, own.tenants[-1].id, 8, 0.01)
+            proxy.heal()
+            await until(lambda: router.fleet is not None, "it has joined")
+
+
+async def test_the_role_of_tenants_cannot_read_the_budget(together: World) -> None:
+    async with together.app(together.main) as conn:
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await conn.fetch("SELECT * FROM tenantproxy.fleet_share")
