@@ -13,50 +13,12 @@ from contextvars import Context
 from functools import partial
 from typing import Any, Final
 
-from tenantproxy.isolation.base import soft_reset
-from tenantproxy.isolation.turn import Said
-from tenantproxy.wire.frames import (
-    COMMAND_COMPLETE,
-    DATA_ROW,
-    HEADER,
-    IDLE,
-    NOTICE,
-    NOTIFICATION,
-    PARAMETER_STATUS,
-    QUERY,
-    READY,
-    ROW_DESCRIPTION,
-    frame,
-)
+from tenantproxy.isolation.turn import Asked
+from tenantproxy.wire.frames import HEADER, NOTICE, NOTIFICATION, PARAMETER_STATUS, QUERY, READY, frame
 
 __all__ = ["ResetBehind"]
 
-_READY_LENGTH: Final = HEADER + 1
 _UNASKED: Final = (PARAMETER_STATUS, NOTICE, NOTIFICATION)
-
-
-def _tag(text: str) -> bytes:
-    return frame(COMMAND_COMPLETE, text.encode() + b"\0")
-
-
-def _column(name: str, oid: int, size: int) -> bytes:
-    # Name, no table, no column of one, type, its size, no modifier, as text.
-    return name.encode() + b"\0" + bytes(6) + oid.to_bytes(4) + size.to_bytes(2, signed=True) + b"\xff" * 4 + bytes(2)
-
-
-_ROW: Final = frame(
-    ROW_DESCRIPTION,
-    (2).to_bytes(2) + _column("pg_advisory_unlock_all", 2278, 4) + _column("?column?", 25, -1),
-)
-_BEFORE: Final = _tag("CLOSE CURSOR ALL") + _tag("SET") + _tag("RESET") + _tag("UNLISTEN") + _ROW
-_AFTER: Final = _tag("SELECT 1") + _tag("DISCARD TEMP") + _tag("DISCARD SEQUENCES") + frame(READY, IDLE.to_bytes())
-
-
-# Made once: the nonce alone differs.
-_NONCE: Final = "0" * 32
-_ROW_VALUES: Final = (2).to_bytes(2) + bytes(4) + len(_NONCE).to_bytes(4)  # the first one, of type void, is empty
-_MESSAGE: Final = frame(QUERY, soft_reset(_NONCE).encode() + b"\0").split(_NONCE.encode())
-_ANSWER: Final = (_BEFORE + frame(DATA_ROW, _ROW_VALUES + _NONCE.encode()) + _AFTER).split(_NONCE.encode())
 
 
 def _tell(came: asyncio.Future[None]) -> None:
@@ -67,7 +29,6 @@ def _tell(came: asyncio.Future[None]) -> None:
 class ResetBehind(asyncio.Protocol):
     """A reset that goes out behind a statement of the driver. Reads for it until the answer to the reset is there.
 
-    `said`: the reset, and its answer; None: one that makes the session no tenant's, with a nonce in its answer.
     `is_awaited`: it was sent, its answer is still to come. `is_over`: it is not waited for any more; `is_confirmed`:
     the answer was the expected one. `is_stale`: something ran behind it, so that it proves nothing.
     """
@@ -76,7 +37,6 @@ class ResetBehind(asyncio.Protocol):
         "_answer",
         "_driver",
         "_expected",
-        "_has_nonce",
         "_is_of_reset",
         "_left",
         "_start",
@@ -90,18 +50,14 @@ class ResetBehind(asyncio.Protocol):
         "message",
     )  # fmt: skip
 
-    def __init__(self, transport: asyncio.Transport, said: Said | None = None) -> None:
+    def __init__(self, transport: asyncio.Transport, reset: Asked) -> None:
         self._transport = transport
         self._driver: Any = transport.get_protocol()
         self._start = b""  # of a message whose length is not known yet
         self._left = 0  # bytes to come of a message whose beginning the driver has
         self._is_of_reset = False  # what comes next
-        self._has_nonce = said is None
-        if said is None:
-            nonce = secrets.token_hex(16).encode()
-            self.message, self._expected = nonce.join(_MESSAGE), nonce.join(_ANSWER)
-        else:
-            self.message, self._expected = frame(QUERY, said.sql.encode() + b"\0"), said.answer
+        said = reset.said(secrets.token_hex(16))
+        self.message, self._expected = frame(QUERY, said.sql.encode() + b"\0"), said.answer
         self._answer = b""  # of the reset, as far as it came
         self._then: Callable[[], None] | None = None
         self.is_awaited = False
@@ -148,7 +104,7 @@ class ResetBehind(asyncio.Protocol):
         """Give the driver what is its own, and look at the rest."""
         if not self._is_of_reset:
             # Mostly. No statement knows the nonce, so all before is the driver's.
-            if self._has_nonce and data.endswith(self._expected):
+            if data.endswith(self._expected):
                 self._driver.data_received(data[: -len(self._expected)])
                 self._give_back(b"", confirmed=True)
                 return

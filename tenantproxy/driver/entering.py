@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ import asyncpg
 from tenantproxy.driver.leaving import LeavingConnection
 from tenantproxy.driver.saying import Saying
 from tenantproxy.errors import IsolationError
-from tenantproxy.isolation.turn import Said
+from tenantproxy.isolation.turn import Asked, Said
 
 __all__ = ["EnteringConnection"]
 
@@ -53,6 +54,10 @@ class EnteringConnection(LeavingConnection):
             raise
         finally:
             self.is_saying = False
+
+    async def ask(self, asked: Asked) -> None:
+        """As `say`, with a fresh nonce."""
+        await self.say(asked.said(secrets.token_hex(16)))
 
     async def prepare_entry(self, statements: Sequence[str], timeout: float) -> None:
         """Prepare what `enter` runs. Their codecs stay as they are now, whatever users set later."""

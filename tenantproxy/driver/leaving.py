@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from tenantproxy.driver.beginning import BeginningConnection
 from tenantproxy.driver.behind import ResetBehind
-from tenantproxy.isolation.turn import Said
+from tenantproxy.isolation.turn import SOFT, Asked
 
 __all__ = ["LeavingConnection"]
 
@@ -22,8 +22,7 @@ _PLAIN: Final = re.compile(r"\s*(?:select|insert|update|delete|merge|with|values
 class LeavingConnection(BeginningConnection):
     """A connection whose last statement of a lease goes out in one write with a reset.
 
-    `is_last`: the next statement is the last one, and a reset is due then: `last_reset`, or where that is None one that
-    makes the session no tenant's. `behind`: the reset that went out.
+    `is_last`: the next statement is the last one, and `last_reset` is due then. `behind`: the reset that went out.
     """
 
     __slots__ = ("_large", "behind", "is_last", "last_reset")
@@ -31,7 +30,7 @@ class LeavingConnection(BeginningConnection):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.is_last = False
-        self.last_reset: Said | None = None
+        self.last_reset: Asked = SOFT
         self.behind: ResetBehind | None = None
         self._large: set[str] = set()  # texts whose answers have many rows
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from tenantproxy.connect.failures import Unconfirmed
 from tenantproxy.driver.connection import TenantConnection
 from tenantproxy.isolation.proof import Signer
-from tenantproxy.isolation.turn import AGAIN, FREE, HELLO, RESET, UNLOCK, Said, enter, keep, until_second
+from tenantproxy.isolation.turn import AGAIN, FREE, HELLO, RESET_ALONE, UNLOCK, Asked, enter, keep, until_second
 from tenantproxy.model import Binding, Proof
 from tenantproxy.wire.frames import DATA_ROW
 
@@ -31,7 +31,7 @@ class SessionTurns:
         self._proof = proof
         self._nonce = 0
         self._until = 0  # unix seconds: the last entry is good so long
-        self._kept: tuple[Binding, str, int, Said] | None = None  # the last one, and what it was made of
+        self._kept: tuple[Binding, str, int, Asked] | None = None  # the last one, and what it was made of
 
     async def open(self, timeout: float) -> None:
         """Prepare what is said at each turn, and learn the nonce of the first. The session is no tenant's yet."""
@@ -48,7 +48,7 @@ class SessionTurns:
     async def change(self, binding: Binding, *, server_now: float, window: float) -> None:
         """Reset the session, whosever it was, and make it the tenant's for `window` seconds."""
         if self._apart:
-            await self._con.say(RESET)
+            await self._con.ask(RESET_ALONE)
         await self._enter(binding, server_now, window, resets=not self._apart)
 
     async def renew(self, binding: Binding, *, server_now: float, window: float) -> None:
@@ -57,9 +57,9 @@ class SessionTurns:
 
     async def keep(self, binding: Binding) -> None:
         """Reset a session that stays its tenant's."""
-        await self._con.say(self.kept(binding))
+        await self._con.ask(self.kept(binding))
 
-    def kept(self, binding: Binding) -> Said:
+    def kept(self, binding: Binding) -> Asked:
         """How a session that stays its tenant's is reset."""
         kept, name, until = self._kept, self._con.own_name(1), self._until
         if kept is None or kept[0] is not binding or kept[1] != name or kept[2] != until:
@@ -68,7 +68,7 @@ class SessionTurns:
 
     async def unbind(self) -> None:
         """Reset a session that is no tenant's afterwards. Only numbers of sequences end with the next entry."""
-        await self._con.say(FREE)
+        await self._con.ask(FREE)
 
     async def _enter(self, binding: Binding, server_now: float, window: float, *, resets: bool) -> None:
         con, self._until = self._con, until_second(server_now, window)

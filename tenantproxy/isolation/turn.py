@@ -9,22 +9,40 @@ from collections.abc import Mapping
 from math import ceil
 from typing import Final, NamedTuple
 
+from tenantproxy.isolation.base import soft_reset
 from tenantproxy.isolation.proof import Signer, TurnForm, TurnProof
 from tenantproxy.model import Binding, Proof
 from tenantproxy.wire.answers import command_complete, data_row, ready_for_query, row_description
 
-__all__ = ["AGAIN", "FREE", "HELLO", "RESET", "TRUST", "UNLOCK", "Said", "chained", "enter", "keep", "until_second"]
+__all__ = [
+    "AGAIN",
+    "FREE",
+    "HELLO",
+    "RESET",
+    "RESET_ALONE",
+    "SOFT",
+    "TRUST",
+    "UNLOCK",
+    "Asked",
+    "Said",
+    "chained",
+    "enter",
+    "keep",
+    "until_second",
+]
 
 HELLO: Final = "SELECT tenantproxy.hello()"
 """Answers with the nonce that the next proof of this connection is made for."""
 
-AGAIN: Final = "SELECT tenantproxy.trust_again($1, $2)::pg_catalog.text"
-"""Puts back whom the trusted form let in last. Parameters: tenant, until (unix seconds)."""
+AGAIN: Final = "SELECT tenantproxy.trust_again($1, $2)::pg_catalog.text, $3::pg_catalog.text AS nonce"
+"""Puts back whom the trusted form let in last. Parameters: tenant, until (unix seconds), nonce."""
 
 TRUST: Final = "SELECT tenantproxy.trust($1, $2::integer, $3::bigint, $4, 0, true)"
 """The entry of the trusted form in a chain of messages, behind a reset that is confirmed. Parameters: see `chained`."""
 
-UNLOCK: Final = "SELECT pg_catalog.pg_advisory_unlock_all()::pg_catalog.text"
+_UNLOCK: Final = "SELECT pg_catalog.pg_advisory_unlock_all()::pg_catalog.text"
+UNLOCK: Final = f"{_UNLOCK}, $1::pg_catalog.text AS nonce"
+"""Releases advisory locks. Parameter: nonce."""
 
 _FORM: Final[Mapping[Proof, TurnForm]] = {Proof.BOUND: "bound", Proof.TRUSTED: "first"}
 _FUNCTION: Final = {Proof.BOUND: "enter", Proof.TRUSTED: "trust"}
@@ -39,8 +57,9 @@ _READY: Final = ready_for_query()
 _ROW_READY: Final = command_complete("SELECT 1") + _READY
 _CLEANED: Final = b"".join(map(command_complete, ("CLOSE CURSOR ALL", "SET", "RESET", "UNLISTEN", "DISCARD TEMP")))
 _ENTERED: Final = {proof: row_description([name]) for proof, name in _FUNCTION.items()}
-_AGAIN: Final = row_description(["trust_again"]) + data_row(["true"])
-_UNLOCKED: Final = row_description(["pg_advisory_unlock_all"]) + data_row([""])
+_NONCE: Final = "?" * 32  # where a nonce is put; nothing else that is said here can look like it
+_AGAIN: Final = row_description(["trust_again", "nonce"]) + data_row(["true", _NONCE])
+_UNLOCKED: Final = row_description(["pg_advisory_unlock_all", "nonce"]) + data_row(["", _NONCE])
 
 
 class Said(NamedTuple):
@@ -53,12 +72,49 @@ class Said(NamedTuple):
         return "Said()"
 
 
+class Asked:
+    """A simple query and its answer, for a nonce that is drawn each time it is said.
+
+    All else in such an answer can be foreseen. By the nonce it is known that the server has read this very query as
+    one, and that no answer too many, which a user of the session left under way, stands in its place.
+    """
+
+    __slots__ = ("_answer", "_sql")
+
+    def __init__(self, sql: str, answer: bytes) -> None:
+        self._sql = sql.split(_NONCE)
+        self._answer = answer.split(_NONCE.encode())
+        if not len(self._sql) == len(self._answer) == 2:
+            raise ValueError("a nonce is said once and answered once")
+
+    def said(self, nonce: str) -> Said:
+        """With a `nonce` of 32 hexadecimal digits that no one else could know."""
+        return Said(nonce.join(self._sql), nonce.encode().join(self._answer))
+
+
 RESET: Final = Said(f"{_WRITING}; {_CLEAN}", _SET + _CLEANED + _READY)
 """Undoes what a session's last user left but for sequences and advisory locks. The entry discards and releases those:
 the nonce that it needs is kept in a sequence."""
 
-FREE: Final = Said(f"{_WRITING}; {_CLEAN}; {UNLOCK}", _SET + _CLEANED + _UNLOCKED + _ROW_READY)
+RESET_ALONE: Final = Asked(
+    f"{RESET.sql}; SELECT '{_NONCE}' AS nonce",
+    _SET + _CLEANED + row_description(["nonce"]) + data_row([_NONCE]) + _ROW_READY,
+)
+"""RESET, where the entry is a message of its own."""
+
+FREE: Final = Asked(f"{_WRITING}; {_CLEAN}; {_UNLOCK}, '{_NONCE}' AS nonce", _SET + _CLEANED + _UNLOCKED + _ROW_READY)
 """RESET for a session that no entry follows at once: no client must wait for a lock that an idle session holds."""
+
+_VOID, _TEXT = 2278, 25  # the numbers of types
+SOFT: Final = Asked(
+    soft_reset(_NONCE),
+    b"".join(map(command_complete, ("CLOSE CURSOR ALL", "SET", "RESET", "UNLISTEN")))
+    + row_description(["pg_advisory_unlock_all", "?column?"], [_VOID, _TEXT])
+    + data_row(["", _NONCE])
+    + b"".join(map(command_complete, ("SELECT 1", "DISCARD TEMP", "DISCARD SEQUENCES")))
+    + _READY,
+)
+"""The reset of a session that is no tenant's afterwards, and was not entered."""
 
 _ALONE: Final = (f"{_WRITING}; ", _SET)
 _BEHIND_RESET: Final = (f"{_WRITING}; {_CLEAN}; ", _SET + _CLEANED)
@@ -116,14 +172,16 @@ def chained(
     return (binding.tenant, str(signer.kid), str(until), proof.proof), proof
 
 
-def keep(binding: Binding, *, until: int, name: str) -> Said:
+def keep(binding: Binding, *, until: int, name: str) -> Asked:
     """The reset of a session that stays its tenant's, as it was let in until then (unix seconds).
 
     `name`: under which AGAIN is prepared for the trusted form, else UNLOCK.
     """
     if binding.proof is Proof.TRUSTED:
-        return Said(f"{_CLEAN}; EXECUTE \"{name}\"('{binding.tenant}', {until})", _CLEANED + _AGAIN + _ROW_READY)
-    return Said(
-        f"{_CLEAN}; SET {binding.setting} = '{binding.tenant}'; SET app.tenant_proof = 'bound'; EXECUTE \"{name}\"",
+        said = f"{_CLEAN}; EXECUTE \"{name}\"('{binding.tenant}', {until}, '{_NONCE}')"
+        return Asked(said, _CLEANED + _AGAIN + _ROW_READY)
+    return Asked(
+        f"{_CLEAN}; SET {binding.setting} = '{binding.tenant}'; SET app.tenant_proof = 'bound';"
+        f" EXECUTE \"{name}\"('{_NONCE}')",
         _CLEANED + _SET + _SET + _UNLOCKED + _ROW_READY,
     )

@@ -17,7 +17,7 @@ import pytest_asyncio
 
 from tenantproxy import Router, TenantScope
 from tenantproxy.driver.behind import ResetBehind
-from tenantproxy.wire.frames import QUERY, frame
+from tenantproxy.isolation.turn import SOFT, Asked
 from tests.support.faults import Moment, cancel_at
 from tests.support.leases import SHOW_PREPARED, one_connection, pid_of, state_of
 from tests.support.waiting import until
@@ -162,8 +162,8 @@ async def test_an_answer_of_many_rows_is_not_looked_through_twice(world: World, 
 async def test_a_reset_that_answers_otherwise_ends_the_connection(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    other = frame(QUERY, b"SELECT 1, '%b'\0" % (b"0" * 32))
-    monkeypatch.setattr("tenantproxy.driver.behind._MESSAGE", other.split(b"0" * 32))
+    other = Asked("SELECT 1, '????????????????????????????????'", SOFT.said("?" * 32).answer)
+    monkeypatch.setattr("tenantproxy.driver.leaving.SOFT", other)
     async with one_connection(world) as router:
         scope = router.tenant("database1")
         pid = await pid_of(scope)

@@ -16,8 +16,9 @@ from tenantproxy.driver.state import DriverConnection
 from tenantproxy.events import BackendLingers, Event
 from tenantproxy.isolation.turn import Said
 from tenantproxy.pools.pool import Pool
+from tenantproxy.wire.frames import QUERY, frame
 from tests.support.faults import frozen
-from tests.support.leases import ResetMode, one_connection, own_rows, rows_of
+from tests.support.leases import ResetMode, one_connection, own_rows, pid_of, rows_of
 from tests.support.waiting import until
 from tests.support.world import World
 
@@ -112,6 +113,28 @@ async def test_reset_and_entry_are_one_message_where_the_role_makes_nothing(each
     entries = [text for text in said if "tenantproxy.enter(" in text]
     assert len(entries) >= 3
     assert all("RESET ALL" in text for text in entries)
+
+
+FORGED = (
+    "CLOSE ALL; SET SESSION AUTHORIZATION DEFAULT; RESET ALL; UNLISTEN *; DISCARD TEMP;"
+    " SET app.current_tenant_id = 'row1'; SET app.tenant_proof = 'bound'; SELECT pg_advisory_unlock_all()::text"
+)
+
+
+@pytest.mark.parametrize("guess", ["", f", '{'a' * 32}' AS nonce"], ids=["no nonce", "a guess"])
+async def test_an_answer_too_many_does_not_stand_for_that_to_the_reset(world: World, guess: str) -> None:
+    """The driver has no way to leave one. By what is said here none could take effect, whatever left it."""
+    async with one_connection(world) as router:
+        scope = router.tenant("row1")
+        pid = await pid_of(scope)
+        async with scope.connection() as conn:
+            assert conn.get_server_pid() == pid
+            inner: Any = conn._con
+            slowly = frame(QUERY, b"SELECT pg_sleep(0.3)\0")  # or the rest would come with it, and be one too many
+            inner._transport.write(frame(QUERY, f"{FORGED}{guess}\0".encode()) + slowly)
+        await until(lambda: router.stats().closed.get("reset_failed"), "the connection is ended")
+        assert router.stats().resets["failed"] == 1
+        assert await pid_of(scope) != pid
 
 
 MEANINGS = {

@@ -10,7 +10,7 @@ import pytest
 
 from tenantproxy.driver.behind import ResetBehind
 from tenantproxy.driver.joined import JoiningTransport
-from tenantproxy.isolation.turn import Said
+from tenantproxy.isolation.turn import SOFT
 from tenantproxy.wire.frames import (
     BIND,
     COMMAND_COMPLETE,
@@ -69,7 +69,7 @@ def sent() -> tuple[FakeTransport, ResetBehind]:
     """A reset that was written behind a statement."""
     real: Any = FakeTransport()
     wire = JoiningTransport(real)
-    behind = wire.behind = ResetBehind(real)
+    behind = wire.behind = ResetBehind(real, SOFT)
     wire.write(STATEMENT)
     return real, behind
 
@@ -142,19 +142,6 @@ def test_an_answer_with_any_byte_changed_proves_nothing() -> None:
         assert real.driver.heard == ANSWER
 
 
-def test_without_a_nonce_a_row_that_ends_like_the_answer_is_the_drivers() -> None:
-    said = Said("RESET ALL", frame(COMMAND_COMPLETE, b"RESET\0") + frame(READY, b"I"))
-    real: Any = FakeTransport()
-    wire = JoiningTransport(real)
-    behind = wire.behind = ResetBehind(real, said)
-    wire.write(STATEMENT)
-    forged = frame(DATA_ROW, bytes(6) + said.answer)
-    real.feed(forged)
-    assert (real.driver.heard, behind.is_over) == (forged, False)
-    real.feed(ANSWER + said.answer)
-    assert (real.driver.heard, behind.is_confirmed) == (forged + ANSWER, True)
-
-
 def test_the_answer_to_another_reset_proves_nothing() -> None:
     former, _ = sent()
     real, behind = sent()
@@ -214,7 +201,7 @@ def test_an_answer_that_is_not_waited_for_any_more_is_still_kept_from_the_driver
 def test_nothing_is_written_when_the_driver_writes_part_of_a_request(other: bytes) -> None:
     real: Any = FakeTransport()
     wire = JoiningTransport(real)
-    wire.behind = ResetBehind(real)
+    wire.behind = ResetBehind(real, SOFT)
     with pytest.raises(RuntimeError, match="foreseen"):
         wire.write(other)
     assert real.written == []

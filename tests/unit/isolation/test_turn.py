@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from dataclasses import replace
 from typing import Final
 
+import pytest
+
 from tenantproxy.isolation.proof import Signer
-from tenantproxy.isolation.turn import RESET, enter, keep
+from tenantproxy.isolation.turn import FREE, RESET, RESET_ALONE, SOFT, Asked, enter, keep
 from tenantproxy.model import Binding, Proof, tenant_id
 
 KEY: Final = b"k" * 32
+NONCE: Final = "a" * 32
 SIGNER: Final = Signer(KEY, database="shared", kid=3)
 BINDING: Final = Binding(tenant=tenant_id("acme"), proof=Proof.BOUND, setting="my.tenant")
 UNTIL: Final = 60 << 32 | 1060  # for a window of 60 seconds
@@ -39,5 +43,22 @@ def test_neither_the_proof_nor_what_follows_from_it_is_shown() -> None:
 
 
 def test_what_is_kept_puts_the_two_settings_back() -> None:
-    text = keep(BINDING, until=0, name="mine").sql
-    assert text.endswith("; SET my.tenant = 'acme'; SET app.tenant_proof = 'bound'; EXECUTE \"mine\"")
+    text = keep(BINDING, until=0, name="mine").said(NONCE).sql
+    assert text.endswith(f"; SET my.tenant = 'acme'; SET app.tenant_proof = 'bound'; EXECUTE \"mine\"('{NONCE}')")
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        FREE,
+        RESET_ALONE,
+        SOFT,
+        keep(BINDING, until=1_700_000_000, name="mine"),
+        keep(replace(BINDING, proof=Proof.TRUSTED), until=1_700_000_000, name="mine"),
+    ],
+)
+def test_each_reset_is_answered_by_its_own_nonce_alone(asked: Asked) -> None:
+    one, other = asked.said(NONCE), asked.said("b" * 32)
+    assert NONCE in one.sql
+    assert NONCE.encode() in one.answer
+    assert other.answer == one.answer.replace(NONCE.encode(), b"b" * 32) != one.answer
