@@ -85,6 +85,12 @@ def _innermost(block: _Block) -> _Block | None:
     return held
 
 
+def _may_resume(held: _Block | None) -> bool:
+    """Whether a generator of this task stands in one of the blocks."""
+    here = _task()
+    return any(each.generator is not None and each.task is here for each in _chain(held))
+
+
 def _chain(block: _Block | None) -> Iterator[_Block]:
     while block is not None:
         yield block
@@ -119,9 +125,8 @@ class use(ContextDecorator):  # noqa: N801 - read as a function: `with tenantpro
                 detail=f"it is {seen.scope.id}'s, and {self._scope.id}'s was asked for",
                 hint="leave the outer `use(...)` block first",
             )
-        here = _task()
-        can_resume = any(each.generator is not None and each.task is here for each in _chain(held))
-        self._block = _Block(self._scope, held if can_resume else seen, _generator_of(sys._getframe(1)))
+        below = seen if held is seen or not _may_resume(held) else held
+        self._block = _Block(self._scope, below, _generator_of(sys._getframe(1)))
         self._token = _CURRENT.set(self._block)
         return self._scope
 
@@ -149,14 +154,12 @@ def _generator_of(frame: FrameType | None) -> FrameType | None:
 
     A generator that contextlib drives, and an exit stack, are part of the code that enters them.
     """
-    if _task() is None:
-        return None
     while frame is not None:
         if not _is_of_contextlib(frame):
             if not _yields(frame):
                 return None
             if not _is_of_contextlib(frame.f_back):
-                return frame
+                return frame if _task() is not None else None
         frame = frame.f_back
     return None
 

@@ -20,7 +20,6 @@ from tenantproxy.pools.pool import Pool
 
 if TYPE_CHECKING:
     from asyncpg import Record
-    from asyncpg.transaction import Transaction
 
 __all__ = [
     "Found",
@@ -336,17 +335,16 @@ class LeaseBlock:
 class _Transaction(LeaseBlock):
     """The block of `Scope.transaction`."""
 
-    __slots__ = ("_options", "_transaction")
+    __slots__ = ("_options",)
 
     def __init__(self, scope: Scope, timeout: float | None, **options: Any) -> None:
         super().__init__(scope, timeout)
         self._options = options
-        self._transaction: Transaction | None = None
 
     async def __aenter__(self) -> Guard:
         guard = await super().__aenter__()
         try:
-            self._transaction = guard.begin_with_next(**self._options)
+            guard.begin_with_next(**self._options)
         except BaseException:
             self.end()
             raise
@@ -358,25 +356,25 @@ class _Transaction(LeaseBlock):
         try:
             if error is None:
                 await self.commit()
-            elif self._transaction is not None and self._backend.con.expired is None:  # else its end rolls back
-                await self._roll_back(self._transaction, error)
+            elif self._backend.con.expired is None:  # else its end rolls back
+                await self._roll_back()
         finally:
             self.end()
         _tell_expired(self._backend, error)
 
-    async def _roll_back(self, transaction: Transaction, error: BaseException) -> None:
+    async def _roll_back(self) -> None:
         """A caller that leaves with an error does not wait for a silent server, and hears that error and no other.
 
         The end of the connection rolls back as well.
         """
-        backend = self._backend
-        if backend.con.begin:  # it never began
+        guard, backend = self._guard, self._backend
+        if guard is None or guard._con is None:
             return
         if backend.con.is_doubtful:  # the driver would wait for the end of rows that are not read
             return
         timer = asyncio.get_running_loop().call_later(END_TIMEOUT, backend.abort)
         try:
-            await transaction.__aexit__(type(error), error, error.__traceback__)
+            await guard.rollback_begun()
         except LOST:
             if not backend.con.is_closed():
                 raise

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -23,6 +24,8 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.ext.asyncio import create_async_engine as _create_async_engine
 from sqlalchemy.orm import Session, SessionTransaction
+from sqlalchemy.pool import PoolProxiedConnection
+from sqlalchemy.pool import base as their_pool
 from sqlalchemy.util.concurrency import await_, in_greenlet
 
 from tenantproxy.context import current
@@ -51,7 +54,6 @@ if TYPE_CHECKING:
         def __init__(self, dbapi: Any, connection: Guard, *, prepared_statement_cache_size: int) -> None: ...
         def _handle_exception(self, error: Exception) -> NoReturn: ...
         def _handle_exception_no_connection(self, dbapi: Any, error: Exception) -> NoReturn: ...
-        def rollback(self) -> None: ...
 
     class _TheirCursor:
         _adapt_connection: _DialectConnection
@@ -81,7 +83,21 @@ if TYPE_CHECKING:
         async def setup_asyncpg_json_codec(self, conn: Any) -> None: ...
         async def setup_asyncpg_jsonb_codec(self, conn: Any) -> None: ...
         async def _disable_asyncpg_inet_codecs(self, conn: Any) -> None: ...
+        def initialize(self, connection: Connection) -> None: ...
         def is_disconnect(self, e: Exception, connection: Any, cursor: Any) -> bool: ...
+
+    class _TheirProxy(PoolProxiedConnection):
+        _pool: Any
+        _connection_record: Any
+        _finalizer: Any
+        _echo: Any
+        _counter: int
+        dbapi_connection: Any
+
+        def _checkin(self, transaction_was_reset: bool = False) -> None: ...
+
+    _finalize: Any
+    _TheirRecord: Any
 
 else:
     _TheirConnection = theirs.AsyncAdapt_asyncpg_connection
@@ -90,6 +106,11 @@ else:
     _TheirDriver = theirs.AsyncAdapt_asyncpg_dbapi
     _TheirExecution = theirs.PGExecutionContext_asyncpg
     _TheirDialect = theirs.PGDialect_asyncpg
+    _TheirProxy, _TheirRecord, _finalize = (
+        their_pool._ConnectionFairy,
+        their_pool._ConnectionRecord,
+        their_pool._finalize_fairy,
+    )
 
 PROFILE: Final = "sqlalchemy"
 """The profile of the pools behind an engine, unless it is given one of its own."""
@@ -125,10 +146,10 @@ def create_async_engine(
     ]
     if problems:
         raise ConfigurationError(problems)
-    engine = _create_async_engine(
-        _URL, poolclass=_RoutersPool, async_creator=_Lender(router, profile).lend, **engine_options
-    )
+    lend = _Lender(router, profile).lend
+    engine = _create_async_engine(_URL, poolclass=_RoutersPool, async_creator=lend, **engine_options)
     dialect: Any = engine.dialect
+    dialect.lend = lend
     dialect.expire = lambda: router.expire_profile(profile)
     router.add_profile(
         profile,
@@ -195,7 +216,26 @@ class _Codecs:
 
 
 class _RoutersPool(NullPool):
-    """Keeps nothing: a connection that is closed goes back to the router."""
+    """Keeps nothing: a connection that is closed goes back to the router.
+
+    Where no listener hears of connections, and none is logged, SQLAlchemy's record and proxy are made without the
+    steps that serve a pool which keeps them: see `_Checkout`.
+    """
+
+    def connect(self) -> PoolProxiedConnection:
+        """See SQLAlchemy."""
+        dialect: Any = self._dialect
+        heard = self.dispatch
+        if (
+            not dialect.is_initialized
+            or len(heard.connect) > 1  # the first one is SQLAlchemy's, and initializes the dialect
+            or heard.checkout
+            or heard.first_connect
+            or dialect.dispatch.do_connect
+            or self._should_log_debug()
+        ):
+            return super().connect()
+        return _Checkout(self, dialect.dbapi.connect(async_creator_fn=dialect.lend))
 
     def dispose(self) -> None:
         """Close what lies idle in the router's pools of this profile."""
@@ -204,6 +244,52 @@ class _RoutersPool(NullPool):
 
 
 # --- one lease, as SQLAlchemy sees it --------------------------------------------------------------------------------
+class _Checkout(_TheirProxy):
+    """A connection that SQLAlchemy holds, and its record, for one lease. Their usual end is shorter than SQLAlchemy's.
+
+    SQLAlchemy watches its own by `weakref.finalize`, which costs more than all else that is done for a lease.
+    """
+
+    def __init__(self, pool: _RoutersPool, connection: _DialectConnection) -> None:
+        record = _TheirRecord(pool, connect=False)
+        record.dbapi_connection, record.starttime = connection, time.time()
+        record.fairy_ref = _held
+        self._pool, self._echo, self._counter = pool, None, 1
+        self.dbapi_connection, self._connection_record, self._finalizer = connection, record, _UNWATCHED
+
+    def _checkin(self, transaction_was_reset: bool = False) -> None:
+        record, connection, heard = self._connection_record, self.dbapi_connection, self._pool.dispatch
+        if record is None or connection is None or heard.reset or heard.checkin or heard.close:
+            super()._checkin(transaction_was_reset)
+            return
+        self.dbapi_connection = self._connection_record = record.dbapi_connection = record.fairy_ref = None
+        try:
+            while record.finalize_callback:
+                record.finalize_callback.pop()(connection)
+            connection.close()
+        except Exception:  # as SQLAlchemy's: what a user waits for has been answered by now
+            self._pool.logger.exception("Exception during reset or similar")
+
+    def __del__(self) -> None:
+        record = self._connection_record
+        if record is not None and record.fairy_ref is _held:
+            record.fairy_ref = _gone
+            _finalize(None, record, self._pool, None, is_gc_cleanup=True)
+
+
+def _held() -> bool:
+    """In place of a weak reference: the checkout exists."""
+    return True
+
+
+def _gone() -> None:
+    """In place of a weak reference to a checkout that was never given back."""
+    return
+
+
+_UNWATCHED: Final = SimpleNamespace(detach=lambda: None)  # in place of `weakref.finalize`
+
+
 class _Cursor(_TheirCursor):
     """Rows that are fetched at once, with what the driver has prepared in earlier leases of the connection."""
 
@@ -213,7 +299,7 @@ class _Cursor(_TheirCursor):
         lent = self._adapt_connection
         async with lent._execute_mutex:
             if lent._transaction is None:
-                await lent._start_transaction()
+                lent.begin()
             try:
                 rows, status, description = await self._connection.run_kept(operation, parameters or ())
             except Exception as error:  # noqa: BLE001 - a boundary: SQLAlchemy translates what it knows and raises
@@ -293,12 +379,17 @@ class _DialectConnection(_TheirConnection):
         await_(self._connection.reload_schema_state())
 
     async def _start_transaction(self) -> None:
+        self.begin()
+
+    def begin(self) -> None:
+        """Begin a transaction with the next statement, where one is wanted."""
         if self.isolation_level == "autocommit":
             return
         try:
-            self._transaction = self._connection.begin_with_next(
+            self._connection.begin_with_next(
                 isolation=self.isolation_level, readonly=self.readonly, deferrable=self.deferrable
             )
+            self._transaction = True
         except Exception as error:  # noqa: BLE001 - a boundary: SQLAlchemy translates what it knows and raises
             self._handle_exception_no_connection(self.dbapi, error)
 
@@ -322,9 +413,19 @@ class _DialectConnection(_TheirConnection):
         finally:
             self.was_lost = con is None or con.is_closed()
 
+    def rollback(self) -> None:
+        if self._transaction is None:
+            return
+        self._transaction = None
+        try:
+            await_(self._connection.rollback_begun())
+        except Exception as error:  # noqa: BLE001 - a boundary: SQLAlchemy translates what it knows and raises
+            self._handle_exception(error)
+
     def close(self) -> None:
         try:
-            self.rollback()
+            if self._transaction is not None:
+                self.rollback()
         finally:
             self._lease.block.end()
 
@@ -380,7 +481,9 @@ class TenantDialect(_TheirDialect):
 
     supports_statement_cache = True
     execution_ctx_cls = _Execution
+    is_initialized = False
     expire: Callable[[], None]
+    lend: Callable[[], _Leased]
 
     @classmethod
     def import_dbapi(cls) -> Any:
@@ -391,6 +494,11 @@ class TenantDialect(_TheirDialect):
         """See SQLAlchemy. A connection that was given back at its commit cannot be asked any more."""
         lost = getattr(connection, "was_lost", None)
         return super().is_disconnect(e, connection, cursor) if lost is None else lost
+
+    def initialize(self, connection: Connection) -> None:
+        """See SQLAlchemy: it asks the first server that it meets for its version."""
+        super().initialize(connection)
+        self.is_initialized = True
 
     def on_connect(self) -> None:
         """Nothing: codecs are set once, when the router opens a connection."""

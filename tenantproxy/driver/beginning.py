@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 import asyncpg
-from asyncpg.transaction import TransactionState
+from asyncpg.transaction import ISOLATION_LEVELS
 
 from tenantproxy.driver.copying import CopyingConnection
 from tenantproxy.wire.frames import BIND, EXECUTE, PARSE, frame
@@ -20,11 +20,23 @@ __all__ = ["BeginningConnection"]
 _IN_DOUBT: Final = ""  # in place of the statement that begins: it was sent, and its answer is not known
 
 
+class _Begun:
+    """Stands where asyncpg keeps the outermost transaction: one that is nested in it asks for its isolation."""
+
+    __slots__ = ("_isolation", "text")
+
+    def __init__(self, isolation: str | None, text: str) -> None:
+        self._isolation = isolation
+        self.text = text  # of the statement that begins it
+
+
 @lru_cache(maxsize=64)  # three options; not one of them is a text of the caller's
-def _begin(isolation: str | None, readonly: bool, deferrable: bool) -> str:
-    """The statement that begins a transaction, as asyncpg has it."""
+def _begun(isolation: str | None, readonly: bool, deferrable: bool) -> _Begun:
+    """Such a transaction; its state is the connection's. Raises ValueError, as asyncpg does."""
+    if isolation and isolation not in ISOLATION_LEVELS:
+        raise ValueError(f"the isolation of a transaction is one of {', '.join(sorted(ISOLATION_LEVELS))}")
     level = f" ISOLATION LEVEL {isolation.replace('_', ' ').upper()}" if isolation else ""
-    return f"BEGIN{level}{' READ ONLY' if readonly else ''}{' DEFERRABLE' if deferrable else ''};"
+    return _Begun(isolation, f"BEGIN{level}{' READ ONLY' if readonly else ''}{' DEFERRABLE' if deferrable else ''};")
 
 
 @lru_cache(maxsize=64)
@@ -47,18 +59,18 @@ class BeginningConnection(CopyingConnection):
         super().__init__(*args, **kwargs)
         self.begin: str | None = None
 
-    def begin_with_next(self, **options: Any) -> Any:
-        """A transaction that begins with the next statement; `options` as asyncpg's `transaction`. No I/O.
+    def begin_with_next(
+        self, *, isolation: str | None = None, readonly: bool = False, deferrable: bool = False
+    ) -> None:
+        """Begin a transaction with the next statement; the options are those of asyncpg's `transaction`. No I/O.
 
-        The caller ends it by `commit_begun`, or by its own `rollback` or `__aexit__`.
+        The caller ends it by `commit_begun` or `rollback_begun`.
         """
-        transaction = self.transaction(**options)
+        begun = _begun(isolation, readonly, deferrable)
+        self._check_open()
         if self._top_xact is not None or self._protocol.is_in_transaction():
             raise asyncpg.InterfaceError("cannot begin a transaction within another one")
-        self.begin = _begin(transaction._isolation, transaction._readonly, transaction._deferrable)
-        transaction._state = TransactionState.STARTED
-        self._top_xact = transaction
-        return transaction
+        self._top_xact, self.begin = begun, begun.text
 
     def is_in_transaction(self) -> bool:
         """As asyncpg's; also where one is to begin with the next statement."""
@@ -135,9 +147,7 @@ class BeginningConnection(CopyingConnection):
         """Commit what `begin_with_next` began. Raises InterfaceError where it never began."""
         if self.is_unsynced:
             await self.sync(None)
-        transaction, self._top_xact = self._top_xact, None
-        if transaction is not None:
-            transaction._state = TransactionState.COMMITTED
+        self._top_xact = None
         if self.begin:  # nothing was asked of it
             self.begin = None
             return
@@ -148,13 +158,18 @@ class BeginningConnection(CopyingConnection):
                 await self.execute("COMMIT;")
             else:
                 self._check_open()
-                await self._commit(self._protocol.query("COMMIT;", None))
+                await self._last(self._protocol.query("COMMIT;", None))
         except BaseException as exc:
-            if transaction is not None:
-                transaction._state = TransactionState.FAILED
             self.runs_directly = True
             self.note_interruption(exc)
             raise
 
-    async def _commit(self, conversation: Coroutine[Any, Any, Any]) -> None:
-        await conversation
+    def _last(self, conversation: Coroutine[Any, Any, Any]) -> Coroutine[Any, Any, Any]:
+        """How a COMMIT runs, after which nothing is asked of the lease."""
+        return conversation
+
+    async def rollback_begun(self) -> None:
+        """Roll back what `begin_with_next` began, if it did."""
+        begin, self._top_xact, self.begin = self.begin, None, None
+        if not begin:  # else nothing was asked of it
+            await self.execute("ROLLBACK;")

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import asyncpg
 from asyncpg.prepared_stmt import PreparedStatement
-from asyncpg.transaction import Transaction
 
 from tenantproxy.driver.connection import Kept, TenantConnection
 from tenantproxy.driver.private import AsyncpgProxy
@@ -48,6 +47,10 @@ class Guard(AsyncpgProxy):
         async def commit_begun(self) -> None:
             """See `TenantConnection.commit_begun`."""
             ...
+
+        async def rollback_begun(self) -> None:
+            """See `TenantConnection.rollback_begun`."""
+            ...
     else:
 
         def __getattr__(self, name: str) -> Any:
@@ -65,12 +68,11 @@ class Guard(AsyncpgProxy):
             if self._con is not None:
                 self.remove_query_logger(callback)
 
-    def begin_with_next(self, **options: Any) -> Transaction:
+    def begin_with_next(self, **options: Any) -> None:
         """See `TenantConnection.begin_with_next`. Raises InterfaceError when the lease has ended."""
         if self._con is None:
             raise asyncpg.InterfaceError("the connection has been released back to the pool")
-        transaction: Transaction = self._con.begin_with_next(**options)
-        return transaction
+        self._con.begin_with_next(**options)
 
     def detach(self) -> TenantConnection | None:
         """End the lease on this side; the connection, or None when it ended before."""
@@ -93,7 +95,7 @@ def reading_in_slices(guard: Guard) -> Iterator[None]:
 
 
 # Calls ahead of which a BEGIN that is due goes out by itself; for `execute` it depends on its arguments.
-_BEGIN: Final = frozenset({"fetch", "fetchrow", "fetchval", "run_kept", "close", "commit_begun"})
+_BEGIN: Final = frozenset({"fetch", "fetchrow", "fetchval", "run_kept", "close", "commit_begun", "rollback_begun"})
 
 
 def _guarded(name: str) -> Any:
@@ -125,5 +127,5 @@ def _guarded(name: str) -> Any:
 for _name, _ in inspect.getmembers(asyncpg.Connection, inspect.iscoroutinefunction):
     if _name[0] != "_":
         setattr(Guard, _name, _guarded(_name))
-for _name in ("commit_begun", "prepare_kept", "run_kept"):
+for _name in ("commit_begun", "prepare_kept", "rollback_begun", "run_kept"):
     setattr(Guard, _name, _guarded(_name))

@@ -37,10 +37,7 @@ def _leased(method: Callable[..., Any]) -> Any:
             if con.is_unsynced:
                 await con.sync(kwargs.get("timeout"))
             if con.begin is not None:
-                if resource is con._top_xact:
-                    con.begin = None  # it ends, begun or not
-                else:
-                    await con.begin_now(kwargs.get("timeout"))
+                await con.begin_now(kwargs.get("timeout"))
             return await method(resource, *args, **kwargs)
         except BaseException as exc:
             con.note_failure(exc, lease)

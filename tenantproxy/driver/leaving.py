@@ -84,11 +84,9 @@ class LeavingConnection(BeginningConnection):
             self._large.add(query)
         return result
 
-    async def _commit(self, conversation: Coroutine[Any, Any, Any]) -> None:
-        if self.is_last and not self.is_tainted:
-            conversation = self._with_reset(conversation)
-        self.is_last = False
-        await conversation
+    def _last(self, conversation: Coroutine[Any, Any, Any]) -> Coroutine[Any, Any, Any]:
+        is_last, self.is_last = self.is_last, False
+        return self._with_reset(conversation) if is_last and not self.is_tainted else conversation
 
     async def _with_reset(self, conversation: Coroutine[Any, Any, Any]) -> Any:
         """Run `conversation` of the driver, which writes at once, if at all: a reset goes out with it."""

@@ -11,6 +11,7 @@ import asyncpg
 import pytest
 
 from tenantproxy import Router
+from tenantproxy.driver import beginning
 from tenantproxy.driver.guard import Guard
 from tenantproxy.driver.joined import JoiningTransport
 from tests.support.faults import Moment, cancel_at
@@ -214,7 +215,8 @@ async def test_a_first_statement_that_times_out_lets_nothing_run_outside(world: 
 async def test_what_did_not_begin_runs_nothing_and_cannot_be_committed(
     world: World, monkeypatch: pytest.MonkeyPatch, is_known: bool
 ) -> None:
-    monkeypatch.setattr("tenantproxy.driver.beginning._begin", lambda *_: "BEGIN ISOLATION LEVEL READ SOMETHING;")
+    refused = beginning._Begun(None, "BEGIN ISOLATION LEVEL READ SOMETHING;")
+    monkeypatch.setattr(beginning, "_begun", lambda *_: refused)
     async with one_connection(world) as router:
         scope = router.tenant("database1")
         pid = await pid_of(scope)

@@ -224,7 +224,7 @@ async def _all_sorts(conn: Guard, tenant: str) -> int:
 def test_a_lent_connection_has_nothing_of_the_lenders() -> None:
     con = asyncpg.Connection
     ours = {name for name in dir(Guard) if name[0] != "_"} - {name for name in dir(con) if name[0] != "_"}
-    assert ours == {"begin_with_next", "commit_begun", "detach", "prepare_kept", "run_kept"}
+    assert ours == {"begin_with_next", "commit_begun", "detach", "prepare_kept", "rollback_begun", "run_kept"}
 
 
 async def test_what_the_lender_uses_cannot_be_reached_by_a_lease(one_world: World) -> None:

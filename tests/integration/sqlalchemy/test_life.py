@@ -8,7 +8,7 @@ import warnings
 from typing import Any, Final
 
 import pytest
-from sqlalchemy import select, text
+from sqlalchemy import event, select, text
 from sqlalchemy.exc import DBAPIError, MissingGreenlet, SAWarning
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
@@ -40,6 +40,30 @@ async def pid_of(engine: AsyncEngine) -> int:
 def profile_connections(router: Router) -> int:
     pools = [pool for pool in router.stats().pools if pool.key.profile == "sqlalchemy"]
     return sum(pool.idle + pool.used + pool.resetting + pool.retiring for pool in pools)
+
+
+# --- SQLAlchemy's own record and events ------------------------------------------------------------------------------
+async def test_listeners_hear_of_each_lease_whenever_they_were_added(narrow: CheckedRouter) -> None:
+    engine = create_async_engine(narrow)
+    pool, heard = engine.sync_engine.pool, list[str]()
+    with use(narrow.tenant("row1")):
+        for _ in range(2):
+            await pid_of(engine)
+        for name in ("connect", "checkout", "reset", "checkin", "close"):
+            event.listen(pool, name, lambda *_, name=name: heard.append(name))
+        for _ in range(2):
+            await pid_of(engine)
+    assert heard == ["connect", "checkout", "reset", "checkin", "close"] * 2
+
+
+async def test_what_a_user_notes_of_a_connection_is_gone_with_its_lease(narrow: CheckedRouter) -> None:
+    engine = create_async_engine(narrow)
+    for tenant in ("row1", "row2", "row1"):
+        with use(narrow.tenant(tenant)):
+            async with engine.connect() as conn:
+                noted = (await conn.get_raw_connection()).info
+                assert noted == {}
+                noted["whose"] = tenant
 
 
 # --- cancelled -------------------------------------------------------------------------------------------------------
