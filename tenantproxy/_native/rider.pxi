@@ -179,7 +179,7 @@ cdef class Rider:
         if self._asked is not NULL:
             found = hears(data, size, &heard, &is_parsed, &has_begun)
         if found == RESET:
-            found = DONE if self._relay.resets_nothing else LOOK
+            found = DONE if not self._on.desk.is_bound and self._relay.resets_nothing else LOOK
         # Where the server answers before it has all of the request, the rest of that is ahead of the next one.
         if (
             found == LOOK or conn._out is not None or backend._out is not None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from time import monotonic
 from typing import cast
 
 from tenantproxy._native.core import Conn, Lane, Pump
@@ -113,21 +114,28 @@ class _Desk:
         self.lender = lender
         self.route = Source().known()[1]
         self.transactions = self.reused = 0
+        self.lasts = float("inf")  # for how long, seconds, what is leased first may be lent as it is
+        self.expires = float("inf")
         self.lane = Lane(pump(), self, (0.1, 1.0))
         self.lane.until = float("inf")
+
+    @property
+    def is_bound(self) -> bool:
+        return False
 
     @property
     def is_wanted(self) -> bool:
         return bool(self.lender.waiting)
 
     def lease(self) -> RawBackend | None:
-        return self.lender.lease_nowait(None, self.route, ())
+        return None if monotonic() >= self.expires else self.lender.lease_nowait(None, self.route, ())
 
     def unlease(self, backend: Backend) -> None:
         self.take_back(backend)
 
     def expires_at(self, backend: RawBackend) -> float:
-        return float("inf")
+        self.expires = min(self.expires, monotonic() + self.lasts)
+        return self.expires
 
     def take_back(self, backend: Backend) -> None:
         self.lender.release(backend, self.route, is_dirty=False)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from tenantproxy._native import why_not
 from tenantproxy.errors import TenantProxyError
-from tenantproxy.model import Route
+from tenantproxy.model import Proof, Route, Session
 from tenantproxy.pools.pool import Pool
 from tenantproxy.raw.backend import RawBackend
 from tenantproxy.raw.lender import RawLender
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["LaneDesk", "Lanes", "lanes_on"]
 
 _MOST: Final = 10_000
+_KEPT: Final = (Proof.BOUND, Proof.TRUSTED)  # what a tenant cannot make another one's
 
 
 class LaneDesk:
@@ -40,6 +41,11 @@ class LaneDesk:
         self._pool = pool
         self._settings = settings
         self._traffic = traffic
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether a RESET takes the tenant from the sessions of these backends."""
+        return self.route.session.binding is not None
 
     @property
     def is_wanted(self) -> bool:
@@ -61,8 +67,8 @@ class LaneDesk:
         self._lender.release_unused(backend)
 
     def expires_at(self, backend: RawBackend) -> float:
-        """Until when it may be lent; monotonic."""
-        return self._pool.expires_at(backend)
+        """Until when it may be lent as it is, which its binding bounds too; monotonic."""
+        return min(self._pool.expires_at(backend), backend.bound_until - self._lender.renewal)
 
     def take_back(self, backend: RawBackend) -> None:
         """It has been used, and that was accounted for."""
@@ -118,7 +124,7 @@ class Lanes:
         key = id(pool), id(route), id(settings), id(traffic)
         lane = self._known.get(key)
         if lane is None:
-            if pool.key.shared or route.session.binding is not None or route.session.is_set_each_time:
+            if not _may_be_carried(route.session):
                 return None
             lane = self._new(LaneDesk(self._lender, pool, route, settings, traffic), pool)
             self._known[key] = lane
@@ -140,6 +146,12 @@ class Lanes:
     def forget(self) -> None:
         """Make them again."""
         self._known.clear()
+
+
+def _may_be_carried(session: Session) -> bool:
+    """Whether what is bound and set once holds for each transaction until then, whatever clients do in their own."""
+    binding = session.binding
+    return not session.is_set_each_time and (binding is None or binding.proof in _KEPT)
 
 
 def lanes_on(loop: asyncio.AbstractEventLoop, lender: RawLender) -> Lanes | None:

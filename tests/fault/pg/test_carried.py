@@ -457,6 +457,15 @@ async def test_what_is_carried_counts_as_what_is_not(lasting: World) -> None:
 
 
 # --- everything at once ----------------------------------------------------------------------------------------------
+CROWD: Final = ("database1", "row1", "row2", "database2", "row3")
+
+
+def told(label: str) -> str:
+    """An expression that a row tenant's session alone has this value in."""
+    tenant, _, rest = label.partition(" ")
+    return f"tenantproxy.bound_tenant() || ' {rest}'" if tenant.startswith("row") else f"'{label}'"
+
+
 class Crowd(threading.Thread):
     """Clients in a thread of their own, so that the port is often alone. Each knows which answers are its own."""
 
@@ -481,14 +490,14 @@ class Crowd(threading.Thread):
 
     async def _one(self, n: int) -> None:
         rng = random.Random(f"{self.seed} {n}")
-        tenant = f"database{1 + n % 2}"
+        tenant = CROWD[n % len(CROWD)]
         client: WireClient | None = None
         for step in takewhile(lambda step: step < self.steps or self.goes_on(), count()):
             label = f"{tenant} {n} {step}"
             while client is None:
                 with suppress(Refused):  # an operator has paused it
                     client = await WireClient.connect(self.port, tenant)
-                    await prepared(client, b"p", f"SELECT '{tenant} {n} p'")
+                    await prepared(client, b"p", f"SELECT {told(f'{tenant} {n} p')}")
             answer = await self._step(client, rng, label, f"{tenant} {n} p")
             if answer is None or not answer.status:  # it left, or was ended
                 self.lost += answer is not None
@@ -500,7 +509,7 @@ class Crowd(threading.Thread):
     async def _block(self, client: WireClient, rng: random.Random, label: str) -> Answer:
         """A transaction of three statements; one of them may fail, and the client may go on in pieces."""
         answer = await client.query("BEGIN")
-        for sql in (f"SELECT '{label}'", rng.choice((f"SELECT '{label}'", "SELECT 1/0")), "COMMIT"):
+        for sql in (f"SELECT {told(label)}", rng.choice((f"SELECT {told(label)}", "SELECT 1/0")), "COMMIT"):
             if not answer.status:
                 break
             answer = await client.query(sql)
@@ -513,29 +522,29 @@ class Crowd(threading.Thread):
         """What came; None: it left without a word."""
         kind, expected = rng.random(), label
         if kind < 0.3:
-            client.send(query(f"SELECT '{label}'"))
+            client.send(query(f"SELECT {told(label)}"))
         elif kind < 0.5:
-            client.send(parse(b"", f"SELECT '{label}'".encode()) + bind(b"") + SHOWN)
+            client.send(parse(b"", f"SELECT {told(label)}".encode()) + bind(b"") + SHOWN)
         elif kind < 0.7:
             client.send(bind(b"p") + SHOWN)
             expected = of_p
         elif kind < 0.75:
-            client.send(query(f"SELECT '{label}' FROM pg_sleep({rng.random() / 50})"))
+            client.send(query(f"SELECT {told(label)} FROM pg_sleep({rng.random() / 50})"))
         elif kind < 0.8:
-            client.send(query(f"SELECT '{label}', repeat('x', {rng.randrange(100_000)})"))
+            client.send(query(f"SELECT {told(label)}, repeat('x', {rng.randrange(100_000)})"))
         elif kind < 0.84:
             return await self._block(client, rng, label)
         elif kind < 0.88:
-            client.send(query(f"SELECT '{label}' || 1/0"))
+            client.send(query(f"SELECT {told(label)} || 1/0"))
         elif kind < 0.91:
             client.send(query(f"SET application_name = '{label}'"))
         elif kind < 0.94:
-            client.send(statement(f"SELECT '{label}'") + SYNC)
+            client.send(statement(f"SELECT {told(label)}") + SYNC)
         elif kind < 0.97:
-            client.send(query(f"SELECT '{label}' FROM pg_sleep(0.02)"))
+            client.send(query(f"SELECT {told(label)} FROM pg_sleep(0.02)"))
             await cancel(self.port, client.pid, client.secret)
         else:
-            client.send(query(f"SELECT '{label}' FROM pg_sleep(0.01)"))
+            client.send(query(f"SELECT {told(label)} FROM pg_sleep(0.01)"))
             return None
         answer = await client.answer()
         self.answered += 1
@@ -549,7 +558,7 @@ async def test_each_client_of_a_crowd_gets_its_own_answers_while_an_operator_doe
     lasting: World, seed: int
 ) -> None:
     rng = random.Random(seed)
-    async with a_port(lasting, pools={"max_size": 3, "acquire_timeout": 30.0}) as house:
+    async with a_port(lasting, pools={"max_size": 3, "shared_size": 4, "acquire_timeout": 30.0}) as house:
         listener = house.listener
         native = pump()
         crowd = Crowd(house.number, seed, clients=10, steps=60, goes_on=lambda: native.carried < ENOUGH)
