@@ -12,7 +12,7 @@ from functools import partial
 from importlib.metadata import version
 from typing import Final
 
-from benchmarks import pg_connects, pg_drivers, pg_idle, pg_noisy, pg_rows, pg_select, pg_transactions
+from benchmarks import pg_connects, pg_drivers, pg_idle, pg_noisy, pg_rows, pg_select, pg_transactions, pg_turns
 from benchmarks.part import Options, Part
 from benchmarks.pg_process import allow_many_files
 from benchmarks.pg_targets import pgbouncer_version
@@ -28,6 +28,7 @@ PARTS: Final[dict[str, Callable[[PgWorld, Options], Awaitable[Part]]]] = {
     "transactions": pg_transactions.run,
     "drivers": pg_drivers.run,
     "rows": pg_rows.run,
+    "turns": pg_turns.run,
     "connects": pg_connects.run,
     "idle": pg_idle.run,
     "noisy": pg_noisy.run,

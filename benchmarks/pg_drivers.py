@@ -24,7 +24,7 @@ from benchmarks.table import trust
 
 __all__ = ["run"]
 
-_DATABASE_TENANT, _ROW_TENANT = f"{OURS}, database", f"{OURS}, signed row"
+_DATABASE_TENANT, _ROW_TENANT = f"{OURS}, database", f"{OURS}, row, one tenant"
 _LIMIT: Final = 1.1
 _WARM: Final = 50  # selects of each task that are not counted: in them it connects and prepares
 _SQL: Final = "SELECT abalance FROM pgbench_accounts WHERE aid = $1"

@@ -17,7 +17,7 @@ from benchmarks.table import trust
 __all__ = ["ROWS", "run"]
 
 ROWS: Final = 5000
-_DATABASE_TENANT, _ROW_TENANT = f"{OURS}, database", f"{OURS}, signed row"
+_DATABASE_TENANT, _ROW_TENANT = f"{OURS}, database", f"{OURS}, row, one tenant"
 _LIMIT: Final = 0.9
 # Three narrow columns: the more rows in a byte, the more there is to do for who looks at each.
 _SCRIPT: Final = r"""\set first random(1, {last})

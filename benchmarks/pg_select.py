@@ -29,7 +29,7 @@ from tenantproxy.model import RowForm
 __all__ = ["MODES", "run", "run_many", "verdicts"]
 
 MODES: Final = ("simple", "extended", "prepared")
-DATABASE_TENANT, SCHEMA_TENANT, ROW_TENANT = f"{OURS}, database", f"{OURS}, schema", f"{OURS}, signed row"
+DATABASE_TENANT, SCHEMA_TENANT, ROW_TENANT = f"{OURS}, database", f"{OURS}, schema", f"{OURS}, row, one tenant"
 
 _CPU_LIMIT: Final = {"simple": 1.0, "extended": 1.0, "prepared": 0.85}
 _SPEED_LIMIT: Final = {"simple": 1.0, "extended": 1.0, "prepared": 1.2}
@@ -59,7 +59,7 @@ async def run(world: PgWorld, options: Options, *, clients: int = CLIENTS) -> Pa
                 found += trust(verdicts(mode, series, peer_can=peer_can, form=world.form))
                 if not peer_can:
                     texts.append("This PgBouncer cannot prepare in transaction mode (1.21 and later can).")
-    title = f"pgbench -S, {clients} clients, {world.pool} server connections, {world.accounts:,} rows"
+    title = f"pgbench -S, {clients} clients, {world.pool} server connections, {world.accounts:,} rows, {world.form}"
     return Part(title=title, text="\n\n".join(texts), data=data, verdicts=tuple(found))
 
 

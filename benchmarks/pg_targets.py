@@ -126,14 +126,14 @@ def _pgbouncer() -> str | None:
 
 
 @asynccontextmanager
-async def open_targets(world: PgWorld) -> AsyncIterator[Targets]:
-    """Fresh processes of both proxies; gone, with their files, when the block ends."""
+async def open_targets(world: PgWorld, *, shared_size: int | None = None) -> AsyncIterator[Targets]:
+    """Fresh processes of both proxies; gone, with their files, when the block ends. `shared_size`: if not the usual."""
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tenantproxy-bench-")))
         pgbouncer = None
         if (version := pgbouncer_version()) is not None:
             pgbouncer = await stack.enter_async_context(_running_pgbouncer(world, folder, version))
-        ours = await stack.enter_async_context(_running_sidecar(world, folder))
+        ours = await stack.enter_async_context(_running_sidecar(world, folder, shared_size))
         direct = Target(name=DIRECT, port=world.server.port, user=ROLE, password=world.password)
         yield Targets(direct=direct, pgbouncer=pgbouncer, ours=ours)
 
@@ -192,12 +192,12 @@ def pgbouncer_ini(world: PgWorld, *, port: int, users: Path, version: tuple[int,
 
 # --- ours ------------------------------------------------------------------------------------------------------------
 @asynccontextmanager
-async def _running_sidecar(world: PgWorld, folder: Path) -> AsyncIterator[Target]:
+async def _running_sidecar(world: PgWorld, folder: Path, shared_size: int | None) -> AsyncIterator[Target]:
     port = free_port()
     own = folder / "ours"
     own.mkdir(mode=0o700)
     verifier = scram_verifier(world.client_password)
-    _write(own / "tenantproxy.toml", sidecar_toml(world, port=port, verifier=verifier))
+    _write(own / "tenantproxy.toml", sidecar_toml(world, port=port, verifier=verifier, shared_size=shared_size))
     environment = {
         name: value for name, value in os.environ.items() if name == SWITCH or not name.startswith("TENANTPROXY_")
     }
@@ -207,7 +207,7 @@ async def _running_sidecar(world: PgWorld, folder: Path) -> AsyncIterator[Target
         yield Target(name=OURS, port=port, user=world.user, password=world.client_password, pid=pid)
 
 
-def sidecar_toml(world: PgWorld, *, port: int, verifier: str) -> str:
+def sidecar_toml(world: PgWorld, *, port: int, verifier: str, shared_size: int | None = None) -> str:
     """Its configuration. Neighbours with databases have a server entry of their own: its budget is their total."""
     server = {
         "host": world.server.host,
@@ -222,7 +222,7 @@ def sidecar_toml(world: PgWorld, *, port: int, verifier: str) -> str:
         f"servers.{SERVER}": {**server, "max_connections": 200},
         f"servers.{_NEAR_SERVER}": {**server, "max_connections": NEAR_TOTAL},
         "pools": {
-            "shared_size": max(SHARED_SIZE, world.pool),
+            "shared_size": shared_size or max(SHARED_SIZE, world.pool),
             "max_waiting": _MAX_WAITING,
             "acquire_timeout": _PATIENCE,
         },

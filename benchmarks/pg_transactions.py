@@ -17,7 +17,7 @@ from benchmarks.table import Verdict, trust
 __all__ = ["run"]
 
 _MODES: Final = ("simple", "prepared")
-_DATABASE_TENANT, _ROW_TENANT = f"{OURS}, database", f"{OURS}, signed row"
+_DATABASE_TENANT, _ROW_TENANT = f"{OURS}, database", f"{OURS}, row, one tenant"
 _LIMIT: Final = 1.1
 _SCRIPT: Final = r"""\set aid random(1, {accounts})
 BEGIN;

@@ -9,8 +9,8 @@ cdef class Lane:
 
     `desk` speaks for the pool; of it this asks: `lease() -> RawBackend | None`, `expires_at(backend)`,
     `unlease(backend)` for one that was not used, `is_wanted`, whether others wait for what it would `take_back(backend)`,
-    `destroy(backend)`, `account(...)`, and `is_bound`, whether a RESET takes the tenant from the session. None of these
-    may call a client.
+    `destroy(backend)`, `account(...)`, and `is_bound`, whether a RESET takes the tenant from the session: behind one it
+    is to `enter_again(backend)`. But for this one, none of these may call a client.
     `bounds`: of the histogram of lease times, seconds.
     """
 

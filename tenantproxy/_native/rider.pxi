@@ -176,10 +176,12 @@ cdef class Rider:
         cdef ssize_t heard = 0
         cdef bint is_parsed = self._is_parsed, has_begun = self._has_begun
         cdef Heard found = LOOK
+        cdef bint is_reset = False
         if self._asked is not NULL:
             found = hears(data, size, &heard, &is_parsed, &has_begun)
         if found == RESET:
-            found = DONE if not self._on.desk.is_bound and self._relay.resets_nothing else LOOK
+            found = DONE if self._relay.resets_nothing else LOOK
+            is_reset = found == DONE
         # Where the server answers before it has all of the request, the rest of that is ahead of the next one.
         if (
             found == LOOK or conn._out is not None or backend._out is not None
@@ -205,7 +207,7 @@ cdef class Rider:
         finally:
             # Behind the answer: what Python does with a backend that is given back must not come before it, nor keep it.
             if found == DONE:
-                self.give_back(lane, backend)
+                self.give_back(lane, backend, is_reset)
         return 0
 
     cdef int pass_on(self, const uint8_t* data, ssize_t size) except -1:
@@ -269,9 +271,16 @@ cdef class Rider:
             lane.count(now - self._since)
         return 0
 
-    cdef int give_back(self, Lane lane, Conn backend) except -1:
-        """The backend is for the next transaction, of this tenant's clients, or the pool's where Python has run."""
+    cdef int give_back(self, Lane lane, Conn backend, bint is_reset) except -1:
+        """The backend is for the next transaction, of this tenant's clients, or the pool's where Python has run.
+
+        `is_reset`: by its last command, which takes the tenant from it where it is bound.
+        """
         cdef Pump pump = self._conn._pump
+        if is_reset and lane.desk.is_bound:
+            pump.python_runs()
+            lane.desk.enter_again(backend._protocol)
+            return 0
         if self._epoch == pump.epoch:
             lane.park(backend)
             return 0

@@ -66,6 +66,7 @@ class RawBackend(asyncio.Protocol):
         "is_paused",
         "leased_at",
         "lost_by",
+        "lost_tenant",
         "must_set_path",
         "nonce",
         "offset",
@@ -116,6 +117,7 @@ class RawBackend(asyncio.Protocol):
         self.must_set_path = False  # a schema's, and the server does not report when a client changes search_path
         self.is_paused = False  # we do not read from it
         self.lost_by: Exception | None = None
+        self.lost_tenant = False  # a RESET ALL of its client has taken the tenant from it, and all else that was set
         self.prepared = ServerStatements()
         self.session: Settings = NO_SETTINGS
         self.conversation: Conversation | None = None  # an internal one that is in progress
@@ -235,6 +237,7 @@ class RawBackend(asyncio.Protocol):
         """The session is as at start-up again: bound to no tenant, nothing set, nothing prepared."""
         self.bound = None
         self.bound_until = float("inf")
+        self.lost_tenant = False
         self.session = NO_SETTINGS
         self.prepared = ServerStatements()
         self.is_fresh = True

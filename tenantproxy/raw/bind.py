@@ -18,12 +18,13 @@ from tenantproxy.raw.exchange import READY_IDLE, SYNC_NOW, Exchange, answer_of, 
 from tenantproxy.raw.hello import hello
 from tenantproxy.wire.settings import NO_SETTINGS, changes
 
-__all__ = ["BackendEntry", "Binder"]
+__all__ = ["WRITTEN", "BackendEntry", "Binder"]
 
 _CHECK_STANDBY: Final = statement(IN_RECOVERY)
 _IS_STANDBY: Final = answer_of("SELECT 1", row(b"1"))
 _OF_A_SETTING: Final = ("22", "42", "55")  # a bad value; an unknown name or a role that may not; not in a session
-_WRITTEN: Final = (Proof.BOUND, Proof.TRUSTED)  # in the backend's own memory, as sequences are
+WRITTEN: Final = (Proof.BOUND, Proof.TRUSTED)
+"""In the backend's own memory, as sequences are: no tenant can make it another one's."""
 _ECHO: Final = "SELECT $1"
 # The source of what a client or we have set is `session`, and no other is.
 _SET_BACK: Final = (
@@ -146,7 +147,7 @@ class BackendEntry:
             self._bind_size += len(_IS_STANDBY)
         if not messages:
             return False
-        is_written = self._binds and self._binding is not None and self._binding.proof in _WRITTEN
+        is_written = self._binds and self._binding is not None and self._binding.proof in WRITTEN
         if is_written and (self._again or backend.bound is not None):
             # Its user may have made the session read only, and one that reads only cannot be bound.
             begun = self._answer("BEGIN")
@@ -250,6 +251,7 @@ class BackendEntry:
                 backend.bound = binding.tenant
                 if self._binds:
                     backend.bound_until = self._until
+                    backend.lost_tenant = False
         self._then(error)
 
     def failure(self, error: Exception) -> BindFailure:

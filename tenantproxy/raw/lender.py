@@ -23,6 +23,7 @@ from tenantproxy.pools.base import Clock
 from tenantproxy.pools.counters import Counters
 from tenantproxy.pools.pool import Pool
 from tenantproxy.raw.acquire import Acquire, Lessee
+from tenantproxy.raw.again import enter_again
 from tenantproxy.raw.backend import RawBackend, Settings
 from tenantproxy.raw.bind import BackendEntry, is_entered
 from tenantproxy.raw.cancel import Canceller
@@ -179,8 +180,10 @@ class RawLender:
         backend.rest()
         if is_dirty or backend.saw_read_only or backend.cancels:
             self._reset(backend)
+        elif backend.lost_tenant:
+            enter_again(self, backend, route)
         elif pool.has_waiting:
-            self._with_pool(lambda: pool.ready(backend, backend.bound, now))
+            self.with_pool(lambda: pool.ready(backend, backend.bound, now))
         else:
             pool.ready(backend, backend.bound, now)
             if pool.key.shared:
@@ -189,8 +192,8 @@ class RawLender:
                     self.begin_reset(ahead)
         return held
 
-    def _with_pool(self, act: Callable[[], None]) -> None:
-        """`act`, then tell those who were handed something by it."""
+    def with_pool(self, act: Callable[[], None]) -> None:
+        """Do `act`, then tell those who were handed something by it."""
         if self._is_calling:
             act()
             return
@@ -209,11 +212,11 @@ class RawLender:
 
     def release_unused(self, backend: RawBackend) -> None:
         """Release a backend on which nothing has run."""
-        self._with_pool(lambda: backend.pool.ready(backend, backend.bound))
+        self.with_pool(lambda: backend.pool.ready(backend, backend.bound))
 
     # --- reset -------------------------------------------------------------------------------------------------------
     def _reset(self, backend: RawBackend) -> None:
-        self._with_pool(lambda: backend.pool.resetting(backend))
+        self.with_pool(lambda: backend.pool.resetting(backend))
         self.begin_reset(backend)
 
     def begin_reset(self, backend: RawBackend) -> None:
@@ -243,7 +246,7 @@ class RawLender:
             return
         self.outcomes.was_reset()
         backend.forget()
-        self._with_pool(lambda: backend.pool.ready(backend, None))
+        self.with_pool(lambda: backend.pool.ready(backend, None))
 
     def _was_asked(self, backend: RawBackend, error: Exception | None) -> None:
         if isinstance(error, Refused):

@@ -140,6 +140,9 @@ class _Desk:
     def take_back(self, backend: Backend) -> None:
         self.lender.release(backend, self.route, is_dirty=False)
 
+    def enter_again(self, backend: Backend) -> None:
+        raise AssertionError("it was not bound")
+
     def destroy(self, backend: Backend) -> None:
         self.lender.destroy(backend)
 

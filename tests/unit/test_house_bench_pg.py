@@ -18,6 +18,7 @@ from benchmarks.pg_process import cpu_seconds, free_port, memory_bytes, running
 from benchmarks.pg_rounds import AGAIN, Series, Subject, take_turns
 from benchmarks.pg_select import DATABASE_TENANT, ROW_TENANT, verdicts
 from benchmarks.pg_targets import DIRECT, PGBOUNCER, SHARED_SIZE, Target, pgbouncer_ini, sidecar_toml
+from benchmarks.pg_turns import together
 from benchmarks.pg_world import DATABASE, ROW, SCHEMA, PgWorld
 from benchmarks.table import loud, trust
 from tenantproxy.config import Settings
@@ -56,6 +57,12 @@ def program(folder: Path, *, report: str = REPORT, status: int = 0) -> Path:
 
 def figures(per_second: float, cpu_us: float) -> list[Figures]:
     return [Figures(per_second=per_second, cpu_us=cpu_us, latency_ms=1.0)]
+
+
+def test_programs_that_ran_together_have_the_cpu_of_the_proxy_once() -> None:
+    alone = Figures(per_second=100.0, cpu_us=40.0, latency_ms=2.0)  # of 4 ms a second
+    found = together([alone, Figures(per_second=300.0, cpu_us=40.0 / 3, latency_ms=6.0)])
+    assert (found.per_second, found.cpu_us, found.latency_ms) == pytest.approx((400.0, 10.0, 5.0))
 
 
 def test_a_report_of_pgbench_is_read() -> None:

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Final
 
 from tenantproxy._native import why_not
 from tenantproxy.errors import TenantProxyError
-from tenantproxy.model import Proof, Route, Session
+from tenantproxy.model import Route, Session
 from tenantproxy.pools.pool import Pool
+from tenantproxy.raw.again import enter_again
 from tenantproxy.raw.backend import RawBackend
+from tenantproxy.raw.bind import WRITTEN
 from tenantproxy.raw.lender import RawLender
 from tenantproxy.sidecar.pg.checkout import Source
 from tenantproxy.sidecar.pg.traffic import Traffic
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
 __all__ = ["LaneDesk", "Lanes", "lanes_on"]
 
 _MOST: Final = 10_000
-_KEPT: Final = (Proof.BOUND, Proof.TRUSTED)  # what a tenant cannot make another one's
 
 
 class LaneDesk:
@@ -73,6 +74,10 @@ class LaneDesk:
     def take_back(self, backend: RawBackend) -> None:
         """It has been used, and that was accounted for."""
         self._lender.release(backend, self.route, is_dirty=False, is_counted=True)
+
+    def enter_again(self, backend: RawBackend) -> None:
+        """It has been used, and a reset of its client took the tenant from it: what `is_bound` is about."""
+        enter_again(self._lender, backend, self.route)
 
     def destroy(self, backend: RawBackend) -> None:
         """Its state is in doubt."""
@@ -151,7 +156,7 @@ class Lanes:
 def _may_be_carried(session: Session) -> bool:
     """Whether what is bound and set once holds for each transaction until then, whatever clients do in their own."""
     binding = session.binding
-    return not session.is_set_each_time and (binding is None or binding.proof in _KEPT)
+    return not session.is_set_each_time and (binding is None or binding.proof in WRITTEN)
 
 
 def lanes_on(loop: asyncio.AbstractEventLoop, lender: RawLender) -> Lanes | None:

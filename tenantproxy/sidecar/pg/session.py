@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
+from tenantproxy.model import Binding
 from tenantproxy.raw.backend import RawBackend
+from tenantproxy.raw.bind import WRITTEN
 from tenantproxy.wire.commands import pins, unbinds
 from tenantproxy.wire.definition_changes import MAY_CHANGE, DefinitionChanges
 from tenantproxy.wire.frames import COMMAND_COMPLETE, ERROR, PARAMETER_STATUS, READY
@@ -68,9 +70,7 @@ class ClientSession:
         if tag[:2] in MAY_CHANGE:
             self.changes.tagged(tag)
         if backend is not None and backend.binding is not None and unbinds(tag):
-            backend.bound = None
-            backend.bound_until = 0.0
-            self.kept.is_dirty = True
+            self._unbound(tag, backend, backend.binding)
         if self._is_session:
             return
         if pins(tag):
@@ -86,6 +86,15 @@ class ClientSession:
             self.kept.left |= RELEASES
         elif tag.startswith(_RELEASING):
             self.kept.left |= RELEASES
+
+    def _unbound(self, tag: bytes, backend: RawBackend, binding: Binding) -> None:
+        """The backend may be without its tenant. After a RESET ALL it is, and without all that was set besides."""
+        backend.bound_until = 0.0
+        if tag == b"RESET" and self.kept.left & RESETS_ALL and binding.proof in WRITTEN and not self._is_session:
+            backend.lost_tenant = True
+        else:
+            backend.bound = None
+            self.kept.is_dirty = True
 
     def must_look(self, left: int) -> bool:
         """Whether the server must be asked what is left, when this may have changed. It is not while a notification may

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, Final
 
 import pytest
@@ -14,6 +15,7 @@ from tenantproxy.errors import TenantSuspended
 from tenantproxy.model import TenantId, tenant_id
 from tenantproxy.raw.backend import RawBackend
 from tenantproxy.raw.exchange import query
+from tenantproxy.sidecar.pg.traffic import Traffic
 from tests.support.lasting import a_lasting_world
 from tests.support.model_server import SYNC, bind, execute, parse
 from tests.support.port_house import PortHouse, a_port
@@ -29,7 +31,7 @@ pytestmark = [
 
 SHOWN: Final = b"D\0\0\0\x06P\0" + execute() + SYNC
 WHOSE: Final = "SELECT tenantproxy.bound_tenant(), string_agg(name, ',' ORDER BY id) FROM projects"
-PID: Final = "SELECT pg_backend_pid()"
+ASYNCPG: Final = "SELECT pg_advisory_unlock_all();\nCLOSE ALL;\nUNLISTEN *;\nRESET ALL;"  # at each release
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +62,10 @@ def only(house: PortHouse) -> RawBackend:
 def is_carrying(house: PortHouse, client: WireClient) -> bool:
     relay: Any = house.listener._clients[client.pid].relay
     return bool(relay._conn.is_carrying)
+
+
+def reaches(traffic: Traffic, received: int) -> bool:
+    return traffic.received >= received
 
 
 async def asked(client: WireClient, data: bytes) -> Answer:
@@ -102,6 +108,11 @@ ODD: Final = {
     "a lock": query("SELECT pg_advisory_lock(77)"),
     "rows until it leaves": query("SELECT repeat('x', 10000) FROM generate_series(1, 1000)"),
     "a copy": query("COPY projects (name) FROM STDIN"),
+    "a reset behind what stays": query("PREPARE mine AS SELECT name FROM projects")
+    + query(ASYNCPG)
+    + query("SELECT 1"),
+    "a reset that is undone": query("BEGIN") + query(ASYNCPG) + query("ROLLBACK") + query("SELECT 1"),
+    "a reset to another's name": query(f"{ASYNCPG} SET app.current_tenant_id = 'row2'") + query("SELECT 1"),
 }
 
 
@@ -120,7 +131,7 @@ async def test_whatever_one_tenant_sends_the_next_one_on_its_backend_is_itself(
             hostile.send(data + goes)
             victim.send(query(WHOSE) + unnamed(WHOSE))
             if not goes:
-                await until(lambda expected=expected: traffic.received >= expected, name)  # type: ignore[misc]
+                await until(partial(reaches, traffic, expected), name)
                 hostile.abort()
             for _ in range(2):
                 assert (await victim.answer()).rows == own("row2"), name
@@ -150,6 +161,48 @@ async def test_a_binding_about_to_end_is_renewed_before_the_next_transaction_and
         assert only(house).bound_until > ends + 10
         assert (await client.query(WHOSE)).rows == own("row1")
         assert carried() == before + 2
+
+
+async def test_a_backend_that_its_client_has_reset_is_its_tenants_again_without_another_reset(
+    lasting: World, form: str
+) -> None:
+    async with a_port(lasting, pools={"shared_size": 1}, row={"form": form}) as house:
+        client, other = await house.client("row1"), await house.client("row1")
+        await asked(client, parse(b"s", WHOSE.encode()) + SYNC)
+        for _ in range(2):
+            assert (await asked(client, bind(b"s") + SHOWN)).rows == own("row1")
+        backend, resets, before = only(house), house.router.stats().resets["ok"], carried()
+        for _ in range(3):
+            assert (await client.query(ASYNCPG)).tags[-1] == "RESET"
+            assert (await other.query(WHOSE)).rows == own("row1")
+            assert (await asked(client, bind(b"s") + SHOWN)).rows == own("row1")
+        assert only(house) is backend
+        assert house.router.stats().resets["ok"] == resets
+        assert carried() >= before + 6
+        neighbour = await house.client("row2")
+        assert (await client.query(ASYNCPG)).tags[-1] == "RESET"
+        assert (await neighbour.query(WHOSE)).rows == own("row2")
+        assert only(house) is backend
+        assert house.router.stats().resets["ok"] == resets + 1
+
+
+async def test_a_backend_whose_tenant_cannot_be_entered_behind_its_reset_is_ended(lasting: World, form: str) -> None:
+    async with (
+        a_port(lasting, pools={"shared_size": 1}, row={"form": form}) as house,
+        lasting.shared.connect() as admin,
+    ):
+        client = await house.client("row1")
+        for _ in range(2):
+            assert (await client.query(WHOSE)).rows == own("row1")
+        backend = only(house)
+        await admin.execute("INSERT INTO tenantproxy.fenced_tenant (tenant_id, reason) VALUES ('row1', 'it moves')")
+        try:
+            assert (await client.query(ASYNCPG)).tags[-1] == "RESET"
+            await until(lambda: backend.is_closed, "it is ended")
+        finally:
+            await admin.execute("DELETE FROM tenantproxy.fenced_tenant")
+        assert (await client.query(WHOSE)).rows == own("row1")
+        assert house.router.stats().bind_failures == 1
 
 
 async def test_nothing_is_carried_for_a_tenant_that_is_not_served_any_more(

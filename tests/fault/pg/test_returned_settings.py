@@ -167,7 +167,8 @@ async def test_the_settings_of_asyncpgs_pool_are_in_force_for_each_that_takes_a_
                 assert await conn.fetchval("SHOW statement_timeout") == "9s"
 
 
-@pytest.mark.parametrize("tenant", ["database1", "schema1"])
+@pytest.mark.both_paths
+@pytest.mark.parametrize("tenant", ["database1", "schema1", "row1"])
 async def test_a_connection_that_asyncpgs_pool_has_reset_is_lent_on_as_it_is(house: PortHouse, tenant: str) -> None:
     async with asyncpg.create_pool(
         host="127.0.0.1", port=house.number, user="all", password=PASSWORD, database=tenant, ssl=False,
