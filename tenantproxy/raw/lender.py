@@ -169,8 +169,7 @@ class RawLender:
         `is_dirty`: its session holds more than its tenant and its tracked settings; `is_counted`: the time for which it
         was held is among those already. Returns how long it was held, seconds.
         """
-        pool = backend.pool
-        now = self.clock()
+        pool, now = backend.pool, self.clock()
         held = now - backend.leased_at
         if not is_counted:
             pool.hold_seconds.observe(held)
