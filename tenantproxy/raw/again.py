@@ -14,7 +14,7 @@ from tenantproxy.raw.bind import BackendEntry, Binder
 __all__ = ["enter_again"]
 
 
-class _Lender(Binder, Protocol):
+class _AgainLender(Binder, Protocol):
     """What this needs of `lender.RawLender`."""
 
     outcomes: LeaseOutcomes
@@ -26,7 +26,7 @@ class _Lender(Binder, Protocol):
     def destroy(self, backend: RawBackend, reason: CloseReason = "error") -> None: ...
 
 
-def enter_again(lender: _Lender, backend: RawBackend, route: Route) -> None:
+def enter_again(lender: _AgainLender, backend: RawBackend, route: Route) -> None:
     """Take it back: it is entered once more for its tenant, of `route`, off the client's path.
 
     It is reset first, as any other, where it is the turn of another tenant. An entry that fails ends it.
