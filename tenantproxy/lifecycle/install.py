@@ -196,11 +196,15 @@ def sql_file(name: str, *, app: str = "", setting: str = DEFAULT_SETTING) -> str
 
 @asynccontextmanager
 async def alone(conn: asyncpg.Connection, lock_timeout: float) -> AsyncIterator[None]:
-    """One transaction that waits for no lock for long, sees built-in names first, and logs no parameters if it may."""
+    """One transaction that waits for no lock for long, sees built-in names first, and logs no parameters if it may.
+
+    Plans are generic: auto_explain and `debug_print_plan` would show the key as a constant of another one.
+    """
     async with conn.transaction():
         await conn.execute(
             "SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true),"
-            " pg_catalog.set_config('lock_timeout', $1, true)",
+            " pg_catalog.set_config('lock_timeout', $1, true),"
+            " pg_catalog.set_config('plan_cache_mode', 'force_generic_plan', true)",
             str(round(lock_timeout * 1000)),
         )
         await conn.execute(  # the key's two halves are parameters
