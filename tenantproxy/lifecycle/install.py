@@ -209,7 +209,8 @@ async def alone(conn: asyncpg.Connection, lock_timeout: float) -> AsyncIterator[
         )
         await conn.execute(  # the key's two halves are parameters
             "SELECT set_config(name, '0', true) FROM pg_settings"
-            " WHERE name IN ('log_parameter_max_length', 'log_parameter_max_length_on_error')"
+            " WHERE name IN ('log_parameter_max_length', 'log_parameter_max_length_on_error',"
+            " 'auto_explain.log_parameter_max_length')"
             " AND (SELECT rolsuper FROM pg_roles WHERE rolname = current_user)"
         )
         # Two installers of one database at once would fail on each other's rows of the catalog.

@@ -153,13 +153,17 @@ async def test_the_keys_stand_in_no_server_log(admin: asyncpg.Connection, each_d
 
 
 async def test_the_keys_stand_in_no_plan_that_is_logged(admin: asyncpg.Connection, each_database: Database) -> None:
-    """auto_explain shows the same, the constants of a plan, but must be loaded."""
-    await admin.execute("SET debug_print_plan = on; SET debug_pretty_print = off")
+    await admin.execute(
+        "LOAD 'auto_explain'; SET auto_explain.log_min_duration = 0; SET auto_explain.log_verbose = on;"
+        "SET debug_print_plan = on; SET debug_pretty_print = off"
+    )
     log, key = each_database.server.log_file, row_key(each_database.name)
     await install(admin, app_role=APP_ROLE, keys={1: key})
     await admin.execute("SELECT 'the end of it'")
     written = " ".join(log.read_text().split())  # PostgreSQL breaks its lines
     assert "{PLANNEDSTMT" in written
+    assert "Query Text: INSERT INTO tenantproxy.context_key" in written
+    assert bytes(b ^ 0x36 for b in key).hex() not in written
     assert " ".join(str(int.from_bytes([b ^ 0x36], signed=True)) for b in key) not in written
 
 
