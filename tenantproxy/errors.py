@@ -14,7 +14,7 @@
       PoolError 503 53300 retry
         PoolTimeout  PoolFull  BudgetExhausted  TooManyPinned  IdlePinned 57P05  PoolClosed 57P01  ConnectFailed 08001
         LeaseExpired 57P01              held for too long while others wait: its connection was closed
-          IdleTransaction 25P03
+          IdleTransaction 25P03         ServerMoved 57P01: a failover
       IsolationError 500 XX000           the session could not be proven the tenant's: destroyed
         UnprotectedRelations             its role reaches what no policy holds
       ProtocolError 400 08P01            the wire peer's fault
@@ -55,6 +55,7 @@ __all__ = [
     "ProtocolError",
     "QueryTimeout",
     "RegistryUnavailable",
+    "ServerMoved",
     "StatementTooLong",
     "TenantError",
     "TenantMismatch",
@@ -308,6 +309,12 @@ class IdleTransaction(LeaseExpired):
     """A client left a transaction open and idle for longer than `idle_transaction_timeout`."""
 
     sqlstate, code = "25P03", "idle_in_transaction"
+
+
+class ServerMoved(LeaseExpired):
+    """The server of a lease has failed over to another host: what its transaction did on the old one is not kept."""
+
+    code = "server_moved"
 
 
 class ConnectFailed(PoolError):

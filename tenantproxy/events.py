@@ -26,6 +26,7 @@ __all__ = [
     "FleetSkipped",
     "FunctionsNotVerified",
     "Histogram",
+    "HostRefused",
     "IsolationViolation",
     "KeysFetchFailed",
     "LeaseEnded",
@@ -48,6 +49,7 @@ __all__ = [
     "RegistryRecovered",
     "ResetFailed",
     "ServerDown",
+    "ServerMovedTo",
     "ServerUp",
     "SessionEnded",
     "TenantUnusable",
@@ -59,7 +61,9 @@ __all__ = [
 
 _log = logging.getLogger(__name__)
 
-CloseReason = Literal["idle", "lifetime", "evicted", "max_hold", "fenced", "reset_failed", "error", "shutdown"]
+CloseReason = Literal[
+    "idle", "lifetime", "evicted", "max_hold", "fenced", "failover", "reset_failed", "error", "shutdown"
+]
 OpenReason = Literal["cold", "reopen"]
 EvictReason = Literal["lru", "idle", "removed", "failed"]
 ExhaustCause = Literal["tenant_limit", "server_budget", "queue_full", "connect", "registry"]
@@ -112,6 +116,28 @@ class ServerUp(Event):
 
     server: str
     seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerMovedTo(Event):
+    """Another of a server's `hosts` serves now: a failover, or the first one that was found ("" as `former`)."""
+
+    server: str
+    host: str
+    former: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostRefused(Event):
+    """A host must not serve although it answers; told when that begins.
+
+    `reason`: it is of another cluster (`another_cluster`), was the primary before a failover (`former_primary`), or
+    is one of two primaries of which neither is the other's successor (`split_brain`).
+    """
+
+    server: str
+    host: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

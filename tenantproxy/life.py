@@ -112,6 +112,7 @@ class RouterLife:
         manager = self._parts.manager
         try:
             self._sweeper = loop.create_task(self._sweep(), name="tenantproxy sweeper", context=Context())
+            self._parts.watch.start()
             self._parts.fleet.begin()
             error = await self._reach_main()
             await self._parts.fleet.open(self._main.scope if error is None else None, error=error or "")
@@ -227,6 +228,7 @@ class RouterLife:
         await self._changes.close()
         await self._registry.stop()
         await self._parts.looker.close()
+        await self._parts.watch.close()
         pools = [*self._parts.manager, *self._parts.manager.closing()]
         self._parts.manager.close()
         with suppress(TimeoutError):

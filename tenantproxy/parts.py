@@ -9,7 +9,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from tenantproxy.config import Settings
+from tenantproxy.connect.opening import Opening
+from tenantproxy.connect.watched import new_hosts
 from tenantproxy.driver.connector import AsyncpgConnector, Init
+from tenantproxy.driver.host_watch import HostWatch
 from tenantproxy.driver.lender import Lender
 from tenantproxy.driver.look import Looker
 from tenantproxy.driver.state import DriverConnection
@@ -37,9 +40,13 @@ def new_budgets(settings: Settings, *, clock: Clock, observer: Observer) -> dict
 
     It is called as the first of them. Addresses are compared as they are written.
     """
-    by_place: dict[tuple[str, int], list[str]] = {}
+    replicas = {replica for server in settings.servers.values() for replica in server.replicas}
+    by_place: dict[tuple[object, ...], list[str]] = {}
     for name, server in settings.servers.items():
-        by_place.setdefault((_LOOPBACK.get(server.host, server.host).lower(), server.port), []).append(name)
+        places = sorted((_LOOPBACK.get(each.host, each.host).lower(), each.port) for each in server.each_host)
+        # Of the same hosts, a primary and a replica are never the same one.
+        serves = (server.target_session_attrs, name in replicas) if server.hosts else ()
+        by_place.setdefault((*places, *serves), []).append(name)
     budgets = {}
     for names in by_place.values():
         budget = ServerBudget(
@@ -64,8 +71,11 @@ class Parts:
         self._clock = clock
         self.observer = observer
         self.counters = Counters(max_tenants=settings.metrics.max_tenants)
-        self.connector = AsyncpgConnector(settings, observer=observer, init=init, violations=self.counters.violations)
         self.budgets = new_budgets(settings, clock=clock, observer=observer)
+        self.hosts = new_hosts(settings, self.budgets, clock=clock, observer=observer)
+        opening = Opening(settings, observer=observer, violations=self.counters.violations, hosts=self.hosts)
+        self.connector = AsyncpgConnector(opening, init=init)
+        self.watch = HostWatch(settings, self.hosts, opening)
         self.lender = Lender(
             counters=self.counters,
             observer=observer,
@@ -138,9 +148,17 @@ class Parts:
         self.connector.forget_loop()
         self.fleet.forget_loop()
         self.looker.forget_loop()
+        self.watch.forget_loop()
         for name, budget in new_budgets(self._settings, clock=self._clock, observer=self.observer).items():
-            budget.open_seconds = self.budgets[name].open_seconds
+            former = self.budgets[name]
+            budget.open_seconds, budget.failovers, budget.on_doubt = (
+                former.open_seconds,
+                former.failovers,
+                former.on_doubt,
+            )
             self.budgets[name] = budget
+            if name in self.hosts:
+                self.hosts[name].budget = budget
         self.manager.is_closed = True
 
     def pools(self) -> Iterator[Pool[Any]]:

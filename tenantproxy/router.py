@@ -20,6 +20,7 @@ from tenantproxy.auth.login import LoginCounts, LoginService
 from tenantproxy.auth.revocation import Revocations
 from tenantproxy.auth.share import SharedDatabaseAccess
 from tenantproxy.config import Settings, load
+from tenantproxy.connect.hosts import Hosts
 from tenantproxy.driver.connector import Init
 from tenantproxy.driver.guard import Guard, reading_in_slices
 from tenantproxy.driver.state import DriverConnection
@@ -333,6 +334,11 @@ class Router:
     def fleet(self) -> FleetStats | None:
         """What this process has of its servers' budgets, in a fleet; None: all of them."""
         return self._parts.fleet.stats()
+
+    @property
+    def hosts(self) -> Mapping[str, Hosts]:
+        """The hosts of the servers that are watched, for all that connects to them."""
+        return self._parts.hosts
 
     @property
     def counters(self) -> Counters:

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
 import asyncpg
+from asyncpg.connect_utils import SessionAttribute
 
 from tenantproxy.config import Server, Settings, fleet_key
 from tenantproxy.driver.connector import ssl_argument
@@ -267,10 +268,11 @@ async def admin_connection(
 
 
 async def connect_as(server: Server, database: str, user: str, password: str | None) -> asyncpg.Connection:
-    """A plain connection to a configured server; the caller closes it."""
+    """A plain connection to a configured server, to the host that takes writes; the caller closes it."""
     conn: asyncpg.Connection = await asyncpg.connect(
-        host=server.host,
-        port=server.port,
+        host=[each.host for each in server.each_host],
+        port=[each.port for each in server.each_host],
+        target_session_attrs=SessionAttribute.primary if len(server.each_host) > 1 else SessionAttribute.any,
         user=user,
         password=password,
         database=database,

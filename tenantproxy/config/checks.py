@@ -54,6 +54,7 @@ def check(parts: WellFormedSections) -> list[Problem]:
         _main,
         _passwords,
         _replicas,
+        _hosts,
         _sizes,
         _registry,
         _tenants,
@@ -128,6 +129,42 @@ def _replicas(parts: WellFormedSections) -> Iterator[Problem]:
             if replica == name:
                 yield Problem(key=key, problem="names the server itself", fix="remove it from the list")
             yield from _unknown_server(key, replica, parts)
+            other = parts.servers.get(replica)
+            if other is not None and other.target_session_attrs not in (None, "standby"):
+                yield Problem(
+                    key=f"servers.{replica}.target_session_attrs",
+                    problem=f"is {other.target_session_attrs!r}, and this server is a replica of {name!r}",
+                    fix='write "standby" or leave it out: reads go to the primary by themselves when no replica serves',
+                )
+        if server is not None and server.max_replica_lag and not server.replicas:
+            yield Problem(
+                key=f"servers.{name}.max_replica_lag",
+                problem="is only read with replicas",
+                fix="name the replicas of this server, or remove it",
+            )
+
+
+_PRIMARIES: Final = ("read-write", "primary")
+
+
+def _hosts(parts: WellFormedSections) -> Iterator[Problem]:
+    for name, server in parts.servers.items():
+        if server is None:
+            continue
+        for key in ("target_session_attrs", "system_identifier", "probe_database"):
+            if getattr(server, key) and not server.hosts:
+                yield Problem(
+                    key=f"servers.{name}.{key}",
+                    problem="is only read with hosts",
+                    fix='write hosts = ["host:port"] instead of host and port, or remove it',
+                )
+        is_main = parts.main is not None and parts.main.server == name
+        if is_main and server.target_session_attrs not in (None, *_PRIMARIES):
+            yield Problem(
+                key=f"servers.{name}.target_session_attrs",
+                problem=f"is {server.target_session_attrs!r}, and the main database is on this server",
+                fix='write "read-write": logins, notifications and the registry need a primary',
+            )
 
 
 def _sizes(parts: WellFormedSections) -> Iterator[Problem]:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Final, Literal
+from functools import cached_property
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from tenantproxy.config.host_values import Host, HostPorts, SystemId, host_port
 from tenantproxy.config.secret import Secret
 from tenantproxy.config.section import Section
 from tenantproxy.config.values import (
     Count,
     Flag,
     GivenText,
-    Host,
     Listen,
     Name,
     NoTimeout,
@@ -25,6 +26,7 @@ from tenantproxy.config.values import (
     Texts,
     tenant_list,
     texts,
+    told,
 )
 
 __all__ = [
@@ -40,6 +42,7 @@ __all__ = [
     "Server",
     "ServerAdmin",
     "ServerLogin",
+    "SessionAttrs",
 ]
 
 
@@ -77,11 +80,23 @@ TlsVersion = Literal["1.2", "1.3"]
 SslMode = Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-full"]
 
 
+SessionAttrs = Literal["any", "read-write", "read-only", "primary", "standby", "prefer-standby"]
+"""Which of `hosts` may serve, in libpq's words for `target_session_attrs`."""
+
+
 class Server(Section):
-    """One PostgreSQL server. Timeouts in seconds, 0 = none."""
+    """One PostgreSQL server: one host, or the `hosts` of one cluster. Timeouts in seconds, 0 = none.
+
+    With `hosts`, `host` and `port` are the first of them. `max_replica_lag`: a replica further behind is not read
+    from; 0 = no limit. `probe_database`: where the hosts of a cluster are asked what they are.
+    """
 
     host: Host = "127.0.0.1"
     port: Port = 5432
+    hosts: HostPorts = ()
+    target_session_attrs: SessionAttrs | None = None
+    system_identifier: SystemId = ""
+    probe_database: Text = ""
     user: Name = Field(examples=["tenantproxy_app"])
     password: Secret | None = None
     password_file: Text | None = None
@@ -99,8 +114,30 @@ class Server(Section):
     search_path: Texts = ("public",)
     role_settings: Mapping[Text, Text] = Field(default_factory=dict)  # ALTER ROLE ... SET that are the operator's own
     replicas: Texts = ()
+    max_replica_lag: NoTimeout = 0.0
     admin: ServerAdmin | None = None
     login: ServerLogin | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _first_host(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping) or not data.get("hosts"):
+            return data
+        if "host" in data or "port" in data:
+            raise told("has both hosts, and host or port", "write hosts alone: it holds the ports too")
+        try:
+            host, port = host_port(texts(data["hosts"])[0])
+        except (ValueError, TypeError, AttributeError, LookupError):
+            return data  # told where it is validated
+        return {**data, "host": host, "port": port}
+
+    @cached_property
+    def each_host(self) -> tuple[Self, ...]:
+        """This server at each of its hosts alone, in their order."""
+        if not self.hosts:
+            return (self,)
+        places = [host_port(text) for text in self.hosts]
+        return tuple(self.model_copy(update={"host": host, "port": port, "hosts": ()}) for host, port in places)
 
 
 class Pools(Section):

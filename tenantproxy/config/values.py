@@ -17,7 +17,6 @@ __all__ = [
     "Count",
     "Flag",
     "GivenText",
-    "Host",
     "Leeway",
     "Lifetime",
     "Listen",
@@ -32,6 +31,7 @@ __all__ = [
     "Text",
     "Texts",
     "Window",
+    "as_text",
     "is_loopback",
     "kind_of",
     "listen_address",
@@ -99,7 +99,8 @@ def _flag(value: object) -> Any:
     return _only(value, (bool,), "true or false")
 
 
-def _text(value: object) -> Any:
+def as_text(value: object) -> Any:
+    """Text, from wherever it comes."""
     return str(_only(value, (str,), "text"))
 
 
@@ -140,38 +141,6 @@ def listen_address(text: str) -> tuple[str, int]:
     return host, int(port)
 
 
-def _host(value: object) -> Any:
-    text = _text(value)
-    why = _not_a_host(text)
-    if why is not None:
-        raise told(*why)
-    return text
-
-
-def _not_a_host(text: str) -> tuple[str, str] | None:
-    """What is wrong with `text` as the host of a server, and the fix; never the value, which may hold a password."""
-    if not text:
-        return "is empty", "write a host name, an address, or the folder of a unix socket"
-    if text != text.strip() or any(character.isspace() for character in text):
-        return "contains a blank", "write the host alone, without blanks"
-    if "://" in text or "@" in text:
-        return "is a URL", "write host, port, user and password_file as keys of their own"
-    if text.startswith("/"):
-        return None
-    if "," in text:
-        return "names several hosts", "write one; other servers are [servers.NAME] of their own"
-    if text.startswith("["):
-        return "is an IPv6 address in brackets", 'write it without them, as in "::1", and the port as port = 5432'
-    if ":" in text:
-        try:
-            ip_address(text.partition("%")[0])
-        except ValueError:
-            return "contains a port", "write the host alone, and the port as port = 5432"
-    elif "/" in text:
-        return "is a path that does not begin with /", "write the whole path of the folder of the unix socket"
-    return None
-
-
 def is_loopback(listen: str) -> bool:
     """Whether only this machine can connect to `listen`, an address that `listen_address` takes."""
     host, _ = listen_address(listen)
@@ -182,7 +151,7 @@ def is_loopback(listen: str) -> bool:
 
 
 def _listen(value: object) -> Any:
-    text = _text(value)
+    text = as_text(value)
     if text:  # empty: no such listener
         try:
             listen_address(text)
@@ -195,7 +164,7 @@ _SETTING_NAME = re.compile(r"[a-z_][a-z0-9_]*(\.[a-z_][a-z0-9_]*)+")
 
 
 def _setting_name(value: object) -> Any:
-    text = _text(value)
+    text = as_text(value)
     if not _SETTING_NAME.fullmatch(text) or len(text) > 63:
         raise told(
             "must name a custom setting, in lower case and with a dot", 'write for example "app.current_tenant_id"'
@@ -230,15 +199,14 @@ def _relations(value: object) -> Any:
     given = texts(value)
     for text in given:
         try:
-            relation_name(_text(text))
+            relation_name(as_text(text))
         except ValueError as exc:
             raise told(f"{text!r} {exc}", 'write for example ["public.countries", "geo.*"]') from None
     return given
 
 
-Text = Annotated[str, BeforeValidator(_text)]
-Name = Annotated[str, StringConstraints(min_length=1), BeforeValidator(_text)]
-Host = Annotated[str, BeforeValidator(_host)]
+Text = Annotated[str, BeforeValidator(as_text)]
+Name = Annotated[str, StringConstraints(min_length=1), BeforeValidator(as_text)]
 Texts = Annotated[tuple[Text, ...], BeforeValidator(texts)]
 Relations = Annotated[tuple[Text, ...], BeforeValidator(_relations)]
 """Names of relations, as `relation_name` takes them."""

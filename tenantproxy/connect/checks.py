@@ -15,6 +15,7 @@ __all__ = [
     "CHECK",
     "Answer",
     "WrongRole",
+    "binds_nothing",
     "clean_role_sql",
     "foreign_settings",
     "out_of_role",
@@ -94,6 +95,16 @@ BEHIND_POOLER: Final = (
 
 class WrongRole(ConnectFailed):
     """The server is a standby where a primary is needed, or the other way round. A failover may change that."""
+
+
+def binds_nothing(key: PoolKey) -> IsolationError:
+    """A standby was chosen among the hosts of a server, for row tenants whose binding is written."""
+    return IsolationError(
+        "row tenants cannot be served from a standby of this server: a standby takes no binding",
+        detail=f"server {key.server!r}, database {key.database!r}",
+        hint="name it in `replicas` of its primary and read with replica=True, or write target_session_attrs ="
+        ' "read-write"',
+    )
 
 
 def pooler_between(answer: Answer, key: PoolKey, *, pid: int, pins: Mapping[str, str]) -> IsolationError | None:

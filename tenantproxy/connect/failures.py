@@ -13,6 +13,7 @@ from typing import Final
 import asyncpg
 
 from tenantproxy.connect.checks import BEHIND_POOLER, WrongRole
+from tenantproxy.connect.host_look import HostMoved, NoHost
 from tenantproxy.connect.refusals import place_of
 from tenantproxy.errors import BudgetExhausted, ConnectFailed, ProtocolError, TenantProxyError
 from tenantproxy.model import PoolKey
@@ -89,6 +90,8 @@ def classify(error: BaseException, key: PoolKey) -> tuple[TenantProxyError, Fail
         return error, "unfit"
     if isinstance(error, TenantProxyError):
         return error, "denied"
+    if isinstance(error, NoHost):
+        return _no_host(error, where, key)
     if isinstance(error, asyncpg.PostgresError | Refused):
         state = error.sqlstate or ""
         if state == "53300":
@@ -109,8 +112,24 @@ def classify(error: BaseException, key: PoolKey) -> tuple[TenantProxyError, Fail
     return _lasting(message, detail, hint=hint), "denied"
 
 
+def _no_host(error: NoHost, where: str, key: PoolKey) -> tuple[TenantProxyError, Failure]:
+    """Of several hosts. While one answers, a failover may be under way: callers wait for its end."""
+    if error.is_wrong:
+        hint = f"see hosts and system_identifier of [servers.{key.server}]"
+        return _lasting(error.reason, where, hint=hint), "denied"
+    if error.answers:
+        hint = "a failover may be under way; see the hosts of this server in the log, and target_session_attrs"
+        return ConnectFailed(error.reason, detail=where, hint=hint, retry_after=1.0), "busy"
+    if error.cause is None or isinstance(error.cause, TimeoutError):
+        return unreachable(where), "refused"
+    return classify(error.cause, key)
+
+
 def _of_the_system(error: BaseException, where: str, key: PoolKey) -> tuple[TenantProxyError, Failure] | None:
     """What the network, TLS or this machine said; None for what is none of theirs."""
+    if isinstance(error, HostMoved):
+        message, hint = "the PostgreSQL server moved to another host meanwhile", "it is tried again there"
+        return ConnectFailed(message, detail=where, hint=hint, retry_after=0.1), "busy"
     if isinstance(error, TimeoutError):
         message, hint = "the PostgreSQL server did not answer in time", "see whether it is reachable and not overloaded"
         return ConnectFailed(message, detail=where, hint=hint, retry_after=1.0), "busy"

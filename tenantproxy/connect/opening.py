@@ -6,12 +6,15 @@ State: what is known of servers (their versions) and the keys that sign for data
 from __future__ import annotations
 
 import ssl
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from time import monotonic
 from typing import Any, Final, TypeVar
 
 from tenantproxy.config import Server, Settings, role_password
 from tenantproxy.connect.checks import (
     Answer,
+    binds_nothing,
     clean_role_sql,
     foreign_settings,
     out_of_role,
@@ -19,7 +22,9 @@ from tenantproxy.connect.checks import (
     refusal,
 )
 from tenantproxy.connect.failures import classify, describe
+from tenantproxy.connect.hosts import Hosts
 from tenantproxy.connect.lease_policy import note_violation
+from tenantproxy.connect.place import Place
 from tenantproxy.connect.reach_check import ReachCheck
 from tenantproxy.connect.trust import not_trusted
 from tenantproxy.errors import IsolationError
@@ -34,6 +39,7 @@ from tenantproxy.pools.pool import Pool
 __all__ = ["ADMIN_PROFILE", "LOGIN_PROFILE", "WARM_WINDOW", "Opening", "tls_context"]
 
 C = TypeVar("C")
+
 
 ADMIN_PROFILE: Final = "admin"  # of pools whose connections are the operator's, not a tenant's
 LOGIN_PROFILE: Final = "login"  # of those that only call the function that looks accounts up
@@ -52,8 +58,13 @@ class Opening:
         violations: dict[str, int],
         application_name: str = "tenantproxy",
         statement_timeout: float | None = None,
+        hosts: Mapping[str, Hosts] | None = None,
     ) -> None:
-        """`statement_timeout`: of servers for which none is configured, seconds; None: the section's own default."""
+        """`statement_timeout`: of servers for which none is configured, seconds; None: the section's own default.
+
+        `hosts`: of the servers that are watched. Without it a connection goes to the first host of its server.
+        """
+        self._hosts = {} if hosts is None else hosts
         self._settings = settings
         self._observer = observer
         self._violations = violations
@@ -66,8 +77,28 @@ class Opening:
 
     # --- what it gets ------------------------------------------------------------------------------------------------
     def server(self, key: PoolKey) -> Server:
-        """Where a connection of this pool goes."""
+        """What is configured for the server of this pool."""
         return self._settings.servers[key.server]
+
+    def _choosing(self, key: PoolKey) -> Hosts | None:
+        """The hosts of its server, where it has several or may have."""
+        hosts = self._hosts.get(key.server)
+        return hosts if hosts is not None and hosts.is_choosing else None
+
+    def is_watched(self, key: PoolKey) -> bool:
+        """Whether its server's hosts are looked at all the time, so that no one else need look for it."""
+        return self._choosing(key) is not None
+
+    @asynccontextmanager
+    async def somewhere(self, key: PoolKey) -> AsyncIterator[Place]:
+        """Run a connect of this pool to the host that serves. Raises NoHost, and HostMoved when that is another one."""
+        hosts = self._choosing(key)
+        if hosts is None:
+            yield Place(self.server(key).each_host[0])
+            return
+        chosen = await hosts.pick(key.database)
+        async with hosts.while_serving(chosen):
+            yield Place(chosen.server, hosts, chosen)
 
     def is_replica(self, key: PoolKey) -> bool:
         """Whether its server is to be a standby."""
@@ -179,9 +210,12 @@ class Opening:
         if error is not None:
             self.violated("connect", key, error.message)
             raise error
-        wrong = out_of_role(answer, key, primary=self._primary_of.get(key.server))
-        if wrong is not None:
-            raise wrong
+        if not self.is_watched(key):
+            wrong = out_of_role(answer, key, primary=self._primary_of.get(key.server))
+            if wrong is not None:
+                raise wrong
+        elif answer.standby and self.proof(key) in (Proof.BOUND, Proof.TRUSTED):
+            raise binds_nothing(key)
         if key.profile == ADMIN_PROFILE:
             return []  # what lies on its role is the operator's: no tenant can get there
         allowed = self.server(key).role_settings

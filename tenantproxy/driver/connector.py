@@ -14,10 +14,11 @@ from typing import Any, cast
 
 import asyncpg
 
-from tenantproxy.config import Server, Settings
+from tenantproxy.config import Server
 from tenantproxy.connect.checks import CHECK, Answer
 from tenantproxy.connect.lease_policy import END_TIMEOUT
 from tenantproxy.connect.opening import ADMIN_PROFILE, LOGIN_PROFILE, WARM_WINDOW, Opening, tls_context
+from tenantproxy.connect.place import Place
 from tenantproxy.connect.reach import PIN_PATH, REACH
 from tenantproxy.connect.tasks import ConnectorTasks
 from tenantproxy.connect.trust import CHECK as TRUST_CHECK
@@ -28,7 +29,6 @@ from tenantproxy.driver.renewing import RenewingConnection, ReplicaConnection
 from tenantproxy.driver.state import DriverConnection
 from tenantproxy.driver.turns import SessionTurns
 from tenantproxy.errors import IsolationError, LeaseExpired, PoolClosed
-from tenantproxy.events import Observer
 from tenantproxy.isolation.row import ENTER, change_reset, enter
 from tenantproxy.model import PoolKey, Proof
 from tenantproxy.pools.base import ServerProcess
@@ -43,12 +43,10 @@ Init = Callable[["asyncpg.Connection[asyncpg.Record]"], Awaitable[None]]
 class AsyncpgConnector:
     """Opens and ends the connections of all pools of one router. Its tasks end with `close`."""
 
-    def __init__(
-        self, settings: Settings, *, observer: Observer, init: Init | None, violations: dict[str, int]
-    ) -> None:
+    def __init__(self, opening: Opening, *, init: Init | None) -> None:
         self._init = init
         self._inits: dict[str, Init] = {}  # of profiles: what makes their connections different
-        self._opening = Opening(settings, observer=observer, violations=violations)
+        self._opening = opening
         self._tasks = ConnectorTasks()
         self._watches = EndWatches()
         self.reset: Callable[[DriverConnection], None] | None = None  # set by the composition: `Lender.begin_reset`
@@ -108,18 +106,29 @@ class AsyncpgConnector:
             # A backend that did not answer in time may still be on the server, where it counts against the limit.
             silent = isinstance(exc, TimeoutError)
             self._opening.failed(pool, exc, silent=silent, lingers=processes[-1] if silent else None)
-            if pool.budget.is_down:
+            if pool.budget.is_down and not self._opening.is_watched(pool.key):
                 self._tasks.look_for(self._opening.server(pool.key), pool.budget)
             return
         self._opening.opened(pool, backend, started)
 
     async def _connect(self, pool: Pool[DriverConnection], processes: list[ServerProcess]) -> DriverConnection:
+        async with self._opening.somewhere(pool.key) as place:
+            return await self._connect_to(place, pool, processes)
+
+    async def _connect_to(
+        self, place: Place, pool: Pool[DriverConnection], processes: list[ServerProcess]
+    ) -> DriverConnection:
         for attempt in range(2):
-            con, pins = await self._dial(pool.key)
+            con, pins = await self._dial(pool.key, place.server)
             processes.append(ServerProcess(pid=con.get_server_pid()))
             try:
+                if place.question is not None:
+                    row = await con.fetchrow(place.question, timeout=place.server.connect_timeout)
+                    assert row is not None
+                    place.confirm(row)
                 backend = await self._check(pool, con, pins, is_last=attempt == 1)
                 if backend is not None:
+                    place.check()
                     return backend
             except BaseException:
                 con.terminate()
@@ -129,8 +138,8 @@ class AsyncpgConnector:
             processes.append(UNKNOWN)
         raise AssertionError("the second attempt returns or raises")
 
-    async def _dial(self, key: PoolKey) -> tuple[TenantConnection, dict[str, str]]:
-        server, pins = self._opening.server(key), self._opening.pins(key)
+    async def _dial(self, key: PoolKey, server: Server) -> tuple[TenantConnection, dict[str, str]]:
+        pins = self._opening.pins(key)
         con: TenantConnection = await asyncpg.connect(
             host=server.host,
             port=server.port,
@@ -146,7 +155,7 @@ class AsyncpgConnector:
         )
         if not self._opening.pins_enough(key, pins, con.get_server_version().major):
             await con.close(timeout=END_TIMEOUT)
-            return await self._dial(key)
+            return await self._dial(key, server)
         con.set_user_timeout(max(server.connect_timeout, 10.0))
         return con, pins
 

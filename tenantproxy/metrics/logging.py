@@ -25,6 +25,7 @@ from tenantproxy.events import (
     FleetJoined,
     FleetSkipped,
     FunctionsNotVerified,
+    HostRefused,
     IsolationViolation,
     KeysFetchFailed,
     LeaseEnded,
@@ -46,6 +47,7 @@ from tenantproxy.events import (
     RegistryRecovered,
     ResetFailed,
     ServerDown,
+    ServerMovedTo,
     ServerUp,
     SessionEnded,
     TenantUnusable,
@@ -57,6 +59,7 @@ __all__ = ["LEVELS", "LogObserver", "combine"]
 
 LEVELS: Final[Mapping[type[Event], int]] = {
     IsolationViolation: logging.ERROR,
+    HostRefused: logging.ERROR,
     ServerDown: logging.ERROR,
     BackendLingers: logging.WARNING,
     ConnectFailure: logging.WARNING,
@@ -75,6 +78,7 @@ LEVELS: Final[Mapping[type[Event], int]] = {
     RefreshTokenReused: logging.WARNING,
     RegistryDegraded: logging.WARNING,
     ResetFailed: logging.WARNING,
+    ServerMovedTo: logging.WARNING,
     TenantUnusable: logging.WARNING,
     UntrustedForwardedFor: logging.WARNING,
     AdminAccess: logging.INFO,

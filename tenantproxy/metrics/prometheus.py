@@ -260,10 +260,17 @@ def _servers(servers: Sequence[ServerStats]) -> Iterator[Metric]:
     )
     yield of("server_max_connections", "max_connections as the server reports it.", lambda s: s.max_connections)
     yield of("server_up", "0 while callers of this server fail at once.", lambda s: int(s.up))
+    yield of(
+        "replica_lag_seconds", "How far a replica is behind its primary, where max_replica_lag asks.", lambda s: s.lag
+    )
+    served: dict[Labels, float] = {(s.server, s.host): 1.0 for s in servers if s.host}
+    yield gauge("server_host_info", "Which of the hosts of a server serves.", ("server", "host"), served)
+    moved: dict[Labels, float] = {(s.server,): s.failovers for s in servers if s.host}
+    yield counter("server_failovers", "How often another host of a server began to serve.", ("server",), moved)
 
 
 def _of_server(
-    servers: Sequence[ServerStats], name: str, text: str, value: Callable[[ServerStats], int | None]
+    servers: Sequence[ServerStats], name: str, text: str, value: Callable[[ServerStats], float | None]
 ) -> Metric:
     values: dict[Labels, float] = {(s.server,): v for s in servers if (v := value(s)) is not None}
     return gauge(name, text, ("server",), values)

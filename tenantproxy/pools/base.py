@@ -101,7 +101,8 @@ class ServerStats:
     `lingering` of them belong to closed connections whose backends are not known to be gone.
 
     `max_connections` is what the server itself reports (None until a first connection was opened). `limit` is what is
-    `configured`, or less, where the server allows no more.
+    `configured`, or less, where the server allows no more. `host` serves, of those that are configured; `lag`: seconds
+    that a replica is behind its primary, where that is measured.
     """
 
     server: str
@@ -113,6 +114,9 @@ class ServerStats:
     open_seconds: HistogramSnapshot
     lingering: int = 0
     configured: int = 0
+    host: str = ""
+    failovers: int = 0
+    lag: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

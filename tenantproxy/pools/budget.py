@@ -6,10 +6,10 @@ server side of a connection is gone. Invariant: `idle + used + opening + resetti
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final, Protocol
 
-from tenantproxy.errors import ConnectFailed
+from tenantproxy.errors import ConnectFailed, ServerMoved
 from tenantproxy.events import Histogram, LimitLowered, Observer, ServerDown, ServerUp
 from tenantproxy.pools.base import Clock, ServerStats
 from tenantproxy.pools.limits import NO_LIMIT, RefusedPools, lowest
@@ -72,6 +72,10 @@ class Claimant(Protocol):
         """Close every connection that exists now: idle ones at once, the others when they come back."""
         ...
 
+    def moved(self, error: ServerMoved) -> None:
+        """Close every connection that exists now, lent ones too: their holders hear `error`."""
+        ...
+
     def server_down(self) -> None:
         """Fail the waiters: the breaker is open."""
         ...
@@ -87,7 +91,7 @@ class ServerBudget:
     def __init__(self, server: str, *, limit: int, clock: Clock, observer: Observer, guaranteed: int = 1) -> None:
         self.server = server
         self._configured = limit
-        self.most = limit  # or less, where the server allows no more
+        self._allowed = limit  # or less, where the server allows no more
         self.limit = limit  # `most`, or what this process may use of it
         self.reserve = MAIN_RESERVE  # of the limit; main's own
         self.opening = 0  # permits of connects under way
@@ -114,6 +118,12 @@ class ServerBudget:
         self.failure: ConnectFailed | None = None  # why the last connect did not reach it; names no database
         self._unfit_since: float | None = None  # it is not in the role that it is used in
         self._unfit_at = 0.0  # when that was last found
+        # --- of a server that is watched: see `connect.hosts`
+        self.on_doubt: Callable[[], None] | None = None  # what serves may be another host by now
+        self.watching = 0  # connections that look at its hosts; not part of in_use
+        self.host = ""  # which of them serves, for people
+        self.failovers = 0
+        self.lag: float | None = None  # of a replica: seconds that it is behind, as far as known
 
     # --- pools come and go -------------------------------------------------------------------------------------------
     def join(self, pool: Claimant) -> None:
@@ -137,13 +147,18 @@ class ServerBudget:
         found = (("max_connections", max_connections - reserved), ("role", role_limit))
         limit, source = lowest(self._configured, found)
         limit = max(limit, min(self._configured, MAIN_RESERVE + 1))
-        if limit == self.most:
+        if limit == self._allowed:
             return
-        self.most = limit
+        self._allowed = limit
         if limit < self._configured:
             event = LimitLowered(server=self.server, pool="", configured=self._configured, limit=limit, by=source)
             self._observer(event)
         self.regrant()
+
+    @property
+    def most(self) -> int:
+        """What the server allows, without the connections that look at its hosts; enough for main and one tenant."""
+        return max(self._allowed - self.watching, min(self._allowed, MAIN_RESERVE + 1))
 
     # --- what a fleet allows -----------------------------------------------------------------------------------------
     def follow(self, quota: Quota | None) -> None:
@@ -393,6 +408,7 @@ class ServerBudget:
         """A connect did not reach the server. After half a second without a success it counts as down."""
         self.failure = failure
         now = self._clock()
+        self.doubted()
         if self._failing_since is None:
             self._failing_since = now
         self._failed(error, is_down=now - self._failing_since >= BREAKER_SECONDS)
@@ -427,8 +443,33 @@ class ServerBudget:
 
     def expire(self) -> None:
         """Close all its connections: the idle ones at once, the others when they come back."""
+        self.doubted()
         for pool in list(self._claimants):
             pool.expire()
+
+    # --- hosts -------------------------------------------------------------------------------------------------------
+    def watch(self, *, begins: bool) -> None:
+        """Its hosts are looked at from now on, by one connection to the host that serves, or not any more."""
+        self.watching += 1 if begins else -1
+        self.regrant()
+
+    def doubted(self) -> None:
+        """A connection broke, or could not be opened."""
+        if self.on_doubt is not None:
+            self.on_doubt()
+
+    def moved(self, error: ServerMoved) -> None:
+        """Another host serves now: end what was opened to the former one, whose backends do not count any more."""
+        for pool in list(self._claimants):
+            pool.moved(error)
+        for one in list(self.lingering):
+            self.gone(one)
+
+    def found(self) -> None:
+        """A host serves (again): what connects failed with before says nothing any more."""
+        self.reached(fits=True)
+        for pool in list(self._claimants):
+            pool.server_up()
 
     @property
     def is_unfit(self) -> bool:
@@ -482,4 +523,7 @@ class ServerBudget:
             up=not (self.is_down or self.is_unfit),
             max_connections=self.max_connections,
             open_seconds=snapshot(self.open_seconds),
+            host=self.host,
+            failovers=self.failovers,
+            lag=self.lag,
         )

@@ -21,7 +21,7 @@ class Counters:
             ("tenant_limit", "server_budget", "queue_full", "connect", "registry"), 0
         )
         self.closed: dict[CloseReason, int] = dict.fromkeys(
-            ("idle", "lifetime", "evicted", "max_hold", "fenced", "reset_failed", "error", "shutdown"), 0
+            ("idle", "lifetime", "evicted", "max_hold", "fenced", "failover", "reset_failed", "error", "shutdown"), 0
         )
         self.opened: dict[OpenReason, int] = {"cold": 0, "reopen": 0}
         self.evicted: dict[EvictReason, int] = {"lru": 0, "idle": 0, "removed": 0, "failed": 0}

@@ -83,6 +83,8 @@ class Endings(Generic[C]):
         self._budget.closing += 1
         self._closed_counts[reason] += 1
         self._observer(ConnectionClosed(server=self._pool.key.server, pool=self._pool.label, reason=reason))
+        if reason == "error":
+            self._budget.doubted()
         self._connector.retire(self._pool, slot.conn)
 
     def over(self, conn: C) -> Slot[C]:

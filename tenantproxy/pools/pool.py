@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, Generic, TypeVar
 
-from tenantproxy.errors import PoolError, TenantProxyError
+from tenantproxy.errors import PoolError, ServerMoved, TenantProxyError
 from tenantproxy.events import CloseReason, ExhaustCause, LeaseEnded
 from tenantproxy.model import Isolation, Limits, PoolKey, TenantId
 from tenantproxy.pools import exhaustion
@@ -322,7 +322,7 @@ class Pool(Generic[C]):
         Then its permit stays taken, and counts for the tenant that used it, until `budget.gone` of what this returns.
         """
         slot = self._endings.over(conn)
-        if lingers is None:
+        if lingers is None or slot.has_moved:  # on a host that does not count any more
             self._endings.free(slot)
             self._handover.serve_waiters()
             return None
@@ -352,6 +352,16 @@ class Pool(Generic[C]):
             self.retire(slot.conn, "fenced")
             ended += 1
         return ended
+
+    def moved(self, error: ServerMoved) -> None:
+        """See `budget.Claimant`."""
+        for slot in list(self._idle):  # first, so that none is lent in place of one that ends
+            self._endings.end_idle(slot, "failover")
+        for slot in list(self._slots.values()):
+            slot.has_moved = True
+            if slot.state is _USED:
+                self._connector.expire(slot.conn, error.again())
+            self.retire(slot.conn, "failover")
 
     def resize(self, tenant: TenantId, limits: Limits, limit: int) -> None:
         """The one tenant whose pool this is has other limits now; what exceeds them is closed once it is idle."""

@@ -32,6 +32,7 @@ class Slot(Generic[C]):
         "bound_to",
         "conn",
         "expires_at",
+        "has_moved",
         "is_late",
         "opened_at",
         "owner",
@@ -55,6 +56,7 @@ class Slot(Generic[C]):
         self.streak = 0  # leases in a row of the tenant it was bound to, while others waited
         self.is_late = False  # its reset takes suspiciously long
         self.retire_on_release = False
+        self.has_moved = False  # its server is another host by now, where its backend does not count
 
 
 class IdleSlots(Generic[C]):

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol, cast
 
+from tenantproxy.config import Server
 from tenantproxy.connect.keepalive import keep_alive
 from tenantproxy.errors import LeaseExpired, ProtocolError
 from tenantproxy.isolation.proof import Signer
@@ -82,6 +83,7 @@ class RawBackend(asyncio.Protocol):
         "resting_sink",
         "saw_read_only",
         "secret",
+        "server",
         "session",
         "signer",
         "sink",
@@ -91,6 +93,7 @@ class RawBackend(asyncio.Protocol):
     )  # fmt: skip
 
     transport: asyncio.Transport
+    server: Server  # where it goes, set when it is dialled: one host
     write: Callable[[bytes], None]
 
     def __init__(self, pool: Pool[RawBackend]) -> None:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from time import monotonic
 from typing import Final
 
 from tenantproxy.config import Settings
+from tenantproxy.connect.hosts import Hosts
 from tenantproxy.connect.opening import Opening
 from tenantproxy.connect.tasks import ConnectorTasks
 from tenantproxy.connect.watch import EndWatches
@@ -32,13 +33,21 @@ APPLICATION_NAME: Final = ""  # a client's that has given none hears so, as from
 class RawConnector:
     """Opens and ends the backends of all raw pools of one router. What it has under way ends with `close`."""
 
-    def __init__(self, settings: Settings, *, observer: Observer, violations: dict[str, int]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        observer: Observer,
+        violations: dict[str, int],
+        hosts: Mapping[str, Hosts] | None = None,
+    ) -> None:
         self._opening = Opening(
             settings,
             observer=observer,
             violations=violations,
             application_name=APPLICATION_NAME,
             statement_timeout=0.0,  # as a server's: a migration may take as long as it likes
+            hosts=hosts,
         )
         self._opener = Opener(self._opening)
         self._tasks = ConnectorTasks()
@@ -131,7 +140,7 @@ class RawConnector:
                     silent, lingers = True, each.process
         finally:
             self._opening.failed(pool, exc, silent=silent, lingers=lingers)
-            if pool.budget.is_down:
+            if pool.budget.is_down and not self._opening.is_watched(pool.key):
                 self._tasks.look_for(self._opening.server(pool.key), pool.budget)
 
     # --- cancelling --------------------------------------------------------------------------------------------------
@@ -141,7 +150,7 @@ class RawConnector:
 
     async def _cancel(self, backend: RawBackend, done: Callable[[], None] | None) -> None:
         try:
-            await request_cancel(backend, self._opening.server(backend.pool.key))
+            await request_cancel(backend, backend.server)
         except TimeoutError:
             backend.is_doubtful = True  # the request may still arrive, and must not hit another client
             if backend.on_cancelled is not None:  # it has been released already

@@ -65,6 +65,7 @@ def _context(server: Server) -> ssl.SSLContext:
 async def connect(backend: RawBackend, server: Server, way: Way) -> None:
     """Give `backend` a transport. Raises OSError (ssl.SSLError too) or ConnectFailed; the transport is aborted then."""
     loop = asyncio.get_running_loop()
+    backend.server = server
     if server.host.startswith("/"):
         await loop.create_unix_connection(lambda: backend, f"{server.host}/.s.PGSQL.{server.port}")
     else:

@@ -10,9 +10,11 @@ import time
 from functools import partial
 from typing import Final
 
+from tenantproxy.config import Server
 from tenantproxy.connect.checks import CHECK, Answer
 from tenantproxy.connect.failures import Refused, Unconfirmed
 from tenantproxy.connect.opening import ADMIN_PROFILE, WARM_WINDOW, Opening
+from tenantproxy.connect.place import Place
 from tenantproxy.connect.reach import PIN_PATH, REACH
 from tenantproxy.connect.trust import CHECK as TRUST_CHECK
 from tenantproxy.errors import IsolationError
@@ -58,19 +60,37 @@ class Opener:
 
     async def connect(self, pool: Pool[RawBackend], opened: list[RawBackend]) -> RawBackend:
         """A backend that may serve; `opened` holds what a failure leaves behind."""
-        server = self._opening.server(pool.key)
+        async with self._opening.somewhere(pool.key) as place:
+            return await self._connect_to(place, pool, opened)
+
+    async def _connect_to(self, place: Place, pool: Pool[RawBackend], opened: list[RawBackend]) -> RawBackend:
+        server = place.server
         for attempt in range(2):
             async with asyncio.timeout(server.connect_timeout):
-                backend, pins = await self._dial(pool, opened)
+                backend, pins = await self._dial(pool, server, opened)
             async with asyncio.timeout(server.connect_timeout):
+                if place.question is not None:
+                    place.confirm(await self._state(backend, place.question))
                 if await self._check(backend, pins, is_last=attempt == 1):
+                    place.check()
                     return backend
             await send_terminate(backend)
             opened.remove(backend)
         raise AssertionError("the second attempt returns or raises")
 
-    async def _dial(self, pool: Pool[RawBackend], opened: list[RawBackend]) -> tuple[RawBackend, dict[str, str]]:
-        key, server = pool.key, self._opening.server(pool.key)
+    async def _state(self, backend: RawBackend, question: str) -> dict[str, object]:
+        """What its host says of itself."""
+        rows: list[bytes] = []
+        message = statement(f"SELECT pg_catalog.row_to_json(answer)::text FROM ({question}) AS answer") + SYNC_NOW
+        await _ask(backend, message, answer_of("SELECT 1") + READY_IDLE, rows=rows)
+        (column,) = values_of(rows[0])
+        found: dict[str, object] = json.loads(column or b"{}")
+        return found
+
+    async def _dial(
+        self, pool: Pool[RawBackend], server: Server, opened: list[RawBackend]
+    ) -> tuple[RawBackend, dict[str, str]]:
+        key = pool.key
         choices = list(ways(server))
         while True:
             pins = self._opening.pins(key)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tenantproxy.config import Settings
+from tenantproxy.connect.hosts import Hosts
 from tenantproxy.events import Observer
 from tenantproxy.pools.base import Clock
 from tenantproxy.pools.budget import ServerBudget
@@ -26,9 +27,10 @@ def new_raw_side(
     observer: Observer,
     *,
     family: list[PoolManager[Any]] | None = None,
+    hosts: Mapping[str, Hosts] | None = None,
 ) -> tuple[PoolManager[RawBackend], RawLender, RawConnector]:
     """Create them under the budgets and counters of a router, next to the managers of its `family`."""
-    connector = RawConnector(settings, observer=observer, violations=counters.violations)
+    connector = RawConnector(settings, observer=observer, violations=counters.violations, hosts=hosts)
     manager: PoolManager[RawBackend] = PoolManager(
         budgets=budgets,
         settings=settings.pools,

@@ -9,6 +9,7 @@ from time import monotonic
 from typing import Any, Protocol
 
 from tenantproxy.config import Settings
+from tenantproxy.connect.opening import Opening
 from tenantproxy.driver.connector import AsyncpgConnector
 from tenantproxy.driver.lender import Lender
 from tenantproxy.driver.state import DriverConnection
@@ -65,7 +66,8 @@ class DriverSide:
             name: ServerBudget(name, limit=server.max_connections, clock=monotonic, observer=observer)
             for name, server in settings.servers.items()
         }
-        self.connector = AsyncpgConnector(settings, observer=observer, init=None, violations=self.counters.violations)
+        opening = Opening(settings, observer=observer, violations=self.counters.violations)
+        self.connector = AsyncpgConnector(opening, init=None)
         self.manager: PoolManager[DriverConnection] = PoolManager(
             budgets=self.budgets,
             settings=settings.pools,

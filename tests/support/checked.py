@@ -239,7 +239,7 @@ async def agrees(router: CheckedRouter, servers: Mapping[str, EmbeddedPostgres])
         for server in set(servers.values()):
             names = [name for name, one in servers.items() if one is server]
             budgets = {router._budgets[name] for name in names}
-            ours = sum(budget.in_use - len(budget.lingering) for budget in budgets)
+            ours = sum(budget.in_use - len(budget.lingering) + budget.watching for budget in budgets)
             if await activity(server) != ours:
                 return False
         return True

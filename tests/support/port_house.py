@@ -14,9 +14,11 @@ from contextlib import asynccontextmanager
 from typing import Any, Final
 
 from tenantproxy.config import Settings
+from tenantproxy.embedded import EmbeddedPostgres
 from tenantproxy.model import tenant_id
 from tenantproxy.pools.pool import Pool
 from tenantproxy.raw.backend import RawBackend
+from tenantproxy.registry import Registry
 from tenantproxy.sidecar.auth import AuthDesk
 from tenantproxy.sidecar.pg import PgPort
 from tenantproxy.sidecar.pg.lending import RawLending
@@ -121,7 +123,7 @@ class PortHouse:
             assert user == (pool.key.user or APP_ROLE)
             assert left == "0", "locks, temporary tables, channels or cursors are left"
 
-    async def audit(self, world: World) -> None:
+    async def audit(self, servers: Mapping[str, EmbeddedPostgres]) -> None:
         """All of it, when every client has gone."""
         for client in self.clients:
             client.abort()
@@ -129,7 +131,7 @@ class PortHouse:
         self.router.audit_sums()
         self.audit_counters()
         await self.audit_sessions()
-        await agrees(self.router, {SERVER: world.server})
+        await agrees(self.router, servers)
 
 
 def _flat(name: str, value: object) -> Iterator[tuple[str, float]]:
@@ -156,12 +158,18 @@ async def a_port(
     world: World,
     *,
     drain_timeout: float = 5.0,
+    real: Mapping[str, EmbeddedPostgres] | None = None,
+    tenants: Registry | None = None,
     **changes: Any,
 ) -> AsyncIterator[PortHouse]:
-    """The tenants of `world` on a free port; `changes` as of `World.settings`. Audited at the end of the block."""
+    """The tenants of `world` on a free port; `changes` as of `World.settings`. Audited at the end of the block.
+
+    `real`: which server each name is by then. `tenants`: instead of the registry that is configured.
+    """
+    real = {SERVER: world.server} if real is None else real
     uncaught: list[dict[str, Any]] = []  # exceptions in callbacks, which are not reported otherwise
     asyncio.get_running_loop().set_exception_handler(lambda _, context: uncaught.append(context))
-    async with checked(port_settings(world, **changes), world) as router:
+    async with checked(port_settings(world, **changes), world, servers=real, registry=tenants) as router:
         desk = AuthDesk(router)
         if router.settings.pg.jwt or router.settings.pg.oauth_issuer:
             await desk.open()
@@ -174,7 +182,7 @@ async def a_port(
         try:
             yield house
             if port.is_open:
-                await house.audit(world)
+                await house.audit(real)
         finally:
             watcher.cancel()
             await asyncio.wait([watcher])

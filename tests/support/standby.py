@@ -79,9 +79,18 @@ class Replicated:
         """For `World.settings(servers=...)`: the standby as the primary's replica; `primary`: more keys of that one."""
         return {SERVER: {"replicas": [REPLICA], **primary}, REPLICA: keys_of(self.standby)}
 
+    def hosts(self, *more: str) -> dict[str, list[str]]:
+        """`hosts` of a section of [servers]: `more`, then the standby, then the primary."""
+        return {"hosts": [*more, address_of(self.standby), address_of(self.world.server)]}
+
     def mistaken(self) -> dict[str, dict[str, Any]]:
         """For `World.settings(servers=...)`: the primary's name leads to the standby."""
         return {SERVER: {"host": self.standby.host, "port": self.standby.port}}
+
+
+def address_of(server: EmbeddedPostgres) -> str:
+    """`host:port`."""
+    return f"{server.host}:{server.port}"
 
 
 def keys_of(server: EmbeddedPostgres) -> dict[str, Any]:

@@ -95,7 +95,7 @@ class World:
         for section, keys in changes.items():
             if section == "servers":  # by server, so that one of its keys can be changed too
                 servers = mapping["servers"]
-                mapping["servers"] = servers | {name: servers.get(name, {}) | given for name, given in keys.items()}
+                mapping["servers"] = servers | {name: _with(servers.get(name, {}), keys[name]) for name in keys}
             else:
                 mapping[section] = mapping.get(section, {}) | dict(keys)
         return Settings.from_mapping(mapping)
@@ -136,6 +136,12 @@ key = "{ROLE_SECRET.decode()}"
     def signer(self, kid: int = 1) -> Signer:
         """Signs for the shared database."""
         return signer(self.shared.name, kid)
+
+
+def _with(server: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """A section of [servers] with other keys; `hosts` are in place of its host and port."""
+    gone = ("host", "port") if "hosts" in given else ()
+    return {key: value for key, value in server.items() if key not in gone} | dict(given)
 
 
 Furnish = Callable[[World], Awaitable[None]]

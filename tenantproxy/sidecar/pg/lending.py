@@ -47,6 +47,7 @@ class RawLending:
             clock=monotonic,
             observer=router.observer,
             family=router.family,
+            hosts=router.hosts,
         )
         self._sweeper: asyncio.Task[None] | None = None
 

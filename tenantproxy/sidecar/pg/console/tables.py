@@ -162,13 +162,22 @@ def _databases(view: ConsoleView, _: Averages) -> Iterator[Row]:
         labels = {pool.label for pool in pools}
         is_own = len(labels) == 1 and pools[0].key.schema is None
         name = pools[0].label if is_own else f"{server}/{database}"
-        place = settings.servers.get(server)
+        host, at = _host_of(settings, server, {each.server: each.host for each in view.stats().servers})
         size = sum(pool.limit for pool in pools)
         yield (
-            name, place.host if place else None, place.port if place else 0, database,
+            name, host, at, database,
             _server_user(settings, pools[0]), size, 0, 0, lifetime, None, None, size, _open(pools), limit,
             sum((client.pool or client.tenant) in labels for client in clients), int(name in view.paused()), 0, 0,
         )  # fmt: skip
+
+
+def _host_of(settings: Settings, server: str, serving: Mapping[str, str]) -> tuple[str | None, int]:
+    """The host and port that serve, of several; else those that are configured."""
+    host, colon, port = serving.get(server, "").rpartition(":")
+    if colon:
+        return host, int(port)
+    place = settings.servers.get(server)
+    return (place.host, place.port) if place is not None else (None, 0)
 
 
 def _open(pools: Iterable[PoolStats]) -> int:
