@@ -14,10 +14,8 @@ from tenantproxy.config.sections import (
     Pg,
     PgUser,
     Pools,
-    Server,
-    ServerAdmin,
-    ServerLogin,
 )
+from tenantproxy.config.server_sections import Server, ServerAdmin, ServerLogin
 from tenantproxy.config.settings import Settings
 from tenantproxy.config.show import describe, json_schema
 from tenantproxy.config.tenant_sections import RegistrySettings, RowSettings, Schema, TenantEntry, TenantRoles, names

@@ -14,7 +14,8 @@ from tenantproxy.config.own import names_a_class
 from tenantproxy.config.pg_users import pg_problems, tls_problems
 from tenantproxy.config.problems import nearest
 from tenantproxy.config.secret import Secret
-from tenantproxy.config.sections import Admin, Http, Main, Pg, Pools, Server
+from tenantproxy.config.sections import Admin, Http, Main, Pg, Pools
+from tenantproxy.config.server_sections import Server
 from tenantproxy.config.sources import resolve_problems
 from tenantproxy.config.tenant_sections import RegistrySettings, RowSettings, TenantEntry, TenantRoles
 from tenantproxy.config.tenants import tenant_problems

@@ -15,6 +15,7 @@ from tenantproxy.config.fleet_section import FleetSettings
 from tenantproxy.config.problems import INCONSISTENT, translate
 from tenantproxy.config.secrets_check import secret_problems
 from tenantproxy.config.section import Section
+from tenantproxy.config.server_sections import Server
 from tenantproxy.config.values import ContextName, Text
 from tenantproxy.errors import ConfigurationError, Problem
 
@@ -37,7 +38,7 @@ class Settings(BaseSettings):
     )
 
     main: sections.Main
-    servers: Mapping[str, sections.Server] = Field(default_factory=dict)
+    servers: Mapping[str, Server] = Field(default_factory=dict)
     pools: sections.Pools = sections.Pools()
     registry: tenant_sections.RegistrySettings = tenant_sections.RegistrySettings()
     tenants: Mapping[str, tenant_sections.TenantEntry] = Field(default_factory=dict)
@@ -103,7 +104,7 @@ def examine(mapping: Mapping[str, Any], *, secrets: bool) -> tuple[Settings | No
     return settings, problems + (secret_problems(parts) if secrets else [])
 
 
-_ENTRIES: Final[Mapping[str, type[Section]]] = {"servers": sections.Server, "tenants": tenant_sections.TenantEntry}
+_ENTRIES: Final[Mapping[str, type[Section]]] = {"servers": Server, "tenants": tenant_sections.TenantEntry}
 _SECTIONS: Final[Mapping[str, type[Section]]] = {
     "main": sections.Main,
     "pools": sections.Pools,

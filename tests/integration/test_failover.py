@@ -95,7 +95,7 @@ async def test_target_session_attrs_decides_where_tenants_of_a_server_work(
     if not is_standby:
         tenants += world.of(Isolation.ROW)
     changes: dict[str, Any] = {"main": {"server": "direct"}, "servers": servers, "registry": "postgres"}
-    async with a_port(world, real={}, tenants=MemoryRegistry(tenants), **changes) as house:
+    async with a_port(world, real={}, known=MemoryRegistry(tenants), **changes) as house:
         for tenant in tenants:
             assert await house.router.tenant(tenant.id).fetchval(PORT) == wanted.port
             async with house.a_client(tenant.id) as client:
@@ -117,7 +117,7 @@ async def test_prefer_standby_takes_the_primary_when_no_standby_answers(
     hosts = [f"127.0.0.1:{unused_tcp_port_factory()}", address_of(world.server)]
     servers = {SERVER: {"hosts": hosts, "target_session_attrs": "prefer-standby"}, "direct": keys_of(world.server)}
     changes: dict[str, Any] = {"main": {"server": "direct"}, "servers": servers, "registry": "postgres"}
-    async with a_port(world, real={}, tenants=MemoryRegistry(world.tenants), **changes) as house:
+    async with a_port(world, real={}, known=MemoryRegistry(world.tenants), **changes) as house:
         await write(house, world)
 
 

@@ -159,17 +159,17 @@ async def a_port(
     *,
     drain_timeout: float = 5.0,
     real: Mapping[str, EmbeddedPostgres] | None = None,
-    tenants: Registry | None = None,
+    known: Registry | None = None,
     **changes: Any,
 ) -> AsyncIterator[PortHouse]:
     """The tenants of `world` on a free port; `changes` as of `World.settings`. Audited at the end of the block.
 
-    `real`: which server each name is by then. `tenants`: instead of the registry that is configured.
+    `real`: which server each name is by then. `known`: instead of the registry that is configured.
     """
     real = {SERVER: world.server} if real is None else real
     uncaught: list[dict[str, Any]] = []  # exceptions in callbacks, which are not reported otherwise
     asyncio.get_running_loop().set_exception_handler(lambda _, context: uncaught.append(context))
-    async with checked(port_settings(world, **changes), world, servers=real, registry=tenants) as router:
+    async with checked(port_settings(world, **changes), world, servers=real, registry=known) as router:
         desk = AuthDesk(router)
         if router.settings.pg.jwt or router.settings.pg.oauth_issuer:
             await desk.open()
