@@ -17,7 +17,7 @@ __all__ = ["run"]
 CLIENTS: Final = 5000
 _FIRST: Final = 20  # they fill pools and caches, and are not weighed
 _AT_ONCE: Final = 50
-_LIMIT_KB: Final = 4.0
+_LIMIT_KB: Final = 1.5
 _SPARE_FILES: Final = 500
 _SETTLE_SECONDS: Final = 1.0  # a proxy may give back buffers a while after the last answer
 

@@ -19,7 +19,7 @@ cdef class Conn:
 
     cdef Pump _pump
     cdef object _protocol
-    cdef object _sock
+    cdef object _sock             # None: no one has asked for it since the login
     cdef object _peer             # its name, as it was at the beginning
     cdef bytearray _out           # what the kernel has not taken; None: nothing
     cdef size_t _high
@@ -32,7 +32,8 @@ cdef class Conn:
     cdef bint _is_lost            # connection_lost is on its way
     cdef bint _is_ended           # no more is written
     cdef bint _is_told            # the protocol was asked to pause
-    cdef Rider _rider             # this client's
+    cdef bint _rides              # its protocol is a client's relay, whose straight transactions are carried
+    cdef Rider _rider             # this client's; None also while it rests
     cdef Rider _client            # whose transaction this backend carries
     cdef double _until            # a parked backend is not lent any more from then on
     cdef object _tls              # an ssl.SSLObject whose handshake is over, and its BIOs; None: nothing is encrypted
@@ -55,7 +56,7 @@ cdef class Conn:
                 peer = None
         self._peer = peer
         self.set_protocol(protocol)
-        pump._conns.add(self)
+        pump.add(self)
 
     def __repr__(self):
         return f"<Conn fd={self._fd}{' closing' if self._is_closing else ''}>"
@@ -123,7 +124,7 @@ cdef class Conn:
             self.ended()
         elif self._client is not None:
             self._client.answered(data, before + size)
-        elif self._rider is None or not self._rider.carry(data, size):
+        elif not self._rides or not self.rider().carry(data, size):
             self._pump.python_runs()
             if self._rider is not None:
                 self._rider.settle()
@@ -275,8 +276,42 @@ cdef class Conn:
         return self._client is not None or (self._rider is not None and self._rider._backend is not None)
 
     def ride(self, relay):
-        """Carry the straight transactions of this client, for `relay`. See `Relay` for what is asked of it."""
-        self._rider = Rider(self, relay)
+        """Carry the straight transactions of this client, for `relay`, its protocol. See `Rider` for what is asked of it."""
+        if relay is not self._protocol:
+            raise ValueError("a client's relay must be its protocol")
+        self._rides = True
+        if type(self._sock) is _socket.socket:  # Python's object is needed no more: see `socket`
+            self._sock.detach()
+            self._sock = None
+
+    cdef Rider rider(self):
+        if self._rider is None:
+            self._rider = Rider(self, self._protocol)
+        return self._rider
+
+    def rest(self):
+        """Settle, and keep nothing for carrying until the next request; False: a transaction is under way."""
+        if self.is_carrying:
+            return False
+        self.let_go()
+        self._rider = None
+        return True
+
+    cdef object socket(self):
+        """Python's object, made again where it was let go; it is the owner of the descriptor then."""
+        if self._sock is None:
+            self._sock = _socket.socket(fileno=self._fd)
+            self._sock.setblocking(False)
+        return self._sock
+
+    cdef object socket_name(self):
+        if self._sock is not None or self._fd < 0:
+            return None if self._sock is None else self._sock.getsockname()
+        sock = _socket.socket(fileno=self._fd)
+        try:
+            return sock.getsockname()
+        finally:
+            sock.detach()
 
     # --- writing -----------------------------------------------------------------------------------------------------
     def write(self, data):
@@ -339,7 +374,7 @@ cdef class Conn:
             if self._is_closing:
                 self.lose(None)
             elif self._is_ended:
-                self._sock.shutdown(_socket.SHUT_WR)
+                self.socket().shutdown(_socket.SHUT_WR)
         return 0
 
     def writelines(self, list_of_data):
@@ -358,7 +393,7 @@ cdef class Conn:
         self._is_ended = True
         if self._out is None:
             try:
-                self._sock.shutdown(_socket.SHUT_WR)
+                self.socket().shutdown(_socket.SHUT_WR)
             except OSError as exc:
                 self.force_close(exc)
 
@@ -402,14 +437,14 @@ cdef class Conn:
     def get_extra_info(self, name, default=None):
         """See asyncio.BaseTransport: socket, peername, sockname, ssl_object."""
         if name == "socket":
-            return TransportSocket(self._sock)
+            return default if self._fd < 0 and self._sock is None else TransportSocket(self.socket())
         if name == "ssl_object":
             return default if self._tls is None else self._tls
         if name == "peername":
             return default if self._peer is None else self._peer
         if name == "sockname":
             try:
-                return self._sock.getsockname()
+                return self.socket_name() or default
             except OSError:
                 return default
         return default
@@ -419,6 +454,7 @@ cdef class Conn:
         self._protocol = protocol
         self._is_buffered = isinstance(protocol, _BufferedProtocol)
         self._rider = None
+        self._rides = False
 
     def get_protocol(self):
         """See asyncio.BaseTransport."""
@@ -487,7 +523,7 @@ cdef class Conn:
         if self._fd < 0:
             return 0
         self.register(0)
-        self._fd = -1
+        fd, self._fd = self._fd, -1
         self._is_closing = self._is_lost = True
         self._out = None
         if self._rider is not None:
@@ -497,7 +533,10 @@ cdef class Conn:
         self._rider = self._client = None
         self._tls = self._tls_in = self._tls_out = None
         self._pump._graves.append(self)
-        self._pump._conns.discard(self)
-        self._sock.close()
+        self._pump.remove(fd)
+        if self._sock is None:
+            c_close(fd)
+        else:
+            self._sock.close()
         self._protocol = None
         return 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import selectors
 import socket
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import Context
 from typing import Any
@@ -116,7 +117,7 @@ class NativeLoop(asyncio.SelectorEventLoop):
         """What asyncio makes its transports by, for servers and clients alike."""
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        conn = Conn(self.pump, sock, protocol, None if extra is None else extra.get("peername"))
+        conn = Conn(self.pump, sock, protocol, None if extra is None else _with_shared_host(extra.get("peername")))
         self.call_soon(conn.begin, waiter)
         return conn
 
@@ -124,6 +125,11 @@ class NativeLoop(asyncio.SelectorEventLoop):
 def pump_of(loop: asyncio.AbstractEventLoop) -> Pump | None:
     """The pump of `loop`; None: it is another one."""
     return loop.pump if isinstance(loop, NativeLoop) else None
+
+
+def _with_shared_host(peer: Any) -> Any:
+    """Thousands of clients come from a few hosts."""
+    return (sys.intern(peer[0]), *peer[1:]) if type(peer) is tuple and type(peer[0]) is str else peer
 
 
 def _number(fileobj: Any) -> int:

@@ -13,7 +13,9 @@ cdef class Pump:
     cdef uint8_t* _buffer         # for what is read, with room before it for the beginning of a message
     cdef object _loop
     cdef object _ready            # what the loop calls next; it must not wait while there is something
-    cdef set _conns               # all that are open
+    cdef list _conns              # all that are open, by their descriptors
+    cdef readonly uint64_t connections
+    """How many they are."""
     cdef list _graves             # closed in this round, whose events may still point to them
     cdef list _parked             # lanes that have something to give back or to tell
     cdef double _until            # the loop's next timer
@@ -36,7 +38,7 @@ cdef class Pump:
         self._buffer = <uint8_t*>malloc(LONGEST + CHUNK)
         if self._buffer is NULL:
             raise MemoryError
-        self._conns = set()
+        self._conns = []
         self._graves = []
         self._parked = []
         self._late = []
@@ -54,8 +56,9 @@ cdef class Pump:
 
     def close(self):
         """Close every connection that is left, without a word to its protocol: the loop has ended."""
-        for conn in list(self._conns):
-            (<Conn>conn).bury()
+        for conn in self._conns:
+            if conn is not None:
+                (<Conn>conn).bury()
         self._graves.clear()
         if self._epoll >= 0:
             c_close(self._epoll)
@@ -66,10 +69,22 @@ cdef class Pump:
         """How many backends lie parked. Python sees 0, whenever it looks."""
         return sum(len((<Lane>lane).idle) for lane in self._parked)
 
-    @property
-    def connections(self):
-        """How many are open."""
-        return len(self._conns)
+    cdef int add(self, Conn conn) except -1:
+        """Own it. A list, for the place of each in a set of thousands takes a hundred bytes."""
+        if conn._fd < 0:
+            raise ValueError("the socket is closed")
+        while len(self._conns) <= conn._fd:
+            self._conns.append(None)
+        if self._conns[conn._fd] is not None:
+            raise RuntimeError(f"descriptor {conn._fd} is that of a connection which is not closed")
+        self._conns[conn._fd] = conn
+        self.connections += 1
+        return 0
+
+    cdef int remove(self, int fd) except -1:
+        self._conns[fd] = None
+        self.connections -= 1
+        return 0
 
     # --- what asyncio asks of its selector ---------------------------------------------------------------------------
     def watch(self, int fd, uint32_t mask, bint is_new):

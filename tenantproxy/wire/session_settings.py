@@ -24,6 +24,7 @@ _SETS_NOTHING: Final = (b"DE", b"SA")  # DEALLOCATE, SAVEPOINT
 _TAGS: Final = (b"SET", b"RESET")
 _NO_SETTINGS: Final = (b"in_hot_standby",)  # what a server reports of itself, and no reset changes
 _UNKNOWN: Final = SetEffect(b"?", None, is_local=True)  # something may be set, until the transaction ends
+_NOTHING: Final[dict[tuple[bytes, bool], SetEffect]] = {}  # never added to: most clients are idle
 
 
 class KeptSettings:
@@ -34,7 +35,7 @@ class KeptSettings:
 
     `meaning`: what a statement that is prepared now means by its text. Equal ones mean the same; one that is no
     Settings is equal to itself only. `baseline`: what the pool's servers report of a session as at startup, `greeted`:
-    of one with `start`.
+    of one with `start`. Neither may change: all clients alike share them.
     """
 
     __slots__ = (
@@ -78,7 +79,7 @@ class KeptSettings:
         self.resets_to = of(pair for pair in start if told.get(pair[0], b"") == baseline.get(pair[0]))
         self.applied = start
         # Done, and in force until the transaction ends or from then on; one for each name, so few.
-        self.staged: dict[tuple[bytes, bool], SetEffect] = {}
+        self.staged = _NOTHING
         self.asked_for: bytes | list[SetEffect | None] | None = None
         """The text whose tags come next (or the whole message of a simple query), then what of it has not come: read
         when there is one of SET or RESET."""
@@ -169,8 +170,9 @@ class KeptSettings:
         if effect.name == ALL:
             self.staged.clear()
         if effect.name:
-            self.staged.pop((effect.name, effect.is_local), None)
-            self.staged[effect.name, effect.is_local] = effect
+            staged = self.staged = self.staged or {}
+            staged.pop((effect.name, effect.is_local), None)
+            staged[effect.name, effect.is_local] = effect
         self._understand()
 
     def _committed(self) -> None:

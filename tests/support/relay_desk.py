@@ -127,6 +127,7 @@ class Lender:
         self.released += 1
         backend.is_leased = False
         backend.sink = self._stray
+        backend.on_lost = lambda exc: None
         backend.on_writable = lambda is_writable: None
         if is_dirty:
             backend.model = ModelServer()

@@ -5,6 +5,7 @@ Only the listener changes it. Counters: no call costs more because there are mor
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from typing import Final, Protocol
@@ -22,7 +23,7 @@ _LOOPBACK: Final = ("127.", "::1", "::/64")
 
 def address_of(peername: object) -> str:
     """What a connection counts as: its IPv4 address, or the IPv6 network of 64 bits; "": it has none."""
-    return network_of(str(peername[0])) if isinstance(peername, tuple) and peername else ""
+    return sys.intern(network_of(str(peername[0]))) if isinstance(peername, tuple) and peername else ""
 
 
 class ClientPlace:

@@ -121,8 +121,7 @@ class CarriedRelay(Relay):
 
     def rest_if_idle(self, now: float) -> None:
         """See `Relay`."""
-        if not self._conn.is_carrying:
-            self._conn.settle()
+        if self._conn.rest():
             super().rest_if_idle(now)
 
     def drain(self) -> None:

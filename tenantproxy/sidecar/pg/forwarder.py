@@ -171,6 +171,11 @@ class Forwarder:
         # Kept, for they are set with each lease: to make a bound method costs an allocation.
         self._sink, self._on_lost, self._on_writable = self._from_server, self._lost, self._server_writable
 
+    def forget(self) -> None:
+        """It is not used again: its memory is free at once, and not when garbage is collected."""
+        # All of these lead back here.
+        del self.checkout, self.responses, self._sink, self._on_lost, self._on_writable
+
     def __repr__(self) -> str:
         return f"<Forwarder {self.checkout!r} {self.pipeline!r} {self._requests!r}, waits for {self.inbox.hold}>"
 

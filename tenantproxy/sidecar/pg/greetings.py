@@ -35,10 +35,16 @@ class Greetings:
     def __init__(self, lender: RawLender) -> None:
         self._lender = lender
         self._reported: OrderedDict[tuple[PoolKey, Settings], Mapping[bytes, bytes]] = OrderedDict()
+        self._settings: dict[Settings, Settings] = {}  # of the keys
 
     def forget(self) -> None:
         """Servers may say something else now."""
         self._reported.clear()
+        self._settings.clear()
+
+    def alike(self, settings: Settings) -> Settings:
+        """The same object for all clients with equal settings that were asked for: there may be thousands."""
+        return self._settings.get(settings, settings)
 
     def known(self, pool: Pool[RawBackend], settings: Settings) -> Mapping[bytes, bytes] | None:
         """What a session like this reports, if one was looked at and its server is still what it was."""
@@ -61,8 +67,10 @@ class Greetings:
             known = dict(backend.parameters)
             self._lender.release(backend, route, is_dirty=False)
             self._reported[pool.key, settings] = known
+            self._settings.setdefault(settings, settings)
             if len(self._reported) > _REMEMBERED:
-                self._reported.popitem(last=False)
+                _, oldest = self._reported.popitem(last=False)[0]
+                self._settings.pop(oldest, None)  # other pools' clients may have it still: then a later one is the same
         return known
 
     async def lend(self, pool: Pool[RawBackend], route: Route, settings: Settings) -> RawBackend:

@@ -74,6 +74,7 @@ _BACKLOG: Final = 1024
 _TRIMMED: Final = 16 * 1024 * 1024  # bytes fewer that clients make us keep, from which on the system shall have them
 _TRIM_SWEEPS: Final = 6  # then once more: what was on its way to a backend is let go when that has ended
 _REST_SECONDS: Final = 0.25
+_MOST_TARGETS: Final = 1000  # that are remembered
 _WATCH_SECONDS: Final = 1.0  # a suspended tenant's sessions end within a few of these
 
 logger = logging.getLogger("tenantproxy")
@@ -128,7 +129,7 @@ class PgListener:
         self._admission = Admission(pg)
         self._unauthenticated = Unauthenticated(pg)
         self._memory = ProcessMemory(pg.max_memory, pg.max_memory_per_tenant)
-        self._memory_of: WeakValueDictionary[TenantId, TenantMemory] = WeakValueDictionary()  # while it has clients
+        self._sources: WeakValueDictionary[TenantId, _Source] = WeakValueDictionary()  # while they have clients
         self._pinning = Pinning(pg)
         self.encryption = Encryption(tls)  # see `login.LoginHost`
         self._label_of = label_of
@@ -141,6 +142,7 @@ class PgListener:
         self._refusals = LoginRefusals(observer)
         self._startups: set[StartupConnection] = set()
         self._clients: dict[int, Client] = {}  # by the pid that they were told
+        self._targets: dict[Target, Target] = {}  # the same object for all clients of one user and tenant
         self._traffic: dict[TenantId, Traffic] = {}
         self._paused: dict[TenantId, asyncio.Event] = {}
         self._server: asyncio.Server | None = None
@@ -296,9 +298,9 @@ class PgListener:
 
     def limits(self) -> tuple[LimitUsage, ...]:
         """The limits of `[pg]` and what is used of them."""
-        memory, of_tenants = self._memory, dict(self._memory_of)
-        most = max(of_tenants, key=lambda tenant: of_tenants[tenant].used, default="")
-        used = of_tenants[TenantId(most)].used if most else 0
+        memory, of_tenants = self._memory, {tenant: source.memory.used for tenant, source in self._sources.items()}
+        most = max(of_tenants, key=of_tenants.__getitem__, default="")
+        used = of_tenants[TenantId(most)] if most else 0
         return (
             *self._admission.usage(),
             self._unauthenticated.usage(),
@@ -425,7 +427,7 @@ class PgListener:
     ) -> None:
         if tenant in self._paused:  # who is connected waits; a new client would be cut off by its startup timeout
             raise not_served(TenantStatus.PAUSED)
-        source = _Source(tenant, lending=self._lending, find=self.find, paused=self._paused)
+        source = self._source_of(tenant)
         pool, route = source.known() or await source.find()
         start = _startup_settings(wish, route, is_session=target.pool_mode == "session")
         wish = replace(wish, settings=start, others=NO_SETTINGS)
@@ -433,9 +435,10 @@ class PgListener:
         backend: RawBackend | None = None
         if target.pool_mode == "session" and self._pg.session_backend_at_login:
             backend = await self._greetings.lend(pool, route, wish.settings)
-            reported: Mapping[bytes, bytes] = backend.parameters
+            reported: Mapping[bytes, bytes] = dict(backend.parameters)
         else:
             reported = await self._greetings.ask(pool, route, wish.settings) if wish.settings else baseline
+            wish = replace(wish, settings=self._greetings.alike(wish.settings))
         try:
             self._serve(connection, target, wish, place, _Access(pool, route, source, baseline, reported, backend))
         except BaseException:
@@ -450,11 +453,14 @@ class PgListener:
         backend = access.backend
         if backend is not None and (backend.is_closed or backend.is_ending):
             raise ConnectFailed("the server closed the connection", retry_after=1.0)
+        if len(self._targets) >= _MOST_TARGETS:
+            self._targets.clear()
+        target = self._targets.setdefault(target, target)
         assert target.tenant is not None
         client = Client(self, connection.transport, self._new_pid(backend), target, place)
         traffic = self._traffic_of(target.tenant)
         traffic.logins += 1
-        kept = KeptSettings(wish.settings, access.baseline, greeted=dict(access.reported))
+        kept = KeptSettings(wish.settings, access.baseline, greeted=access.reported)
         places = self._pinning.places(target.tenant, access.pool.max_size_of(access.route.limits))
         client.relay = relay_on(
             connection.transport,
@@ -467,7 +473,7 @@ class PgListener:
             is_session=target.pool_mode == "session",
             traffic=traffic,
             on_end=client.ended,
-            memory=self._memory_of.setdefault(target.tenant, TenantMemory(self._memory)),
+            memory=access.source.memory,
             rights=client,
         )
         welcome = greeting(access.reported)
@@ -478,6 +484,14 @@ class PgListener:
             client.relay.ride()
         if self._is_closing:
             client.drain()
+
+    def _source_of(self, tenant: TenantId) -> _Source:
+        known = self._sources.get(tenant)
+        if known is None:
+            memory = TenantMemory(self._memory)
+            known = _Source(tenant, lending=self._lending, find=self.find, paused=self._paused, memory=memory)
+            self._sources[tenant] = known
+        return known
 
     def _statements_of(self, pool: Pool[RawBackend], route: Route) -> Statements:
         known = self._statements.get(pool)
@@ -601,10 +615,9 @@ class Client:
 
     __slots__ = (
         "_listener",
-        "address",
+        "_transport",
         "connected_at",
         "console",
-        "local_address",
         "pid",
         "place",
         "relay",
@@ -617,6 +630,7 @@ class Client:
         self, listener: PgListener, transport: asyncio.Transport, pid: int, target: Target, place: ClientPlace
     ) -> None:
         self._listener = listener
+        self._transport = transport
         self.place = place
         self.relay: Relay | None = None
         self.console: ConsoleClient | None = None
@@ -625,8 +639,16 @@ class Client:
         self.target = target
         self.connected_at = time.time()
         self.tls = encrypted_by(transport)
-        self.address: tuple[str, int] = transport.get_extra_info("peername")[:2]
-        self.local_address: tuple[str, int] = transport.get_extra_info("sockname")[:2]
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Its host and port."""
+        return _address(self._transport, "peername")
+
+    @property
+    def local_address(self) -> tuple[str, int]:
+        """To which it has connected."""
+        return _address(self._transport, "sockname")
 
     @property
     def holds_backend(self) -> bool:
@@ -660,6 +682,11 @@ class Client:
         self._listener.ended(self)
 
 
+def _address(transport: asyncio.Transport, which: str) -> tuple[str, int]:
+    known = transport.get_extra_info(which) or ("", 0)
+    return known[0], known[1]
+
+
 @dataclass(frozen=True, slots=True)
 class _Access:
     """What the login of a client of a tenant found. `backend`: leased for it, where it has one from now on."""
@@ -673,9 +700,9 @@ class _Access:
 
 
 class _Source:
-    """One tenant, as its clients find it."""
+    """One tenant, as its clients find it, and what they keep. All of them share it."""
 
-    __slots__ = ("_find", "_known", "_lending", "_paused", "_tenant")
+    __slots__ = ("__weakref__", "_find", "_known", "_lending", "_paused", "_tenant", "memory")
 
     def __init__(
         self,
@@ -684,7 +711,9 @@ class _Source:
         lending: Lending,
         find: Callable[[TenantId], Awaitable[tuple[Pool[RawBackend], Route]]],
         paused: Container[TenantId],
+        memory: TenantMemory,
     ) -> None:
+        self.memory = memory
         self._tenant = tenant
         self._lending = lending
         self._known = lending.known  # for each lease

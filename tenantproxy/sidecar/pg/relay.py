@@ -174,6 +174,7 @@ class Relay(asyncio.Protocol):
         awake = self._awake
         if awake is not None and now - awake.answered_at > _REST_SECONDS and awake.may_rest:
             self._asked_at, self._awake = awake.asked_at, None
+            awake.forget()
 
     def cancel(self, done: Callable[[], None]) -> None:
         """The client asks to cancel what runs for it now; `done`: the request cannot hit what it sends from then on."""

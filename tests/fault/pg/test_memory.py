@@ -15,6 +15,7 @@ import psutil  # type: ignore[import-untyped]
 import pytest
 
 from tenantproxy.raw.exchange import query, statement
+from tenantproxy.sidecar.pg.listener import Client
 from tenantproxy.wire.frames import BIND, EXECUTE, PARSE, SYNC, frame
 from tests.fault.pg.test_descriptors import START_SECONDS, config_of
 from tests.support.port_house import PortHouse, a_port
@@ -54,6 +55,33 @@ async def limited(world: World, **changes: Any) -> AsyncIterator[PortHouse]:
         for client in house.clients:
             client.abort()
         await until(lambda: used(house) == 0, "all that was kept for clients is given back")
+
+
+async def test_what_clients_have_in_common_is_there_once(lasting: World) -> None:
+    """A tenant's, a user's and that of a session's settings; never with the clients of another tenant."""
+    async with a_port(lasting) as house:
+        logins = [("database1", "UTC"), ("database1", "UTC"), ("database1", "Asia/Tokyo"), ("database2", "UTC")]
+        clients = [await house.client(tenant, timezone=zone) for tenant, zone in logins]
+        first, second, elsewhere, others = (house.listener._clients[each.pid] for each in clients)
+
+        def kept(client: Client) -> Any:
+            assert client.relay is not None
+            return client.relay.kept
+
+        def source(client: Client) -> Any:
+            assert client.relay is not None
+            return client.relay._parts.source
+
+        assert first.target is second.target is elsewhere.target is not others.target
+        assert source(first) is source(second) is source(elsewhere) is not source(others)
+        assert kept(first).start is kept(second).start
+        assert kept(first)._greeted is kept(second)._greeted is not kept(elsewhere)._greeted
+        assert kept(others)._greeted is not kept(first)._greeted
+        session = await house.client("database1", "session")
+        held = house.listener._clients[session.pid]
+        assert held.relay is not None
+        assert held.relay.backend is not None
+        assert kept(held)._greeted is not held.relay.backend.parameters, "which change with each SET"
 
 
 async def said(client: WireClient, data: bytes) -> Answer:

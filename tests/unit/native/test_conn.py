@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import socket
 import subprocess
@@ -227,3 +228,36 @@ async def test_a_server_and_its_clients_speak_through_it() -> None:
     await writer.wait_closed()
     server.close()
     await server.wait_closed()
+
+
+async def test_a_client_needs_no_socket_object_and_lends_one_to_those_who_ask() -> None:
+    """One that is not its owner by accident: the descriptor is closed once, with the connection."""
+    accepted: asyncio.Future[Conn] = asyncio.get_running_loop().create_future()
+
+    class Relay(Protocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            assert isinstance(transport, Conn)
+            transport.ride(cast("Any", self))
+            accepted.set_result(transport)
+
+    listening = await asyncio.get_running_loop().create_server(Relay, "127.0.0.1", 0)
+    address = listening.sockets[0].getsockname()
+    for is_asked in (False, True):
+        accepted = asyncio.get_running_loop().create_future()
+        _, writer = await asyncio.open_connection(*address)
+        conn = await accepted
+        assert not [each for each in gc.get_referents(conn) if isinstance(each, socket.socket)]
+        assert conn.get_extra_info("sockname") == address
+        assert conn.get_extra_info("peername") == writer.get_extra_info("sockname")
+        assert not [each for each in gc.get_referents(conn) if isinstance(each, socket.socket)]
+        if is_asked:
+            assert conn.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+            assert conn.get_extra_info("socket").fileno() == conn.get_extra_info("socket").fileno()
+        conn.write_eof()
+        conn.close()
+        gone = conn
+        await until(lambda: gone.get_extra_info("sockname") is None, "it is closed")  # noqa: B023
+        writer.close()
+        await writer.wait_closed()
+    listening.close()
+    await listening.wait_closed()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import tracemalloc
 
 import pytest
 
 from tenantproxy.config import Pg
+from tenantproxy.sidecar.pg.forwarder import Forwarder
 from tenantproxy.wire import answers
 from tests.support import model_server as pg
 from tests.support.model_server import SYNC, ModelServer, query
@@ -86,6 +88,19 @@ async def test_a_client_that_rests_ends_once_and_is_read_no_more(how: str) -> No
     assert not lender.waiting
     assert len(lender.idle) == 1
     assert (b"57P01" in client.take()) == (how != "leave")
+
+
+async def test_what_a_client_that_rests_lets_go_of_is_free_at_once() -> None:
+    """And not when garbage is collected: thousands of clients may rest until then."""
+    gc.collect()
+    gc.disable()
+    try:
+        client = Client(Lender())
+        client.ask(query(b"rows 1"))
+        assert rests(client)
+        assert not [each for each in gc.get_objects() if isinstance(each, Forwarder) and each._owner is client.relay]
+    finally:
+        gc.enable()
 
 
 async def test_a_client_that_has_only_logged_in_is_small() -> None:
