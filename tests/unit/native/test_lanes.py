@@ -50,7 +50,7 @@ class FakeSource:
 
 def a_pool() -> Any:
     """As lanes see one for which no caller waits."""
-    quiet = SimpleNamespace(has_waiting=False, is_closed=False, budget=SimpleNamespace(wanting=False))
+    quiet = SimpleNamespace(has_waiting=False, is_closed=False, budget=SimpleNamespace(is_pressed=False))
     quiet.hold_seconds = SimpleNamespace(bounds=(1.0,))
     return quiet
 
