@@ -16,6 +16,7 @@ class Options:
 
     rounds: int = 9
     seconds: float = 0.3
+    fault_seconds: float = 300.0
     scale: float = 1.0  # of the number of tenants and requests, for a quick look
 
 

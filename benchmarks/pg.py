@@ -12,7 +12,17 @@ from functools import partial
 from importlib.metadata import version
 from typing import Final
 
-from benchmarks import pg_connects, pg_drivers, pg_idle, pg_noisy, pg_rows, pg_select, pg_transactions, pg_turns
+from benchmarks import (
+    pg_connects,
+    pg_drivers,
+    pg_faults,
+    pg_idle,
+    pg_noisy,
+    pg_rows,
+    pg_select,
+    pg_transactions,
+    pg_turns,
+)
 from benchmarks.part import Options, Part
 from benchmarks.pg_process import allow_many_files
 from benchmarks.pg_targets import pgbouncer_version
@@ -32,6 +42,7 @@ PARTS: Final[dict[str, Callable[[PgWorld, Options], Awaitable[Part]]]] = {
     "connects": pg_connects.run,
     "idle": pg_idle.run,
     "noisy": pg_noisy.run,
+    "faults": pg_faults.run,
 }
 SCALE: Final = 5  # pgbench's: 100,000 rows each
 POOL: Final = 20  # PgBouncer's own default
@@ -40,14 +51,18 @@ POOL: Final = 20  # PgBouncer's own default
 def main(arguments: Sequence[str]) -> int:
     """See `program.run`."""
     parser = parser_of("pg", __doc__, PARTS, rounds=5)
-    parser.add_argument("--seconds", type=int, default=2, help="of each turn, behind a second to warm up (default 2)")
+    seconds = f"of each turn, behind a second to warm up (default 2); of the faults (default {pg_faults.SECONDS})"
+    parser.add_argument("--seconds", type=int, help=seconds)
     parser.add_argument("--scale", type=float, default=1.0, help="of rows and idle clients, for a quick look")
     parser.add_argument(
         "--pool", type=int, default=POOL, help=f"server connections of a proxy for one tenant (default {POOL})"
     )
     parser.add_argument("--form", choices=("bound", "trusted"), default="bound", help="of row tenants (default bound)")
     asked = parser.parse_args(arguments)
-    options = Options(rounds=asked.rounds, seconds=asked.seconds, scale=asked.scale)
+    options = Options(
+        rounds=asked.rounds, seconds=asked.seconds or 2, fault_seconds=asked.seconds or pg_faults.SECONDS,
+        scale=asked.scale,
+    )  # fmt: skip
     stored = {**asdict(options), "pool": asked.pool, "form": asked.form}
     return run(asked, PARTS, partial(_run, options, asked.pool, asked.postgres, asked.form), stored)
 
