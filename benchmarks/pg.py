@@ -20,6 +20,7 @@ from benchmarks import (
     pg_noisy,
     pg_rows,
     pg_select,
+    pg_tls,
     pg_transactions,
     pg_turns,
 )
@@ -43,6 +44,7 @@ PARTS: Final[dict[str, Callable[[PgWorld, Options], Awaitable[Part]]]] = {
     "idle": pg_idle.run,
     "noisy": pg_noisy.run,
     "faults": pg_faults.run,
+    "tls": pg_tls.run,
 }
 SCALE: Final = 5  # pgbench's: 100,000 rows each
 POOL: Final = 20  # PgBouncer's own default

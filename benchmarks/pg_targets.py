@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.pg_process import free_port, running
+from benchmarks.pg_tls_files import write_certificate
 from benchmarks.pg_world import (
     DATABASE,
     MAIN,
@@ -72,6 +73,7 @@ class Target:
     pid: int | None = None
     prepares: bool = True
     host: str = "127.0.0.1"
+    has_tls: bool = False
 
     def environment(self, database: str) -> dict[str, str]:
         """For a program of libpq."""
@@ -81,7 +83,7 @@ class Target:
             "PGUSER": self.user,
             "PGPASSWORD": self.password,
             "PGDATABASE": database,
-            "PGSSLMODE": "disable",
+            "PGSSLMODE": "require" if self.has_tls else "disable",
             "PGGSSENCMODE": "disable",
             "PGCONNECT_TIMEOUT": "30",
         }
@@ -126,35 +128,45 @@ def _pgbouncer() -> str | None:
 
 
 @asynccontextmanager
-async def open_targets(world: PgWorld, *, shared_size: int | None = None) -> AsyncIterator[Targets]:
-    """Fresh processes of both proxies; gone, with their files, when the block ends. `shared_size`: if not the usual."""
+async def open_targets(world: PgWorld, *, shared_size: int | None = None, tls: bool = False) -> AsyncIterator[Targets]:
+    """Fresh processes of both proxies; gone, with their files, when the block ends.
+
+    `shared_size`: if not the usual. `tls`: clients must use it.
+    """
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tenantproxy-bench-")))
         pgbouncer = None
         if (version := pgbouncer_version()) is not None:
-            pgbouncer = await stack.enter_async_context(_running_pgbouncer(world, folder, version))
-        ours = await stack.enter_async_context(_running_sidecar(world, folder, shared_size))
+            pgbouncer = await stack.enter_async_context(_running_pgbouncer(world, folder, version, tls=tls))
+        ours = await stack.enter_async_context(_running_sidecar(world, folder, shared_size, tls=tls))
         direct = Target(name=DIRECT, port=world.server.port, user=ROLE, password=world.password)
         yield Targets(direct=direct, pgbouncer=pgbouncer, ours=ours)
 
 
 # --- PgBouncer -------------------------------------------------------------------------------------------------------
 @asynccontextmanager
-async def _running_pgbouncer(world: PgWorld, folder: Path, version: tuple[int, ...]) -> AsyncIterator[Target]:
+async def _running_pgbouncer(
+    world: PgWorld, folder: Path, version: tuple[int, ...], *, tls: bool
+) -> AsyncIterator[Target]:
     program, account, port = _pgbouncer(), unprivileged_account(), free_port()  # it refuses to be root
     assert program is not None
     own = folder / "pgbouncer"
     own.mkdir(mode=0o700)
     # Not a verifier: 1.18 takes the keys that a client proves by one for those of the user that it logs in as.
     _write(own / "users.txt", f'"{world.user}" "{world.client_password}"\n')
-    _write(own / "pgbouncer.ini", pgbouncer_ini(world, port=port, users=own / "users.txt", version=version))
+    text = pgbouncer_ini(world, port=port, users=own / "users.txt", version=version)
+    if tls:
+        certificate, key = write_certificate(own)
+        text += "client_tls_sslmode = require\nclient_tls_protocols = tlsv1.3\n"
+        text += f"client_tls_cert_file = {certificate}\nclient_tls_key_file = {key}\n"
+    _write(own / "pgbouncer.ini", text)
     if account is not None:
         _give(folder, own, account)
     command = [program, "--quiet", str(own / "pgbouncer.ini")]
     async with running(command, port=port, log=folder / "pgbouncer.log", account=account) as pid:
         yield Target(
             name=PGBOUNCER, port=port, user=world.user, password=world.client_password, pid=pid,
-            prepares=version >= _PREPARES_SINCE,
+            prepares=version >= _PREPARES_SINCE, has_tls=tls,
         )  # fmt: skip
 
 
@@ -192,23 +204,33 @@ def pgbouncer_ini(world: PgWorld, *, port: int, users: Path, version: tuple[int,
 
 # --- ours ------------------------------------------------------------------------------------------------------------
 @asynccontextmanager
-async def _running_sidecar(world: PgWorld, folder: Path, shared_size: int | None) -> AsyncIterator[Target]:
+async def _running_sidecar(
+    world: PgWorld, folder: Path, shared_size: int | None, *, tls: bool
+) -> AsyncIterator[Target]:
     port = free_port()
     own = folder / "ours"
     own.mkdir(mode=0o700)
     verifier = scram_verifier(world.client_password)
-    _write(own / "tenantproxy.toml", sidecar_toml(world, port=port, verifier=verifier, shared_size=shared_size))
+    more: dict[str, str] = {}
+    if tls:
+        certificate, key = write_certificate(own)
+        more = {"ssl_cert_file": str(certificate), "ssl_key_file": str(key)}
+        more |= {"ssl_min_version": "1.3", "ssl_required": "always"}
+    _write(own / "tenantproxy.toml", sidecar_toml(world, port=port, verifier=verifier, shared_size=shared_size, **more))
     environment = {
         name: value for name, value in os.environ.items() if name == SWITCH or not name.startswith("TENANTPROXY_")
     }
     command = [sys.executable, "-m", "tenantproxy", "serve", "--config", str(own / "tenantproxy.toml")]
     command += ["--log-level", "WARNING", "--drain-timeout", "1"]
     async with running(command, port=port, log=folder / "ours.log", environment=environment) as pid:
-        yield Target(name=OURS, port=port, user=world.user, password=world.client_password, pid=pid)
+        yield Target(name=OURS, port=port, user=world.user, password=world.client_password, pid=pid, has_tls=tls)
 
 
-def sidecar_toml(world: PgWorld, *, port: int, verifier: str, shared_size: int | None = None) -> str:
-    """Its configuration. Neighbours with databases have a server entry of their own: its budget is their total."""
+def sidecar_toml(world: PgWorld, *, port: int, verifier: str, shared_size: int | None = None, **more: str) -> str:
+    """Its configuration, with `more` in `[pg]`.
+
+    Neighbours with databases have a server entry of their own: its budget is their total.
+    """
     server = {
         "host": world.server.host,
         "port": world.server.port,
@@ -230,7 +252,7 @@ def sidecar_toml(world: PgWorld, *, port: int, verifier: str, shared_size: int |
         "row": {"form": world.form, "key": world.row_key},
         "http": {"listen": ""},
         "admin": {"listen": ""},
-        "pg": {"listen": f"127.0.0.1:{port}", "max_clients": _MAX_CLIENTS, "max_clients_per_tenant": 0},
+        "pg": {"listen": f"127.0.0.1:{port}", "max_clients": _MAX_CLIENTS, "max_clients_per_tenant": 0, **more},
         f"pg.users.{world.user}": {"verifier": verifier, "tenants": "*"},
         f"tenants.{DATABASE}": {"isolation": "database", "database": DATABASE, **alone},
         f"tenants.{SCHEMA}": {"isolation": "schema", "database": SCHEMAS, "schema": SCHEMA, **alone},

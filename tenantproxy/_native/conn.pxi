@@ -7,7 +7,15 @@ cdef object _SSLError = ssl.SSLError
 
 cdef enum:
     HIGH = 65536          # bytes that wait, from which on the protocol is asked to pause
+    SMALL = 4096          # bytes that are copied rather than looked at
     SEALED = 65536        # bytes of TLS that are read at once: what comes of them fits into the buffer
+
+
+cdef object plain(const uint8_t* data, ssize_t size):
+    """Bytes for `seal`."""
+    if size <= SMALL:
+        return PyBytes_FromStringAndSize(<char*>data, size)
+    return PyMemoryView_FromMemory(<char*>data, size, PyBUF_READ)
 
 
 cdef class Conn:
@@ -145,6 +153,11 @@ cdef class Conn:
             raise RuntimeError("it is encrypted already")
         self._tls, self._tls_in, self._tls_out = session, incoming, outgoing
 
+    def flush(self):
+        """Send what TLS has to say for itself."""
+        if self._tls is not None:
+            self.flush_sealed()
+
     cdef ssize_t read_sealed(self, uint8_t* to) except -2:
         """What comes of the bytes that are there, put to `to`; 0: the peer has ended; -1: nothing yet, or it is lost."""
         cdef ssize_t size = c_recv(self._fd, to, SEALED, MSG_DONTWAIT), got = 0, part
@@ -154,10 +167,17 @@ cdef class Conn:
                 return -1
             return 0
         try:
-            self._tls_in.write(PyMemoryView_FromMemory(<char*>to, size, PyBUF_READ))
-            while self._tls_in.pending or self._tls.pending():
-                # At most as much comes out as went in, with the rest of one record: it fits.
-                part = self._tls.read(CHUNK - got, PyMemoryView_FromMemory(<char*>to + got, CHUNK - got, PyBUF_WRITE))
+            if size <= SMALL:
+                self._tls_in.write(PyBytes_FromStringAndSize(<char*>to, size))
+            else:
+                self._tls_in.write(PyMemoryView_FromMemory(<char*>to, size, PyBUF_READ))
+            # At most as much comes out as went in, with the rest of one record, and each read takes a whole one: it
+            # fits, and nothing that was decrypted is left behind.
+            while self._tls_in.pending:
+                if to == self._pump._buffer and got == 0:
+                    part = self._tls.read(CHUNK, self._pump._view)
+                else:
+                    part = self._tls.read(CHUNK, PyMemoryView_FromMemory(<char*>to + got, CHUNK - got, PyBUF_WRITE))
                 got += part
                 if part == 0:
                     self._is_over = True
@@ -435,11 +455,13 @@ cdef class Conn:
 
     # --- the rest of asyncio.Transport -------------------------------------------------------------------------------
     def get_extra_info(self, name, default=None):
-        """See asyncio.BaseTransport: socket, peername, sockname, ssl_object."""
+        """See asyncio.BaseTransport: socket, peername, sockname, ssl_object, sslcontext."""
         if name == "socket":
             return default if self._fd < 0 and self._sock is None else TransportSocket(self.socket())
         if name == "ssl_object":
             return default if self._tls is None else self._tls
+        if name == "sslcontext":
+            return default if self._tls is None else self._tls.context
         if name == "peername":
             return default if self._peer is None else self._peer
         if name == "sockname":

@@ -104,6 +104,33 @@ class NativeLoop(asyncio.SelectorEventLoop):
         self.pump.hurry(when)
         return super().call_at(when, callback, *args, context=context)
 
+    def _accept_connection(
+        self,
+        protocol_factory: Callable[[], asyncio.BaseProtocol],
+        sock: socket.socket,
+        sslcontext: object = None,
+        server: object = None,
+        backlog: int = 100,
+        *more: Any,
+        **options: Any,
+    ) -> None:
+        """What asyncio's servers accept by, without a task for each: there is nothing to wait for without its TLS."""
+        for _ in range(backlog if sslcontext is None else 0):
+            try:
+                accepted, peer = sock.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError:
+                break
+            accepted.setblocking(False)
+            self._make_socket_transport(accepted, protocol_factory(), extra={"peername": peer})
+        else:
+            if sslcontext is None:
+                return
+        # It meets the same error, and knows what to do where descriptors are scarce.
+        accept = super()._accept_connection  # type: ignore[misc]
+        accept(protocol_factory, sock, sslcontext, server, backlog, *more, **options)
+
     def _make_socket_transport(
         self,
         sock: socket.socket,

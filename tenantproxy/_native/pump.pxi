@@ -11,6 +11,7 @@ cdef class Pump:
     cdef int _epoll
     cdef epoll_event[EVENTS] _events
     cdef uint8_t* _buffer         # for what is read, with room before it for the beginning of a message
+    cdef object _view             # all of it, for TLS to write into
     cdef object _loop
     cdef object _ready            # what the loop calls next; it must not wait while there is something
     cdef list _conns              # all that are open, by their descriptors
@@ -39,6 +40,7 @@ cdef class Pump:
         if self._buffer is NULL:
             raise MemoryError
         self._conns = []
+        self._view = PyMemoryView_FromMemory(<char*>self._buffer, LONGEST + CHUNK, PyBUF_WRITE)
         self._graves = []
         self._parked = []
         self._late = []

@@ -147,7 +147,7 @@ cdef class Rider:
             out = self.sent()
             data, size = <const uint8_t*>PyBytes_AS_STRING(out), PyBytes_GET_SIZE(out)
         if backend._tls is not None:
-            out = backend.seal(PyMemoryView_FromMemory(<char*>data, size, PyBUF_READ))
+            out = backend.seal(plain(data, size))
             if backend._is_lost:
                 return 0
             data, size = <const uint8_t*>PyBytes_AS_STRING(out), PyBytes_GET_SIZE(out)
@@ -216,7 +216,7 @@ cdef class Rider:
         cdef bytes sealed
         cdef ssize_t sent
         if conn._tls is not None:
-            sealed = conn.seal(PyMemoryView_FromMemory(<char*>data, size, PyBUF_READ))
+            sealed = conn.seal(plain(data, size))
             if conn._is_lost:
                 return 0
             data, size = <const uint8_t*>PyBytes_AS_STRING(sealed), PyBytes_GET_SIZE(sealed)

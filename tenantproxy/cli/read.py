@@ -184,7 +184,8 @@ def admin_url(settings: Settings) -> str:
         )
         raise ConfigurationError([problem])
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    scheme = "https" if settings.admin.ssl_cert_file else "http"  # verified, by the authorities of the system
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 def may_have_token(url: str, admin: Admin) -> bool:

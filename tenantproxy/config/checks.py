@@ -107,6 +107,12 @@ def _passwords(parts: WellFormedSections) -> Iterator[Problem]:
             yield _no_password(f"servers.{name}.admin.password_file")
         if server.login is not None and server.login.password is None and not server.ssl_cert_file:
             yield _no_password(f"servers.{name}.login.password_file")
+        if server.ssl_crl_file and not server.ssl_root_cert_file:
+            yield Problem(
+                key=f"servers.{name}.ssl_crl_file",
+                problem="is only read with ssl_root_cert_file",
+                fix="name the authority that the list is of",
+            )
         if bool(server.ssl_cert_file) != bool(server.ssl_key_file):
             yield Problem(
                 key=f"servers.{name}.ssl_cert_file",

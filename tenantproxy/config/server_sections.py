@@ -63,6 +63,7 @@ class Server(Section):
     password_env: Text | None = None
     ssl: SslMode = "prefer"
     ssl_root_cert_file: Text = ""
+    ssl_crl_file: Text = ""  # revoked certificates of servers
     ssl_cert_file: Text = ""
     ssl_key_file: Text = ""
     require_auth: Annotated[tuple[AuthMethod, ...], BeforeValidator(texts)] = ("scram-sha-256",)  # of the [pg] port

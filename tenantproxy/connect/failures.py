@@ -14,6 +14,7 @@ import asyncpg
 
 from tenantproxy.connect.checks import BEHIND_POOLER, WrongRole
 from tenantproxy.connect.host_look import HostMoved, NoHost
+from tenantproxy.connect.key_file import UnusableFile
 from tenantproxy.connect.refusals import place_of
 from tenantproxy.errors import BudgetExhausted, ConnectFailed, ProtocolError, TenantProxyError
 from tenantproxy.model import PoolKey
@@ -38,8 +39,20 @@ _CERTIFICATE: Final = {  # X509_V_ERR_*, of OpenSSL's x509_vfy.h
     19: "it is signed by an authority that is not trusted here",
     20: "it is signed by an authority that is not trusted here",
     21: "it is signed by an authority that is not trusted here",
+    12: "the list of revoked certificates has expired",
+    3: "there is no list of revoked certificates of its authority",
+    23: "it has been revoked",
     62: "it is not for the host name that is configured here",
     64: "it is not for the address that is configured here",
+}
+_ALERTS: Final = {  # what a server says to the certificate that it is shown
+    "TLSV1_ALERT_UNKNOWN_CA": "it does not trust the authority of our certificate",
+    "SSLV3_ALERT_CERTIFICATE_EXPIRED": "our certificate has expired",
+    "SSLV3_ALERT_CERTIFICATE_REVOKED": "our certificate has been revoked",
+    "SSLV3_ALERT_BAD_CERTIFICATE": "it does not accept our certificate",
+    "SSLV3_ALERT_CERTIFICATE_UNKNOWN": "it does not accept our certificate",
+    "TLSV13_ALERT_CERTIFICATE_REQUIRED": "it wants a certificate, and we have none",
+    "TLSV1_ALERT_PROTOCOL_VERSION": "it speaks no version of TLS that is allowed here",
 }
 _OURS: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)  # says nothing of the server
 _DENIED = {
@@ -92,6 +105,8 @@ def classify(error: BaseException, key: PoolKey) -> tuple[TenantProxyError, Fail
         return error, "denied"
     if isinstance(error, NoHost):
         return _no_host(error, where, key)
+    if (below := _tls_below(error)) is not None:
+        return _untrusted(below, where, key), "denied"
     if isinstance(error, asyncpg.PostgresError | Refused):
         state = error.sqlstate or ""
         if state == "53300":
@@ -125,6 +140,14 @@ def _no_host(error: NoHost, where: str, key: PoolKey) -> tuple[TenantProxyError,
     return classify(error.cause, key)
 
 
+def _tls_below(error: BaseException) -> ssl.SSLError | None:
+    """What TLS said, where asyncpg's error is that the connection ended: with TLS 1.3 a server refuses us late."""
+    cause = error.__cause__ or error.__context__
+    if not isinstance(error, asyncpg.PostgresConnectionError | ConnectionError):
+        return None
+    return cause if isinstance(cause, ssl.SSLError) else None
+
+
 def _of_the_system(error: BaseException, where: str, key: PoolKey) -> tuple[TenantProxyError, Failure] | None:
     """What the network, TLS or this machine said; None for what is none of theirs."""
     if isinstance(error, HostMoved):
@@ -135,6 +158,10 @@ def _of_the_system(error: BaseException, where: str, key: PoolKey) -> tuple[Tena
         return ConnectFailed(message, detail=where, hint=hint, retry_after=1.0), "busy"
     if isinstance(error, OSError) and error.errno in _OURS:
         return _no_descriptors(where), "busy"
+    if isinstance(error, UnusableFile):
+        section = f"[servers.{key.server}]"
+        what = "a file that TLS with the PostgreSQL server needs cannot be used"
+        return _lasting(what, f"{where}, {error.key} {error.why}", hint=f"see {section}: {error.fix}"), "denied"
     if isinstance(error, ssl.SSLError):
         return _untrusted(error, where, key), "denied"
     if isinstance(error, socket.gaierror):
@@ -183,7 +210,7 @@ def _untrusted(error: ssl.SSLError, where: str, key: PoolKey) -> ConnectFailed:
     if not isinstance(error, ssl.SSLCertVerificationError):
         found = _lasting(
             "TLS with the PostgreSQL server failed",
-            f"{where}, {getattr(error, 'reason', None) or type(error).__name__}",
+            f"{where}, {_ALERTS.get(error.reason or '') or error.reason or type(error).__name__}",
             hint=f"see ssl, ssl_cert_file and ssl_key_file of {section}, and the server's log",
         )
         return _caused(found, error)

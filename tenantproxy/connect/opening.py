@@ -5,7 +5,6 @@ State: what is known of servers (their versions) and the keys that sign for data
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from time import monotonic
@@ -36,7 +35,7 @@ from tenantproxy.pools.base import ServerProcess
 from tenantproxy.pools.limits import NO_LIMIT
 from tenantproxy.pools.pool import Pool
 
-__all__ = ["ADMIN_PROFILE", "LOGIN_PROFILE", "WARM_WINDOW", "Opening", "tls_context"]
+__all__ = ["ADMIN_PROFILE", "LOGIN_PROFILE", "WARM_WINDOW", "Opening"]
 
 C = TypeVar("C")
 
@@ -275,14 +274,3 @@ class Opening:
     def violated(self, check: str, key: PoolKey, detail: str) -> None:
         """Count and tell that a check of isolation failed."""
         note_violation(self._violations, self._observer, check, key, detail)
-
-
-def tls_context(server: Server) -> ssl.SSLContext:
-    """What a server's certificate is checked against, and which certificate it is shown."""
-    context = ssl.create_default_context(cafile=server.ssl_root_cert_file or None)
-    context.check_hostname = server.ssl == "verify-full"
-    if server.ssl not in ("verify-ca", "verify-full"):
-        context.verify_mode = ssl.CERT_NONE
-    if server.ssl_cert_file:
-        context.load_cert_chain(server.ssl_cert_file, server.ssl_key_file or None)
-    return context

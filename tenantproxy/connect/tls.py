@@ -16,7 +16,7 @@ from typing import Any, Final, TypeAlias
 
 from tenantproxy.connect.tls_transport import TlsTransport
 
-__all__ = ["Handshake", "HandshakeTurns", "Secured"]
+__all__ = ["Handshake", "HandshakeTurns", "Secured", "shake_hands"]
 
 _TURN_SECONDS: Final = 0.001  # of one step of the event loop; a handshake with an RSA key is longer, and has one alone
 _MAX_HELLO: Final = 128 * 1024  # bytes that a peer may send before the handshake is over
@@ -141,7 +141,6 @@ class Handshake(asyncio.Protocol):
             self._send()  # the alert that tells the peer why
             self._fail(exc if isinstance(exc, ssl.SSLError) else ssl.SSLError(str(exc)))
             return
-        self._send()
         self._finish()
 
     def _send(self) -> None:
@@ -165,15 +164,43 @@ class Handshake(asyncio.Protocol):
             self._fail(exc)
             return
         self._is_over = True
-        self._on_done(_encrypting(self._transport, self._session, self._incoming, self._outgoing), early)
+        secured = _encrypting(self._transport, self._session, self._incoming, self._outgoing)
+        self._on_done(secured, early)
+        secured.flush()  # the end of the handshake and the session's ticket, unless an answer has taken them with it
 
 
-def _encrypting(
-    transport: Any, session: ssl.SSLObject, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO
-) -> asyncio.Transport:
-    """The transport of the session: that of the compiled path does it itself."""
+async def shake_hands(transport: asyncio.Transport, context: ssl.SSLContext, server_hostname: str) -> asyncio.Transport:
+    """The transport that encrypts, of a client; its protocol is to be set before anything else is awaited.
+
+    Raises ssl.SSLError or OSError. When it fails or is cancelled, the caller aborts `transport`.
+    """
+    done: asyncio.Future[asyncio.Transport] = asyncio.get_running_loop().create_future()
+
+    def secured(transport: asyncio.Transport, early: bytes) -> None:
+        if early and not done.done():  # a server speaks when it is spoken to
+            done.set_exception(ConnectionResetError("the server spoke before it was asked"))
+        elif not done.done():
+            done.set_result(transport)
+
+    def failed(error: Exception) -> None:
+        if not done.done():
+            done.set_exception(error)
+
+    turns = HandshakeTurns()  # of its own: connects are few at once
+    handshake = Handshake.on(
+        transport, context, server_hostname=server_hostname, turns=turns, on_done=secured, on_failed=failed
+    )
+    handshake.begin()
+    secured_by = await done
+    if secured_by.is_closing():
+        raise ConnectionResetError("the server closed the connection behind the handshake")
+    return secured_by
+
+
+def _encrypting(transport: Any, session: ssl.SSLObject, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO) -> Any:
+    """The transport of the session, which has `flush`: that of the compiled path itself, or one on it."""
     encrypt = getattr(transport, "encrypt", None)
     if encrypt is None:
         return TlsTransport(transport, session, incoming, outgoing)
     encrypt(session, incoming, outgoing)
-    return transport  # type: ignore[no-any-return]
+    return transport

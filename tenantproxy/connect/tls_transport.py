@@ -18,12 +18,13 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
     def __init__(
         self, below: asyncio.Transport, session: ssl.SSLObject, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO
     ) -> None:
-        super().__init__({"ssl_object": session})
+        super().__init__({"ssl_object": session, "sslcontext": session.context})
         self._below = below
         self._session = session
         self._incoming = incoming
         self._outgoing = outgoing
         self._protocol: asyncio.BaseProtocol = asyncio.Protocol()
+        self._error: ssl.SSLError | None = None  # why it was given up
         self._is_ended = False  # the peer was told that nothing more comes
         below.set_protocol(self)
 
@@ -43,11 +44,12 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
             pass
         except ssl.SSLZeroReturnError:
             is_over = True
-        except ssl.SSLError:
-            self._flush()
+        except ssl.SSLError as exc:
+            self._error = exc
+            self.flush()
             self._below.abort()
             return
-        self._flush()  # the answer to a new key
+        self.flush()  # the answer to a new key
         if said := b"".join(plain):
             self._protocol.data_received(said)  # type: ignore[attr-defined]
         if is_over and not self.is_closing() and not self._protocol.eof_received():  # type: ignore[attr-defined]
@@ -59,7 +61,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio."""
-        self._protocol.connection_lost(exc)
+        self._protocol.connection_lost(self._error or exc)
 
     def pause_writing(self) -> None:
         """See asyncio."""
@@ -79,10 +81,11 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         except ssl.SSLError:
             self._below.abort()
             return
-        self._flush()
+        self.flush()
 
-    def _flush(self) -> None:
-        if self._outgoing.pending:
+    def flush(self) -> None:
+        """Send what TLS has to say for itself."""
+        if self._outgoing.pending and not self._below.is_closing():
             self._below.write(self._outgoing.read())
 
     def write_eof(self) -> None:
@@ -94,7 +97,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
             self._session.unwrap()
         except ssl.SSLError:
             pass  # it was told; what it says to that is read as anything else
-        self._flush()
+        self.flush()
 
     def can_write_eof(self) -> bool:
         """See asyncio."""

@@ -17,9 +17,10 @@ import asyncpg
 from tenantproxy.config import Server
 from tenantproxy.connect.checks import CHECK, Answer
 from tenantproxy.connect.lease_policy import END_TIMEOUT
-from tenantproxy.connect.opening import ADMIN_PROFILE, LOGIN_PROFILE, WARM_WINDOW, Opening, tls_context
+from tenantproxy.connect.opening import ADMIN_PROFILE, LOGIN_PROFILE, WARM_WINDOW, Opening
 from tenantproxy.connect.place import Place
 from tenantproxy.connect.reach import PIN_PATH, REACH
+from tenantproxy.connect.server_tls import tls_context
 from tenantproxy.connect.tasks import ConnectorTasks
 from tenantproxy.connect.trust import CHECK as TRUST_CHECK
 from tenantproxy.connect.watch import EndWatches

@@ -12,8 +12,9 @@ from typing import Final
 
 from tenantproxy.config import Server
 from tenantproxy.connect.failures import no_tls
-from tenantproxy.connect.opening import tls_context
 from tenantproxy.connect.refusals import place_of
+from tenantproxy.connect.server_tls import tls_context
+from tenantproxy.connect.tls import shake_hands
 from tenantproxy.raw.backend import RawBackend
 
 __all__ = ["Way", "connect", "ways"]
@@ -75,6 +76,7 @@ async def connect(backend: RawBackend, server: Server, way: Way) -> None:
     try:
         await _secure(backend, server, way.context, must=way.must)
     except BaseException:
+        backend.transport.set_protocol(backend)  # which hears of its end
         backend.transport.abort()
         raise
 
@@ -83,10 +85,10 @@ async def _secure(backend: RawBackend, server: Server, context: ssl.SSLContext, 
     answer = await _ask(backend)
     if answer == b"S":
         # Whatever came in the clear after this byte would be taken for the server's own word: `_ask` lets nothing pass.
-        loop = asyncio.get_running_loop()
-        transport = await loop.start_tls(backend.transport, backend, context, server_hostname=server.host)
-        if transport is None or backend.is_closed:
+        if backend.is_closed:
             raise ConnectionResetError("the server closed the connection while TLS began")
+        transport = await shake_hands(backend.transport, context, server.host)
+        transport.set_protocol(backend)
         backend.use(transport)
     elif answer != b"N":
         raise ConnectionResetError("the server does not answer as PostgreSQL does")

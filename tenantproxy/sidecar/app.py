@@ -40,6 +40,7 @@ from tenantproxy.sidecar.lag import LoopLag
 from tenantproxy.sidecar.listener import HttpListener
 from tenantproxy.sidecar.pg import PgPort, Reread
 from tenantproxy.sidecar.starting import any_of_registry, until_done
+from tenantproxy.sidecar.tls import listener_tls
 
 __all__ = ["DRAIN_TIMEOUT", "Sidecar", "run", "serve_until_signalled"]
 
@@ -89,6 +90,7 @@ class Sidecar:
             ceiling=ceiling(settings.servers.values()),
             max_per_address=settings.http.per_address,
             is_exempt=TrustedProxies.configured(settings.http).trusts,
+            tls=listener_tls(settings.http, "http"),
         )
         admin = admin_app(
             self._requests,
@@ -98,8 +100,11 @@ class Sidecar:
             gate=admin_gate(settings.admin),
         )
         self._admin = _listener(
-            settings.admin.listen, admin, protocol="admin", max_clients=_ADMIN_CLIENTS, drain_timeout=drain_timeout
-        )
+            settings.admin.listen, admin, protocol="admin", max_clients=_ADMIN_CLIENTS, drain_timeout=drain_timeout,
+            tls=listener_tls(settings.admin, "admin"),
+        )  # fmt: skip
+        if self.pg is not None:
+            self.pg.read_others = self._read_certificates
         self._series = registry_of(
             RouterCollector(lambda: self._stats or router.stats(), version=VERSION, tenants=lambda: self._tenants),
             ProcessCollector(self._process, self._requests),
@@ -190,9 +195,24 @@ class Sidecar:
         await self._lag.close()
 
     async def reload(self) -> None:
-        """Read the users of the PostgreSQL port again. Raises ConfigurationError, and nothing has changed then."""
+        """Read users and certificates again. Raises ConfigurationError, and nothing has changed then."""
         if self.pg is not None:
             await self.pg.reload()
+        else:
+            take_over = await asyncio.to_thread(self._read_certificates)
+            take_over()
+
+    def _read_certificates(self) -> Callable[[], None]:
+        """Those of the HTTP listeners; what is returned lets them be shown. Raises ConfigurationError."""
+        settings = self.router.settings
+        public, admin = listener_tls(settings.http, "http"), listener_tls(settings.admin, "admin")
+
+        def take_over() -> None:
+            for listener, tls in ((self._public, public), (self._admin, admin)):
+                if listener is not None:
+                    listener.tls = tls
+
+        return take_over
 
     async def __aenter__(self) -> Self:
         if not self._is_open:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
-from typing import Final, cast
+from typing import Any, Final, cast
 
 from aiohttp import web
 
+from tenantproxy.connect.tls import Handshake, HandshakeTurns
 from tenantproxy.metrics.listeners import ListenerStats
 from tenantproxy.sidecar.descriptors import is_scarce
 from tenantproxy.sidecar.http_protocol import HttpProtocol
 from tenantproxy.sidecar.places import Places, network_of
+from tenantproxy.sidecar.tls import ListenerTls
 
 __all__ = ["HttpListener"]
 
@@ -46,7 +48,8 @@ class HttpListener:
     address that `is_exempt` does not hold for, with 429. The head of each request must be complete `head_timeout`
     seconds after its first byte, that of the first request after the connection was opened: silence is free of charge,
     and would take the places of all. For the same reason a client that takes nothing of what it asked for is cut off
-    after `write_timeout` seconds.
+    after `write_timeout` seconds. `tls`: with what clients must speak; replaced when certificates are read again. A
+    handshake is part of the first head.
     """
 
     def __init__(
@@ -64,7 +67,10 @@ class HttpListener:
         max_per_address: int = 0,
         idle_grace: float = 1.0,
         is_exempt: Callable[[str], bool] = lambda peer: False,
+        tls: ListenerTls | None = None,
     ) -> None:
+        self.tls = tls
+        self.turns = HandshakeTurns()
         self.ceiling = ceiling  # see `descriptors.ceiling`
         self.head_timeout = head_timeout
         self.write_timeout = write_timeout
@@ -92,7 +98,8 @@ class HttpListener:
         if self._server is None or not self._server.sockets:
             raise RuntimeError("the listener is not open")
         host, port = self._server.sockets[0].getsockname()[:2]
-        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        scheme = "http" if self.tls is None else "https"
+        return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
     @property
     def is_open(self) -> bool:
@@ -101,7 +108,12 @@ class HttpListener:
 
     def stats(self) -> ListenerStats:
         """The clients of this moment."""
-        return ListenerStats(protocol=self._protocol, clients=len(self.places), limit=self.places.limit)
+        return ListenerStats(
+            protocol=self._protocol,
+            clients=len(self.places),
+            limit=self.places.limit,
+            certificate_expires_at=None if self.tls is None else self.tls.expires_at,
+        )
 
     async def close(self) -> None:
         """Stop accepting; what runs may finish within `drain_timeout`, idle connections end at once; cut the rest."""
@@ -148,14 +160,30 @@ class _Client(asyncio.Protocol):
         peer = transport.get_extra_info("peername")
         if peer and not self._listener.is_exempt(peer[0]):
             self.address = network_of(peer[0])
-        admitted = self._listener.admit(self)
+        admitted, tls = self._listener.admit(self), self._listener.tls
         if isinstance(admitted, bytes):
+            if tls is not None:
+                self._transport.abort()  # a handshake for a refusal would be for free
+                return
             self._transport.write(admitted)
             self._abort_after(_REFUSED_SECONDS)
             return
-        self._inner = admitted
-        self._inner.connection_made(transport)
         self._abort_after(self._listener.head_timeout)
+        if tls is None:
+            self._inner = admitted
+            self._inner.connection_made(transport)
+            return
+
+        def secured(transport: asyncio.Transport, early: bytes) -> None:
+            self._inner = admitted
+            self._transport = transport
+            transport.set_protocol(self)
+            admitted.connection_made(transport)
+            if early:
+                self.data_received(early)
+
+        parts: Any = {"turns": self._listener.turns, "on_done": secured, "on_failed": self.connection_lost}
+        Handshake.on(self._transport, tls.context, **parts).begin()
 
     def data_received(self, data: bytes) -> None:
         if self._inner is None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping
+from functools import lru_cache
 from ipaddress import ip_address, ip_network
 from time import monotonic
 from typing import Generic, Protocol, TypeVar
@@ -111,6 +112,7 @@ class Places(Generic[C]):
         return client.address if self.per_address else None
 
 
+@lru_cache(maxsize=4096)  # the same addresses come again and again
 def network_of(peer: str) -> str:
     """What a peer counts as: an IPv4 address, or the IPv6 network of 64 bits that one customer has at least."""
     try:

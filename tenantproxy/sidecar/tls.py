@@ -15,7 +15,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 
 from tenantproxy.config import Admin, Http, Pg
-from tenantproxy.connect.key_file import UnusableKey, load_certificate
+from tenantproxy.connect.key_file import UnusableFile, load_authorities, load_certificate
 from tenantproxy.errors import ConfigurationError, Problem
 
 __all__ = ["ALPN", "ListenerTls", "TlsSection", "listener_tls"]
@@ -54,21 +54,16 @@ def listener_tls(section: TlsSection, key: str) -> ListenerTls | None:
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE
     context.num_tickets = 1  # PostgreSQL's own clients resume no session
     try:
-        load_certificate(context, section.ssl_cert_file, section.ssl_key_file)
-    except UnusableKey as exc:
-        raise _wrong(key, "ssl_key_file" if exc.is_key else "ssl_cert_file", exc.why, exc.fix) from None
+        _load(context, section)
+    except UnusableFile as exc:
+        raise _wrong(key, exc.key, exc.why, exc.fix) from None
     _set_ciphers(context, section, key)
-    if section.ssl_client_ca_file:
-        _load(context, section.ssl_client_ca_file, key, "ssl_client_ca_file", "certificate of an authority")
-        context.verify_mode = ssl.CERT_OPTIONAL if isinstance(section, Pg) else ssl.CERT_REQUIRED
-    if section.ssl_crl_file:
-        _load(context, section.ssl_crl_file, key, "ssl_crl_file", "list of revoked certificates")
-        context.verify_flags |= ssl.VERIFY_CRL_CHECK_CHAIN
     certificate = _certificate(section.ssl_cert_file, key)
     tls = ListenerTls(context, certificate.not_valid_after_utc.timestamp(), _binding(certificate))
     if isinstance(section, Pg):
         context.set_alpn_protocols([ALPN])
-        context.sni_callback = _noting(tls.names)
+        if section.ssl_tenant_domain:
+            context.sni_callback = _noting(tls.names)
     else:
         context.set_alpn_protocols(["http/1.1"])
     return tls
@@ -91,15 +86,14 @@ def _set_ciphers(context: ssl.SSLContext, section: TlsSection, key: str) -> None
             raise _wrong(key, "ssl_ciphers", "selects no cipher", fix) from None
 
 
-def _load(context: ssl.SSLContext, path: str, key: str, name: str, what: str) -> None:
-    try:
-        context.load_verify_locations(path)
-    except ssl.SSLError as exc:
-        problem = f"holds no {what} that can be read ({exc.reason or 'not PEM'})"
-        raise _wrong(key, name, problem, "write it as PEM") from None
-    except OSError as exc:
-        problem = f"cannot be read ({exc.strerror})"
-        raise _wrong(key, name, problem, "name a file that the process may read") from None
+def _load(context: ssl.SSLContext, section: TlsSection) -> None:
+    load_certificate(context, section.ssl_cert_file, section.ssl_key_file)
+    if section.ssl_client_ca_file:
+        load_authorities(context, section.ssl_client_ca_file, "ssl_client_ca_file")
+        context.verify_mode = ssl.CERT_OPTIONAL if isinstance(section, Pg) else ssl.CERT_REQUIRED
+    if section.ssl_crl_file:
+        load_authorities(context, section.ssl_crl_file, "ssl_crl_file", "list of revoked certificates")
+        context.verify_flags |= ssl.VERIFY_CRL_CHECK_CHAIN
 
 
 def _certificate(path: str, key: str) -> x509.Certificate:

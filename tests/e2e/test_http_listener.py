@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -14,10 +16,13 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from tenantproxy.config import Http
 from tenantproxy.errors import InvalidCredentials, PoolTimeout, TenantNotFound
 from tenantproxy.metrics.listeners import HttpRequests
 from tenantproxy.sidecar.http import public_app
 from tenantproxy.sidecar.listener import HttpListener
+from tenantproxy.sidecar.tls import listener_tls
+from tests.support.authority import Authority
 from tests.support.waiting import PATIENCE, until
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -437,3 +442,51 @@ async def test_who_reads_slowly_gets_the_whole_answer() -> None:
     async with listening(web.get("/large", large), write_timeout=PATIENCE) as listener:
         answer = await raw(listener.url, b"GET /large HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
     assert len(answer) > 8 * 1024 * 1024
+
+
+# --- TLS -------------------------------------------------------------------------------------------------------------
+async def test_a_listener_with_a_certificate_speaks_tls_alone_and_knows_it(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    certified = listener_tls(Http(**authority.certificate("localhost", "127.0.0.1").listener), "http")
+
+    async def scheme(request: web.Request) -> web.Response:
+        return web.Response(text=f"{request.scheme} {len(await request.read())}")
+
+    async with listening(web.post("/", scheme), tls=certified) as listener:
+        assert listener.url.startswith("https://127.0.0.1:")
+        assert listener.stats().certificate_expires_at is not None
+        context = ssl.create_default_context(cafile=str(authority.root))
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=context)) as session:
+            for _ in range(2):
+                async with session.post(listener.url, data=b"x" * 300_000) as answer:
+                    assert await answer.text() == "https 300000"
+        with suppress(ConnectionResetError):
+            assert b"HTTP" not in await raw(listener.url, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        await until(lambda: listener.stats().clients == 0, "no client is connected")
+
+
+@pytest.mark.parametrize("sent", [b"", b"\x16\x03\x01\x02\x00\x01"])
+async def test_who_stops_in_a_handshake_keeps_no_place(tmp_path: Path, sent: bytes) -> None:
+    certified = listener_tls(Http(**Authority(tmp_path).certificate("localhost").listener), "http")
+    async with listening(web.get("/", ok), tls=certified, max_clients=1, head_timeout=0.1) as listener:
+        with suppress(ConnectionResetError):
+            assert await raw(listener.url, sent) == b""
+        await until(lambda: listener.stats().clients == 0, "no client is connected")
+
+
+async def test_a_client_without_a_certificate_of_the_authority_is_not_served(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    keys = authority.certificate("localhost", "127.0.0.1").listener | {"ssl_client_ca_file": str(authority.root)}
+    shown = authority.certificate("client")
+    async with listening(web.get("/", ok), tls=listener_tls(Http(**keys), "http")) as listener:
+        for is_shown in (True, False):
+            context = ssl.create_default_context(cafile=str(authority.root))
+            if is_shown:
+                context.load_cert_chain(shown.certificate, shown.key)
+            async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=context)) as session:
+                if is_shown:
+                    async with session.get(listener.url) as answer:
+                        assert answer.status == 200
+                else:
+                    with pytest.raises(aiohttp.ClientError):
+                        await session.get(listener.url)

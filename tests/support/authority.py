@@ -50,6 +50,13 @@ class Authority:
         self.root = folder / f"{name}.crt"
         self.root.write_bytes(made.public_bytes(serialization.Encoding.PEM))
 
+    def own_key(self) -> Path:
+        """The key of `root`, in a file."""
+        path = self.folder / f"{self._prefix}-own.key"
+        path.touch(mode=0o600)
+        path.write_bytes(_pem(self._key))
+        return path
+
     def _builder(self, name: x509.Name, key: ec.EllipticCurvePublicKey, *, days: float) -> x509.CertificateBuilder:
         now = datetime.datetime.now(datetime.UTC)
         return (
@@ -82,11 +89,7 @@ class Authority:
         pair = Pair(stem.with_suffix(".crt"), stem.with_suffix(".key"), made.serial_number)
         pair.certificate.write_bytes(made.public_bytes(serialization.Encoding.PEM))
         pair.key.touch(mode=0o600)
-        pair.key.write_bytes(
-            key.private_bytes(
-                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-            )
-        )
+        pair.key.write_bytes(_pem(key))
         return pair
 
     def crl(self, *revoked: Pair) -> Path:
@@ -111,3 +114,9 @@ def _general(name: str) -> x509.GeneralName:
         return x509.IPAddress(ipaddress.ip_address(name))
     except ValueError:
         return x509.DNSName(name)
+
+
+def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )

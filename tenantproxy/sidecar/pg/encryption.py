@@ -10,6 +10,7 @@ import ssl
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import ip_address
 from typing import Any, Final
 
@@ -111,10 +112,13 @@ def check_encryption(channel: Channel, required: str) -> None:
 
 def _is_local(transport: asyncio.BaseTransport) -> bool:
     peer = transport.get_extra_info("peername")
-    if not isinstance(peer, tuple):
-        return True  # a unix socket
+    return _is_loopback(str(peer[0])) if isinstance(peer, tuple) else True  # a unix socket
+
+
+@lru_cache(maxsize=1024)  # the same machines connect again and again
+def _is_loopback(host: str) -> bool:
     try:
-        address = ip_address(str(peer[0]).partition("%")[0])
+        address = ip_address(host.partition("%")[0])
     except ValueError:
         return False
     mapped = getattr(address, "ipv4_mapped", None)

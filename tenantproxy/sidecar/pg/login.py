@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 from collections.abc import Callable
 from contextvars import Context
 from dataclasses import replace
@@ -75,9 +74,6 @@ class StartupConnection(asyncio.Protocol):
         """See asyncio."""
         self.transport = cast("asyncio.Transport", transport)  # uvloop's is none by its class
         self.address = address_of(transport.get_extra_info("peername"))
-        sock = transport.get_extra_info("socket")
-        if sock is not None and sock.family != socket.AF_UNIX:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._timer = asyncio.get_running_loop().call_later(LOGIN_SECONDS, self._too_slow, context=Context())
         self._host.accepted(self)
 

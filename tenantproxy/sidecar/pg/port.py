@@ -44,6 +44,7 @@ class PgPort:
         self._lending: RawLending | None = None  # from open to close
         self._listener: PgListener | None = None
         self._users: Users | None = None
+        self.read_others: Callable[[], Callable[[], None]] = _nothing  # certificates of others, for `reload`
 
     @classmethod
     def configured(
@@ -117,7 +118,9 @@ class PgPort:
                 for name in fixed
             )
         tls = await asyncio.to_thread(listener_tls, new.pg, "pg")
+        take_over_others = await asyncio.to_thread(self.read_others)
         self._users.reload(new.pg.users)
+        take_over_others()
         self._settings = old.model_copy(update={"pg": new.pg})
         if self._listener is not None:
             self._listener.reload(new.pg, tls)
@@ -153,3 +156,7 @@ class PgPort:
         if self._listener is None:
             return ListenerStats(protocol="pg", clients=0, limit=self._settings.pg.max_clients)
         return self._listener.stats()
+
+
+def _nothing() -> Callable[[], None]:
+    return lambda: None

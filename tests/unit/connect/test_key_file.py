@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives import serialization
 
-from tenantproxy.connect.key_file import UnusableKey, load_certificate
+from tenantproxy.connect.key_file import UnusableFile, load_certificate
 from tests.support.authority import Authority, Pair
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="permissions of files are POSIX's")
@@ -52,9 +52,9 @@ def test_a_key_that_cannot_be_used_is_refused_with_the_reason(pair: Pair, how: s
     spoil, why, is_key = SPOILED[how]
     load(pair)
     spoil(pair)
-    with pytest.raises(UnusableKey, match=why) as caught:
+    with pytest.raises(UnusableFile, match=why) as caught:
         load(pair)
-    assert caught.value.is_key is is_key
+    assert caught.value.key == ("ssl_key_file" if is_key else "ssl_cert_file")
     assert caught.value.fix
 
 
@@ -63,5 +63,5 @@ def test_a_key_of_roots_may_be_read_by_a_group_and_one_of_another_user_is_refuse
     pair.key.chmod(0o640)
     load(pair)
     os.chown(pair.key, 12345, -1)
-    with pytest.raises(UnusableKey, match="belongs to another user"):
+    with pytest.raises(UnusableFile, match="belongs to another user"):
         load(pair)
