@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import replace
 from time import monotonic
 from typing import Any, Final, Self
@@ -30,6 +30,7 @@ from tenantproxy.errors import (
     Problem,
 )
 from tenantproxy.events import AdminAccess, Observer, SessionEnded, both, ignore, tolerant
+from tenantproxy.fleet.listening import FleetListening, SharedConnection
 from tenantproxy.fleet.stats import FleetStats
 from tenantproxy.lending import ScopeLending
 from tenantproxy.life import MainServices, RouterLife
@@ -102,7 +103,8 @@ class Router:
             self._main_scope, limit=max(1, size // _LOGIN_SHARE), max_waiting=_LOGINS_WAITING
         )
         """The main database for all that logins and sessions ask: a part of its connections, and a bounded queue."""
-        self.listener = Listener(LaneScope(self, listener_route(settings)), reading=reading_in_slices)
+        own_lane = LaneScope(self, listener_route(settings))
+        self.listener = Listener(FleetListening(own_lane, parts.fleet), reading=_reading)
         """Hears what the main database announces while the router is open, unless `[registry] listen` is off."""
         self.revocations = Revocations(self._main_scope, settings.auth, hearing=self.listener)
         """What was revoked. What verifies tokens opens it (the middleware does, by itself); `close` closes it."""
@@ -438,6 +440,10 @@ class Router:
     async def scrape(self) -> Stats:
         """As `snapshot`, for metrics: tenants beyond `max_tenants` are summed up."""
         return await self._parts.snapshot(self._registry, few_tenants=True)
+
+
+def _reading(conn: Guard | SharedConnection) -> AbstractContextManager[None]:
+    return conn.reading_in_slices() if isinstance(conn, SharedConnection) else reading_in_slices(conn)
 
 
 @asynccontextmanager

@@ -21,7 +21,9 @@ from tenantproxy.connect.failures import LOST, describe
 from tenantproxy.errors import ConfigurationError, Problem, TenantProxyError
 from tenantproxy.events import FleetAlone, FleetFenced, FleetJoined, FleetSkipped, Observer
 from tenantproxy.fleet.books import Books, Connections
+from tenantproxy.fleet.host import HostSlot
 from tenantproxy.fleet.link import FleetLink, Stale, addressed, is_installed
+from tenantproxy.fleet.listening import SharedConnection
 from tenantproxy.fleet.ration import FixedQuota
 from tenantproxy.fleet.stats import FleetStats
 from tenantproxy.pools.budget import ServerBudget
@@ -29,7 +31,9 @@ from tenantproxy.pools.budget import ServerBudget
 __all__ = ["SIZE_VARIABLE", "Fleet", "Phase", "boot_clock"]
 
 SIZE_VARIABLE: Final = "TENANTPROXY_FLEET_SIZE"
-_SOON: Final = 0.1  # seconds between two reports, at least
+_SOON: Final = 0.05  # seconds between two reports, at least
+_PENDING: Final = 0.1  # and how often main balances, at most
+_COUNT_AGAIN: Final = 0.5  # seconds between two censuses by one witness
 _AGE_SECONDS: Final = 0.5  # between two looks at what has grown old
 _CALL_SECONDS: Final = 2.0
 
@@ -79,6 +83,7 @@ class Fleet:
         self._key: bytes | None = None
         self._link: FleetLink | None = None
         self._books: Books | None = None
+        self._slot = HostSlot(settings.fleet.path, settings.fleet.id) if settings.fleet.path else None
         self._tasks: list[asyncio.Task[None]] = []
         self._wake = asyncio.Event()  # set when there is a reason to report before the interval is over
         self._is_fenced = False
@@ -133,6 +138,8 @@ class Fleet:
             clock=self._clock,
             wants=self._wake.set,
         )
+        if self._slot is not None:
+            self._slot.claim(books.member.process)
         try:  # nothing may be opened before the first answer
             await self._report(books, link, settings.servers[settings.main.server].connect_timeout + _CALL_SECONDS)
         except ConfigurationError:
@@ -166,6 +173,8 @@ class Fleet:
                 with suppress(TenantProxyError, TimeoutError, Stale, *LOST):
                     await link.sync(books.member.leave(), timeout=timeout)
             await link.close(timeout=timeout)
+        if self._slot is not None:
+            self._slot.release()
 
     def forget_loop(self) -> None:
         """The event loop has ended, and all that was under way in it."""
@@ -175,6 +184,8 @@ class Fleet:
     def forked(self) -> None:
         """In a child: what the parent holds and was granted is the parent's."""
         self._tasks.clear()
+        if self._slot is not None:
+            self._slot.forget()
         if self._books is not None:
             self._books.member.begin_again()
 
@@ -244,33 +255,49 @@ class Fleet:
 
     async def _pause(self, failures: int) -> None:
         interval = self._settings.fleet.interval
-        await asyncio.sleep(_SOON * (1 + random.random()))
+        await asyncio.sleep(_SOON)
         if failures:
             await asyncio.sleep(min(interval, _SOON * 2**failures) * random.random())
             return
         with suppress(TimeoutError):
             async with asyncio.timeout(interval * (0.8 + 0.4 * random.random())):
                 await self._wake.wait()
+        await asyncio.sleep(_SOON * random.random())  # all that heard the same announcement do not call at once
 
     async def _report(self, books: Books, link: FleetLink, timeout: float) -> None:
         census = await books.census()
         member = books.member
         self._wake.clear()
         now = self._clock()
-        report = member.report(now, books.holdings(now), census=census)
+        slot = self._slot
+        buried = tuple(slot.dead) if slot is not None else ()
+        report = member.report(now, books.holdings(now), census=census, buried=buried)
         self._calls += 1
         try:
             grants = await link.sync(report, timeout=timeout)
         except Stale:
             member.hear_stale(report.seq)
+            if slot is not None:
+                slot.rename(member.process)
             self._wake.set()
         else:
+            if slot is not None:
+                slot.dead.clear()
             if member.hear(report.seq, grants, now=self._clock()):
                 self._last_renewal = time.time()
                 if self._is_fenced:
                     self._is_fenced = False
                     self._observer(FleetJoined(fleet=self._settings.fleet.id, member=str(member.process)))
+            if member.has_to_claim:  # the sooner all have said theirs, the sooner a census is right
+                self._wake.set()
+            elif any(grant.is_pending for grant in grants):
+                self._wake_in(_PENDING)
+            elif member.is_witness:
+                self._wake_in(_COUNT_AGAIN)
         books.regrant()
+
+    def _wake_in(self, seconds: float) -> None:
+        asyncio.get_running_loop().call_later(seconds * (1 + random.random() / 2), self._wake.set)
 
     def _failed(self, exc: BaseException) -> None:
         self._failures += 1
@@ -285,6 +312,10 @@ class Fleet:
                 self._is_fenced = True
                 self._observer(FleetFenced(fleet=fleet.id, error=self._error, floor=fleet.floor))
             books.regrant()
+
+    async def shared_connection(self) -> SharedConnection | None:
+        """The connection to main, to listen on; None unless it is shared. Raises TimeoutError, or asyncpg's errors."""
+        return await self._link.shared() if self._link is not None and self.phase is Phase.SHARED else None
 
     # --- what is -----------------------------------------------------------------------------------------------------
     def stats(self) -> FleetStats | None:

@@ -1,6 +1,6 @@
 """How does a process speak to the main database about its fleet? One connection, for reports and for what is announced.
 
-State: the connection, which is opened when it is needed and thrown away on any doubt. One task uses it.
+State: the connection, which is opened when it is needed and thrown away on any doubt. One call at a time is made on it.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import asyncpg
 from tenantproxy.config import Server, Settings
 from tenantproxy.driver.connector import ssl_argument
 from tenantproxy.errors import ConfigurationError, Problem
+from tenantproxy.fleet.listening import SharedConnection
 from tenantproxy.fleet.values import FleetReport, ServerGrant, body, signature
 
 __all__ = ["CHANNEL", "PIDS", "FleetLink", "Stale", "addressed", "connect_plain", "is_installed"]
@@ -46,6 +47,7 @@ class FleetLink:
         self._key = key
         self._heard = heard
         self._conn: asyncpg.Connection[Any] | None = None
+        self._lock = asyncio.Lock()  # the router's listener uses it too
         self.is_opening = False
 
     @property
@@ -66,7 +68,7 @@ class FleetLink:
         text = body(report, ttl=self._fleet.ttl)
         mac = signature(self._key, fleet=self._fleet.id, process=report.process, seq=report.seq, text=text)
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(timeout), self._lock:
                 conn = await self._connected()
                 rows = await conn.fetch(_SYNC, self._fleet.id, report.process, report.seq, text, mac)
         except (asyncpg.InsufficientPrivilegeError, asyncpg.ObjectNotInPrerequisiteStateError) as exc:
@@ -87,6 +89,7 @@ class FleetLink:
                 is_witness=row["witness"],
                 processes=row["processes"],
                 ghosts=row["ghosts"],
+                is_pending=row["state"] == "later",
             )
             for row in rows
         ]
@@ -94,7 +97,7 @@ class FleetLink:
     async def is_installed(self, *, timeout: float) -> bool:
         """Whether the main database keeps budgets. Raises as `sync`."""
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(timeout), self._lock:
                 return await is_installed(await self._connected())
         except BaseException:
             self.drop()
@@ -103,12 +106,17 @@ class FleetLink:
     async def pids_of(self, users: tuple[str, ...], *, timeout: float) -> tuple[int, ...]:
         """The process ids of `users` on the main database's server. Raises as `sync`."""
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(timeout), self._lock:
                 conn = await self._connected()
                 return tuple(await conn.fetchval(PIDS, list(users)) or ())
         except BaseException:
             self.drop()
             raise
+
+    async def shared(self) -> SharedConnection:
+        """The connection, for what listens on it. Raises TimeoutError, or asyncpg's errors."""
+        async with self._lock:
+            return SharedConnection(await self._connected(), self._lock, self.drop)
 
     async def _connected(self) -> asyncpg.Connection[Any]:
         if self._conn is not None and not self._conn.is_closed():

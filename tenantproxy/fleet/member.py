@@ -62,6 +62,16 @@ class Member:
                 share.accept(grant, asked=asked, now=now)
         return True
 
+    @property
+    def has_to_claim(self) -> bool:
+        """Whether a census is due on some server, and main has not heard this process's ids in that epoch."""
+        return any(share.has_to_claim for share in self.shares.values())
+
+    @property
+    def is_witness(self) -> bool:
+        """Whether this process counts some server."""
+        return any(share.is_witness for share in self.shares.values())
+
     def hear_stale(self, seq: int) -> bool:
         """Main has a newer report under this id, so another process has it too. Takes a new id; False: it is late."""
         if seq != self.seq or self._asked is None:

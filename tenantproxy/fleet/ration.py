@@ -94,6 +94,8 @@ class SharedQuota:
     def closed(self, total: int) -> None:
         """See `pools.quota.Quota`."""
         self._share.tighten(total + self._own())
+        if self._share.has_to_tell:
+            self._wants()
 
     def look(self, total: int, closing: int) -> Orders:
         """What is to be closed now; idle connections are closed by the budget itself, by `excess`."""

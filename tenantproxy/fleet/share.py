@@ -25,6 +25,7 @@ __all__ = ["FENCED_TTL", "LOST_TTL", "Holding", "Lease", "Orders", "Share"]
 FENCED_TTL: Final = 1 / 3
 CANCELLING_TTL: Final = 2 / 3
 LOST_TTL: Final = 9
+_TOLD: Final = 10  # a tenth of what was granted
 
 
 class Lease(StrEnum):
@@ -61,6 +62,7 @@ class Share:
     """The part of one server's budget that one process has."""
 
     __slots__ = (
+        "_claimed",
         "_keeps",
         "epoch",
         "ghosts",
@@ -83,6 +85,7 @@ class Share:
         self.granted = 0  # by the newest answer
         self.target = 0  # what it comes down to as leases end
         self.epoch = -1  # of the server's census; -1: never heard
+        self._claimed = -1  # the epoch in which the process ids were said last
         self.processes = self.ghosts = 0  # as main said
         self.is_counted = False  # a census is due: say the process ids
         self.is_witness = False  # and take it
@@ -137,6 +140,17 @@ class Share:
         cancelled = left - allowed if lease in (Lease.CANCELLING, Lease.LOST) else 0
         return Orders(close_idle=max(0, left - top), cancel_used=max(0, cancelled), close_all=lease is Lease.LOST)
 
+    @property
+    def has_to_tell(self) -> bool:
+        """Whether enough was given up for others that they should not wait for the next report."""
+        given_up = self.granted - self.limit
+        return given_up >= max(1, self.granted // _TOLD) or (given_up > 0 and self.limit == self.target)
+
+    @property
+    def has_to_claim(self) -> bool:
+        """Whether a census is due, and main has not heard the process ids in its epoch."""
+        return self.is_counted and self._claimed != self.epoch
+
     # --- what is said ------------------------------------------------------------------------------------------------
     def tighten(self, total: int) -> None:
         """Bind to the target as far as what is open allows. Only lowers, so it may be called at any time."""
@@ -154,6 +168,8 @@ class Share:
             self.limit = min(self.limit, holding.total)
         else:
             self.tighten(holding.total)
+        if self.is_counted:
+            self._claimed = self.epoch
         return Claim(
             server=server,
             used=holding.total,

@@ -76,7 +76,8 @@ class ServerGrant:
 
     `granted`: the most connections from now on. `target`: what it should come down, or will come up, to. `counted`: a
     census is due, so the process ids of all are wanted; `is_witness`: this process takes it. `processes` are alive, and
-    `ghosts` are connections of silent ones that were seen on the server.
+    `ghosts` are connections of silent ones that were seen on the server. `is_pending`: what was reported is not
+    balanced yet, so it is to be reported again soon.
     """
 
     server: str
@@ -87,6 +88,7 @@ class ServerGrant:
     is_witness: bool = False
     processes: int = 0
     ghosts: int = 0
+    is_pending: bool = False
 
 
 def body(report: FleetReport, *, ttl: float) -> str:

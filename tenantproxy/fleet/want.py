@@ -6,7 +6,7 @@ from typing import Final
 
 __all__ = ["Want"]
 
-_HALF_SECONDS: Final = 2.0  # in which what is not wanted any more is halved
+_HALF_SECONDS: Final = 0.25  # in which what is not wanted any more is halved
 
 
 class Want:

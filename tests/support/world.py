@@ -74,6 +74,12 @@ class World:
             yield conn
 
     def settings(self, *, registry: Literal["file", "postgres"] = "file", **changes: Mapping[str, Any]) -> Settings:
+        """The configuration that `mapping` makes."""
+        return Settings.from_mapping(self.mapping(registry=registry, **changes))
+
+    def mapping(
+        self, *, registry: Literal["file", "postgres"] = "file", **changes: Mapping[str, Any]
+    ) -> dict[str, dict[str, Any]]:
         """A configuration for this world, with the keys of sections changed: `settings(pools={"max_size": 1})`.
 
         `registry="file"` lists the tenants in the configuration, `"postgres"` reads them from our table in main.
@@ -98,7 +104,7 @@ class World:
                 mapping["servers"] = servers | {name: _with(servers.get(name, {}), keys[name]) for name in keys}
             else:
                 mapping[section] = mapping.get(section, {}) | dict(keys)
-        return Settings.from_mapping(mapping)
+        return mapping
 
     def toml(self) -> str:
         """The least that a configuration file of this world says; the tenants are in our table in main."""

@@ -158,6 +158,7 @@ DECLARE
   line text := substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8);
   step bigint;
   leads boolean := false;
+  urgent boolean;
   c record;
 BEGIN
   IF NOT tenantproxy.fleet_verified(p_fleet, p_process, p_seq, p_body, p_mac) THEN  -- before any lock
@@ -200,6 +201,10 @@ BEGIN
     RETURN QUERY SELECT ''::text, 0, 0, 0::bigint, false, false, 0, 0, 'stale'::text;  -- late, or another process has this id
     RETURN;
   END IF;
+  -- who asks for more than before, or gave up some, should not wait for the next report: see the answer
+  urgent := NOT leads AND EXISTS (SELECT FROM jsonb_array_elements(body->'shares') a
+    LEFT JOIN tenantproxy.fleet_share q ON q.fleet = p_fleet AND q.server = a->>'s' AND q.process = p_process
+    WHERE q.process IS NULL OR (a->>'l')::boolean OR (a->>'w')::real > q.want + 0.5);
   IF (body->>'leave')::boolean THEN
     DELETE FROM tenantproxy.fleet_share q WHERE q.fleet = p_fleet AND q.process = p_process;
   ELSE
@@ -238,7 +243,7 @@ BEGIN
   RETURN QUERY
     SELECT a.server, CASE WHEN f.clock_ms < f.settle_until THEN least(a.granted, a.keep) ELSE a.granted END, a.target, a.epoch, a.due,
            a.due AND p_process = a.live[1 + (SELECT x.clock_ms FROM tenantproxy.fleet x WHERE x.fleet = p_fleet) / (f.ttl_ms / 5) % cardinality(a.live)], cardinality(a.live), a.ghosts,
-           CASE WHEN f.clock_ms < f.settle_until THEN 'settling' ELSE 'ok' END
+           CASE WHEN f.clock_ms < f.settle_until THEN 'settling' WHEN urgent THEN 'later' ELSE 'ok' END  -- later: not balanced yet, report again soon
       FROM (SELECT q.*, s.epoch, s.ghosts, s.census AND (s.blind OR s.ghosts > 0 OR EXISTS (SELECT FROM tenantproxy.fleet_share o WHERE o.fleet = p_fleet AND o.server = q.server AND o.silent)) AS due,
                    ARRAY(SELECT o.process FROM tenantproxy.fleet_share o WHERE o.fleet = p_fleet AND o.server = q.server AND NOT o.silent ORDER BY o.process) AS live
               FROM tenantproxy.fleet_share q JOIN tenantproxy.fleet_server s ON s.fleet = q.fleet AND s.server = q.server

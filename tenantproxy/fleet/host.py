@@ -1,0 +1,101 @@
+"""Which processes of this host are dead for sure? A local folder with a file for each, locked as long as it lives.
+
+The kernel lets go of a lock when its process ends, however that ends: another process that gets the lock of a file
+knows that the process whose id is in it is dead. State: the file that this process holds, and the dead that were not
+reported yet.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from contextlib import suppress
+from pathlib import Path
+from uuid import UUID
+
+from tenantproxy.errors import ConfigurationError, Problem
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+__all__ = ["HostSlot"]
+
+_MOST = 1024  # files that are looked at
+
+
+class HostSlot:
+    """The file of this process in `folder`. A forked child lets go of it."""
+
+    def __init__(self, folder: str, fleet: str) -> None:
+        self._folder = Path(folder)
+        self._prefix = f"{fleet}."
+        self._held: int | None = None
+        self.dead: list[UUID] = []
+        """Processes that are dead, for the next report; to be emptied when main has heard of them."""
+
+    def claim(self, process: UUID) -> None:
+        """Take a file for `process`, and find the dead. Raises ConfigurationError where the folder will not do."""
+        if fcntl is None:
+            raise self._problem("is of no use on this system", "leave it out")
+        try:
+            self._check_folder()
+            self._look(process)
+        except OSError as exc:
+            raise self._problem(f"cannot be used ({exc.strerror})", "name a local folder of this user") from exc
+
+    def rename(self, process: UUID) -> None:
+        """This process has another id now; the former one is as good as dead."""
+        if self._held is not None:
+            self._write(self._held, str(process))
+
+    def release(self) -> None:
+        """This process holds nothing any more."""
+        held, self._held = self._held, None
+        if held is not None:
+            self._write(held, "")
+            os.close(held)
+
+    def forget(self) -> None:
+        """In a child: the file is the parent's, and so is the lock."""
+        held, self._held = self._held, None
+        self.dead.clear()
+        if held is not None:
+            with suppress(OSError):
+                os.close(held)
+
+    def _check_folder(self) -> None:
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = self._folder.stat()
+        if found.st_uid != os.geteuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            raise self._problem("may be written by other users", "name a folder of this user, with mode 700")
+
+    def _look(self, process: UUID) -> None:
+        known = {int(path.suffix[1:]) for path in self._folder.glob(f"{self._prefix}*") if path.suffix[1:].isdecimal()}
+        for number in [*sorted(known), *range(_MOST)]:
+            if self._held is not None and number not in known:
+                return
+            file = os.open(
+                self._folder / f"{self._prefix}{number}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
+            )
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:  # alive
+                os.close(file)
+                continue
+            with suppress(ValueError):
+                self.dead.append(UUID(os.pread(file, 64, 0).decode("ascii", "replace")))
+            if self._held is None:
+                self._held = file
+                self._write(file, str(process))
+            else:
+                self._write(file, "")
+                os.close(file)
+
+    def _write(self, file: int, text: str) -> None:
+        os.ftruncate(file, 0)
+        os.pwrite(file, text.encode(), 0)
+
+    def _problem(self, problem: str, fix: str) -> ConfigurationError:
+        return ConfigurationError([Problem(key="fleet.path", problem=problem, fix=fix)])
