@@ -8,6 +8,7 @@ from typing import Final
 
 # A new program is one line here and a module of that name with `main(arguments) -> int`.
 PROGRAMS: Final = {
+    "failover": "a primary ends and its standby is promoted: until writes go on, and what was lost or doubled",
     "fleet": "many processes and one budget: four workers, one that begins, 50 that move and die, a million steps",
     "fuzz": "a million inputs of strangers: the parsers of the PostgreSQL port, and its relay between two of them",
     "http": "in a web application: what the middleware adds to a request, and 100,000 interleaved ones per framework",
