@@ -10,9 +10,12 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Protocol
 
+from tenantproxy.connect.refusals import place_of
+from tenantproxy.driver.state import DriverConnection
 from tenantproxy.errors import ConnectFailed, PoolClosed, RegistryUnavailable
 from tenantproxy.model import Route, Tenant, TenantId
 from tenantproxy.parts import Parts
+from tenantproxy.pools.pool import Pool
 from tenantproxy.routes import Routes
 from tenantproxy.scope import Found, Lease, Scope, TenantScope
 
@@ -45,11 +48,11 @@ class ScopeLending:
         deadline = None if timeout is None else monotonic() + timeout
         while True:
             pool, route = found or self._known(scope) or await self._find_until(deadline, scope)
-            if route.session.standby and pool.budget.is_avoided:
+            if route.session.standby and self._is_avoided(pool):
                 return await self._lend_elsewhere(scope, route, deadline)
             left = None if deadline is None else max(0.0, deadline - monotonic())
             try:
-                return await self._parts.lender.acquire(pool, route, left), route
+                return await self._acquire(scope, pool, route, left), route
             except PoolClosed:
                 if not (self._gate.is_open and pool.is_closed):
                     raise
@@ -64,15 +67,38 @@ class ScopeLending:
         assert isinstance(scope, TenantScope)
         for route in self._routes.elsewhere(await self._look_up(scope.id), scope, tried.pool):
             pool = self._parts.manager.pool(route)
-            if route.session.standby and pool.budget.is_avoided:
+            if route.session.standby and self._is_avoided(pool):
                 continue
             left = None if deadline is None else max(0.0, deadline - monotonic())
             try:
-                return await self._parts.lender.acquire(pool, route, left), route
+                return await self._acquire(scope, pool, route, left), route
             except ConnectFailed:
                 if not route.session.standby:
                     raise
         raise AssertionError("the primary comes last, and lends or raises")
+
+    def _is_avoided(self, pool: Pool[DriverConnection]) -> bool:
+        """Whether the replica of `pool` does not serve now, or is too far behind."""
+        return pool.budget.is_avoided or self._parts.watch.is_behind(pool.key.server)
+
+    async def _acquire(
+        self, scope: Scope, pool: Pool[DriverConnection], route: Route, left: float | None
+    ) -> DriverConnection:
+        """A lease; of a replica one that has come as far as `scope` wants, or ConnectFailed."""
+        lender = self._parts.lender
+        backend = await lender.acquire(pool, route, left)
+        after = scope.after if route.session.standby and isinstance(scope, TenantScope) else None
+        if after is None:
+            return backend
+        try:
+            has_replayed = await backend.con.has_replayed(after, left)
+        except BaseException:
+            pool.retire(backend, "error")
+            raise
+        if has_replayed:
+            return backend
+        lender.release(backend, route)
+        raise ConnectFailed("the replica is behind what was asked for", detail=place_of(pool.key), retry_after=1.0)
 
     async def _find_until(self, deadline: float | None, scope: Scope) -> Found:
         try:

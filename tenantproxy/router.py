@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import replace
@@ -56,6 +57,7 @@ from tenantproxy.scope import Found, LaneScope, Lease, Scope, TenantScope
 
 __all__ = ["Router", "not_served", "open_router"]
 
+_POSITION: Final = re.compile(r"[0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8}")  # a pg_lsn
 _LOGIN_SHARE: Final = 4  # of `[main] max_size`, a quarter for logins: strangers cause them
 _LOGINS_WAITING: Final = 1_000  # each takes a millisecond or two
 
@@ -193,17 +195,21 @@ class Router:
         *,
         system: str | None = None,
         replica: bool = False,
+        after: str | None = None,
         context: Mapping[str, str] | None = None,
     ) -> TenantScope:
         """The scope of one tenant: cheap, holds no connection; an unknown tenant fails at first use.
 
         `system` chooses where a tenant has several schemas; `replica` reads from one of the server's replicas, read
-        only, or from the primary while none of them serves.
+        only, or from the primary while none of them serves, or is within `max_replica_lag`. `after`: a position in the
+        log, of `TenantScope.position` after a write, that a replica must have replayed; else the primary is read.
         `context` are settings of the caller's own that each session gets (`{"app.user_id": "7"}`), for audit
         triggers and the like, or `application_name`; they are not signed, and cost a round trip a lease. Raises
         TenantNotFound for what cannot be a tenant identifier, AccessDenied for a setting that is not the caller's to
-        make.
+        make, ValueError for what is no position.
         """
+        if after is not None and not _POSITION.fullmatch(after):
+            raise ValueError(f"{after!r} is no position in the log: write what TenantScope.position() said")
         given = tuple(context.items()) if context else ()
         for name, _ in given:
             if not may_choose(name, self.settings):
@@ -212,7 +218,7 @@ class Router:
                     detail=repr(name),
                     hint="choose a name of your own with a dot in it, such as app.user_id",
                 )
-        return TenantScope(self, tenant_id(tenant), system=system, replica=replica, context=given)
+        return TenantScope(self, tenant_id(tenant), system=system, replica=replica, after=after, context=given)
 
     def main(self) -> Scope:
         """The scope of the shared main database."""

@@ -234,12 +234,12 @@ class LaneScope(Scope):
 
 
 class TenantScope(Scope):
-    """The scope of one tenant. `system`, `replica` and `context` as given to `Router.tenant`.
+    """The scope of one tenant. `system`, `replica`, `after` and `context` as given to `Router.tenant`.
 
     `profile`: of the connections, as in `PoolKey`.
     """
 
-    __slots__ = ("context", "id", "profile", "replica", "system")
+    __slots__ = ("after", "context", "id", "profile", "replica", "system")
 
     def __init__(
         self,
@@ -248,10 +248,12 @@ class TenantScope(Scope):
         *,
         system: str | None = None,
         replica: bool = False,
+        after: str | None = None,
         context: tuple[tuple[str, str], ...] = (),
         profile: str = "",
     ) -> None:
         super().__init__(source)
+        self.after = after
         self.id = tenant
         self.system = system
         self.replica = replica
@@ -261,8 +263,23 @@ class TenantScope(Scope):
     def in_profile(self, profile: str) -> TenantScope:
         """The same scope on connections that no other profile uses; `Router.add_profile` says what is on them."""
         return TenantScope(
-            self._source, self.id, system=self.system, replica=self.replica, context=self.context, profile=profile
+            self._source,
+            self.id,
+            system=self.system,
+            replica=self.replica,
+            after=self.after,
+            context=self.context,
+            profile=profile,
         )
+
+    async def position(self, *, timeout: float | None = None) -> str:
+        """Up to where the server's log is written, for `Router.tenant(id, replica=True, after=...)`; as `16/B374D848`.
+
+        Asks the primary: a replica that has come so far shows all that was committed before this call.
+        """
+        primary = TenantScope(self._source, self.id, system=self.system, profile=self.profile)
+        found: str = await primary.fetchval("SELECT pg_catalog.pg_current_wal_lsn()::text", timeout=timeout)
+        return found
 
     def __repr__(self) -> str:
         return f"<TenantScope {self.id}{'/' + self.system if self.system else ''}>"

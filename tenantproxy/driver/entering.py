@@ -34,6 +34,11 @@ class EnteringConnection(LeavingConnection):
             raise IsolationError("a transaction was left open by a reset")
         return answer
 
+    async def has_replayed(self, position: str, timeout: float | None) -> bool:
+        """Whether a standby has replayed its primary's log up to `position`, a pg_lsn that was checked."""
+        asked = f"SELECT FROM pg_catalog.pg_last_wal_replay_lsn() AS l WHERE l OPERATOR(pg_catalog.>=) '{position}'"
+        return await self.simple(asked, timeout) == "SELECT 1"
+
     async def say(self, said: Said) -> None:
         """Say what is answered in one way only; no logger sees it. Has no timer: the caller has one.
 

@@ -293,3 +293,62 @@ async def test_another_replica_reads_when_the_preferred_one_is_gone(
     async with checked(world.settings(servers=servers), world, servers=both) as router:
         for tenant in world.tenants:
             assert await _primary_port(router, tenant) == lasting.standby.port
+
+
+# --- a replica that is behind ----------------------------------------------------------------------------------------
+@contextlib.asynccontextmanager
+async def paused(standby: Standby) -> AsyncIterator[asyncpg.Connection]:
+    """The standby replays nothing until it is told to: `SELECT pg_wal_replay_resume()`."""
+    async with Database(server=standby, name="postgres").connect() as admin:
+        await admin.execute("SELECT pg_wal_replay_pause()")
+        try:
+            yield admin
+        finally:
+            await admin.execute("SELECT pg_wal_replay_resume()")
+
+
+@pytest.mark.parametrize("kind", list(Isolation))
+async def test_what_was_written_is_read_from_the_replica_only_when_it_has_come_so_far(
+    lasting: Replicated, kind: Isolation
+) -> None:
+    world, tenant = lasting.world, lasting.world.of(kind)[0]
+    both = {SERVER: world.server, REPLICA: lasting.standby}
+    async with checked(world.settings(servers=lasting.servers()), world, servers=both) as router:
+        scope = router.tenant(tenant.id)
+        async with paused(lasting.standby) as admin:
+            await scope.execute(WRITE[kind].replace("row1", tenant.id))
+            reader = router.tenant(tenant.id, replica=True, after=await scope.position())
+            assert await reader.fetchval("SELECT count(*) FROM projects WHERE name = 'lost'") == 1
+            assert not await reader.fetchval("SELECT pg_is_in_recovery()")
+            await admin.execute("SELECT pg_wal_replay_resume()")
+            await lasting.standby.catch_up()
+            assert await reader.fetchval("SELECT pg_is_in_recovery()")
+            assert await reader.fetchval("SELECT count(*) FROM projects WHERE name = 'lost'") == 1
+        await scope.execute("DELETE FROM projects WHERE name = 'lost'")
+    with pytest.raises(ValueError, match="no position"):
+        router.tenant(tenant.id, replica=True, after="0/0' OR true")
+
+
+async def test_a_replica_beyond_max_replica_lag_is_not_read(lasting: Replicated) -> None:
+    world, tenant = lasting.world, lasting.world.of(Isolation.DATABASE)[0]
+    settings = world.settings(servers=lasting.servers(max_replica_lag=0.5))
+    both = {SERVER: world.server, REPLICA: lasting.standby}
+    async with checked(settings, world, servers=both) as router:
+        scope = router.tenant(tenant.id, replica=True)
+
+        async def is_read() -> Any:
+            return await scope.fetchval("SELECT pg_is_in_recovery()")
+
+        await until(is_read, "its lag is measured, and it is read")
+        async with paused(lasting.standby):
+
+            async def is_left() -> Any:
+                await router.tenant(tenant.id).execute("INSERT INTO projects (name) VALUES ('gone')")
+                await router.tenant(tenant.id).execute("DELETE FROM projects WHERE name = 'gone'")
+                return not await is_read()
+
+            await until(is_left, "it is too far behind")
+            (lag,) = [server.lag for server in router.stats().servers if server.server == REPLICA]
+            assert lag is not None
+            assert lag > 0.5
+        await until(is_read, "it has caught up")
