@@ -106,7 +106,13 @@ async def install_main(settings: Settings) -> list[dict[str, Any]]:
         done.append(await _install_in_main(settings, "sessions and login directory", install_auth))
     key = fleet_key(settings.fleet, settings.row, settings.tenant_roles)
     if needs_fleet(settings) and key is not None:
-        fleet = functools.partial(install_fleet, key=key, fleet=settings.fleet.id, ttl=settings.fleet.ttl)
+        fleet = functools.partial(
+            install_fleet,
+            key=key,
+            fleet=settings.fleet.id,
+            ttl=settings.fleet.ttl,
+            reporter=settings.fleet.user or None,
+        )
         done.append(await _install_in_main(settings, f"budget of the fleet {settings.fleet.id}", fleet))
     return done
 

@@ -1,4 +1,4 @@
-"""Who has how much of each server? Read from the main database, as the role that serves requests."""
+"""Who has how much of each server? Read from the main database, as the user that reports."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import asyncpg
 
 from tenantproxy.config import Settings
 from tenantproxy.errors import TenantProxyError
-from tenantproxy.fleet.link import connect_plain
+from tenantproxy.fleet.link import connect_main
 
 __all__ = ["fleet"]
 
@@ -20,7 +20,7 @@ async def fleet(settings: Settings) -> list[dict[str, Any]]:
 
     Raises TenantProxyError where the main database keeps no budget, asyncpg's errors.
     """
-    conn = await connect_plain(settings.servers[settings.main.server], settings.main.database)
+    conn = await connect_main(settings)
     try:
         rows = await conn.fetch(_VIEW, settings.fleet.id)
     except (asyncpg.UndefinedFunctionError, asyncpg.InvalidSchemaNameError) as exc:

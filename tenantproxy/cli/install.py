@@ -177,7 +177,9 @@ class _Work:
             wanted.append(("sessions and login directory", auth_sql(app_role=role)))
         if deploy.needs_fleet(settings):
             key = fleet_key(settings.fleet, settings.row, settings.tenant_roles) if self._request.with_keys else None
-            text = fleet_script(app_role=role, key=key, fleet=settings.fleet.id, ttl=settings.fleet.ttl)
+            text = fleet_script(
+                app_role=settings.fleet.user or role, key=key, fleet=settings.fleet.id, ttl=settings.fleet.ttl
+            )
             wanted.append((f"budget of the fleet {settings.fleet.id}", text))
         for what, text in wanted:
             self._would(what, main.server, main.database, role, text)

@@ -22,6 +22,7 @@ class FleetSettings(Section):
     of counts as silent. `floor`: connections to each server that it may keep while it does not reach the main database.
     `burst`: connects to each server under way at once. `path`: a local directory in which the processes of one host
     know of each other. `key`: what signs their reports, by default derived from another secret of the configuration.
+    `user`: as whom they are made, by default the main server's user, which tenants' SQL may be able to disturb.
     """
 
     enabled: Flag = True
@@ -32,6 +33,10 @@ class FleetSettings(Section):
     burst: Size = 4
     on_main_loss: Literal["floor", "keep"] = "floor"
     path: Text = ""
+    user: Text = ""
+    password: Secret | None = None
+    password_file: Text | None = None
+    password_env: Text | None = None
     key: Secret | None = None
     key_file: Text | None = None
     key_env: Text | None = None
@@ -40,6 +45,8 @@ class FleetSettings(Section):
     def _check_interval(self) -> Self:
         if self.interval > self.ttl / 6:
             raise told("interval is more than a sixth of ttl", "raise ttl, or lower interval")
+        if self.password is not None and not self.user:
+            raise told("a password without a user", "name the user that it is of, or leave it out")
         return self
 
 

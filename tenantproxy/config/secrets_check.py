@@ -27,6 +27,7 @@ def _secrets(parts: WellFormedSections) -> Iterator[tuple[str, Secret | None, in
         yield "tenant_roles.key", parts.tenant_roles.key, MIN_KEY_BYTES
     if parts.fleet is not None:
         yield "fleet.key", parts.fleet.key, MIN_KEY_BYTES
+        yield "fleet.password", parts.fleet.password, 0
     if parts.auth is not None:
         single = parts.auth.key is not None
         for name, secret in parts.auth.keys().items():

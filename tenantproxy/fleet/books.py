@@ -75,7 +75,7 @@ class Books:
         for budget, share in self:
             share.terms = self._terms(budget)
             own = self._own(budget)
-            want = self._wants[budget.server].follow(budget.wanted, now)
+            want = self._wants[budget.server].follow(budget.wanted, now, displaced=budget.displaced)
             pids = self._pids(budget) if share.is_counted else ()
             found[budget.server] = Holding(total=budget.in_use + own, want=want + own, pids=pids)
         return found

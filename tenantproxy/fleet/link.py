@@ -18,7 +18,7 @@ from tenantproxy.errors import ConfigurationError, Problem
 from tenantproxy.fleet.listening import SharedConnection
 from tenantproxy.fleet.values import FleetReport, ServerGrant, body, signature
 
-__all__ = ["CHANNEL", "PIDS", "FleetLink", "Stale", "addressed", "connect_plain", "is_installed"]
+__all__ = ["CHANNEL", "PIDS", "FleetLink", "Stale", "addressed", "connect_main", "connect_plain", "is_installed"]
 
 CHANNEL: Final = "tenantproxy_fleet"
 _INSTALLED: Final = (
@@ -41,8 +41,7 @@ class FleetLink:
     """The connection of one process. `heard` is called with the payload of each announcement."""
 
     def __init__(self, settings: Settings, *, key: bytes, heard: Callable[[str], None]) -> None:
-        self._server = settings.servers[settings.main.server]
-        self._database = settings.main.database
+        self._settings = settings
         self._fleet = settings.fleet
         self._key = key
         self._heard = heard
@@ -121,10 +120,9 @@ class FleetLink:
     async def _connected(self) -> asyncpg.Connection[Any]:
         if self._conn is not None and not self._conn.is_closed():
             return self._conn
-        server = self._server
         self._conn, self.is_opening = None, True
         try:
-            conn = await connect_plain(server, self._database)
+            conn = await connect_main(self._settings)
         finally:
             self.is_opening = False
         self._conn = conn
@@ -148,6 +146,14 @@ class FleetLink:
                 await conn.close(timeout=timeout)
             except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
                 conn.terminate()
+
+
+async def connect_main(settings: Settings) -> asyncpg.Connection[Any]:
+    """A connection to the main database as the user that reports. Raises as asyncpg."""
+    fleet, server = settings.fleet, settings.servers[settings.main.server]
+    if fleet.user:
+        server = server.model_copy(update={"user": fleet.user, "password": fleet.password})
+    return await connect_plain(server, settings.main.database)
 
 
 async def connect_plain(server: Server, database: str) -> asyncpg.Connection[Any]:

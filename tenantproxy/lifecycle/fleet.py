@@ -17,6 +17,10 @@ from tenantproxy.model import quote_identifier
 __all__ = ["fleet_script", "install_fleet"]
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,63}")
+_REVOKE: Final = (
+    "REVOKE ALL ON FUNCTION tenantproxy.fleet_sync(text, uuid, bigint, text, bytea), tenantproxy.fleet_view(text)"
+    " FROM {}"
+)
 _ROW: Final = (
     "INSERT INTO tenantproxy.fleet (fleet, ttl_ms) VALUES ({}, {})"
     " ON CONFLICT (fleet) DO UPDATE SET ttl_ms = excluded.ttl_ms"
@@ -35,6 +39,7 @@ async def install_fleet(
     conn: asyncpg.Connection,
     *,
     app_role: str,
+    reporter: str | None = None,
     key: bytes,
     fleet: str = "default",
     ttl: float = 15.0,
@@ -42,6 +47,7 @@ async def install_fleet(
 ) -> None:
     """Install or upgrade the budget of `fleet` in the main database; `app_role`, the router's, may call it.
 
+    `reporter`: a role that exists, which may do so in its place.
     `key`: 32 to 64 bytes that all its processes have. Processes that run with another `ttl` (seconds) are refused from
     now on. `conn` is as for `install.install`. Raises asyncpg.ObjectNotInPrerequisiteStateError where a newer release
     was installed.
@@ -50,8 +56,10 @@ async def install_fleet(
     async with alone(conn, lock_timeout):
         await ensure_keeper(conn)
         await conn.execute(sql_file("keeper.sql"))
-        await conn.execute(sql_file("fleet.sql", app=quote_identifier(app_role)))
+        await conn.execute(sql_file("fleet.sql", app=quote_identifier(reporter or app_role)))
         async with as_keeper(conn):
+            if reporter is not None and reporter != app_role:
+                await conn.execute(_REVOKE.format(quote_identifier(app_role)))
             await conn.execute(_ROW.format("$1", "$2"), fleet, round(ttl * 1000))
             await conn.execute(_FORMER.format("$1", "$2"), fleet, ipad)
             await conn.execute(_KEY.format("$1", "$2", "$3"), fleet, ipad, opad)

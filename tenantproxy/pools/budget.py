@@ -94,6 +94,7 @@ class ServerBudget:
         self._allowed = limit  # or less, where the server allows no more
         self.limit = limit  # `most`, or what this process may use of it
         self.reserve = MAIN_RESERVE  # of the limit; main's own
+        self.displaced = 0  # connections that were closed so that another pool could open one, ever
         self.opening = 0  # permits of connects under way
         self._quota: Quota | None = None  # of a fleet
         self._refusals: RefusedPools[Claimant] = RefusedPools()
@@ -375,6 +376,7 @@ class ServerBudget:
                 for pool in self.wanting:
                     pool.look_again()
                 return
+            self.displaced += 1
 
     def _victims(self) -> Iterator[Claimant]:
         """Pools with idle connections whose permits would be of use to those who want one."""
@@ -400,7 +402,9 @@ class ServerBudget:
             return True
         for other, since in self.wanting.items():
             if other is not pool and other.starving:
-                return next_holds >= self.guaranteed or self._clock() - max(since, opened_at) > self.turn_seconds
+                is_due = next_holds >= self.guaranteed or self._clock() - max(since, opened_at) > self.turn_seconds
+                self.displaced += is_due
+                return is_due
         return False
 
     # --- the breaker -------------------------------------------------------------------------------------------------

@@ -218,6 +218,23 @@ async def test_an_idle_process_has_one_connection_to_main_and_hears_by_it(togeth
         assert await admin.fetchval(query) == 1
 
 
+async def test_reports_may_go_as_a_role_that_no_tenant_has(together: World) -> None:
+    settings = settings_of(together, fleet={"user": "reporter", "password": "r" * 20})
+    key = fleet_key(settings.fleet, settings.row, settings.tenant_roles)
+    assert key is not None
+    async with together.main.connect() as admin:
+        await admin.execute(f"CREATE ROLE reporter LOGIN PASSWORD '{'r' * 20}'")
+        await admin.execute(f'GRANT CONNECT ON DATABASE "{together.main.name}" TO reporter')
+        await install_fleet(admin, app_role=APP_ROLE, reporter="reporter", key=key, ttl=settings.fleet.ttl)
+        async with Router(settings) as router:
+            assert router.fleet is not None
+            assert len(await fleet_rows(settings)) == 1
+            assert await admin.fetchval("SELECT count(*) FROM pg_stat_activity WHERE usename = 'reporter'") == 1
+    with pytest.raises(ConfigurationError, match="may not call its function"):
+        async with Router(settings_of(together)):
+            pass
+
+
 _FORKS = """
 import asyncio, json, os, sys
 from tenantproxy import Router
