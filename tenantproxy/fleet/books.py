@@ -11,6 +11,7 @@ from typing import Final, Protocol
 from tenantproxy.config import Settings
 from tenantproxy.connect.failures import LOST
 from tenantproxy.errors import TenantProxyError
+from tenantproxy.fleet.ledger import HostLedger
 from tenantproxy.fleet.link import FleetLink
 from tenantproxy.fleet.member import Member
 from tenantproxy.fleet.ration import SharedQuota
@@ -49,7 +50,7 @@ class Books:
         settings: Settings,
         budgets: Mapping[str, ServerBudget],
         *,
-        link: FleetLink,
+        link: FleetLink | HostLedger,
         connections: Connections,
         clock: Callable[[], float],
         wants: Callable[[], None],
@@ -101,7 +102,7 @@ class Books:
                 continue
             epoch, users = share.epoch, self._users(budget)  # counted after the epoch was known
             try:
-                if self._is_main(budget):
+                if self._is_main(budget) and self._link.reaches_main:
                     pids = await self._link.pids_of(users, timeout=_COUNT_SECONDS)
                 else:
                     pids = await self._connections.count(budget, users)

@@ -22,6 +22,7 @@ from tenantproxy.errors import ConfigurationError, Problem, TenantProxyError
 from tenantproxy.events import FleetAlone, FleetFenced, FleetJoined, FleetSkipped, Observer
 from tenantproxy.fleet.books import Books, Connections
 from tenantproxy.fleet.host import HostSlot
+from tenantproxy.fleet.ledger import HostLedger
 from tenantproxy.fleet.link import FleetLink, Stale, addressed, is_installed
 from tenantproxy.fleet.listening import SharedConnection
 from tenantproxy.fleet.ration import FixedQuota
@@ -33,6 +34,7 @@ __all__ = ["SIZE_VARIABLE", "Fleet", "Phase", "boot_clock"]
 SIZE_VARIABLE: Final = "TENANTPROXY_FLEET_SIZE"
 _SOON: Final = 0.05  # seconds between two reports, at least
 _PENDING: Final = 0.1  # and how often main balances, at most
+_HOST_INTERVAL: Final = 0.25  # seconds between two reports to the file of a host, which announces nothing
 _COUNT_AGAIN: Final = 0.5  # seconds between two censuses by one witness
 _AGE_SECONDS: Final = 0.5  # between two looks at what has grown old
 _CALL_SECONDS: Final = 2.0
@@ -81,7 +83,8 @@ class Fleet:
         self._observer = observer
         self._clock = clock
         self._key: bytes | None = None
-        self._link: FleetLink | None = None
+        self._interval = settings.fleet.interval
+        self._link: FleetLink | HostLedger | None = None
         self._books: Books | None = None
         self._slot = HostSlot(settings.fleet.path, settings.fleet.id) if settings.fleet.path else None
         self._tasks: list[asyncio.Task[None]] = []
@@ -119,7 +122,11 @@ class Fleet:
         if main is None:
             self._go_alone(error)
         elif not await is_installed(main):
-            self._share_nothing()
+            if self._slot is None:
+                self._share_nothing()
+            else:
+                fleet = self._settings.fleet
+                await self._share(HostLedger(fleet.path, fleet.id, self._slot), interval=_HOST_INTERVAL)
         elif self._key is None:
             self._observer(FleetSkipped(fleet=self._settings.fleet.id))
             self._share_nothing()
@@ -127,9 +134,14 @@ class Fleet:
             await self._join(self._key)
 
     async def _join(self, key: bytes) -> None:
+        link = FleetLink(self._settings, key=key, heard=self._heard)
+        await self._share(link, interval=self._settings.fleet.interval)
+
+    async def _share(self, link: FleetLink | HostLedger, *, interval: float) -> None:
         settings = self._settings
+        self._interval = interval
         self._wake = asyncio.Event()  # one belongs to the loop in which it was first waited for
-        self._link = link = FleetLink(settings, key=key, heard=self._heard)
+        self._link = link
         self._books = books = Books(
             settings,
             self._budgets,
@@ -143,6 +155,8 @@ class Fleet:
         try:  # nothing may be opened before the first answer
             await self._report(books, link, settings.servers[settings.main.server].connect_timeout + _CALL_SECONDS)
         except ConfigurationError:
+            if self._slot is not None:
+                self._slot.release()
             self._forget()
             raise
         except (TenantProxyError, TimeoutError, *LOST) as exc:
@@ -242,7 +256,7 @@ class Fleet:
         if self._books is not None and addressed(payload, self._books.member.process):
             self._wake.set()
 
-    async def _run(self, books: Books, link: FleetLink) -> None:
+    async def _run(self, books: Books, link: FleetLink | HostLedger) -> None:
         failures = 0
         while True:
             await self._pause(failures)
@@ -254,7 +268,7 @@ class Fleet:
                 self._failed(exc)
 
     async def _pause(self, failures: int) -> None:
-        interval = self._settings.fleet.interval
+        interval = self._interval
         await asyncio.sleep(_SOON)
         if failures:
             await asyncio.sleep(min(interval, _SOON * 2**failures) * random.random())
@@ -264,7 +278,7 @@ class Fleet:
                 await self._wake.wait()
         await asyncio.sleep(_SOON * random.random())  # all that heard the same announcement do not call at once
 
-    async def _report(self, books: Books, link: FleetLink, timeout: float) -> None:
+    async def _report(self, books: Books, link: FleetLink | HostLedger, timeout: float) -> None:
         census = await books.census()
         member = books.member
         self._wake.clear()

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import stat
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import UUID
 
@@ -20,9 +21,20 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["HostSlot"]
+__all__ = ["HostSlot", "locked"]
 
 _MOST = 1024  # files that are looked at
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """The block of one process at a time, of all that name `path`. Raises OSError."""
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(file)
 
 
 class HostSlot:
@@ -44,6 +56,17 @@ class HostSlot:
             self._look(process)
         except OSError as exc:
             raise self._problem(f"cannot be used ({exc.strerror})", "name a local folder of this user") from exc
+
+    def alive(self) -> frozenset[UUID]:
+        """The processes of this host that run, as far as their files say; this one is among them."""
+        found = set()
+        for number in self._known():
+            with suppress(OSError, ValueError), self._path(number).open("rb") as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    found.add(UUID(file.read(64).decode("ascii", "replace")))
+        return frozenset(found)
 
     def rename(self, process: UUID) -> None:
         """This process has another id now; the former one is as good as dead."""
@@ -72,13 +95,11 @@ class HostSlot:
             raise self._problem("may be written by other users", "name a folder of this user, with mode 700")
 
     def _look(self, process: UUID) -> None:
-        known = {int(path.suffix[1:]) for path in self._folder.glob(f"{self._prefix}*") if path.suffix[1:].isdecimal()}
-        for number in [*sorted(known), *range(_MOST)]:
+        known = self._known()
+        for number in [*known, *range(_MOST)]:
             if self._held is not None and number not in known:
                 return
-            file = os.open(
-                self._folder / f"{self._prefix}{number}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
-            )
+            file = os.open(self._path(number), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:  # alive
@@ -92,6 +113,13 @@ class HostSlot:
             else:
                 self._write(file, "")
                 os.close(file)
+
+    def _known(self) -> list[int]:
+        names = (path.suffix[1:] for path in self._folder.glob(f"{self._prefix}*"))
+        return sorted(int(name) for name in names if name.isdecimal())
+
+    def _path(self, number: int) -> Path:
+        return self._folder / f"{self._prefix}{number}"
 
     def _write(self, file: int, text: str) -> None:
         os.ftruncate(file, 0)

@@ -40,6 +40,8 @@ class Stale(Exception):
 class FleetLink:
     """The connection of one process. `heard` is called with the payload of each announcement."""
 
+    reaches_main = True
+
     def __init__(self, settings: Settings, *, key: bytes, heard: Callable[[str], None]) -> None:
         self._settings = settings
         self._fleet = settings.fleet

@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -95,6 +96,19 @@ async def test_what_a_process_had_is_free_at_once_when_it_closes(together: World
         assert await fleet_rows(settings_of(together)) == [
             row for row in await fleet_rows(settings_of(together)) if row["process"] is None
         ]
+
+
+async def test_processes_of_one_host_share_by_a_folder_without_tables(own: World, tmp_path: Path) -> None:
+    settings = settings_of(own, fleet={"path": str(tmp_path / "fleet")}, pools={"max_size": 20})
+    tenant = own.tenants[-1].id
+    async with Router(settings) as first, Router(settings) as second, own.main.connect() as admin:
+        work = asyncio.gather(*(hold(each, tenant, 30, 0.02) for each in (first, second) for _ in range(3)))
+        while not work.done():
+            assert await admin.fetchval("SELECT count(*) FROM pg_stat_activity WHERE usename = 'app'") <= CAP
+            assert granted(first, second) <= CAP
+            await asyncio.sleep(0.01)
+        await work
+        assert min(granted(first), granted(second)) > 1
 
 
 async def test_a_process_with_another_key_does_not_open(together: World) -> None:

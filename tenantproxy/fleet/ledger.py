@@ -1,0 +1,150 @@
+"""How do the processes of one host share a budget without a main database? A file that one of them changes at a time.
+
+It answers reports as the main database does, but needs no expiry: a process is alive as long as it holds the lock of
+its file (`HostSlot`). What a dead one had stays reserved until its connections have been counted on the server.
+State: the file; in memory nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+from uuid import UUID
+
+from tenantproxy.fleet.balance import Asker, raises, targets
+from tenantproxy.fleet.host import HostSlot, locked
+from tenantproxy.fleet.values import FleetReport, ServerGrant
+
+__all__ = ["HostLedger", "answer"]
+
+_Server = dict[str, Any]
+"""Of one server: `epoch`, `ghosts`, and `rows` by process id."""
+_NEW: Final[Mapping[str, Any]] = {"epoch": 0, "ghosts": 0}
+
+
+def answer(state: dict[str, _Server], report: FleetReport, alive: frozenset[UUID]) -> list[ServerGrant]:
+    """What `report` is granted by `state`, which is changed; `alive`: the other processes of the host that run."""
+    for server in state.values():
+        dead = [row for process, row in server["rows"].items() if UUID(process) not in alive | {report.process}]
+        if not all(row["dead"] for row in dead):
+            server["epoch"] += 1
+        for row in dead:
+            row["dead"] = True
+    me = str(report.process)
+    if report.leaves:
+        for server in state.values():
+            server["rows"].pop(me, None)
+    for claim in report.claims:
+        server = state.setdefault(claim.server, {**_NEW, "rows": {}})
+        joined = max((row["joined"] for row in server["rows"].values()), default=0) + 1
+        row = server["rows"].setdefault(me, {"granted": 0, "joined": joined, "dead": False})
+        if claim.lowers:
+            row["granted"] = min(row["granted"], claim.keep)
+        terms = claim.terms
+        row |= {"used": claim.used, "want": claim.want, "floor": terms.floor, "weight": terms.weight, "cap": terms.cap}
+        row |= {"epoch": claim.epoch, "pids": list(claim.pids)}
+    for census in report.census:
+        server = state.get(census.server, {**_NEW, "rows": {}})
+        if census.epoch == server["epoch"]:
+            _count(server, census.pids)
+    return [_balance(state[claim.server], claim.server, me) for claim in report.claims]
+
+
+def _charge(row: Mapping[str, Any]) -> int:
+    return max(int(row["granted"]), int(row["used"]))
+
+
+def _count(server: _Server, pids: tuple[int, ...]) -> None:
+    """What no living process claims is left of the dead, who cannot open anything any more."""
+    rows = server["rows"]
+    claimed = {
+        pid for row in rows.values() if not row["dead"] and row["epoch"] == server["epoch"] for pid in row["pids"]
+    }
+    gone = [process for process, row in rows.items() if row["dead"]]
+    reserved = server["ghosts"] + sum(_charge(rows.pop(process)) for process in gone)
+    server["ghosts"] = min(reserved, sum(pid not in claimed for pid in pids))
+
+
+def _balance(server: _Server, name: str, me: str) -> ServerGrant:
+    living = {process: row for process, row in server["rows"].items() if not row["dead"]}
+    dead = sum(_charge(row) for row in server["rows"].values() if row["dead"])
+    askers = [
+        Asker(
+            key=UUID(process).int,
+            granted=row["granted"],
+            charge=_charge(row),
+            want=row["want"],
+            floor=row["floor"],
+            weight=row["weight"],
+            joined=row["joined"],
+        )
+        for process, row in living.items()
+    ]
+    left = min(row["cap"] for row in living.values()) - server["ghosts"] - dead
+    wanted = targets(askers, left)
+    granted = raises(askers, wanted, left - sum(asker.charge for asker in askers))
+    for process, row in living.items():
+        row["granted"] = granted.get(UUID(process).int, row["granted"])
+    is_due = bool(server["ghosts"] or dead)
+    return ServerGrant(
+        server=name,
+        granted=living[me]["granted"],
+        target=wanted[UUID(me).int],
+        epoch=server["epoch"],
+        counted=is_due,
+        is_witness=is_due,
+        processes=len(living),
+        ghosts=server["ghosts"],
+    )
+
+
+class HostLedger:
+    """The file of a fleet in `folder`, in the place of a link to the main database."""
+
+    reaches_main = False
+    count = 0
+    pids: tuple[int, ...] = ()
+
+    def __init__(self, folder: str, fleet: str, slot: HostSlot) -> None:
+        self._file = Path(folder) / f"{fleet}.ledger"
+        self._slot = slot
+
+    async def sync(self, report: FleetReport, *, timeout: float) -> list[ServerGrant]:
+        """As `FleetLink.sync`. Raises TimeoutError, OSError."""
+        async with asyncio.timeout(timeout):
+            return await asyncio.to_thread(self._sync, report)
+
+    def _sync(self, report: FleetReport) -> list[ServerGrant]:
+        with self._changing() as state:
+            self._slot.claim(report.process)
+            return answer(state, report, self._slot.alive())
+
+    @contextmanager
+    def _changing(self) -> Iterator[dict[str, _Server]]:
+        with locked(self._file.with_suffix(".lock")):
+            try:
+                state = json.loads(self._file.read_text()) if self._file.exists() else {}
+            except ValueError as exc:
+                raise OSError(errno.EIO, f"{self._file} is damaged: remove it when no process runs") from exc
+            yield state
+            new = self._file.with_suffix(".new")
+            new.write_text(json.dumps(state))
+            new.replace(self._file)
+
+    async def shared(self) -> None:
+        """There is no connection to share."""
+
+    async def pids_of(self, users: tuple[str, ...], *, timeout: float) -> tuple[int, ...]:
+        """See `reaches_main`."""
+        raise NotImplementedError
+
+    def drop(self) -> None:
+        """Nothing is held."""
+
+    async def close(self, *, timeout: float = 1.0) -> None:
+        """Nothing is held."""
