@@ -179,6 +179,7 @@ class Pipeline:
         "_unsure",
         "certainty",
         "copy",
+        "has_executed",
         "is_lost",
         "is_open",
         "is_skipping",
@@ -191,6 +192,7 @@ class Pipeline:
         self.certainty = Certainty.KNOWN
         self.copy = Copy.NONE
         self.is_open = False  # messages were sent that no Sync has followed yet: their answers are not counted
+        self.has_executed = False  # an Execute is among what is open: it may end a transaction
         self.is_skipping = False  # an error has come for what is open: the server reads nothing until Sync
         self.is_lost = False  # what the client is answered from now on cannot be known
         self.segment = 0  # how many were sent
@@ -221,6 +223,12 @@ class Pipeline:
         """Whether the server was surely in no failed transaction when the open segment, or the next one, began."""
         is_known = self.certainty is _KNOWN and self.answered_segments == self.segment
         return is_known and self.status != IN_FAILED_TRANSACTION
+
+    @property
+    def has_surely_failed(self) -> bool:
+        """Whether what is sent next is read in a transaction that has failed."""
+        is_known = self.certainty is _KNOWN and self.answered_segments == self.segment
+        return is_known and self.status == IN_FAILED_TRANSACTION and not self.has_executed
 
     @property
     def is_at_rest(self) -> bool:
@@ -270,6 +278,7 @@ class Pipeline:
             self._more_sent()
         self.segment += 1
         self.outstanding += 1
+        self.has_executed = False
         if self.is_open:
             self.is_open = False
             self._behinds += 1
@@ -286,7 +295,7 @@ class Pipeline:
         if self.certainty is _UNSURE:
             self._more_sent()
         self.segment += 1
-        self.is_open = self.is_skipping = False
+        self.is_open = self.is_skipping = self.has_executed = False
         self.outstanding += 1
         self._answers.append(SYNC)
 
@@ -299,6 +308,11 @@ class Pipeline:
         self.is_open = True
         if self.copy is _IN:
             self.doubt()  # the COPY has failed, which we have not read: a statement_timeout may run now
+
+    def executed(self) -> None:
+        """Execute was sent."""
+        self.has_executed = True
+        self.opened()
 
     def expect(self, answer: int) -> None:
         """A Parse or Close was sent, by the client or by us."""
@@ -450,5 +464,5 @@ class Pipeline:
         self._answers.clear()
         self.outstanding = self._head = self._acknowledgements = self._behinds = 0
         self._unsure = self._ends_ahead = 0
-        self.is_open = self.is_skipping = self.is_lost = False
+        self.is_open = self.is_skipping = self.is_lost = self.has_executed = False
         self.copy, self.certainty = _NONE, _KNOWN

@@ -426,9 +426,11 @@ class Prepared:
         """What a statement is that was prepared while its text meant something else.
 
         A server may read it again by the settings of now too, whenever it has to plan it again. So all backends do.
+        Not in a transaction that has failed: it runs nothing there but its end, and the server would refuse to parse
+        what it still describes.
         """
         meaning = self._kept.meaning
-        if statement.meaning == meaning:
+        if statement.meaning == meaning or self._pipeline.has_surely_failed:
             return statement
         now = self._all.of(statement.body, meaning)
         self._gave(name, now)

@@ -338,7 +338,7 @@ class RequestStream:
                         break
                     if not pipeline.is_sound:
                         new = self._refused_execute()
-                pipeline.opened()
+                pipeline.executed()
                 if kept.asked_for is not None and data[at + HEADER]:
                     kept.asked_for = None  # a portal with a name: whose tag comes next is not known
             elif kind == SYNC:

@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator
 import pytest
 
 from tenantproxy.model import tenant_id
-from tests.support.model_server import SYNC, close, parse, query, run
+from tests.support.model_server import SYNC, close, describe, parse, query, run
 from tests.support.port_house import PortHouse, a_port
-from tests.support.wire_client import WireClient
+from tests.support.wire_client import Answer, WireClient
 from tests.support.world import World
 
 MIDNIGHT = "SELECT extract(epoch FROM '2024-06-01 00:00'::timestamptz)::bigint"
@@ -27,6 +27,11 @@ async def house(lasting: World) -> AsyncIterator[PortHouse]:
 async def prepared(client: WireClient, text: str, name: bytes = b"s") -> str | None:
     client.send(close(name) + parse(name, text.encode()) + run(name) + SYNC)
     return (await client.answer()).value
+
+
+async def said_to(client: WireClient, data: bytes) -> Answer:
+    client.send(data)
+    return await client.answer()
 
 
 async def used(client: WireClient, name: bytes = b"s") -> str | None:
@@ -199,3 +204,17 @@ async def test_what_is_prepared_behind_a_reset_before_the_settings_are_those_of_
     await client.query("COMMIT")
     assert (await client.query("SHOW extra_float_digits")).value == "0"
     assert await prepared(client, FLOAT) == SHORT
+
+
+async def test_a_failed_transaction_still_knows_what_was_prepared_before_it(house: PortHouse) -> None:
+    """The server describes there what gives no rows, and parses nothing but the end."""
+    client = await house.client("database1")
+    texts = {b"s": "SET extra_float_digits = 0", b"end": "ROLLBACK"}
+    client.send(b"".join(parse(name, text.encode()) for name, text in texts.items()) + SYNC)
+    assert not (await client.answer()).errors
+    await client.query("BEGIN")
+    await said_to(client, run(b"s") + SYNC)
+    assert (await client.query("SELECT 1/0")).status == "E"
+    assert (await said_to(client, describe(b"s") + SYNC)).kinds == b"tnZ"
+    assert (await said_to(client, run(b"end") + SYNC)).tags == ["ROLLBACK"]
+    assert await prepared(client, FLOAT) == LONG

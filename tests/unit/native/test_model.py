@@ -11,6 +11,7 @@ import random
 from math import inf
 from typing import Final
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -103,6 +104,17 @@ def test_each_client_sees_what_it_would_see_alone(
 ) -> None:
     with asyncio.Runner(loop_factory=NativeLoop) as runner:
         runner.run(together(given_scripts, size=size, seed=seed, limit=limit))
+
+
+@pytest.mark.parametrize("asked", [pg.describe(b"s"), pg.close(b"s"), pg.run(b"end"), pg.run(b"s")])
+def test_what_was_prepared_before_a_transaction_failed_is_there_in_it(asked: bytes) -> None:
+    """The transaction is carried up to what Python has to look into."""
+    script = [
+        pg.parse(b"s", b"SET") + pg.parse(b"end", b"rollback") + SYNC,
+        *(query(b"begin"), pg.shown(b"s") + SYNC, query(b"fail"), asked + SYNC),
+    ]
+    with asyncio.Runner(loop_factory=NativeLoop) as runner:
+        runner.run(together([script], size=1, seed=1, limit=500))
 
 
 def test_most_of_what_is_straight_was_carried() -> None:

@@ -260,6 +260,33 @@ async def test_a_statement_that_was_skipped_can_be_prepared_again() -> None:
     assert client.ask(skipped) + client.ask(again) == alone(skipped, again)
 
 
+@pytest.mark.parametrize("asked", [pg.describe(b"s"), pg.close(b"s"), run(b"end"), pg.shown(b"end"), run(b"s")])
+async def test_what_was_prepared_before_a_transaction_failed_is_there_in_it(asked: bytes) -> None:
+    """Though it is not known what it set: the server parses nothing there, but its end."""
+    client = Client(Lender())
+    steps = [
+        pg.parse(b"s", b"SET") + pg.parse(b"end", b"rollback") + SYNC,
+        query(b"begin"),
+        run(b"s") + SYNC,
+        query(b"fail"),
+    ]
+    for step in steps:
+        client.ask(step)
+    assert client.ask(asked + SYNC) == alone(*steps, asked + SYNC)[len(alone(*steps)) :]
+
+
+async def test_what_comes_behind_the_end_of_a_failed_transaction_is_prepared_by_what_is_set_then() -> None:
+    """In the same segment: what the statement means there is not known."""
+    lender = Lender()
+    client = Client(lender)
+    client.ask(pg.parse(b"s", b"SET") + pg.parse(b"t", b"rows 1") + pg.parse(b"end", b"rollback") + SYNC)
+    client.ask(query(b"begin") + run(b"s") + SYNC)
+    client.ask(query(b"fail"))
+    prepared = len(lender.backends[0].model.statements)
+    client.ask(run(b"end") + run(b"t") + SYNC)
+    assert len(lender.backends[0].model.statements) == prepared + 1
+
+
 async def test_a_skipped_statement_without_a_name_takes_the_next_one_not_with_it() -> None:
     """The answer that tells of it comes between the Parse and the Bind of the next."""
     lender = Lender()
