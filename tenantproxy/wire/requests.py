@@ -548,6 +548,7 @@ class RequestStream:
     def refuse(self, data: bytes) -> int:
         """No backend is to be had for what begins here: where the next message begins that may have one."""
         if data[0] not in (QUERY, FUNCTION_CALL):  # these end by themselves, all others with a Sync
+            self.reply = b""  # it may still be that of a message before, which the client has
             self._move(RequestEvent.REFUSED)
             return 0
         self.reply = ready_for_query(IDLE)

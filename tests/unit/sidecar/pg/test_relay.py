@@ -468,6 +468,24 @@ async def test_a_client_that_is_refused_a_backend_hears_one_error_for_each_segme
     assert client.ask(query(b"rows 1")) == rows(1)
 
 
+@pytest.mark.parametrize("answered_here", ["a query that was refused", "DEALLOCATE"])
+async def test_a_refusal_does_not_repeat_what_was_answered_without_a_server_before(answered_here: str) -> None:
+    """A ReadyForQuery too many puts every answer behind it to the wrong request."""
+    lender = Lender()
+    client = Client(lender)
+    client.ask(pg.parse(b"s", b"rows 1") + SYNC)
+    if answered_here == "DEALLOCATE":
+        assert client.ask(query(b"DEALLOCATE s")) == pg.tag(b"DEALLOCATE") + READY
+    lender.is_busy = True
+    requests = [pg.parse(b"", b"rows 1") + pg.shown(b"") + SYNC]
+    if answered_here != "DEALLOCATE":
+        requests.insert(0, query(b"rows 1"))
+    for request in requests:
+        client.send(request)
+        lender.refuse(BUSY)
+        assert client.take() == answers.error_response(BUSY) + READY
+
+
 async def test_a_segment_that_was_refused_is_not_run_when_a_later_one_could_be_healed() -> None:
     lender = Lender()
     shared = Statements()
