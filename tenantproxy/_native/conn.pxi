@@ -44,7 +44,8 @@ cdef class Conn:
     cdef Rider _rider             # this client's; None also while it rests
     cdef Rider _client            # whose transaction this backend carries
     cdef double _until            # a parked backend is not lent any more from then on
-    cdef object _tls              # an ssl.SSLObject whose handshake is over, and its BIOs; None: nothing is encrypted
+    cdef object _session          # an ssl.SSLObject whose handshake is over; None: nothing is encrypted
+    cdef object _tls              # what it calls to read and write, and its BIOs
     cdef object _tls_in
     cdef object _tls_out
     cdef bint _is_over            # the peer has ended TLS
@@ -151,7 +152,9 @@ cdef class Conn:
         """
         if self._tls is not None:
             raise RuntimeError("it is encrypted already")
-        self._tls, self._tls_in, self._tls_out = session, incoming, outgoing
+        # Its `read` and `write` are those of the object below with a frame of Python around them.
+        self._session, self._tls = session, getattr(session, "_sslobj", session)
+        self._tls_in, self._tls_out = incoming, outgoing
 
     def flush(self):
         """Send what TLS has to say for itself."""
@@ -240,7 +243,7 @@ cdef class Conn:
             return 0
         self._has_said_over = True
         try:
-            self._tls.unwrap()
+            self._session.unwrap()
         except _SSLError:
             pass  # it is said; what the peer answers comes as anything else
         return self.flush_sealed()
@@ -459,9 +462,9 @@ cdef class Conn:
         if name == "socket":
             return default if self._fd < 0 and self._sock is None else TransportSocket(self.socket())
         if name == "ssl_object":
-            return default if self._tls is None else self._tls
+            return default if self._session is None else self._session
         if name == "sslcontext":
-            return default if self._tls is None else self._tls.context
+            return default if self._session is None else self._session.context
         if name == "peername":
             return default if self._peer is None else self._peer
         if name == "sockname":
@@ -553,7 +556,7 @@ cdef class Conn:
         if self._client is not None:
             self._client.forget()
         self._rider = self._client = None
-        self._tls = self._tls_in = self._tls_out = None
+        self._session = self._tls = self._tls_in = self._tls_out = None
         self._pump._graves.append(self)
         self._pump.remove(fd)
         if self._sock is None:

@@ -19,6 +19,7 @@ from tenantproxy.cli import fleet as fleets
 from tenantproxy.cli import install as installing
 from tenantproxy.cli import login as logins
 from tenantproxy.cli import read, tokens
+from tenantproxy.cli.certificates import check_certificates
 from tenantproxy.cli.output import Output
 from tenantproxy.cli.shape import HELP, CliCommand, Group, with_cause
 from tenantproxy.cli.shipped import DASHBOARD, EXAMPLE, RULES, shipped
@@ -364,9 +365,10 @@ def config_check(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Check the configuration, its secrets too; every problem at once. Exits 1 when something is wrong."""
+    """Check the configuration, its secrets and certificates too, every problem at once. Exits 1 where one is wrong."""
     settings = load(config)
     check_classes(settings)
+    check_certificates(settings)
     if not live:
         Output(as_json).table({"ok": True, "config": str(config)})
         return

@@ -136,8 +136,10 @@ async def test_sighup_takes_a_new_certificate_and_refuses_a_bad_one(
 def test_a_key_that_others_may_read_keeps_the_sidecar_from_starting(
     config: Path, tmp_path: Path, command: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
+    assert command("config", "check", "--config", str(config)).returncode == 0
     (tmp_path / "server.key").chmod(0o644)
-    done = command("serve", "--config", str(config))
-    assert done.returncode != 0
-    assert "pg.ssl_key_file" in done.stderr
-    assert "0644" in done.stderr
+    for words in (["serve"], ["config", "check"]):
+        done = command(*words, "--config", str(config))
+        assert done.returncode != 0
+        assert "pg.ssl_key_file" in done.stderr
+        assert "0644" in done.stderr

@@ -14,6 +14,7 @@ from tenantproxy.pools.base import Stats
 from tenantproxy.raw.backend import RawBackend
 from tenantproxy.router import Router
 from tenantproxy.sidecar.pg.console.view import ClientRow, Counts, ServerRow
+from tenantproxy.sidecar.pg.encryption import encrypted_by
 from tenantproxy.sidecar.pg.lending import RawLending
 from tenantproxy.sidecar.pg.listener import Client, PgListener
 
@@ -178,6 +179,7 @@ def _server_row(backend: RawBackend, holder: int | None, settings: Settings) -> 
         client_id=holder,
         application_name=session.get(b"application_name", b"").decode("utf-8", "replace"),
         prepared_statements=len(backend.prepared),
+        tls=encrypted_by(backend.transport),
     )
 
 

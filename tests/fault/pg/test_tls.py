@@ -12,6 +12,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from tenantproxy.raw.exchange import query
 from tenantproxy.sidecar.pg import login
 from tenantproxy.sidecar.tls import listener_tls
 from tenantproxy.wire.frames import PASSWORD as PASSWORD_MESSAGE
@@ -347,6 +348,32 @@ async def test_a_working_client_stays_when_the_certificate_changes_and_new_ones_
         assert (await client.query(COUNT)).rows == [["database1 1", "3"]]
         assert "certificate verify failed" in await refused(house, authority)
         assert (await asyncio.to_thread(libpq, house, stranger))[2]
+        client.abort()
+
+
+async def test_a_client_that_does_not_read_waits_inside_tls_and_then_gets_all(
+    lasting: World, authority: Authority, server: Pair
+) -> None:
+    async with a_port(lasting, pg=server.listener) as house:
+        client = WireClient(*await raw(house.number, receive_buffer=8192))
+        await client.secure(context_of(authority))
+        client.send(startup("all", "database1"))
+        await client.log_in()
+        client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        client.send(query("SELECT repeat('x', 1000) FROM generate_series(1, 20000)"))
+        (one,) = house.listener.clients()
+        relay = one.relay
+        assert relay is not None
+
+        def is_stopped() -> bool:
+            return relay.backend is not None and relay.backend.is_paused
+
+        await until(is_stopped, "its backend is not read any more")
+        assert relay._transport.get_write_buffer_size() < 2_000_000
+        client.writer.transport.resume_reading()  # type: ignore[attr-defined]
+        answer = await client.answer()
+        assert (len(answer.rows), answer.status) == (20_000, "I")
+        assert all(row == ["x" * 1000] for row in answer.rows)
         client.abort()
 
 

@@ -44,3 +44,11 @@ def test_which_data_path_runs_is_told_and_how_much_the_compiled_one_carried() ->
     assert 'tenantproxy_pg_data_path{path="compiled"} 1.0' in lines
     assert "tenantproxy_pg_carried_transactions_total 9.0" in lines
     assert 'tenantproxy_pg_data_path{path="python"} 1.0' in scrape(PgStats(queries={}, transactions={}))
+
+
+def test_handshakes_are_shown_from_the_start_by_how_they_ended() -> None:
+    lines = scrape(PgStats(queries={}, transactions={}, handshakes={"ok": 7, "certificate": 2}, encrypted=3))
+    assert 'tenantproxy_pg_tls_handshakes_total{result="ok"} 7.0' in lines
+    assert 'tenantproxy_pg_tls_handshakes_total{result="certificate"} 2.0' in lines
+    assert 'tenantproxy_pg_tls_handshakes_total{result="timeout"} 0.0' in lines
+    assert "tenantproxy_pg_tls_clients 3.0" in lines

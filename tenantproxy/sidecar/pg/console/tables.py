@@ -208,8 +208,8 @@ def _servers(view: ConsoleView, _: Averages) -> Iterator[Row]:
         database = server.tenant or f"{server.server}/{server.database}"
         names = (f"s{server.id:x}", "" if server.client_id is None else f"c{server.client_id:x}")
         yield (
-            "S", server.user, database, *_ends(server), 0, 0, 0, *names, server.pid, "", server.application_name,
-            server.prepared_statements, server.id,
+            "S", server.user, database, *_ends(server), 0, 0, 0, *names, server.pid, server.tls,
+            server.application_name, server.prepared_statements, server.id,
         )  # fmt: skip
 
 

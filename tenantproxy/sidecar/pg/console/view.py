@@ -61,6 +61,7 @@ class ServerRow:
     client_id: int | None = None
     application_name: str = ""
     prepared_statements: int = 0
+    tls: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
