@@ -127,8 +127,15 @@ def not_ready(timeout: float, *, opening: int, resetting: int, waiting: int) -> 
     )
 
 
-def budget_spent(timeout: float, *, limit: int, waiting: int) -> BudgetExhausted:
-    """The server's connections are all taken, by other pools too."""
+def budget_spent(timeout: float, *, limit: int, most: int, waiting: int) -> BudgetExhausted:
+    """The server's connections are all taken, by other pools too; `limit` of `most` are this process's in its fleet."""
+    if limit < most:
+        return BudgetExhausted(
+            _none_free(timeout),
+            detail=f"this process may have {limit} of the server's {most} connections, all taken; {_more(waiting)}",
+            hint="see who of its fleet has the others (tenantproxy fleet), or raise the server's max_connections",
+            retry_after=max(1.0, timeout),
+        )
     return BudgetExhausted(
         _none_free(timeout),
         detail=f"the server's max_connections = {limit} are all taken, {_more(waiting)}",

@@ -86,7 +86,7 @@ class Shortage(Generic[C]):
             return self._openings.error
         limit = self._pool.budget.limit
         self.note("server_budget", turn, limit)
-        return exhaustion.budget_spent(timeout, limit=limit, waiting=waiting)
+        return exhaustion.budget_spent(timeout, limit=limit, most=self._pool.budget.most, waiting=waiting)
 
     def _not_ready(self, timeout: float, waiting: int) -> PoolTimeout:
         state = self._state

@@ -213,6 +213,7 @@ def test_install_puts_registry_and_signed_context_in_place_again_and_again(
         assert [(row["installed"], row["database"], row["role"]) for row in done] == [
             ("registry", "demo_main", "tenantproxy_app"),
             ("sessions and login directory", "demo_main", "tenantproxy_app"),
+            ("budget of the fleet default", "demo_main", "tenantproxy_app"),
             ("signed context", SHARED, "tenantproxy_app"),
             ("closed functions", SHARED, "tenantproxy_app"),
             ("account lookup", SHARED, "tenantproxy_login"),

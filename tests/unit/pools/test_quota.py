@@ -8,7 +8,8 @@ from tenantproxy.config import Pools
 from tenantproxy.fleet.ration import FixedQuota, SharedQuota
 from tenantproxy.fleet.share import Share
 from tenantproxy.fleet.values import ServerGrant, Terms
-from tests.support.fakes import House, ask, ready, retire
+from tenantproxy.model import Limits, tenant_id
+from tests.support.fakes import Caller, House, ask, ready, retire
 
 
 class Granted:
@@ -133,6 +134,15 @@ def test_a_fixed_part_is_kept_to_and_what_exists_above_it_closes_when_idle() -> 
     assert house.budget.limit == 2
     ready(links[0])
     assert links[0].state == "retiring"
+
+
+def test_one_who_waits_in_vain_hears_how_much_of_the_server_is_this_processs() -> None:
+    granted = Granted(2)
+    granted.house.filled(granted.house.alone("acme"), "acme", 2)
+    pool = granted.house.alone("other")
+    ticket = pool.wait(tenant_id("other"), Limits(), Caller(tenant_id("other")))
+    error = pool.timed_out(ticket, 5.0)
+    assert "may have 2 of the server's 20 connections" in (error.detail or "")
 
 
 @pytest.mark.parametrize("limit", [0, 1])
