@@ -22,6 +22,7 @@ from tenantproxy.pools.queue import Ticket
 from tenantproxy.raw.backend import RawBackend, Settings
 from tenantproxy.raw.bind import BackendEntry, Binder, is_entered
 from tenantproxy.raw.exchange import Exchange, reset
+from tenantproxy.raw.hello import greet
 
 __all__ = ["Acquire", "Desk", "Lessee"]
 
@@ -155,6 +156,13 @@ class Acquire:
             self._enter(backend)
 
     def _was_reset(self, error: Exception | None) -> None:
+        assert self._backend is not None
+        if error is None:
+            greet(self._backend, self._was_greeted)
+        else:
+            self._was_greeted(error)
+
+    def _was_greeted(self, error: Exception | None) -> None:
         backend, lender = self._backend, self._lender
         assert backend is not None
         if error is not None:

@@ -230,3 +230,15 @@ async def test_nothing_is_carried_for_a_tenant_that_is_not_served_any_more(
         assert carried() == before
         assert (await neighbour.query(WHOSE)).rows == own("row2")
         assert carried() == before + 1
+
+
+async def test_a_session_that_wants_a_backend_as_at_its_start_gets_one_that_was_used(lasting: World, form: str) -> None:
+    async with a_port(lasting, pools={"shared_size": 1}, row={"form": form}) as house:
+        client = await house.client("row1")
+        assert (await client.query(WHOSE)).rows == own("row1")
+        backend, resets = only(house), house.router.stats().resets["ok"]
+        session = await house.client("row1", "session")
+        assert (await session.query(WHOSE)).rows == own("row1")
+        assert only(house) is backend
+        assert house.router.stats().resets["ok"] == resets + 1
+        assert house.router.stats().bind_failures == 0
