@@ -89,6 +89,7 @@ class NativeLender(Lender):
 
     def _open(self) -> Backend:
         backend = NativeBackend(ModelServer())
+        backend.on_lost = lambda exc: None  # as those that were lent: there is no pool
         self.idle.append(backend)
         self.backends.append(backend)
         return backend
@@ -98,6 +99,12 @@ class NativeLender(Lender):
         if isinstance(backend, NativeBackend):
             backend.conn.abort()
             backend.far.close()
+
+    def hear(self) -> None:
+        """All models read what was sent to them."""
+        for backend in self.backends:
+            assert isinstance(backend, NativeBackend)
+            backend.hear()
 
     def close(self) -> None:
         """No connection is left."""

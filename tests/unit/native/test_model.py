@@ -1,14 +1,11 @@
 """Does each of many clients on the compiled path see exactly what it would see alone, however bytes are cut?
 
-The scripts are those of the relay's model test, with more of what is carried. What is looked at between two steps
-must not change what a client sees.
+The scripts are those of the relay's model test, with more of what is carried.
 """
 
 from __future__ import annotations
 
 import asyncio
-import random
-from math import inf
 from typing import Final
 
 import pytest
@@ -16,80 +13,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tenantproxy._native.loop import NativeLoop
-from tenantproxy.wire.statements import ServerStatements, Statements
+from tenantproxy.wire.statements import Statements
 from tests.support import model_server as pg
 from tests.support.fuzzing import IS_TRIED
-from tests.support.model_server import SYNC, ModelServer, query
+from tests.support.model_server import SYNC, query
 from tests.support.native_desk import NativeBackend, NativeClient, NativeLender, new_desk, turn
+from tests.support.native_machine import MUTATIONS, STRAIGHT, found_within, together
 from tests.support.relay_scripts import scripts
 
-STRAIGHT: Final = (
-    query(b"rows 1"), query(b"rows 3"), query(b"fail"), query(b"rows 1;rows 2"), query(b"rows 300"),
-    pg.parse(b"", b"rows 2") + pg.shown(b"") + SYNC, pg.parse(b"", b"fail") + pg.shown(b"") + SYNC,
-    pg.parse(b"", b"bad") + pg.shown(b"") + SYNC, pg.shown(b"a") + SYNC, pg.shown(b"b") + SYNC, pg.run() + SYNC,
-    query(b"begin"), query(b"commit"),
-)  # fmt: skip
-ENDED: Final = [query(b"rollback"), query(b"rollback")]  # else one client keeps the others waiting forever
 MIXED: Final = st.lists(st.one_of(st.sampled_from(STRAIGHT).map(lambda one: [one]), scripts()), max_size=6).map(
     lambda parts: [step for part in parts for step in part]
 )
+TRIES: Final = 400  # all are found within two thirds of it
 
 
-async def step_of(client: NativeClient, rng: random.Random) -> None:
-    """Something of it is looked at, which settles what is carried."""
-    kind = rng.randrange(12)
-    if kind == 0:
-        assert client.relay.backend is None or not client.relay.backend.is_closed
-    elif kind == 1:
-        client.relay.rest_if_idle(inf)
-    elif kind == 2:
-        await turn()
-
-
-async def together(given_scripts: list[list[bytes]], *, size: int, seed: int, limit: int) -> int:
-    """How many transactions were carried."""
-    rng, lender, statements = random.Random(seed), NativeLender(size), Statements()
-    for backend in lender.backends:
-        backend.prepared = ServerStatements(limit)
-    desk = new_desk(lender)
-    clients = [NativeClient(lender, statements=statements, desk=desk) for _ in given_scripts]
-    left = [[*script, *ENDED] for script in given_scripts]
-    servers = [ModelServer() for _ in given_scripts]
-    expected = [b"" for _ in given_scripts]
-    for _ in range(20_000):
-        for n, client in enumerate(clients):
-            if not client.sending and left[n] and client.received == expected[n]:
-                client.sending = left[n].pop(0)
-                expected[n] += servers[n].feed(client.sending)
-        busy = [client for client in clients if client.sending]
-        answering = [each for each in lender.backends if each.answers and not each.is_paused]
-        is_over = not (busy or answering or any(left))
-        if busy and (not answering or rng.random() < 0.5):
-            rng.choice(busy).push(rng.choice((1, 5, 11, 60, None, None, None, None)))
-        elif answering:
-            rng.choice(answering).deliver(rng.choice((1, 5, 7, 30, None, None, None)))
-        if rng.random() < 0.7 or is_over:
-            await turn()
-        lender.grant()
-        await step_of(rng.choice(clients), rng)
-        for each in lender.backends:
-            assert isinstance(each, NativeBackend)
-            each.hear()
-        for n, client in enumerate(clients):
-            client.hear()
-            assert expected[n].startswith(client.received), (n, client.received, expected[n])
-        if is_over and all(client.received == expected[n] for n, client in enumerate(clients)):
-            break
-    for n, client in enumerate(clients):
-        assert client.received == expected[n]
-        assert not client.conn.is_closing()
-        await client.leave()
-    await turn()
-    assert len(lender.idle) == len(lender.backends), "a backend was kept by a client that is gone"
-    lender.check()
-    lender.close()
-    await turn()
-    return desk.transactions
+@pytest.mark.parametrize("rule", MUTATIONS)
+def test_without_any_one_rule_of_how_a_client_is_handed_over_that_is_seen(rule: str) -> None:
+    assert found_within(rule, TRIES) is not None
 
 
 @IS_TRIED
