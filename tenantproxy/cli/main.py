@@ -16,6 +16,7 @@ from rich.console import Console
 
 from tenantproxy._native import data_path
 from tenantproxy.cli import fleet as fleets
+from tenantproxy.cli import health as healths
 from tenantproxy.cli import install as installing
 from tenantproxy.cli import login as logins
 from tenantproxy.cli import read, tokens
@@ -333,6 +334,21 @@ def pools(
         token = settings.admin.token
     rows = read.pools(address, token)
     Output(as_json).rows(rows if as_json else read.for_readers(rows), empty="no pool is open")
+
+
+@command(app, "health")
+def health(
+    config: ConfigFile = DEFAULT_CONFIG,
+    url: Annotated[str | None, typer.Option(help="The admin listener; default: the configured one.")] = None,
+    live: Annotated[bool, typer.Option("--live", help="Ask whether it is alive, and not whether it is ready.")] = False,
+    timeout: Annotated[float, typer.Option(min=0.1, max=60, help="Seconds to wait for an answer.")] = 2.0,
+) -> None:
+    """Ask a running sidecar whether it is ready, for health checks of containers. Exits 1 when it is not.
+
+    It needs no token, and sends none.
+    """
+    address = url if url is not None else read.admin_url(load(config, secrets=False))
+    sys.stdout.write(f"{healths.ask_health(address, live=live, timeout=timeout)}\n")
 
 
 @command(app, "fleet")

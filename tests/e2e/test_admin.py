@@ -22,9 +22,16 @@ from tenantproxy.pools.base import Stats
 from tenantproxy.sidecar.admin import admin_app
 from tenantproxy.sidecar.admin_gate import admin_gate
 from tenantproxy.sidecar.listener import HttpListener
+from tests.support.command import command
 from tests.support.sidecar import Served
 
 TOKEN = "a token of more than sixteen bytes"
+BARE = """
+main = {{ server = "primary", database = "main" }}
+servers = {{ primary = {{ user = "app", password = "" }} }}
+registry = {{ source = "file" }}
+admin = {{ listen = "{listen}", token_file = "{token}" }}
+"""
 OPEN = ("/livez", "/readyz")
 CLOSED = ("/metrics", "/v1/pools", "/v1/servers", "/v1/nothing", "/")
 STATS = Stats(
@@ -42,10 +49,10 @@ async def _stats() -> Stats:
 
 
 @asynccontextmanager
-async def an_admin_listener(**keys: Any) -> AsyncIterator[str]:
+async def an_admin_listener(*, ready: bool = True, **keys: Any) -> AsyncIterator[str]:
     admin = Admin.model_validate({"listen": "127.0.0.1:0", **keys})
     served = admin_app(
-        HttpRequests(), readiness=lambda: {"up": True}, metrics=_metrics, stats=_stats, gate=admin_gate(admin)
+        HttpRequests(), readiness=lambda: {"up": ready}, metrics=_metrics, stats=_stats, gate=admin_gate(admin)
     )
     listener = HttpListener(
         served, protocol="admin", host="127.0.0.1", port=0, max_clients=10, drain_timeout=5.0, head_timeout=60.0
@@ -150,7 +157,7 @@ async def test_while_the_token_cannot_be_used_no_request_is_accepted(tmp_path: P
 @pytest.mark.parametrize("host", ["evil.example", "localhost.evil.example", "10.1.2.3", "", None, "127.0.0.1@evil"])
 @pytest.mark.parametrize("path", CLOSED)
 async def test_a_request_addressed_to_another_host_is_refused(
-    path: str, host: str | None, keys: dict[str, str]
+    path: str, host: str | None, keys: dict[str, Any]
 ) -> None:
     async with an_admin_listener(**keys) as url:
         status, _, body = await ask(url, path, bearer(TOKEN), host=host)
@@ -184,3 +191,47 @@ def test_the_pools_command_sends_the_token_of_the_configuration(
     assert wrong.exit_code == 1
     assert "answers 401" in wrong.stderr
     assert "token_file" in wrong.stderr
+
+
+async def asked(*args: str) -> tuple[int, str, str]:
+    done = await command("health", *args)
+    return done.returncode, done.stdout, done.stderr
+
+
+async def test_health_exits_with_0_when_ready_and_needs_no_token(tmp_path: Path) -> None:
+    async with an_admin_listener(token=TOKEN) as url:
+        config = tmp_path / "tenantproxy.toml"
+        config.write_text(BARE.format(listen=url.removeprefix("http://"), token=tmp_path / "unreadable"))
+        assert await asked("--config", str(config)) == (0, "ok\n", "")
+
+
+@pytest.mark.parametrize(("option", "code"), [((), 1), (("--live",), 0)])
+async def test_health_exits_with_1_when_not_ready_and_says_why(option: tuple[str, ...], code: int) -> None:
+    async with an_admin_listener(ready=False, token=TOKEN) as url:
+        status, out, error = await asked("--url", url, *option)
+        assert status == code
+        assert ("not ready: up" in error) == bool(code)
+        assert bool(out) != bool(code)
+
+
+async def _answer_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.read()
+    writer.close()
+
+
+async def _answer_as_another(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.readuntil(b"\r\n\r\n")
+    writer.write(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+    await writer.drain()
+    writer.close()
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"), [(_answer_nothing, "no answer within 0.2 s"), (_answer_as_another, "is not tenantproxy's")]
+)
+async def test_health_exits_with_1_where_no_sidecar_answers(answer: Any, told: str) -> None:
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        status, out, error = await asked("--url", f"http://127.0.0.1:{port}", "--timeout", "0.2")
+        assert (status, out) == (1, "")
+        assert told in error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -34,11 +35,20 @@ def test_what_builds_the_image_is_not_in_it(instructions: list[tuple[str, str]],
     assert not any("pip" in rest for name, rest in final if name == "RUN")
 
 
-def test_every_base_image_names_its_version(instructions: list[tuple[str, str]]) -> None:
-    for name, rest in instructions:
-        if name == "FROM":
-            image = rest.split()[0]
-            assert re.fullmatch(r"python:3\.\d+-slim-\w+", image), image
+def test_every_stage_has_the_one_base_image_that_a_digest_pins(instructions: list[tuple[str, str]]) -> None:
+    assert [rest.split()[0] for name, rest in instructions if name == "FROM"] == ["${PYTHON}"] * 2
+    name, first = instructions[0]
+    assert name == "ARG", "an ARG before the first FROM is what all of them know"
+    assert re.fullmatch(r"PYTHON=python:3\.\d+-slim-\w+(@sha256:[0-9a-f]{64})?", first), first
+
+
+def test_its_labels_say_what_it_is_and_of_which_revision(final: list[tuple[str, str]]) -> None:
+    (labels,) = [rest for name, rest in final if name == "LABEL"]
+    given = dict(re.findall(r'org\.opencontainers\.image\.([\w.]+)="([^"]*)"', labels))
+    assert given["licenses"] == tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["license"]
+    arguments = {rest.partition("=")[0] for name, rest in final if name == "ARG"}
+    for label in ("base.name", "version", "revision"):
+        assert set(re.findall(r"\$\{(\w+)\}", given[label])) & arguments, label
 
 
 def test_it_runs_as_a_user_that_is_not_root(final: list[tuple[str, str]]) -> None:
@@ -48,12 +58,11 @@ def test_it_runs_as_a_user_that_is_not_root(final: list[tuple[str, str]]) -> Non
     assert not any(name == "RUN" for name, _ in final[final.index(("USER", users[-1])) :])
 
 
-def test_its_health_is_asked_on_livez(final: list[tuple[str, str]]) -> None:
+def test_its_health_is_asked_with_the_configuration_that_it_serves(final: list[tuple[str, str]]) -> None:
     (health,) = [rest for name, rest in final if name == "HEALTHCHECK"]
-    command = json.loads(health.split("CMD", 1)[1])
-    assert command[0] == "python"
-    assert "http://127.0.0.1:8081/livez" in command[-1]
-    compile(command[-1], "HEALTHCHECK", "exec")
+    command, served = json.loads(health.split("CMD", 1)[1]), json.loads(dict(final)["CMD"])
+    assert command[:2] == ["tenantproxy", "health"]
+    assert command[2:] == served[1:] == ["--config", "/etc/tenantproxy/tenantproxy.toml"]
 
 
 def test_it_gets_the_signals_itself(final: list[tuple[str, str]]) -> None:
