@@ -348,6 +348,10 @@ class Router:
         """The hosts of the servers that are watched, for all that connects to them."""
         return self._parts.hosts
 
+    def is_behind(self, replica: str) -> bool:
+        """Whether a replica is further behind than its primary's `max_replica_lag`, or it is not known."""
+        return self._parts.watch.is_behind(replica)
+
     @property
     def counters(self) -> Counters:
         """What is counted of all pools."""

@@ -33,6 +33,7 @@ from tenantproxy.scope import TenantScope
 
 __all__ = [
     "MAIN",
+    "RouteKey",
     "Routes",
     "admin_route",
     "listener_route",
@@ -149,6 +150,21 @@ class Routes:
             route = plan.plan(tenant, system=scope.system, replica=name)
             route = replace(route, pool=replace(route.pool, profile=scope.profile))
             yield route if not scope.context else _with_context(route, scope)
+
+    def reads(self, key: RouteKey, *, avoid: Callable[[Route], bool]) -> Route | None:
+        """Where a tenant known by `key` is read now: the first of its replicas not to `avoid`, or the primary."""
+        known = self._routes.get(key)
+        if known is None or known[0].tenant is None:
+            return None
+        tenant, (_, system, _, profile) = known[0].tenant, key
+        server = self._servers.get(tenant.placement.server)
+        plan = self._plans[tenant.placement.isolation].plan
+        for name in (*_preferred(tenant.id, server.replicas if server is not None else ()), None):
+            route = plan(tenant, system=system, replica=name)
+            route = replace(route, pool=replace(route.pool, profile=profile))
+            if name is None or not avoid(route):
+                return route
+        return None
 
     def keys_of(self, tenant: Tenant) -> set[PoolKey]:
         """The pools, without their profile, that may hold connections of this tenant."""

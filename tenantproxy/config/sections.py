@@ -126,6 +126,7 @@ class PgUser(Section):
     password_env: Text | None = None
     tenants: Annotated[Literal["*"] | tuple[Text, ...], BeforeValidator(tenant_list)] = ()
     pool_mode: Literal["transaction", "session"] = "transaction"
+    replica: Flag = False  # reads from replicas, unless the client says otherwise
     max_clients: Count | None = None
     cert: Flag = False
     cert_names: Texts = ()

@@ -177,6 +177,7 @@ class RawLender:
             self.destroy(backend, "error")
             return held
         backend.rest()
+        backend.saw_read_only = backend.saw_read_only and not route.session.standby  # which refuses every write
         if is_dirty or backend.saw_read_only or backend.cancels:
             self._reset(backend)
         elif backend.lost_tenant:
@@ -226,8 +227,8 @@ class RawLender:
         if backend.cancels:  # one that arrives late must hit no other client, and not this reset either
             backend.on_cancelled = partial(self.begin_reset, backend)
             return
-        messages, answer = reset(self.nonce())
-        Exchange(backend, answer, partial(self._was_reset, backend), is_reset=True).begin(messages)
+        said, answer = reset(self.nonce())
+        Exchange(backend, answer, partial(self._was_reset, backend), is_reset=True).begin(said)
 
     def _was_reset(self, backend: RawBackend, error: Exception | None) -> None:
         if error is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from enum import StrEnum
-from typing import Final
+from typing import Final, Literal
 
 from tenantproxy.errors import ProtocolError, TenantProxyError
 from tenantproxy.wire.answers import ready_for_query
@@ -49,6 +49,7 @@ from tenantproxy.wire.leftovers import ANYTHING, CUSTOM, MARGIN, SUSPECT, leftov
 from tenantproxy.wire.memory import FREE_BYTES
 from tenantproxy.wire.pipeline import Certainty, Pipeline
 from tenantproxy.wire.prepared import MAX_TEXT, REFUSAL, Prepared
+from tenantproxy.wire.replica_mode import in_transaction, replica_wish, unprepared
 from tenantproxy.wire.session_features import PinPlaces, SessionFeatures
 from tenantproxy.wire.session_settings import KeptSettings
 from tenantproxy.wire.session_texts import MAX_READ, may_set, sets_untracked
@@ -69,6 +70,7 @@ _END_OF_STATEMENT: Final = (  # how libpq ends one: Describe, Execute, Sync
 _END_SIZE: Final = len(_END_OF_STATEMENT)
 _TRANSLATED: Final = {PARSE: Prepared.parse, DESCRIBE: Prepared.describe, CLOSE: Prepared.close}
 _DEALLOCATED: Final = frame(COMMAND_COMPLETE, b"DEALLOCATE\0")
+_SET_OR_RESET: Final = {b"S": frame(COMMAND_COMPLETE, b"SET\0"), b"R": frame(COMMAND_COMPLETE, b"RESET\0")}
 _DEALLOCATED_WITHIN: Final = (
     frame(COMMAND_COMPLETE, b"SAVEPOINT\0") + _DEALLOCATED + frame(COMMAND_COMPLETE, b"RELEASE\0")
 )
@@ -137,6 +139,7 @@ class RequestStream:
     __slots__ = (
         "_asking",
         "_changes",
+        "_chooses",
         "_features",
         "_is_bound",
         "_is_refused",
@@ -155,6 +158,7 @@ class RequestStream:
         "state",
         "stop",
         "vacates",
+        "wish",
     )
 
     def __init__(
@@ -165,8 +169,11 @@ class RequestStream:
         *,
         features: SessionFeatures | None = None,
         changes: DefinitionChanges | None = None,
+        chooses: bool = False,
         is_session: bool,
     ) -> None:
+        self._chooses = chooses  # the client may say where it reads: see `replica_mode`
+        self.wish: bool | Literal["reset"] | None = None  # where it wants to read from now on
         self.state = _BOUNDARY
         self.at = 0  # what is before it was read
         self.stop = _END
@@ -602,6 +609,10 @@ class RequestStream:
         if self._pipeline.will_be_idle and may_set(sql):
             return _HELD
         is_quiet = pipeline.is_quiet
+        if self._chooses:
+            answered = self._chosen(sql, is_quiet=is_quiet)
+            if answered is not None:
+                return answered
         self._kept.asked(sql, is_alone=is_quiet)
         if self._is_session:
             return None
@@ -617,10 +628,33 @@ class RequestStream:
         self.reply += answer + ready_for_query(pipeline.status)
         return b""
 
+    def _chosen(self, sql: bytes, *, is_quiet: bool) -> bytes | None:
+        """A simple query that chooses where its client reads: empty, it was answered here; else what fails instead."""
+        pipeline = self._pipeline
+        try:
+            wish = replica_wish(sql)
+            if wish is None:
+                return None
+            if self._is_session:
+                raise unprepared()
+            if not is_quiet or pipeline.status != IDLE:
+                raise in_transaction()
+        except ProtocolError as exc:
+            refused = self._prepared.refuse_query(exc)
+            pipeline.queried()
+            self._is_bound = False
+            return refused
+        self.wish = wish
+        self.reply += _SET_OR_RESET[sql.lstrip()[:1].upper()] + ready_for_query(IDLE)
+        return b""
+
     def _watched_parse(self, message: bytes, text_begins: int, *, is_alone: bool) -> bytes | None:
         """A statement that may be SET, RESET, DISCARD or DEALLOCATE."""
         prepared = self._prepared
         sql = message[text_begins : message.find(b"\0", text_begins)]
+        if self._chooses and _names_replicas(sql):
+            self._pipeline.opened()
+            return prepared.refuse(unprepared())
         name = deallocate_of(sql) if text_begins == HEADER + 1 else None
         if name is None and sql[:2].upper() != b"SA":
             if self._pipeline.will_be_idle:
@@ -671,6 +705,13 @@ class RequestStream:
         if statement.watched:
             self._sets = True
             self._kept.asked(statement.watched, is_alone=is_alone)
+
+
+def _names_replicas(sql: bytes) -> bool:
+    try:
+        return replica_wish(sql) is not None
+    except ProtocolError:
+        return True
 
 
 def _left_by(sql: bytes) -> int:

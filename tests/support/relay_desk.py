@@ -191,7 +191,9 @@ class Lender:
 
 
 class Source:
-    """One tenant."""
+    """One tenant, on a server without replicas."""
+
+    replica = False
 
     def __init__(self, tenant: str = "acme") -> None:
         self._route = raw_route(route(tenant_id(tenant), "row"))
@@ -203,6 +205,12 @@ class Source:
         return float("inf")
 
     async def find(self) -> tuple[Any, Route]:
+        return self.known()
+
+    def reading(self, *, replica: bool) -> Source:
+        return self
+
+    def primary(self) -> tuple[Any, Route]:
         return self.known()
 
 

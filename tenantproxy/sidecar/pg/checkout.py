@@ -9,7 +9,7 @@ from enum import StrEnum
 from time import monotonic
 from typing import Final, Protocol
 
-from tenantproxy.errors import TenantProxyError
+from tenantproxy.errors import ConnectFailed, TenantProxyError
 from tenantproxy.model import Route
 from tenantproxy.pools.pool import Pool
 from tenantproxy.raw.backend import RawBackend, Settings
@@ -23,7 +23,9 @@ logger = logging.getLogger("tenantproxy")
 
 
 class Source(Protocol):
-    """Looks up the client's tenant: its current pool and route."""
+    """Looks up the client's tenant: its current pool and route. `replica`: that of clients that read from replicas."""
+
+    replica: bool
 
     def known(self) -> tuple[Pool[RawBackend], Route] | None:
         """Without asking; None: `find` it."""
@@ -35,6 +37,14 @@ class Source(Protocol):
 
     async def find(self) -> tuple[Pool[RawBackend], Route]:
         """Ask the registry. Raises TenantError, RegistryUnavailable, PoolClosed."""
+        ...
+
+    def reading(self, *, replica: bool) -> Source:
+        """That of clients of the tenant that read from replicas, or of those that do not."""
+        ...
+
+    def primary(self) -> tuple[Pool[RawBackend], Route] | None:
+        """Where to go when a replica could not be connected to; None: nowhere else."""
         ...
 
 
@@ -128,16 +138,28 @@ class Checkout:
     Invariant: `backend` is set exactly in HELD, RENEWING, LOOKING and RETRYING.
     """
 
-    __slots__ = ("_acquire", "_finding", "_holder", "_lender", "_source", "backend", "route", "state", "waiting_since")
+    __slots__ = (
+        "_acquire",
+        "_finding",
+        "_holder",
+        "_lender",
+        "_settings",
+        "backend",
+        "route",
+        "source",
+        "state",
+        "waiting_since",
+    )
 
     def __init__(self, source: Source, lender: RawLender, holder: Holder) -> None:
         self.state = _IDLE
         self.backend: RawBackend | None = None
         self.route: Route | None = None
         self.waiting_since = 0.0
-        self._source = source
+        self.source = source
         self._lender = lender
         self._holder = holder
+        self._settings: Settings = NO_SETTINGS  # what the client wants of the backend that it waits for
         self._acquire: Acquire | None = None
         self._finding: asyncio.Task[None] | None = None
 
@@ -161,7 +183,7 @@ class Checkout:
     def lease(self, settings: Settings) -> RawBackend | None:
         """A backend, set to `settings`, at once; None: the holder will be told of one, or of the error."""
         try:
-            found = self._source.known()
+            found = self.source.known()
             if found is None:
                 self._move(_E_UNKNOWN)
                 self.waiting_since = monotonic()
@@ -189,7 +211,7 @@ class Checkout:
 
     async def _find(self, settings: Settings) -> None:
         try:
-            pool, route = await self._source.find()
+            pool, route = await self.source.find()
         except TenantProxyError as exc:
             self._finding = None
             self.refused(exc)
@@ -204,6 +226,7 @@ class Checkout:
     def _want(self, pool: Pool[RawBackend], route: Route, settings: Settings) -> None:
         self._move(_E_WANTED)
         self.route = route
+        self._settings = settings
         try:
             self._acquire = self._lender.acquire(pool, route, settings, self)
         except TenantProxyError as exc:
@@ -226,6 +249,11 @@ class Checkout:
         self._acquire = None
         if self.state is not _LOST:
             self._move(_E_REFUSED)
+            if isinstance(error, ConnectFailed) and self.route is not None and self.route.session.standby:
+                found = self.source.primary()
+                if found is not None and not found[1].session.standby:
+                    self._want(*found, self._settings)
+                    return
             self._holder.not_checked_out(error)
 
     # --- held --------------------------------------------------------------------------------------------------------

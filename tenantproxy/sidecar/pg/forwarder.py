@@ -72,6 +72,10 @@ class Owner(Protocol):
         """A transaction is over."""
         ...
 
+    def reads_from(self, source: Source) -> None:
+        """Its client's next transactions go there."""
+        ...
+
     def lost(self, exc: Exception | None) -> None:
         """The backend is gone."""
         ...
@@ -155,7 +159,13 @@ class Forwarder:
         self.responses = ResponseStream(pipeline, prepared, is_session=is_session)
         self.responses.pids = ToldPid(rights.pid, self.checkout)
         self._requests = RequestStream(
-            pipeline, prepared, kept, features=self.features, changes=changes, is_session=is_session
+            pipeline,
+            prepared,
+            kept,
+            features=self.features,
+            changes=changes,
+            chooses=True,
+            is_session=is_session,
         )
         self._transport = transport
         self._owner = owner
@@ -291,6 +301,7 @@ class Forwarder:
             if self.features.notice:
                 self._notify()
             if requests.reply:
+                self._choose_reads()
                 self._transport.write(requests.reply)
                 if backend is not None and pipeline.is_quiet and pipeline.status == IDLE:
                     self._idle(is_amid=self.responses.is_amid)
@@ -298,6 +309,15 @@ class Forwarder:
                 self._replay = None if self._is_session else data
             if requests.stop is not _END and not self._goes_on(requests.stop, data, at):
                 return
+
+    def _choose_reads(self) -> None:
+        """Its client may have said where it reads from its next transaction on."""
+        wish, self._requests.wish = self._requests.wish, None
+        if wish is None:
+            return
+        replica = self._rights.starts_on_replica if wish == "reset" else bool(wish)
+        self.checkout.source = self.checkout.source.reading(replica=replica)
+        self._owner.reads_from(self.checkout.source)
 
     def _notify(self) -> None:
         """Tell the client what it is to know, unless that would be read as the rest of a row."""

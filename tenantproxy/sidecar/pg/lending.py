@@ -21,6 +21,7 @@ from tenantproxy.raw.connector import RawConnector
 from tenantproxy.raw.lender import PROFILE, RawLender
 from tenantproxy.raw.side import new_raw_side
 from tenantproxy.router import Router
+from tenantproxy.routes import RouteKey
 from tenantproxy.slices import in_slices
 
 __all__ = ["RawLending"]
@@ -38,6 +39,8 @@ class RawLending:
     def __init__(self, router: Router) -> None:
         self._routes = router.routes
         self._family = router.family
+        self._budgets = router.budgets
+        self._is_behind = router.is_behind
         self._pools: PoolManager[RawBackend]
         self._connector: RawConnector
         self._pools, self.lender, self._connector = new_raw_side(
@@ -92,16 +95,31 @@ class RawLending:
                     pool.expire()
 
     # --- Lending -----------------------------------------------------------------------------------------------------
-    def known(self, tenant: TenantId) -> tuple[Pool[RawBackend], Route] | None:
+    def known(self, tenant: TenantId, *, replica: bool = False) -> tuple[Pool[RawBackend], Route] | None:
         """See `listener.Lending`."""
-        route = self._routes.known_by((tenant, None, False, PROFILE))
-        return None if route is None else (self._pools.pool(route), route)
+        key = (tenant, None, replica, PROFILE)
+        route = self._routes.known_by(key)
+        if route is None:
+            return None
+        return self._reading(key, route) if route.session.standby else (self._pools.pool(route), route)
 
-    def fresh_until(self, tenant: TenantId) -> float:
+    def fresh_until(self, tenant: TenantId, *, replica: bool = False) -> float:
         """See `listener.Lending`."""
-        return self._routes.fresh_until((tenant, None, False, PROFILE))
+        return self._routes.fresh_until((tenant, None, replica, PROFILE))
 
-    async def find(self, tenant: TenantId) -> tuple[Pool[RawBackend], Route]:
+    async def find(self, tenant: TenantId, *, replica: bool = False) -> tuple[Pool[RawBackend], Route]:
         """See `listener.Lending`."""
-        route = await self._routes.find_by((tenant, None, False, PROFILE))
+        key = (tenant, None, replica, PROFILE)
+        route = await self._routes.find_by(key)
+        return self._reading(key, route) if route.session.standby else (self._pools.pool(route), route)
+
+    def _reading(self, key: RouteKey, preferred: Route) -> tuple[Pool[RawBackend], Route]:
+        """The tenant's replica, or another one where that does not serve or is too far behind, or the primary."""
+        route = preferred
+        if self._is_avoided(route):
+            route = self._routes.reads(key, avoid=self._is_avoided) or preferred
         return self._pools.pool(route), route
+
+    def _is_avoided(self, route: Route) -> bool:
+        name = route.pool.server
+        return self._budgets[name].is_avoided or self._is_behind(name)

@@ -61,6 +61,8 @@ from tenantproxy.sidecar.tls import ListenerTls
 from tenantproxy.slices import in_slices
 from tenantproxy.wire import answers, untracked
 from tenantproxy.wire.memory import ProcessMemory, TenantMemory
+from tenantproxy.wire.replica_mode import NAME as REPLICA
+from tenantproxy.wire.replica_mode import is_on
 from tenantproxy.wire.session_features import SessionFeatures
 from tenantproxy.wire.session_settings import KeptSettings
 from tenantproxy.wire.settings import NO_SETTINGS, Settings
@@ -88,15 +90,15 @@ class Lending(Protocol):
         """Lends raw backends."""
         ...
 
-    def known(self, tenant: TenantId) -> tuple[Pool[RawBackend], Route] | None:
-        """The tenant's pool and route without I/O; None: `find` it."""
+    def known(self, tenant: TenantId, *, replica: bool = False) -> tuple[Pool[RawBackend], Route] | None:
+        """The tenant's pool and route without I/O; None: `find` it. `replica`: to read, where it has replicas."""
         ...
 
-    def fresh_until(self, tenant: TenantId) -> float:
+    def fresh_until(self, tenant: TenantId, *, replica: bool = False) -> float:
         """Until when that holds, unless something happens meanwhile; monotonic."""
         ...
 
-    async def find(self, tenant: TenantId) -> tuple[Pool[RawBackend], Route]:
+    async def find(self, tenant: TenantId, *, replica: bool = False) -> tuple[Pool[RawBackend], Route]:
         """The same from the registry. Raises TenantError, RegistryUnavailable, PoolClosed."""
         ...
 
@@ -427,7 +429,10 @@ class PgListener:
     ) -> None:
         if tenant in self._paused:  # who is connected waits; a new client would be cut off by its startup timeout
             raise not_served(TenantStatus.PAUSED)
-        source = self._source_of(tenant)
+        others = dict(wish.others)
+        chosen = others.pop(REPLICA, None)
+        source = self._source_of(tenant).reading(replica=target.replica if chosen is None else is_on(chosen))
+        wish = replace(wish, others=tuple(others.items()))
         pool, route = source.known() or await source.find()
         start = _startup_settings(wish, route, is_session=target.pool_mode == "session")
         wish = replace(wish, settings=start, others=NO_SETTINGS)
@@ -524,11 +529,11 @@ class PgListener:
         return self._traffic.setdefault(TenantId(self._label_of(tenant)), Traffic())
 
     # --- Source: what relays ask -------------------------------------------------------------------------------------
-    async def find(self, tenant: TenantId) -> tuple[Pool[RawBackend], Route]:
+    async def find(self, tenant: TenantId, *, replica: bool = False) -> tuple[Pool[RawBackend], Route]:
         """See `relay.Source`."""
         while (paused := self._paused.get(tenant)) is not None:
             await paused.wait()
-        return await self._lending.find(tenant)
+        return await self._lending.find(tenant, replica=replica)
 
     # --- what an operator does ---------------------------------------------------------------------------------------
     async def pause(self, tenant: TenantId) -> None:
@@ -669,6 +674,11 @@ class Client:
         elif self.console is not None:
             self.console.end(PoolClosed("terminating connection due to administrator command"))
 
+    @property
+    def starts_on_replica(self) -> bool:
+        """See `signals.ClientRights`."""
+        return self.target.replica
+
     def signal(self, pid: int, *, ends: bool) -> bool:
         """See `signals.ClientRights`."""
         return self._listener.signal(self, pid, ends=ends)
@@ -699,21 +709,32 @@ class _Access:
     backend: RawBackend | None
 
 
+class Find(Protocol):
+    """Asks the registry for a tenant's pool and route."""
+
+    def __call__(self, tenant: TenantId, *, replica: bool) -> Awaitable[tuple[Pool[RawBackend], Route]]:
+        """Of its primary, or to read from."""
+        ...
+
+
 class _Source:
     """One tenant, as its clients find it, and what they keep. All of them share it."""
 
-    __slots__ = ("__weakref__", "_find", "_known", "_lending", "_paused", "_tenant", "memory")
+    __slots__ = ("__weakref__", "_find", "_known", "_lending", "_other", "_paused", "_tenant", "memory", "replica")
 
     def __init__(
         self,
         tenant: TenantId,
         *,
         lending: Lending,
-        find: Callable[[TenantId], Awaitable[tuple[Pool[RawBackend], Route]]],
+        find: Find,
         paused: Container[TenantId],
         memory: TenantMemory,
+        primary: _Source | None = None,
     ) -> None:
         self.memory = memory
+        self.replica = primary is not None  # those who have this one read from replicas
+        self._other = primary  # of a tenant that reads from replicas; else that of its readers, once there is one
         self._tenant = tenant
         self._lending = lending
         self._known = lending.known  # for each lease
@@ -721,10 +742,29 @@ class _Source:
         self._paused = paused
 
     def known(self) -> tuple[Pool[RawBackend], Route] | None:
-        return None if self._tenant in self._paused else self._known(self._tenant)
+        if self._tenant in self._paused:
+            return None
+        return self._known(self._tenant, replica=True) if self.replica else self._known(self._tenant)
 
     def fresh_until(self) -> float:
-        return self._lending.fresh_until(self._tenant)
+        return self._lending.fresh_until(self._tenant, replica=self.replica)
 
     async def find(self) -> tuple[Pool[RawBackend], Route]:
-        return await self._find(self._tenant)
+        return await self._find(self._tenant, replica=self.replica)
+
+    def primary(self) -> tuple[Pool[RawBackend], Route] | None:
+        return None if self._tenant in self._paused else self._known(self._tenant)
+
+    def reading(self, *, replica: bool) -> _Source:
+        if replica == self.replica:
+            return self
+        if self._other is None:
+            self._other = _Source(
+                self._tenant,
+                lending=self._lending,
+                find=self._find,
+                paused=self._paused,
+                memory=self.memory,
+                primary=self,
+            )
+        return self._other

@@ -206,6 +206,10 @@ class Relay(asyncio.Protocol):
         """See `forwarder.Owner`."""
         self.end(_shutting_down())
 
+    def reads_from(self, source: Source) -> None:
+        """See `forwarder.Owner`."""
+        self._parts = self._parts._replace(source=source)
+
     def lost(self, exc: Exception | None) -> None:
         """See `forwarder.Owner`."""
         if isinstance(exc, LeaseExpired):

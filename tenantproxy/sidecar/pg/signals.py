@@ -45,6 +45,11 @@ class ClientRights(Protocol):
         """Its process id, as it was told."""
         ...
 
+    @property
+    def starts_on_replica(self) -> bool:
+        """Whether its user reads from replicas until it says otherwise."""
+        ...
+
     def signal(self, pid: int, *, ends: bool) -> bool:
         """Cancel what runs for the client that was told `pid`, or end it; False: it may signal none that was."""
         ...
@@ -58,6 +63,7 @@ class NoRights:
     """Of a client that is alone."""
 
     pid = 0
+    starts_on_replica = False
 
     def signal(self, pid: int, *, ends: bool) -> bool:
         """See `ClientRights`."""

@@ -122,6 +122,7 @@ class Target:
     tenant: TenantId | None = None
     pool_mode: PoolMode = "transaction"
     may_change: bool = False
+    replica: bool = False  # it reads from replicas, unless it says otherwise
 
 
 class Users:
@@ -173,6 +174,7 @@ class Users:
             verifier=self._verifier(name.encode(), user, made),
             tenants=None if user.tenants == "*" else tuple(dict.fromkeys(user.tenants)),
             pool_mode=user.pool_mode,
+            replica=user.replica,
             console=user.console,
             certificate=frozenset(user.cert_names or [name]) if user.cert else None,
         )
@@ -328,6 +330,7 @@ class _Grant:
     tenants: tuple[str, ...] | None
     pool_mode: PoolMode
     console: ConsoleAccess
+    replica: bool = False
     certificate: frozenset[str] | None = None  # one of these names must be in the one that is shown
 
     def reaches(self, tenant: str) -> bool:
@@ -336,7 +339,7 @@ class _Grant:
     def at(self, tenant: Tenant) -> Target | TenantProxyError:
         if tenant.status is not TenantStatus.ACTIVE:
             return not_served(tenant.status)
-        return Target(kind="tenant", user=self.name, tenant=tenant.id, pool_mode=self.pool_mode)
+        return Target(kind="tenant", user=self.name, tenant=tenant.id, pool_mode=self.pool_mode, replica=self.replica)
 
     def at_console(self) -> Target | TenantProxyError:
         if not self.console:

@@ -34,6 +34,8 @@ SHORTLY: Final = 0.05
 class FakeSource:
     """One tenant of a pool that is `one`'s."""
 
+    replica = False
+
     def __init__(self, plan: Route, pool: Any) -> None:
         self.plan = plan
         self.pool = pool
@@ -46,6 +48,12 @@ class FakeSource:
 
     async def find(self) -> tuple[Any, Route]:
         return self.known()
+
+    def reading(self, *, replica: bool) -> FakeSource:
+        return self
+
+    def primary(self) -> None:
+        return None
 
 
 def a_pool() -> Any:
