@@ -378,11 +378,11 @@ class Forwarder:
                 return _ANSWERS
         if backend.binding is None or backend.bound_until - monotonic() > self._lender.renewal:
             return _NOTHING
-        # A transaction is never cut, nor is a COPY; and where there is a doubt, what is outstanding may never come.
+        # A transaction is never cut, nor is a COPY; and what is outstanding may wait for a Sync, or never come.
         if pipeline.is_open or pipeline.copy is _COPY_IN or pipeline.is_doubtful:
             return _NOTHING
         if pipeline.outstanding:
-            return _ANSWERS
+            return _ANSWERS if pipeline.will_be_idle else _NOTHING
         if pipeline.status != IDLE or not (self._is_session or self.session.pin):
             return _NOTHING
         checkout.renew(self.kept.now)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tenantproxy.raw.backend import RawBackend
+from tenantproxy.raw.exchange import query
 from tests.support.model_server import SYNC, bind, execute, parse
 from tests.support.port_house import PortHouse, a_port
 from tests.support.world import World
@@ -33,3 +34,16 @@ async def test_a_statement_without_a_name_is_still_the_clients_after_a_renewal(l
         answer = await client.answer()
         assert (answer.rows, answer.errors) == ([["mine"]], [])
         assert backend.bound_until > until + 10
+
+
+async def test_a_sync_that_the_server_waits_for_does_not_wait_for_a_renewal(lasting: World) -> None:
+    async with a_port(lasting, pools={"shared_size": 1}) as house:
+        client = await house.client("row1")
+        client.send(parse(b"", b"SELECT 1/0") + bind(b"") + execute() + query("SELECT 'skipped'"))
+        kind, _ = await client.message()
+        while kind != ord("E"):
+            kind, _ = await client.message()
+        due(house)
+        client.send(SYNC + query("SELECT 'mine'"))
+        assert (await client.answer()).kinds == b"Z"
+        assert (await client.query("SELECT 2")).rows == [["mine"]]
