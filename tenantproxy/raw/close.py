@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from contextlib import suppress
 from contextvars import Context
 from typing import Final, Protocol
 
@@ -60,7 +61,8 @@ class End:
         if not backend.transport.is_closing():
             backend.write(_TERMINATE)
             if backend.transport.can_write_eof():
-                backend.transport.write_eof()  # it may wait for the rest of a message that its client began
+                with suppress(OSError):  # reset by the server: that is read, and ends this
+                    backend.transport.write_eof()  # it may wait for the rest of a message that its client began
                 backend.write = discard  # its holder may write more before it is told
         if is_resting:
             self._timer = self._loop.call_at(self._deadline, self.give_up, context=Context())
