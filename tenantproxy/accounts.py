@@ -100,6 +100,12 @@ class TenantAccounts:
         self._listing = asyncio.Lock()
         self._scopes: dict[SharedDatabase, Scope] = {}
 
+    def adopt(self, settings: Settings) -> None:
+        """Look for accounts on the servers of `settings` from now on."""
+        self._settings = settings
+        self._places = None
+        self._scopes.clear()
+
     async def of_tenant(self, tenant: TenantId, email: str, *, timeout: float) -> Sequence[Candidate]:
         """See `Accounts`."""
         query = self._settings.login.account_query or ""

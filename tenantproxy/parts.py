@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
-from tenantproxy.config import Settings
+from tenantproxy.config import Server, Settings
 from tenantproxy.connect.opening import Opening
 from tenantproxy.connect.watched import new_hosts
 from tenantproxy.driver.connector import AsyncpgConnector, Init
@@ -23,7 +23,7 @@ from tenantproxy.model import Limits, PoolKey, TenantId
 from tenantproxy.pools.base import AcquireResult, Clock, PoolStats, Stats, TenantPoolStats
 from tenantproxy.pools.budget import ServerBudget
 from tenantproxy.pools.counters import Counters
-from tenantproxy.pools.manager import PoolManager
+from tenantproxy.pools.manager import LivePoolSettings, PoolManager
 from tenantproxy.pools.pool import Pool
 from tenantproxy.pools.snapshot import snapshot
 from tenantproxy.registry import CachedRegistry
@@ -40,13 +40,9 @@ def new_budgets(settings: Settings, *, clock: Clock, observer: Observer) -> dict
 
     It is called as the first of them. Addresses are compared as they are written.
     """
-    replicas = {replica for server in settings.servers.values() for replica in server.replicas}
     by_place: dict[tuple[object, ...], list[str]] = {}
-    for name, server in settings.servers.items():
-        places = sorted((_LOOPBACK.get(each.host, each.host).lower(), each.port) for each in server.each_host)
-        # Of the same hosts, a primary and a replica are never the same one.
-        serves = (server.target_session_attrs, name in replicas) if server.hosts else ()
-        by_place.setdefault((*places, *serves), []).append(name)
+    for name in settings.servers:
+        by_place.setdefault(_place(settings, name), []).append(name)
     budgets = {}
     for names in by_place.values():
         budget = ServerBudget(
@@ -61,6 +57,33 @@ def new_budgets(settings: Settings, *, clock: Clock, observer: Observer) -> dict
 
 
 _TENANTS_A_STEP: Final = 50
+_NO_FORM: Final = {
+    "max_connections",
+    "connect_timeout",
+    "replicas",
+    "admin",
+    "login",
+    "password",
+    "password_file",
+    "password_env",
+}  # nothing is opened again for a change of these
+
+
+def _place(settings: Settings, name: str) -> tuple[object, ...]:
+    """Where a server is: names of one place share a budget."""
+    server = settings.servers[name]
+    places = sorted((_LOOPBACK.get(each.host, each.host).lower(), each.port) for each in server.each_host)
+    # Of the same hosts, a primary and a replica are never the same one.
+    is_replica = any(name in other.replicas for other in settings.servers.values())
+    return (*places, *((server.target_session_attrs, is_replica) if server.hosts else ()))
+
+
+def _is_new_form(old: Settings, name: str, server: Server) -> bool:
+    """Whether connections of a server that are open are not as they would be opened now."""
+    former = old.servers.get(name)
+    if former is None:
+        return False
+    return any(getattr(former, key) != getattr(server, key) for key in type(server).model_fields.keys() - _NO_FORM)
 
 
 class Parts:
@@ -73,7 +96,9 @@ class Parts:
         self.counters = Counters(max_tenants=settings.metrics.max_tenants)
         self.budgets = new_budgets(settings, clock=clock, observer=observer)
         self.hosts = new_hosts(settings, self.budgets, clock=clock, observer=observer)
-        opening = Opening(settings, observer=observer, violations=self.counters.violations, hosts=self.hosts)
+        self._opening = opening = Opening(
+            settings, observer=observer, violations=self.counters.violations, hosts=self.hosts
+        )
         self.connector = AsyncpgConnector(opening, init=init)
         self.watch = HostWatch(settings, self.hosts, opening)
         self.lender = Lender(
@@ -92,6 +117,7 @@ class Parts:
             clock=clock,
             observer=observer,
         )
+        self.pool_settings = LivePoolSettings(settings.pools)
         self.family: list[PoolManager[Any]] = []  # the router's manager, and those of other listeners
         self.fleet = Fleet(
             settings, self.budgets, connections=FleetConnections(settings, self.family), observer=observer
@@ -101,7 +127,7 @@ class Parts:
     def _new_manager(self) -> PoolManager[DriverConnection]:
         return PoolManager(
             budgets=self.budgets,
-            settings=self._settings.pools,
+            settings=self.pool_settings,
             connector=self.connector,
             clock=self._clock,
             observer=self.observer,
@@ -115,6 +141,40 @@ class Parts:
             budget.forget_failures()
         self.manager = self._new_manager()
         return self.manager
+
+    def adopt(self, settings: Settings, limits: Mapping[str, int], *, new_row_keys: bool) -> None:
+        """Keep to `settings` from now on. `limits`: budgets, of new servers and of those that have another one now."""
+        changed = [name for name, server in settings.servers.items() if _is_new_form(self._settings, name, server)]
+        for name, budget in new_budgets(settings, clock=self._clock, observer=self.observer).items():
+            if name not in self.budgets:
+                self.budgets[name] = self._budget_of_place(settings, name) or budget
+        self._settings = settings
+        self._opening.adopt(settings)
+        self.lender.acquire_timeout = settings.pools.acquire_timeout
+        self.pool_settings.adopt(settings.pools)
+        self.resize(limits)
+        for pool in self.pools():
+            is_gone = pool.key.server not in settings.servers
+            if is_gone or pool.key.server in changed or (pool.key.shared and new_row_keys):
+                pool.expire()  # what is opened instead is as it is now
+
+    def _budget_of_place(self, settings: Settings, name: str) -> ServerBudget | None:
+        """That of a server under another name at the same host and port."""
+        for other in settings.servers:
+            if other != name and other in self.budgets and _place(settings, other) == _place(settings, name):
+                return self.budgets[other]
+        return None
+
+    def resize(self, limits: Mapping[str, int]) -> None:
+        """Other budgets, by server; of names that share one, the lowest holds."""
+        lowest: dict[ServerBudget, int] = {}
+        for name, budget in self.budgets.items():
+            if name in limits:
+                lowest[budget] = min(limits[name], lowest.get(budget, limits[name]))
+        for budget, limit in lowest.items():
+            budget.resize(limit)
+        for manager in self.family:
+            manager.refit()
 
     def fit(self, tenant: TenantId, limits: Limits, is_right: Callable[[PoolKey], bool]) -> None:
         """Make the tenant's own pools, of all listeners, what it may have now; see `PoolManager.fit`."""
@@ -217,7 +277,7 @@ class Parts:
         return Stats(
             pools=tuple(pools),
             servers=tuple(budget.stats() for budget in dict.fromkeys(self.budgets.values())),
-            pools_limit=self._settings.pools.max_pools,
+            pools_limit=self.pool_settings.max_pools,
             acquires=acquires,
             exhaustions=dict(counters.exhaustions),
             acquire_wait={isolation: snapshot(histogram) for isolation, histogram in counters.acquire_wait.items()},

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import replace
 from time import monotonic
@@ -41,8 +41,8 @@ from tenantproxy.parts import Parts
 from tenantproxy.pools.base import Clock, Stats
 from tenantproxy.pools.budget import ServerBudget
 from tenantproxy.pools.counters import Counters
-from tenantproxy.pools.manager import PoolManager
-from tenantproxy.registry import CachedRegistry, Registry, build, cache
+from tenantproxy.pools.manager import LivePoolSettings, PoolManager
+from tenantproxy.registry import CachedRegistry, Registry, build, cache, prepare
 from tenantproxy.routes import (
     Routes,
     admin_route,
@@ -110,6 +110,7 @@ class Router:
         """Hears what the main database announces while the router is open, unless `[registry] listen` is off."""
         self.revocations = Revocations(self._main_scope, settings.auth, hearing=self.listener)
         """What was revoked. What verifies tokens opens it (the middleware does, by itself); `close` closes it."""
+        self._accounts: TenantAccounts | None = None  # of `logins`
         self._life = self._new_life()
 
         self._lending = ScopeLending(self._life, parts=parts, routes=self._routes, known=self.known)
@@ -229,7 +230,7 @@ class Router:
         """Who finds accounts, and the directory of them. Raises ConfigurationError without `[login]`, PoolClosed."""
         self._life.check_open()
         if self._life.logins is None:
-            accounts = TenantAccounts(
+            accounts = self._accounts = TenantAccounts(
                 self.settings,
                 source=self,
                 tenants=self._registry,
@@ -337,6 +338,56 @@ class Router:
     def budgets(self) -> Mapping[str, ServerBudget]:
         """The connection budget of each server, for all that connects to it."""
         return self._budgets
+
+    @property
+    def pool_settings(self) -> LivePoolSettings:
+        """What the pools of all listeners keep to."""
+        return self._parts.pool_settings
+
+    def prepare(self, new: Settings, *, limits: Mapping[str, int], new_row_keys: bool) -> Callable[[], None]:
+        """Get ready to work by `new`; what this returns does it, and cannot fail.
+
+        Raises ConfigurationError, and ValueError for tenants that cannot be.
+        `limits`: budgets, of new servers and of those that have another one. Only what `config.changes` takes over may
+        differ from the settings of now. `new_row_keys`: connections of row tenants are opened again, to be signed for
+        by the key that is new; those that are lent end when they are given back.
+        """
+        self._check_servers(new)
+        registry = prepare(self._registry.inner, new)
+
+        def commit() -> None:
+            self.settings = new
+            self._routes.adopt(new)
+            self._parts.adopt(new, limits, new_row_keys=new_row_keys)
+            self.revocations.adopt(new.auth)
+            if self._accounts is not None:
+                self._accounts.adopt(new)
+            registry()
+            self._registry.invalidate(None)
+
+        return commit
+
+    def _check_servers(self, new: Settings) -> None:
+        """Refuse what is fixed for the life of a router: a watch over hosts, and a part of a fleet.
+
+        Raises ConfigurationError.
+        """
+        old, watched = self.settings.servers, self._parts.hosts.keys()
+        come_or_gone = old.keys() ^ new.servers.keys()
+        fixed = {name for name in come_or_gone if self.fleet is not None or {**old, **new.servers}[name].hosts}
+        held = watched if self.fleet is None else {*watched, self.settings.main.server}
+        for name in held & old.keys() & new.servers.keys():
+            budget = {"max_connections": new.servers[name].max_connections}
+            if old[name].model_copy(update=budget) != new.servers[name]:
+                fixed.add(name)
+        if fixed:
+            problem = "has changed, and cannot while its hosts are watched, or the process is in a fleet"
+            fix = "change it back, or let a new process take it over: tenantproxy upgrade"
+            raise ConfigurationError(Problem(key=f"servers.{name}", problem=problem, fix=fix) for name in sorted(fixed))
+
+    def resize_budgets(self, limits: Mapping[str, int]) -> None:
+        """Other budgets for servers, by name: what exceeds them is closed, the idle connections at once."""
+        self._parts.resize(limits)
 
     @property
     def fleet(self) -> FleetStats | None:

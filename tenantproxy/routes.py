@@ -176,6 +176,11 @@ class Routes:
                 keys.add(plan(tenant, system=system, replica=name).pool)
         return keys
 
+    def adopt(self, settings: Settings) -> None:
+        """Plan by the servers of `settings` from now on."""
+        self._servers = settings.servers
+        self._routes.clear()
+
     def clear(self) -> None:
         """Remember nothing."""
         self._routes.clear()

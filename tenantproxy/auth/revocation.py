@@ -120,6 +120,10 @@ class Revocations:
         self.last_success: float | None = None
         """When it was last known to be up to date, on the wall clock."""
 
+    def adopt(self, settings: Auth) -> None:
+        """Keep what is revoked for as long as tokens of `settings` may live, and those of before."""
+        self._seconds = max(self._seconds, lasting(settings))
+
     # --- what is known -----------------------------------------------------------------------------------------------
     def epoch(self, tenant: str) -> int:
         """See `tokens.Revoked`."""

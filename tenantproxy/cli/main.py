@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -24,7 +25,7 @@ from tenantproxy.cli.certificates import check_certificates
 from tenantproxy.cli.output import Output
 from tenantproxy.cli.shape import HELP, CliCommand, Group, with_cause
 from tenantproxy.cli.shipped import DASHBOARD, EXAMPLE, RULES, shipped
-from tenantproxy.config import Secret, Settings, check_classes, describe, json_schema, load
+from tenantproxy.config import Secret, check_classes, describe, gather, json_schema, load
 from tenantproxy.config.version import VERSION
 from tenantproxy.errors import TenantProxyError
 from tenantproxy.model import TenantStatus
@@ -75,6 +76,7 @@ ConfigFile = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="JSON on standard output, for programs.")]
 DEFAULT_CONFIG = Path("tenantproxy.toml")
 _PIPED = "-"
+_MOST_WORKERS = 64
 # Where what a command imports comes from, beyond what [cli] has; all of it is in [sidecar].
 _EXTRAS = {
     "jwt": {"jwt", "cryptography"},
@@ -141,21 +143,62 @@ def serve(
     config: ConfigFile = DEFAULT_CONFIG,
     listen: Annotated[str | None, typer.Option(help="host:port of the public listener.")] = None,
     admin_listen: Annotated[str | None, typer.Option(help="host:port of the admin listener.")] = None,
+    workers: Annotated[
+        str, typer.Option(help="Processes that share the listeners: a number, or auto for one for each core.")
+    ] = "1",
     drain_timeout: Annotated[
         float, typer.Option(help="Seconds that running requests may take to finish.")
     ] = 30.0,  # as DRAIN_TIMEOUT of the sidecar, which is not imported here
     log_level: Annotated[str, typer.Option(help="DEBUG, INFO, WARNING or ERROR.")] = "INFO",
 ) -> None:
-    """Run the sidecar until SIGTERM or SIGINT, then drain."""
+    """Run the sidecar until SIGTERM or SIGINT, then drain.
+
+    SIGHUP reloads the configuration, SIGUSR2 lets a new process take over, SIGUSR1 starts the workers again.
+    """
 
     if log_level.upper() not in ("DEBUG", "INFO", "WARNING", "ERROR"):
         raise typer.BadParameter("must be DEBUG, INFO, WARNING or ERROR", param_hint="--log-level")
+    count = (os.cpu_count() or 1) if workers == "auto" else int(workers) if workers.isdecimal() else 0
+    if not 1 <= count <= _MOST_WORKERS:
+        raise typer.BadParameter(f"must be auto, or a number from 1 to {_MOST_WORKERS}", param_hint="--workers")
     from tenantproxy.cli import process
 
-    def reread() -> Settings:
-        return load(config, overrides={"http.listen": listen, "admin.listen": admin_listen})
+    process.run_sidecar(
+        lambda: gather(config, overrides={"http.listen": listen, "admin.listen": admin_listen}),
+        source=str(config),
+        drain_timeout=drain_timeout,
+        log_level=log_level.upper(),
+        workers=count,
+    )
 
-    process.run_sidecar(reread, drain_timeout=drain_timeout, log_level=log_level.upper())
+
+AdminUrl = Annotated[str | None, typer.Option("--url", help="The admin listener; default: the configured one.")]
+TokenFile = Annotated[
+    Path | None, typer.Option("--token-file", help="The admin token for any --url; default: the configured one.")
+]
+
+
+@command(app, "reload")
+def reload(
+    config: ConfigFile = DEFAULT_CONFIG, url: AdminUrl = None, token_file: TokenFile = None, as_json: AsJson = False
+) -> None:
+    """Let the running sidecar take over its configuration as it is now, all or nothing; says what has changed."""
+    changed = read.change(*_admin(config, url, token_file), "reload")["changed"]
+    Output(as_json).rows([{"changed": key} for key in changed], empty="nothing has changed")
+
+
+@command(app, "upgrade")
+def upgrade(
+    config: ConfigFile = DEFAULT_CONFIG, url: AdminUrl = None, token_file: TokenFile = None, as_json: AsJson = False
+) -> None:
+    """Let a new process take over from the running sidecar, with the code and the configuration of now."""
+    Output(as_json).table(read.change(*_admin(config, url, token_file), "upgrade"))
+
+
+@command(app, "restart")
+def restart(config: ConfigFile = DEFAULT_CONFIG, url: AdminUrl = None, token_file: TokenFile = None) -> None:
+    """Start each worker of the running sidecar again, one after the other."""
+    read.change(*_admin(config, url, token_file), "restart")
 
 
 @command(app, "demo")
@@ -317,23 +360,26 @@ def token_inspect(
 @command(app, "pools")
 def pools(
     config: ConfigFile = DEFAULT_CONFIG,
-    url: Annotated[str | None, typer.Option(help="The admin listener; default: the configured one.")] = None,
-    token_file: Annotated[
-        Path | None, typer.Option(help="The admin token for any --url; default: the configured one.")
-    ] = None,
+    url: AdminUrl = None,
+    token_file: TokenFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Show the open pools of a running sidecar.
 
     The configured admin token goes to this machine and to the hosts that [admin] names, and nowhere else.
     """
+    rows = read.pools(*_admin(config, url, token_file))
+    Output(as_json).rows(rows if as_json else read.for_readers(rows), empty="no pool is open")
+
+
+def _admin(config: Path, url: str | None, token_file: Path | None) -> tuple[str, Secret | None]:
+    """Where the admin listener is, and the token for it."""
     settings = load(config, secrets=False) if url is None or config.is_file() else None
     address = url if url is not None else read.admin_url(settings or load(config, secrets=False))
     token = Secret.file(token_file) if token_file is not None else None
     if token is None and settings is not None and read.may_have_token(address, settings.admin):
         token = settings.admin.token
-    rows = read.pools(address, token)
-    Output(as_json).rows(rows if as_json else read.for_readers(rows), empty="no pool is open")
+    return address, token
 
 
 @command(app, "health")

@@ -5,34 +5,84 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from rich.console import Console
 
-from tenantproxy.config import Settings
+from tenantproxy.config import Settings, check_budgets, settled
 from tenantproxy.demo import run_demo
+from tenantproxy.errors import TenantProxyError
 from tenantproxy.metrics.logging import LogObserver
 from tenantproxy.router import Router
-from tenantproxy.sidecar.app import Sidecar, run, serve_until_signalled
+from tenantproxy.sidecar.app import Sidecar, run
 from tenantproxy.sidecar.logs import configure_logging
+from tenantproxy.sidecar.process import Process
+from tenantproxy.sidecar.sockets import bound, duplicates, listeners
+from tenantproxy.sidecar.systemd import Notifier, activated
+from tenantproxy.sidecar.upgrade import Predecessor
+from tenantproxy.sidecar.workers.supervisor import Supervisor, WorkerPlan, run_plain
 
 __all__ = ["run_sidecar", "show_demo"]
 
+Gather = Callable[[], Mapping[str, Any]]
 
-def run_sidecar(reread: Callable[[], Settings], *, drain_timeout: float, log_level: str) -> None:
-    """Serve what `reread()` says until SIGTERM or SIGINT, then drain for `drain_timeout` seconds."""
-    settings = reread()
+
+def run_sidecar(gather: Gather, *, source: str, drain_timeout: float, log_level: str, workers: int = 1) -> None:
+    """Serve what `gather()` says until SIGTERM or SIGINT, then drain for `drain_timeout` seconds.
+
+    `workers`: more than one are processes of their own, and this one is their supervisor. `source` is for errors.
+    """
     configure_logging(level=log_level)
 
     async def serve() -> None:
+        predecessor = await Predecessor.of_environment()
+        try:
+            await _serve(gather, source, predecessor, drain_timeout, log_level, workers)
+        except TenantProxyError as exc:
+            if predecessor is not None:
+                await predecessor.say("failed", str(exc))
+            raise
+
+    (run if workers == 1 else run_plain)(serve())
+
+
+async def _serve(
+    gather: Gather, source: str, predecessor: Predecessor | None, drain_timeout: float, log_level: str, workers: int
+) -> None:
+    def reread() -> Settings:
+        return settled(gather(), source=source)
+
+    values = gather()
+    settings = settled(values, source=source)
+    check_budgets(settings, workers if workers > 1 else 0)
+    addresses = listeners(settings)
+    sockets = activated(addresses) if predecessor is None else predecessor.take(addresses)
+    for name, listen in addresses.items():
+        if name not in sockets:
+            sockets[name] = bound(name, listen)
+    process = Process(
+        drain_delay=lambda: service.drain_delay,
+        notifier=Notifier.of_environment(is_successor=predecessor is not None),
+        sockets=sockets,
+        addresses=addresses,
+        predecessor=predecessor,
+    )
+    service: Sidecar | Supervisor
+    if workers == 1:
         router = Router(settings, observer=LogObserver())
-        await serve_until_signalled(Sidecar(router, drain_timeout=drain_timeout, reread=reread), _say_where)
+        given = duplicates(sockets)
+        service = Sidecar(router, drain_timeout=drain_timeout, reread=reread, sockets=given, controls=process)
+        await process.run(service, lambda: _say_where(service))
+        return
+    plan = WorkerPlan(workers=workers, gather=gather, source=source, drain_timeout=drain_timeout, log_level=log_level)
+    service = Supervisor(settings, values, plan=plan, sockets=sockets, controls=process)
+    process.restarter = service.restart
+    await process.run(service, lambda: _say_where(service))
 
-    run(serve())
 
-
-def _say_where(sidecar: Sidecar) -> None:
-    where = {"public": sidecar.public_url, "admin": sidecar.admin_url, "pg": sidecar.pg_address, "pid": os.getpid()}
+def _say_where(service: Sidecar | Supervisor) -> None:
+    where = {"public": service.public_url, "admin": service.admin_url, "pg": service.pg_address, "pid": os.getpid()}
     sys.stdout.write(json.dumps(where) + "\n")
     sys.stdout.flush()
 

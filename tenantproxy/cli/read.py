@@ -24,6 +24,7 @@ from tenantproxy.router import Router
 
 __all__ = [
     "admin_url",
+    "change",
     "for_readers",
     "live",
     "may_have_token",
@@ -35,6 +36,7 @@ __all__ = [
 ]
 
 _TIMEOUT: Final = 5.0
+_LONG_TIMEOUT: Final = 120.0  # for a new process to be ready, and each worker to be started again
 _COMPARED: Final = 10_000  # tenants whose names are compared with one that is unknown
 
 
@@ -232,15 +234,24 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 _OPENER: Final = urllib.request.build_opener(_NoRedirect, urllib.request.ProxyHandler({}))
 
 
-def _get(url: str, token: Secret | None) -> Any:
+def change(url: str, token: Secret | None, verb: str) -> dict[str, Any]:
+    """Ask the sidecar whose admin listener is at `url` to `reload`, `upgrade` or `restart`; its answer."""
+    found: dict[str, Any] = _get(f"{url.rstrip('/')}/v1/{verb}", token, changes=True)
+    return found
+
+
+def _get(url: str, token: Secret | None, *, changes: bool = False) -> Any:
+    """What is answered; `changes`: to a POST, and an error says in its own words what was wrong."""
     _host_of(url)
     headers = {} if token is None else {"Authorization": f"Bearer {token.read()}"}
+    asked = urllib.request.Request(url, headers=headers, data=b"" if changes else None)
     try:
-        with _OPENER.open(urllib.request.Request(url, headers=headers), timeout=_TIMEOUT) as answer:
+        with _OPENER.open(asked, timeout=_LONG_TIMEOUT if changes else _TIMEOUT) as answer:
             return json.load(answer)
     except urllib.error.HTTPError as exc:
         with exc:
-            raise TenantProxyError(
+            said = _problem(exc) if changes else None
+            raise said or TenantProxyError(
                 f"the sidecar at {url} answers {exc.code}",
                 detail=exc.reason,
                 hint="see [admin] token_file and hosts, here and where it runs, or say --token-file",
@@ -249,3 +260,12 @@ def _get(url: str, token: Secret | None) -> Any:
         raise TenantProxyError(f"no sidecar answers at {url}", detail=str(exc.reason), hint="is it running?") from exc
     except ValueError:  # its text may quote the token
         raise TenantProxyError(f"what answers at {url} is not tenantproxy's admin listener") from None
+
+
+def _problem(answer: urllib.error.HTTPError) -> TenantProxyError | None:
+    """What problem+json says; None: it is none."""
+    try:
+        said = json.load(answer)
+        return TenantProxyError(str(said["title"]), detail=said.get("detail"), hint=said.get("hint"))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None

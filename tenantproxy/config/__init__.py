@@ -3,7 +3,7 @@
 from tenantproxy.config.auth_sections import Auth, LoginSettings, Resolve
 from tenantproxy.config.classes import check_classes
 from tenantproxy.config.fleet_section import FleetSettings, fleet_key
-from tenantproxy.config.load import load
+from tenantproxy.config.load import gather, load, packed, settled, unpacked
 from tenantproxy.config.secret import MASK, MIN_KEY_BYTES, Secret, role_password
 from tenantproxy.config.sections import (
     RELOADED,
@@ -17,6 +17,7 @@ from tenantproxy.config.sections import (
 )
 from tenantproxy.config.server_sections import Server, ServerAdmin, ServerLogin
 from tenantproxy.config.settings import Settings
+from tenantproxy.config.shares import check_budgets, divided, share_of
 from tenantproxy.config.show import describe, json_schema
 from tenantproxy.config.tenant_sections import RegistrySettings, RowSettings, Schema, TenantEntry, TenantRoles, names
 from tenantproxy.config.values import is_loopback, listen_address
@@ -46,13 +47,20 @@ __all__ = [
     "Settings",
     "TenantEntry",
     "TenantRoles",
+    "check_budgets",
     "check_classes",
     "describe",
+    "divided",
     "fleet_key",
+    "gather",
     "is_loopback",
     "json_schema",
     "listen_address",
     "load",
     "names",
+    "packed",
     "role_password",
+    "settled",
+    "share_of",
+    "unpacked",
 ]

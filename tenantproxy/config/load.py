@@ -6,7 +6,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from tenantproxy.config.environment import environment, put
 from tenantproxy.config.section import SECRETS
@@ -14,7 +14,9 @@ from tenantproxy.config.settings import Settings, examine
 from tenantproxy.config.values import GivenText
 from tenantproxy.errors import ConfigurationError, Problem
 
-__all__ = ["load"]
+__all__ = ["gather", "load", "packed", "settled", "unpacked"]
+
+_GIVEN: Final = "\0given"  # no key of TOML
 
 
 def load(
@@ -27,13 +29,42 @@ def load(
     starts at the TOML's own folder. `secrets=False` does not look whether secrets can be read. Raises
     ConfigurationError with every problem at once.
     """
+    return settled(gather(path, overrides=overrides), source=path, secrets=secrets)
+
+
+def gather(path: str | os.PathLike[str] | None = None, *, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """What file, environment and flags say together, not yet looked at. Raises ConfigurationError for a broken file."""
     file = {} if path is None else _read(Path(path))
-    values = _merge(file, environment())
-    values = _merge(values, _flags(overrides or {}))
+    return _merge(_merge(file, environment()), _flags(overrides or {}))
+
+
+def settled(
+    values: Mapping[str, Any], *, source: str | os.PathLike[str] | None = None, secrets: bool = True
+) -> Settings:
+    """The settings that `gather` found. Raises ConfigurationError with every problem at once."""
     settings, problems = examine(values, secrets=secrets)
     if settings is None or problems:
-        raise ConfigurationError(problems, source=None if path is None else os.fspath(path))
+        raise ConfigurationError(problems, source=None if source is None else os.fspath(source))
     return settings
+
+
+def packed(values: Any) -> Any:
+    """What `gather` found as plain values, for a process that is to have the same settings. It holds secrets."""
+    if isinstance(values, Mapping):
+        return {str(key): packed(value) for key, value in values.items()}
+    if isinstance(values, list | tuple):
+        return [packed(value) for value in values]
+    return {_GIVEN: [str(values), values.origin]} if isinstance(values, GivenText) else values
+
+
+def unpacked(values: Any) -> Any:
+    """What `packed` made, as it was."""
+    if isinstance(values, dict):
+        given = values.get(_GIVEN)
+        if given is not None:
+            return GivenText(given[0], origin=given[1])
+        return {key: unpacked(value) for key, value in values.items()}
+    return [unpacked(value) for value in values] if isinstance(values, list) else values
 
 
 def _read(path: Path) -> dict[str, Any]:

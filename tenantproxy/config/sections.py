@@ -64,7 +64,10 @@ class Pools(Section):
 
 
 class Http(Section):
-    """The public listener. `max_clients_per_address`: by default half of `max_clients`, 0 = no limit."""
+    """The public listener. `max_clients_per_address`: by default half of `max_clients`, 0 = no limit.
+
+    `drain_delay`: seconds for which readiness is 503 before any listener closes, after SIGTERM.
+    """
 
     listen: Listen = "127.0.0.1:8080"
     max_clients: Size = 1000
@@ -76,6 +79,7 @@ class Http(Section):
     ssl_crl_file: Text = ""  # of client certificates
     ssl_min_version: TlsVersion = "1.2"
     ssl_ciphers: Text = ""  # of TLS 1.2, as OpenSSL writes them; its own list for 1.3
+    drain_delay: NoTimeout = 5.0
 
     @property
     def per_address(self) -> int:
@@ -215,6 +219,9 @@ RELOADED: Final = (
     "ssl_ciphers",
     "ssl_required",
     "ssl_tenant_domain",
+    "session_backend_at_login",
+    "session_features",
+    "max_pinned",
 )
 """Keys of `[pg]` that a running process takes over: RELOAD, SIGHUP. Files that they name are read again in any case."""
 

@@ -72,7 +72,13 @@ class Opening:
         self._versions: dict[str, int] = {}  # by server, as far as known: decides which settings can be pinned
         self._signers: dict[tuple[str, str], Signer] = {}
         self.reach = ReachCheck(settings, observer=observer, violated=self.violated)
-        self._primary_of = {replica: name for name, server in settings.servers.items() for replica in server.replicas}
+        self._primary_of = _primaries(settings)
+
+    def adopt(self, settings: Settings) -> None:
+        """Open connections by `settings` from now on, and sign with the keys as they are now."""
+        self._settings = settings
+        self._primary_of = _primaries(settings)
+        self._signers.clear()
 
     # --- what it gets ------------------------------------------------------------------------------------------------
     def server(self, key: PoolKey) -> Server:
@@ -274,3 +280,7 @@ class Opening:
     def violated(self, check: str, key: PoolKey, detail: str) -> None:
         """Count and tell that a check of isolation failed."""
         note_violation(self._violations, self._observer, check, key, detail)
+
+
+def _primaries(settings: Settings) -> dict[str, str]:
+    return {replica: name for name, server in settings.servers.items() for replica in server.replicas}

@@ -24,7 +24,8 @@ from tenantproxy.demo.world import World, build_world
 from tenantproxy.embedded import EmbeddedPostgres
 from tenantproxy.metrics.logging import LogObserver
 from tenantproxy.router import Router
-from tenantproxy.sidecar.app import Sidecar, serve_until_signalled
+from tenantproxy.sidecar.app import Sidecar
+from tenantproxy.sidecar.process import serve_until_signalled
 
 __all__ = ["run_demo"]
 
@@ -43,7 +44,7 @@ async def run_demo(console: Console, *, once: bool) -> int:
             async with sidecar:
                 good = await _tour(console, world, sidecar)
         else:
-            await serve_until_signalled(sidecar, lambda up: _invite(console, world, up))
+            await serve_until_signalled(sidecar, lambda: _invite(console, world, sidecar))
             good = True
     if once:
         console.print(f"{'all as expected' if good else 'NOT as expected'}, {time.monotonic() - started:.1f} s")

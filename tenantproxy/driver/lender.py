@@ -50,7 +50,7 @@ class Lender:
     ) -> None:
         self._outcomes = LeaseOutcomes(counters, observer)
         self._always_reset = reset == "always"
-        self._acquire_timeout = acquire_timeout
+        self.acquire_timeout = acquire_timeout
         self._binder = DriverBinder(self._outcomes, proof_window=proof_window)
         self._is_bound = self._binder.is_bound  # called for each lease: a look-up less
         self._renew_in_time = self._binder.renew_in_time
@@ -85,7 +85,7 @@ class Lender:
         back, one that was being entered is destroyed.
         """
         if timeout is None:
-            timeout = route.limits.acquire_timeout or self._acquire_timeout
+            timeout = route.limits.acquire_timeout or self.acquire_timeout
         deadline = monotonic() + timeout
         attempts = 0
         while True:

@@ -1,7 +1,8 @@
 """How many connections may one PostgreSQL server have, and who gets the next one?
 
 A synchronous state machine. Only pools change it: they take a permit before they connect and give it back when the
-server side of a connection is gone. Invariant: `idle + used + opening + resetting + retiring + lingering <= limit`.
+server side of a connection is gone. Invariant: `idle + used + opening + resetting + retiring + lingering <= limit`;
+after `resize` to less it holds once what was lent has been given back.
 """
 
 from __future__ import annotations
@@ -97,12 +98,13 @@ class ServerBudget:
         self.displaced = 0  # connections that were closed so that another pool could open one, ever
         self.opening = 0  # permits of connects under way
         self._quota: Quota | None = None  # of a fleet
+        self._found: tuple[tuple[str, int], ...] = ()  # what the server and our role allow, once they said so
         self._refusals: RefusedPools[Claimant] = RefusedPools()
         self.guaranteed = guaranteed
         self.max_connections: int | None = None  # as the server reports it
         self.open_seconds = Histogram()
         self._open_cost = 0.0  # seconds that a connect takes, a moving average
-        self.in_use = 0  # permits taken; 0 <= in_use <= limit
+        self.in_use = 0  # permits taken; 0 <= in_use <= limit, unless that has become smaller
         self.tenants_in_use = 0  # of them by pools other than main; <= limit - MAIN_RESERVE
         self.closing = 0  # of them on their way back: connections in retirement
         self._claimants: dict[Claimant, None] = {}  # every open pool of the server
@@ -145,8 +147,16 @@ class ServerBudget:
         The budget is never more than that; it never goes below what main's reserve and one tenant need.
         """
         self.max_connections = max_connections
-        found = (("max_connections", max_connections - reserved), ("role", role_limit))
-        limit, source = lowest(self._configured, found)
+        self._found = (("max_connections", max_connections - reserved), ("role", role_limit))
+        self._fit()
+
+    def resize(self, limit: int) -> None:
+        """The budget is another one now. What exceeds it is closed: the idle ones at once, the others once they are."""
+        self._configured = limit
+        self._fit()
+
+    def _fit(self) -> None:
+        limit, source = lowest(self._configured, self._found)
         limit = max(limit, min(self._configured, MAIN_RESERVE + 1))
         if limit == self._allowed:
             return
@@ -178,7 +188,9 @@ class ServerBudget:
     @property
     def excess(self) -> int:
         """How many connections are to be closed as soon as they are idle; not more than 0: none."""
-        return 0 if self._quota is None else self._quota.excess(self.in_use, self.closing)
+        if self._quota is None:
+            return self.in_use - self.closing - self.limit  # it has become smaller
+        return self._quota.excess(self.in_use, self.closing)
 
     @property
     def is_over(self) -> bool:
@@ -509,6 +521,7 @@ class ServerBudget:
         """Return the permits of logins that were given up so long ago that the server has ended them."""
         for one in gone_by_time(self.lingering, now):
             self.gone(one)
+        self.shed()
 
     @property
     def contended(self) -> bool:

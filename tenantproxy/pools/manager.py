@@ -26,7 +26,7 @@ from tenantproxy.pools.context import Connector, PoolContext, PoolSettings
 from tenantproxy.pools.counters import Counters
 from tenantproxy.pools.pool import Pool
 
-__all__ = ["ManagerSettings", "PoolManager"]
+__all__ = ["LivePoolSettings", "ManagerSettings", "PoolManager"]
 
 C = TypeVar("C")
 
@@ -43,6 +43,25 @@ class ManagerSettings(PoolSettings, Protocol):
     def max_pools(self) -> int:
         """Pools that may be open while they are not in use."""
         ...
+
+
+class LivePoolSettings:
+    """Settings of pools that can change while the pools are open; the same object for all managers of a router."""
+
+    __slots__ = ("idle_timeout", "max_hold", "max_lifetime", "max_pools", "max_size", "max_waiting", "shared_size")
+
+    def __init__(self, given: ManagerSettings) -> None:
+        self.adopt(given)
+
+    def adopt(self, given: ManagerSettings) -> None:
+        """Be as `given` from now on; `PoolManager.refit` makes the open pools follow."""
+        self.max_pools: int = given.max_pools
+        self.max_size: int = given.max_size
+        self.shared_size: int = given.shared_size
+        self.max_waiting: int = given.max_waiting
+        self.idle_timeout: float = given.idle_timeout
+        self.max_lifetime: float = given.max_lifetime
+        self.max_hold: float = given.max_hold
 
 
 class PoolManager(Generic[C]):
@@ -75,6 +94,7 @@ class PoolManager(Generic[C]):
         self._gone: list[Pool[C]] = []  # closed pools whose last connections are still ending
         self._seen: OrderedDict[PoolKey, None] = OrderedDict()  # keys of pools that were evicted
         self._main: Pool[C] | None = None
+        self._main_size = 0  # as it was last asked for
         self._busy_until = 0.0  # until then all pools are in use, as far as is known
         self._reserved: dict[str, Pool[C]] = {}  # by server: one connection of the reserve each, to ask it something
         self._family: list[PoolManager[Any]] = [] if family is None else family
@@ -83,6 +103,7 @@ class PoolManager(Generic[C]):
 
     def main(self, key: PoolKey, *, size: int) -> Pool[C]:
         """The pool of the main database: not counted, never evicted."""
+        self._main_size = size
         if self._main is None or self._main.is_closed:
             self.counters.places.add(f"{key.server}/{key.database}")
             self._main = self._new(
@@ -214,6 +235,15 @@ class PoolManager(Generic[C]):
             elif former != limits:
                 self._own[tenant][key] = limits
                 pool.resize(tenant, limits, min(self._own_limit(limits), pool.budget.most))
+
+    def refit(self) -> None:
+        """Let the open pools keep to what budgets and settings say now."""
+        for pool in list(self._pools.values()):
+            own = self._own.get(TenantId(pool.label), {}).get(pool.key)
+            limit = self._settings.shared_size if own is None else self._own_limit(own)
+            pool.reconfigure(min(limit, pool.budget.limit))
+        if self._main is not None:
+            self._main.reconfigure(min(self._main_size, self._main.budget.limit))
 
     def sweep(self) -> None:
         """What time demands, at once."""

@@ -365,14 +365,24 @@ class Pool(Generic[C]):
 
     def resize(self, tenant: TenantId, limits: Limits, limit: int) -> None:
         """The one tenant whose pool this is has other limits now; what exceeds them is closed once it is idle."""
-        self._openings.configure(limit)
-        for slot in list(self._idle):
-            if self._state.open > self.limit and slot.conn in self._idle:
-                self._endings.end_idle(slot, "evicted")
+        self._shrink(limit)
         turn = self._turns.get(tenant)
         if turn is not None:
             self._limit(turn, limits)
         self.refill()
+
+    def reconfigure(self, limit: int) -> None:
+        """Keep to `limit`, and each tenant to what the settings say now."""
+        self._shrink(limit)
+        for turn in list(self._turns):
+            self._limit(turn, turn.limits)
+        self.refill()
+
+    def _shrink(self, limit: int) -> None:
+        self._openings.configure(limit)
+        for slot in list(self._idle):
+            if self._state.open > self.limit and slot.conn in self._idle:
+                self._endings.end_idle(slot, "evicted")
 
     def close(self, error: TenantProxyError, reason: CloseReason = "shutdown") -> None:
         """No more leases: waiters fail with `error`, idle connections close, the others when they come back."""

@@ -57,6 +57,10 @@ class RawConnector:
         self.reset: Callable[[RawBackend], None] | None = None  # set by the lender
 
     # --- Connector ---------------------------------------------------------------------------------------------------
+    def adopt(self, settings: Settings) -> None:
+        """See `Opening.adopt`."""
+        self._opening.adopt(settings)
+
     def open(self, pool: Pool[RawBackend]) -> None:
         """See `pools.context.Connector`."""
         self._tasks.spawn(self._open(pool))

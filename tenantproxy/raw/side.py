@@ -11,7 +11,7 @@ from tenantproxy.events import Observer
 from tenantproxy.pools.base import Clock
 from tenantproxy.pools.budget import ServerBudget
 from tenantproxy.pools.counters import Counters
-from tenantproxy.pools.manager import PoolManager
+from tenantproxy.pools.manager import ManagerSettings, PoolManager
 from tenantproxy.raw.backend import RawBackend
 from tenantproxy.raw.connector import RawConnector
 from tenantproxy.raw.lender import RawLender
@@ -28,12 +28,16 @@ def new_raw_side(
     *,
     family: list[PoolManager[Any]] | None = None,
     hosts: Mapping[str, Hosts] | None = None,
+    limits: ManagerSettings | None = None,
 ) -> tuple[PoolManager[RawBackend], RawLender, RawConnector]:
-    """Create them under the budgets and counters of a router, next to the managers of its `family`."""
+    """Create them under the budgets and counters of a router, next to the managers of its `family`.
+
+    `limits`: what the pools keep to, in place of `[pools]` of the settings.
+    """
     connector = RawConnector(settings, observer=observer, violations=counters.violations, hosts=hosts)
     manager: PoolManager[RawBackend] = PoolManager(
         budgets=budgets,
-        settings=settings.pools,
+        settings=limits or settings.pools,
         connector=connector,
         clock=clock,
         observer=observer,

@@ -2,7 +2,7 @@
 
 from tenantproxy.registry.base import Announces, Registry, RegistryDatabase, TenantMisconfigured
 from tenantproxy.registry.cached import CachedRegistry, Entry
-from tenantproxy.registry.factory import build, cache
+from tenantproxy.registry.factory import build, cache, prepare
 from tenantproxy.registry.file import FileRegistry
 from tenantproxy.registry.memory import MemoryRegistry
 from tenantproxy.registry.postgres import SCHEMA_SQL, PostgresRegistry
@@ -23,5 +23,6 @@ __all__ = [
     "TenantMisconfigured",
     "build",
     "cache",
+    "prepare",
     "unusable",
 ]

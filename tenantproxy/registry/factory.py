@@ -15,7 +15,7 @@ from tenantproxy.registry.file import FileRegistry
 from tenantproxy.registry.postgres import PostgresRegistry
 from tenantproxy.registry.rows import RowReader
 
-__all__ = ["build", "cache"]
+__all__ = ["build", "cache", "prepare"]
 
 
 def build(settings: Settings, database: RegistryDatabase) -> Registry:
@@ -25,14 +25,9 @@ def build(settings: Settings, database: RegistryDatabase) -> Registry:
         case "file":
             return FileRegistry(settings)
         case "postgres":
-            reader = RowReader(
-                default_server=settings.main.server,
-                servers=frozenset(settings.servers),
-                rows=not settings.row.signed or bool(settings.row.keys()),
-            )
             return PostgresRegistry(
                 database,
-                reader=reader,
+                reader=_reader(settings),
                 query=registry.query,
                 list_query=registry.list_query,
                 timeout=registry.lookup_timeout,
@@ -41,6 +36,24 @@ def build(settings: Settings, database: RegistryDatabase) -> Registry:
             raise _refused('"mongodb" is not available in this release', 'use "file", "postgres" or "pkg.mod:Class"')
         case _:
             return _own(registry.source, settings)
+
+
+def prepare(inner: Registry, settings: Settings) -> Callable[[], None]:
+    """Get ready to know the tenants and servers of `settings`; what this returns does it. Raises ConfigurationError."""
+    if isinstance(inner, FileRegistry):
+        return inner.prepare(settings)
+    if isinstance(inner, PostgresRegistry):
+        reader = _reader(settings)
+        return lambda: inner.adopt(reader)
+    return lambda: None
+
+
+def _reader(settings: Settings) -> RowReader:
+    return RowReader(
+        default_server=settings.main.server,
+        servers=frozenset(settings.servers),
+        rows=not settings.row.signed or bool(settings.row.keys()),
+    )
 
 
 def cache(

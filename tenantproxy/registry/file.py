@@ -26,6 +26,15 @@ class FileRegistry:
         """Take over the tenants of `settings`; returns, and announces, the ids that changed, came or went."""
         return self._inner.replace(_tenants(settings))
 
+    def prepare(self, settings: Settings) -> Callable[[], None]:
+        """As `reload`, in two steps: what this returns takes the tenants over, and cannot fail. Raises ValueError."""
+        fresh = MemoryRegistry(_tenants(settings))
+
+        def commit() -> None:
+            self._inner.become(fresh)
+
+        return commit
+
     def subscribe(self, listener: Callable[[str | None], None]) -> Callable[[], None]:
         """See `base.Announces`."""
         return self._inner.subscribe(listener)

@@ -58,7 +58,10 @@ class MemoryRegistry:
 
     def replace(self, tenants: Iterable[Tenant]) -> frozenset[str]:
         """Become `tenants`, all or nothing; returns, and announces, the ids that differ. Raises ValueError as `add`."""
-        fresh = MemoryRegistry(tenants)
+        return self.become(MemoryRegistry(tenants))
+
+    def become(self, fresh: MemoryRegistry) -> frozenset[str]:
+        """Hold what `fresh` does, which is not used any more; returns, and announces, the ids that differ."""
         old, self._tenants, self._folded = self._tenants, fresh._tenants, fresh._folded
         self._databases = fresh._databases
         changed = frozenset(name for name in old.keys() | fresh._tenants if old.get(name) != fresh._tenants.get(name))

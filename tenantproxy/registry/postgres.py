@@ -103,6 +103,10 @@ class PostgresRegistry:
         """See `base.Registry`."""
         return "postgres"
 
+    def adopt(self, reader: RowReader) -> None:
+        """Read rows by `reader` from now on."""
+        self._reader = reader
+
     @property
     def unusable(self) -> Mapping[str, str]:
         """See `unusable.TellsUnusable`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import asdict, fields
 from typing import Any, Final
 
@@ -18,7 +18,7 @@ from tenantproxy.sidecar.answers import MAX_BODY_BYTES, answering
 from tenantproxy.sidecar.http_protocol import unmarked
 from tenantproxy.slices import Slices
 
-__all__ = ["Readiness", "admin_app", "pools_json"]
+__all__ = ["Readiness", "admin_app", "pools_json", "server_json"]
 
 _POOL_FIELDS: Final = [each.name for each in fields(PoolStats) if each.name not in ("key", "tenants")]
 _TENANT_FIELDS: Final = [each.name for each in fields(TenantPoolStats)]
@@ -30,36 +30,42 @@ Readiness = Mapping[str, bool]
 def admin_app(
     requests: HttpRequests,
     *,
-    readiness: Callable[[], Readiness],
+    readiness: Callable[[], Awaitable[Readiness]],
     metrics: Callable[[], Awaitable[CollectorRegistry]],
-    stats: Callable[[], Awaitable[Stats]],
+    pools: Callable[[], Awaitable[bytes]],
+    servers: Callable[[], Awaitable[list[dict[str, Any]]]],
     gate: Middleware,
+    routes: Iterable[web.AbstractRouteDef] = (),
 ) -> web.Application:
-    """The application of the admin listener; `gate` decides who may ask (`admin_gate`)."""
+    """The application of the admin listener; `gate` decides who may ask (`admin_gate`).
+
+    `routes`: what changes something; each asks `changing` for leave.
+    """
 
     async def livez(request: web.Request) -> web.Response:
         return web.Response(text="ok\n")
 
     async def readyz(request: web.Request) -> web.Response:
-        return _ready(readiness(), verbose="verbose" in request.query)
+        return _ready(await readiness(), verbose="verbose" in request.query)
 
     async def scrape(request: web.Request) -> web.Response:
         body, content_type = await exposition_in_slices(await metrics(), request.headers.get("Accept", ""))
         return web.Response(body=body, headers={"Content-Type": content_type})
 
-    async def pools(request: web.Request) -> web.Response:
-        return web.Response(body=await pools_json(await stats()), content_type="application/json", charset="utf-8")
+    async def list_pools(request: web.Request) -> web.Response:
+        return web.Response(body=await pools(), content_type="application/json", charset="utf-8")
 
-    async def servers(request: web.Request) -> web.Response:
-        return web.json_response({"servers": [_server(server) for server in (await stats()).servers]})
+    async def list_servers(request: web.Request) -> web.Response:
+        return web.json_response({"servers": await servers()})
 
     app = web.Application(middlewares=[answering(requests), gate], client_max_size=MAX_BODY_BYTES)
     app.on_response_prepare.append(unmarked)
     app.router.add_get("/livez", livez)
     app.router.add_get("/readyz", readyz)
     app.router.add_get("/metrics", scrape)
-    app.router.add_get("/v1/pools", pools)
-    app.router.add_get("/v1/servers", servers)
+    app.router.add_get("/v1/pools", list_pools)
+    app.router.add_get("/v1/servers", list_servers)
+    app.add_routes(list(routes))
     return app
 
 
@@ -93,7 +99,8 @@ def _head(pool: PoolStats) -> str:
     return f'{json.dumps(shown)[:-1]}, "tenants": ['
 
 
-def _server(server: ServerStats) -> dict[str, Any]:
+def server_json(server: ServerStats) -> dict[str, Any]:
+    """A server in the answer of `/v1/servers`."""
     shown = asdict(server)
     del shown["open_seconds"]  # a histogram: /metrics has it
     return shown

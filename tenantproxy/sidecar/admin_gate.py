@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+from collections.abc import Callable
 from typing import Final
 
 from aiohttp import web
@@ -24,25 +25,30 @@ class ForeignHost(TenantProxyError):
     http_status, sqlstate, code = 421, "28000", "misdirected_request"
 
 
-def admin_gate(admin: Admin) -> Middleware:
+def admin_gate(now: Callable[[], Admin]) -> Middleware:
     """Refuses a foreign Host with 421, and a request without the token of `[admin]` with 401, before any handler runs.
 
-    The token is read at each request, so that a new one needs no restart; while it cannot be read, all are refused.
+    `now`: `[admin]` as it is. The token is read at each request, so that a new one needs no restart; while it cannot be
+    read, all are refused.
     """
-    names = {name.lower() for name in admin.hosts} | _LOOPBACK
-    if admin.listen:
-        names.add(listen_address(admin.listen)[0].lower())
 
     @web.middleware
     async def gate(request: web.Request, handler: Handler) -> web.StreamResponse:
-        path = _path_of(request)
+        path, admin = _path_of(request), now()
         if path not in _HEALTH:
-            _check_host(request, names)
+            _check_host(request, _names(admin))
             if admin.token is not None and not (path == "/metrics" and admin.metrics_public):
                 _check_token(request, admin.token.read_bytes())
         return await handler(request)
 
     return gate
+
+
+def _names(admin: Admin) -> set[str]:
+    names = {name.lower() for name in admin.hosts} | _LOOPBACK
+    if admin.listen:
+        names.add(listen_address(admin.listen)[0].lower())
+    return names
 
 
 def _path_of(request: web.Request) -> str:

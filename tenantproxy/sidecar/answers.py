@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+from collections.abc import Callable
 from typing import Final
 
 from aiohttp import web
@@ -22,7 +23,7 @@ MAX_BODY_BYTES: Final = 1024 * 1024
 logger = logging.getLogger("tenantproxy")
 
 
-def answering(requests: HttpRequests, *, mismatch_text: str = "") -> Middleware:
+def answering(requests: HttpRequests, *, mismatch_text: Callable[[], str] = str) -> Middleware:
     """The outermost middleware of a listener: caps the head, names the request, turns errors into problems, counts."""
 
     @web.middleware
@@ -32,7 +33,7 @@ def answering(requests: HttpRequests, *, mismatch_text: str = "") -> Middleware:
         request[REQUEST_ID] = request_id(request.headers.getall("X-Request-ID", ()))
         code = GONE
         try:
-            response = await _answer(request, handler, mismatch_text)
+            response = await _answer(request, handler, mismatch_text())
             code = response.status
         finally:
             requests.observe(route=route_of(request), method=request.method, code=code, seconds=loop.time() - started)

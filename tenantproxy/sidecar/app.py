@@ -7,11 +7,9 @@ End: not ready, public listener drained, router closed, admin listener closed.
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
-import signal
 import sys
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
 from contextvars import Context
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
@@ -21,9 +19,10 @@ from prometheus_client import CollectorRegistry
 
 from tenantproxy._native import data_path, why_not
 from tenantproxy.auth.caller import TrustedProxies
-from tenantproxy.config import listen_address
+from tenantproxy.config import Settings, listen_address
+from tenantproxy.config.changes import Change, changed_keys, changed_secrets, marks, refuse, told
 from tenantproxy.config.version import VERSION
-from tenantproxy.errors import ConfigurationError, Problem, TenantProxyError, is_passing
+from tenantproxy.errors import ConfigurationError, NotSupported, Problem, TenantProxyError, is_passing
 from tenantproxy.metrics.fleet import FleetCollector
 from tenantproxy.metrics.listeners import HttpRequests, ProcessCollector, ProcessStats
 from tenantproxy.metrics.logins import LoginCollector
@@ -31,21 +30,26 @@ from tenantproxy.metrics.pg import PgCollector
 from tenantproxy.metrics.prometheus import RouterCollector, TenantCounts, registry_of
 from tenantproxy.pools.base import Stats
 from tenantproxy.router import Router
-from tenantproxy.sidecar.admin import Readiness, admin_app
+from tenantproxy.sidecar.admin import Readiness, admin_app, pools_json, server_json
 from tenantproxy.sidecar.admin_gate import admin_gate
 from tenantproxy.sidecar.auth import AuthDesk
+from tenantproxy.sidecar.controls import control_routes
 from tenantproxy.sidecar.descriptors import ceiling, raise_limit
 from tenantproxy.sidecar.http import public_app
 from tenantproxy.sidecar.lag import LoopLag
 from tenantproxy.sidecar.listener import HttpListener
 from tenantproxy.sidecar.pg import PgPort, Reread
+from tenantproxy.sidecar.pg.colleagues import Colleagues
+from tenantproxy.sidecar.service import Controls, Peer, UpgradeFailed, check_free
+from tenantproxy.sidecar.sockets import Sockets
 from tenantproxy.sidecar.starting import any_of_registry, until_done
 from tenantproxy.sidecar.tls import listener_tls
 
-__all__ = ["DRAIN_TIMEOUT", "Sidecar", "run", "serve_until_signalled"]
+__all__ = ["DRAIN_TIMEOUT", "Sidecar", "run"]
 
 DRAIN_TIMEOUT: Final = 30.0
 _ADMIN_CLIENTS: Final = 100
+_YIELD_LOOKS, _YIELD_PAUSE = 250, 0.02  # five seconds for connections to be given back before an upgrade
 _COUNTED_SOURCES: Final = frozenset({"memory", "file"})  # all tenants are in our memory: counting them asks no server
 
 T = TypeVar("T")
@@ -66,20 +70,46 @@ class Sidecar:
         routes: Iterable[web.AbstractRouteDef] = (),
         drain_timeout: float = DRAIN_TIMEOUT,
         reread: Reread | None = None,
+        sockets: Sockets | None = None,
+        colleagues: Colleagues | None = None,
+        controls: Controls | None = None,
     ) -> None:
+        """`sockets`: what it listens on instead of binding. `colleagues`: it is one of several workers.
+
+        `controls`: what the admin listener can do to the process, besides reloading.
+        """
         self.router = router
+        self._reread = reread
+        self._colleagues = colleagues
         self._is_open = False
-        self._draining = False  # True from the first moment of `close` on, for good
+        self._has_part = False  # another process has a part of the budgets
+        self._draining = False  # True from the first moment of `start_draining` on, for good
         self._later: set[asyncio.Task[None]] = set()  # what could not be done when it opened
         self._lag = LoopLag()
         self._requests = HttpRequests()
         self._tenants: TenantCounts | None = None  # as of the last scrape
         self._stats: Stats | None = None  # likewise
-        settings = router.settings
+        self._settings = settings = router.settings
+        self._marks = marks(settings)  # of the secrets that it has read
+        self.whole = settings
+        """The configuration of the whole service, which a worker has a share of."""
+        given = sockets or {}
         self.auth = AuthDesk(router)
-        self.pg = PgPort.configured(router, self.auth, drain_timeout=drain_timeout, version=VERSION, reread=reread)
+        self.pg = PgPort.configured(
+            router,
+            self.auth,
+            drain_timeout=drain_timeout,
+            version=VERSION,
+            sockets=given.get("pg", ()),
+            colleagues=colleagues,
+        )
+        if self.pg is not None:
+            self.pg.shown = lambda: self.whole
+            self.pg.reloads = self.reload
         public = public_app(
-            self._requests, [*self.auth.routes(), *routes], mismatch_text=settings.resolve.mismatch_text
+            self._requests,
+            [*self.auth.routes(), *routes],
+            mismatch_text=lambda: self._settings.resolve.mismatch_text,
         )
         self._public = _listener(
             settings.http.listen,
@@ -91,27 +121,38 @@ class Sidecar:
             max_per_address=settings.http.per_address,
             is_exempt=TrustedProxies.configured(settings.http).trusts,
             tls=listener_tls(settings.http, "http"),
+            sockets=given.get("http", ()),
         )
         admin = admin_app(
             self._requests,
-            readiness=self.readiness,
-            metrics=self._scraped,
-            stats=router.snapshot,
-            gate=admin_gate(settings.admin),
+            readiness=self._ready_now,
+            metrics=self.metrics,
+            pools=self._pools,
+            servers=self._servers,
+            gate=admin_gate(lambda: self._settings.admin),
+            routes=control_routes(lambda: self._settings.admin, self.reload, controls),
         )
         self._admin = _listener(
-            settings.admin.listen, admin, protocol="admin", max_clients=_ADMIN_CLIENTS, drain_timeout=drain_timeout,
+            settings.admin.listen,
+            admin,
+            protocol="admin",
+            max_clients=_ADMIN_CLIENTS,
+            drain_timeout=drain_timeout,
             tls=listener_tls(settings.admin, "admin"),
-        )  # fmt: skip
-        if self.pg is not None:
-            self.pg.read_others = self._read_certificates
-        self._series = registry_of(
+            sockets=given.get("admin", ()),
+        )
+        self.series = registry_of(
             RouterCollector(lambda: self._stats or router.stats(), version=VERSION, tenants=lambda: self._tenants),
             ProcessCollector(self._process, self._requests),
             LoginCollector(lambda: router.login_counts, lambda: self.auth.reuses, lambda: router.audit),
             FleetCollector(lambda: router.fleet),
             PgCollector(lambda: None if self.pg is None else self.pg.pg_stats()),
         )
+
+    @property
+    def drain_delay(self) -> float:
+        """Seconds for which it is to be not ready before it stops listening."""
+        return self._settings.http.drain_delay
 
     @property
     def public_url(self) -> str | None:
@@ -131,23 +172,31 @@ class Sidecar:
         host, port = self.pg.listener.address
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
-    async def open(self) -> None:
+    async def open(self, *, is_successor: bool = False) -> None:
         """Start everything; when one part cannot start, what did is closed again and the error raised.
 
         While the main database is down and tenants are registered in it, this waits: alive, not ready. Cancellation
-        closes what was started.
+        closes what was started. `is_successor`: another process serves the same sockets until this one is ready, so the
+        admin listener, which would say that it is not, comes last.
         """
         try:
             self._lag.open()
-            await _bind(self._admin, "admin.listen")
+            if not is_successor:
+                await _bind(self._admin, "admin.listen")
             if not self.router.is_open:
                 await until_done(self.router.open, "the router")
+            if self.router.fleet is not None:  # which asks how much there is in all
+                self.router.resize_budgets(
+                    {name: each.max_connections for name, each in self._settings.servers.items()}
+                )
             if not self._registry_loaded():
                 self._do_later(until_done(self.router.registry.probe, "readiness", again=any_of_registry))
             await self._open_auth()
             if self.pg is not None:
                 await _bind(self.pg, "pg.listen")
             await _bind(self._public, "http.listen")
+            if is_successor:
+                await _bind(self._admin, "admin.listen")
             self._is_open = True
         except BaseException:
             await self.close()
@@ -177,6 +226,10 @@ class Sidecar:
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error("a part of the service did not start: %s", error)
 
+    def start_draining(self) -> None:
+        """Be not ready from now on, and serve as before."""
+        self._draining = True
+
     async def close(self) -> None:
         """Drain and stop; returns when the last connection is gone. Safe to call again."""
         self._draining = True
@@ -194,25 +247,101 @@ class Sidecar:
             await self._admin.close()
         await self._lag.close()
 
-    async def reload(self) -> None:
-        """Read users and certificates again. Raises ConfigurationError, and nothing has changed then."""
+    # --- reload ------------------------------------------------------------------------------------------------------
+    async def reload(self) -> Collection[str]:
+        """Read the configuration again, and take over what has changed; returns the keys.
+
+        Raises ConfigurationError, and nothing has changed then. Of a worker: all do, or none.
+        """
+        if self._colleagues is not None:
+            return await self._colleagues.reload()
+        if self._reread is None:
+            raise NotSupported("this process has no configuration file to read again")
+        if self._has_part:
+            raise UpgradeFailed("an upgrade is under way", hint="try again when the process before it has ended")
+        new = await asyncio.to_thread(self._reread)
+        changed = changed_keys(self._settings, new)
+        refuse(changed)
+        budgets = {name: server.max_connections for name, server in new.servers.items()}
+        former = self._marks
+        self.prepare(new, whole=new, limits=budgets)()
+        return told(sorted({*changed, *changed_secrets(former, self._marks)}))
+
+    def prepare(self, new: Settings, *, whole: Settings, limits: Mapping[str, int]) -> Callable[[], None]:
+        """Get ready to take over `new`, of which only what may change differs; what this returns does it.
+
+        That cannot fail. Raises ConfigurationError. `whole`: of the whole service; `limits`: budgets, of new servers
+        and of those that have another one now.
+        """
+        found = marks(new)
+        new_row_keys = _of_row(found) != _of_row(self._marks)
+        try:
+            router = self.router.prepare(new, limits=limits, new_row_keys=new_row_keys)
+        except ValueError as exc:
+            raise ConfigurationError([Problem(key="tenants", problem=str(exc), fix="correct it")]) from exc
+        desk = self.auth.prepare(new)
+        port = None if self.pg is None else self.pg.prepare(new)
+        exempt = TrustedProxies.configured(new.http).trusts
+        public, admin = listener_tls(new.http, "http"), listener_tls(new.admin, "admin")
+
+        def commit() -> None:
+            router()
+            desk()
+            if port is not None:
+                port()
+            if self._public is not None:
+                http = new.http
+                self._public.adopt(max_clients=http.max_clients, max_per_address=http.per_address, is_exempt=exempt)
+                self._public.tls = public
+            if self._admin is not None:
+                self._admin.tls = admin
+            self._settings, self.whole, self._marks = new, whole, found
+
+        return commit
+
+    # --- an upgrade --------------------------------------------------------------------------------------------------
+    async def yield_budgets(self) -> Mapping[str, int]:
+        """Let a successor have half of each server's budget, or what is free of it; how much that is.
+
+        Raises UpgradeFailed when too much is in use, and nothing has changed.
+        """
+        self._has_part = True
+        budgets = {name: server.max_connections for name, server in self._settings.servers.items()}
+        kept = {name: limit - limit // 2 for name, limit in budgets.items()}
+        held = self.resize_budgets(kept)
+        for _ in range(_YIELD_LOOKS):
+            if all(held[name] <= kept[name] for name in kept):
+                break
+            await asyncio.sleep(_YIELD_PAUSE)
+            held = self.resize_budgets(kept)
+        free = {name: limit - held[name] for name, limit in budgets.items()}
+        try:
+            check_free(free, budgets)
+        except TenantProxyError:
+            self.restore_budgets()
+            raise
+        return free
+
+    def restore_budgets(self) -> None:
+        """Have all of them, as configured: no other process has a part."""
+        self._has_part = False
+        self.resize_budgets({name: server.max_connections for name, server in self._settings.servers.items()})
+
+    def resize_budgets(self, limits: Mapping[str, int]) -> dict[str, int]:
+        """Keep to `limits` connections, by server; how many it holds at most until it can be fewer."""
+        if self.router.fleet is not None:
+            return dict(limits)  # the fleet sees to the sum of all processes
+        self.router.resize_budgets(limits)
+        return {name: max(budget.limit, budget.in_use) for name, budget in self.router.budgets.items()}
+
+    async def cancel(self, pid: int, secret: bytes) -> bool:
+        """Cancel for a client of this process, whose request came to another; False: it has no such client."""
+        return self.pg is not None and self.pg.is_open and await self.pg.listener.cancel_here(pid, secret)
+
+    def meet(self, peer: Peer | None) -> None:
+        """`peer` is the process before or after this one, while both serve."""
         if self.pg is not None:
-            await self.pg.reload()
-        else:
-            take_over = await asyncio.to_thread(self._read_certificates)
-            take_over()
-
-    def _read_certificates(self) -> Callable[[], None]:
-        """Those of the HTTP listeners; what is returned lets them be shown. Raises ConfigurationError."""
-        settings = self.router.settings
-        public, admin = listener_tls(settings.http, "http"), listener_tls(settings.admin, "admin")
-
-        def take_over() -> None:
-            for listener, tls in ((self._public, public), (self._admin, admin)):
-                if listener is not None:
-                    listener.tls = tls
-
-        return take_over
+            self.pg.peer = peer
 
     async def __aenter__(self) -> Self:
         if not self._is_open:
@@ -239,75 +368,24 @@ class Sidecar:
         registry = self.router.registry
         return registry.source in _COUNTED_SOURCES or registry.last_success is not None
 
-    async def _scraped(self) -> CollectorRegistry:
+    async def _ready_now(self) -> Readiness:
+        return self.readiness()
+
+    async def _pools(self) -> bytes:
+        return await pools_json(await self.router.snapshot())
+
+    async def _servers(self) -> list[dict[str, Any]]:
+        return [server_json(server) for server in (await self.router.snapshot()).servers]
+
+    async def metrics(self) -> CollectorRegistry:
+        """The series of this process, as of now."""
         self._tenants = self.router.registry.counts()
         self._stats = await self.router.scrape()
-        return self._series
+        return self.series
 
     def _process(self) -> ProcessStats:
         listeners = tuple(each.stats() for each in (self._public, self._admin, self.pg) if each is not None)
         return ProcessStats(listeners=listeners, draining=self._draining, lag_seconds=self._lag.worst)
-
-
-async def serve_until_signalled(sidecar: Sidecar, ready: Callable[[Sidecar], Awaitable[None] | None]) -> None:
-    """Open `sidecar`, call `ready`, serve until SIGTERM or SIGINT, drain. A second signal ends the process at once.
-
-    SIGHUP reads the configuration again.
-    """
-    loop = asyncio.get_running_loop()
-    stop = asyncio.Event()
-
-    def signalled(name: str) -> None:
-        logger.info("%s: draining", name)
-        for each in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(each)
-            signal.signal(each, signal.SIG_DFL)
-        stop.set()
-
-    reloads: set[asyncio.Task[None]] = set()
-
-    async def reload() -> None:
-        try:
-            await sidecar.reload()
-        except TenantProxyError as exc:
-            logger.error("SIGHUP: nothing was changed: %s", exc)
-        else:
-            logger.info("SIGHUP: read the configuration again")
-
-    def hung_up() -> None:
-        task = loop.create_task(reload(), name="tenantproxy reload")
-        reloads.add(task)
-        task.add_done_callback(reloads.discard)
-
-    for each in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(each, signalled, each.name)
-    if not await _opens(sidecar, stop):
-        return
-    # What is there now stays: a full collection need not look through it, and hold the event loop, each time.
-    gc.collect()
-    gc.freeze()
-    async with sidecar:
-        loop.add_signal_handler(signal.SIGHUP, hung_up)
-        if (invited := ready(sidecar)) is not None:
-            await invited
-        await stop.wait()
-
-
-async def _opens(sidecar: Sidecar, stop: asyncio.Event) -> bool:
-    """Open `sidecar`, however long its main database is down; False: stopped meanwhile, and closed."""
-    opening = asyncio.ensure_future(sidecar.open())
-    stopping = asyncio.ensure_future(stop.wait())
-    try:
-        await asyncio.wait([opening, stopping], return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        stopping.cancel()
-        if not opening.done():
-            opening.cancel()
-            await asyncio.wait([opening])
-    if opening.cancelled():
-        return False
-    opening.result()
-    return True
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:
@@ -331,6 +409,10 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     import uvloop
 
     return uvloop.new_event_loop
+
+
+def _of_row(found: Mapping[Change, bytes]) -> dict[Change, bytes]:
+    return {key: mark for key, mark in found.items() if key[0] == "row"}
 
 
 def _listener(listen: str, app: web.Application, **options: Any) -> HttpListener | None:

@@ -26,9 +26,12 @@ from tenantproxy.auth.resolvers import authorise, from_settings, mismatch, token
 from tenantproxy.auth.revocation import Revocations
 from tenantproxy.auth.throttle import AddressLimits
 from tenantproxy.auth.tokens import Tokens
+from tenantproxy.config import Settings
 from tenantproxy.errors import (
+    ConfigurationError,
     LoginUnavailable,
     PoolError,
+    Problem,
     RegistryUnavailable,
     TenantNotFound,
     TenantPaused,
@@ -64,6 +67,7 @@ class AuthDesk:
         self._proxies = TrustedProxies.configured(settings.http, observer=router.observer)
         self._tries = AddressLimits(login.attempts_per_address)
         self._desk: _Open | None = None  # from open to close
+        self._spent: list[Tokens] = []  # of former configurations: requests may still use them
         self.reuses = 0
         """How often a spent refresh token came again."""
 
@@ -85,6 +89,35 @@ class AuthDesk:
             ]
         return routes
 
+    def prepare(self, new: Settings) -> Callable[[], None]:
+        """Get ready for the keys, issuers, resolvers and proxies of `new`; what this returns takes them over.
+
+        Raises ConfigurationError: when a key cannot be used, and where it would turn routes on or off.
+        """
+        auth = new.auth
+        logs_in = bool(auth.keys()) and new.login.account_query is not None
+        if (auth.verifies, logs_in) != (self._verifies, self._logs_in):
+            problem = Problem(
+                key="auth",
+                problem="turns the checking of tokens, or login, on or off, and cannot while it runs",
+                fix="change it back, or let a new process take it over: tenantproxy upgrade",
+            )
+            raise ConfigurationError([problem])
+        resolver = from_settings(new.resolve)
+        proxies = TrustedProxies.configured(new.http, observer=self._router.observer)
+        tokens = None
+        if self._verifies:
+            revoked = self._router.revocations
+            tokens = Tokens(auth, tenants=self._router.registry, revoked=revoked, observer=self._observe)
+
+        def commit() -> None:
+            self._resolver, self._proxies = resolver, proxies
+            if self._desk is not None and tokens is not None:
+                self._spent.append(self._desk.tokens)
+                self._desk = _Open.over(self._router, tokens, self._observe)
+
+        return commit
+
     @property
     def tokens(self) -> Tokens:
         """Verifies and issues; only while open, and where `[auth]` is configured."""
@@ -98,8 +131,9 @@ class AuthDesk:
     async def close(self) -> None:
         """Forget it. Safe to call again."""
         desk, self._desk = self._desk, None
-        if desk is not None:
-            await desk.tokens.close()
+        for tokens in [*self._spent, *([desk.tokens] if desk is not None else [])]:
+            await tokens.close()
+        self._spent.clear()
 
     def _observe(self, event: Event) -> None:
         self.reuses += isinstance(event, RefreshTokenReused)
@@ -327,6 +361,12 @@ class _Open:
         revocations = router.revocations
         tokens = Tokens(router.settings.auth, tenants=router.registry, revoked=revocations, observer=observer)
         await revocations.open()
+        return cls.over(router, tokens, observer)
+
+    @classmethod
+    def over(cls, router: Router, tokens: Tokens, observer: Observer) -> _Open:
+        """With `tokens`; what was revoked is known already."""
+        revocations = router.revocations
         sessions = Sessions(
             router.login_database, tokens, revocations=revocations, standing=router.standing, observer=observer
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from aiohttp import web
 
@@ -14,7 +14,7 @@ __all__ = ["public_app"]
 
 
 def public_app(
-    requests: HttpRequests, routes: Iterable[web.AbstractRouteDef] = (), *, mismatch_text: str = ""
+    requests: HttpRequests, routes: Iterable[web.AbstractRouteDef] = (), *, mismatch_text: Callable[[], str] = str
 ) -> web.Application:
     """The application of the public listener with `routes`; the code that mounts a route also says who may call it."""
     app = web.Application(

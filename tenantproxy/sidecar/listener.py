@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Sequence
 from typing import Any, Final, cast
 
 from aiohttp import web
@@ -14,6 +15,7 @@ from tenantproxy.metrics.listeners import ListenerStats
 from tenantproxy.sidecar.descriptors import is_scarce
 from tenantproxy.sidecar.http_protocol import HttpProtocol
 from tenantproxy.sidecar.places import Places, network_of
+from tenantproxy.sidecar.sockets import Listening, serve
 from tenantproxy.sidecar.tls import ListenerTls
 
 __all__ = ["HttpListener"]
@@ -24,6 +26,8 @@ _KEEPALIVE_SECONDS: Final = 75.0
 _REFUSED_SECONDS: Final = 1.0
 _HEAD_SECONDS: Final = 10.0
 _WRITE_SECONDS: Final = 30.0
+_LAST_SECONDS: Final = 1.0  # a connection that was silent for so long is closed when the listener is
+_LOOK_SECONDS: Final = 0.02
 
 
 def _refusal(status: bytes, title: str) -> bytes:
@@ -68,6 +72,7 @@ class HttpListener:
         idle_grace: float = 1.0,
         is_exempt: Callable[[str], bool] = lambda peer: False,
         tls: ListenerTls | None = None,
+        sockets: Sequence[socket.socket] = (),
     ) -> None:
         self.tls = tls
         self.turns = HandshakeTurns()
@@ -76,18 +81,21 @@ class HttpListener:
         self.write_timeout = write_timeout
         self.is_exempt = is_exempt
         self.places: Places[_Client] = Places(max_clients, max_per_address, _Client.give_way, grace=idle_grace)
+        app.on_response_prepare.append(self._say_last)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=drain_timeout)
+        self._drain_timeout = drain_timeout
+        self._sockets = sockets  # what it is to listen on; none: it binds its own
         self._protocol = protocol
         self._host = host
         self._port = port
-        self._server: asyncio.Server | None = None
+        self._server: Listening | None = None
+        self._is_closing = False
 
     async def open(self) -> None:
         """Bind and accept. Raises OSError when the address cannot be had; nothing is left open then."""
         await self._runner.setup()
         try:
-            loop = asyncio.get_running_loop()
-            self._server = await loop.create_server(lambda: _Client(self), self._host, self._port, backlog=1024)
+            self._server = await serve(lambda: _Client(self), self._host, self._port, sockets=self._sockets)
         except BaseException:
             await self._runner.cleanup()
             raise
@@ -95,9 +103,9 @@ class HttpListener:
     @property
     def url(self) -> str:
         """Where it listens, with the real port. RuntimeError while it does not."""
-        if self._server is None or not self._server.sockets:
+        if self._server is None:
             raise RuntimeError("the listener is not open")
-        host, port = self._server.sockets[0].getsockname()[:2]
+        host, port = self._server.address
         scheme = "http" if self.tls is None else "https"
         return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
@@ -105,6 +113,11 @@ class HttpListener:
     def is_open(self) -> bool:
         """Whether it accepts."""
         return self._server is not None and self._server.is_serving()
+
+    def adopt(self, *, max_clients: int, max_per_address: int, is_exempt: Callable[[str], bool]) -> None:
+        """Other limits from now on; who is connected stays."""
+        self.places.limit, self.places.per_address = max_clients, max_per_address
+        self.is_exempt = is_exempt
 
     def stats(self) -> ListenerStats:
         """The clients of this moment."""
@@ -116,10 +129,24 @@ class HttpListener:
         )
 
     async def close(self) -> None:
-        """Stop accepting; what runs may finish within `drain_timeout`, idle connections end at once; cut the rest."""
+        """Stop accepting; what runs may finish within `drain_timeout`, and is answered `Connection: close`.
+
+        The rest is cut. A connection without a request is closed when it has been silent for a second: the next request
+        of a busy client may be on its way, and a connection that is closed under it makes it fail.
+        """
+        self._is_closing = True
         if self._server is not None:
             self._server.close()
+            loop = asyncio.get_running_loop()
+            until = loop.time() + min(_LAST_SECONDS, self._drain_timeout)
+            while self.places.recently_idle(_LAST_SECONDS) and loop.time() < until:  # noqa: ASYNC110 - once in a life
+                await asyncio.sleep(_LOOK_SECONDS)
         await self._runner.cleanup()
+
+    async def _say_last(self, request: web.Request, response: web.StreamResponse) -> None:
+        if self._is_closing:
+            response.force_close()
+            response.headers["Connection"] = "close"
 
     def admit(self, client: _Client) -> HttpProtocol | bytes:
         """aiohttp's protocol for one more client, or what it is answered; called by `_Client`."""

@@ -89,6 +89,11 @@ class Places(Generic[C]):
             if not waiting:
                 del self._idle_of[address]
 
+    def recently_idle(self, seconds: float) -> bool:
+        """Whether a client has begun to wait within so many seconds."""
+        last = next(reversed(self._idle.values()), None)
+        return last is not None and self._clock() - last < seconds
+
     def leave(self, client: C) -> None:
         """It is gone. Safe to call again."""
         if client not in self._taken:

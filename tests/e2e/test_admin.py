@@ -19,7 +19,7 @@ from tenantproxy.config import Admin
 from tenantproxy.demo.world import World
 from tenantproxy.metrics.listeners import HttpRequests
 from tenantproxy.pools.base import Stats
-from tenantproxy.sidecar.admin import admin_app
+from tenantproxy.sidecar.admin import Readiness, admin_app, pools_json
 from tenantproxy.sidecar.admin_gate import admin_gate
 from tenantproxy.sidecar.listener import HttpListener
 from tests.support.command import command
@@ -44,15 +44,27 @@ async def _metrics() -> CollectorRegistry:
     return CollectorRegistry()
 
 
-async def _stats() -> Stats:
-    return STATS
+async def _pools() -> bytes:
+    return await pools_json(STATS)
+
+
+async def _servers() -> list[dict[str, Any]]:
+    return []
 
 
 @asynccontextmanager
 async def an_admin_listener(*, ready: bool = True, **keys: Any) -> AsyncIterator[str]:
+    async def readiness() -> Readiness:
+        return {"up": ready}
+
     admin = Admin.model_validate({"listen": "127.0.0.1:0", **keys})
     served = admin_app(
-        HttpRequests(), readiness=lambda: {"up": ready}, metrics=_metrics, stats=_stats, gate=admin_gate(admin)
+        HttpRequests(),
+        readiness=readiness,
+        metrics=_metrics,
+        pools=_pools,
+        servers=_servers,
+        gate=admin_gate(lambda: admin),
     )
     listener = HttpListener(
         served, protocol="admin", host="127.0.0.1", port=0, max_clients=10, drain_timeout=5.0, head_timeout=60.0

@@ -16,7 +16,7 @@ from tenantproxy.pools.base import PoolStats, ServerStats, Stats, TenantPoolStat
 from tenantproxy.pools.snapshot import snapshot
 from tenantproxy.sidecar.pg.console.console import Console
 from tenantproxy.sidecar.pg.console.tables import Averages
-from tenantproxy.sidecar.pg.console.view import ClientRow, Counts, ServerRow
+from tenantproxy.sidecar.pg.console.view import ClientRow, Counts, ServerRow, WorkerRow
 from tenantproxy.wire import answers, frames
 from tenantproxy.wire.startup import REFUSED, REQUEST_SIZE, Startup, read_first
 
@@ -112,8 +112,15 @@ class View:
         self._did("kill", tenant)
         self.stopped.add(tenant)
 
-    async def reload(self) -> None:
+    async def reload(self) -> list[str]:
         self._did("reload", "")
+        return ["pg.max_clients"]
+
+    def workers(self) -> list[WorkerRow]:
+        return []
+
+    async def gathered(self) -> View:
+        return self
 
     def _did(self, verb: str, tenant: str) -> None:
         if self.failure is not None:

@@ -229,6 +229,9 @@ class Line(asyncio.Transport):
     def close(self) -> None:
         self.is_closed = True
 
+    def write_eof(self) -> None:
+        self.is_closed = True  # its client closes when it reads that
+
     def is_closing(self) -> bool:
         return self.is_closed
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import select
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ class Served:
 
 
 @contextmanager
-def a_sidecar(config: Path, log: Path, *options: str) -> Iterator[Served]:
+def a_sidecar(config: Path, log: Path, *options: str, variables: Mapping[str, str] | None = None) -> Iterator[Served]:
     """Ready to serve. Its standard error goes to `log`."""
     with log.open("w") as errors:
         process = subprocess.Popen(
@@ -35,6 +36,7 @@ def a_sidecar(config: Path, log: Path, *options: str) -> Iterator[Served]:
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,
+            env={**os.environ, "TENANTPROXY_HTTP__DRAIN_DELAY": "0", **(variables or {})},
         )
     try:
         line = _line(process, within=PATIENCE)

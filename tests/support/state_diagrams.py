@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from tenantproxy.sidecar.pg.checkout import CHECKOUT, CheckoutState
+from tenantproxy.sidecar.workers.state import WORKER, WorkerState
 from tenantproxy.wire.pipeline import CERTAINTY, COPY, Certainty, Copy
 from tenantproxy.wire.requests import REQUESTS, Requests
 from tenantproxy.wire.states import diagram
@@ -32,13 +33,18 @@ def page() -> str:
             diagram(COPY, Copy.NONE),
         ),
         (
+            "A worker",
+            "`sidecar/workers/state.py`: a worker's place. What waits is started again, with the same number.",
+            diagram(WORKER, WorkerState.STARTING),
+        ),
+        (
             "Certainty",
             "`wire/pipeline.py`: how sure it is what is outstanding. Only a `known` backend is lent again.",
             diagram(CERTAINTY, Certainty.KNOWN),
         ),
     ]
     sections = "\n".join(f"## {title}\n{text}\n\n```mermaid\n{drawing}\n```\n" for title, text, drawing in parts)
-    return f"# States\n\nThe state machines of the PostgreSQL port, drawn from their tables.\n\n{sections}"
+    return f"# States\n\nThe state machines of the sidecar, drawn from their tables.\n\n{sections}"
 
 
 if __name__ == "__main__":

@@ -68,8 +68,8 @@ class Owner(Protocol):
     is_draining: bool
     """It ends as soon as nothing is under way: it is told when it `became_idle`."""
 
-    def became_idle(self) -> None:
-        """A transaction is over."""
+    def became_idle(self, *, asks: bool = False) -> None:
+        """A transaction is over; `asks`: and the next one begins, which it is not to have."""
         ...
 
     def reads_from(self, source: Source) -> None:
@@ -331,6 +331,9 @@ class Forwarder:
             if self._is_idle_after_rest:  # the server did not want it any more
                 self._idle(is_amid=self.responses.is_amid)
         elif stop is _STOP_BACKEND:
+            if self._owner.is_draining:
+                self._owner.became_idle(asks=True)
+                return False
             backend = self.checkout.lease(self.kept.now)
             if backend is None:
                 self._wait(_BACKEND, data[at:])

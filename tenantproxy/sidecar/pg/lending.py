@@ -13,6 +13,7 @@ from contextvars import Context
 from time import monotonic
 from typing import Final
 
+from tenantproxy.config import Settings
 from tenantproxy.model import Route, TenantId
 from tenantproxy.pools.manager import PoolManager
 from tenantproxy.pools.pool import Pool
@@ -51,8 +52,14 @@ class RawLending:
             observer=router.observer,
             family=router.family,
             hosts=router.hosts,
+            limits=router.pool_settings,
         )
         self._sweeper: asyncio.Task[None] | None = None
+
+    def adopt(self, settings: Settings) -> None:
+        """Open and lend by `settings` from now on; the pools follow the router."""
+        self._connector.adopt(settings)
+        self.lender.acquire_timeout = settings.pools.acquire_timeout
 
     async def open(self) -> None:
         """Begin to lend. The router is open."""

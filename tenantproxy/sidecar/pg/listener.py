@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import socket
 import time
-from collections.abc import Awaitable, Callable, Container, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Container, Iterator, Mapping, Sequence
 from contextlib import suppress
 from contextvars import Context
 from dataclasses import dataclass, replace
@@ -49,14 +50,15 @@ from tenantproxy.sidecar.pg.console.client import ConsoleClient
 from tenantproxy.sidecar.pg.console.console import Console
 from tenantproxy.sidecar.pg.encryption import Channel, Encryption, check_encryption, encrypted_by
 from tenantproxy.sidecar.pg.greetings import Greetings, greeting
+from tenantproxy.sidecar.pg.keys import new_pid
 from tenantproxy.sidecar.pg.lanes import Lanes, lanes_on
 from tenantproxy.sidecar.pg.login import StartupConnection
 from tenantproxy.sidecar.pg.pinning import Pinning
 from tenantproxy.sidecar.pg.refusals import LoginRefusals
 from tenantproxy.sidecar.pg.relay import Relay
-from tenantproxy.sidecar.pg.signals import FIRST_TOLD
 from tenantproxy.sidecar.pg.traffic import Traffic
 from tenantproxy.sidecar.pg.users import CONSOLES, JWT, Credential, Target, Users
+from tenantproxy.sidecar.sockets import Listening, serve
 from tenantproxy.sidecar.tls import ListenerTls
 from tenantproxy.slices import in_slices
 from tenantproxy.wire import answers, untracked
@@ -70,13 +72,14 @@ from tenantproxy.wire.startup import SessionWish
 from tenantproxy.wire.statements import Definitions, Statements
 from tenantproxy.wire.values import schemas
 
-__all__ = ["Lending", "PgListener"]
+__all__ = ["Elsewhere", "Lending", "PgListener"]
 
-_BACKLOG: Final = 1024
 _TRIMMED: Final = 16 * 1024 * 1024  # bytes fewer that clients make us keep, from which on the system shall have them
 _TRIM_SWEEPS: Final = 6  # then once more: what was on its way to a backend is let go when that has ended
 _REST_SECONDS: Final = 0.25
 _MOST_TARGETS: Final = 1000  # that are remembered
+_ENDING_SECONDS, _ENDING_PAUSE = 1.0, 0.01
+_STARTUP_SECONDS: Final = 2.0
 _WATCH_SECONDS: Final = 1.0  # a suspended tenant's sessions end within a few of these
 
 logger = logging.getLogger("tenantproxy")
@@ -107,6 +110,10 @@ class Lending(Protocol):
         ...
 
 
+Elsewhere = Callable[[int, bytes], Awaitable[object]]
+"""Passes a cancel request on, by pid and secret, to the worker that has the client."""
+
+
 class PgListener:
     """Serves PostgreSQL's protocol on `host:port` (0: a free one), within the limits of `pg`."""
 
@@ -123,7 +130,15 @@ class PgListener:
         tls: ListenerTls | None = None,
         ceiling: int | None = None,
         observer: Observer = ignore,
+        sockets: Sequence[socket.socket] = (),
+        worker: int = 0,
+        elsewhere: Elsewhere | None = None,
     ) -> None:
+        """`sockets`: what it listens on instead. `worker`: its number, in clients' keys; `elsewhere`: the others."""
+        self._sockets = sockets
+        self._worker = worker
+        self._elsewhere = elsewhere
+        self._forwards: set[asyncio.Task[None]] = set()  # cancel requests that are on their way to another worker
         self._ceiling = ceiling  # see `descriptors.ceiling`
         self._host = host
         self._port = port
@@ -147,11 +162,12 @@ class PgListener:
         self._targets: dict[Target, Target] = {}  # the same object for all clients of one user and tenant
         self._traffic: dict[TenantId, Traffic] = {}
         self._paused: dict[TenantId, asyncio.Event] = {}
-        self._server: asyncio.Server | None = None
+        self._server: Listening | None = None
         self._lanes: Lanes | None = None  # None: Python carries everything
         self._watches: list[asyncio.Task[None]] = []
         self._is_empty = asyncio.Event()
         self._is_closing = False
+        self._ending: list[asyncio.Transport] = []  # of clients that were told that it closes
         self.logins: dict[LoginResult, int] = dict.fromkeys(LOGIN_RESULTS, 0)
         self.new_console: Callable[[Target], Console] | None = None  # set by the port, once
 
@@ -160,9 +176,7 @@ class PgListener:
         """Bind and accept. Raises OSError when the address cannot be had."""
         loop = asyncio.get_running_loop()
         self._lanes = lanes_on(loop, self._lending.lender)
-        self._server = await loop.create_server(
-            lambda: StartupConnection(self), self._host, self._port, backlog=_BACKLOG
-        )
+        self._server = await serve(lambda: StartupConnection(self), self._host, self._port, sockets=self._sockets)
         self._watches = [
             loop.create_task(self._watch_over(), name="tenantproxy pg watch", context=Context()),
             loop.create_task(self._watch_times(), name="tenantproxy pg timeouts", context=Context()),
@@ -174,10 +188,14 @@ class PgListener:
         self._is_closing = True
         if self._server is not None:
             self._server.close()
-        for connection in list(self._startups):
-            connection.refuse(PoolClosed("the service is shutting down", hint="connect again"))
         for client in list(self._clients.values()):
             client.drain()
+        # Who is about to log in has done so in a moment, and is told to leave as the others are: it is not refused.
+        until = monotonic() + min(_STARTUP_SECONDS, self._drain_timeout)
+        while self._startups and monotonic() < until:  # noqa: ASYNC110
+            await asyncio.sleep(_ENDING_PAUSE)
+        for connection in list(self._startups):
+            connection.refuse(PoolClosed("the service is shutting down", hint="connect again"))
         with suppress(TimeoutError):
             async with asyncio.timeout(self._drain_timeout):
                 while self._clients:
@@ -185,6 +203,10 @@ class PgListener:
                     await self._is_empty.wait()
         for client in list(self._clients.values()):
             client.kill()
+        # A process that ends before they have read why would reset that away.
+        until = monotonic() + _ENDING_SECONDS
+        while monotonic() < until and not all(transport.is_closing() for transport in self._ending):  # noqa: ASYNC110
+            await asyncio.sleep(_ENDING_PAUSE)
         watches, self._watches = self._watches, []
         for watch in watches:
             watch.cancel()
@@ -253,10 +275,9 @@ class PgListener:
     @property
     def address(self) -> tuple[str, int]:
         """Where it listens, with the real port. RuntimeError while it does not."""
-        if self._server is None or not self._server.sockets:
+        if self._server is None:
             raise RuntimeError("the listener is not open")
-        host, port = self._server.sockets[0].getsockname()[:2]
-        return host, port
+        return self._server.address
 
     @property
     def is_open(self) -> bool:
@@ -316,6 +337,7 @@ class PgListener:
         self.encryption.tls = tls
         self._pg = self._admission.pg = self._unauthenticated.pg = pg
         self._memory.limit, self._memory.per_tenant = pg.max_memory, pg.max_memory_per_tenant
+        self._pinning.pg = pg
 
     @property
     def unauthenticated(self) -> int:
@@ -396,8 +418,34 @@ class PgListener:
         client = self._clients.get(pid)
         if client is not None and client.relay is not None and secrets.compare_digest(client.secret, secret):
             client.relay.cancel(done)
+        elif self._elsewhere is not None:
+            task = asyncio.get_running_loop().create_task(
+                self._forward(pid, secret, done), name="tenantproxy pg cancel", context=Context()
+            )
+            self._forwards.add(task)
+            task.add_done_callback(self._forwards.discard)
         else:
             done()
+
+    async def _forward(self, pid: int, secret: bytes, done: Callable[[], None]) -> None:
+        """Any worker may get the cancel request of a client of another."""
+        assert self._elsewhere is not None
+        try:
+            await self._elsewhere(pid, secret)
+        except TenantProxyError:
+            pass  # that one is gone, and its clients with it
+        finally:
+            done()
+
+    async def cancel_here(self, pid: int, secret: bytes) -> bool:
+        """Cancel for a client of this listener, whose request came to another; False: it has no such client."""
+        client = self._clients.get(pid)
+        if client is None or client.relay is None or not secrets.compare_digest(client.secret, secret):
+            return False
+        done = asyncio.get_running_loop().create_future()
+        client.relay.cancel(lambda: None if done.done() else done.set_result(None))
+        await done
+        return True
 
     async def admit(self, connection: StartupConnection, target: Target, wish: SessionWish) -> None:
         """See `login.LoginHost`."""
@@ -520,10 +568,9 @@ class PgListener:
         """That of `backend`, unless another client has the same; else a new one, never what cancels by itself."""
         if backend is not None and backend.pid not in self._clients:
             return backend.pid
-        while True:
-            pid = FIRST_TOLD + secrets.randbelow(2**31 - FIRST_TOLD)
-            if pid not in self._clients:
-                return pid
+        while (pid := new_pid(self._worker)) in self._clients:
+            pass
+        return pid
 
     def _traffic_of(self, tenant: TenantId) -> Traffic:
         return self._traffic.setdefault(TenantId(self._label_of(tenant)), Traffic())
@@ -586,8 +633,10 @@ class PgListener:
             self._lending.vacate(backend.pool.key.server, name)
 
     def ended(self, client: Client) -> None:
-        """A client is gone; called by itself."""
+        """A client is gone; called by itself. When it is told why, its connection ends a little later."""
         del self._clients[client.pid]
+        if self._is_closing:
+            self._ending.append(client.transport)
         self._admission.leave(client.place)
         if not self._clients:
             self._is_empty.set()
@@ -620,7 +669,6 @@ class Client:
 
     __slots__ = (
         "_listener",
-        "_transport",
         "connected_at",
         "console",
         "pid",
@@ -629,13 +677,14 @@ class Client:
         "secret",
         "target",
         "tls",
+        "transport",
     )
 
     def __init__(
         self, listener: PgListener, transport: asyncio.Transport, pid: int, target: Target, place: ClientPlace
     ) -> None:
         self._listener = listener
-        self._transport = transport
+        self.transport = transport
         self.place = place
         self.relay: Relay | None = None
         self.console: ConsoleClient | None = None
@@ -648,12 +697,12 @@ class Client:
     @property
     def address(self) -> tuple[str, int]:
         """Its host and port."""
-        return _address(self._transport, "peername")
+        return _address(self.transport, "peername")
 
     @property
     def local_address(self) -> tuple[str, int]:
         """To which it has connected."""
-        return _address(self._transport, "sockname")
+        return _address(self.transport, "sockname")
 
     @property
     def holds_backend(self) -> bool:

@@ -19,13 +19,13 @@ class Pinning:
     """The places of all tenants. `pg` holds the limit."""
 
     def __init__(self, pg: Pg) -> None:
-        self._pg = pg
+        self.pg = pg
         self._refused = [0]
         self._places: WeakValueDictionary[TenantId, PinPlaces] = WeakValueDictionary()
 
     def places(self, tenant: TenantId, max_size: int) -> PinPlaces:
         """A tenant's, for one more of its clients: by default half of its `max_size`, one at least."""
-        limit = self._pg.max_pinned
+        limit = self.pg.max_pinned
         if limit is None:
             limit = max(1, max_size // 2)
         places = self._places.get(tenant)
@@ -39,5 +39,5 @@ class Pinning:
         all_places = dict(self._places)
         most = max(all_places, key=lambda tenant: all_places[tenant].used, default=None)
         if most is None:
-            return LimitUsage("max_pinned", self._pg.max_pinned or 0, 0, "", self._refused[0])
+            return LimitUsage("max_pinned", self.pg.max_pinned or 0, 0, "", self._refused[0])
         return LimitUsage("max_pinned", all_places[most].limit, all_places[most].used, most, self._refused[0])

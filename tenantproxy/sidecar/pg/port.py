@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Self
+import socket
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from typing import Any, Self
 
-from tenantproxy.config import RELOADED, Settings, listen_address
-from tenantproxy.errors import ConfigurationError, NotSupported, Problem
+from tenantproxy.config import Settings, listen_address
+from tenantproxy.config.changes import changed_keys, refuse, told
+from tenantproxy.errors import NotSupported
 from tenantproxy.metrics.listeners import ListenerStats
 from tenantproxy.metrics.pg import PgStats
 from tenantproxy.router import Router
 from tenantproxy.sidecar.auth import AuthDesk
 from tenantproxy.sidecar.descriptors import ceiling
+from tenantproxy.sidecar.pg.colleagues import Colleagues
 from tenantproxy.sidecar.pg.console.console import Console
 from tenantproxy.sidecar.pg.console.tables import Averages
 from tenantproxy.sidecar.pg.lending import RawLending
-from tenantproxy.sidecar.pg.listener import PgListener
+from tenantproxy.sidecar.pg.listener import Elsewhere, PgListener
 from tenantproxy.sidecar.pg.users import Users, seed_of
 from tenantproxy.sidecar.pg.view import PortView
 from tenantproxy.sidecar.tls import listener_tls
@@ -32,29 +35,44 @@ class PgPort:
     """The port as `[pg]` says. Opened when router and login desk are, closed before them."""
 
     def __init__(
-        self, router: Router, desk: AuthDesk, *, drain_timeout: float, version: str, reread: Reread | None = None
+        self,
+        router: Router,
+        desk: AuthDesk,
+        *,
+        drain_timeout: float,
+        version: str,
+        reread: Reread | None = None,
+        sockets: Sequence[socket.socket] = (),
+        colleagues: Colleagues | None = None,
     ) -> None:
+        """`sockets`: what it listens on instead of binding. `colleagues`: this is one of several workers."""
         self._router = router
         self._settings = router.settings
         self._desk = desk
         self._drain_timeout = drain_timeout
         self._version = version
         self._reread = reread
+        self._sockets = sockets
+        self._colleagues = colleagues
         self._averages = Averages()
         self._lending: RawLending | None = None  # from open to close
         self._listener: PgListener | None = None
         self._users: Users | None = None
-        self.read_others: Callable[[], Callable[[], None]] = _nothing  # certificates of others, for `reload`
+        self._view: PortView | None = None
+        self.shown: Callable[[], Settings] = lambda: self._settings
+        """What the console shows as the configuration: of a worker, the whole service's."""
+        self.peer: Elsewhere | None = None
+        """The process before or after this one, while an upgrade has both serve: it may have the client of a cancel."""
+        self.reloads: Callable[[], Awaitable[Collection[str]]] = self.reload
+        """What RELOAD does; the composition root's, once it has set it."""
 
     @classmethod
-    def configured(
-        cls, router: Router, desk: AuthDesk, *, drain_timeout: float, version: str, reread: Reread | None = None
-    ) -> Self | None:
-        """The port; None where no user could use it. `reread` reads the configuration again, for RELOAD."""
+    def configured(cls, router: Router, desk: AuthDesk, **options: Any) -> Self | None:
+        """The port; None where no user could use it."""
         pg = router.settings.pg
         if not (pg.listen and (pg.users or pg.jwt or pg.oauth_issuer)):
             return None
-        return cls(router, desk, drain_timeout=drain_timeout, version=version, reread=reread)
+        return cls(router, desk, **options)
 
     async def open(self) -> None:
         """Read the users, bind and accept. Raises OSError, ConfigurationError; nothing is left open then."""
@@ -82,14 +100,18 @@ class PgPort:
             tls=listener_tls(pg, "pg"),
             ceiling=ceiling(settings.servers.values()),
             observer=self._router.observer,
+            sockets=self._sockets,
+            worker=0 if self._colleagues is None else self._colleagues.number,
+            elsewhere=self._cancel_elsewhere,
         )
-        view = PortView(
+        self._view = view = PortView(
             self._router,
             self._lending,
             self._listener,
-            settings=lambda: self._settings,
+            settings=self._shown,
             version=self._version,
-            reload=self.reload,
+            reload=self._reload,
+            colleagues=self._colleagues,
         )
         self._listener.new_console = lambda target: Console(
             view, user=target.user, may_change=target.may_change, averages=self._averages
@@ -100,31 +122,50 @@ class PgPort:
             await self.close()
             raise
 
-    async def reload(self) -> None:
-        """Take over the users, limits and certificates of the configuration and its files, as they are now.
+    def _shown(self) -> Settings:
+        return self.shown()
+
+    async def _reload(self) -> Collection[str]:
+        return await self.reloads()
+
+    async def _cancel_elsewhere(self, pid: int, secret: bytes) -> object:
+        if self._colleagues is not None:
+            return await self._colleagues.cancel(pid, secret)
+        return None if self.peer is None else await self.peer(pid, secret)
+
+    async def reload(self) -> Collection[str]:
+        """Take over what changed in `[pg]`, for a port without a sidecar around it; returns the keys.
 
         Raises ConfigurationError, and nothing has changed. Who is connected stays, with what it was let in for.
         """
-        if self._reread is None or self._users is None:
+        if self._reread is None:
             raise NotSupported("this process has no configuration file to read again")
         new = await asyncio.to_thread(self._reread)
-        old = self._settings
-        fixed = [name for name in type(new).model_fields if name != "pg" and getattr(new, name) != getattr(old, name)]
-        kept = {name: getattr(old.pg, name) for name in RELOADED}
-        fixed += ["pg"] if new.pg.model_copy(update=kept) != old.pg else []
-        if fixed:
-            raise ConfigurationError(
-                Problem(key=name, problem="has changed, and cannot while it runs", fix="restart, or change it back")
-                for name in fixed
-            )
-        tls = await asyncio.to_thread(listener_tls, new.pg, "pg")
-        take_over_others = await asyncio.to_thread(self.read_others)
-        self._users.reload(new.pg.users)
-        take_over_others()
-        self._settings = old.model_copy(update={"pg": new.pg})
-        if self._listener is not None:
-            self._listener.reload(new.pg, tls)
-            self._listener.forget_greetings()
+        changed = changed_keys(self._settings, new)
+        refuse(changed)
+        self.prepare(new)()
+        return told(changed)
+
+    def prepare(self, new: Settings) -> Callable[[], None]:
+        """Get ready to take over what may change of `[pg]`: what this returns does it, and cannot fail.
+
+        Raises ConfigurationError.
+        """
+        users = None if self._users is None else self._users.prepare(new.pg.users)
+        tls = listener_tls(new.pg, "pg")
+
+        def commit() -> None:
+            self._settings = new
+            if users is not None and self._users is not None:
+                users()
+                self._users.adopt(self._desk.tokens if new.pg.jwt or new.pg.oauth_issuer else None)
+            if self._lending is not None:
+                self._lending.adopt(new)
+            if self._listener is not None:
+                self._listener.reload(new.pg, tls)
+                self._listener.forget_greetings()
+
+        return commit
 
     async def close(self) -> None:
         """Drain and stop. Safe to call again."""
@@ -143,6 +184,13 @@ class PgPort:
         return self._listener
 
     @property
+    def view(self) -> PortView:
+        """What the console sees and does here. RuntimeError while it is not open."""
+        if self._view is None:
+            raise RuntimeError("the PostgreSQL port is not open")
+        return self._view
+
+    @property
     def is_open(self) -> bool:
         """Whether it accepts."""
         return self._listener is not None and self._listener.is_open
@@ -156,7 +204,3 @@ class PgPort:
         if self._listener is None:
             return ListenerStats(protocol="pg", clients=0, limit=self._settings.pg.max_clients)
         return self._listener.stats()
-
-
-def _nothing() -> Callable[[], None]:
-    return lambda: None

@@ -31,6 +31,7 @@ from tenantproxy.wire.statements import Statements
 __all__ = ["Relay", "Source"]
 
 _REST_SECONDS: Final = 0.2  # making a forwarder again takes three microseconds
+_LEAVE_SECONDS: Final = 0.25
 _LINGER_SECONDS: Final = 10.0  # that a client has for reading what was said last
 
 
@@ -43,7 +44,17 @@ class Relay(asyncio.Protocol):
     rests, without a forwarder (`_awake` is None), until its next byte.
     """
 
-    __slots__ = ("_asked_at", "_awake", "_clock", "_is_over", "_on_end", "_parts", "_transport", "is_draining")
+    __slots__ = (
+        "_asked_at",
+        "_awake",
+        "_clock",
+        "_is_over",
+        "_leaving",
+        "_on_end",
+        "_parts",
+        "_transport",
+        "is_draining",
+    )
 
     def __init__(
         self,
@@ -64,6 +75,7 @@ class Relay(asyncio.Protocol):
         self._on_end = on_end
         self._is_over = False
         self.is_draining = False  # see `forwarder.Owner`
+        self._leaving: asyncio.TimerHandle | None = None  # set while it is idle and will be told to leave
         self._parts = ClientParts(
             source=source,
             lender=lender,
@@ -96,7 +108,9 @@ class Relay(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """See asyncio.Protocol."""
-        if self._awake is not None and not self._is_over:
+        if self._leaving is not None and self._is_idle:
+            self.end(_shutting_down())  # the answer to what it asked: no client takes that for a notice
+        elif self._awake is not None and not self._is_over:
             self._awake.received(data)
         elif not self._is_over:
             self._forwarder.received(data)
@@ -184,12 +198,30 @@ class Relay(asyncio.Protocol):
             done()
 
     def drain(self) -> None:
-        """End as soon as nothing is under way."""
+        """End when nothing is under way: as the answer to its next message, or after a moment of silence.
+
+        What is said right behind the end of a transaction libpq reads together with that, and takes it for a notice.
+        """
         self.is_draining = True
+        if self._is_idle:
+            self._leave_soon()
+
+    @property
+    def _is_idle(self) -> bool:
         forwarder = self._forwarder
+        if not self.is_active:
+            return forwarder.inbox.hold is Hold.NOTHING
         pipeline, is_kept = forwarder.pipeline, self._parts.is_session or forwarder.session.pin
-        is_idle = is_kept and pipeline.is_quiet and pipeline.status == IDLE
-        if (not self.is_active and forwarder.inbox.hold is Hold.NOTHING) or (self.backend is not None and is_idle):
+        return self.backend is not None and bool(is_kept) and pipeline.is_quiet and pipeline.status == IDLE
+
+    def _leave_soon(self) -> None:
+        if self._leaving is None and not self._is_over:
+            loop = asyncio.get_running_loop()
+            self._leaving = loop.call_later(_LEAVE_SECONDS, self._leave, context=Context())
+
+    def _leave(self) -> None:
+        self._leaving = None
+        if not self._is_over and self._is_idle:  # else it is told again when it is
             self.end(_shutting_down())
 
     def kill(self, why: TenantProxyError | None = None) -> None:
@@ -202,9 +234,12 @@ class Relay(asyncio.Protocol):
         self._clean_up()
 
     # --- Owner -------------------------------------------------------------------------------------------------------
-    def became_idle(self) -> None:
+    def became_idle(self, *, asks: bool = False) -> None:
         """See `forwarder.Owner`."""
-        self.end(_shutting_down())
+        if asks:
+            self.end(_shutting_down())
+        else:
+            self._leave_soon()
 
     def reads_from(self, source: Source) -> None:
         """See `forwarder.Owner`."""
@@ -235,7 +270,7 @@ class Relay(asyncio.Protocol):
         if forwarder is None or not forwarder.responses.is_half_passed:  # else it would be taken for the rest of a row
             self._transport.write(answers.error_response(error, fatal=True))
         self._clean_up()
-        if isinstance(error, OutOfMemory):
+        if isinstance(error, OutOfMemory | PoolClosed):
             self._close_later()
         else:
             self._close()
@@ -253,6 +288,9 @@ class Relay(asyncio.Protocol):
             asyncio.get_running_loop().call_later(_LINGER_SECONDS, self._transport.abort, context=Context())
 
     def _clean_up(self) -> None:
+        if self._leaving is not None:
+            self._leaving.cancel()
+            self._leaving = None
         if not self._is_over:
             self._is_over = True
             if self._awake is not None:

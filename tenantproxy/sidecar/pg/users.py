@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Protocol, TypeAlias
@@ -157,16 +157,29 @@ class Users:
         self._shapes: tuple[tuple[int, int], ...] = ()  # (iterations, bytes of salt) that users' verifiers have
         self.reload(users)
 
+    def adopt(self, tokens: PortTokenVerifier | None) -> None:
+        """Verify the tokens of user `jwt` by `tokens` from now on, where they are taken at all."""
+        if self._tokens is not None and tokens is not None:
+            self._tokens = tokens
+
     def reload(self, users: Mapping[str, PgUser]) -> None:
         """Take over `users`, all or nothing, and read their passwords again; connected clients stay.
 
         Raises ConfigurationError when a password cannot be read. Costs a millisecond for each password that is new.
         """
+        self.prepare(users)()
+
+    def prepare(self, users: Mapping[str, PgUser]) -> Callable[[], None]:
+        """As `reload`, in two steps: what this returns takes them over, and cannot fail."""
         made: dict[tuple[bytes, bytes], Verifier] = {}
         grants = {name.encode(): self._granted(name, user, made) for name, user in users.items()}
         verifiers = [grant.verifier for grant in grants.values() if grant.verifier is not None]
         shapes = {(one.iterations, len(one.salt)) for one in verifiers} or {(DEFAULT_ITERATIONS, _SALT_BYTES)}
-        self._grants, self._made, self._shapes = grants, made, tuple(sorted(shapes))
+
+        def commit() -> None:
+            self._grants, self._made, self._shapes = grants, made, tuple(sorted(shapes))
+
+        return commit
 
     def _granted(self, name: str, user: PgUser, made: dict[tuple[bytes, bytes], Verifier]) -> _Grant:
         return _Grant(

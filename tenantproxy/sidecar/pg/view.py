@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from time import monotonic
 from typing import Literal
 
@@ -13,16 +14,21 @@ from tenantproxy.model import TenantId
 from tenantproxy.pools.base import Stats
 from tenantproxy.raw.backend import RawBackend
 from tenantproxy.router import Router
-from tenantproxy.sidecar.pg.console.view import ClientRow, Counts, ServerRow
+from tenantproxy.sidecar.pg.colleagues import Colleagues, PortSnapshot
+from tenantproxy.sidecar.pg.console.view import ClientRow, ConsoleView, Counts, ServerRow, WorkerRow
 from tenantproxy.sidecar.pg.encryption import encrypted_by
+from tenantproxy.sidecar.pg.gathered import GatheredView
 from tenantproxy.sidecar.pg.lending import RawLending
 from tenantproxy.sidecar.pg.listener import Client, PgListener
 
 __all__ = ["PortView"]
 
 
+_STARTED = time.time()
+
+
 class PortView:
-    """See `console_view.ConsoleView`."""
+    """See `console.view.ConsoleView`. `colleagues`: the workers, where this process is one of several."""
 
     def __init__(
         self,
@@ -32,13 +38,16 @@ class PortView:
         *,
         settings: Callable[[], Settings],
         version: str,
-        reload: Callable[[], Awaitable[None]],
+        reload: Callable[[], Awaitable[Collection[str]]],
+        colleagues: Colleagues | None = None,
     ) -> None:
         self._router = router
         self._lending = lending
         self._listener = listener
         self._settings = settings
         self._reload = reload
+        self._colleagues = colleagues
+        self._worker = 0 if colleagues is None else colleagues.number
         self.version = version
 
     @property
@@ -59,7 +68,7 @@ class PortView:
         """All clients of the port."""
         now = monotonic()
         for client in self._listener.clients():
-            yield _client_row(client, now)
+            yield _client_row(client, now, self._worker)
 
     def servers(self) -> Iterator[ServerRow]:
         """All backends of the port's pools."""
@@ -69,7 +78,7 @@ class PortView:
             if client.relay is not None and client.relay.backend is not None
         }
         for backend in self._lending.backends():
-            yield _server_row(backend, holders.get(backend), self._router.settings)
+            yield _server_row(backend, holders.get(backend), self._router.settings, self._worker)
 
     def counts(self) -> Mapping[str, Counts]:
         """By tenant."""
@@ -101,27 +110,70 @@ class PortView:
         """The tenants that are paused here."""
         return self._listener.paused()
 
+    def workers(self) -> Iterable[WorkerRow]:
+        """This process."""
+        row = WorkerRow(number=self._worker, pid=os.getpid(), state="ready", started_at=_STARTED, version=self.version)
+        return (row,)
+
+    async def gathered(self) -> ConsoleView:
+        """See ConsoleView."""
+        return self if self._colleagues is None else GatheredView(self, await self._colleagues.everything())
+
+    def snapshot(self) -> PortSnapshot:
+        """What the console of another worker wants to know."""
+        return PortSnapshot(
+            stats=self.stats(),
+            clients=list(self.clients()),
+            servers=list(self.servers()),
+            counts=dict(self.counts()),
+            limits=self.limits(),
+            unauthenticated=self.unauthenticated,
+            paused=sorted(self.paused()),
+        )
+
     async def pause(self, tenant: TenantId) -> None:
         """See ConsoleView. Raises TenantNotFound."""
         await self._router.registry.get(tenant)
-        await self._listener.pause(tenant)
+        if self._colleagues is None:
+            await self.pause_here(tenant)
+        else:
+            await self._colleagues.command("pause", tenant)
 
     async def resume(self, tenant: TenantId) -> None:
         """See ConsoleView. Raises TenantNotFound."""
-        if not self._listener.resume(tenant):
+        if tenant not in self.paused():
             await self._router.registry.get(tenant)
+        if self._colleagues is None:
+            await self.resume_here(tenant)
+        else:
+            await self._colleagues.command("resume", tenant)
 
     async def kill(self, tenant: TenantId) -> None:
         """See ConsoleView. Raises TenantNotFound."""
         await self._router.registry.get(tenant)
+        if self._colleagues is None:
+            await self.kill_here(tenant)
+        else:
+            await self._colleagues.command("kill", tenant)
+
+    async def pause_here(self, tenant: TenantId) -> None:
+        """`pause`, in this process."""
+        await self._listener.pause(tenant)
+
+    async def resume_here(self, tenant: TenantId) -> None:
+        """`resume`, in this process."""
+        self._listener.resume(tenant)
+
+    async def kill_here(self, tenant: TenantId) -> None:
+        """`kill`, in this process."""
         self._listener.kill(tenant)
 
-    async def reload(self) -> None:
+    async def reload(self) -> Collection[str]:
         """See ConsoleView."""
-        await self._reload()
+        return await (self._reload() if self._colleagues is None else self._colleagues.reload())
 
 
-def _client_row(client: Client, now: float) -> ClientRow:
+def _client_row(client: Client, now: float, worker: int) -> ClientRow:
     relay = client.relay
     state: Literal["active", "idle", "waiting"] = "idle"
     waiting = 0.0
@@ -151,10 +203,11 @@ def _client_row(client: Client, now: float) -> ClientRow:
         prepared_statements=relay.prepared_statements if relay is not None else 0,
         is_pinned=relay is not None and relay.is_pinned,
         tls=client.tls,
+        worker=worker,
     )
 
 
-def _server_row(backend: RawBackend, holder: int | None, settings: Settings) -> ServerRow:
+def _server_row(backend: RawBackend, holder: int | None, settings: Settings, worker: int) -> ServerRow:
     key = backend.pool.key
     state: Literal["active", "idle", "tested", "active_cancel"] = "idle"
     if holder is not None:
@@ -180,6 +233,7 @@ def _server_row(backend: RawBackend, holder: int | None, settings: Settings) -> 
         application_name=session.get(b"application_name", b"").decode("utf-8", "replace"),
         prepared_statements=len(backend.prepared),
         tls=encrypted_by(backend.transport),
+        worker=worker,
     )
 
 

@@ -29,7 +29,7 @@ _REPORTED: Final = {"datestyle": "DateStyle", "intervalstyle": "IntervalStyle", 
 }
 _HELP: Final = (
     "SHOW HELP|VERSION|CONFIG|STATE|USERS|LISTS|LIMITS\n"
-    "SHOW TENANTS|DATABASES|POOLS|CLIENTS|SERVERS\n"
+    "SHOW TENANTS|DATABASES|POOLS|CLIENTS|SERVERS|WORKERS\n"
     "SHOW STATS|STATS_TOTALS|STATS_AVERAGES\n"
     "PAUSE tenant\nRESUME tenant\nKILL tenant\nRELOAD"
 )
@@ -196,7 +196,7 @@ class Console:
             return await self._do(command)
         if portal.rows is None:
             # Of one moment, however slowly they are fetched.
-            portal.rows = iter(list(table.rows(self._view, self._averages)))
+            portal.rows = iter(list(table.rows(await self._view.gathered(), self._averages)))
         said: list[bytes] = []
         for row in portal.rows:
             said.append(row_of(table, row, portal.formats))
@@ -217,19 +217,20 @@ class Console:
                     detail=f"{verb} changes something, and this user may only SHOW",
                     hint=f"give it console = true in [pg.users.{self._user}]",
                 )
-            await self._change(verb, words)
-            return command_complete(verb)
+            said = await self._change(verb, words)
+            return (notice(said) if said else b"") + command_complete(verb)
         tag = tag_of(command)
         if tag is None:
             raise unknown(command)
         return command_complete(tag)
 
-    async def _change(self, verb: str, words: tuple[str, ...]) -> None:
+    async def _change(self, verb: str, words: tuple[str, ...]) -> str:
+        """What is to be said of it, if anything."""
         if verb == "RELOAD":
             if words:
                 raise CommandError("RELOAD takes no argument")
-            await self._view.reload()
-            return
+            changed = await self._view.reload()
+            return f"changed: {', '.join(changed)}" if changed else "nothing has changed"
         if len(words) != 1:
             raise CommandError(f"{verb} needs one tenant", hint=f"write {verb} acme; SHOW TENANTS names them")
         verbs: dict[str, Callable[..., Awaitable[None]]] = {
@@ -238,6 +239,7 @@ class Console:
             "KILL": self._view.kill,
         }
         await verbs[verb](tenant_id(words[0]))
+        return ""
 
 
 _VERBS: Final = ("PAUSE", "RESUME", "KILL", "RELOAD")

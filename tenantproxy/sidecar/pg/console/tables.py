@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, TypeAlias
 
-from tenantproxy.config import RELOADED, Settings, describe, listen_address
+from tenantproxy.config import Settings, describe, listen_address
+from tenantproxy.config.changes import is_taken_over
 from tenantproxy.pools.base import PoolStats, Stats
 from tenantproxy.sidecar.pg.console.stats import (
     AVERAGE_NAMES,
@@ -188,7 +189,7 @@ def _open(pools: Iterable[PoolStats]) -> int:
 _SOCKET: Final = (
     "s:type s:user s:database s:replication s:state s:addr i:port s:local_addr i:local_port s:connect_time"
     " s:request_time i:wait i:wait_us i:close_needed s:ptr s:link i:remote_pid s:tls s:application_name"
-    " i:prepared_statements i:id"
+    " i:prepared_statements i:id i:worker"
 )
 
 
@@ -199,7 +200,7 @@ def _clients(view: ConsoleView, _: Averages) -> Iterator[Row]:
         seconds, micros = _split(client.waiting_seconds)
         yield (
             "C", client.user, database, *_ends(client), seconds, micros, 0, *names, 0, client.tls,
-            client.application_name, client.prepared_statements, client.id,
+            client.application_name, client.prepared_statements, client.id, client.worker,
         )  # fmt: skip
 
 
@@ -209,7 +210,7 @@ def _servers(view: ConsoleView, _: Averages) -> Iterator[Row]:
         names = (f"s{server.id:x}", "" if server.client_id is None else f"c{server.client_id:x}")
         yield (
             "S", server.user, database, *_ends(server), 0, 0, 0, *names, server.pid, server.tls,
-            server.application_name, server.prepared_statements, server.id,
+            server.application_name, server.prepared_statements, server.id, server.worker,
         )  # fmt: skip
 
 
@@ -257,6 +258,17 @@ def _users(view: ConsoleView, _: Averages) -> Iterator[Row]:
         yield name, "", "", user.pool_mode, 0, servers.get(name, 0), limit, clients.get(name, 0)
 
 
+def _workers(view: ConsoleView, _: Averages) -> Iterator[Row]:
+    clients: dict[int, int] = {}
+    for client in view.clients():
+        clients[client.worker] = clients.get(client.worker, 0) + 1
+    for each in sorted(view.workers(), key=lambda row: row.number):
+        yield (
+            each.number, each.pid, each.state, clients.get(each.number, 0), _moment(each.started_at), each.restarts,
+            each.version,
+        )  # fmt: skip
+
+
 def _limits(view: ConsoleView, _: Averages) -> Iterator[Row]:
     yield from ((each.name, each.limit, each.used, each.holder, each.refused) for each in view.limits())
 
@@ -268,10 +280,7 @@ def _config(view: ConsoleView, _: Averages) -> Iterator[Row]:
     names = {**_of_pgbouncer(settings), "data_path": "compiled"}
     now["data_path"] = view.data_path
     for key, value in sorted({**names, **now}.items()):
-        yield key, value, names.get(key, unset.get(key)), "yes" if key.startswith(_CHANGEABLE) else "no"
-
-
-_CHANGEABLE: Final = tuple(f"pg.{name}" for name in RELOADED)
+        yield key, value, names.get(key, unset.get(key)), "yes" if is_taken_over(tuple(key.split("."))) else "no"
 
 
 def _default(settings: Settings) -> Settings:
@@ -335,6 +344,7 @@ TABLES: Final[Mapping[str, Table]] = {
         " i:max_user_client_connections i:current_client_connections",
         _users,
     ),
+    "WORKERS": _table("i:worker i:pid s:state i:clients s:started_at i:restarts s:version", _workers),
     "LIMITS": _table("s:limit q:value q:used s:holder q:refused", _limits),
     "CONFIG": _table("s:key s:value s:default s:changeable", _config),
     "STATE": _table("s:key s:value", _state),

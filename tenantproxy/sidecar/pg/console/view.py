@@ -11,7 +11,7 @@ from tenantproxy.metrics.pg import LimitUsage
 from tenantproxy.model import TenantId
 from tenantproxy.pools.base import Stats
 
-__all__ = ["ClientRow", "ConsoleView", "Counts", "ServerRow"]
+__all__ = ["ClientRow", "ConsoleView", "Counts", "ServerRow", "WorkerRow"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +39,7 @@ class ClientRow:
     prepared_statements: int = 0
     is_pinned: bool = False
     tls: str = ""
+    worker: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +63,19 @@ class ServerRow:
     application_name: str = ""
     prepared_statements: int = 0
     tls: str = ""
+    worker: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerRow:
+    """One process that serves. `number` 0: it is alone. `restarts`: how often the one in its place had crashed."""
+
+    number: int
+    pid: int
+    state: str
+    started_at: float
+    restarts: int = 0
+    version: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,6 +131,14 @@ class ConsoleView(Protocol):
         """The limits of `[pg]`, and what is used of them."""
         ...
 
+    def workers(self) -> Iterable[WorkerRow]:
+        """The processes that serve."""
+        ...
+
+    async def gathered(self) -> ConsoleView:
+        """What holds for all workers, as of now; the view itself where there is one process."""
+        ...
+
     @property
     def unauthenticated(self) -> int:
         """How many connections have not logged in."""
@@ -138,6 +160,6 @@ class ConsoleView(Protocol):
         """As `pause`, and end its clients and what runs for them at once."""
         ...
 
-    async def reload(self) -> None:
-        """Read the configuration again. Raises ConfigurationError, and then nothing has changed."""
+    async def reload(self) -> Collection[str]:
+        """Read the configuration again; returns the keys that changed. Raises ConfigurationError: nothing changed."""
         ...

@@ -250,7 +250,7 @@ async def test_numbers_come_in_binary_where_a_driver_asks_for_that() -> None:
     assert row[20] == struct.pack("!i", 2**31 - 1), "what does not fit is not sent as something else"
     assert rows(await one.answer(b"SHOW CLIENTS"))[0][20] == b"2147483647"
     described = messages(answer)[2][1]
-    assert described.endswith(b"id\0" + struct.pack("!IhIhih", 0, 0, 23, 4, -1, 1))
+    assert described.endswith(b"worker\0" + struct.pack("!IhIhih", 0, 0, 23, 4, -1, 1))
 
 
 @pytest.mark.parametrize("number", [0, 1, 9_999, 10_000, 123_456_789, 10**16, 2**63])

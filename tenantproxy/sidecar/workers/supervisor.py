@@ -1,0 +1,366 @@
+"""Who speaks for all workers? The supervisor: to its signals, the admin listener, the console and an upgrade.
+
+It serves no tenant itself. State: the configuration that all workers have, and the tenants that the console paused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection, Coroutine, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+from prometheus_client import CollectorRegistry
+
+from tenantproxy.config import Settings, check_budgets, listen_address, packed, settled
+from tenantproxy.config.changes import changed_keys, changed_secrets, marks, refuse, told
+from tenantproxy.errors import TenantProxyError
+from tenantproxy.metrics.listeners import HttpRequests, ListenerStats, ProcessCollector, ProcessStats
+from tenantproxy.metrics.prometheus import registry_of
+from tenantproxy.pools.base import Stats
+from tenantproxy.sidecar.admin import Readiness, admin_app, pools_json, server_json
+from tenantproxy.sidecar.admin_gate import admin_gate
+from tenantproxy.sidecar.controls import control_routes
+from tenantproxy.sidecar.listener import HttpListener
+from tenantproxy.sidecar.pg.colleagues import Everything, PortSnapshot
+from tenantproxy.sidecar.pg.keys import worker_of
+from tenantproxy.sidecar.service import Controls, Peer, UpgradeFailed, check_free
+from tenantproxy.sidecar.sockets import Sockets, duplicates
+from tenantproxy.sidecar.tls import listener_tls
+from tenantproxy.sidecar.workers.link import LinkLost, converted
+from tenantproxy.sidecar.workers.merged import Merged, counted, families_of, merged_readiness, merged_stats
+from tenantproxy.sidecar.workers.metrics import WorkerCollector
+from tenantproxy.sidecar.workers.place import WorkerPlace
+from tenantproxy.sidecar.workers.staff import SERVED, Staff
+from tenantproxy.sidecar.workers.state import WorkerEvent, WorkerState
+
+__all__ = ["Supervisor", "WorkerPlan", "run_plain"]
+
+_ADMIN_CLIENTS: Final = 100
+_CANCEL_SECONDS: Final = 5.0
+_RELOAD_SECONDS: Final = 30.0
+
+T = TypeVar("T")
+logger = logging.getLogger("tenantproxy")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerPlan:
+    """What a supervisor runs. `gather` reads the configuration again, from `source`."""
+
+    workers: int
+    gather: Callable[[], Mapping[str, Any]]
+    source: str
+    drain_timeout: float = 30.0
+    log_level: str = "INFO"
+
+
+class Supervisor:
+    """See `service.Service`. `values`: what `plan.gather` found, of which `settings` were made."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        values: Mapping[str, Any],
+        *,
+        plan: WorkerPlan,
+        sockets: Sockets,
+        controls: Controls | None = None,
+    ) -> None:
+        self._settings = settings
+        self._values = values
+        self._plan = plan
+        self._sockets = sockets
+        self._paused: set[str] = set()
+        self._round = 0  # counts the reloads
+        self._past: list[Any] = []  # what workers counted that are gone
+        self._peer: Peer | None = None
+        self._draining = False
+        self._has_part = False  # another process has a part of the budgets
+        self._marks = marks(settings)
+        self._changing = asyncio.Lock()  # held by a reload, and by a restart
+        self._requests = HttpRequests()
+        self._staff = Staff(
+            sockets, self._whole(), answer=self._answer, bury=self._bury, drain_timeout=plan.drain_timeout
+        )
+        self._admin = self._new_admin(controls)
+
+    def _new_admin(self, controls: Controls | None) -> HttpListener | None:
+        settings = self._settings.admin
+        if not settings.listen:
+            return None
+        app = admin_app(
+            self._requests,
+            readiness=self.readiness,
+            metrics=self._metrics,
+            pools=self._pools,
+            servers=self._servers,
+            gate=admin_gate(lambda: self._settings.admin),
+            routes=control_routes(lambda: self._settings.admin, self.reload, controls),
+        )
+        host, port = listen_address(settings.listen)
+        return HttpListener(
+            app,
+            protocol="admin",
+            host=host,
+            port=port,
+            max_clients=_ADMIN_CLIENTS,
+            drain_timeout=self._plan.drain_timeout,
+            sockets=duplicates({"admin": self._sockets.get("admin", ())})["admin"],
+            tls=listener_tls(settings, "admin"),
+        )
+
+    # --- where -------------------------------------------------------------------------------------------------------
+    @property
+    def drain_delay(self) -> float:
+        """Seconds for which it is to be not ready before it stops listening."""
+        return self._settings.http.drain_delay
+
+    @property
+    def public_url(self) -> str | None:
+        """Where the public listener is; None when the configuration has none."""
+        return self._where("http", "https://" if self._settings.http.ssl_cert_file else "http://")
+
+    @property
+    def admin_url(self) -> str | None:
+        """Where the admin listener is."""
+        return self._where("admin", "https://" if self._settings.admin.ssl_cert_file else "http://")
+
+    @property
+    def pg_address(self) -> str | None:
+        """Host and port of the PostgreSQL port."""
+        return self._where("pg", "")
+
+    def _where(self, name: str, scheme: str) -> str | None:
+        if not self._sockets.get(name):
+            return None
+        host, port = self._sockets[name][0].getsockname()[:2]
+        return f"{scheme}[{host}]:{port}" if ":" in host else f"{scheme}{host}:{port}"
+
+    # --- life --------------------------------------------------------------------------------------------------------
+    async def open(self, *, is_successor: bool = False) -> None:
+        """See Service. Raises UpgradeFailed, and TenantProxyError with the reason when a worker does not start."""
+        try:
+            if self._admin is not None and not is_successor:
+                await self._admin.open()
+            if is_successor:
+                total = self._staff.allotment.total
+                check_free({name: limit // self._plan.workers for name, limit in total.items()}, self._whole())
+            await self._staff.open(self._plan.workers)
+            if self._admin is not None and is_successor:
+                await self._admin.open()
+        except BaseException:
+            await self.close()
+            raise
+
+    def start_draining(self) -> None:
+        """See Service."""
+        self._draining = True
+
+    async def close(self) -> None:
+        """See Service."""
+        self._draining = True
+        await self._staff.close()
+        if self._admin is not None:
+            await self._admin.close()
+
+    async def restart(self) -> None:
+        """Start each worker again, one after the other. Raises TenantProxyError: see `Staff.restart`."""
+        async with self._changing:
+            await self._staff.restart()
+
+    def _bury(self, place: WorkerPlace) -> None:
+        """What it counted stays counted."""
+        self._past = families_of(registry_of(Merged([self._past, counted(place.told)])))
+        place.told = ()
+
+    # --- what workers ask --------------------------------------------------------------------------------------------
+    async def _answer(self, place: WorkerPlace, verb: str, body: Any) -> Any:
+        match verb:
+            case "hello":
+                return self._hello(place, body)
+            case "ready":
+                return await self._ready(place)
+            case "failed":
+                place.failure = str(body)
+            case "last":
+                place.told = body
+            case "cancel":
+                return await self._cancel(*body, asker=place) or await self._cancel_at_peer(*body)
+            case "everything":
+                ports = [converted(port, PortSnapshot) for _, port in await self._staff.answers("port") if port]
+                return Everything(ports=ports, workers=[each.row() for each in self._staff.places])
+            case "command":
+                return await self._command(*body)
+            case "reload":
+                return list(await self.reload())
+            case _:
+                raise TenantProxyError(f"a supervisor does not know {verb}")
+        return None
+
+    def _hello(self, place: WorkerPlace, body: Mapping[str, Any]) -> dict[str, Any]:
+        place.version = body["version"]
+        place.round = self._round
+        return {
+            "number": place.number,
+            "workers": self._plan.workers,
+            "values": packed(self._values),
+            "source": self._plan.source,
+            "budgets": place.granted,
+            "paused": sorted(self._paused),
+            "drain_timeout": self._plan.drain_timeout,
+            "log_level": self._plan.log_level,
+            "sockets": {name: [sock.fileno() for sock in self._sockets.get(name, ())] for name in SERVED},
+        }
+
+    async def _ready(self, place: WorkerPlace) -> None:
+        if place.round != self._round:  # it was started before a reload
+            await place.ask("prepare", packed(self._values), timeout=_RELOAD_SECONDS)
+            await place.ask("commit", timeout=_RELOAD_SECONDS)
+            place.round = self._round
+        if place.state is WorkerState.STARTING:
+            place.happened(WorkerEvent.OPENED)
+            logger.info("worker %d is ready: process %d", place.number, place.row().pid)
+
+    async def _cancel(self, pid: int, secret: bytes, *, asker: WorkerPlace | None = None) -> bool:
+        number = worker_of(pid)
+        for place in list(self._staff.places):
+            if place.is_up and place is not asker and number in (None, place.number):
+                try:
+                    if await place.ask("cancel", [pid, secret], timeout=_CANCEL_SECONDS):
+                        return True
+                except LinkLost:
+                    continue
+        return False
+
+    async def _cancel_at_peer(self, pid: int, secret: bytes) -> bool:
+        return self._peer is not None and bool(await self._peer(pid, secret))
+
+    async def _command(self, verb: str, tenant: str) -> None:
+        if verb == "resume":
+            self._paused.discard(tenant)
+        else:
+            self._paused.add(tenant)
+        places = [place for place in self._staff.places if place.is_up]
+        answers = await asyncio.gather(*(place.ask(verb, tenant) for place in places), return_exceptions=True)
+        if errors := _errors(answers):
+            raise errors[0]
+
+    # --- reload ------------------------------------------------------------------------------------------------------
+    async def reload(self) -> Collection[str]:
+        """See Service. All workers take it over, or none."""
+        if self._has_part:
+            raise UpgradeFailed("an upgrade is under way", hint="try again when the process before it has ended")
+        async with self._changing:
+            values = await asyncio.to_thread(self._plan.gather)
+            new = await asyncio.to_thread(settled, values, source=self._plan.source)
+            changed = changed_keys(self._settings, new)
+            refuse(changed)
+            check_budgets(new, self._plan.workers)
+            found = await asyncio.to_thread(marks, new)
+            tls = await asyncio.to_thread(listener_tls, new.admin, "admin")
+            prepared = await self._staff.ask_all("prepare", packed(values), timeout=_RELOAD_SECONDS)
+            if errors := _errors(answer for _, answer in prepared):
+                await self._staff.ask_all("abort")
+                raise errors[0]
+            changed = sorted({*changed, *changed_secrets(self._marks, found)})
+            self._values, self._settings, self._marks = values, new, found
+            self._round += 1
+            if self._admin is not None:
+                self._admin.tls = tls
+            self._staff.allotment.total = self._whole()
+            for place, answer in prepared:
+                if not isinstance(answer, BaseException):
+                    await self._commit(place)
+            await self._staff.allotment.level()
+            return told(changed)
+
+    async def _commit(self, place: WorkerPlace) -> None:
+        try:
+            await place.ask("commit", timeout=_RELOAD_SECONDS)
+            place.round = self._round
+        except TenantProxyError as exc:
+            logger.error("worker %d did not take over the configuration, and is started again: %s", place.number, exc)
+            if place.child is not None:
+                place.child.kill()
+
+    # --- an upgrade --------------------------------------------------------------------------------------------------
+    def _whole(self) -> dict[str, int]:
+        return {name: server.max_connections for name, server in self._settings.servers.items()}
+
+    async def yield_budgets(self) -> Mapping[str, int]:
+        """See Service."""
+        self._has_part = True
+        whole = self._whole()
+        free = await self._staff.allotment.yield_half(whole)
+        try:
+            check_free(free, whole)
+        except UpgradeFailed:
+            self.restore_budgets()
+            raise
+        return free
+
+    def restore_budgets(self) -> None:
+        """See Service."""
+        self._has_part = False
+        self._staff.allotment.total = self._whole()
+        self._staff.spawn(self._staff.allotment.level())
+
+    def resize_budgets(self, limits: Mapping[str, int]) -> object:
+        """See Service. Before it is opened."""
+        self._has_part = True
+        total = {name: min(limit, limits.get(name, limit)) for name, limit in self._whole().items()}
+        self._staff.allotment.total = total
+        return total
+
+    async def cancel(self, pid: int, secret: bytes) -> bool:
+        """See Service."""
+        return await self._cancel(pid, secret)
+
+    def meet(self, peer: Peer | None) -> None:
+        """See Service."""
+        self._peer = peer
+
+    # --- what the admin listener tells -------------------------------------------------------------------------------
+    async def readiness(self) -> Readiness:
+        """What holds for the service, by what holds for its workers."""
+        every = [answer for _, answer in await self._staff.answers("readiness")]
+        found = merged_readiness(every) or {"a worker ready": False}
+        return {**found, "not draining": not self._draining}
+
+    async def _metrics(self) -> CollectorRegistry:
+        for place, families in await self._staff.answers("metrics"):
+            place.told = families
+        places = self._staff.places
+        own = registry_of(
+            ProcessCollector(self._process, self._requests),
+            WorkerCollector(lambda: [place.state for place in places], lambda: self._staff.crashes),
+        )
+        return registry_of(Merged([self._past, *(place.told for place in places), families_of(own)]))
+
+    def _process(self) -> ProcessStats:
+        listeners: list[ListenerStats] = [] if self._admin is None else [self._admin.stats()]
+        return ProcessStats(listeners=listeners, draining=self._draining, lag_seconds=0.0)
+
+    async def _stats(self) -> Stats:
+        every = [converted(answer, Stats) for _, answer in await self._staff.answers("stats")]
+        if not every:
+            raise LinkLost("no worker answers", retry_after=1.0)
+        return merged_stats(every)
+
+    async def _pools(self) -> bytes:
+        return await pools_json(await self._stats())
+
+    async def _servers(self) -> list[dict[str, Any]]:
+        return [server_json(server) for server in (await self._stats()).servers]
+
+
+def _errors(answers: Any) -> list[BaseException]:
+    """What was wrong, other than that a worker is gone."""
+    return [each for each in answers if isinstance(each, BaseException) and not isinstance(each, LinkLost)]
+
+
+def run_plain(main: Coroutine[Any, Any, T]) -> T:
+    """Run the supervisor, in asyncio's own loop."""
+    return asyncio.run(main)

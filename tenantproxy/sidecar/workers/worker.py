@@ -1,0 +1,179 @@
+"""What runs in a worker? A sidecar without an admin listener, which answers its supervisor.
+
+It ends when it is told to, or when the supervisor is gone: it drains first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+from tenantproxy.config import settled, share_of, unpacked
+from tenantproxy.config.version import VERSION
+from tenantproxy.errors import TenantProxyError
+from tenantproxy.metrics.logging import LogObserver
+from tenantproxy.model import TenantId
+from tenantproxy.router import Router
+from tenantproxy.sidecar.app import Sidecar, run
+from tenantproxy.sidecar.logs import configure_logging
+from tenantproxy.sidecar.pg.colleagues import Everything, TenantVerb
+from tenantproxy.sidecar.sockets import inherited
+from tenantproxy.sidecar.workers.link import Link, LinkLost, converted
+from tenantproxy.sidecar.workers.merged import families_of
+
+__all__ = ["BOOT", "LINK_VARIABLE", "main"]
+
+LINK_VARIABLE = "_TENANTPROXY_WORKER"
+BOOT = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]);"
+    " from tenantproxy.sidecar.workers.worker import main; main()"
+)
+"""What Python runs: with the supervisor's own path, whatever its folder is."""
+
+
+def main() -> None:
+    """Serve, as the supervisor says. Exit status 0 after draining, 1 when it could not start."""
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)  # the supervisor hears them too, and decides
+    fd = int(os.environ.pop(LINK_VARIABLE))
+    if not run(_Worker(socket.socket(fileno=fd)).serve()):
+        sys.exit(1)
+
+
+class _Worker:
+    """One worker. `_sidecar` is set once it is opened."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._stop = asyncio.Event()
+        self._link = Link(sock, self._answer, on_end=self._stop.set)
+        self._sidecar: Sidecar | None = None
+        self._workers = 1
+        self._source = ""
+        self._commit: Callable[[], None] | None = None  # of a reload that is prepared
+        self.number = 0
+
+    async def serve(self) -> bool:
+        """Until it is told to end, or the supervisor is gone. False: it did not start."""
+        await self._link.open()
+        hello = await self._link.ask("hello", {"pid": os.getpid(), "version": VERSION})
+        configure_logging(level=hello["log_level"])
+        self.number, self._workers, self._source = hello["number"], hello["workers"], hello["source"]
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._stop.set)
+        whole = settled(unpacked(hello["values"]), source=self._source)
+        sidecar = self._sidecar = Sidecar(
+            Router(share_of(whole, self._workers), observer=LogObserver()),
+            drain_timeout=hello["drain_timeout"],
+            sockets={name: [inherited(fd) for fd in fds] for name, fds in hello["sockets"].items()},
+            colleagues=self,
+        )
+        sidecar.whole = whole
+        sidecar.resize_budgets(hello["budgets"])
+        try:
+            if not await self._opens(sidecar):
+                return True
+            for tenant in hello["paused"]:
+                await self._command("kill", tenant)  # it has no clients yet; new ones are refused
+            await self._link.ask("ready")
+        except TenantProxyError as exc:
+            await self._link.ask("failed", str(exc))
+            return False
+        gc.collect()
+        gc.freeze()
+        await self._stop.wait()
+        sidecar.start_draining()
+        await sidecar.close()
+        with suppress(LinkLost):  # what it counted stays counted
+            await self._link.ask("last", families_of(sidecar.series), timeout=1.0)
+        await self._link.close()
+        return True
+
+    async def _opens(self, sidecar: Sidecar) -> bool:
+        """However long its main database is down; False: told to end meanwhile."""
+        opening = asyncio.ensure_future(sidecar.open())
+        stopping = asyncio.ensure_future(self._stop.wait())
+        await asyncio.wait([opening, stopping], return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if not opening.done():
+            opening.cancel()
+            await asyncio.wait([opening])
+            return False
+        opening.result()
+        return True
+
+    # --- what the supervisor asks ------------------------------------------------------------------------------------
+    async def _answer(self, verb: str, body: Any) -> Any:
+        if verb == "ping":
+            return None
+        if verb == "drain":
+            self._stop.set()
+            return None
+        sidecar = self._sidecar
+        if sidecar is None:
+            raise TenantProxyError("the worker has not started")
+        return await self._of_sidecar(sidecar, verb, body)
+
+    async def _of_sidecar(self, sidecar: Sidecar, verb: str, body: Any) -> Any:
+        match verb:
+            case "readiness":
+                return dict(sidecar.readiness())
+            case "resize":
+                return sidecar.resize_budgets(body)
+            case "metrics":
+                return families_of(await sidecar.metrics())
+            case "stats":
+                return await sidecar.router.snapshot()
+            case "port":
+                return None if sidecar.pg is None or not sidecar.pg.is_open else sidecar.pg.view.snapshot()
+            case "cancel":
+                return await sidecar.cancel(body[0], body[1])
+            case "pause" | "resume" | "kill":
+                return await self._command(verb, body)
+            case "prepare":
+                return self._prepare(sidecar, body)
+            case "commit" | "abort":
+                commit, self._commit = self._commit, None
+                if verb == "commit" and commit is not None:
+                    commit()
+                return None
+        raise TenantProxyError(f"a worker does not know {verb}")
+
+    async def _command(self, verb: TenantVerb, tenant: str) -> None:
+        port = self._sidecar.pg if self._sidecar is not None else None
+        if port is None or not port.is_open:
+            return
+        view = port.view
+        work = {"pause": view.pause_here, "resume": view.resume_here, "kill": view.kill_here}
+        await work[verb](TenantId(tenant))
+
+    def _prepare(self, sidecar: Sidecar, values: Mapping[str, Any]) -> None:
+        whole = settled(unpacked(values), source=self._source)
+        new = whole.servers.keys() - sidecar.whole.servers.keys()
+        limits = {
+            name: whole.servers[name].max_connections // self._workers for name in new
+        }  # the supervisor's is next
+        self._commit = sidecar.prepare(share_of(whole, self._workers), whole=whole, limits=limits)
+
+    # --- Colleagues: what the port asks of the others ----------------------------------------------------------------
+    async def cancel(self, pid: int, secret: bytes) -> object:
+        """See `colleagues.Colleagues`."""
+        return await self._link.ask("cancel", [pid, secret], timeout=10.0)
+
+    async def everything(self) -> Everything:
+        """See `colleagues.Colleagues`."""
+        return converted(await self._link.ask("everything", timeout=10.0), Everything)
+
+    async def command(self, verb: TenantVerb, tenant: str) -> None:
+        """See `colleagues.Colleagues`."""
+        await self._link.ask("command", [verb, tenant])
+
+    async def reload(self) -> Collection[str]:
+        """See `colleagues.Colleagues`."""
+        changed: Sequence[str] = await self._link.ask("reload")
+        return changed
