@@ -29,6 +29,7 @@ LOST: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, asyncpg.I
 _BUSY = {
     "57P03": ("the PostgreSQL server is starting up, shutting down or recovering", "it is retried until then"),
     "57P01": ("the PostgreSQL server is shutting down", "it is retried until then"),
+    "57P02": ("a process of the PostgreSQL server has crashed, and it recovers", "it is retried until then"),
     "53200": ("the PostgreSQL server is out of memory", "see the server's log"),
     "58000": ("the PostgreSQL server failed", "see the server's log"),
 }

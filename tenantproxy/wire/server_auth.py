@@ -39,6 +39,7 @@ MAX_MESSAGE: Final = 65536
 MAX_LOGIN: Final = 1024 * 1024  # bytes of all messages of a login
 MAX_PARAMETERS: Final = 200
 _SECRETS: Final = range(4, 257)  # bytes of a cancel key
+_CRASHED: Final = "57P02"
 
 _OK, _CLEARTEXT, _MD5, _SASL, _SASL_CONTINUE, _SASL_FINAL = 0, 3, 5, 10, 11, 12
 
@@ -119,10 +120,15 @@ class BackendLogin:
         return out
 
     def _hear_behind(self, data: bytes) -> None:
-        """A server that shuts down may end a session as it begins; nothing else may come behind the end of a login."""
-        if data[0] != ERROR:
-            raise ProtocolError("the server said more than it was asked")
+        """A server that shuts down may end a session as it begins; nothing else may come behind the end of a login.
+
+        That another of its processes has crashed it says as a warning, before it closes the connection.
+        """
         self._refused(data[HEADER:])
+        assert self.refusal is not None
+        if data[0] != ERROR and not (data[0] == NOTICE and self.refusal.sqlstate == _CRASHED):
+            self.refusal = None
+            raise ProtocolError("the server said more than it was asked")
         self.is_done = False
 
     def _refused(self, payload: bytes) -> None:

@@ -46,6 +46,7 @@ CASES: list[tuple[BaseException, type[TenantProxyError], Failure, str]] = [
     (answer("08003"), ConnectFailed, "refused", "cannot be reached"),
     (TimeoutError(SECRET), ConnectFailed, "busy", "did not answer in time"),
     (answer("57P03"), ConnectFailed, "busy", "starting up"),
+    (answer("57P02"), ConnectFailed, "busy", "has crashed"),
     (answer("57P01"), ConnectFailed, "busy", "shutting down"),
     (answer("53200"), ConnectFailed, "busy", "out of memory"),
     (answer("53300"), BudgetExhausted, "full", "no connection left"),

@@ -238,6 +238,17 @@ def test_a_server_that_ends_a_session_as_it_begins_is_heard(cut: int) -> None:
     assert ours.refusal == ServerRefusal("57P01", "terminating connection")
 
 
+def test_a_server_that_has_crashed_as_a_session_begins_is_heard() -> None:
+    """It says so as a warning, quickdie() in its postgres.c; any other behind a login is a breach of the protocol."""
+    ours = let_in()
+    crashed = frame(0x4E, b"SWARNING\0VWARNING\0C57P02\0Mterminating connection because of crash\0\0")
+    assert ours.receive(SESSION + crashed) == b""
+    assert not ours.is_done
+    assert ours.refusal == ServerRefusal("57P02", "terminating connection because of crash")
+    with pytest.raises(ProtocolError, match="more than it was asked"):
+        let_in().receive(SESSION + frame(0x4E, b"SWARNING\0VWARNING\0C01000\0Mlate\0\0"))
+
+
 PIECES = [*REQUESTS.values(), SESSION, answers.sasl_continue(b"r="), answers.sasl_final(b"v="), b"E\0\0\0\x05\0"]
 
 
