@@ -209,9 +209,10 @@ def _no_authority(where: str, key: PoolKey) -> ConnectFailed:
 def _untrusted(error: ssl.SSLError, where: str, key: PoolKey) -> ConnectFailed:
     section = f"[servers.{key.server}]"
     if not isinstance(error, ssl.SSLCertVerificationError):
+        reason = getattr(error, "reason", None) or ""  # OpenSSL's; what is not raised by it has none
         found = _lasting(
             "TLS with the PostgreSQL server failed",
-            f"{where}, {_ALERTS.get(error.reason or '') or error.reason or type(error).__name__}",
+            f"{where}, {_ALERTS.get(reason) or reason or type(error).__name__}",
             hint=f"see ssl, ssl_cert_file and ssl_key_file of {section}, and the server's log",
         )
         return _caused(found, error)
