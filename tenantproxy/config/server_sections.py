@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -92,7 +91,7 @@ class Server(Section):
             return data  # told where it is validated
         return {**data, "host": host, "port": port}
 
-    @cached_property
+    @property  # not cached: `model_copy` would give a copy with another user the hosts of the first one's
     def each_host(self) -> tuple[Self, ...]:
         """This server at each of its hosts alone, in their order."""
         if not self.hosts:

@@ -419,6 +419,14 @@ def test_the_shipped_example_is_accepted_once_its_secrets_exist(tmp_path: Path) 
     assert load(EXAMPLE, secrets=False).registry == Settings(**changed(registry=None)).registry
 
 
+@pytest.mark.parametrize("hosts", [(), ("one:5433", "two")], ids=["one host", "several"])
+def test_a_copy_of_a_server_for_another_user_has_that_user_at_each_host(hosts: tuple[str, ...]) -> None:
+    settings = Settings(**changed(servers=server(**({"hosts": hosts} if hosts else {}))))
+    primary = settings.servers["primary"]
+    assert {each.user for each in primary.each_host} == {"app"}
+    assert {each.user for each in primary.model_copy(update={"user": "reader"}).each_host} == {"reader"}
+
+
 def test_the_example_ends_no_statement_of_the_port() -> None:
     """A key that is given there holds for the port too, whose default is a server's: none."""
     assert "statement_timeout" not in load(EXAMPLE, secrets=False).servers["primary"].model_fields_set

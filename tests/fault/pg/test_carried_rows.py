@@ -212,12 +212,15 @@ async def test_nothing_is_carried_for_a_tenant_that_is_not_served_any_more(
         suspended: set[str] = set()
         known, find = house.lending.known, house.lending.find
 
-        async def finding(tenant: TenantId) -> object:
+        def knowing(tenant: TenantId, **asked: bool) -> object:
+            return None if tenant in suspended else known(tenant, **asked)
+
+        async def finding(tenant: TenantId, **asked: bool) -> object:
             if tenant in suspended:
                 raise TenantSuspended("the tenant is suspended")
-            return await find(tenant)
+            return await find(tenant, **asked)
 
-        monkeypatch.setattr(house.lending, "known", lambda tenant: None if tenant in suspended else known(tenant))
+        monkeypatch.setattr(house.lending, "known", knowing)
         monkeypatch.setattr(house.lending, "find", finding)
         client, neighbour = await house.client("row1"), await house.client("row2")
         for each in (client, neighbour, client, neighbour):
