@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import asyncpg
 import pytest
@@ -68,6 +69,22 @@ def reload(served: Served, token: str = TOKEN) -> dict[str, Any]:
     return found
 
 
+Connect: TypeAlias = "Callable[[str], Awaitable[asyncpg.Connection[Any]]]"
+
+
+@pytest.fixture
+async def connect() -> AsyncIterator[Connect]:
+    """Opens connections that are closed where the test fails too: left open, they fail a later one."""
+    async with AsyncExitStack() as stack:
+
+        async def opened(dsn: str) -> asyncpg.Connection[Any]:
+            conn = await asyncpg.connect(dsn, timeout=PATIENCE)
+            stack.callback(conn.terminate)
+            return conn
+
+        yield opened
+
+
 async def answers(served: Served, user: str, password: str, database: str, sql: str = "SELECT 1") -> list[Any]:
     """On new connections, one after the other: of several workers, each gets some."""
     dsn = f"postgresql://{user}:{password}@{served.pg}/{database}?sslmode=disable"
@@ -81,11 +98,10 @@ async def answers(served: Served, user: str, password: str, database: str, sql: 
 
 @SINGLE_AND_SEVERAL
 async def test_tenants_servers_budgets_limits_and_users_are_taken_over(
-    workers: str, config: Path, demo_world: World, serve: Serve
+    workers: str, config: Path, demo_world: World, serve: Serve, connect: Connect
 ) -> None:
     served = serve(config, "--workers", workers)
-    password = demo_world.pg_password
-    kept = await asyncpg.connect(f"postgresql://demo:{password}@{served.pg}/acme?sslmode=disable", timeout=PATIENCE)
+    kept = await connect(f"postgresql://demo:{demo_world.pg_password}@{served.pg}/acme?sslmode=disable")
     text = read(config)
     server = text[text.index("[servers.primary]") : text.index("[servers.primary.admin]")]
     change(
@@ -123,7 +139,7 @@ async def test_tenants_servers_budgets_limits_and_users_are_taken_over(
 
 @SINGLE_AND_SEVERAL
 async def test_what_cannot_be_taken_over_is_named_and_nothing_is_changed(
-    workers: str, config: Path, serve: Serve, command: Any
+    workers: str, config: Path, serve: Serve, connect: Connect, command: Any
 ) -> None:
     served = serve(config, "--workers", workers)
     good = read(config)
@@ -142,7 +158,7 @@ async def test_what_cannot_be_taken_over_is_named_and_nothing_is_changed(
     change_user = '\n[pg.users.nobody_knows]\npassword_file = "/nowhere"\ntenants = "*"\n'
     write(config, good.replace("max_size = 2", "max_size = 9") + change_user)
     assert "pg.users.nobody_knows" in json.dumps(reload(served))
-    conn = await asyncpg.connect(f"postgresql://ops:ops@{served.pg}/tenantproxy?sslmode=disable", timeout=PATIENCE)
+    conn = await connect(f"postgresql://ops:ops@{served.pg}/tenantproxy?sslmode=disable")
     shown = {row["key"]: row["value"] for row in await conn.fetch("SHOW CONFIG")}
     assert shown["pools.max_size"] == "2"
     write(config, good)

@@ -55,8 +55,10 @@ def workers(served: Served) -> list[psutil.Process]:
 
 @asynccontextmanager
 async def closing(conn: asyncpg.Connection[Any]) -> Any:
-    yield
-    await conn.close()
+    try:
+        yield
+    finally:
+        await conn.close()
 
 
 @asynccontextmanager
