@@ -143,7 +143,7 @@ class Parts:
         return self.manager
 
     def adopt(self, settings: Settings, limits: Mapping[str, int], *, new_row_keys: bool) -> None:
-        """Keep to `settings` from now on. `limits`: budgets, of new servers and of those that have another one now."""
+        """Keep to `settings` from now on. `limits`: of new servers, and of those that have another one: see `allot`."""
         changed = [name for name, server in settings.servers.items() if _is_new_form(self._settings, name, server)]
         for name, budget in new_budgets(settings, clock=self._clock, observer=self.observer).items():
             if name not in self.budgets:
@@ -152,7 +152,9 @@ class Parts:
         self._opening.adopt(settings)
         self.lender.acquire_timeout = settings.pools.acquire_timeout
         self.pool_settings.adopt(settings.pools)
-        self.resize(limits)
+        for budget, limit in self._lowest({name: each.max_connections for name, each in settings.servers.items()}):
+            budget.resize(limit)
+        self.allot(limits)
         for pool in self.pools():
             is_gone = pool.key.server not in settings.servers
             if is_gone or pool.key.server in changed or (pool.key.shared and new_row_keys):
@@ -165,16 +167,19 @@ class Parts:
                 return self.budgets[other]
         return None
 
-    def resize(self, limits: Mapping[str, int]) -> None:
-        """Other budgets, by server; of names that share one, the lowest holds."""
+    def allot(self, limits: Mapping[str, int]) -> None:
+        """Its part of budgets, by server, unless a fleet says; of names that share one, the lowest holds."""
+        for budget, limit in self._lowest(limits):
+            budget.allot(limit)
+        for manager in self.family:
+            manager.refit()
+
+    def _lowest(self, limits: Mapping[str, int]) -> Iterable[tuple[ServerBudget, int]]:
         lowest: dict[ServerBudget, int] = {}
         for name, budget in self.budgets.items():
             if name in limits:
                 lowest[budget] = min(limits[name], lowest.get(budget, limits[name]))
-        for budget, limit in lowest.items():
-            budget.resize(limit)
-        for manager in self.family:
-            manager.refit()
+        return lowest.items()
 
     def fit(self, tenant: TenantId, limits: Limits, is_right: Callable[[PoolKey], bool]) -> None:
         """Make the tenant's own pools, of all listeners, what it may have now; see `PoolManager.fit`."""

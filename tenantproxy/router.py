@@ -386,8 +386,11 @@ class Router:
             raise ConfigurationError(Problem(key=f"servers.{name}", problem=problem, fix=fix) for name in sorted(fixed))
 
     def resize_budgets(self, limits: Mapping[str, int]) -> None:
-        """Other budgets for servers, by name: what exceeds them is closed, the idle connections at once."""
-        self._parts.resize(limits)
+        """This process's part of servers' budgets, by name: what exceeds it is closed, the idle connections at once.
+
+        In a fleet it does not count, now or when the process joins one later.
+        """
+        self._parts.allot(limits)
 
     @property
     def fleet(self) -> FleetStats | None:

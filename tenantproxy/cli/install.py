@@ -105,6 +105,7 @@ class _Work:
 
     async def run(self) -> None:
         settings, request = self._settings, self._request
+        deploy.targets(settings, request.databases, ())  # refuses names of none, before anything is changed
         if request.roles:  # the role that reads what is put into the main database
             await self._done(await role_work(settings, ()))
         places = [(settings.main.server, settings.main.database)] if deploy.needs_main(settings) else []

@@ -88,7 +88,7 @@ class Books:
     def _terms(self, budget: ServerBudget) -> Terms:
         fleet, is_main = self._settings.fleet, self._is_main(budget)
         return Terms(
-            cap=max(1, budget.most - OUTSIDE - (STARTING if is_main else 0)),
+            cap=max(1, budget.whole - OUTSIDE - (STARTING if is_main else 0)),
             floor=fleet.floor + int(is_main),  # the link takes one
             burst=fleet.burst,
             ttl=fleet.ttl,
@@ -148,6 +148,11 @@ class Books:
         """Whether main has answered not long ago."""
         now = self._clock()
         return all(share.lease(now) is Lease.FRESH for _, share in self)
+
+    @property
+    def has_floors(self) -> bool:
+        """Whether main has granted its floor on each server, or all that there is."""
+        return all(share.limit >= min(share.terms.floor, share.terms.cap) for _, share in self)
 
     @property
     def is_empty(self) -> bool:

@@ -38,6 +38,7 @@ _HOST_INTERVAL: Final = 0.25  # seconds between two reports to the file of a hos
 _COUNT_AGAIN: Final = 0.5  # seconds between two censuses by one witness
 _AGE_SECONDS: Final = 0.5  # between two looks at what has grown old
 _CALL_SECONDS: Final = 2.0
+_FLOOR_SECONDS: Final = 5.0  # for which a process that starts waits until others have given up its floor
 
 _all: weakref.WeakSet[Fleet] = weakref.WeakSet()
 
@@ -115,6 +116,7 @@ class Fleet:
     async def open(self, main: MainDatabase | None, *, error: str = "") -> None:
         """Join the fleet of the main database if it keeps one; `main` is None where it cannot be asked now: `error`.
 
+        Returns when it has its floor of each server: until then, the process that leaves for it stays.
         Raises ConfigurationError when main refuses this process.
         """
         if self.phase is not Phase.JOINING:
@@ -132,6 +134,8 @@ class Fleet:
             self._share_nothing()
         else:
             await self._join(self._key)
+        if self._books is not None:
+            await _has_floors(self._books)
 
     async def _join(self, key: bytes) -> None:
         link = FleetLink(self._settings, key=key, heard=self._heard)
@@ -227,7 +231,7 @@ class Fleet:
         size = given or 1
         self._observer(FleetAlone(error=error, size=size, assumed=given is None))
         for budget in self._each():
-            part = max(1, budget.most // size)
+            part = max(1, budget.whole // size)
             budget.follow(None if size == 1 else FixedQuota(part, reserve=int(part > 1)))
         self._spawn(self._find_main(self._key), "tenantproxy fleet joining")
 
@@ -344,6 +348,14 @@ class Fleet:
             calls=self._calls,
             failures=self._failures,
         )
+
+
+async def _has_floors(books: Books) -> None:
+    """Returns when it has, when main does not answer, or after some seconds: others may not be able to give any."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_FLOOR_SECONDS):
+            while books.is_fresh and not books.has_floors:  # noqa: ASYNC110 - shares grow old, of which no event tells
+                await asyncio.sleep(_SOON)
 
 
 def _configured_size() -> int | None:

@@ -20,6 +20,7 @@ class FixedQuota:
     """A number that does not change: while main has not been asked yet, or cannot be asked."""
 
     __slots__ = ("limit", "reserve")
+    is_of_whole = False
 
     def __init__(self, limit: int, *, reserve: int = 0) -> None:
         self.limit = limit
@@ -48,6 +49,7 @@ class SharedQuota:
     """What a share says, less the connections to that server that are no budget's: `own` counts them."""
 
     __slots__ = ("_clock", "_own", "_share", "_top", "_wants", "is_main")
+    is_of_whole = True
 
     def __init__(
         self,

@@ -92,6 +92,7 @@ class ServerBudget:
     def __init__(self, server: str, *, limit: int, clock: Clock, observer: Observer, guaranteed: int = 1) -> None:
         self.server = server
         self._configured = limit
+        self._part: int | None = None  # of it, where several processes divide it without a fleet; None: all
         self._allowed = limit  # or less, where the server allows no more
         self.limit = limit  # `most`, or what this process may use of it
         self.reserve = MAIN_RESERVE  # of the limit; main's own
@@ -155,6 +156,12 @@ class ServerBudget:
         self._configured = limit
         self._fit()
 
+    def allot(self, part: int) -> None:
+        """This process's part of the budget, where several divide it. A fleet takes the place of that division."""
+        if part != self._part:
+            self._part = part
+            self.regrant()
+
     def _fit(self) -> None:
         limit, source = lowest(self._configured, self._found)
         limit = max(limit, min(self._configured, MAIN_RESERVE + 1))
@@ -167,9 +174,18 @@ class ServerBudget:
         self.regrant()
 
     @property
-    def most(self) -> int:
-        """What the server allows, without the connections that look at its hosts; enough for main and one tenant."""
+    def whole(self) -> int:
+        """What the server allows all processes, without the connections that look at its hosts.
+
+        Enough for main and one tenant.
+        """
         return max(self._allowed - self.watching, min(self._allowed, MAIN_RESERVE + 1))
+
+    @property
+    def most(self) -> int:
+        """The most that this process may ever use: its part, or in a fleet the whole."""
+        is_shared = self._quota is not None and self._quota.is_of_whole
+        return self.whole if is_shared or self._part is None else min(self.whole, self._part)
 
     # --- what a fleet allows -----------------------------------------------------------------------------------------
     def follow(self, quota: Quota | None) -> None:
@@ -190,7 +206,7 @@ class ServerBudget:
         """How many connections are to be closed as soon as they are idle; not more than 0: none."""
         if self._quota is None:
             return self.in_use - self.closing - self.limit  # it has become smaller
-        return self._quota.excess(self.in_use, self.closing)
+        return max(self._quota.excess(self.in_use, self.closing), self.in_use - self.closing - self.limit)
 
     @property
     def is_over(self) -> bool:

@@ -11,6 +11,11 @@ class Quota(Protocol):
     """This process's part of one server now. `total`: permits taken; `closing`: of them, on their way back."""
 
     @property
+    def is_of_whole(self) -> bool:
+        """Whether all processes share by it, so that a part which this one was given besides does not count."""
+        ...
+
+    @property
     def limit(self) -> int:
         """The most permits."""
         ...

@@ -185,10 +185,6 @@ class Sidecar:
                 await _bind(self._admin, "admin.listen")
             if not self.router.is_open:
                 await until_done(self.router.open, "the router")
-            if self.router.fleet is not None:  # which asks how much there is in all
-                self.router.resize_budgets(
-                    {name: each.max_connections for name, each in self._settings.servers.items()}
-                )
             if not self._registry_loaded():
                 self._do_later(until_done(self.router.registry.probe, "readiness", again=any_of_registry))
             await self._open_auth()
@@ -329,9 +325,9 @@ class Sidecar:
 
     def resize_budgets(self, limits: Mapping[str, int]) -> dict[str, int]:
         """Keep to `limits` connections, by server; how many it holds at most until it can be fewer."""
+        self.router.resize_budgets(limits)
         if self.router.fleet is not None:
             return dict(limits)  # the fleet sees to the sum of all processes
-        self.router.resize_budgets(limits)
         return {name: max(budget.limit, budget.in_use) for name, budget in self.router.budgets.items()}
 
     async def cancel(self, pid: int, secret: bytes) -> bool:

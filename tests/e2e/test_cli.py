@@ -287,3 +287,12 @@ def test_install_into_a_server_that_is_not_configured_says_so(demo_world: World,
     result = cli("install", "--config", demo_world.config, "--database", "elsewhere/db")
     assert result.exit_code == 1
     assert "servers.elsewhere" in result.stderr
+    assert asyncio.run(_has_fleet(demo_world)) is False, "nothing is installed"
+
+
+async def _has_fleet(world: World) -> bool:
+    conn = await world.connect("demo_main")
+    try:
+        return bool(await conn.fetchval("SELECT to_regclass('tenantproxy.fleet') IS NOT NULL"))
+    finally:
+        await conn.close()

@@ -89,6 +89,17 @@ async def test_a_process_that_comes_is_served_although_another_one_had_everythin
             assert len(rows) == 2
 
 
+async def test_a_process_is_open_when_it_has_its_floor(together: World) -> None:
+    tenant = together.tenants[-1].id
+    settings = settings_of(together, pools={"max_size": 20})
+    async with Router(settings) as first:
+        work = asyncio.ensure_future(hold(first, tenant, 60, 0.3))
+        await until(lambda: granted(first) >= CAP - 4, "the first has everything")
+        async with Router(settings) as second:
+            assert granted(second) >= 2, "one to main, and one for a tenant"
+        await work
+
+
 async def test_what_a_process_had_is_free_at_once_when_it_closes(together: World) -> None:
     async with Router(settings_of(together)) as router:
         await hold(router, together.tenants[-1].id, 3)
@@ -188,7 +199,8 @@ async def test_a_process_that_does_not_reach_main_keeps_its_floor_until_it_does(
     async with behind(own, floor=2) as (proxy, settings), Router(settings, observer=events.append) as router:
         await until(lambda: router.budgets["primary"].limit > 2, "it has been granted something")
         await hold(router, tenant, 6)
-        await asyncio.sleep(settings.fleet.ttl)  # from then on the floor is its own
+        # From a ttl on the floor is its own, if a report then was answered still.
+        await asyncio.sleep(settings.fleet.ttl + 2 * settings.fleet.interval)
         proxy.stall()
         await until(lambda: any(isinstance(each, FleetFenced) for each in events), "it is fenced")
         await until(lambda: router.budgets["primary"].in_use <= 2, "what is above the floor is closed")

@@ -25,7 +25,8 @@ FamilyData = Sequence[Any]
 _MOST: Final = frozenset(
     PREFIX + name
     for name in (
-        "build_info", "tenants", "pool_oldest_wait_seconds", "server_max_connections", "tenants_unusable",
+        "build_info", "tenants", "pool_oldest_wait_seconds", "server_max_connections", "server_connections_configured",
+        "tenants_unusable",
         "registry_last_success_timestamp_seconds", "draining", "eventloop_lag_seconds", "pg_data_path",
         "pg_paused_tenants", "replica_lag_seconds", "server_host_info", "fleet_cap", "fleet_processes", "fleet_ghosts",
         "fleet_last_renewal_timestamp_seconds",
@@ -93,7 +94,7 @@ def merged_servers(servers: Iterable[ServerStats]) -> list[ServerStats]:
 
 
 def _joined(one: ServerStats, other: ServerStats) -> ServerStats:
-    names = ("connections", "limit", "waiting_pools", "lingering", "configured")
+    names = ("connections", "limit", "waiting_pools", "lingering")
     sums = {name: getattr(one, name) + getattr(other, name) for name in names}
     known = [each for each in (one.max_connections, other.max_connections) if each is not None]
     seconds = HistogramSnapshot(
@@ -101,8 +102,15 @@ def _joined(one: ServerStats, other: ServerStats) -> ServerStats:
         counts=tuple(map(sum, zip(one.open_seconds.counts, other.open_seconds.counts, strict=True))),
         total=one.open_seconds.total + other.open_seconds.total,
     )
-    is_up = one.up and other.up
-    return replace(one, up=is_up, max_connections=max(known, default=None), open_seconds=seconds, **sums)
+    is_up, configured = one.up and other.up, max(one.configured, other.configured)
+    return replace(
+        one,
+        up=is_up,
+        configured=configured,
+        max_connections=max(known, default=None),
+        open_seconds=seconds,
+        **sums,
+    )
 
 
 def merged_readiness(every: Sequence[Readiness]) -> dict[str, bool]:

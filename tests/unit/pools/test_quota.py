@@ -51,6 +51,15 @@ def test_no_more_is_opened_than_was_granted_and_the_rest_with_the_next_answer() 
     assert len(granted.house.connector.opening) == 5
 
 
+def test_a_fleet_takes_the_place_of_a_part_that_the_process_was_given() -> None:
+    granted = Granted(12)
+    budget = granted.house.budget
+    budget.allot(5)
+    assert (budget.limit, budget.whole) == (12, 20)
+    budget.follow(None)
+    assert (budget.limit, budget.whole) == (5, 20), "without one, its part; the whole is what is told to the fleet"
+
+
 def test_connections_outside_of_the_budget_are_part_of_what_was_granted() -> None:
     granted = Granted(3, own=1)
     pool = granted.house.alone("acme")
