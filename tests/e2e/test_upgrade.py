@@ -157,8 +157,12 @@ async def test_the_new_process_serves_when_the_old_one_is_killed_during_an_upgra
     new = it.other
     assert new is not None
     await until(lambda: len(new.net_connections(kind="tcp")) > 0, "it has the sockets")
+    children = psutil.Process(it.served.process.pid).children(recursive=True)
+    left = [each for each in children if each.pid != new.pid and new not in each.parents()]
     it.served.process.kill()
     await until(lambda: it.served.process.poll() is not None, "the old process is gone")
+    # Its workers drain: one that still accepts asks the client to connect again, as it may.
+    await until(lambda: not any(each.is_running() and each.status() != "zombie" for each in left), "its workers, too")
     assert await it.works(), "what connects meanwhile waits in the backlog"
     assert [each.pid for each in it.mains] == [new.pid]
 
