@@ -9,6 +9,10 @@ cdef enum:
     HIGH = 65536          # bytes that wait, from which on the protocol is asked to pause
     SMALL = 4096          # bytes that are copied rather than looked at
     SEALED = 65536        # bytes of TLS that are read at once: what comes of them fits into the buffer
+    PLAIN = 16384         # bytes that fit into one record of it
+    RECORD = 18437        # of a whole one, in any version
+    OWN = 1000            # see `connect.tls_records`
+    OWN_AT_ONCE = 32
 
 
 cdef object plain(const uint8_t* data, ssize_t size):
@@ -16,6 +20,17 @@ cdef object plain(const uint8_t* data, ssize_t size):
     if size <= SMALL:
         return PyBytes_FromStringAndSize(<char*>data, size)
     return PyMemoryView_FromMemory(<char*>data, size, PyBUF_READ)
+
+
+cdef ssize_t first_record(const uint8_t* data, ssize_t size) noexcept nogil:
+    """As `connect.tls_records.first_record`."""
+    cdef ssize_t whole
+    if size < 5:
+        return 0
+    whole = 5 + (data[3] << 8 | data[4])
+    if data[0] < 20 or data[0] > 24 or data[1] != 3 or whole > RECORD:
+        return size
+    return whole if size >= whole else 0
 
 
 cdef class Conn:
@@ -44,10 +59,13 @@ cdef class Conn:
     cdef Rider _rider             # this client's; None also while it rests
     cdef Rider _client            # whose transaction this backend carries
     cdef double _until            # a parked backend is not lent any more from then on
+    cdef double _stint            # nor to a client that waits in its lane while others do in lanes that share it
     cdef object _session          # an ssl.SSLObject whose handshake is over; None: nothing is encrypted
     cdef object _tls              # what it calls to read and write, and its BIOs
     cdef object _tls_in
     cdef object _tls_out
+    cdef bytes _tls_rest          # the beginning of a record; None: nothing
+    cdef int _own                 # records that said something of TLS alone
     cdef bint _is_over            # the peer has ended TLS
     cdef bint _has_said_over      # we have
 
@@ -148,7 +166,7 @@ cdef class Conn:
     def encrypt(self, session, incoming, outgoing):
         """Encrypt from now on. `session`: an ssl.SSLObject between these two BIOs, whose handshake is over.
 
-        What had come before must have been taken out of `session`.
+        What had come before and is not of the handshake is to be given to `received`.
         """
         if self._tls is not None:
             raise RuntimeError("it is encrypted already")
@@ -161,32 +179,70 @@ cdef class Conn:
         if self._tls is not None:
             self.flush_sealed()
 
+    def received(self, data):
+        """Take `data` as what has come, and pass on what is in it."""
+        cdef bytes piece
+        cdef ssize_t got
+        cdef uint8_t* to = self._pump._buffer
+        for at in range(0, len(data), SEALED):
+            if self._is_closing or self._fd < 0:
+                return
+            piece = (self._tls_rest or b"") + data[at : at + SEALED]
+            memcpy(to, PyBytes_AS_STRING(piece), PyBytes_GET_SIZE(piece))
+            got = self.unseal(to, PyBytes_GET_SIZE(piece))
+            if got > 0:
+                self.feed(to, got)
+            if self._is_over:
+                self._is_over = False
+                self.ended()
+
     cdef ssize_t read_sealed(self, uint8_t* to) except -2:
         """What comes of the bytes that are there, put to `to`; 0: the peer has ended; -1: nothing yet, or it is lost."""
-        cdef ssize_t size = c_recv(self._fd, to, SEALED, MSG_DONTWAIT), got = 0, part
-        if size <= 0:
-            if size < 0:
-                self.failed(errno)
-                return -1
+        cdef ssize_t size, kept = 0, got
+        if self._tls_rest is not None:
+            kept = PyBytes_GET_SIZE(self._tls_rest)
+            memcpy(to, PyBytes_AS_STRING(self._tls_rest), kept)
+        size = c_recv(self._fd, to + kept, SEALED, MSG_DONTWAIT)
+        if size < 0:
+            self.failed(errno)
+            return -1
+        if size == 0:
             return 0
+        got = self.unseal(to, kept + size)
+        if got == 0:
+            return 0 if self.is_over_now() else -1
+        return got
+
+    cdef ssize_t unseal(self, uint8_t* data, ssize_t size) except -2:
+        """Put what is in the records of `data` in their place: it is never longer; -1: the connection is lost by it.
+
+        OpenSSL gets one record at a time, for its buffers do not shrink again, and records of TLS's own are counted.
+        """
+        cdef ssize_t at = 0, got = 0, part, whole
+        cdef int own = 0
+        self._tls_rest = None
         try:
-            if size <= SMALL:
-                self._tls_in.write(PyBytes_FromStringAndSize(<char*>to, size))
-            else:
-                self._tls_in.write(PyMemoryView_FromMemory(<char*>to, size, PyBUF_READ))
-            # At most as much comes out as went in, with the rest of one record, and each read takes a whole one: it
-            # fits, and nothing that was decrypted is left behind.
-            while self._tls_in.pending:
-                if to == self._pump._buffer and got == 0:
-                    part = self._tls.read(CHUNK, self._pump._view)
-                else:
-                    part = self._tls.read(CHUNK, PyMemoryView_FromMemory(<char*>to + got, CHUNK - got, PyBUF_WRITE))
+            while at < size and not self._is_over:
+                whole = first_record(data + at, size - at)
+                if whole == 0:
+                    self._tls_rest = PyBytes_FromStringAndSize(<char*>data + at, size - at)
+                    break
+                self._tls_in.write(plain(data + at, whole))
+                at += whole
+                try:
+                    if data == self._pump._buffer and got == 0:
+                        part = self._tls.read(CHUNK, self._pump._view)
+                    else:
+                        part = self._tls.read(CHUNK - got, PyMemoryView_FromMemory(<char*>data + got, CHUNK - got, PyBUF_WRITE))
+                except _WantRead:
+                    own += 1
+                    self._own += 1
+                    if own > OWN_AT_ONCE or self._own > OWN:
+                        raise _SSLError("the peer sends new keys and the like, over and over")
+                    continue
                 got += part
                 if part == 0:
                     self._is_over = True
-                    break
-        except _WantRead:
-            pass
         except _ZeroReturn:
             self._is_over = True
         except _SSLError as exc:
@@ -196,8 +252,6 @@ cdef class Conn:
             return -1
         if self._tls_out.pending:
             self.flush_sealed()  # the answer to a new key
-        if got == 0:
-            return 0 if self.is_over_now() else -1
         return got
 
     cdef bint is_over_now(self):
@@ -207,9 +261,16 @@ cdef class Conn:
 
     cdef bytes seal(self, data):
         """`data` as it goes out; empty: the connection is lost by it."""
+        cdef list parts
         try:
-            self._tls.write(data)
-            return self._tls_out.read()
+            if len(data) <= PLAIN:
+                self._tls.write(data)
+                return self._tls_out.read()
+            data, parts = memoryview(data), []
+            for at in range(0, len(data), PLAIN):  # OpenSSL's buffers do not shrink again
+                self._tls.write(data[at : at + PLAIN])
+                parts.append(self._tls_out.read())
+            return b"".join(parts)
         except _SSLError as exc:
             self._pump.python_runs()
             self.force_close(exc)
@@ -295,8 +356,16 @@ cdef class Conn:
 
     @property
     def is_carrying(self):
-        """Whether a transaction of this client, or on this backend, is under way without Python."""
-        return self._client is not None or (self._rider is not None and self._rider._backend is not None)
+        """Whether a transaction of this client, or on this backend, is under way without Python, or waits in a lane."""
+        cdef Rider rider = self._rider
+        return self._client is not None or (
+            rider is not None and (rider._backend is not None or rider._asked is not NULL)
+        )
+
+    @property
+    def waiting_since(self):
+        """When this client began to wait in a lane (monotonic); 0.0: it does not."""
+        return self._rider._asked_at if self._rider is not None and self._rider.is_waiting() else 0.0
 
     def ride(self, relay):
         """Carry the straight transactions of this client, for `relay`, its protocol. See `Rider` for what is asked of it."""
@@ -556,7 +625,7 @@ cdef class Conn:
         if self._client is not None:
             self._client.forget()
         self._rider = self._client = None
-        self._session = self._tls = self._tls_in = self._tls_out = None
+        self._session = self._tls = self._tls_in = self._tls_out = self._tls_rest = None
         self._pump._graves.append(self)
         self._pump.remove(fd)
         if self._sock is None:

@@ -19,6 +19,9 @@ cdef class Pump:
     """How many they are."""
     cdef list _graves             # closed in this round, whose events may still point to them
     cdef list _parked             # lanes that have something to give back or to tell
+    cdef list _queues             # lanes in which clients wait, or of which that is still to be told
+    cdef list _refused            # who waits, and is to be Python's at the end of this round
+    cdef double _patient          # until then there is nothing for those who wait, and none has waited for too long
     cdef double _until            # the loop's next timer
     cdef list _late               # connections with their events, for `dispatch`
     cdef readonly uint64_t epoch
@@ -43,6 +46,8 @@ cdef class Pump:
         self._view = PyMemoryView_FromMemory(<char*>self._buffer, LONGEST + CHUNK, PyBUF_WRITE)
         self._graves = []
         self._parked = []
+        self._queues = []
+        self._refused = []
         self._late = []
         self.epoch = 1
 
@@ -62,6 +67,8 @@ cdef class Pump:
             if conn is not None:
                 (<Conn>conn).bury()
         self._graves.clear()
+        self._refused.clear()
+        self._queues.clear()
         if self._epoll >= 0:
             c_close(self._epoll)
             self._epoll = -1
@@ -123,7 +130,7 @@ cdef class Pump:
                 found.append((<int>(value >> 1), self._events[at].events))
             else:
                 self._late.append((<Conn>self._events[at].data.ptr, self._events[at].events))
-        if self._late:
+        if self._late or self._queues or self._refused:
             self._loop.call_soon(self.dispatch)
         return found
 
@@ -134,6 +141,7 @@ cdef class Pump:
         try:
             for conn, events in late:
                 (<Conn>conn).happened(events)
+            self.serve_waiting()
         finally:
             self._graves.clear()
             self.python_runs()
@@ -141,7 +149,7 @@ cdef class Pump:
     cdef list attend(self, timeout):
         cdef int count, at, pause
         cdef uint64_t value
-        cdef double now
+        cdef double now, until
         cdef list found = []
         self._until = 0.0
         if timeout is None:
@@ -150,13 +158,18 @@ cdef class Pump:
             self._until = monotonic() + <double>timeout
         try:
             while True:
+                if self._queues or self._refused:
+                    self.serve_waiting()
+                    if len(self._ready):
+                        return found
                 pause = 0
-                if self._until > 1e299:
+                until = min(self._until, self._patient) if self._queues else self._until
+                if until > 1e299:
                     pause = -1
-                elif self._until > 0.0:
+                elif until > 0.0:
                     now = monotonic()
-                    if now < self._until:
-                        pause = <int>min((self._until - now) * 1000.0 + 0.999, 3600000.0)
+                    if now < until:
+                        pause = <int>min((until - now) * 1000.0 + 0.999, 3600000.0)
                 with nogil:
                     count = epoll_wait(self._epoll, self._events, EVENTS, pause)
                 if count < 0:
@@ -171,7 +184,7 @@ cdef class Pump:
                         (<Conn>self._events[at].data.ptr).happened(self._events[at].events)
                 if self._graves:
                     self._graves.clear()
-                if found or pause == 0 or count == 0 or len(self._ready) or monotonic() >= self._until:
+                if found or len(self._ready) or monotonic() >= self._until:
                     return found
         finally:
             self.python_runs()
@@ -180,10 +193,72 @@ cdef class Pump:
         """What is parked is given back, and what was said before is asked for again: called before Python is."""
         cdef list lanes
         self.epoch += 1
+        if self._queues:
+            lanes, self._queues = self._queues, []
+            for lane in lanes:
+                (<Lane>lane).tell_waiting()
+                (<Lane>lane)._is_queued = (<Lane>lane).waiting > 0
+                if (<Lane>lane)._is_queued:
+                    self._queues.append(lane)
         if self._parked:
             lanes, self._parked = self._parked, []
             for lane in lanes:
                 (<Lane>lane).clear()
+        return 0
+
+    # --- clients that wait -------------------------------------------------------------------------------------------
+    cdef int serve_waiting(self) except -1:
+        """Between two rounds of events: let clients that wait have what is there, the one that waits longest first."""
+        cdef Lane lane, first = None
+        cdef double now = monotonic()
+        cdef bint is_due = False
+        while self._refused:
+            self.surrender(<Rider>self._refused.pop(0))
+        for each in self._queues:
+            lane = <Lane>each
+            if lane._first is None:
+                continue
+            is_due = is_due or lane.due_at(now) <= now
+            if first is None or lane._first._asked_at < first._first._asked_at:
+                first = lane
+        if is_due:
+            self.serve_lane(first, now)
+            for each in self._queues:  # those too that clients come to meanwhile, from a lane that was made again
+                self.serve_lane(<Lane>each, now)
+        self._patient = now if self._refused else 1e300
+        for each in self._queues:
+            lane = <Lane>each
+            if lane._first is not None:
+                self._patient = min(self._patient, lane.due_at(now))
+        return 0
+
+    cdef int serve_lane(self, Lane lane, double now) except -1:
+        """Let those who wait there have what there is; where that fails they are Python's."""
+        cdef Rider rider
+        try:
+            lane.serve(now)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as exc:
+            self.python_runs()
+            self.broke("clients that wait in a lane could not be served", exc, None)
+            while lane._first is not None:
+                rider = lane._first
+                lane.leave(rider)
+                self.surrender(rider)
+        return 0
+
+    cdef int surrender(self, Rider rider) except -1:
+        """Python is to serve a client that waits. Nothing that its relay raises leaves this."""
+        try:
+            self.python_runs()
+            if rider.is_waiting():
+                rider.settle()
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as exc:
+            self.python_runs()
+            self.broke("a protocol failed", exc, rider._conn)
         return 0
 
     cdef int broke(self, what, exc, Conn conn) except -1:

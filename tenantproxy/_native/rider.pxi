@@ -22,6 +22,9 @@ cdef class Rider:
     cdef dict _statements         # by name, what `statement` said in this epoch
     cdef Conn _backend            # a transaction is under way, or open, on it; None: none is
     cdef Lane _on                 # of which lane it is
+    cdef Lane _queue              # where its request waits for a backend; None: it does not, or Python is to serve it
+    cdef Rider _before            # it there
+    cdef Rider _behind
     cdef double _since            # when that transaction began
     cdef bint _is_open            # the server has said so
     cdef bint _has_begun          # see `ResponseStream`
@@ -51,63 +54,99 @@ cdef class Rider:
 
     # --- from the client ---------------------------------------------------------------------------------------------
     cdef bint carry(self, const uint8_t* data, ssize_t size) except -1:
-        """Whether it has gone to a backend; else nothing has happened, and it is the relay's."""
-        cdef Pump pump = self._conn._pump
+        """Whether it has gone to a backend, or waits for one; else nothing has happened, and it is the relay's."""
         cdef Straight case
-        cdef Lane lane
-        cdef Conn backend
-        cdef bint is_new = False
         cdef double now
-        cdef uint8_t* asked
         if self._asked is not NULL or self._conn._out is not None or self._conn._is_closing:
             return False
         case = asks(data, size)
         if case.case == ODD:
             return False
         now = monotonic()
-        backend = self._backend
-        if backend is not None:  # a transaction is open: it is this client's, and Python knows nothing of it
-            lane = self._on
-            if backend._out is not None or backend._is_closing:
-                return False
-        else:
-            if self._epoch != pump.epoch:
-                self._epoch = pump.epoch
-                self._statements = None
-                self._lane = self._relay.lane()
-            lane = self._lane
-            if lane is None or now >= lane.until:
-                return False
-            backend = lane.take(now, &is_new)
-            if backend is None:
-                return False
-        name = None
-        if case.case == NAMED:
-            try:
-                name = self.name_on(data + case.name_at, case.name_ends - case.name_at, backend)
-            except Exception:
-                if self._backend is None:
-                    lane.give_unused(backend, is_new)
-                raise
-        asked = NULL if case.case == NAMED and name is None else <uint8_t*>malloc(size)
-        if asked is NULL:
-            if self._backend is None:
-                lane.give_unused(backend, is_new)
+        self._asked = <uint8_t*>malloc(size)
+        if self._asked is NULL:
             return False
-        memcpy(asked, data, size)
-        self._asked, self._asked_size, self._case, self._name = asked, size, case, name
+        memcpy(self._asked, data, size)
+        self._asked_size, self._case, self._name, self._asked_at = size, case, None, now
         self._passed = self._tail_size = 0
         self._is_parsed = case.case != UNNAMED
-        self._asked_at = now
-        if self._backend is None:
-            lane._reused += not is_new
-            self._since = now
-            self._is_open = self._has_begun = False
-            self._on = lane
-            self._backend = backend
-            backend._client = self
+        is_carried = False
+        try:
+            is_carried = self.goes_on() if self._backend is not None else self.sets_out(now)
+        finally:
+            if not is_carried:
+                free(self._asked)
+                self._asked = NULL
+        return is_carried
+
+    cdef bint goes_on(self) except -1:
+        """Whether the request goes to the backend of its open transaction: it is this client's, and Python knows
+        nothing of it."""
+        cdef Conn backend = self._backend
+        if backend._out is not None or backend._is_closing or not self.is_known_to(backend):
+            return False
         self.send(backend)
         return True
+
+    cdef bint sets_out(self, double now) except -1:
+        """Whether the request begins a transaction, or waits for a backend in its lane."""
+        cdef Lane lane = self.lane_at(now)
+        cdef Conn backend = None
+        cdef bint is_new = False
+        if lane is None:
+            return False
+        if lane._first is None and lane.others_first() is not None:
+            lane.ask_room(True)
+            lane._is_due = True
+        elif lane._first is None:
+            backend = lane.take(now, &is_new)
+        if backend is not None:
+            is_begun = False
+            try:
+                is_begun = self.begin(lane, backend, is_new, now)
+            finally:
+                if not is_begun and self._backend is None:
+                    lane.give_unused(backend, is_new)
+            return is_begun
+        if lane.waiting >= lane._room or self._asked_size > MOST_UNNAMED:
+            return False
+        lane.join(self)
+        return True
+
+    cdef Lane lane_at(self, double now):
+        """Where its next transaction may be carried; None: nowhere without Python."""
+        cdef Pump pump = self._conn._pump
+        if self._epoch != pump.epoch:
+            self._lane = self._statements = None
+            self._epoch = pump.epoch
+            self._lane = self._relay.lane()
+        return None if self._lane is None or now >= self._lane.until else self._lane
+
+    cdef bint begin(self, Lane lane, Conn backend, bint is_new, double now) except -1:
+        """Whether the transaction begins on `backend`; else its statement is not there, and nothing has happened."""
+        if not self.is_known_to(backend):
+            return False
+        if now > self._asked_at:
+            lane.count_wait(now - self._asked_at)
+        lane._reused += not is_new
+        self._asked_at = self._since = now
+        self._is_open = self._has_begun = False
+        self._on = lane
+        self._backend = backend
+        backend._client = self
+        self.send(backend)
+        return True
+
+    cdef bint is_known_to(self, Conn backend) except -1:
+        """Whether the request can be sent there without Python."""
+        if self._case.case != NAMED:
+            return True
+        self._name = self.name_on(self._asked + self._case.name_at, self._case.name_ends - self._case.name_at, backend)
+        return self._name is not None
+
+    cdef bint is_waiting(self) noexcept:
+        """Whether its request waits for a backend."""
+        return self._asked is not NULL and self._backend is None
 
     cdef bytes name_on(self, const uint8_t* data, ssize_t size, Conn backend):
         """Under which name the client's statement is on the backend; None: Python has to look into it."""
@@ -274,19 +313,30 @@ cdef class Rider:
     cdef int give_back(self, Lane lane, Conn backend, bint is_reset) except -1:
         """The backend is for the next transaction, of this tenant's clients, or the pool's where Python has run.
 
+        Then those who wait here for longer than any in Python still come first.
         `is_reset`: by its last command, which takes the tenant from it where it is bound.
         """
         cdef Pump pump = self._conn._pump
+        cdef double now = self._answered_at
+        cdef Rider other
+        cdef bint is_for_us
         if is_reset and lane.desk.is_bound:
             pump.python_runs()
             lane.desk.enter_again(backend._protocol)
             return 0
-        if self._epoch == pump.epoch:
+        other = lane.others_first()
+        is_for_us = self._epoch == pump.epoch and lane.lends and now < backend._until
+        if lane._first is not None:
+            is_for_us = is_for_us and (other is None or now < backend._stint)
+            if (is_for_us or lane.keeps(backend, other, now)) and lane.hand(backend, now):
+                return 0
+        elif is_for_us and other is None:
             lane.park(backend)
             return 0
         if lane.desk.is_wanted:
             pump.python_runs()
         lane.desk.take_back(backend._protocol)
+        lane.returned()
         return 0
 
     # --- to the relay ------------------------------------------------------------------------------------------------
@@ -296,7 +346,7 @@ cdef class Rider:
         cdef bytes data, sent, tail
         self.tell()
         if backend is None:
-            return 0
+            return 0 if self._asked is NULL else self.ask_relay()
         if self._asked is NULL:
             return self.hold(backend)
         data = PyBytes_FromStringAndSize(<const char*>self._asked, self._asked_size)
@@ -316,6 +366,20 @@ cdef class Rider:
             raise
         if tail:
             backend.feed(<const uint8_t*>PyBytes_AS_STRING(tail), PyBytes_GET_SIZE(tail))
+        return 0
+
+    cdef int ask_relay(self) except -1:
+        """It waits: let the relay have its request, as if it came now."""
+        cdef bytes data = PyBytes_FromStringAndSize(<const char*>self._asked, self._asked_size)
+        cdef Lane queue = self._queue
+        self.forget()
+        if queue is not None:
+            queue.tell_waiting()  # the pool counts it from now on
+        try:
+            self._conn.feed(<const uint8_t*>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
+        except Exception:
+            self._conn.force_close(None)
+            raise
         return 0
 
     cdef int hold(self, Conn backend) except -1:
@@ -350,7 +414,9 @@ cdef class Rider:
         return 0
 
     cdef int forget(self) except -1:
-        """What is under way is not ours any more."""
+        """What is under way, or waits, is not ours any more."""
+        if self._queue is not None:
+            self._queue.leave(self)
         if self._backend is not None:
             self._backend._client = None
         self._backend = None

@@ -42,13 +42,47 @@ cdef inline uint32_t word(uint8_t a, uint8_t b, uint8_t c) noexcept nogil:
     return (<uint32_t>(a | 0x20) << 16) | (<uint32_t>(b | 0x20) << 8) | <uint32_t>(c | 0x20)
 
 
-cdef bint is_read(const uint8_t* text) noexcept nogil:
-    """Whether it begins as one of `wire.commands.READ`, which the relay reads. It has three bytes at least."""
-    cdef uint32_t begins = word(text[0], text[1], text[2])
+cdef ssize_t comment_ends(const uint8_t* text, ssize_t at, ssize_t size) noexcept nogil:
+    """Where a comment ends that begins there; `at` where none does, or not one that `wire.commands.word_of` skips."""
+    cdef ssize_t begins = at
+    if at + 2 > size or (text[at] != c"-" and text[at] != c"/"):
+        return at
+    if text[at] == c"-":
+        if text[at + 1] != c"-":
+            return at
+        while at < size and text[at] and text[at] != 10 and text[at] != 13:
+            at += 1
+        return at
+    if text[at + 1] != c"*":
+        return at
+    at += 2
+    while at + 1 < size and text[at]:
+        if text[at] == c"*" and text[at + 1] == c"/":
+            return at + 2
+        if text[at] == c"/" and text[at + 1] == c"*":
+            return begins
+        at += 1
+    return begins
+
+
+cdef bint is_read(const uint8_t* text, ssize_t size) noexcept nogil:
+    """Whether it begins as one of `wire.commands.READ`, which the relay reads, behind blanks and comments."""
+    cdef ssize_t at = 0, begins
+    cdef uint32_t first
+    while True:
+        begins = at
+        while at < size and (text[at] == c" " or 9 <= text[at] <= 13):
+            at += 1
+        at = comment_ends(text, at, size)
+        if at == begins:
+            break
+    if at + 3 > size:
+        return False
+    first = word(text[at], text[at + 1], text[at + 2])
     return (
-        begins == word(c"s", c"e", c"t") or begins == word(c"r", c"e", c"s") or begins == word(c"d", c"i", c"s")
-        or begins == word(c"d", c"e", c"a") or begins == word(c"s", c"a", c"v") or begins == word(c"d", c"e", c"c")
-        or begins == word(c"d", c"r", c"o") or begins == word(c"a", c"l", c"t") or begins == word(c"c", c"r", c"e")
+        first == word(c"s", c"e", c"t") or first == word(c"r", c"e", c"s") or first == word(c"d", c"i", c"s")
+        or first == word(c"d", c"e", c"a") or first == word(c"s", c"a", c"v") or first == word(c"d", c"e", c"c")
+        or first == word(c"d", c"r", c"o") or first == word(c"a", c"l", c"t") or first == word(c"c", c"r", c"e")
     )
 
 
@@ -92,7 +126,7 @@ cdef Straight asks(const uint8_t* data, ssize_t size) noexcept nogil:
     if size < 8 or size > MOST:
         return found
     if data[0] == c"Q":
-        if <ssize_t>be32(data + 1) + 1 == size and not is_read(data + 5) and not is_suspect(data, size, True):
+        if <ssize_t>be32(data + 1) + 1 == size and not is_read(data + 5, size - 5) and not is_suspect(data, size, True):
             found.case = QUERY
         return found
     if end < 12 or memcmp(data + end, END_OF_STATEMENT, END_SIZE) != 0:
@@ -101,7 +135,7 @@ cdef Straight asks(const uint8_t* data, ssize_t size) noexcept nogil:
             return found
     if data[0] == c"P":
         bind_at = <ssize_t>be32(data + 1) + 1
-        if data[5] != 0 or bind_at < 9 or bind_at > MOST_UNNAMED or is_read(data + 6):
+        if data[5] != 0 or bind_at < 9 or bind_at > MOST_UNNAMED or is_read(data + 6, bind_at - 6):
             return found
     elif data[0] != c"B":
         return found

@@ -204,7 +204,7 @@ def refusal(answer: Answer, key: PoolKey, *, offset: float, proof: Proof | None)
             detail=where,
             hint="run `tenantproxy install --config FILE`",
         )
-    if abs(offset) > MAX_CLOCK_OFFSET:
+    if proof is not Proof.EXACT and abs(offset) > MAX_CLOCK_OFFSET:
         return IsolationError(
             f"the clock of the server is {offset:+.1f} s from ours, more than {MAX_CLOCK_OFFSET:g} s",
             detail=where,

@@ -14,6 +14,7 @@ from typing import Final
 
 from tenantproxy.config import Server
 from tenantproxy.connect.host_look import HostMoved, NoHost
+from tenantproxy.connect.look_connections import LookConnections
 from tenantproxy.errors import ServerMoved
 from tenantproxy.events import HostRefused, Observer, ServerMovedTo
 from tenantproxy.pools.base import Clock
@@ -23,7 +24,7 @@ from tenantproxy.pools.host_choice import Choice, HostRefusal, HostState, Serves
 __all__ = ["ChosenHost", "Cluster", "Hosts"]
 
 TROUBLED_SECONDS: Final = 5.0  # after the last doubt, for so long each host is looked at often
-LOOK_SECONDS: Final = 2.0  # between two looks at a host otherwise
+LOOK_SECONDS: Final = 1.0  # between two looks otherwise: so long a former primary may serve that breaks no connection
 SOON_SECONDS: Final = 0.1  # and while a server has no host that serves, or there is a doubt
 _FIRST_ROUND_SECONDS: Final = 0.5  # that slow hosts have to say of which cluster they are, before it is decided
 _SAMPLES: Final = 600
@@ -69,6 +70,7 @@ class Hosts:
         self._states: list[HostState | None] = [None] * len(self.each)
         self._errors: list[BaseException | None] = [None] * len(self.each)
         self._looks = [0] * len(self.each)  # how often each was looked at
+        self.looks_by = LookConnections(len(self.each), clock=clock)
         self._began: float | None = None  # when the first host said something
         self._refused: Mapping[int, HostRefusal] = {}
         self.serving: int | None = None
@@ -110,18 +112,20 @@ class Hosts:
 
     def report(self, number: int, found: HostState | BaseException) -> None:
         """What a look at a host has found: its state, or why it could not be asked."""
-        is_state = isinstance(found, HostState)
-        self._states[number] = found if isinstance(found, HostState) else None
-        self._errors[number] = None if isinstance(found, HostState) else found
+        state, error = (found, None) if isinstance(found, HostState) else (None, found)
+        self._states[number], self._errors[number] = state, error
         self._looks[number] += 1
         now = self._clock()
         self._began = now if self._began is None else self._began
-        if isinstance(found, HostState) and not found.standby:
-            self._samples.append((now, found.lsn))
-        if self.is_choosing and self._learns_cluster(now):
+        is_judged = self.is_choosing and self._learns_cluster(now)
+        if is_judged:
             self._judge()
-        elif is_state and not self.cluster.system and not self.is_choosing:
+            if state is not None and self.serving is None:
+                self.looks_by.serves_not(number)
+        elif state is not None and not self.cluster.system and not self.is_choosing:
             self.cluster.system = most_common_system(self._states)
+        if state is not None and not state.standby and is_judged is self.is_choosing and number not in self._refused:
+            self._samples.append((now, state.lsn))
         heard, self._heard = self._heard, asyncio.Event()
         heard.set()
 
@@ -259,15 +263,13 @@ class Hosts:
     def confirm(self, chosen: ChosenHost, state: HostState) -> None:
         """A connection to `chosen` says this of its server. Raises HostMoved when that is not the one it was."""
         self.check(chosen)
-        if state.incarnation != self._incarnation or not self._may_serve(state):
+        is_ours = not self.cluster.system or state.system in ("", self.cluster.system)
+        may_serve = is_ours and (fits(state, self.serves) or self.serves == "prefer-standby")
+        if state.incarnation != self._incarnation or not may_serve:
+            self.looks_by.was_another(chosen.number, at_once=is_ours and state.timeline > self.cluster.timeline)
             self.doubt()
             raise HostMoved("another server answers than the one that was chosen")
-
-    def _may_serve(self, state: HostState) -> bool:
-        system = self.cluster.system
-        if system and state.system and state.system != system:
-            return False
-        return fits(state, self.serves) or self.serves == "prefer-standby"
+        self.looks_by.was_the_same(chosen.number)
 
     # --- replicas ----------------------------------------------------------------------------------------------------
     def lag_of(self, replica: Hosts) -> float | None:
@@ -289,8 +291,8 @@ class Hosts:
     def forget_loop(self) -> None:
         """The event loop has ended, and the watches with it: nothing is known any more."""
         self._limits.clear()
-        self._states = [None] * len(self.each)
-        self._looks = [0] * len(self.each)
+        self._states, self._looks = [None] * len(self.each), [0] * len(self.each)
+        self.looks_by.forget()
         self.serving, self._began = None, None
         self._samples.clear()
         self._heard, self._woken = asyncio.Event(), asyncio.Event()

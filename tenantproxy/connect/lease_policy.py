@@ -7,7 +7,7 @@ the reset before it failed (`resets`). A failed bind is no failed reset: nothing
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import asyncpg
 
@@ -31,6 +31,7 @@ from tenantproxy.wire.frames import DATA_ROW
 __all__ = [
     "END_TIMEOUT",
     "RENEW_TIMEOUT",
+    "BindCheck",
     "BindFailure",
     "LeaseOutcomes",
     "bind_failure",
@@ -67,6 +68,11 @@ _ERRORS: Final = {
     BindFailure.OTHER_TENANT: bound_to_another,
     BindFailure.UNCONFIRMED: not_entered,
 }
+
+
+BindCheck = Literal["bind", "rebind"]
+"""What a failed bind is told as. `bind`: of a session that was new, or reset, and so no user's doing. `rebind`: of one
+in which its user had run statements, and who can make it fail. None: of one that could not be reset, told as that."""
 
 
 def bind_failure(error: BaseException) -> BindFailure:
@@ -135,9 +141,11 @@ class LeaseOutcomes:
         """A session could not be bound; another connection may have been tried then."""
         self._counters.bind_failures += 1
 
-    def refusal(self, pool: Pool[Any], failure: BindFailure, error: BaseException) -> TenantProxyError:
+    def refusal(
+        self, pool: Pool[Any], failure: BindFailure, error: BaseException, check: BindCheck | None = "bind"
+    ) -> TenantProxyError:
         """The caller's error when its session could not be bound. Texts of the server are not passed on."""
-        if failure in _VIOLATIONS:
-            note_violation(self._counters.violations, self._observer, "bind", pool.key)
+        if failure in _VIOLATIONS and check is not None:
+            note_violation(self._counters.violations, self._observer, check, pool.key)
         where = place_of(pool.key)
         return _ERRORS[failure](where if failure is BindFailure.LATE else f"{where}, {describe(error)}")

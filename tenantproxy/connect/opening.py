@@ -160,6 +160,8 @@ class Opening:
             return Proof.PLAIN
         if self.is_replica(key):
             return Proof.CARRIED
+        if self.server(key).pooler:
+            return Proof.EXACT
         return Proof.TRUSTED if self._settings.row.form == "trusted" else Proof.BOUND
 
     def signer(self, key: PoolKey) -> Signer | None:
@@ -186,6 +188,8 @@ class Opening:
     def learn(self, pool: Pool[Any], answer: Answer) -> None:
         """Keep to what the server, the database and the role allow, where that is less than was configured."""
         key = pool.key
+        if self.server(key).pooler:
+            return  # how many sessions there are is for the pooler to say
         is_shared_role = key.user is None or key.user == self.server(key).user
         pool.budget.learn(
             max_connections=answer.max_connections,
@@ -211,7 +215,7 @@ class Opening:
         primary, or the other way round.
         """
         self._versions[key.server] = answer.version
-        error = pooler_between(answer, key, pid=pid, pins=pins)
+        error = None if self.server(key).pooler else pooler_between(answer, key, pid=pid, pins=pins)
         if error is not None:
             self.violated("connect", key, error.message)
             raise error

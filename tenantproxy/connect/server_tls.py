@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ssl
+from typing import Any
 
 from tenantproxy.config import Server
 from tenantproxy.connect.key_file import load_authorities, load_certificate
 
-__all__ = ["tls_context"]
+__all__ = ["ssl_argument", "tls_context"]
 
 
 def tls_context(server: Server) -> ssl.SSLContext:
@@ -31,3 +32,12 @@ def tls_context(server: Server) -> ssl.SSLContext:
     if server.ssl_cert_file:
         load_certificate(context, server.ssl_cert_file, server.ssl_key_file)
     return context
+
+
+def ssl_argument(server: Server) -> Any:
+    """libpq's word, or a context when certificates are named."""
+    if server.host.startswith("/"):
+        return False
+    if not (server.ssl_root_cert_file or server.ssl_cert_file):
+        return server.ssl if server.ssl != "disable" else False
+    return tls_context(server)

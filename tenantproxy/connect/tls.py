@@ -14,15 +14,18 @@ from collections.abc import Callable
 from time import perf_counter
 from typing import Any, Final, TypeAlias
 
+from tenantproxy.connect.tls_records import first_flight
 from tenantproxy.connect.tls_transport import TlsTransport
 
 __all__ = ["Handshake", "HandshakeTurns", "Secured", "shake_hands"]
 
 _TURN_SECONDS: Final = 0.001  # of one step of the event loop; a handshake with an RSA key is longer, and has one alone
-_MAX_HELLO: Final = 128 * 1024  # bytes that a peer may send before the handshake is over
+_MAX_HANDSHAKE: Final = 128 * 1024  # bytes of a peer's
+_MAX_UNREAD: Final = 64 * 1024  # from which on it has to wait for its turn
+_RECORDS: Final = 64  # that one turn looks at
 
-Secured: TypeAlias = Callable[[asyncio.Transport, bytes], None]
-"""Called with the transport that encrypts, and what the peer has said by it already."""
+Secured: TypeAlias = Callable[[asyncio.Transport], None]
+"""Called with the transport that encrypts, and sets its protocol: what came behind the handshake follows."""
 
 
 class HandshakeTurns:
@@ -78,8 +81,12 @@ class Handshake(asyncio.Protocol):
         self._turns = turns
         self._on_done = on_done
         self._on_failed = on_failed
-        self._received = 0
+        self._received = bytearray()
+        self._read = 0  # bytes that OpenSSL has had
+        self._has_begun = session.server_side  # a client speaks first
         self._is_queued = False
+        self._is_paused = False  # enough is received
+        self._is_ended = False  # the peer sends nothing behind what was received
         self._is_over = False
 
     @classmethod
@@ -100,22 +107,20 @@ class Handshake(asyncio.Protocol):
     def begin(self, data: bytes = b"") -> None:
         """Begin; `data` is what the peer has said of it."""
         self._transport.set_protocol(self)
-        if data or not self._session.server_side:
+        if data or not self._has_begun:
             self.data_received(data)
 
     # --- asyncio.Protocol --------------------------------------------------------------------------------------------
     def data_received(self, data: bytes) -> None:
         """See asyncio."""
         if self._is_over:
+            self._transport.abort()  # a server that speaks before anyone hears it
             return
-        self._received += len(data)
-        if self._received > _MAX_HELLO:
-            self._fail(ssl.SSLError("the peer sends more than a handshake has"))
-            return
-        self._incoming.write(data)
-        if not self._is_queued:
-            self._is_queued = True
-            self._turns.add(self)
+        self._received += data
+        if len(self._received) > _MAX_UNREAD:
+            self._transport.pause_reading()
+            self._is_paused = True
+        self._queue()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio."""
@@ -123,15 +128,43 @@ class Handshake(asyncio.Protocol):
             self._is_over = True
             self._on_failed(exc or ConnectionResetError("the peer closed the connection while TLS began"))
 
-    def eof_received(self) -> None:
-        """See asyncio: the transport closes."""
+    def eof_received(self) -> bool:
+        """See asyncio: the transport closes, when what came before has had its turn."""
+        self._is_ended = True
+        return self._is_queued
 
     # --- its turn ----------------------------------------------------------------------------------------------------
+    def _queue(self) -> None:
+        if not self._is_queued:
+            self._is_queued = True
+            self._turns.add(self)
+
     def go_on(self) -> None:
         """Take the next step; called by the turns."""
         self._is_queued = False
-        if self._is_over or self._transport.is_closing():
+        for _ in range(_RECORDS):
+            if self._is_over or self._transport.is_closing():
+                return
+            size = first_flight(self._received)
+            if not size and self._has_begun:
+                break
+            self._step(size)
+        else:
+            self._queue()  # a record for each byte
             return
+        self._resume()
+        if self._is_ended:
+            self._transport.close()
+
+    def _step(self, size: int) -> None:
+        """Let OpenSSL have the next `size` bytes, and none of what is behind them."""
+        self._has_begun = True
+        self._read += size
+        if self._read > _MAX_HANDSHAKE:
+            self._fail(ssl.SSLError("the peer sends more than a handshake has"))
+            return
+        self._incoming.write(self._received[:size])
+        del self._received[:size]
         try:
             self._session.do_handshake()
         except ssl.SSLWantReadError:
@@ -143,6 +176,11 @@ class Handshake(asyncio.Protocol):
             return
         self._finish()
 
+    def _resume(self) -> None:
+        if self._is_paused and not self._transport.is_closing():
+            self._is_paused = False
+            self._transport.resume_reading()
+
     def _send(self) -> None:
         if self._outgoing.pending:
             self._transport.write(self._outgoing.read())
@@ -153,20 +191,21 @@ class Handshake(asyncio.Protocol):
         self._on_failed(error)
 
     def _finish(self) -> None:
-        """What the peer sent behind its last message of the handshake is encrypted, and the first of the session."""
-        early = b""
-        try:
-            while self._incoming.pending and (data := self._session.read(65536)):
-                early += data
-        except ssl.SSLWantReadError:
-            pass
-        except ssl.SSLError as exc:
-            self._fail(exc)
-            return
+        """What the peer sent behind its last message of the handshake is the first of the session, and encrypted."""
         self._is_over = True
         secured = _encrypting(self._transport, self._session, self._incoming, self._outgoing)
-        self._on_done(secured, early)
+        try:
+            self._on_done(secured)
+        except BaseException:
+            secured.abort()
+            raise
+        if self._received:
+            secured.received(bytes(self._received))
+            self._received.clear()
         secured.flush()  # the end of the handshake and the session's ticket, unless an answer has taken them with it
+        self._resume()
+        if self._is_ended and not secured.is_closing() and not secured.get_protocol().eof_received():
+            secured.close()
 
 
 async def shake_hands(transport: asyncio.Transport, context: ssl.SSLContext, server_hostname: str) -> asyncio.Transport:
@@ -176,10 +215,8 @@ async def shake_hands(transport: asyncio.Transport, context: ssl.SSLContext, ser
     """
     done: asyncio.Future[asyncio.Transport] = asyncio.get_running_loop().create_future()
 
-    def secured(transport: asyncio.Transport, early: bytes) -> None:
-        if early and not done.done():  # a server speaks when it is spoken to
-            done.set_exception(ConnectionResetError("the server spoke before it was asked"))
-        elif not done.done():
+    def secured(transport: asyncio.Transport) -> None:
+        if not done.done():
             done.set_result(transport)
 
     def failed(error: Exception) -> None:
@@ -193,12 +230,14 @@ async def shake_hands(transport: asyncio.Transport, context: ssl.SSLContext, ser
     handshake.begin()
     secured_by = await done
     if secured_by.is_closing():
-        raise ConnectionResetError("the server closed the connection behind the handshake")
+        raise ConnectionResetError(
+            "the server closed the connection behind the handshake, or spoke before it was asked"
+        )
     return secured_by
 
 
 def _encrypting(transport: Any, session: ssl.SSLObject, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO) -> Any:
-    """The transport of the session, which has `flush`: that of the compiled path itself, or one on it."""
+    """The transport of the session, with `received` and `flush`: that of the compiled path itself, or one on it."""
     encrypt = getattr(transport, "encrypt", None)
     if encrypt is None:
         return TlsTransport(transport, session, incoming, outgoing)

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from typing import Any
+from typing import Any, Final
+
+from tenantproxy.connect.tls_records import LONGEST_RECORD, OwnRecords, first_record
 
 __all__ = ["TlsTransport"]
+
+_PLAIN: Final = 16384  # bytes that fit into one record
 
 
 class TlsTransport(asyncio.Transport, asyncio.Protocol):
@@ -23,27 +27,32 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         self._session = session
         self._incoming = incoming
         self._outgoing = outgoing
-        self._protocol: asyncio.BaseProtocol = asyncio.Protocol()
+        self._protocol: asyncio.BaseProtocol = below.get_protocol()
         self._error: ssl.SSLError | None = None  # why it was given up
-        self._is_ended = False  # the peer was told that nothing more comes
+        self._unread = bytearray()  # the beginning of a record
+        self._own = OwnRecords()
+        self._is_over = False  # the peer has said that nothing more comes
+        self._is_ended = False  # the peer was told so
         below.set_protocol(self)
 
     # --- asyncio.Protocol, of `below` --------------------------------------------------------------------------------
     def data_received(self, data: bytes) -> None:
         """See asyncio."""
-        self._incoming.write(data)
+        self.received(data)
+
+    def received(self, data: bytes) -> None:
+        """Take what has come. One record at a time: of OpenSSL's buffers none shrinks again."""
+        if self._is_over or self._below.is_closing():
+            return
+        self._unread += data
         plain: list[bytes] = []
+        self._own.begin()
         is_over = False
         try:
-            while self._incoming.pending or self._session.pending():
-                plain.append(self._session.read(65536))
-                if not plain[-1]:
-                    is_over = True
-                    break
-        except ssl.SSLWantReadError:
-            pass
-        except ssl.SSLZeroReturnError:
-            is_over = True
+            while not is_over and (size := first_record(self._unread)):
+                self._incoming.write(self._unread[:size])
+                del self._unread[:size]
+                is_over = self._read(plain)
         except ssl.SSLError as exc:
             self._error = exc
             self.flush()
@@ -52,8 +61,20 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         self.flush()  # the answer to a new key
         if said := b"".join(plain):
             self._protocol.data_received(said)  # type: ignore[attr-defined]
+        self._is_over = is_over
         if is_over and not self.is_closing() and not self._protocol.eof_received():  # type: ignore[attr-defined]
             self.close()
+
+    def _read(self, plain: list[bytes]) -> bool:
+        """What is in a whole record; whether nothing comes behind it. Raises ssl.SSLError."""
+        try:
+            plain.append(self._session.read(LONGEST_RECORD))
+        except ssl.SSLWantReadError:
+            self._own.add()
+            return False
+        except ssl.SSLZeroReturnError:
+            return True
+        return not plain[-1]
 
     def eof_received(self) -> bool | None:
         """See asyncio."""
@@ -76,12 +97,13 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         """See asyncio."""
         if not data or self._below.is_closing() or self._is_ended:
             return
+        whole = memoryview(data)
         try:
-            self._session.write(data)
+            for at in range(0, len(whole), _PLAIN):
+                self._session.write(whole[at : at + _PLAIN])
+                self.flush()
         except ssl.SSLError:
             self._below.abort()
-            return
-        self.flush()
 
     def flush(self) -> None:
         """Send what TLS has to say for itself."""
@@ -89,7 +111,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
             self._below.write(self._outgoing.read())
 
     def write_eof(self) -> None:
-        """See asyncio: tell the peer, by TLS and by TCP."""
+        """See asyncio: tell the peer, by TLS; what it says to that may still have to be answered."""
         if self._is_ended or self._below.is_closing():
             return
         self._is_ended = True

@@ -12,6 +12,7 @@ import asyncpg
 from tenantproxy.connect.failures import LOST, Unconfirmed
 from tenantproxy.connect.lease_policy import (
     RENEW_TIMEOUT,
+    BindCheck,
     BindFailure,
     LeaseOutcomes,
     bind_failure,
@@ -21,8 +22,10 @@ from tenantproxy.connect.lease_policy import (
 from tenantproxy.driver.renewing import RenewingConnection
 from tenantproxy.driver.state import DriverConnection
 from tenantproxy.driver.turns import SessionTurns
+from tenantproxy.errors import TenantEnded
 from tenantproxy.isolation.base import IN_RECOVERY
-from tenantproxy.isolation.row import change_reset, enter, keep_reset
+from tenantproxy.isolation.row import enter, keep_reset
+from tenantproxy.isolation.turn import change
 from tenantproxy.model import Binding, Proof, Route, Session, TenantId
 from tenantproxy.wire.frames import DATA_ROW
 
@@ -37,10 +40,11 @@ _CONTEXT_SQL: Final = (
 class NotBound(Exception):
     """A session could not be made the tenant's, and its connection was retired."""
 
-    def __init__(self, failure: BindFailure, cause: BaseException) -> None:
+    def __init__(self, failure: BindFailure, cause: BaseException, check: BindCheck | None) -> None:
         super().__init__(failure)
         self.failure = failure
         self.cause = cause
+        self.check = check
 
 
 class DriverBinder:
@@ -61,6 +65,7 @@ class DriverBinder:
         """Make the session the tenant's. Whatever goes wrong, the connection is retired before this raises."""
         binding, context = route.session.binding, route.session.context
         resets = binding is not None and backend.bound is not None and backend.bound != binding.tenant
+        check: BindCheck = "bind" if backend.bound is None else "rebind"
         try:
             # One timer for all round trips: none of them may outlive the caller's patience.
             async with asyncio.timeout(max(0.001, deadline - monotonic())):
@@ -83,18 +88,19 @@ class DriverBinder:
             backend.pool.retire(backend, "error")
             if not isinstance(exc, Exception):
                 raise
+            if isinstance(backend.con.expired, TenantEnded):  # another connection would serve it all the same
+                raise backend.con.expired.again() from None
             if resets:
                 self._outcomes.reset_failed(backend.pool, exc)
-                raise NotBound(reset_failure(exc), exc) from None
+                raise NotBound(reset_failure(exc), exc, None) from None
             self._outcomes.bind_failed()
             if isinstance(exc, (*LOST, TimeoutError, Unconfirmed)):
-                raise NotBound(bind_failure(exc), exc) from None
+                raise NotBound(bind_failure(exc), exc, check) from None
             raise
 
     async def _reset_between(self, backend: DriverConnection, binding: Binding) -> None:
         """The full check between two tenants: a message of its own, confirmed, before anything is bound."""
-        if await backend.con.simple(change_reset(backend.con.prepared, binding.proof), None) != "SELECT 1":
-            raise Unconfirmed
+        await backend.con.ask(change(backend.con.prepared, binding.proof))
         self._outcomes.was_reset()
         backend.con.forget_listeners()
         backend.bound = None
@@ -198,7 +204,7 @@ class DriverBinder:
             if not isinstance(exc, (*LOST, TimeoutError, Unconfirmed)):
                 raise
             self._outcomes.bind_failed()
-            raise self._outcomes.refusal(backend.pool, bind_failure(exc), exc) from None
+            raise self._outcomes.refusal(backend.pool, bind_failure(exc), exc, "rebind") from None
         finally:
             timer.cancel()
         self.renew_in_time(backend)

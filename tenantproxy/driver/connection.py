@@ -26,11 +26,12 @@ Kept = tuple[list[Any], str, Description]
 class TenantConnection(EnteringConnection):
     """An asyncpg connection that can be taken back: `take_back` ends what its last user left in our process."""
 
-    __slots__ = ("_described",)
+    __slots__ = ("_described", "observed_by")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._described: dict[str, tuple[Any, Description]] = {}  # by text, with the statement
+        self.observed_by: Any = None  # `timed.StatementTimes`, where statements are looked at
 
     async def prepare_kept(self, query: str) -> PreparedStatement[asyncpg.Record]:
         """As `prepare`, but from the driver's own cache, so that what it prepares serves later leases too."""
@@ -135,6 +136,11 @@ class TenantConnection(EnteringConnection):
     def forget_types(self) -> None:
         """Drop the driver's idea of the server's types."""
         self._drop_local_type_cache()
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether it is in no transaction, and nothing is under way."""
+        return not (self.must_settle or self.is_busy)
 
     @property
     def must_settle(self) -> bool:

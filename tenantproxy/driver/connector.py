@@ -20,14 +20,16 @@ from tenantproxy.connect.lease_policy import END_TIMEOUT
 from tenantproxy.connect.opening import ADMIN_PROFILE, LOGIN_PROFILE, WARM_WINDOW, Opening
 from tenantproxy.connect.place import Place
 from tenantproxy.connect.reach import PIN_PATH, REACH
-from tenantproxy.connect.server_tls import tls_context
+from tenantproxy.connect.server_tls import ssl_argument
 from tenantproxy.connect.tasks import ConnectorTasks
 from tenantproxy.connect.trust import CHECK as TRUST_CHECK
 from tenantproxy.connect.watch import EndWatches
 from tenantproxy.driver.connection import TenantConnection
 from tenantproxy.driver.joined import JoiningLoop
-from tenantproxy.driver.renewing import RenewingConnection, ReplicaConnection
+from tenantproxy.driver.pooled import PooledConnection
+from tenantproxy.driver.pooled_check import check_pooled
 from tenantproxy.driver.state import DriverConnection
+from tenantproxy.driver.timed import StatementTimes, connection_class
 from tenantproxy.driver.turns import SessionTurns
 from tenantproxy.errors import IsolationError, LeaseExpired, PoolClosed
 from tenantproxy.isolation.row import ENTER, change_reset, enter
@@ -35,8 +37,9 @@ from tenantproxy.model import PoolKey, Proof
 from tenantproxy.pools.base import ServerProcess
 from tenantproxy.pools.lingering import UNKNOWN
 from tenantproxy.pools.pool import Pool
+from tenantproxy.watch import Watch
 
-__all__ = ["ADMIN_PROFILE", "END_TIMEOUT", "LOGIN_PROFILE", "AsyncpgConnector", "Init", "ssl_argument"]
+__all__ = ["ADMIN_PROFILE", "END_TIMEOUT", "LOGIN_PROFILE", "AsyncpgConnector", "Init"]
 
 Init = Callable[["asyncpg.Connection[asyncpg.Record]"], Awaitable[None]]
 
@@ -44,8 +47,9 @@ Init = Callable[["asyncpg.Connection[asyncpg.Record]"], Awaitable[None]]
 class AsyncpgConnector:
     """Opens and ends the connections of all pools of one router. Its tasks end with `close`."""
 
-    def __init__(self, opening: Opening, *, init: Init | None) -> None:
+    def __init__(self, opening: Opening, *, init: Init | None, watch: Watch | None = None) -> None:
         self._init = init
+        self._watch = watch  # None: no statement is looked at
         self._inits: dict[str, Init] = {}  # of profiles: what makes their connections different
         self._opening = opening
         self._tasks = ConnectorTasks()
@@ -121,7 +125,7 @@ class AsyncpgConnector:
     ) -> DriverConnection:
         for attempt in range(2):
             con, pins = await self._dial(pool.key, place.server)
-            processes.append(ServerProcess(pid=con.get_server_pid()))
+            processes.append(UNKNOWN if con.is_behind_pooler else ServerProcess(pid=con.get_server_pid()))
             try:
                 if place.question is not None:
                     row = await con.fetchrow(place.question, timeout=place.server.connect_timeout)
@@ -140,7 +144,7 @@ class AsyncpgConnector:
         raise AssertionError("the second attempt returns or raises")
 
     async def _dial(self, key: PoolKey, server: Server) -> tuple[TenantConnection, dict[str, str]]:
-        pins = self._opening.pins(key)
+        pins, is_pooled = self._opening.pins(key), bool(server.pooler)
         con: TenantConnection = await asyncpg.connect(
             host=server.host,
             port=server.port,
@@ -149,8 +153,9 @@ class AsyncpgConnector:
             database=key.database,
             ssl=ssl_argument(server),
             timeout=server.connect_timeout,
-            server_settings=pins,
-            connection_class=self._class_of(key),
+            server_settings={"application_name": pins["application_name"]} if is_pooled else pins,
+            statement_cache_size=0 if is_pooled else 100,
+            connection_class=connection_class(self._opening, key, self._watch),
             loop=cast(asyncio.AbstractEventLoop, JoiningLoop(asyncio.get_running_loop())),
             max_cached_statement_lifetime=0,  # its timers would keep the context of the first caller of a statement
         )
@@ -160,16 +165,13 @@ class AsyncpgConnector:
         con.set_user_timeout(max(server.connect_timeout, 10.0))
         return con, pins
 
-    def _class_of(self, key: PoolKey) -> type[TenantConnection]:
-        if self._opening.is_replica(key):
-            return ReplicaConnection
-        return RenewingConnection if key.shared else TenantConnection
-
     async def _check(
         self, pool: Pool[DriverConnection], con: TenantConnection, pins: dict[str, str], *, is_last: bool
     ) -> DriverConnection | None:
         """The backend, or None when its role had to be cleaned first: then connect again."""
         key = pool.key
+        if type(con) is PooledConnection:  # asyncpg says of any connection that it is an instance
+            return await check_pooled(self._opening, pool, con, inits=(self._init, self._inits.get(key.profile)))
         timeout = self._opening.server(key).connect_timeout
         asked = time.time()
         row = await con.fetchrow(CHECK, key.shared, key.schema or "", ",".join(pins), timeout=timeout)
@@ -207,6 +209,8 @@ class AsyncpgConnector:
             if init is not None:
                 await init(con)
         con.has_foreign_codecs = False
+        if self._watch is not None:
+            con.observed_by = StatementTimes(self._watch, backend)
         if proof in (Proof.BOUND, Proof.TRUSTED):
             await self._warm(backend)
         con.is_tainted = False
@@ -268,6 +272,8 @@ class AsyncpgConnector:
 
     def _retired(self, backend: DriverConnection, *, silent: bool) -> None:
         sock, backend.con.left = backend.con.left, None
+        if backend.con.is_behind_pooler:
+            silent = False  # what lives on there is the pooler's
         self._watches.retired(backend.pool, backend, lingers=backend.process if silent else None, sock=sock)
 
     async def _stop(self, backend: DriverConnection) -> None:
@@ -289,12 +295,3 @@ class AsyncpgConnector:
         except (asyncpg.InterfaceError, asyncpg.InternalClientError):
             return backend.con.is_closed()  # "another operation is in progress"
         return True
-
-
-def ssl_argument(server: Server) -> Any:
-    """libpq's word, or a context when certificates are named."""
-    if server.host.startswith("/"):
-        return False
-    if not (server.ssl_root_cert_file or server.ssl_cert_file):
-        return server.ssl if server.ssl != "disable" else False
-    return tls_context(server)

@@ -27,6 +27,12 @@ class EnteringConnection(LeavingConnection):
         self._saying: Saying | None = None
         self.is_saying = False
 
+    def terminate(self) -> None:
+        """As asyncpg's; what is being said has no answer any more."""
+        super().terminate()
+        if self._saying is not None:
+            self._saying.lost()
+
     async def simple(self, sql: str, timeout: float | None) -> str:
         """Run `sql` in one simple query that no logger sees; the tag of its last command."""
         answer: str = await self._protocol.query(sql, timeout)

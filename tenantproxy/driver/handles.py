@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Generator
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from asyncpg.transaction import Transaction
@@ -13,8 +14,9 @@ from tenantproxy.driver.private import AsyncpgCursorFactory, AsyncpgPortal, Asyn
 
 if TYPE_CHECKING:
     from tenantproxy.driver.connection import TenantConnection
+    from tenantproxy.driver.gated import GatedConnection
 
-__all__ = ["LeasedFactory", "LeasedStatement", "LeasedTransaction"]
+__all__ = ["LeasedFactory", "LeasedStatement", "LeasedTransaction", "PooledTransaction"]
 
 
 # --- what a lease hands out ------------------------------------------------------------------------------------------
@@ -38,6 +40,8 @@ def _leased(method: Callable[..., Any]) -> Any:
                 await con.sync(kwargs.get("timeout"))
             if con.begin is not None:
                 await con.begin_now(kwargs.get("timeout"))
+            if con.is_behind_pooler and not isinstance(resource, Transaction):
+                return await con.within(partial(method, resource), *args, **kwargs)
             return await method(resource, *args, **kwargs)
         except BaseException as exc:
             con.note_failure(exc, lease)
@@ -63,6 +67,33 @@ class LeasedTransaction(Transaction):
     """A transaction of one lease."""
 
     __slots__ = ()
+
+
+class PooledTransaction(LeasedTransaction):
+    """A transaction behind a connection pooler: its connection makes it the tenant's when it begins."""
+
+    __slots__ = ()
+
+    _connection: GatedConnection
+
+    async def start(self) -> None:
+        """As asyncpg's."""
+        with self._connection.managing():
+            await super().start()
+
+    async def commit(self) -> None:
+        """As asyncpg's."""
+        with self._connection.managing():
+            await super().commit()
+
+    async def rollback(self) -> None:
+        """As asyncpg's."""
+        with self._connection.managing():
+            await super().rollback()
+
+    async def __aexit__(self, *args: Any) -> None:
+        with self._connection.managing():
+            await super().__aexit__(*args)
 
 
 @_all_leased

@@ -12,13 +12,12 @@ from typing import Final, cast
 import asyncpg
 
 from tenantproxy.config import Server, Settings
-from tenantproxy.connect.failures import LOST
 from tenantproxy.connect.host_look import ANONYMOUS_STATE, KNOWN_STATE, state_of
 from tenantproxy.connect.hosts import LOOK_SECONDS, Hosts
 from tenantproxy.connect.opening import Opening
+from tenantproxy.connect.server_tls import ssl_argument
 from tenantproxy.connect.tasks import ConnectorTasks
 from tenantproxy.driver.connection import TenantConnection
-from tenantproxy.driver.connector import ssl_argument
 from tenantproxy.driver.joined import JoiningLoop
 from tenantproxy.model import PoolKey
 from tenantproxy.pools.host_choice import HostState
@@ -26,7 +25,6 @@ from tenantproxy.pools.host_choice import HostState
 __all__ = ["HostWatch"]
 
 _LAG_LOOKS: Final = 4  # in the time that a replica may be behind
-_MOST_LAG_SECONDS: Final = 1.0
 _ASK_SECONDS: Final = 2.0  # for the answer of a host that was connected to
 _NO_DATABASE: Final = ("3D000", "42501", "28000")
 _DEFAULT_DATABASE: Final = "postgres"
@@ -44,12 +42,14 @@ class HostWatch:
         for name, server in settings.servers.items():
             if server.max_replica_lag:
                 self._lag_of |= dict.fromkeys(server.replicas, (name, server.max_replica_lag))
-        self._is_running = False
+        self._running: set[str] = set()  # servers
 
-    def start(self) -> None:
-        """Begin to watch."""
-        self._is_running = True
-        for hosts in self._hosts.values():
+    def start(self, *names: str) -> None:
+        """Begin to watch the hosts of these servers, or of all those that are not watched yet."""
+        for name, hosts in self._hosts.items():
+            if name in self._running or (names and name not in names):
+                continue
+            self._running.add(name)
             if hosts.budget is not None:
                 hosts.budget.watch(begins=True)
             for number in range(len(hosts.each)):
@@ -58,40 +58,43 @@ class HostWatch:
     async def close(self) -> None:
         """Stop. Safe to call again."""
         await self._tasks.close()
-        if self._is_running:
-            self._is_running = False
-            for hosts in self._hosts.values():
-                if hosts.budget is not None:
-                    hosts.budget.watch(begins=False)
+        while self._running:
+            budget = self._hosts[self._running.pop()].budget
+            if budget is not None:
+                budget.watch(begins=False)
 
     def forget_loop(self) -> None:
         """The event loop has ended."""
         self._tasks.forget_loop()
-        self._is_running = False
+        self._running.clear()
         for hosts in self._hosts.values():
             hosts.forget_loop()
 
     async def _watch(self, hosts: Hosts, number: int) -> None:
         con: TenantConnection | None = None
+        found: HostState | Exception
         seconds = self._look_seconds(hosts.name)
         try:
             while True:
+                if con is not None and hosts.looks_by.is_doubted(number):
+                    _end(hosts, number, con)
+                    con = None
                 try:
                     if con is None:
                         con = await self._open(hosts, number)
-                    hosts.report(number, await self._ask(con))
-                except (*LOST, TimeoutError) as exc:
+                        hosts.looks_by.connected(number, con.get_server_pid())
+                    found = await self._ask(con)
+                except Exception as exc:  # noqa: BLE001 - a boundary: whatever it was, it is asked again
                     if con is not None:
-                        con.terminate()
-                        con.drop_left()
+                        _end(hosts, number, con)
                         con = None
-                    hosts.report(number, exc)
+                    found = exc
+                hosts.report(number, found)
                 self._measure(hosts)
                 await hosts.next_look(seconds)
         finally:
             if con is not None:
-                con.terminate()
-                con.drop_left()
+                _end(hosts, number, con)
 
     async def _open(self, hosts: Hosts, number: int) -> TenantConnection:
         """By way of the database that was named, or of PostgreSQL's own, or of one that the pools use."""
@@ -133,7 +136,7 @@ class HostWatch:
     def _look_seconds(self, name: str) -> float:
         """How often a host is looked at when all is well."""
         lags = [lag for replica, (primary, lag) in self._lag_of.items() if name in (replica, primary)]
-        return min([LOOK_SECONDS, *(min(_MOST_LAG_SECONDS, lag / _LAG_LOOKS) for lag in lags)])
+        return min([LOOK_SECONDS, *(lag / _LAG_LOOKS for lag in lags)])
 
     def _measure(self, hosts: Hosts) -> None:
         for replica, (primary, _) in self._lag_of.items():
@@ -149,3 +152,9 @@ class HostWatch:
             return False
         budget = self._hosts[replica].budget
         return budget is None or budget.lag is None or budget.lag > found[1]
+
+
+def _end(hosts: Hosts, number: int, con: TenantConnection) -> None:
+    hosts.looks_by.connected(number, 0)
+    con.terminate()
+    con.drop_left()

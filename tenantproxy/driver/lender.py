@@ -25,11 +25,12 @@ from tenantproxy.driver.detached import Detached
 from tenantproxy.driver.state import DriverConnection
 from tenantproxy.driver.waiting import Waiting, expire
 from tenantproxy.events import Observer
-from tenantproxy.isolation.base import FULL_RESET, SOFT_RESET, WRITABLE
-from tenantproxy.isolation.row import change_reset
+from tenantproxy.isolation.base import FULL_RESET, WRITABLE
+from tenantproxy.isolation.turn import SOFT, change
 from tenantproxy.model import Proof, Route, TenantId
 from tenantproxy.pools.counters import Counters
 from tenantproxy.pools.pool import Pool
+from tenantproxy.watch import LeaseOver, Watch
 
 __all__ = ["Lender"]
 
@@ -47,7 +48,9 @@ class Lender:
         reset: Literal["always", "on_tenant_change"],
         acquire_timeout: float,
         proof_window: float,
+        watch: Watch | None = None,
     ) -> None:
+        self._watch = watch
         self._outcomes = LeaseOutcomes(counters, observer)
         self._always_reset = reset == "always"
         self.acquire_timeout = acquire_timeout
@@ -64,7 +67,9 @@ class Lender:
         backend = pool.lease_nowait(route.tenant, route.limits)
         if backend is None:
             return None
-        if session.binding is not None:
+        if backend.entry_of is not None:
+            backend.set_entry(session)
+        elif session.binding is not None:
             if not self._is_bound(backend, session.binding):
                 pool.uncount(backend)
                 pool.ready(backend, backend.bound)  # as it came: nothing has run on it
@@ -98,13 +103,15 @@ class Lender:
             session = route.session
             attempts += counts_as_attempt(backend.bound, route.tenant)
             try:
-                if self._binder.must_enter(backend, session):
+                if backend.entry_of is not None:
+                    backend.set_entry(session)
+                elif self._binder.must_enter(backend, session):
                     await self._binder.enter(backend, route, deadline)
                 elif session.binding is not None:
                     self._renew_in_time(backend)
             except NotBound as exc:
                 if not may_try_again(attempts, exc.failure):
-                    raise self._outcomes.refusal(pool, exc.failure, exc.cause) from None
+                    raise self._outcomes.refusal(pool, exc.failure, exc.cause, exc.check) from None
                 continue
             backend.leased_at = monotonic()
             return backend
@@ -116,7 +123,9 @@ class Lender:
         ticket = pool.wait(route.tenant, route.limits, Waiting(future))
         timer = loop.call_later(max(0.0, left), expire, pool, ticket, future, timeout)
         try:
-            return await future
+            backend = await future
+            backend.waited = monotonic() - started
+            return backend
         except asyncio.CancelledError:
             if future.done() and not future.cancelled() and future.exception() is None:
                 backend = future.result()  # handed over in the same step in which its caller left
@@ -135,7 +144,7 @@ class Lender:
         In a shared pool that is the one after which the session is still its tenant's, and not when others wait.
         """
         con, binding, turns = backend.con, backend.binding, backend.turns
-        if not (self._always_reset or route.session.is_set_each_time):
+        if con.is_behind_pooler or not (self._always_reset or route.session.is_set_each_time):
             return
         if not backend.pool.key.shared:
             con.is_last = True
@@ -151,9 +160,16 @@ class Lender:
     def release(self, backend: DriverConnection, route: Route) -> None:
         """Take a connection back. Returns at once; the server's side is undone off the caller's path."""
         pool, con = backend.pool, backend.con
-        pool.hold_seconds.observe(monotonic() - backend.leased_at)
+        held = monotonic() - backend.leased_at
+        pool.hold_seconds.observe(held)
+        if self._watch is not None:
+            waited, backend.waited = backend.waited, 0.0
+            self._watch.lease(LeaseOver(pool.key.server, pool.label, route.tenant, waited, held, route.isolation))
         if con.is_closed() or pool.is_retiring(backend):
             pool.retire(backend, "error")
+            return
+        if backend.entry_of is not None:
+            self._release_pooled(backend)
             return
         must_settle = con.must_settle
         con.take_back()
@@ -176,6 +192,16 @@ class Lender:
         else:
             backend.is_settled = True
             pool.ready(backend, backend.bound)
+
+    def _release_pooled(self, backend: DriverConnection) -> None:
+        con = backend.con  # its transactions were the tenant's: when they are over, nothing is to be undone
+        is_clean = con.is_at_rest and not (con.is_unsynced or con.is_tainted or con.is_doubtful or con.under_way)
+        con.take_back()
+        if is_clean and not con.has_foreign_codecs:
+            backend.is_settled = True
+            backend.pool.ready(backend, None)
+        else:
+            backend.pool.retire(backend, "error")
 
     def _await_reset(self, backend: DriverConnection, behind: ResetBehind) -> None:
         if behind.is_over:
@@ -226,9 +252,7 @@ class Lender:
             if turns is not None:
                 bound = await self._binder.pass_on(backend, turns, unbind=unbind)
             else:
-                sql, answer, bound = self._undo(backend, unbind=unbind)
-                if await backend.con.simple(sql, None) != answer:
-                    raise Unconfirmed
+                bound = await self._undo(backend, unbind=unbind)
             if backend.con.saw_read_only:
                 await self._check_writable(backend)
         except BaseException as exc:
@@ -254,20 +278,21 @@ class Lender:
             backend.pool.budget.expire()  # new connections tell what the server is now
             raise
 
-    def _undo(self, backend: DriverConnection, *, unbind: bool) -> tuple[str, str, TenantId | None]:
-        """The reset that is due, what the server answers when it is done, and whose the session is then.
-
-        `unbind`: no tenant's, whichever would be served next.
-        """
-        pool, binding = backend.pool, backend.binding
+    async def _undo(self, backend: DriverConnection, *, unbind: bool) -> TenantId | None:
+        """Reset a session that takes no turns; whose it is then. `unbind`: no tenant's, whichever is served next."""
+        pool, con, binding = backend.pool, backend.con, backend.binding
         if not pool.key.shared:
-            return SOFT_RESET, "DISCARD SEQUENCES", None
+            await con.ask(SOFT)
+            return None
         assert binding is not None  # no shared session is left that was not entered
         if not unbind and binding.tenant == backend.bound and binding.proof is not Proof.CARRIED:
             next_tenant = pool.next_tenant(backend, backend.bound)
             if next_tenant is None or next_tenant == binding.tenant:
-                return backend.keep, "SET", binding.tenant
-        return change_reset(backend.con.prepared, binding.proof), "SELECT 1", None
+                if await con.simple(backend.keep, None) != "SET":
+                    raise Unconfirmed
+                return binding.tenant
+        await con.ask(change(con.prepared, binding.proof))
+        return None
 
     def _not_reset(self, backend: DriverConnection, exc: BaseException) -> None:
         pool = backend.pool

@@ -11,8 +11,8 @@ from typing import Any, Final
 
 import asyncpg
 
+from tenantproxy.connect.expected_answer import ExpectedAnswer
 from tenantproxy.connect.failures import Unconfirmed
-from tenantproxy.errors import ProtocolError
 from tenantproxy.wire.answers import read_error
 from tenantproxy.wire.frames import (
     ERROR,
@@ -23,12 +23,10 @@ from tenantproxy.wire.frames import (
     QUERY,
     READY,
     frame,
-    length_of,
 )
 
 __all__ = ["Saying"]
 
-_MAX_ANSWER: Final = 65536  # of one message: nothing that is asked here is answered by more
 _ANY_TIME: Final = frozenset((NOTICE, PARAMETER_STATUS, NOTIFICATION))
 
 
@@ -42,9 +40,7 @@ class Saying(asyncio.Protocol):
     def __init__(self, transport: asyncio.Transport, protocol: Any) -> None:
         self._transport = transport
         self._asyncpg = protocol
-        self._expected = b""
-        self._at = 0  # so much of it has come
-        self._partial = b""  # the beginning of a message
+        self._answer: ExpectedAnswer | None = None  # that is waited for
         self._refused: Exception | None = None  # by the server, which has to say that it is ready before this ends
         self._answered: asyncio.Future[None] | None = None
 
@@ -55,50 +51,42 @@ class Saying(asyncio.Protocol):
         """
         if self._transport.is_closing():
             raise ConnectionResetError("the connection is closed")
-        self._expected, self._at, self._partial, self._refused = expected, 0, b"", None
+        self._answer, self._refused = ExpectedAnswer(expected), None
         self._answered = answered = asyncio.get_running_loop().create_future()
         self._transport.set_protocol(self)
         self._transport.write(frame(QUERY, sql.encode() + b"\0"))
         await answered
 
+    def lost(self) -> None:
+        """The connection was ended, and another protocol read its last words: who waits for an answer gets none."""
+        self._end(ConnectionResetError("the connection was closed"))
+
     # --- what the transport calls ------------------------------------------------------------------------------------
     def data_received(self, data: bytes) -> None:
         """Bytes came."""
-        if data == self._expected and not self._partial and not self._at:
-            self._at = len(data)
-            self._end(None)
+        if self._answer is None:
             return
         try:
-            error = self._read(self._partial + data)
-        except ProtocolError:
-            error = Unconfirmed()
-        if error is not None or (self._at == len(self._expected) and not self._partial):
+            if self._answer.feed(data, self):
+                self._end(None)
+        except (Unconfirmed, asyncpg.PostgresError) as error:
             self._end(error)
 
-    def _read(self, data: bytes) -> Exception | None:
-        at, size = 0, len(data)
-        while size - at >= HEADER:
-            length = length_of(data, at)
-            if length > _MAX_ANSWER:
-                return Unconfirmed(data[at])
-            end = at + length
-            if end > size:
-                break
-            kind = data[at]
-            if kind in _ANY_TIME:
-                self._asyncpg.data_received(data[at:end])
-            elif self._refused is not None:
-                return self._refused if kind == READY else Unconfirmed(kind)
-            elif self._expected.startswith(data[at:end], self._at):
-                self._at += length
-            elif kind == ERROR:
-                self._refused = asyncpg.PostgresError.new(read_error(data[at + HEADER : end]))
-            else:
-                return Unconfirmed(kind)
-            at = end
-        self._partial = data[at:]
-        # A message that begins after the end of the answer belongs to nothing that was asked.
-        return Unconfirmed() if self._partial and self._at == len(self._expected) else None
+    # --- AnswerListener ----------------------------------------------------------------------------------------------
+    def aside(self, kind: int, message: bytes) -> bool:
+        """See `ExpectedAnswer`."""
+        if kind in _ANY_TIME:
+            self._asyncpg.data_received(message)
+            return True
+        if self._refused is not None:
+            raise self._refused if kind == READY else Unconfirmed(kind)
+        return False
+
+    def unexpected(self, kind: int, message: bytes, confirmed: int) -> None:
+        """See `ExpectedAnswer`."""
+        if kind != ERROR:
+            raise Unconfirmed(kind)
+        self._refused = asyncpg.PostgresError.new(read_error(message[HEADER:]))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone; asyncpg hears of it too."""
@@ -118,7 +106,7 @@ class Saying(asyncio.Protocol):
         self._asyncpg.resume_writing()
 
     def _end(self, error: Exception | None) -> None:
-        answered = self._answered
+        answered, self._answer = self._answered, None
         if answered is None or answered.done():
             return
         if error is None or error is self._refused:

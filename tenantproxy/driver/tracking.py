@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from time import monotonic
 from typing import Any, Final
 
@@ -63,6 +63,8 @@ def _screened(cache: Any, taint: Callable[[], None], keeps: Callable[[Any], None
 class TrackedConnection(EndableConnection):
     """Notes what its user leaves behind in the driver and on the server."""
 
+    is_behind_pooler = False  # each of its transactions may have another session
+
     __slots__ = (
         "_meaning",
         "_strange",
@@ -75,6 +77,10 @@ class TrackedConnection(EndableConnection):
         "saw_read_only",
         "under_way",
     )
+
+    async def within(self, call: Callable[..., Awaitable[Any]], *args: Any, **kwargs: Any) -> Any:
+        """Run `call` where it may run: see `PooledConnection.within`."""
+        return await call(*args, **kwargs)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -67,8 +67,12 @@ class SessionTurns:
         return kept[3]
 
     async def unbind(self) -> None:
-        """Reset a session that is no tenant's afterwards. Only numbers of sequences end with the next entry."""
+        """Reset a session that is no tenant's afterwards. Only numbers of sequences end with the next entry.
+
+        Its tenant may have drawn another nonce, for which no proof that is made here is good: so does this.
+        """
         await self._con.ask(FREE)
+        await self.hello()
 
     async def _enter(self, binding: Binding, server_now: float, window: float, *, resets: bool) -> None:
         con, self._until = self._con, until_second(server_now, window)

@@ -11,22 +11,26 @@ import os
 import random
 import time
 import weakref
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from enum import StrEnum
 from typing import Any, Final, Protocol
+from uuid import UUID
 
 from tenantproxy.config import Settings, fleet_key
 from tenantproxy.connect.failures import LOST, describe
+from tenantproxy.connect.hosts import Hosts
 from tenantproxy.errors import ConfigurationError, Problem, TenantProxyError
 from tenantproxy.events import FleetAlone, FleetFenced, FleetJoined, FleetSkipped, Observer
 from tenantproxy.fleet.books import Books, Connections
 from tenantproxy.fleet.host import HostSlot
 from tenantproxy.fleet.ledger import HostLedger
-from tenantproxy.fleet.link import FleetLink, Stale, addressed, is_installed
+from tenantproxy.fleet.link import FleetLink, Stale, addressed, keeps_budgets
 from tenantproxy.fleet.listening import SharedConnection
 from tenantproxy.fleet.ration import FixedQuota
 from tenantproxy.fleet.stats import FleetStats
+from tenantproxy.fleet.values import FleetReport, ServerGrant
 from tenantproxy.pools.budget import ServerBudget
 
 __all__ = ["SIZE_VARIABLE", "Fleet", "Phase", "boot_clock"]
@@ -67,7 +71,7 @@ class MainDatabase(Protocol):
 
 
 class Fleet:
-    """This process in its fleet. Constructing it does no I/O."""
+    """This process in its fleet. Constructing it does no I/O. `hosts`: of those servers that have several."""
 
     def __init__(
         self,
@@ -76,12 +80,14 @@ class Fleet:
         *,
         connections: Connections,
         observer: Observer,
+        hosts: Mapping[str, Hosts] | None = None,
         clock: Callable[[], float] = boot_clock,
     ) -> None:
         self._settings = settings
         self._budgets = budgets
         self._connections = connections
         self._observer = observer
+        self._hosts = hosts or {}
         self._clock = clock
         self._key: bytes | None = None
         self._interval = settings.fleet.interval
@@ -94,6 +100,7 @@ class Fleet:
         self._error = ""  # why the last report failed
         self._last_renewal = 0.0
         self._calls = self._failures = 0
+        self._dead: set[UUID] = set()  # processes that another one has seen end, for the next report
         self.phase = Phase.OFF
         _all.add(self)
 
@@ -116,14 +123,16 @@ class Fleet:
     async def open(self, main: MainDatabase | None, *, error: str = "") -> None:
         """Join the fleet of the main database if it keeps one; `main` is None where it cannot be asked now: `error`.
 
+        A main database that is a standby cannot be asked either.
         Returns when it has its floor of each server: until then, the process that leaves for it stays.
         Raises ConfigurationError when main refuses this process.
         """
         if self.phase is not Phase.JOINING:
             return
-        if main is None:
-            self._go_alone(error)
-        elif not await is_installed(main):
+        keeps = None if main is None else await keeps_budgets(main)
+        if keeps is None:
+            self._go_alone(error or "the main database is a standby")
+        elif not keeps:
             if self._slot is None:
                 self._share_nothing()
             else:
@@ -138,8 +147,10 @@ class Fleet:
             await _has_floors(self._books)
 
     async def _join(self, key: bytes) -> None:
-        link = FleetLink(self._settings, key=key, heard=self._heard)
-        await self._share(link, interval=self._settings.fleet.interval)
+        await self._share(self._new_link(key, self._heard), interval=self._settings.fleet.interval)
+
+    def _new_link(self, key: bytes, heard: Callable[[str], None]) -> FleetLink:
+        return FleetLink(self._settings, key=key, heard=heard, hosts=self._hosts.get(self._settings.main.server))
 
     async def _share(self, link: FleetLink | HostLedger, *, interval: float) -> None:
         settings = self._settings
@@ -153,6 +164,7 @@ class Fleet:
             connections=self._connections,
             clock=self._clock,
             wants=self._wake.set,
+            observer=self._observer,
         )
         if self._slot is not None:
             self._slot.claim(books.member.process)
@@ -187,12 +199,27 @@ class Fleet:
         for budget in self._each():
             budget.follow(None)
         if link is not None and books is not None:
-            if books.is_empty:
-                with suppress(TenantProxyError, TimeoutError, Stale, *LOST):
-                    await link.sync(books.member.leave(), timeout=timeout)
+            with suppress(TenantProxyError, TimeoutError, Stale, *LOST):
+                for report in books.last_reports(self._clock()):
+                    grants = await link.sync(report, timeout=timeout)
+                    if _was_raised(report, grants):  # once: main does not balance again so soon
+                        await link.sync(replace(report, seq=report.seq + 1), timeout=timeout)
             await link.close(timeout=timeout)
         if self._slot is not None:
             self._slot.release()
+
+    def adopt(self, settings: Settings) -> None:
+        """Servers that are new, and the users of those that were there; what else a fleet needs cannot change."""
+        self._settings = settings
+        self._connections.adopt(settings)
+        if self._books is not None:
+            self._books.adopt(settings, take_over=self.phase is Phase.SHARED)
+            self._wake.set()
+
+    def bury(self, dead: Iterable[UUID]) -> None:
+        """These processes of the fleet have ended for sure: what they had is free after a ttl and a census."""
+        self._dead.update(dead)
+        self._wake.set()
 
     def forget_loop(self) -> None:
         """The event loop has ended, and all that was under way in it."""
@@ -237,13 +264,13 @@ class Fleet:
 
     async def _find_main(self, key: bytes) -> None:
         """Join as soon as the main database answers."""
-        probe = FleetLink(self._settings, key=key, heard=lambda _: None)
+        probe = self._new_link(key, lambda _: None)
         found = None
         while found is None:
             await asyncio.sleep(self._settings.fleet.interval * (0.75 + random.random() / 2))
             try:
-                found = await probe.is_installed(timeout=_CALL_SECONDS)
-            except (TimeoutError, *LOST):
+                found = await probe.keeps_budgets(timeout=_CALL_SECONDS)
+            except (TenantProxyError, TimeoutError, *LOST):
                 pass
             finally:
                 probe.drop()
@@ -267,7 +294,7 @@ class Fleet:
             try:
                 await self._report(books, link, max(_CALL_SECONDS, self._settings.fleet.interval))
                 failures = 0
-            except (TenantProxyError, TimeoutError, *LOST) as exc:  # refused, too: as good as no main
+            except Exception as exc:  # noqa: BLE001 - refused, or anything else: as good as no main
                 failures += 1
                 self._failed(exc)
 
@@ -288,7 +315,8 @@ class Fleet:
         self._wake.clear()
         now = self._clock()
         slot = self._slot
-        buried = tuple(slot.dead) if slot is not None else ()
+        dead = frozenset(self._dead)
+        buried = (*dead, *(slot.dead if slot is not None else ()))
         report = member.report(now, books.holdings(now), census=census, buried=buried)
         self._calls += 1
         try:
@@ -299,6 +327,7 @@ class Fleet:
                 slot.rename(member.process)
             self._wake.set()
         else:
+            self._dead -= dead
             if slot is not None:
                 slot.dead.clear()
             if member.hear(report.seq, grants, now=self._clock()):
@@ -348,6 +377,12 @@ class Fleet:
             calls=self._calls,
             failures=self._failures,
         )
+
+
+def _was_raised(report: FleetReport, grants: Iterable[ServerGrant]) -> bool:
+    """Whether a last report gave something back of which main has given some to this process again, in one go."""
+    keeps = {claim.server: claim.keep for claim in report.claims}
+    return any(grant.granted > keeps.get(grant.server, grant.granted) for grant in grants)
 
 
 async def _has_floors(books: Books) -> None:

@@ -29,11 +29,24 @@ _MOST = 1024  # files that are looked at
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """The block of one process at a time, of all that name `path`. Raises OSError."""
-    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    file = _locked_file(path)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX)
         yield
     finally:
+        os.close(file)
+
+
+def _locked_file(path: Path) -> int:
+    while True:
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(file), os.lstat(path)):  # it was not removed while this process waited
+                    return file
+        except BaseException:
+            os.close(file)
+            raise
         os.close(file)
 
 
@@ -53,6 +66,8 @@ class HostSlot:
             raise self._problem("is of no use on this system", "leave it out")
         try:
             self._check_folder()
+            if self._held is not None and os.fstat(self._held).st_nlink == 0:  # someone has removed it
+                self.forget()
             self._look(process)
         except OSError as exc:
             raise self._problem(f"cannot be used ({exc.strerror})", "name a local folder of this user") from exc
@@ -107,11 +122,14 @@ class HostSlot:
                 continue
             with suppress(ValueError):
                 self.dead.append(UUID(os.pread(file, 64, 0).decode("ascii", "replace")))
+            try:
+                self._write(file, str(process) if self._held is None else "")
+            except OSError:  # a full disk: this process is not to be alive without an id
+                os.close(file)
+                raise
             if self._held is None:
                 self._held = file
-                self._write(file, str(process))
             else:
-                self._write(file, "")
                 os.close(file)
 
     def _known(self) -> list[int]:
@@ -122,8 +140,8 @@ class HostSlot:
         return self._folder / f"{self._prefix}{number}"
 
     def _write(self, file: int, text: str) -> None:
-        os.ftruncate(file, 0)
-        os.pwrite(file, text.encode(), 0)
+        os.pwrite(file, text.encode(), 0)  # in the place of what was there, for which a full disk has room
+        os.ftruncate(file, len(text))
 
     def _problem(self, problem: str, fix: str) -> ConfigurationError:
         return ConfigurationError([Problem(key="fleet.path", problem=problem, fix=fix)])

@@ -8,10 +8,9 @@ State: the file; in memory nothing.
 from __future__ import annotations
 
 import asyncio
-import errno
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
@@ -24,11 +23,28 @@ __all__ = ["HostLedger", "answer"]
 
 _Server = dict[str, Any]
 """Of one server: `epoch`, `ghosts`, and `rows` by process id."""
+_HEARING: Final = 3.0
+"""Seconds in which each process that lives reports: when the folder is lost, so are the files that say which do."""
 _NEW: Final[Mapping[str, Any]] = {"epoch": 0, "ghosts": 0}
 
 
-def answer(state: dict[str, _Server], report: FleetReport, alive: frozenset[UUID]) -> list[ServerGrant]:
-    """What `report` is granted by `state`, which is changed; `alive`: the other processes of the host that run."""
+def answer(
+    state: dict[str, _Server],
+    report: FleetReport,
+    alive: frozenset[UUID],
+    awaited: set[UUID] | None = None,
+    *,
+    is_hearing: bool = False,
+) -> list[ServerGrant]:
+    """What `report` is granted by `state`, which is changed; `alive`: the other processes of the host that run.
+
+    `awaited`, which is changed too: processes that were granted something by a file that is lost. What they say that
+    they keep is theirs, and nothing is raised before all of them that live have said it. `is_hearing`: it is not known
+    which they are, so that holds for each process.
+    """
+    awaited = set() if awaited is None else awaited
+    adopts = is_hearing or report.process in awaited
+    awaited &= alive - {report.process}
     for server in state.values():
         dead = [row for process, row in server["rows"].items() if UUID(process) not in alive | {report.process}]
         if not all(row["dead"] for row in dead):
@@ -42,17 +58,26 @@ def answer(state: dict[str, _Server], report: FleetReport, alive: frozenset[UUID
     for claim in report.claims:
         server = state.setdefault(claim.server, {**_NEW, "rows": {}})
         joined = max((row["joined"] for row in server["rows"].values()), default=0) + 1
-        row = server["rows"].setdefault(me, {"granted": 0, "joined": joined, "dead": False})
+        kept = claim.keep if adopts and claim.epoch >= 0 else 0
+        row = server["rows"].setdefault(me, {"granted": kept, "joined": joined, "dead": False})
         if claim.lowers:
             row["granted"] = min(row["granted"], claim.keep)
         terms = claim.terms
         row |= {"used": claim.used, "want": claim.want, "floor": terms.floor, "weight": terms.weight, "cap": terms.cap}
         row |= {"epoch": claim.epoch, "pids": list(claim.pids)}
+        if report.ends:  # as one that is dead: what it keeps is reserved until it was counted, and nothing is added
+            row["dead"] = True
+            server["epoch"] += 1
     for census in report.census:
         server = state.get(census.server, {**_NEW, "rows": {}})
         if census.epoch == server["epoch"]:
             _count(server, census.pids)
-    return [_balance(state[claim.server], claim.server, me) for claim in report.claims]
+    if report.ends:
+        return []
+    return [
+        _balance(state[claim.server], claim.server, me, raises_any=not awaited and not is_hearing)
+        for claim in report.claims
+    ]
 
 
 def _charge(row: Mapping[str, Any]) -> int:
@@ -70,7 +95,7 @@ def _count(server: _Server, pids: tuple[int, ...]) -> None:
     server["ghosts"] = min(reserved, sum(pid not in claimed for pid in pids))
 
 
-def _balance(server: _Server, name: str, me: str) -> ServerGrant:
+def _balance(server: _Server, name: str, me: str, *, raises_any: bool) -> ServerGrant:
     living = {process: row for process, row in server["rows"].items() if not row["dead"]}
     dead = sum(_charge(row) for row in server["rows"].values() if row["dead"])
     askers = [
@@ -87,7 +112,7 @@ def _balance(server: _Server, name: str, me: str) -> ServerGrant:
     ]
     left = min(row["cap"] for row in living.values()) - server["ghosts"] - dead
     wanted = targets(askers, left)
-    granted = raises(askers, wanted, left - sum(asker.charge for asker in askers))
+    granted = raises(askers, wanted, left - sum(asker.charge for asker in askers)) if raises_any else {}
     for process, row in living.items():
         row["granted"] = granted.get(UUID(process).int, row["granted"])
     is_due = bool(server["ghosts"] or dead)
@@ -120,21 +145,29 @@ class HostLedger:
             return await asyncio.to_thread(self._sync, report)
 
     def _sync(self, report: FleetReport) -> list[ServerGrant]:
-        with self._changing() as state:
-            self._slot.claim(report.process)
-            return answer(state, report, self._slot.alive())
-
-    @contextmanager
-    def _changing(self) -> Iterator[dict[str, _Server]]:
+        self._slot.claim(report.process)
         with locked(self._file.with_suffix(".lock")):
-            try:
-                state = json.loads(self._file.read_text()) if self._file.exists() else {}
-            except ValueError as exc:
-                raise OSError(errno.EIO, f"{self._file} is damaged: remove it when no process runs") from exc
-            yield state
+            now = time.monotonic()  # the same clock in all processes of a host
+            found = self._read()
+            if found is None:
+                was_granted = any(claim.epoch >= 0 for claim in report.claims)  # by a file that is lost
+                found = {}, set(self._slot.alive()), now + _HEARING if was_granted else now
+            state, awaited, opens = found
+            is_hearing = now < opens <= now + _HEARING  # later: of a time before the host was started again
+            grants = answer(state, report, self._slot.alive(), awaited, is_hearing=is_hearing)
             new = self._file.with_suffix(".new")
-            new.write_text(json.dumps(state))
+            told = {"servers": state, "awaited": [str(process) for process in awaited], "opens": opens}
+            new.write_text(json.dumps(told))
             new.replace(self._file)
+            return grants
+
+    def _read(self) -> tuple[dict[str, _Server], set[UUID], float] | None:
+        """What is in the file; None: it was removed, or is damaged, and those that live know what they have."""
+        try:
+            found = json.loads(self._file.read_text())
+            return found["servers"], {UUID(process) for process in found["awaited"]}, float(found.get("opens", 0.0))
+        except (FileNotFoundError, ValueError, LookupError, TypeError):
+            return None
 
     async def shared(self) -> None:
         """There is no connection to share."""

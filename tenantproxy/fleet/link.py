@@ -11,25 +11,30 @@ from typing import Any, Final
 from uuid import UUID
 
 import asyncpg
+from asyncpg.connect_utils import SessionAttribute
 
 from tenantproxy.config import Server, Settings
-from tenantproxy.driver.connector import ssl_argument
-from tenantproxy.errors import ConfigurationError, Problem
+from tenantproxy.connect.host_look import HostMoved, NoHost
+from tenantproxy.connect.hosts import ChosenHost, Hosts
+from tenantproxy.connect.place import Place
+from tenantproxy.connect.server_tls import ssl_argument
+from tenantproxy.errors import ConfigurationError, ConnectFailed, Problem
 from tenantproxy.fleet.listening import SharedConnection
 from tenantproxy.fleet.values import FleetReport, ServerGrant, body, signature
 
-__all__ = ["CHANNEL", "PIDS", "FleetLink", "Stale", "addressed", "connect_main", "connect_plain", "is_installed"]
+__all__ = ["CHANNEL", "PIDS", "FleetLink", "Stale", "addressed", "connect_main", "connect_serving", "keeps_budgets"]
 
 CHANNEL: Final = "tenantproxy_fleet"
-_INSTALLED: Final = (
-    "SELECT pg_catalog.to_regprocedure('tenantproxy.fleet_sync(text, uuid, bigint, text, bytea)') IS NOT NULL"
+_KEEPS_BUDGETS: Final = (
+    "SELECT CASE WHEN f IS NULL THEN false WHEN NOT pg_catalog.pg_is_in_recovery() THEN true END"
+    " FROM pg_catalog.to_regprocedure('tenantproxy.fleet_sync(text, uuid, bigint, text, bytea)') f"
 )
 _SYNC: Final = "SELECT * FROM tenantproxy.fleet_sync($1, $2, $3, $4, $5)"
 PIDS: Final = (
     "SELECT pg_catalog.array_agg(a.pid) FROM pg_catalog.pg_stat_get_activity(NULL) a"
     " JOIN pg_catalog.pg_roles r ON r.oid = a.usesysid"
     " WHERE CASE WHEN pg_catalog.cardinality($1::text[]) = 0 THEN NOT (r.rolsuper OR r.rolreplication)"
-    " ELSE r.rolname = ANY ($1) END"
+    " ELSE r.rolname = ANY ($1) END AND a.pid <> pg_catalog.pg_backend_pid()"
 )
 
 
@@ -38,15 +43,22 @@ class Stale(Exception):
 
 
 class FleetLink:
-    """The connection of one process. `heard` is called with the payload of each announcement."""
+    """The connection of one process. `heard` is called with the payload of each announcement.
+
+    `hosts`: those of the main server, where it has several. A connection to one that serves no more is not used.
+    """
 
     reaches_main = True
 
-    def __init__(self, settings: Settings, *, key: bytes, heard: Callable[[str], None]) -> None:
+    def __init__(
+        self, settings: Settings, *, key: bytes, heard: Callable[[str], None], hosts: Hosts | None = None
+    ) -> None:
         self._settings = settings
         self._fleet = settings.fleet
         self._key = key
         self._heard = heard
+        self._hosts = hosts
+        self._chosen: ChosenHost | None = None  # the host of the connection, where there are several
         self._conn: asyncpg.Connection[Any] | None = None
         self._lock = asyncio.Lock()  # the router's listener uses it too
         self.is_opening = False
@@ -73,10 +85,12 @@ class FleetLink:
                 conn = await self._connected()
                 rows = await conn.fetch(_SYNC, self._fleet.id, report.process, report.seq, text, mac)
         except (asyncpg.InsufficientPrivilegeError, asyncpg.ObjectNotInPrerequisiteStateError) as exc:
-            self.drop()
+            self._doubt()
+            if _is_recovering(exc):
+                raise
             raise _refused(exc, self._fleet.id) from exc
         except BaseException:
-            self.drop()
+            self._doubt()
             raise
         if rows and rows[0]["state"] == "stale":
             raise Stale
@@ -95,11 +109,11 @@ class FleetLink:
             for row in rows
         ]
 
-    async def is_installed(self, *, timeout: float) -> bool:
-        """Whether the main database keeps budgets. Raises as `sync`."""
+    async def keeps_budgets(self, *, timeout: float) -> bool | None:
+        """Whether the main database does; None: not while it is a standby. Raises as `sync`."""
         try:
             async with asyncio.timeout(timeout), self._lock:
-                return await is_installed(await self._connected())
+                return await keeps_budgets(await self._connected())
         except BaseException:
             self.drop()
             raise
@@ -120,16 +134,33 @@ class FleetLink:
             return SharedConnection(await self._connected(), self._lock, self.drop)
 
     async def _connected(self) -> asyncpg.Connection[Any]:
-        if self._conn is not None and not self._conn.is_closed():
+        if self._conn is not None and not self._conn.is_closed() and self._is_current():
             return self._conn
-        self._conn, self.is_opening = None, True
+        self.drop()
+        self.is_opening = True
         try:
-            conn = await connect_main(self._settings)
+            conn, self._chosen = await connect_serving(
+                _reporting(self._settings), self._settings.main.database, self._hosts
+            )
         finally:
             self.is_opening = False
         self._conn = conn
         await conn.add_listener(CHANNEL, self._announced)
         return conn
+
+    def _is_current(self) -> bool:
+        try:
+            if self._hosts is not None and self._chosen is not None:
+                self._hosts.check(self._chosen)
+        except HostMoved:
+            return False
+        return True
+
+    def _doubt(self) -> None:
+        """Throw the connection away, and see whether another host serves by now."""
+        self.drop()
+        if self._hosts is not None:
+            self._hosts.doubt()
 
     def _announced(self, _conn: object, _pid: int, _channel: str, payload: object) -> None:
         self._heard(str(payload))
@@ -151,18 +182,49 @@ class FleetLink:
 
 
 async def connect_main(settings: Settings) -> asyncpg.Connection[Any]:
-    """A connection to the main database as the user that reports. Raises as asyncpg."""
+    """A connection to the main database as the user that reports, to its primary. Raises as asyncpg."""
+    return await _connect_plain(_reporting(settings), settings.main.database)
+
+
+def _reporting(settings: Settings) -> Server:
     fleet, server = settings.fleet, settings.servers[settings.main.server]
-    if fleet.user:
-        server = server.model_copy(update={"user": fleet.user, "password": fleet.password})
-    return await connect_plain(server, settings.main.database)
+    return server.model_copy(update={"user": fleet.user, "password": fleet.password}) if fleet.user else server
 
 
-async def connect_plain(server: Server, database: str) -> asyncpg.Connection[Any]:
-    """A connection as the server's own user, for catalogues and our functions: no tenant's. Raises as asyncpg."""
+async def connect_serving(
+    server: Server, database: str, hosts: Hosts | None
+) -> tuple[asyncpg.Connection[Any], ChosenHost | None]:
+    """A connection as the server's own user, for catalogues and our functions: no tenant's.
+
+    `hosts`: those of the server, of which it goes to the one that serves now; None is answered where it has one.
+    Raises ConnectFailed while none serves, HostMoved, or as asyncpg.
+    """
+    if hosts is None or not hosts.is_choosing:
+        return await _connect_plain(server, database), None
+    try:
+        chosen = await hosts.pick(database)
+    except NoHost as exc:
+        raise ConnectFailed(exc.reason) from exc.cause
+    at = {"host": chosen.server.host, "port": chosen.server.port, "hosts": ()}
+    place = Place(chosen.server, hosts, chosen)
+    async with hosts.while_serving(chosen):
+        conn = await _connect_plain(server.model_copy(update=at), database)
+        try:
+            if place.question is not None and (row := await conn.fetchrow(place.question)) is not None:
+                place.confirm(row)  # behind a name or a proxy another server may answer
+            place.check()
+        except BaseException:
+            conn.terminate()
+            raise
+    return conn, chosen
+
+
+async def _connect_plain(server: Server, database: str) -> asyncpg.Connection[Any]:
+    places = server.each_host
     return await asyncpg.connect(
-        host=server.host,
-        port=server.port,
+        host=[place.host for place in places],
+        port=[place.port for place in places],
+        target_session_attrs=None if len(places) == 1 else SessionAttribute.primary,
         user=server.user,
         password=lambda: server.password.read() if server.password is not None else "",
         database=database,
@@ -180,15 +242,20 @@ async def connect_plain(server: Server, database: str) -> asyncpg.Connection[Any
     )
 
 
-async def is_installed(conn: Any) -> bool:
-    """Whether the main database keeps budgets. `conn`: what has asyncpg's `fetchval`."""
-    found: bool = await conn.fetchval(_INSTALLED)
+async def keeps_budgets(conn: Any) -> bool | None:
+    """Whether the main database does; None: not while it is a standby. `conn`: what has asyncpg's `fetchval`."""
+    found: bool | None = await conn.fetchval(_KEEPS_BUDGETS)
     return found
 
 
 def addressed(payload: str, process: UUID) -> bool:
     """Whether an announcement concerns `process`."""
     return payload == "*" or str(process)[:8] in payload.split()
+
+
+def _is_recovering(exc: asyncpg.PostgresError) -> bool:
+    """Whether it is the server that says so, and not our function: it is a standby, as in a failover."""
+    return isinstance(exc, asyncpg.ObjectNotInPrerequisiteStateError) and not str(exc.args[0]).startswith("tenantproxy")
 
 
 def _refused(exc: asyncpg.PostgresError, fleet: str) -> ConfigurationError:

@@ -7,6 +7,7 @@ made here, never configured; reports rise by one; only the answer to the newest 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from uuid import UUID, uuid4
 
 from tenantproxy.fleet.share import Holding, Share
@@ -18,16 +19,25 @@ __all__ = ["Member"]
 class Member:
     """One process of a fleet."""
 
-    def __init__(self, terms: Mapping[str, Terms], *, keeps: bool = False, new_id: Callable[[], UUID] = uuid4) -> None:
+    def __init__(
+        self, terms: Mapping[str, Terms] | None = None, *, keeps: bool = False, new_id: Callable[[], UUID] = uuid4
+    ) -> None:
         """`terms` by server; `keeps`: see `Share`."""
         self._new_id = new_id
+        self._keeps = keeps
         self.process = new_id()
         self.seq = 0
-        self.shares = {server: Share(each, keeps=keeps) for server, each in terms.items()}
+        self.shares: dict[str, Share] = {}
+        for server, each in (terms or {}).items():
+            self.add(server, each)
         self._asked: float | None = None  # when the newest report was made; None: it was answered
 
     def __repr__(self) -> str:
         return f"Member({self.process}, seq={self.seq}, {self.shares})"
+
+    def add(self, server: str, terms: Terms) -> None:
+        """One server more: nothing is granted of it yet."""
+        self.shares[server] = Share(terms, keeps=self._keeps)
 
     def report(
         self,
@@ -61,6 +71,17 @@ class Member:
             if share is not None:
                 share.accept(grant, asked=asked, now=now)
         return True
+
+    def end(self, now: float, left: Mapping[str, int]) -> tuple[FleetReport, ...]:
+        """The last reports where something is `left` open, by server: how much, and that nothing more will come."""
+        for share in self.shares.values():
+            share.target = 0
+        last = self.report(now, {server: Holding(total=left.get(server, 0)) for server in self.shares})
+        last = replace(last, ends=True)
+        self._asked = None
+        for share in self.shares.values():
+            share.drop()
+        return last, FleetReport(process=self._new_id(), seq=1, claims=(), buried=(self.process,))
 
     @property
     def has_to_claim(self) -> bool:

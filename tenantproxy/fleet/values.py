@@ -60,7 +60,10 @@ class Census:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FleetReport:
-    """One call of a process. `buried`: processes of its host that are known to be dead. `leaves`: it holds nothing."""
+    """One call of a process. `buried`: processes of its host that are known to be dead. `leaves`: it holds nothing.
+
+    `ends`: what it holds is all that it will ever hold. Main hears that by the report which buries it.
+    """
 
     process: UUID
     seq: int
@@ -68,6 +71,7 @@ class FleetReport:
     census: tuple[Census, ...] = ()
     buried: tuple[UUID, ...] = ()
     leaves: bool = False
+    ends: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -106,11 +106,13 @@ def change_reset(prepared: int, proof: Proof) -> str:
     Also when fewer statements are there: a tenant can deallocate them where no client sees it (`DO`), and the queries
     of all who come next would fail.
     """
+    # As a serializable, deferrable transaction, which a session can be told to begin, it would wait for others.
+    reset = f"SET TRANSACTION ISOLATION LEVEL READ COMMITTED; {SOFT_RESET}"
     if proof is not Proof.PLAIN:
-        return f"{SOFT_RESET}; SELECT tenantproxy.prepared_check({prepared:d})"
+        return f"{reset}; SELECT tenantproxy.prepared_check({prepared:d})"
     # Nothing is installed: we ask as the tenants' role, so that tenants too can read what others prepared.
     return (
-        f"{SOFT_RESET}; SELECT 1/(1-(count(*) < {prepared:d} OR bool_or(from_sql))::int)"
+        f"{reset}; SELECT 1/(1-(count(*) < {prepared:d} OR bool_or(from_sql))::int)"
         " FROM pg_catalog.pg_prepared_statement()"
     )
 

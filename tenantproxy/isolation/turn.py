@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from math import ceil
 from typing import Final, NamedTuple
 
-from tenantproxy.isolation.base import soft_reset
+from tenantproxy.isolation.base import SOFT_RESET, soft_reset
 from tenantproxy.isolation.proof import Signer, TurnForm, TurnProof
+from tenantproxy.isolation.row import change_reset
 from tenantproxy.model import Binding, Proof
 from tenantproxy.wire.answers import command_complete, data_row, ready_for_query, row_description
 
@@ -26,6 +27,7 @@ __all__ = [
     "Asked",
     "Said",
     "chained",
+    "change",
     "enter",
     "keep",
     "until_second",
@@ -105,16 +107,26 @@ RESET_ALONE: Final = Asked(
 FREE: Final = Asked(f"{_WRITING}; {_CLEAN}; {_UNLOCK}, '{_NONCE}' AS nonce", _SET + _CLEANED + _UNLOCKED + _ROW_READY)
 """RESET for a session that no entry follows at once: no client must wait for a lock that an idle session holds."""
 
-_VOID, _TEXT = 2278, 25  # the numbers of types
-SOFT: Final = Asked(
-    soft_reset(_NONCE),
+_BOOL, _INT, _TEXT, _VOID = 16, 23, 25, 2278  # the numbers of types
+_SOFT_ANSWER: Final = (
     b"".join(map(command_complete, ("CLOSE CURSOR ALL", "SET", "RESET", "UNLISTEN")))
     + row_description(["pg_advisory_unlock_all", "?column?"], [_VOID, _TEXT])
     + data_row(["", _NONCE])
     + b"".join(map(command_complete, ("SELECT 1", "DISCARD TEMP", "DISCARD SEQUENCES")))
-    + _READY,
 )
+SOFT: Final = Asked(soft_reset(_NONCE), _SOFT_ANSWER + _READY)
 """The reset of a session that is no tenant's afterwards, and was not entered."""
+
+
+def change(prepared: int, proof: Proof) -> Asked:
+    """`row.change_reset` in a message of its own: between two tenants of a session that no entry is made for."""
+    sql = change_reset(prepared, proof).replace(SOFT_RESET, soft_reset(_NONCE))
+    if proof is Proof.PLAIN:
+        found = row_description(["?column?"], [_INT]) + data_row(["1"])
+    else:
+        found = row_description(["prepared_check"], [_BOOL]) + data_row(["t"])
+    return Asked(sql, _SET + _SOFT_ANSWER + found + _ROW_READY)
+
 
 _ALONE: Final = (f"{_WRITING}; ", _SET)
 _BEHIND_RESET: Final = (f"{_WRITING}; {_CLEAN}; ", _SET + _CLEANED)

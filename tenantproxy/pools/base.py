@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeVar
 
 from tenantproxy.errors import TenantProxyError
@@ -79,6 +79,7 @@ class PoolStats:
     """One open pool, now. `label` is the tenant id, or `server/database` for a shared pool and for the main one.
 
     `lingering`: closed connections whose backends may still run on the server. They are not part of `limit`.
+    `unused_seconds`: since something was last leased; the pool of most is the first to be evicted.
     """
 
     key: PoolKey
@@ -92,6 +93,7 @@ class PoolStats:
     waiting: int
     tenants: tuple[TenantPoolStats, ...]
     lingering: int = 0
+    unused_seconds: float = field(default=0.0, compare=False)  # goes on while it is looked at
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,9 +125,11 @@ class ServerStats:
 class Stats:
     """An immutable snapshot of the whole router; counters are monotonic from its start.
 
-    `acquires[tenant][result]` holds the first `metrics.max_tenants` tenants, the rest add to `_other`. `places`: the
-    labels of shared pools that have series of their own; None: all. `resets` has "ok" and "failed"; a session that was
-    reset and could then not be made a tenant's counts in `bind_failures`.
+    `acquires[tenant][result]` holds the `metrics.max_tenants` tenants that matter most now, the rest add to `_other`;
+    what those counted that are not among them any more is in `former_acquires`: together they make up all that there
+    were. So it is with `exhaustions_by_tenant` and `former_exhaustions`; `exhaustions` are of all tenants. `places`:
+    the labels of shared pools that have series of their own; None: all. `resets` has "ok" and "failed"; a session that
+    was reset and could then not be made a tenant's counts in `bind_failures`.
     """
 
     pools: tuple[PoolStats, ...]
@@ -146,3 +150,6 @@ class Stats:
     tenants_unusable: int = 0
     places: Collection[str] | None = None
     bind_failures: int = 0
+    former_acquires: Mapping[AcquireResult, int] = field(default_factory=dict)
+    exhaustions_by_tenant: Mapping[str, Mapping[ExhaustCause, int]] = field(default_factory=dict)
+    former_exhaustions: Mapping[ExhaustCause, int] = field(default_factory=dict)

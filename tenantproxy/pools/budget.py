@@ -175,17 +175,18 @@ class ServerBudget:
 
     @property
     def whole(self) -> int:
-        """What the server allows all processes, without the connections that look at its hosts.
-
-        Enough for main and one tenant.
-        """
-        return max(self._allowed - self.watching, min(self._allowed, MAIN_RESERVE + 1))
+        """What the server allows all processes."""
+        return self._allowed
 
     @property
     def most(self) -> int:
-        """The most that this process may ever use: its part, or in a fleet the whole."""
+        """The most that the pools of this process may ever use: its part, or in a fleet the whole.
+
+        Without the connections that look at hosts, but enough for main and one tenant.
+        """
         is_shared = self._quota is not None and self._quota.is_of_whole
-        return self.whole if is_shared or self._part is None else min(self.whole, self._part)
+        whole = self.whole if is_shared or self._part is None else min(self.whole, self._part)
+        return max(whole - self.watching, min(whole, MAIN_RESERVE + 1))
 
     # --- what a fleet allows -----------------------------------------------------------------------------------------
     def follow(self, quota: Quota | None) -> None:
@@ -473,6 +474,12 @@ class ServerBudget:
             self._observer(ServerDown(server=self.server, error=error))
         self.expire()
 
+    def promoted(self, error: ServerMoved) -> None:
+        """A replica says that it is none any more: nothing may be written there, so all leases of it end by `error`."""
+        self.unfit(error.message)
+        for pool in list(self._claimants):
+            pool.moved(error)
+
     def expire(self) -> None:
         """Close all its connections: the idle ones at once, the others when they come back."""
         self.doubted()
@@ -481,7 +488,7 @@ class ServerBudget:
 
     # --- hosts -------------------------------------------------------------------------------------------------------
     def watch(self, *, begins: bool) -> None:
-        """Its hosts are looked at from now on, by one connection to the host that serves, or not any more."""
+        """Its hosts are looked at from now on, by one connection to each, or not any more."""
         self.watching += 1 if begins else -1
         self.regrant()
 

@@ -10,6 +10,7 @@ from tenantproxy.errors import LeaseExpired
 from tenantproxy.events import Observer
 from tenantproxy.pools.base import Clock
 from tenantproxy.pools.counters import Counters
+from tenantproxy.pools.presence import Presence
 
 if TYPE_CHECKING:
     from tenantproxy.pools.pool import Pool
@@ -97,3 +98,4 @@ class PoolContext(Generic[C]):
     clock: Clock
     observer: Observer
     counters: Counters
+    presence: Presence[C]

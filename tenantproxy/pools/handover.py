@@ -34,7 +34,9 @@ class Handover(Generic[C]):
     Invariant, after each call: no waiter that may be served waits while an idle connection could serve it.
     """
 
-    __slots__ = ("_budget", "_clock", "_connector", "_endings", "_idle", "_pool", "_resets", "_state", "_turns")
+    __slots__ = (
+        "_budget", "_clock", "_connector", "_counters", "_endings", "_idle", "_pool", "_resets", "_state", "_turns",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -52,6 +54,7 @@ class Handover(Generic[C]):
         self._budget = pool.budget
         self._clock = context.clock
         self._connector = context.connector
+        self._counters = context.counters
         self._endings = endings
         self._resets = resets
 
@@ -138,13 +141,13 @@ class Handover(Generic[C]):
             slot.state = _USED
             slot.since = now
             if ticket.waiter.offer(slot.conn):
-                turn.counts["ok"] += 1
+                turn.acquired += 1
                 self._pool.last_used = now
                 self._turns.refresh(turn)
                 if self._budget.contended and self._pool.need <= 0:
                     self._budget.unwant(self._pool)
                 return True
-            turn.counts["cancelled"] += 1
+            self._counters.count(turn.tenant, "cancelled")
             self._state.discharge(slot)
             self._turns.refresh(turn)
         return False

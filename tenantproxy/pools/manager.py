@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from heapq import nsmallest
 from typing import Any, Final, Generic, Protocol, TypeVar
 
-from tenantproxy.errors import PoolClosed
+from tenantproxy.errors import LeaseExpired, PoolClosed
 from tenantproxy.events import (
     EvictReason,
     Observer,
@@ -25,6 +25,7 @@ from tenantproxy.pools.budget import ServerBudget
 from tenantproxy.pools.context import Connector, PoolContext, PoolSettings
 from tenantproxy.pools.counters import Counters
 from tenantproxy.pools.pool import Pool
+from tenantproxy.pools.presence import Presence
 
 __all__ = ["LivePoolSettings", "ManagerSettings", "PoolManager"]
 
@@ -84,8 +85,14 @@ class PoolManager(Generic[C]):
         self._settings = settings
         self._clock = clock
         self._observer = observer
+        self.presence: Presence[C] = Presence()
         self._context = PoolContext(
-            connector=connector, settings=settings, clock=clock, observer=observer, counters=counters
+            connector=connector,
+            settings=settings,
+            clock=clock,
+            observer=observer,
+            counters=counters,
+            presence=self.presence,
         )
         self._pools: dict[PoolKey, Pool[C]] = {}
         self._own: dict[
@@ -128,8 +135,7 @@ class PoolManager(Generic[C]):
         pool = self._reserved.pop(server, None)
         if pool is not None:
             pool.close(PoolClosed("the pool was removed while waiting for it", retry_after=0.1), reason="evicted")
-            if not pool.is_empty:
-                self._gone.append(pool)
+            self._let_end(pool)
 
     def pool(self, route: Route) -> Pool[C]:
         """The open pool of `route`, made if it is not open. Raises PoolClosed after `close`."""
@@ -202,9 +208,15 @@ class PoolManager(Generic[C]):
         pool.close(
             PoolClosed("the pool was removed while waiting for it", hint="try again", retry_after=0.1), reason="evicted"
         )
-        if not pool.is_empty:
-            self._gone.append(pool)
+        self._let_end(pool)
         self._observer(PoolEvicted(pool=pool.label, reason=reason))
+
+    def _let_end(self, pool: Pool[C]) -> None:
+        """`pool` is closed: it is kept until its last connection has ended."""
+        if pool.is_empty:
+            pool.forget()
+        else:
+            self._gone.append(pool)
 
     def remove(self, tenant: TenantId, keys: Iterable[PoolKey]) -> None:
         """Close the pools of `keys` that are the tenant's alone; in shared ones nothing is its own."""
@@ -212,6 +224,13 @@ class PoolManager(Generic[C]):
             pool = self._pools.get(key)
             if pool is not None and not key.shared and pool.label == tenant:
                 self._evict(pool, "removed")
+
+    def remove_server(self, server: str) -> None:
+        """Close the pools of a server that is not configured any more: who waits in one is told, and looks again."""
+        for pool in list(self._pools.values()):
+            if pool.key.server == server:
+                self._evict(pool, "removed")
+        self.drop_reserved(server)
 
     def has_own(self, tenant: str) -> bool:
         """Whether there are pools that are the tenant's alone."""
@@ -236,6 +255,26 @@ class PoolManager(Generic[C]):
                 self._own[tenant][key] = limits
                 pool.resize(tenant, limits, min(self._own_limit(limits), pool.budget.most))
 
+    def end_tenant(self, tenant: TenantId, error: LeaseExpired, *, keep: Callable[[PoolKey], bool]) -> None:
+        """End what the tenant holds in any pool, and its waits; not in pools of keys to `keep`.
+
+        Looks at the pools that it is in alone: one that no pool knows, as most unknown ones, costs one look.
+        """
+        for pool in self.presence.of(tenant):
+            if not pool.is_main and not keep(pool.key):
+                pool.end_tenant(tenant, error)
+
+    def shares_with(self, tenant: TenantId) -> bool:
+        """Whether the tenant holds something in a pool that it shares with others, or waits there."""
+        pools = self.presence.of(tenant)
+        return any(pool.key.shared and self._has(pool) and pool.serves(tenant) for pool in pools)
+
+    def sharers(self) -> Iterator[TenantId]:
+        """The tenants of which `shares_with` is true."""
+        for pool in self._pools.values():
+            if pool.key.shared:
+                yield from pool.served()
+
     def refit(self) -> None:
         """Let the open pools keep to what budgets and settings say now."""
         for pool in list(self._pools.values()):
@@ -253,6 +292,7 @@ class PoolManager(Generic[C]):
     def sweeping(self) -> Iterator[None]:
         """What time demands, in steps between which others may run; taken by the one sweeper about every second."""
         now = self._clock()
+        self.counters.review(now)
         for budget in dict.fromkeys(self.budgets.values()):  # once each, and in the same order every time
             budget.sweep(now)
         idle_limit = now - self._settings.idle_timeout
@@ -266,7 +306,9 @@ class PoolManager(Generic[C]):
             if pool.is_quiet and manager._has(pool):
                 manager._evict(pool, "lru")
             yield
-        self._gone = [pool for pool in self._gone if not pool.is_empty]
+        closing, self._gone = self._gone, []
+        for pool in closing:
+            self._let_end(pool)
 
     def _has(self, pool: Pool[C]) -> bool:
         """Whether it is open still, and not the main one."""
@@ -277,8 +319,7 @@ class PoolManager(Generic[C]):
         self.is_closed = True
         for pool in self:
             pool.close(PoolClosed("the router is closing"))
-            if not pool.is_empty:
-                self._gone.append(pool)
+            self._let_end(pool)
         self._pools.clear()
         self._own.clear()
         self._reserved.clear()
@@ -292,6 +333,7 @@ class PoolManager(Generic[C]):
         self._pools.clear()
         self._own.clear()
         self._gone.clear()
+        self.presence.clear()
         self._reserved.clear()
         self._main = None
         if self in self._family:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, Generic, TypeVar
 
-from tenantproxy.errors import PoolError, ServerMoved, TenantProxyError
+from tenantproxy.errors import LeaseExpired, PoolError, ServerMoved, TenantProxyError
 from tenantproxy.events import CloseReason, ExhaustCause, LeaseEnded
 from tenantproxy.model import Isolation, Limits, PoolKey, TenantId
 from tenantproxy.pools import exhaustion
@@ -25,7 +25,7 @@ from tenantproxy.pools.handover import Handover
 from tenantproxy.pools.limits import NO_LIMIT
 from tenantproxy.pools.lingering import Lingering
 from tenantproxy.pools.openings import Openings
-from tenantproxy.pools.queue import Ticket, Turn
+from tenantproxy.pools.queue import Ticket, Turn, Turns
 from tenantproxy.pools.resets import Resets
 from tenantproxy.pools.shortage import Shortage
 from tenantproxy.pools.slots import State
@@ -70,8 +70,14 @@ class Pool(Generic[C]):
         self._settings = context.settings
         self._clock = context.clock
         self._observer = context.observer
-        self._counts_of = counters.acquires_of
-        self._state: PoolState[C] = PoolState(limit=limit, is_shared=key.shared, guaranteed=budget.guaranteed)
+        self._counters = counters
+        presence = context.presence
+        turns: Turns[C] = Turns(
+            budget.guaranteed,
+            came=lambda tenant: presence.come(tenant, self),
+            went=lambda tenant: presence.go(tenant, self),
+        )
+        self._state: PoolState[C] = PoolState(limit=limit, is_shared=key.shared, turns=turns)
         self._slots, self._idle, self._turns = self._state.slots, self._state.idle, self._state.turns
         self._endings = Endings(self, self._state, context)
         self._openings = Openings(self, self._state, context)
@@ -79,6 +85,7 @@ class Pool(Generic[C]):
         self._resets = Resets(self._state, context.connector, self._look_at_resets)
         self._handover = Handover(self, self._state, context, endings=self._endings, resets=self._resets)
         budget.join(self)
+        counters.join(self)
 
     # --- lending -----------------------------------------------------------------------------------------------------
     def lease_nowait(self, tenant: TenantId, limits: Limits, *, bound_only: bool = False) -> C | None:
@@ -106,7 +113,7 @@ class Pool(Generic[C]):
                 if slot.bound_to is not None and slot.bound_to != tenant and self._resets.begin_first(slot, now):
                     return None
                 turn.leased += 1
-                turn.counts["ok"] += 1
+                turn.acquired += 1
                 slot.turn = turn
                 slot.state = _USED
                 slot.since = now
@@ -127,19 +134,69 @@ class Pool(Generic[C]):
         `seconds` and `held`, by bucket of `hold_seconds`: of these and of those that it was asked for.
         """
         self.last_used = self._clock()
-        self._counts_of(tenant)["ok"] += count
+        self._counters.count(tenant, "ok", count)
         self.wait_seconds.counts[0] += count
         self.hold_seconds.total += seconds
         for bucket, leases in held.items():
             self.hold_seconds.counts[bucket] += leases
+
+    # --- callers that wait in front of it ----------------------------------------------------------------------------
+    def room_ahead(self, tenant: TenantId, own: int | None = None) -> int:
+        """How many callers may wait for leases of `tenant` that end, and need not ask this for them.
+
+        `own`: so many of those who wait ahead are among these, the others take their part; None: all are among these.
+        0: what they wait for is not up to these leases alone: a connection may be opened, or other tenants wait too.
+        """
+        turn = self._turns.by_tenant.get(tenant)
+        if turn is None or turn.leased < min(turn.ceiling, self.limit) or self._turns.waiting > len(turn.waiting):
+            return 0
+        return 0 if self.is_closed else self.room_behind(tenant, own)
+
+    def room_behind(self, tenant: TenantId, own: int | None) -> int:
+        """As `room_ahead`, where some of `tenant` wait ahead of them, for which this was asked."""
+        turn = self._turns.by_tenant.get(tenant)
+        others = 0 if own is None else self._state.ahead.get(tenant, 0) - own
+        return 0 if turn is None else max(turn.max_waiting - len(turn.waiting) - others, 0)
+
+    def wait_ahead(self, tenant: TenantId, change: int) -> None:
+        """So many more callers wait there, or less. They count among those who wait."""
+        ahead = self._state.ahead
+        ahead[tenant] = ahead.get(tenant, 0) + change
+        if not ahead[tenant]:
+            del ahead[tenant]
+
+    def waited_ahead(self, waits: Mapping[int, int], seconds: float) -> None:
+        """Leases whose callers had waited there, by bucket of `wait_seconds`, had been counted as leased at once."""
+        histogram = self.wait_seconds
+        histogram.total += seconds
+        for bucket, leases in waits.items():
+            histogram.counts[0] -= leases
+            histogram.counts[bucket] += leases
+
+    def lend_on(self, conn: C, since: float) -> bool:
+        """Lend `conn`, instead of its release, to a caller of the same tenant who waits there since `since`.
+
+        False: it is to be released, for it ends then, or is another caller's.
+        """
+        slot, now, turns = self._slots.get(conn), self._clock(), self._turns
+        if slot is None or slot.state is not _USED or slot.retire_on_release or now >= slot.expires_at:
+            return False
+        turn = slot.turn
+        assert turn is not None
+        if self.is_closed or self.budget.is_pressed or turn.leased > min(turn.ceiling, self.limit):
+            return False
+        oldest = turn.oldest_since
+        if turns.waiting > len(turn.waiting) or (oldest is not None and oldest < since):
+            return False
+        slot.since = now
+        return True
 
     def _admit(self, tenant: TenantId, limits: Limits) -> Turn[C]:
         """The turn of a tenant that has none, or other limits now."""
         turn = self._turns.get(tenant)
         if turn is None:
             max_size, max_waiting = self._limits_of(limits)
-            counts = self._counts_of(tenant)
-            turn = Turn(tenant, limits=limits, max_size=max_size, max_waiting=max_waiting, counts=counts)
+            turn = Turn(tenant, limits=limits, max_size=max_size, max_waiting=max_waiting)
             self._turns.add(turn)
         else:
             self._limit(turn, limits)
@@ -195,7 +252,7 @@ class Pool(Generic[C]):
         """Leave the queue; False when the ticket was served or failed already."""
         if not self._turns.cancel(ticket):
             return False
-        ticket.turn.counts[result] += 1
+        self._counters.count(ticket.turn.tenant, result)
         if self.budget.contended and self.need <= 0:
             self.budget.unwant(self)
         return True
@@ -214,7 +271,7 @@ class Pool(Generic[C]):
         """The lease of `conn` does not count: it goes back in the same step, before the counter could be read."""
         turn = self._slots[conn].turn
         assert turn is not None
-        turn.counts["ok"] -= 1
+        turn.acquired -= 1
 
     def next_tenant(self, conn: C, bound_to: TenantId | None) -> TenantId | None:
         """Which tenant would be served if `conn` became ready now, bound to `bound_to`; None: no caller waits."""
@@ -353,6 +410,28 @@ class Pool(Generic[C]):
             ended += 1
         return ended
 
+    def serves(self, tenant: TenantId) -> bool:
+        """Whether the tenant holds a connection, or waits for one."""
+        turn = self._turns.get(tenant)
+        return turn is not None and bool(turn.leased or turn.waiting)
+
+    def served(self) -> Iterator[TenantId]:
+        """The tenants of which `serves` is true."""
+        return (turn.tenant for turn in self._turns if turn.leased or turn.waiting)
+
+    def end_tenant(self, tenant: TenantId, error: LeaseExpired) -> None:
+        """The tenant is not served any more: who waits fails with `error`, what it holds is closed."""
+        turn = self._turns.get(tenant)
+        if turn is None:
+            return
+        for ticket in list(turn.waiting):
+            if self.cancel(ticket, "error"):
+                ticket.waiter.fail(error.again())
+        for slot in list(self._slots.values()):
+            if slot.turn is turn and slot.state is _USED:
+                self._connector.expire(slot.conn, error.again())
+                self.retire(slot.conn, "evicted")
+
     def moved(self, error: ServerMoved) -> None:
         """See `budget.Claimant`."""
         for slot in list(self._idle):  # first, so that none is lent in place of one that ends
@@ -393,7 +472,12 @@ class Pool(Generic[C]):
         self._fail_waiters(error)
         for slot in list(self._idle):
             self._endings.end_idle(slot, reason)
+        self.settle()
         self.budget.leave(self)
+
+    def forget(self) -> None:
+        """Closed, and without a connection: no tenant is here any more."""
+        self._turns.leave()
 
     # --- opening -----------------------------------------------------------------------------------------------------
     @property
@@ -459,7 +543,7 @@ class Pool(Generic[C]):
 
     def _fail_waiters(self, error: TenantProxyError, cause: ExhaustCause | None = None) -> None:
         for ticket in self._turns.drain():
-            ticket.turn.counts["error"] += 1
+            self._counters.count(ticket.turn.tenant, "error")
             if cause is not None:
                 self._shortage.note(cause, ticket.turn, 0)
             ticket.waiter.fail(error.again())
@@ -472,6 +556,7 @@ class Pool(Generic[C]):
         self._end_long_resets(now)
         if self._settings.max_hold:
             self._end_long_leases(now, self._settings.max_hold)
+        self.settle()
         self._turns.purge()
         self._idle.purge()
         self._handover.serve_waiters()
@@ -521,6 +606,16 @@ class Pool(Generic[C]):
         """How many permits of the budget it holds."""
         return self._state.permits
 
+    def settle(self) -> None:
+        """See `counters.LeaseCounter`."""
+        for turn in self._turns:
+            self._settle(turn)
+
+    def _settle(self, turn: Turn[C]) -> None:
+        if turn.acquired:
+            acquired, turn.acquired = turn.acquired, 0
+            self._counters.count(turn.tenant, "ok", acquired)
+
     def connections(self) -> Iterator[C]:
         """All open connections, whatever their state."""
         return iter(self._slots)
@@ -529,11 +624,12 @@ class Pool(Generic[C]):
         """Each tenant that was here since the last sweep; the pool may change between two of them."""
         now = self._clock()
         for turn in list(self._turns):
+            self._settle(turn)
             since = turn.oldest_since
             yield TenantPoolStats(
                 tenant=turn.tenant,
                 leased=turn.leased - turn.returning,
-                waiting=len(turn.waiting),
+                waiting=len(turn.waiting) + self._state.ahead.get(turn.tenant, 0),
                 oldest_wait_seconds=now - since if since is not None else 0.0,
                 max_size=turn.max_size,
             )
@@ -551,6 +647,15 @@ class Pool(Generic[C]):
             resetting=state.resetting,
             retiring=state.retiring,
             lingering=state.lingering,
-            waiting=self._turns.waiting,
+            waiting=self._turns.waiting + sum(state.ahead.values()),
             tenants=tuple(self.tenant_stats() if tenants is None else tenants),
+            unused_seconds=self._clock() - self.last_used,
         )
+
+    def held_by(self, tenant: TenantId) -> list[float]:
+        """For how many seconds the tenant has had each of its leases, the longest first."""
+        turn, now = self._turns.by_tenant.get(tenant), self._clock()
+        if turn is None or not turn.leased:
+            return []
+        held = (slot for slot in self._slots.values() if slot.turn is turn and slot.state is _USED)
+        return sorted((now - slot.since for slot in held), reverse=True)

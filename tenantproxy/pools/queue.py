@@ -7,19 +7,16 @@ rings of turns: tenants that hold fewer than the guaranteed number are served be
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import chain
 from typing import Generic, TypeVar
 
 from tenantproxy.model import Limits, TenantId
-from tenantproxy.pools.base import AcquireResult, Waiter
+from tenantproxy.pools.base import Waiter
 
-__all__ = ["AcquireCounts", "Ticket", "Turn", "Turns"]
+__all__ = ["Ticket", "Turn", "Turns"]
 
 C = TypeVar("C")
-
-AcquireCounts = dict[AcquireResult, int]
-"""How the acquires of a tenant ended; outlives pools, so that counters never go backwards."""
 
 
 class Ticket(Generic[C]):
@@ -41,10 +38,10 @@ class Turn(Generic[C]):
     """
 
     __slots__ = (
+        "acquired",
         "aimed",
         "ceiling",
         "coming",
-        "counts",
         "leased",
         "limits",
         "lingering",
@@ -56,14 +53,12 @@ class Turn(Generic[C]):
         "waiting",
     )
 
-    def __init__(
-        self, tenant: TenantId, *, limits: Limits, max_size: int, max_waiting: int, counts: AcquireCounts
-    ) -> None:
+    def __init__(self, tenant: TenantId, *, limits: Limits, max_size: int, max_waiting: int) -> None:
         self.tenant = tenant
         self.limits = limits  # of which the two below were made
         self.max_size = max_size
         self.max_waiting = max_waiting
-        self.counts = counts
+        self.acquired = 0  # leases that are not in the counters yet: one addition is all that each costs
         self.leased = 0  # connections charged to it: lent, and those of `returning`
         self.returning = 0  # released and not usable yet: being reset, being closed, or lingering on the server
         self.coming = 0  # of them those whose reset is expected to end soon
@@ -89,12 +84,23 @@ Ring = OrderedDict[Turn[C], None]
 
 
 class Turns(Generic[C]):
-    """The tenants of one pool. Those below `guaranteed` leases come first."""
+    """The tenants of one pool. Those below `guaranteed` leases come first.
 
-    __slots__ = ("_below", "_full", "_guaranteed", "_ring", "by_tenant", "waiting")
+    `came` and `went` are told of each tenant.
+    """
 
-    def __init__(self, guaranteed: int) -> None:
+    __slots__ = ("_below", "_came", "_full", "_guaranteed", "_ring", "_went", "by_tenant", "waiting")
+
+    def __init__(
+        self,
+        guaranteed: int,
+        *,
+        came: Callable[[TenantId], None] = lambda tenant: None,
+        went: Callable[[TenantId], None] = lambda tenant: None,
+    ) -> None:
         self._guaranteed = guaranteed
+        self._came = came
+        self._went = went
         self.by_tenant: dict[TenantId, Turn[C]] = {}
         self._below: Ring[C] = OrderedDict()  # of those who hold fewer than guaranteed
         self._ring: Ring[C] = OrderedDict()  # of the others
@@ -108,6 +114,7 @@ class Turns(Generic[C]):
     def add(self, turn: Turn[C]) -> None:
         """A tenant comes to this pool."""
         self.by_tenant[turn.tenant] = turn
+        self._came(turn.tenant)
 
     def __iter__(self) -> Iterator[Turn[C]]:
         return iter(self.by_tenant.values())
@@ -116,6 +123,13 @@ class Turns(Generic[C]):
         """Forget tenants that hold nothing and wait for nothing."""
         for turn in [turn for turn in self.by_tenant.values() if not turn.leased and not turn.waiting]:
             del self.by_tenant[turn.tenant]
+            self._went(turn.tenant)
+
+    def leave(self) -> None:
+        """The pool has ended: none of its tenants is here any more."""
+        for tenant in self.by_tenant:
+            self._went(tenant)
+        self.by_tenant.clear()
 
     def enqueue(self, ticket: Ticket[C]) -> None:
         """Put a waiter at the end of its tenant's queue."""

@@ -23,18 +23,18 @@ C = TypeVar("C")
 class Shortage(Generic[C]):
     """Explains and counts the acquires of one pool that failed."""
 
-    __slots__ = ("_counts", "_observer", "_openings", "_pool", "_state")
+    __slots__ = ("_counters", "_observer", "_openings", "_pool", "_state")
 
     def __init__(self, pool: Pool[C], state: PoolState[C], openings: Openings[C], context: PoolContext[C]) -> None:
         self._pool = pool
         self._state = state
         self._openings = openings
         self._observer = context.observer
-        self._counts = context.counters.exhaustions
+        self._counters = context.counters
 
     def note(self, cause: ExhaustCause, turn: Turn[C], limit: int) -> None:
         """Count that a caller of `turn` got none, and say why; `limit`: the value that was met."""
-        self._counts[cause] += 1
+        self._counters.exhausted(turn.tenant, cause)
         self._observer(
             Exhausted(cause=cause, tenant=turn.tenant, pool=self._pool.label, limit=limit, waiting=len(turn.waiting))
         )
@@ -42,16 +42,16 @@ class Shortage(Generic[C]):
     def check_may_wait(self, turn: Turn[C], now: float) -> None:
         """Raises PoolFull when `max_waiting` of the tenant wait; what connects fail with while none can succeed."""
         if self._pool.budget.is_down and not self._state.slots:
-            turn.counts["error"] += 1
+            self._counters.count(turn.tenant, "error")
             self.note("connect", turn, 0)
             raise self._openings.error
         refusal = self._openings.backoff.refusal(now)
         if refusal is not None:
-            turn.counts["error"] += 1
+            self._counters.count(turn.tenant, "error")
             self.note("connect", turn, 0)
             raise refusal.again()
-        if len(turn.waiting) >= turn.max_waiting:
-            turn.counts["rejected"] += 1
+        if len(turn.waiting) + self._state.ahead.get(turn.tenant, 0) >= turn.max_waiting:
+            self._counters.count(turn.tenant, "rejected")
             self.note("queue_full", turn, turn.max_waiting)
             raise exhaustion.queue_full(
                 max_waiting=turn.max_waiting, leased=turn.leased - turn.returning, max_size=turn.max_size

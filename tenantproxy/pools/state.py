@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Generic, TypeVar
 
+from tenantproxy.model import TenantId
 from tenantproxy.pools.queue import Turns
 from tenantproxy.pools.slots import IdleSlots, Slot
 
@@ -22,6 +23,7 @@ class PoolState(Generic[C]):
     """
 
     __slots__ = (
+        "ahead",
         "idle",
         "is_shared",
         "late",
@@ -34,12 +36,13 @@ class PoolState(Generic[C]):
         "turns",
     )
 
-    def __init__(self, *, limit: int, is_shared: bool, guaranteed: int) -> None:
+    def __init__(self, *, limit: int, is_shared: bool, turns: Turns[C]) -> None:
         self.limit = limit  # of all connections of the pool
         self.is_shared = is_shared  # by several tenants
         self.slots: dict[C, Slot[C]] = {}  # all but those being opened
         self.idle: IdleSlots[C] = IdleSlots()
-        self.turns: Turns[C] = Turns(guaranteed)
+        self.turns = turns
+        self.ahead: dict[TenantId, int] = {}  # callers that wait in front of the queues: see `Pool.room_ahead`
         self.opening = 0
         self.resetting = 0
         self.late = 0  # of them; 0 <= late <= resetting

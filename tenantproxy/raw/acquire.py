@@ -6,16 +6,18 @@ All of it is callbacks, of the pool (which must not be called in turn), of the s
 from __future__ import annotations
 
 import asyncio
-from typing import Protocol
+from typing import Final, Protocol
 
 from tenantproxy.connect.lease_policy import (
+    BindCheck,
     BindFailure,
     LeaseOutcomes,
     counts_as_attempt,
     may_try_again,
     reset_failure,
 )
-from tenantproxy.errors import TenantProxyError
+from tenantproxy.connect.pooler import PoisonedSession
+from tenantproxy.errors import ConnectFailed, TenantProxyError
 from tenantproxy.model import Route
 from tenantproxy.pools.pool import Pool
 from tenantproxy.pools.queue import Ticket
@@ -25,6 +27,9 @@ from tenantproxy.raw.exchange import Exchange, reset
 from tenantproxy.raw.hello import greet
 
 __all__ = ["Acquire", "Desk", "Lessee"]
+
+
+_ATTEMPTS: Final = 3  # connections to a pooler that are tried: it may have been started again
 
 
 class Lessee(Protocol):
@@ -148,26 +153,44 @@ class Acquire:
         binding = self._route.session.binding
         is_anothers = binding is not None and not backend.is_fresh and backend.bound != binding.tenant
         self._attempts += counts_as_attempt(backend.bound, self._route.tenant)
-        if is_anothers or (self._fresh and not backend.is_fresh):
+        if backend.wire is not None:
+            backend.wire.begin(backend.wire.entry_of(self._route.session, self._session), self._began)
+        elif is_anothers or (self._fresh and not backend.is_fresh):
             # Between two tenants: a reset in messages of its own, confirmed, before anything is bound.
             messages, answer = reset(self._lender.nonce())
             Exchange(backend, answer, self._was_reset, is_reset=True).begin(messages)
         else:
             self._enter(backend)
 
-    def _was_reset(self, error: Exception | None) -> None:
-        assert self._backend is not None
+    def _began(self, error: TenantProxyError | None) -> None:
+        """Behind a connection pooler: the first transaction of the lease is the tenant's, or could not be."""
+        backend = self._backend
+        if backend is None:
+            return  # see `_over`
         if error is None:
+            self._lend(backend)
+            return
+        self._lender.outcomes.bind_failed()
+        self._backend = None
+        self._lender.destroy(backend)
+        if isinstance(error, ConnectFailed | PoisonedSession) and self._attempts < _ATTEMPTS:
+            self._lease()
+        else:
+            self._refuse(error)
+
+    def _was_reset(self, error: Exception | None) -> None:
+        if error is None and self._backend is not None:
             greet(self._backend, self._was_greeted)
         else:
             self._was_greeted(error)
 
     def _was_greeted(self, error: Exception | None) -> None:
         backend, lender = self._backend, self._lender
-        assert backend is not None
+        if backend is None:
+            return  # see `_over`
         if error is not None:
             lender.outcomes.reset_failed(self._pool, error)
-            self._fail(backend, reset_failure(error), error)
+            self._fail(backend, reset_failure(error), error, None)
             return
         lender.outcomes.was_reset()
         backend.forget()
@@ -184,21 +207,21 @@ class Acquire:
 
     def _entered(self, error: Exception | None) -> None:
         backend, entry = self._backend, self._entry
-        assert backend is not None
-        assert entry is not None
+        if backend is None or entry is None:
+            return  # see `_over`
         if error is None:
             self._lend(backend)
         else:
             self._lender.outcomes.bind_failed()
-            self._fail(backend, entry.failure(error), error)
+            self._fail(backend, entry.failure(error), error, "bind" if backend.is_fresh else "rebind")
 
-    def _fail(self, backend: RawBackend, failure: BindFailure, error: Exception) -> None:
+    def _fail(self, backend: RawBackend, failure: BindFailure, error: Exception, check: BindCheck | None) -> None:
         self._entry = self._backend = None
         self._lender.destroy(backend)
         if may_try_again(self._attempts, failure):
             self._lease()
         else:
-            self._refuse(self._lender.outcomes.refusal(self._pool, failure, error))
+            self._refuse(self._lender.outcomes.refusal(self._pool, failure, error, check))
 
     def go(self) -> None:
         """It has a backend that need not be entered; called by the lender, and by no pool."""
@@ -210,11 +233,12 @@ class Acquire:
         lessee = self._lessee
         assert lessee is not None
         if backend.is_closed or backend.is_ending:
-            self._fail(backend, BindFailure.LOST, ConnectionResetError("the server closed the connection"))
+            self._fail(backend, BindFailure.LOST, ConnectionResetError("the server closed the connection"), None)
             return
         self._over()
         backend.is_fresh = False
-        backend.leased_at = self._lender.clock()
+        backend.leased_at = now = self._lender.clock()
+        backend.told = (now - self._since if self._since else 0.0, "")
         lessee.leased(backend)
 
     def _refuse(self, error: TenantProxyError) -> None:
@@ -224,6 +248,7 @@ class Acquire:
             lessee.refused(error)
 
     def _over(self) -> None:
+        """It is told, or gone. That its backend has ended may still be on its way from the pool that ends it."""
         self._lessee = None
         self._backend = self._entry = None
         self._timer.cancel()
@@ -237,7 +262,9 @@ class Acquire:
                 self._refuse(self._pool.timed_out(ticket, self._timeout))
         elif backend is not None and not backend.is_resting:
             outcomes, late = self._lender.outcomes, TimeoutError()
-            if self._entry is None:
+            if backend.wire is not None:
+                outcomes.bind_failed()
+            elif self._entry is None:
                 outcomes.reset_failed(self._pool, late)
             else:
                 outcomes.bind_failed()

@@ -13,9 +13,10 @@ from typing import Protocol, cast
 
 from tenantproxy.config import Server
 from tenantproxy.connect.keepalive import keep_alive
-from tenantproxy.errors import LeaseExpired, ProtocolError
+from tenantproxy.errors import LeaseExpired, ProtocolError, TenantProxyError
 from tenantproxy.isolation.proof import Signer
-from tenantproxy.model import Binding, TenantId
+from tenantproxy.isolation.transaction import TransactionEntry
+from tenantproxy.model import Binding, Session, TenantId
 from tenantproxy.pools.lingering import UNKNOWN
 from tenantproxy.pools.pool import Pool
 from tenantproxy.wire.frames import HEADER, NOTICE, PARAMETER_STATUS, length_of
@@ -30,6 +31,34 @@ class Conversation(Protocol):
 
     def drop(self) -> None:
         """Stop: the result is no longer wanted."""
+        ...
+
+
+class TransactionWire(Protocol):
+    """What makes each transaction the tenant's. See `pooled.PooledWire`."""
+
+    entry_of: Callable[[Session, Settings], TransactionEntry]
+
+    def begin(self, entry: TransactionEntry, done: Callable[[TenantProxyError | None], None]) -> None:
+        """Begin the first one of a lease."""
+        ...
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing is under way, and no transaction is open."""
+        ...
+
+    @property
+    def is_unused(self) -> bool:
+        """Whether one is open, and nothing has run in it."""
+        ...
+
+    def undo(self, done: Callable[[], None]) -> None:
+        """End it then."""
+        ...
+
+    def rest(self) -> None:
+        """The lease is over."""
         ...
 
 
@@ -79,6 +108,7 @@ class RawBackend(asyncio.Protocol):
         "pool",
         "prepared",
         "process",
+        "replayed",
         "resting_lost",
         "resting_sink",
         "saw_read_only",
@@ -86,9 +116,10 @@ class RawBackend(asyncio.Protocol):
         "server",
         "session",
         "signer",
-        "sink",
+        "sink", "told",
         "transport",
         "version",
+        "wire",
         "write",
     )  # fmt: skip
 
@@ -105,12 +136,14 @@ class RawBackend(asyncio.Protocol):
         self.offset = 0.0  # the server's clock minus ours
         self.version = 0
         self.signer: Signer | None = None
+        self.wire: TransactionWire | None = None  # behind a connection pooler
         self.nonce = 0  # the next proof of the trusted form is made for it
         self.bound: TenantId | None = None
         self.bound_until = float("inf")
         self.binding: Binding | None = None  # what it was last entered with
         self.connected_at = time.time()
         self.leased_at = 0.0
+        self.told = (0.0, "")  # of its lease, where any is looked at: the wait for it, and its traceparent
         self.expired: LeaseExpired | None = None  # why its lease was ended
         self.is_closed = False
         self.is_doubtful = False  # its holder cannot say what the server will send next
@@ -122,6 +155,7 @@ class RawBackend(asyncio.Protocol):
         self.lost_by: Exception | None = None
         self.lost_tenant = False  # a RESET ALL of its client has taken the tenant from it, and all else that was set
         self.prepared = ServerStatements()
+        self.replayed = 0  # of a standby: up to where it has at least replayed its primary's log, bytes
         self.session: Settings = NO_SETTINGS
         self.conversation: Conversation | None = None  # an internal one that is in progress
         self.cancels = 0  # cancel requests in progress: until they are over it must not serve another client
@@ -243,6 +277,7 @@ class RawBackend(asyncio.Protocol):
         self.lost_tenant = False
         self.session = NO_SETTINGS
         self.prepared = ServerStatements()
+        self.replayed = 0  # of a standby: up to where it has at least replayed its primary's log, bytes
         self.is_fresh = True
 
     def detach(self) -> None:

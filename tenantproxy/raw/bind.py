@@ -54,6 +54,7 @@ def is_entered(backend: RawBackend, route: Route, session: Settings, *, until: f
     wanted = route.session
     return not (
         wanted.is_set_each_time
+        or backend.wire is not None  # each of its transactions is
         or backend.must_set_path
         or backend.session != session
         or backend.bound_until <= until

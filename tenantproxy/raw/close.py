@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Callable
 from contextlib import suppress
 from contextvars import Context
 from typing import Final, Protocol
@@ -22,8 +23,8 @@ _TERMINATE: Final = frame(TERMINATE)
 class EndOwner(Protocol):
     """Who has backends ended: the connector."""
 
-    def cancel(self, backend: RawBackend) -> None:
-        """Ask the server to cancel what runs on `backend`."""
+    def cancel(self, backend: RawBackend, done: Callable[[], None] | None = None) -> None:
+        """Ask the server to cancel what runs on `backend`; `done` when it has done with the request."""
         ...
 
     def ended(self, backend: RawBackend, *, silent: bool, sock: socket.socket | None) -> None:
@@ -58,16 +59,25 @@ class End:
             # Not closed by its holder: the pool closes, or a reset took too long.
             why = backend.expired or ConnectionAbortedError("the connection is being closed")
             self._loop.call_soon(holder, why, context=Context())
-        if not backend.transport.is_closing():
+        if backend.wire is not None and not is_resting and not backend.transport.is_closing():
+            # A pooler forgets a client that leaves, and its request to cancel with it: that goes first.
+            self._owner.cancel(backend, self._terminate)
+            self._timer = self._loop.call_at(self._deadline, self.give_up, context=Context())
+            return
+        self._terminate()
+        if is_resting:
+            self._timer = self._loop.call_at(self._deadline, self.give_up, context=Context())
+        else:
+            self._timer = self._loop.call_later(self._pause, self._cancel, context=Context())
+
+    def _terminate(self) -> None:
+        backend = self._backend
+        if not (backend.is_closed or backend.transport.is_closing()):
             backend.write(_TERMINATE)
             if backend.transport.can_write_eof():
                 with suppress(OSError):  # reset by the server: that is read, and ends this
                     backend.transport.write_eof()  # it may wait for the rest of a message that its client began
                 backend.write = discard  # its holder may write more before it is told
-        if is_resting:
-            self._timer = self._loop.call_at(self._deadline, self.give_up, context=Context())
-        else:
-            self._timer = self._loop.call_later(self._pause, self._cancel, context=Context())
 
     def _cancel(self) -> None:
         """Ask again and again: PostgreSQL forgets a request that arrives before it has begun with what it is for."""

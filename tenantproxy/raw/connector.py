@@ -109,6 +109,7 @@ class RawConnector:
     def ended(self, backend: RawBackend, *, silent: bool, sock: socket.socket | None) -> None:
         """`backend` is gone; `silent`: its server side may live on, and `sock` hears of its end."""
         del self._ends[backend]
+        silent = silent and backend.wire is None  # what lives on behind a pooler is the pooler's
         self._watches.retired(backend.pool, backend, lingers=backend.process if silent else None, sock=sock)
         if not self._ends and self._all_ended is not None:
             self._all_ended.set_result(None)

@@ -16,8 +16,9 @@ from tenantproxy.connect.refusals import place_of
 from tenantproxy.connect.server_tls import tls_context
 from tenantproxy.connect.tls import shake_hands
 from tenantproxy.raw.backend import RawBackend
+from tenantproxy.wire.end_point import end_point
 
-__all__ = ["Way", "connect", "ways"]
+__all__ = ["Way", "binding_of", "connect", "ways"]
 
 _SSL_REQUEST: Final = struct.pack("!II", 8, 80877103)
 _UNVERIFIED: Final = ("allow", "prefer", "require")
@@ -79,6 +80,13 @@ async def connect(backend: RawBackend, server: Server, way: Way) -> None:
         backend.transport.set_protocol(backend)  # which hears of its end
         backend.transport.abort()
         raise
+
+
+def binding_of(transport: asyncio.BaseTransport) -> bytes:
+    """By what a login on it is bound to the server's certificate; empty without TLS."""
+    session: ssl.SSLObject | None = transport.get_extra_info("ssl_object")
+    certificate = None if session is None else session.getpeercert(binary_form=True)
+    return b"" if certificate is None else end_point(certificate)
 
 
 async def _secure(backend: RawBackend, server: Server, context: ssl.SSLContext, *, must: bool) -> None:

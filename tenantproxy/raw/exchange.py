@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from secrets import token_hex
 from typing import Final
 
+from tenantproxy.connect.expected_answer import ExpectedAnswer
 from tenantproxy.connect.failures import Refused, Unconfirmed
-from tenantproxy.errors import ProtocolError
 from tenantproxy.raw.backend import RawBackend
 from tenantproxy.wire.frames import (
     BIND,
@@ -36,8 +36,8 @@ from tenantproxy.wire.frames import (
     ROW_DESCRIPTION,
     SYNC,
     frame,
-    length_of,
 )
+from tenantproxy.wire.rows import values_of
 
 __all__ = [
     "READY_IDLE",
@@ -54,7 +54,6 @@ __all__ = [
     "values_of",
 ]
 
-MAX_ANSWER: Final = 65536  # of one message: nothing that we ask is answered by more
 _TEXT: Final = 25  # its type's number
 _SHORT: Final = struct.Struct("!H")
 _LONG: Final = struct.Struct("!i")
@@ -133,15 +132,22 @@ def reset(nonce: bytes) -> tuple[bytes, bytes]:
     has read this query as one, whatever it was in the middle of; so it reads the next message as one, too, and what
     comes behind that row is the answer to it, which nothing of a former user can give.
     """
-    return _BEFORE_NONCE + query(f"SET lock_timeout = 0; SELECT '{nonce.decode()}'") + _DISCARD, (
+    return _BEFORE_NONCE + query(f"{_AT_ONCE}; SELECT '{nonce.decode()}'") + _DISCARD, (
         _BEFORE_NONCE_ANSWER + _ROW_OF_TEXT + row(nonce) + tag("SELECT 1") + READY_IDLE + _DISCARD_ANSWER
     )
 
 
+# Nothing of these waits. DISCARD ALL takes a snapshot, and so does the nonce: as a serializable, deferrable
+# transaction, which a session can be told to begin, each would wait for all writing ones before it. LOCAL, or a look at
+# what a client has set would find it.
+_AT_ONCE: Final = (
+    "SET LOCAL TRANSACTION ISOLATION LEVEL READ COMMITTED; SET default_transaction_isolation = 'read committed';"
+    " SET lock_timeout = 0"
+)
 # Each a message of its own: a hostile statement_timeout would cancel DISCARD ALL, and roll its own reset back.
 _BEFORE_NONCE: Final = query("SET statement_timeout = 0")
 _DISCARD: Final = query("DISCARD ALL")
-_BEFORE_NONCE_ANSWER: Final = tag("SET") + READY_IDLE + tag("SET")
+_BEFORE_NONCE_ANSWER: Final = tag("SET") + READY_IDLE + tag("SET") * 3
 _ROW_OF_TEXT: Final = frame(  # of no table, of type text, of any length, without modifier, as text
     ROW_DESCRIPTION, b"\0\1?column?\0" + struct.pack("!ihihih", 0, 0, _TEXT, -1, -1, 0)
 )
@@ -159,7 +165,7 @@ class Exchange:
     still be heard. `heard`: collects notifications, in a session whose client may listen to any.
     """
 
-    __slots__ = ("_asynchronous", "_at", "_backend", "_done", "_expected", "_heard", "_partial", "_rows", "_timer")
+    __slots__ = ("_answer", "_asynchronous", "_backend", "_done", "_heard", "_rows", "_timer")
 
     def __init__(
         self,
@@ -172,10 +178,8 @@ class Exchange:
         heard: list[bytes] | None = None,
     ) -> None:
         self._backend = backend
-        self._expected = expected
-        self._at = 0  # so much of it has come
+        self._answer = ExpectedAnswer(expected)
         self._done: Done | None = done
-        self._partial = b""  # the beginning of a message
         self._rows = rows
         self._heard = heard
         self._asynchronous = _ASYNCHRONOUS if heard is None and not is_reset else _ASYNCHRONOUS_LISTENING
@@ -196,44 +200,31 @@ class Exchange:
 
     def feed(self, data: bytes) -> None:
         """Bytes came."""
-        if data == self._expected and not self._partial and not self._at:
-            self._end(None)
-            return
         try:
-            error = self._read(self._partial + data)
-        except ProtocolError:
-            error = Unconfirmed()
-        if error is not None or (self._at == len(self._expected) and not self._partial):
+            if self._answer.feed(data, self):
+                self._end(None)
+        except (Refused, Unconfirmed) as error:
             self._end(error)
 
-    def _read(self, data: bytes) -> Exception | None:
-        at, size = 0, len(data)
-        while size - at >= HEADER:
-            length = length_of(data, at)
-            if length > MAX_ANSWER:
-                return Unconfirmed(data[at])
-            end = at + length
-            if end > size:
-                break
-            kind = data[at]
-            if kind in self._asynchronous:
-                if kind == PARAMETER_STATUS:
-                    self._backend.report(data[at + HEADER : end])
-                elif kind == NOTIFICATION and self._heard is not None:
-                    self._heard.append(data[at:end])
-            elif kind == DATA_ROW and self._rows is not None:
-                self._rows.append(data[at + HEADER : end])
-            elif self._expected.startswith(data[at:end], self._at):
-                self._at += length
-            elif kind == ERROR:
-                return Refused(sqlstate_of(data[at + HEADER : end]), self._at)
-            else:
-                return Unconfirmed(kind)
-            at = end
-        self._partial = data[at:]
-        # A message that begins after the end of the answer does not belong to this exchange.
-        return Unconfirmed() if self._partial and self._at == len(self._expected) else None
+    # --- AnswerListener ----------------------------------------------------------------------------------------------
+    def aside(self, kind: int, message: bytes) -> bool:
+        """See `ExpectedAnswer`."""
+        if kind in self._asynchronous:
+            if kind == PARAMETER_STATUS:
+                self._backend.report(message[HEADER:])
+            elif kind == NOTIFICATION and self._heard is not None:
+                self._heard.append(message)
+            return True
+        if kind == DATA_ROW and self._rows is not None:
+            self._rows.append(message[HEADER:])
+            return True
+        return False
 
+    def unexpected(self, kind: int, message: bytes, confirmed: int) -> None:
+        """See `ExpectedAnswer`."""
+        raise Refused(sqlstate_of(message[HEADER:]), confirmed) if kind == ERROR else Unconfirmed(kind)
+
+    # --- its end -----------------------------------------------------------------------------------------------------
     def lost(self, exc: Exception | None) -> None:
         """The connection is gone."""
         self._end(exc if isinstance(exc, OSError) else ConnectionResetError("the server closed the connection"))
@@ -275,22 +266,3 @@ def sqlstate_of(payload: bytes) -> str:
         if field[:1] == b"C":
             return field[1:6].decode("ascii", "replace")
     return ""
-
-
-def values_of(payload: bytes) -> Iterable[bytes | None]:
-    """The columns of a row. Raises ProtocolError when it is not one."""
-    try:
-        (count,) = _SHORT.unpack_from(payload)
-        values: list[bytes | None] = []
-        at = 2
-        for _ in range(count):
-            (size,) = _LONG.unpack_from(payload, at)
-            at += 4 + max(size, 0)
-            if at > len(payload):
-                break
-            values.append(None if size < 0 else payload[at - size : at])
-    except struct.error:
-        raise ProtocolError("the server sent a row that is none") from None
-    if len(values) != count or at != len(payload):
-        raise ProtocolError("the server sent a row that is none")
-    return values

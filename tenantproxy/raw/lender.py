@@ -24,7 +24,7 @@ from tenantproxy.pools.counters import Counters
 from tenantproxy.pools.pool import Pool
 from tenantproxy.raw.acquire import Acquire, Lessee
 from tenantproxy.raw.again import enter_again
-from tenantproxy.raw.backend import RawBackend, Settings
+from tenantproxy.raw.backend import RawBackend, Settings, TransactionWire
 from tenantproxy.raw.bind import BackendEntry, is_entered
 from tenantproxy.raw.cancel import Canceller
 from tenantproxy.raw.exchange import (
@@ -39,6 +39,7 @@ from tenantproxy.raw.exchange import (
 )
 from tenantproxy.raw.hello import greet
 from tenantproxy.raw.look import Looked, look
+from tenantproxy.watch import LeaseOver, Watch
 from tenantproxy.wire.settings import NO_SETTINGS
 
 __all__ = ["PROFILE", "Acquire", "Lessee", "RawLender", "raw_route"]
@@ -65,7 +66,9 @@ class RawLender:
         acquire_timeout: float,
         proof_window: float,
         nonce: Callable[[], bytes] = fresh_nonce,
+        watch: Watch | None = None,
     ) -> None:
+        self.watch = watch
         self.acquire_timeout = acquire_timeout
         self.window = proof_window
         self.nonce = nonce
@@ -125,7 +128,7 @@ class RawLender:
             if error is not None:
                 self.outcomes.bind_failed()
                 self.destroy(backend, "error")
-                done(self.outcomes.refusal(backend.pool, entry.failure(error), error))
+                done(self.outcomes.refusal(backend.pool, entry.failure(error), error, "rebind"))
                 return
             backend.sink, backend.on_lost, backend.on_writable = listening
             if entry.heard:
@@ -173,8 +176,13 @@ class RawLender:
         held = now - backend.leased_at
         if not is_counted:
             pool.hold_seconds.observe(held)
+        if self.watch is not None:
+            self._tell_lease(self.watch, backend, route, held)
         if backend.is_closed or backend.is_doubtful:
             self.destroy(backend, "error")
+            return held
+        if backend.wire is not None:
+            self._release_pooled(backend, backend.wire)
             return held
         backend.rest()
         backend.saw_read_only = backend.saw_read_only and not route.session.standby  # which refuses every write
@@ -191,6 +199,29 @@ class RawLender:
                 if ahead is not None:
                     self.begin_reset(ahead)
         return held
+
+    @staticmethod
+    def _tell_lease(watch: Watch, backend: RawBackend, route: Route, held: float) -> None:
+        pool, (waited, parent) = backend.pool, backend.told
+        backend.told = (0.0, "")
+        watch.lease(LeaseOver(pool.key.server, pool.label, route.tenant, waited, held, route.isolation, parent))
+
+    def _release_pooled(self, backend: RawBackend, wire: TransactionWire) -> None:
+        """Nothing is to be undone when its transactions are over. One that was only looked at ends with its own."""
+
+        def rested() -> None:
+            wire.rest()
+            backend.forget()
+            self.with_pool(lambda: backend.pool.ready(backend, None))
+
+        backend.rest()
+        if backend.cancels or not (wire.is_over or wire.is_unused):
+            self.destroy(backend, "error")
+        elif wire.is_unused:
+            self.with_pool(lambda: backend.pool.resetting(backend))
+            wire.undo(rested)
+        else:
+            rested()
 
     def with_pool(self, act: Callable[[], None]) -> None:
         """Do `act`, then tell those who were handed something by it."""

@@ -14,14 +14,14 @@ from tenantproxy.raw.backend import RawBackend
 from tenantproxy.raw.exchange import READY_IDLE, SYNC_NOW, Exchange, answer_of, statement, values_of
 from tenantproxy.wire.leftovers import ADVISORY_LOCK, ANYTHING, HELD_CURSOR, SETTING, TEMPORARY
 
-__all__ = ["Looked", "look"]
+__all__ = ["PIN", "Looked", "look"]
 
 Looked: TypeAlias = Callable[[int, TenantProxyError | None], None]
 
 LOOK_SECONDS: Final = 5.0
 
 # For this transaction: no timeout of the client's may strike, no operator of its may stand before the server's.
-_PIN: Final = (
+PIN: Final = (
     "SELECT pg_catalog.set_config('statement_timeout', '0', true),"
     " pg_catalog.set_config('search_path', 'pg_catalog', true)"
 )
@@ -73,7 +73,7 @@ def look(lender: LookingLender, backend: RawBackend, route: Route, done: Looked,
     name = b"tenantproxy_" + nonce
     rows: list[bytes] = []
     args = [nonce, _ours(route, backend).encode() if settings else b"", *_binding(route)]
-    messages = statement(_PIN, name=name) + statement(_LOOK, args, name=name) + SYNC_NOW
+    messages = statement(PIN, name=name) + statement(_LOOK, args, name=name) + SYNC_NOW
     expected = answer_of("SELECT 1", is_named=True) * 2 + READY_IDLE
     listening = backend.sink, backend.on_lost, backend.on_writable
 

@@ -25,7 +25,7 @@ from tenantproxy.pools.base import ServerProcess
 from tenantproxy.pools.pool import Pool
 from tenantproxy.raw.backend import RawBackend, discard
 from tenantproxy.raw.close import send_terminate
-from tenantproxy.raw.dial import connect, ways
+from tenantproxy.raw.dial import binding_of, connect, ways
 from tenantproxy.raw.exchange import (
     READY_IDLE,
     SYNC_NOW,
@@ -40,6 +40,7 @@ from tenantproxy.raw.exchange import (
     values_of,
 )
 from tenantproxy.raw.hello import hello
+from tenantproxy.raw.pooled_check import check_pooled
 from tenantproxy.wire.server_auth import BackendLogin
 
 __all__ = ["Opener"]
@@ -71,6 +72,9 @@ class Opener:
             async with asyncio.timeout(server.connect_timeout):
                 if place.question is not None:
                     place.confirm(await self._state(backend, place.question))
+                if server.pooler:
+                    await check_pooled(self._opening, backend)
+                    return backend
                 if await self._check(backend, pins, is_last=attempt == 1):
                     place.check()
                     return backend
@@ -114,9 +118,18 @@ class Opener:
     async def _log_in(self, backend: RawBackend, pins: dict[str, str]) -> None:
         key = backend.pool.key
         user = key.user or self._opening.server(key).user
-        parameters = {"user": user, "database": key.database, "client_encoding": "UTF8"} | pins
-        methods = self._opening.server(key).require_auth
-        await _log_in(backend, BackendLogin(parameters, lambda: self._opening.password(key), methods=methods))
+        server = self._opening.server(key)
+        parameters = {"user": user, "database": key.database, "client_encoding": "UTF8"}
+        if not server.pooler:  # which takes hardly any other
+            parameters |= pins
+        login = BackendLogin(
+            parameters,
+            lambda: self._opening.password(key),
+            methods=server.require_auth,
+            binding=binding_of(backend.transport),
+            channel_binding=server.channel_binding,
+        )
+        await _log_in(backend, login)
 
     async def _check(self, backend: RawBackend, pins: dict[str, str], *, is_last: bool) -> bool:
         """Whether it may serve; False: its role had to be cleaned first, so open another one."""

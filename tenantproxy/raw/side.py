@@ -15,6 +15,7 @@ from tenantproxy.pools.manager import ManagerSettings, PoolManager
 from tenantproxy.raw.backend import RawBackend
 from tenantproxy.raw.connector import RawConnector
 from tenantproxy.raw.lender import RawLender
+from tenantproxy.watch import Watch
 
 __all__ = ["new_raw_side"]
 
@@ -29,6 +30,7 @@ def new_raw_side(
     family: list[PoolManager[Any]] | None = None,
     hosts: Mapping[str, Hosts] | None = None,
     limits: ManagerSettings | None = None,
+    watch: Watch | None = None,
 ) -> tuple[PoolManager[RawBackend], RawLender, RawConnector]:
     """Create them under the budgets and counters of a router, next to the managers of its `family`.
 
@@ -51,6 +53,7 @@ def new_raw_side(
         clock=clock,
         acquire_timeout=settings.pools.acquire_timeout,
         proof_window=settings.row.proof_window,
+        watch=watch,
     )
     connector.reset = lender.begin_reset
     return manager, lender, connector

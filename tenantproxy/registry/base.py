@@ -19,6 +19,7 @@ __all__ = [
     "Ask",
     "AsksMany",
     "ConnectionLost",
+    "ListsFrom",
     "Registry",
     "RegistryBusy",
     "RegistryDatabase",
@@ -104,6 +105,15 @@ class AsksMany(Protocol):
 
         Raises RegistryBusy when this process has none to spare, RegistryUnavailable when the source cannot be reached.
         """
+        ...
+
+
+@runtime_checkable
+class ListsFrom(Protocol):
+    """A registry that can begin its list anywhere: then a page of it costs what is on it, wherever it is."""
+
+    def tenants_after(self, after: str, /) -> AsyncIterator[Tenant]:
+        """Those behind the identifier `after`, in the same order as `tenants`; there need be none of that name."""
         ...
 
 

@@ -11,7 +11,7 @@ import contextlib
 import contextvars
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, Final, TypeVar
 
 from cachetools import TTLCache
@@ -19,7 +19,15 @@ from cachetools import TTLCache
 from tenantproxy.errors import RegistryUnavailable, TenantNotFound, TenantProxyError
 from tenantproxy.events import Event, Histogram, Observer, RegistryDegraded, RegistryRecovered, TenantUnusable, ignore
 from tenantproxy.model import InvalidTenant, Isolation, Tenant, TenantId, TenantStatus
-from tenantproxy.registry.base import Announces, Answer, AsksMany, Registry, RegistryBusy, TenantMisconfigured
+from tenantproxy.registry.base import (
+    Announces,
+    Answer,
+    AsksMany,
+    ListsFrom,
+    Registry,
+    RegistryBusy,
+    TenantMisconfigured,
+)
 from tenantproxy.registry.file import FileRegistry
 from tenantproxy.registry.lookups import Lookup, LookupQueue, closed
 from tenantproxy.registry.memory import MemoryRegistry
@@ -169,6 +177,13 @@ class CachedRegistry:
             return answer
         raise _again(answer)
 
+    async def ask(self, tenant: TenantId) -> Tenant:
+        """What the source says of it now, whatever the cache has; nothing of it is remembered. Raises as `get`."""
+        answer = _checked(tenant, await self._ask(tenant))
+        if isinstance(answer, Tenant):
+            return answer
+        raise answer
+
     async def probe(self) -> None:
         """Ask the source for a tenant that cannot be, so that `last_success` is set. Raises RegistryUnavailable."""
         answer = await asyncio.shield((self._flights.get(_PROBE) or self._begin(_PROBE)).answer)
@@ -305,10 +320,20 @@ class CachedRegistry:
 
     def tenants(self, *, status: TenantStatus | None = None) -> AsyncIterator[Tenant]:
         """See `base.Registry`. Always asks the source. Raises RegistryUnavailable when it hangs."""
-        return self._listed(status)
+        return self._listed(self.inner.tenants(status=status))
 
-    async def _listed(self, status: TenantStatus | None) -> AsyncIterator[Tenant]:
-        source = aiter(self.inner.tenants(status=status))
+    async def tenants_after(self, after: str, /) -> AsyncGenerator[Tenant, None]:
+        """See `base.ListsFrom`; of a registry that is none of these, the ones before it are read and left out."""
+        if isinstance(self.inner, ListsFrom):
+            async for tenant in self._listed(self.inner.tenants_after(after)):
+                yield tenant
+            return
+        async for tenant in self._listed(self.inner.tenants()):
+            if tenant.id > after:
+                yield tenant
+
+    async def _listed(self, listing: AsyncIterator[Tenant]) -> AsyncIterator[Tenant]:
+        source = aiter(listing)
         while True:
             found = await _bounded(_next_of(source), _OPEN_TIMEOUT, "list its tenants")
             if found is None:

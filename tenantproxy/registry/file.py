@@ -51,6 +51,10 @@ class FileRegistry:
         """See `base.Registry`."""
         return self._inner.tenants(status=status)
 
+    def tenants_after(self, after: str, /) -> AsyncIterator[Tenant]:
+        """See `base.ListsFrom`."""
+        return self._inner.tenants_after(after)
+
     def counts(self) -> Mapping[tuple[Isolation, TenantStatus], int]:
         """How many tenants there are of each kind and status."""
         return self._inner.counts()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 
@@ -18,6 +19,7 @@ class MemoryRegistry:
         self._tenants: dict[str, Tenant] = {}  # by id; no two ids differ only by case
         self._folded: dict[str, str] = {}  # lower-case id -> id, for exactly those
         self._databases: dict[str, tuple[TenantId, ...]] = {}  # those with one of that name to themselves
+        self._ordered: list[str] | None = None  # all ids in order, while none has come or gone
         self._listeners: list[Callable[[str | None], None]] = []
         for tenant in tenants:
             self.add(tenant)
@@ -34,6 +36,8 @@ class MemoryRegistry:
         if first != name:
             raise ValueError(f"the tenant id {name!r} differs from {first!r} only by case")
         self._unlist(name)
+        if name not in self._tenants:
+            self._ordered = None
         self._tenants[name] = tenant
         if tenant.placement.isolation is Isolation.DATABASE:
             database = tenant.placement.database
@@ -46,6 +50,7 @@ class MemoryRegistry:
             raise not_found()
         self._unlist(tenant)
         del self._tenants[tenant], self._folded[tenant.lower()]
+        self._ordered = None
         self._announce(tenant)
 
     def _unlist(self, tenant: str) -> None:
@@ -63,7 +68,7 @@ class MemoryRegistry:
     def become(self, fresh: MemoryRegistry) -> frozenset[str]:
         """Hold what `fresh` does, which is not used any more; returns, and announces, the ids that differ."""
         old, self._tenants, self._folded = self._tenants, fresh._tenants, fresh._folded
-        self._databases = fresh._databases
+        self._databases, self._ordered = fresh._databases, None
         changed = frozenset(name for name in old.keys() | fresh._tenants if old.get(name) != fresh._tenants.get(name))
         for name in sorted(changed):
             self._announce(name)
@@ -91,8 +96,17 @@ class MemoryRegistry:
 
     async def tenants(self, *, status: TenantStatus | None = None) -> AsyncIterator[Tenant]:
         """See `base.Registry`. Those registered when it is first asked."""
-        for tenant in sorted(self._tenants.values(), key=lambda one: one.id):
+        async for tenant in self.tenants_after(""):
             if status is None or tenant.status is status:
+                yield tenant
+
+    async def tenants_after(self, after: str, /) -> AsyncIterator[Tenant]:
+        """See `base.ListsFrom`. Those registered when it is first asked, as they were then or are when they come."""
+        if self._ordered is None:
+            self._ordered = sorted(self._tenants)
+        ordered = self._ordered
+        for place in range(bisect_right(ordered, after), len(ordered)):
+            if (tenant := self._tenants.get(ordered[place])) is not None:
                 yield tenant
 
     def counts(self) -> Mapping[tuple[Isolation, TenantStatus], int]:

@@ -212,9 +212,15 @@ class PostgresRegistry:
 
     async def tenants(self, *, status: TenantStatus | None = None) -> AsyncIterator[Tenant]:
         """See `base.Registry`. A tenant whose row cannot be used is left out and told in `unusable`."""
+        async for tenant in self.tenants_after(""):
+            if status in (None, tenant.status):
+                yield tenant
+
+    async def tenants_after(self, after: str, /) -> AsyncIterator[Tenant]:
+        """See `base.ListsFrom`."""
         if self._list_query is None:
             raise RegistryUnavailable("tenants cannot be listed", hint="configure registry.list_query")
-        last, bad = "", set[str]()
+        last, bad = after, set[str]()
         while True:
             try:
                 rows = await self._fetch(self._list_query, last, self._page, query="registry.list_query")
@@ -222,10 +228,11 @@ class PostgresRegistry:
                 raise _query_failed(exc) from exc
             for row in rows:
                 tenant = self._read_listed(row, bad)
-                if tenant is not None and status in (None, tenant.status):
+                if tenant is not None:
                     yield tenant
             if len(rows) < self._page:
-                self._unusable.keep(bad)
+                if not after:
+                    self._unusable.keep(bad)  # what was not seen is not bad any more
                 return
             previous, last = last, str(rows[-1].get("id"))
             if last == previous:

@@ -60,7 +60,7 @@ MAX_TEXT: Final = 8192  # bytes of one field of an error, ours or a server's; th
 MAX_COLUMNS: Final = 1600
 
 _TEXT_OID: Final = 25
-_SIZES: Final = {20: 8, 23: 4, 2278: 4}  # int8, int4, void
+_SIZES: Final = {16: 1, 20: 8, 23: 4, 2278: 4}  # bool, int8, int4, void
 _NO_SQLSTATE: Final = "XX000"
 
 

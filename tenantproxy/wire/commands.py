@@ -27,6 +27,7 @@ __all__ = [
     "pins",
     "unbinds",
     "vacates",
+    "word_of",
 ]
 
 # By the first word. What is not here leaves something: SET, RESET, DISCARD (the settings are not what we believed),
@@ -62,6 +63,19 @@ WATCHED: Final = _written(b"SET", b"RES", b"DIS", b"DEA", b"SAV", b"DEC")
 
 READ: Final = WATCHED | VACATING
 """Both."""
+
+
+_BEFORE_A_WORD: Final = re.compile(
+    rb"(?:[ \t\r\n\f\v]++ | --[^\r\n\0]*+ | /\*(?:[^*/\0]|\*(?!/)|/(?!\*))*+\*/ )++", re.VERBOSE
+)
+
+
+def word_of(data: bytes, at: int) -> bytes:
+    """The first three letters of the text that begins at `at`, behind blanks and comments."""
+    if data[at : at + 1] <= b"/":  # else it begins with a word, as most do
+        before = _BEFORE_A_WORD.match(data, at)
+        at = at if before is None else before.end()
+    return data[at : at + 3]
 
 
 class Every(Enum):

@@ -106,7 +106,7 @@ class TenantMemory:
 
 def _out_of_memory(name: str, limit: int) -> OutOfMemory:
     return OutOfMemory(
-        "out of memory: the tenant's clients keep too much in prepared statements and unfinished messages",
+        "out of memory: the tenant's clients keep too much: prepared statements, messages and results under way",
         detail=f"[pg] {name} = {limit}",
-        hint=f"close prepared statements and idle connections, or raise [pg] {name}",
+        hint=f"close prepared statements and idle connections, read results, or raise [pg] {name}",
     )

@@ -32,7 +32,7 @@ from tenantproxy.wire.frames import (
     frame,
     length_of,
 )
-from tenantproxy.wire.memory import FREE_BYTES, TenantMemory
+from tenantproxy.wire.memory import TenantMemory
 from tenantproxy.wire.names import ClientNames
 from tenantproxy.wire.pipeline import (
     CLOSED,
@@ -51,6 +51,7 @@ from tenantproxy.wire.pipeline import (
 from tenantproxy.wire.session_settings import KeptSettings
 from tenantproxy.wire.settings import NO_SETTINGS
 from tenantproxy.wire.statements import MAX_PREPARED_BYTES, NAME_PREFIX, ServerStatements, Statement, Statements
+from tenantproxy.wire.unnamed_statement import UnnamedStatement
 
 __all__ = ["MAX_TEXT", "REFUSAL", "Prepared", "is_described"]
 
@@ -113,6 +114,7 @@ class _Change:
         self.takes_all = takes_all  # no name is left
 
 
+_IS_UNNAMED: Final = bytes((PARSED_UNNAMED,))
 _NO_CHANGES: Final[deque[_Change]] = deque()  # never added to: an empty deque has 600 bytes, and most clients are idle
 
 
@@ -138,16 +140,12 @@ class Prepared:
         "_refusals",
         "_server",
         "_told",
-        "_unnamed_is_there",
-        "_unnamed_outstanding",
-        "_unnamed_segment",
-        "_unnamed_size",
+        "_unmarked_segment",
+        "_unnamed",
         "is_comparing",
         "last_bound",
         "names",
         "refusal",
-        "unnamed",
-        "unnamed_leaves",
     )
 
     def __init__(
@@ -174,28 +172,41 @@ class Prepared:
         self._pipeline = pipeline
         self._server = ServerStatements()
         self._changes = _NO_CHANGES
-        self.unnamed: bytes | None = None  # the Parse message of the client's unnamed statement
+        self._unnamed = UnnamedStatement(memory)
+        self._unmarked_segment = -1  # the last one with a message that an error may be of, and no answer tells
         self._refusals: list[bytes] = []  # what the client hears, for each REFUSED_BY_US that is outstanding
         self.refusal = b""  # for the one that has come
-        self.unnamed_leaves = 0  # what that may leave in the session: see `leftovers`
-        self._unnamed_size = 0  # bytes of it that count
-        self._unnamed_is_there = False  # it is the one on the backend
-        self._unnamed_outstanding = 0  # Parse messages of one that are not answered
-        self._unnamed_segment = 0  # in which the last of them was sent
         # Not known to be prepared yet: in which segment that was sent, and under which name if the client asked for it.
         self._begun: dict[Statement, tuple[int, bytes | None]] = {}
 
     @property
     def is_at_rest(self) -> bool:
         """Whether the client has no statement, and nothing that was sent of one is unanswered."""
-        is_done = not (self._changes or self._refusals or self._begun or self._unnamed_outstanding)
-        return is_done and self.unnamed is None and not (self.names or self.is_comparing)
+        return self._is_settled and self.unnamed is None and not self.names
 
     @property
     def may_be_carried(self) -> bool:
         """Whether nothing that was sent of a statement is unanswered, and none without a name has a long text."""
-        is_done = not (self._changes or self._refusals or self._begun or self._unnamed_outstanding)
-        return is_done and not (self._unnamed_size or self.is_comparing)
+        return self._is_settled and not self._unnamed.is_long
+
+    @property
+    def _is_settled(self) -> bool:
+        is_done = not (self._changes or self._refusals or self._begun or self.is_comparing)
+        return is_done and self._unnamed.is_settled
+
+    @property
+    def unnamed(self) -> bytes | None:
+        """The Parse message of the client's statement without a name."""
+        return self._unnamed.message
+
+    @property
+    def unnamed_leaves(self) -> int:
+        """What that may leave in the session: see `leftovers`."""
+        return self._unnamed.leaves
+
+    @unnamed_leaves.setter
+    def unnamed_leaves(self, left: int) -> None:
+        self._unnamed.leaves = left
 
     def carries(self, name: bytes) -> tuple[Statement, bytes | None] | None:
         """The client's statement, and what it was told of that, where a Bind of it goes out under its name as it is.
@@ -213,10 +224,9 @@ class Prepared:
     def carried(self, unnamed: bytes) -> None:
         """The client's statement without a name was parsed elsewhere, by this message; empty: it is gone."""
         if unnamed:
-            self.unnamed, self.unnamed_leaves = unnamed, 0
-            self._unnamed_is_there = False
-        elif self.unnamed is not None:
-            self.queried()
+            self._unnamed.carried(unnamed)
+        else:
+            self._unnamed.clear()
 
     def use(self, statements: Statements) -> None:
         """What the client prepares from now on is one of these."""
@@ -225,7 +235,7 @@ class Prepared:
     def board(self, server: ServerStatements) -> None:
         """The client has another backend, on which `server` is prepared."""
         self._server = server
-        self._unnamed_is_there = False
+        self._unnamed.is_there = False
         if self._begun:
             self._begun.clear()
         if self._recent:
@@ -242,8 +252,7 @@ class Prepared:
         self._begun.clear()
         self._describing = None
         self.is_comparing = False
-        self._unnamed_outstanding = 0
-        self._unnamed_is_there = False
+        self._unnamed.lost()
 
     def leave(self) -> None:
         """The client has gone, and so has its backend."""
@@ -253,20 +262,7 @@ class Prepared:
 
     def queried(self) -> None:
         """The client's unnamed statement is gone, as after each simple query. Nothing to do where `unnamed` is None."""
-        self.unnamed = None
-        self._unnamed_is_there = False
-        if self._unnamed_size:
-            self._count_unnamed(0)
-
-    def _count_unnamed(self, size: int) -> None:
-        """The text of the client's unnamed statement has so many bytes. Raises OutOfMemory, and nothing has changed."""
-        counted = size if size > FREE_BYTES else 0
-        more = counted - self._unnamed_size
-        if more > 0:
-            self._memory.take(more)
-        else:
-            self._memory.give(-more)
-        self._unnamed_size = counted
+        self._unnamed.clear()
 
     @property
     def text_bound(self) -> bytes:
@@ -279,16 +275,30 @@ class Prepared:
     def parse(self, message: bytes) -> bytes:
         """For a Parse message. Where there is no memory for its text, what goes out is an error, as for `refuse`."""
         name_ends = _end(message, 5)
-        try:
-            if name_ends != 5:
+        if name_ends != 5:
+            try:
                 return self._parse(message[5:name_ends], message[name_ends + 1 :])
-            self._parsing_unnamed(message)
+            except OutOfMemory as exc:
+                return self.refuse(exc)
+        mark = self._mark()
+        try:
+            self._unnamed.parsing(message, self._pipeline.segment)
         except OutOfMemory as exc:
-            if name_ends == 5:
-                self.queried()
-            return self.refuse(exc)
+            self.queried()
+            return mark + self.refuse(exc)
         self._pipeline.expect(PARSED_UNNAMED)
-        return message
+        return mark + message
+
+    def _mark(self) -> bytes:
+        """What goes out ahead of a Parse of the statement without a name, whose answer tells that it was read.
+
+        Else an error of a message before it, which no acknowledgement tells of, would be taken for one of the Parse.
+        """
+        segment = self._pipeline.segment
+        if not self._unnamed.is_kept or not (self._pipeline.has_executed or self._unmarked_segment == segment):
+            return b""
+        self._pipeline.expect(OWN_CLOSED)
+        return _CLOSE_NOTHING
 
     def takes_unnamed(self, parse: bytes, data: bytes, bind_at: int) -> bool:
         """`parse` and `bind` at once, for the unnamed statement in the unnamed portal, where both go out as they are.
@@ -296,15 +306,11 @@ class Prepared:
         `data` holds both, and what is behind them; `parse` has FREE_BYTES at most. False: nothing was done, they are to
         be called.
         """
-        if data[bind_at + HEADER] or data[bind_at + HEADER + 1] or self._unnamed_size:
+        if data[bind_at + HEADER] or data[bind_at + HEADER + 1] or self._unnamed.is_long:
             return False
         self.last_bound = None
-        self.unnamed = parse
-        self.unnamed_leaves = 0
-        self._unnamed_is_there = True
-        self._unnamed_outstanding += 1
         pipeline = self._pipeline
-        self._unnamed_segment = pipeline.segment
+        self._unnamed.parsing(parse, pipeline.segment)
         pipeline.expect(PARSED_UNNAMED)
         return True
 
@@ -321,12 +327,10 @@ class Prepared:
                     hint='prepare it without a name, send a simple query, or use pool_mode = "session"',
                 )
             )
-        self.queried()
-        self._unnamed_is_there = True
-        self._unnamed_segment = self._pipeline.segment
-        self._unnamed_outstanding += 1
+        mark = self._mark()
+        self._unnamed.parsing(None, self._pipeline.segment)
         self._pipeline.expect(PARSED_UNNAMED)
-        return head
+        return mark + head
 
     def refuse(self, error: TenantProxyError) -> bytes:
         """For a message that no server gets: an error, after which the server skips what follows up to the Sync."""
@@ -375,15 +379,6 @@ class Prepared:
         statement = self.names.get(name)
         return statement is not None and statement.name == ours
 
-    def _parsing_unnamed(self, message: bytes) -> None:
-        if len(message) > FREE_BYTES or self._unnamed_size:
-            self._count_unnamed(len(message))
-        self.unnamed = message
-        self.unnamed_leaves = 0
-        self._unnamed_is_there = True
-        self._unnamed_outstanding += 1
-        self._unnamed_segment = self._pipeline.segment
-
     def _expect(self, answer: int, change: _Change) -> None:
         self._pipeline.expect(answer)
         if self._changes is _NO_CHANGES:
@@ -401,10 +396,9 @@ class Prepared:
         if not portal_ends or name_ends < 0:
             raise _endless(message)
         self.last_bound = None
+        self._unmarked_segment = self._pipeline.segment
         if name_ends == portal_ends:
-            # Another client's may stand there still, if an error skips the Parse and not this.
-            is_own = not self._unnamed_outstanding or self._unnamed_segment == self._pipeline.segment
-            return message if self._unnamed_is_there and is_own else self._with_unnamed(message)
+            return message if self._has_unnamed else self._with_unnamed(message)
         given = message[portal_ends:name_ends]
         statement = self.names.get(given)
         if statement is None:
@@ -490,11 +484,11 @@ class Prepared:
     def describe(self, message: bytes) -> bytes:
         """For a Describe message."""
         if message[5:6] != b"S":
+            self._unmarked_segment = self._pipeline.segment
             return message
         name = message[6 : _end(message, 6)]
         if not name:
-            is_own = not self._unnamed_outstanding or self._unnamed_segment == self._pipeline.segment
-            before = b"" if self._unnamed_is_there and is_own else self._with_unnamed(b"")
+            before = b"" if self._has_unnamed else self._with_unnamed(b"")
             self._expect(DESCRIBED, _Change(PARAMETER_DESCRIPTION))
             return before + message
         statement = self.names.get(name)
@@ -518,11 +512,12 @@ class Prepared:
             self.names.take(name)
             self._expect(CLOSED_KNOWN, _Change(CLOSE_COMPLETE, name=name))
             return _CLOSE_NOTHING
-        self._pipeline.expect(CLOSED)
-        if not name:
-            self.queried()
-            return message
-        return _unknown(message, 6)
+        if name:
+            self._pipeline.expect(CLOSED)
+            return _unknown(message, 6)
+        self._unnamed.closing()
+        self._expect(CLOSED_KNOWN, _Change(CLOSE_COMPLETE, is_unnamed=True))
+        return message
 
     def deallocate(self, name: bytes, message: bytes) -> bytes:
         """For a Parse message of the unnamed statement `DEALLOCATE name`: the statement stays prepared for others."""
@@ -530,19 +525,21 @@ class Prepared:
             return self.parse(message)
         instead = self._all.nothing()
         sent = frame(PARSE, b"\0DEALLOCATE " + instead.name + b"\0\0\0")
+        mark = self._mark()
         self._pipeline.expect(OWN_PARSED)
-        self._parsing_unnamed(sent)
+        self._unnamed.parsing(sent, self._pipeline.segment)
         self.names.take(name)
         self._expect(PARSED, _Change(PARSE_COMPLETE, name=name, is_unnamed=True))
-        return instead.parse + sent
+        return mark + instead.parse + sent
 
     def deallocate_all(self, message: bytes) -> bytes:
         """For a Parse message of the unnamed statement `DEALLOCATE ALL`, which will be run."""
-        self._parsing_unnamed(message)
+        mark = self._mark()
+        self._unnamed.parsing(message, self._pipeline.segment)
         self.names.take_all()
         self._expect(PARSED, _Change(PARSE_COMPLETE, is_unnamed=True, takes_all=True))
         self.deallocating_all()
-        return message
+        return mark + message
 
     def prepare_again(self) -> bytes:
         """Close the statement that was bound last: its plan is stale. The next Bind prepares it again."""
@@ -576,17 +573,22 @@ class Prepared:
         """The server does not know a statement, or knows one that it should not: believe nothing of it any more."""
         self._server.doubt()
 
+    @property
+    def _has_unnamed(self) -> bool:
+        """Whether the backend has the client's statement without a name when it reads what is sent now.
+
+        Another client's may stand there still, if an error skips the Parse and not what comes behind its segment.
+        """
+        unnamed = self._unnamed
+        return unnamed.is_there and (unnamed.is_settled or unnamed.segment == self._pipeline.segment)
+
     def _with_unnamed(self, message: bytes) -> bytes:
         """What the client parsed on another backend is parsed here too; what it never did must not be another's."""
-        unnamed = self.unnamed
-        if unnamed is None:
+        if self.unnamed is None:
             self._pipeline.expect(OWN_CLOSED)
             return _CLOSE_UNNAMED + message
-        leaves = self.unnamed_leaves
-        self._parsing_unnamed(unnamed)
-        self.unnamed_leaves = leaves  # the same as before
         self._pipeline.expect(OWN_PARSED_UNNAMED)
-        return unnamed + message
+        return self._unnamed.parsing_again(self._pipeline.segment) + message
 
     def _ensure(self, statement: Statement, name: bytes) -> bytes:
         return b"" if self._is_there(statement, name) else self._prepare(statement)
@@ -629,14 +631,16 @@ class Prepared:
     def acknowledged(self, answer: int) -> int:
         """An answer that the pipeline took: the kind that the client shall see, 0 for none."""
         if answer == PARSED_UNNAMED:
-            self._unnamed_outstanding -= 1
+            self._unnamed.acknowledged()
             return PARSE_COMPLETE
         if answer >= PARSED:
             change = self._changes.popleft()
-            self._unnamed_outstanding -= change.is_unnamed
+            if change.is_unnamed:
+                self._unnamed.acknowledged()
             self._done(change)
             return change.shown
-        self._unnamed_outstanding -= answer == OWN_PARSED_UNNAMED
+        if answer == OWN_PARSED_UNNAMED:
+            self._unnamed.acknowledged()
         return _SHOWN[answer]
 
     def described(self, description: bytes) -> bool:
@@ -690,25 +694,26 @@ class Prepared:
             return error
         return frame(ERROR, error[HEADER:].replace(found[0], name))
 
-    def skipped(self, answers: bytes) -> None:
-        """These will not come: what was not acknowledged before an error has not happened."""
-        unnamed = answers.count(PARSED_UNNAMED)
-        own = answers.count(OWN_PARSED_UNNAMED)
+    def skipped(self, answers: bytes, *, by_first: bool) -> None:
+        """These will not come: what was not acknowledged before an error has not happened.
+
+        `by_first`: the error is of what the first of them answers, unless it is of a message before that.
+        """
+        unnamed = answers.count(PARSED_UNNAMED) + answers.count(OWN_PARSED_UNNAMED)
         known = answers.count(PARSED) + answers.count(CLOSED_KNOWN) + answers.count(DESCRIBED)
         refused = answers.count(REFUSED_BY_US)
         if refused:
             self.refusal = self._refusals[0]
             del self._refusals[:refused]
         changes = [self._changes.popleft() for _ in range(known)]
+        is_of_unnamed = answers[:1] == _IS_UNNAMED or bool(
+            changes and changes[0].is_unnamed and answers[0] in (OWN_PARSED, PARSED)
+        )
         for change in reversed(changes):
             unnamed += change.is_unnamed
             self._undo(change)
-        if unnamed or own:
-            self._unnamed_outstanding -= unnamed + own
-            if not self._unnamed_outstanding:  # else a later one stands there
-                self._unnamed_is_there = False
-                if unnamed:
-                    self.queried()
+        if unnamed:
+            self._unnamed.skipped(unnamed, is_failed=by_first and is_of_unnamed)
 
     def _undo(self, change: _Change) -> None:
         if change.describes is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from enum import StrEnum
-from typing import Final, Literal
+from typing import Final
 
 from tenantproxy.errors import ProtocolError, TenantProxyError
 from tenantproxy.wire.answers import ready_for_query
@@ -20,6 +20,7 @@ from tenantproxy.wire.commands import (
     deallocate_of,
     deallocate_within,
     vacates,
+    word_of,
 )
 from tenantproxy.wire.definition_changes import DefinitionChanges
 from tenantproxy.wire.frames import (
@@ -49,7 +50,7 @@ from tenantproxy.wire.leftovers import ANYTHING, CUSTOM, MARGIN, SUSPECT, leftov
 from tenantproxy.wire.memory import FREE_BYTES
 from tenantproxy.wire.pipeline import Certainty, Pipeline
 from tenantproxy.wire.prepared import MAX_TEXT, REFUSAL, Prepared
-from tenantproxy.wire.replica_mode import in_transaction, replica_wish, unprepared
+from tenantproxy.wire.read_wishes import ReadWish, alone, read_wish, unprepared
 from tenantproxy.wire.session_features import PinPlaces, SessionFeatures
 from tenantproxy.wire.session_settings import KeptSettings
 from tenantproxy.wire.session_texts import MAX_READ, may_set, sets_untracked
@@ -172,8 +173,8 @@ class RequestStream:
         chooses: bool = False,
         is_session: bool,
     ) -> None:
-        self._chooses = chooses  # the client may say where it reads: see `replica_mode`
-        self.wish: bool | Literal["reset"] | None = None  # where it wants to read from now on
+        self._chooses = chooses  # the client may say where it reads: see `read_wishes`
+        self.wish: ReadWish | None = None  # where it wants to read from now on
         self.state = _BOUNDARY
         self.at = 0  # what is before it was read
         self.stop = _END
@@ -217,7 +218,7 @@ class RequestStream:
         is_plain = (
             len(data) > HEADER
             and _LENGTH(data, 1)[0] + 1 == len(data)
-            and data[5:8] not in READ
+            and word_of(data, HEADER) not in READ
             and self.state is _BOUNDARY
             and not self._pipeline.is_open
             and data.lower().find(b"temp") < 0  # `in` takes twice as long
@@ -250,7 +251,12 @@ class RequestStream:
             bind_at = 1 + _LENGTH(data, 1)[0]
             parse = data[:bind_at]
             if parse != self._plain:
-                if data[HEADER] or data[6:9] in READ or SUSPECT(parse) is not None or parse.lower().find(b"temp") >= 0:
+                if (
+                    data[HEADER]
+                    or word_of(data, HEADER + 1) in READ
+                    or SUSPECT(parse) is not None
+                    or parse.lower().find(b"temp") >= 0
+                ):
                     return -1
                 self._plain = parse if bind_at <= FREE_BYTES else b""
         end = len(data) - _END_SIZE
@@ -457,7 +463,7 @@ class RequestStream:
         pipeline = self._pipeline
         self._kept.asked_for = None
         if kind == QUERY:
-            word = head[HEADER : HEADER + 3]
+            word = word_of(head, HEADER)
             if length <= MAX_READ or (length <= STREAMED and (len(word) < 3 or word in WATCHED)):
                 return None  # it is looked at, whole
             self.queried()
@@ -533,9 +539,10 @@ class RequestStream:
                 self._kept.unsure()
             if kind == PARSE:
                 text_begins = message.find(b"\0", HEADER) + 1
-                if message[text_begins : text_begins + 3] in VACATING:
+                word = word_of(message, text_begins)
+                if word in VACATING:
                     self.vacates = vacates(message[text_begins : message.find(b"\0", text_begins)])
-                if message[text_begins : text_begins + 3] in WATCHED:
+                if word in WATCHED:
                     return self._watched_parse(message, text_begins, is_alone=is_alone)
                 self._kept.mix()
             pipeline.opened()
@@ -632,13 +639,13 @@ class RequestStream:
         """A simple query that chooses where its client reads: empty, it was answered here; else what fails instead."""
         pipeline = self._pipeline
         try:
-            wish = replica_wish(sql)
+            wish = read_wish(sql)
             if wish is None:
                 return None
             if self._is_session:
                 raise unprepared()
             if not is_quiet or pipeline.status != IDLE:
-                raise in_transaction()
+                raise alone()
         except ProtocolError as exc:
             refused = self._prepared.refuse_query(exc)
             pipeline.queried()
@@ -652,11 +659,11 @@ class RequestStream:
         """A statement that may be SET, RESET, DISCARD or DEALLOCATE."""
         prepared = self._prepared
         sql = message[text_begins : message.find(b"\0", text_begins)]
-        if self._chooses and _names_replicas(sql):
+        if self._chooses and _says_where_to_read(sql):
             self._pipeline.opened()
             return prepared.refuse(unprepared())
         name = deallocate_of(sql) if text_begins == HEADER + 1 else None
-        if name is None and sql[:2].upper() != b"SA":
+        if name is None and word_of(sql, 0).upper() != b"SAV":
             if self._pipeline.will_be_idle:
                 return _HELD
             self._sets = True
@@ -707,15 +714,15 @@ class RequestStream:
             self._kept.asked(statement.watched, is_alone=is_alone)
 
 
-def _names_replicas(sql: bytes) -> bool:
+def _says_where_to_read(sql: bytes) -> bool:
     try:
-        return replica_wish(sql) is not None
+        return read_wish(sql) is not None
     except ProtocolError:
         return True
 
 
 def _left_by(sql: bytes) -> int:
-    return leftovers(sql) | (sets_untracked(sql) if sql[:3] in WATCHED else 0)
+    return leftovers(sql) | (sets_untracked(sql) if word_of(sql, 0) in WATCHED else 0)
 
 
 def _names_are_there(bind: bytes) -> bool:

@@ -326,7 +326,7 @@ class ResponseStream:
 
     def _not_answered(self, skipped: bytes, status: bytes) -> None:
         """An error has skipped these, or they say that a Query stood behind open messages."""
-        self._prepared.skipped(skipped)
+        self._prepared.skipped(skipped, by_first=False)
         if skipped[-1] == BEHIND and self._pipeline.status == IDLE and status == _OPEN and not self.has_begun:
             self._pipeline.left_open()
 
@@ -365,7 +365,7 @@ class ResponseStream:
             pipeline.doubt()
         skipped = pipeline.failed()
         if skipped:
-            prepared.skipped(skipped)
+            prepared.skipped(skipped, by_first=True)
         self.has_begun = False  # a COMMIT that failed has no tag
         if skipped[:1] in _IS_REFUSED and all(each in error for each in _REFUSED):
             self.events.append((ERROR, b""))  # to an internal one, yet what its transaction did before is undone

@@ -148,18 +148,19 @@ class ServerExchange:
 class ClientExchange:
     """Our proof to a server, and its proof to us. `first`, `final` and `verify`, each once and in this order.
 
-    `binding`: for SCRAM-SHA-256-PLUS, the hash of the certificate that the server has shown; empty: without it.
+    `binding`: for SCRAM-SHA-256-PLUS, the hash of the certificate that the server has shown; empty: without it. `could`
+    have it, had the server offered it: a man in the middle may have taken the offer out, which the server hears so.
     """
 
     __slots__ = ("_binding", "_first_bare", "_header", "_nonce", "_password", "_signature")
 
-    def __init__(self, password: str, *, nonce: bytes | None = None, binding: bytes = b"") -> None:
+    def __init__(self, password: str, *, nonce: bytes | None = None, binding: bytes = b"", could: bool = False) -> None:
         if not password:
             raise ProtocolError("the server asks for a password, and ours is empty")
         self._password = password
         self._nonce = _new_nonce() if nonce is None else nonce
         self._binding = binding
-        self._header = _BINDING_FLAG + b",," if binding else b"n,,"
+        self._header = _BINDING_FLAG + b",," if binding else b"y,," if could else b"n,,"
         self._first_bare = b"n=,r=" + self._nonce
         self._signature = b""
 

@@ -10,7 +10,7 @@ import hashlib
 import struct
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal, TypeAlias
 
 from tenantproxy.errors import ProtocolError
 from tenantproxy.wire.answers import read_error
@@ -27,13 +27,16 @@ from tenantproxy.wire.frames import (
     frame,
     length_of,
 )
-from tenantproxy.wire.scram import MECHANISM, ClientExchange
+from tenantproxy.wire.scram import MECHANISM, MECHANISM_PLUS, ClientExchange
 from tenantproxy.wire.startup import MAX_PACKET, VERSION_3_0
 
-__all__ = ["DEFAULT_METHODS", "METHODS", "BackendLogin", "ServerRefusal", "startup_message"]
+__all__ = ["DEFAULT_METHODS", "METHODS", "BackendLogin", "ChannelBinding", "ServerRefusal", "startup_message"]
 
 METHODS: Final = ("scram-sha-256", "md5", "password", "none")  # libpq's words for require_auth; none is trust
 DEFAULT_METHODS: Final = ("scram-sha-256",)
+
+ChannelBinding: TypeAlias = Literal["disable", "prefer", "require"]
+"""Whether a login is bound to the server's certificate (SCRAM-SHA-256-PLUS), in libpq's words."""
 
 MAX_MESSAGE: Final = 65536
 MAX_LOGIN: Final = 1024 * 1024  # bytes of all messages of a login
@@ -56,14 +59,18 @@ class BackendLogin:
     """One login. `parameters`: what goes into the startup packet, `user` among it; `password` is asked for when needed.
 
     `is_done`: the session is ready; `parameters`, `pid` and `secret` are what the server said. `refusal`: it refused.
+    `binding`: of the certificate that the server has shown, see `end_point`; empty without TLS.
     Every method raises ProtocolError for a server that breaks the protocol, or that wants us to log in otherwise than
     is allowed.
     """
 
     __slots__ = (
+        "_binding",
         "_buffer",
         "_exchange",
+        "_is_bound",
         "_methods",
+        "_must_bind",
         "_password",
         "_proven",
         "_seen",
@@ -83,6 +90,8 @@ class BackendLogin:
         password: Callable[[], str],
         *,
         methods: Collection[str] = DEFAULT_METHODS,
+        binding: bytes = b"",
+        channel_binding: ChannelBinding = "prefer",
     ) -> None:
         self.begin: Final = startup_message(parameters)
         self.is_done = False
@@ -93,7 +102,10 @@ class BackendLogin:
         self._user = parameters["user"]
         self._password = password
         self._methods = methods
+        self._binding = b"" if channel_binding == "disable" else binding
+        self._must_bind = channel_binding == "require"
         self._exchange: ClientExchange | None = None
+        self._is_bound = False
         self._proven = "none"  # how we have shown who we are; a SCRAM server has shown it too
         self._state = _ASKED
         self._buffer = b""
@@ -184,6 +196,7 @@ class BackendLogin:
         return password
 
     def _allow(self, method: str) -> None:
+        self._check_bound()
         if method not in self._methods:
             raise ProtocolError(
                 f"the server wants us to log in by {method!r}, which is not allowed",
@@ -196,11 +209,23 @@ class BackendLogin:
         return frame(PASSWORD, proof + b"\0")
 
     def _begin_scram(self, mechanisms: bytes) -> bytes:
-        if MECHANISM not in mechanisms.split(b"\0"):
+        offered = mechanisms.split(b"\0")
+        self._is_bound = bool(self._binding) and MECHANISM_PLUS in offered
+        chosen = MECHANISM_PLUS if self._is_bound else MECHANISM
+        if chosen not in offered:
             raise ProtocolError("the server offers no SASL mechanism that we have")
-        self._exchange = ClientExchange(self._secret("scram-sha-256"))
+        binding = self._binding if self._is_bound else b""
+        self._exchange = ClientExchange(self._secret("scram-sha-256"), binding=binding, could=bool(self._binding))
         first = self._exchange.first()
-        return frame(PASSWORD, MECHANISM + b"\0" + len(first).to_bytes(4, "big") + first)
+        return frame(PASSWORD, chosen + b"\0" + len(first).to_bytes(4, "big") + first)
+
+    def _check_bound(self) -> None:
+        if self._must_bind and not self._is_bound:
+            raise ProtocolError(
+                'the login is not bound to the certificate of the server, and channel_binding = "require"',
+                detail="the server does not offer SCRAM-SHA-256-PLUS, or has shown no certificate to bind it to",
+                hint="let it ask for scram-sha-256 by hostssl in pg_hba.conf; nothing may end TLS before it",
+            )
 
     def _scram(self, wanted: int, data: bytes) -> bytes:
         assert self._exchange is not None

@@ -13,7 +13,7 @@ from secrets import token_hex
 from typing import Final
 from weakref import WeakValueDictionary
 
-from tenantproxy.wire.commands import WATCHED
+from tenantproxy.wire.commands import WATCHED, word_of
 from tenantproxy.wire.frames import CLOSE, HEADER, PARSE, frame
 from tenantproxy.wire.leftovers import leftovers
 from tenantproxy.wire.session_texts import sets_untracked
@@ -46,8 +46,8 @@ class Statement:
         self.size = len(self.parse)
         self.close = frame(CLOSE, b"S" + name + b"\0")
         text = body[: body.find(b"\0")]
-        self.leaves = leftovers(text) | (sets_untracked(text) if body[:3] in WATCHED else 0)
-        is_watched = body[:3] in WATCHED
+        is_watched = word_of(body, 0) in WATCHED
+        self.leaves = leftovers(text) | (sets_untracked(text) if is_watched else 0)
         self.watched = text if is_watched and len(text) <= _MAX_WATCHED else b"" if is_watched else None
         """Its text, where that sets something that the session keeps; None where it is known to set nothing."""
 

@@ -44,7 +44,7 @@ class CarriedRelay(Relay):
     def lane(self) -> Lane | None:
         """Where its next transaction may be carried; None: nowhere, until Python has run again."""
         parts, awake = self._parts, self._awake
-        if self.is_draining or self._is_over or parts.is_session or not parts.kept.is_at_rest:
+        if self.is_draining or self._is_over or not parts.kept.is_at_rest:
             return None
         if awake is not None and not awake.may_be_carried:
             return None
@@ -99,14 +99,27 @@ class CarriedRelay(Relay):
     @property
     def backend(self) -> RawBackend | None:
         """See `Relay`."""
-        self._conn.settle()
+        if not self._conn.waiting_since:  # else it has none
+            self._conn.settle()
         return super().backend
 
     @property
     def asked_at(self) -> float:
         """See `Relay`."""
+        if since := self._conn.waiting_since:
+            return since
         self._conn.settle()
         return super().asked_at
+
+    @property
+    def is_waiting(self) -> bool:
+        """See `Relay`."""
+        return bool(self._conn.waiting_since) or super().is_waiting
+
+    @property
+    def waiting_since(self) -> float:
+        """See `Relay`."""
+        return self._conn.waiting_since or super().waiting_since
 
     def pause_writing(self) -> None:
         """See `Relay`."""
@@ -116,6 +129,8 @@ class CarriedRelay(Relay):
 
     def overdue(self, now: float, pg: Pg) -> TenantProxyError | None:
         """See `Relay`."""
+        if self._conn.waiting_since:  # for less time than any limit is long
+            return None
         self._conn.settle()
         return super().overdue(now, pg)
 
@@ -139,4 +154,4 @@ def relay_on(transport: asyncio.Transport, lanes: Lanes | None, *, is_session: b
     """The relay of a client; nothing of one that keeps its backend is carried."""
     if lanes is None or is_session:
         return Relay(transport, is_session=is_session, **parts)
-    return CarriedRelay(cast("Conn", transport), lanes, is_session=is_session, **parts)
+    return CarriedRelay(cast("Conn", transport), lanes, is_session=False, **parts)

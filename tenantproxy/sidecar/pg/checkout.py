@@ -14,6 +14,7 @@ from tenantproxy.model import Route
 from tenantproxy.pools.pool import Pool
 from tenantproxy.raw.backend import RawBackend, Settings
 from tenantproxy.raw.lender import Acquire, RawLender
+from tenantproxy.raw.replayed import ask_replayed
 from tenantproxy.wire.settings import NO_SETTINGS
 from tenantproxy.wire.states import Table
 
@@ -23,9 +24,13 @@ logger = logging.getLogger("tenantproxy")
 
 
 class Source(Protocol):
-    """Looks up the client's tenant: its current pool and route. `replica`: that of clients that read from replicas."""
+    """Looks up the client's tenant: its current pool and route. `replica`: that of clients that read from replicas.
+
+    `after`: up to where a replica must have replayed its primary's log, bytes; 0: it need not.
+    """
 
     replica: bool
+    after: int
 
     def known(self) -> tuple[Pool[RawBackend], Route] | None:
         """Without asking; None: `find` it."""
@@ -39,12 +44,8 @@ class Source(Protocol):
         """Ask the registry. Raises TenantError, RegistryUnavailable, PoolClosed."""
         ...
 
-    def reading(self, *, replica: bool) -> Source:
+    def reading(self, *, replica: bool, after: int = 0) -> Source:
         """That of clients of the tenant that read from replicas, or of those that do not."""
-        ...
-
-    def primary(self) -> tuple[Pool[RawBackend], Route] | None:
-        """Where to go when a replica could not be connected to; None: nowhere else."""
         ...
 
 
@@ -140,6 +141,7 @@ class Checkout:
 
     __slots__ = (
         "_acquire",
+        "_asked",
         "_finding",
         "_holder",
         "_lender",
@@ -161,6 +163,7 @@ class Checkout:
         self._holder = holder
         self._settings: Settings = NO_SETTINGS  # what the client wants of the backend that it waits for
         self._acquire: Acquire | None = None
+        self._asked: RawBackend | None = None  # which is being asked how far it has replayed; in ENTERING
         self._finding: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
@@ -185,9 +188,8 @@ class Checkout:
         try:
             found = self.source.known()
             if found is None:
-                self._move(_E_UNKNOWN)
                 self.waiting_since = monotonic()
-                self._finding = asyncio.get_running_loop().create_task(self._find(settings), context=Context())
+                self._look_up(self.source, settings)
                 return None
             pool, route = found
             backend = self._lender.lease_nowait(pool, route, settings)
@@ -209,9 +211,13 @@ class Checkout:
         self._move(_E_LENT_AT_ONCE)
         self.route, self.backend = route, backend
 
-    async def _find(self, settings: Settings) -> None:
+    def _look_up(self, source: Source, settings: Settings) -> None:
+        self._move(_E_UNKNOWN)
+        self._finding = asyncio.get_running_loop().create_task(self._find(source, settings), context=Context())
+
+    async def _find(self, source: Source, settings: Settings) -> None:
         try:
-            pool, route = await self.source.find()
+            pool, route = await source.find()
         except TenantProxyError as exc:
             self._finding = None
             self.refused(exc)
@@ -240,9 +246,39 @@ class Checkout:
     def leased(self, backend: RawBackend) -> None:
         """See `raw.lender.Lessee`."""
         self._acquire = None
+        assert self.route is not None
+        if self.route.session.standby and backend.replayed < self.source.after:
+            self._move(_E_RESET_OR_BIND)
+            self._asked = backend
+            ask_replayed(self._lender, backend, self._replayed)
+            return
         self.backend = backend
         self._move(_E_LENT)
         self._holder.checked_out(backend)
+
+    def _replayed(self, is_known: bool) -> None:
+        """It is known how far the replica is, or its backend was destroyed."""
+        backend, self._asked = self._asked, None
+        if backend is None:
+            return  # the client has gone
+        if is_known and backend.replayed >= self.source.after:
+            self.backend = backend
+            self._move(_E_LENT)
+            self._holder.checked_out(backend)
+            return
+        if is_known:
+            self._lender.release_unused(backend)
+        self._move(_E_REFUSED)
+        self._go_to_primary()
+
+    def _go_to_primary(self) -> None:
+        """No replica serves this transaction."""
+        source = self.source.reading(replica=False)
+        found = source.known()
+        if found is None:
+            self._look_up(source, self._settings)
+        else:
+            self._want(*found, self._settings)
 
     def refused(self, error: TenantProxyError) -> None:
         """See `raw.lender.Lessee`."""
@@ -250,10 +286,8 @@ class Checkout:
         if self.state is not _LOST:
             self._move(_E_REFUSED)
             if isinstance(error, ConnectFailed) and self.route is not None and self.route.session.standby:
-                found = self.source.primary()
-                if found is not None and not found[1].session.standby:
-                    self._want(*found, self._settings)
-                    return
+                self._go_to_primary()
+                return
             self._holder.not_checked_out(error)
 
     # --- held --------------------------------------------------------------------------------------------------------
@@ -320,6 +354,9 @@ class Checkout:
         self._move(_E_GONE)
         if self._acquire is not None:
             self._acquire.cancel()
+        if self._asked is not None:
+            asked, self._asked = self._asked, None
+            self._lender.destroy(asked)
         if self._finding is not None:
             self._finding.cancel()
         return not is_ours  # else when that is done

@@ -19,7 +19,7 @@ from tenantproxy.errors import AuthError
 from tenantproxy.metrics.pg import HANDSHAKE_RESULTS, HandshakeResult
 from tenantproxy.sidecar.tls import ListenerTls
 
-__all__ = ["Channel", "Encryption", "channel_of", "check_encryption", "encrypted_by"]
+__all__ = ["Channel", "Encryption", "channel_of", "check_encryption", "encrypted_by", "is_loopback_host"]
 
 _CERTIFICATE: Final = ("CERTIFICATE", "UNKNOWN_CA")  # in the reason of an alert
 _NOT_TLS: Final = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "HTTPS_PROXY_REQUEST", "UNKNOWN_PROTOCOL")
@@ -30,12 +30,15 @@ _VERSION: Final = ("UNSUPPORTED_PROTOCOL", "VERSION_TOO_LOW", "TLSV1_ALERT_PROTO
 class Channel:
     """What carries a connection. `is_encrypted`, or else from this machine (`is_local`).
 
+    `is_tunnel`: it is a WebSocket, whose clients send their password before they are asked for it.
+
     `binding`: see `ListenerTls`; `certificate`: the names in the client's own, which was verified; `server_name`: the
     one that it asked for.
     """
 
     is_encrypted: bool = False
     is_local: bool = False
+    is_tunnel: bool = False
     binding: bytes = b""
     certificate: frozenset[str] = frozenset()
     server_name: str = ""
@@ -64,9 +67,9 @@ class Encryption:
         assert self.tls is not None
         tls = self.tls
 
-        def done(secured: asyncio.Transport, early: bytes) -> None:
+        def done(secured: asyncio.Transport) -> None:
             self.results["ok"] += 1
-            on_done(secured, early)
+            on_done(secured)
 
         def failed(error: Exception) -> None:
             self.results[_result(error)] += 1
@@ -89,8 +92,9 @@ class Encryption:
 
 
 def channel_of(transport: asyncio.Transport) -> Channel:
-    """That of a connection without TLS."""
-    return Channel(is_local=_is_local(transport))
+    """That of a connection without TLS of its own."""
+    known = transport.get_extra_info("channel")  # of a tunnel
+    return known if isinstance(known, Channel) else Channel(is_local=_is_local(transport))
 
 
 def encrypted_by(transport: asyncio.BaseTransport) -> str:
@@ -112,11 +116,12 @@ def check_encryption(channel: Channel, required: str) -> None:
 
 def _is_local(transport: asyncio.BaseTransport) -> bool:
     peer = transport.get_extra_info("peername")
-    return _is_loopback(str(peer[0])) if isinstance(peer, tuple) else True  # a unix socket
+    return is_loopback_host(str(peer[0])) if isinstance(peer, tuple) else True  # a unix socket
 
 
 @lru_cache(maxsize=1024)  # the same machines connect again and again
-def _is_loopback(host: str) -> bool:
+def is_loopback_host(host: str) -> bool:
+    """Whether it is an address of this machine alone."""
     try:
         address = ip_address(host.partition("%")[0])
     except ValueError:

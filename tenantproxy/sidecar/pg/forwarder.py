@@ -30,8 +30,10 @@ from tenantproxy.sidecar.pg.inbox import Hold, Inbox
 from tenantproxy.sidecar.pg.session import ClientSession
 from tenantproxy.sidecar.pg.signals import ClientRights, ToldPid, TrueRow, signal_of
 from tenantproxy.sidecar.pg.traffic import Traffic
+from tenantproxy.watch import StatementOver, Watch
 from tenantproxy.wire import answers
 from tenantproxy.wire.definition_changes import DefinitionChanges
+from tenantproxy.wire.fingerprint import text_of, traceparent_in
 from tenantproxy.wire.frames import IDLE, IN_TRANSACTION, PARSE_COMPLETE, QUERY, frame
 from tenantproxy.wire.leftovers import ANYTHING, RELEASES, RESETS_ALL, SETTING
 from tenantproxy.wire.memory import TenantMemory
@@ -113,12 +115,14 @@ class Forwarder:
         "_owner",
         "_replay",
         "_reported",
+        "_request",
         "_requests",
         "_returning",
         "_rights",
         "_short_size",
         "_sink",
         "_transport",
+        "_watch",
         "answered_at",
         "asked_at",
         "checkout",
@@ -176,6 +180,8 @@ class Forwarder:
         # What waits, if it is one query or statement: bytes, and where its Bind begins.
         self._short_size, self._bind_at = 0, -1
         self._replay: bytes | None = None  # the segment under way, while it can be sent once more
+        self._watch = lender.watch  # None: no statement is looked at, else this is the message that began what runs:
+        self._request = b""
         self._returning: bytes | None = None  # answers that wait until the settings are those of the client's start
         self._reported: dict[bytes, bytes] = {}  # what the server had reported when that began
         # Kept, for they are set with each lease: to make a bound method costs an allocation.
@@ -257,7 +263,7 @@ class Forwarder:
         """Send one query, or one statement whose Bind begins at `bind_at`."""
         requests, is_query = self._requests, data[0] == QUERY
         if not self.pipeline.outstanding:
-            self.asked_at = monotonic()
+            self._asks(data, 0)
             if is_query:
                 self.kept.asked_for = data
         if is_query:
@@ -284,7 +290,7 @@ class Forwarder:
                 return
             is_first = not at and pipeline.is_quiet
             if pipeline.is_quiet:
-                self.asked_at = monotonic()
+                self._asks(data, at)
             self._replay = None
             backend = self.checkout.backend
             try:
@@ -310,13 +316,23 @@ class Forwarder:
             if requests.stop is not _END and not self._goes_on(requests.stop, data, at):
                 return
 
+    def _asks(self, data: bytes, at: int) -> None:
+        """Nothing is unanswered; what is behind `at` is to be."""
+        self.asked_at = monotonic()
+        if self._watch is not None:
+            self._request = data[at:]
+
     def _choose_reads(self) -> None:
         """Its client may have said where it reads from its next transaction on."""
         wish, self._requests.wish = self._requests.wish, None
         if wish is None:
             return
-        replica = self._rights.starts_on_replica if wish == "reset" else bool(wish)
-        self.checkout.source = self.checkout.source.reading(replica=replica)
+        source = self.checkout.source
+        replica = self._rights.starts_on_replica if wish.resets else wish.replica
+        self.checkout.source = source.reading(
+            replica=source.replica if replica is None else replica,
+            after=source.after if wish.after is None else wish.after,
+        )
         self._owner.reads_from(self.checkout.source)
 
     def _notify(self) -> None:
@@ -676,6 +692,8 @@ class Forwarder:
             traffic.queries += responses.readies
             self.answered_at = now = monotonic()
             traffic.query_seconds += now - self.asked_at
+            if self._watch is not None:
+                self._tell_statement(self._watch, now)
             kept = self.kept
             kept.asked_for = None
             if kept.has_returned:
@@ -686,6 +704,18 @@ class Forwarder:
             self._idle()
         else:
             self._heard_more(out)
+
+    def _tell_statement(self, watch: Watch, now: float) -> None:
+        """What was asked is answered; of several statements at once the first stands for all."""
+        request, self._request = self._request, b""
+        backend = self.checkout.backend
+        text = text_of(request) or self.prepared.text_bound
+        if backend is not None and text:
+            pool, told = backend.pool, text.decode(errors="replace")
+            parent = traceparent_in(told)
+            backend.told = backend.told[0], parent
+            tenant, seconds = backend.bound or pool.label, now - self.asked_at
+            watch.statement(StatementOver(pool.key.server, pool.label, tenant, told, seconds, parent=parent))
 
     def _heard_more(self, out: bytes) -> None:
         """Something was said that is not just the end of what was asked. The client gets `out`."""
@@ -698,6 +728,8 @@ class Forwarder:
             if not pipeline.outstanding:
                 self.answered_at = now = monotonic()
                 traffic.query_seconds += now - self.asked_at
+                if self._watch is not None:
+                    self._tell_statement(self._watch, now)
         if (responses.is_stale or self.checkout.state is _RETRYING) and self._is_retried():
             return
         if responses.is_idle and self.kept.has_returned:

@@ -133,7 +133,8 @@ def _merged(pools: list[PoolStats]) -> PoolStats:
         oldest = max(former.oldest_wait_seconds, tenant.oldest_wait_seconds)
         tenants[tenant.tenant] = replace(former, oldest_wait_seconds=oldest, **sums)
     sums = {name: sum(getattr(pool, name) for pool in pools) for name in _POOL_SUMS}
-    return replace(pools[0], tenants=tuple(tenants.values()), **sums)
+    unused = min(pool.unused_seconds for pool in pools)
+    return replace(pools[0], tenants=tuple(tenants.values()), unused_seconds=unused, **sums)
 
 
 def _add(sums: dict[AcquireResult, int], more: Mapping[AcquireResult, int]) -> None:

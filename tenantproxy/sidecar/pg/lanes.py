@@ -27,21 +27,25 @@ if TYPE_CHECKING:
 __all__ = ["LaneDesk", "Lanes", "lanes_on"]
 
 _MOST: Final = 10_000
+_PATIENCE: Final = 0.1  # seconds that a client waits in a lane at most, before it waits in its pool's own queue
+_OF_TIMEOUT: Final = 0.1  # or as much of the time that it has for its lease, where that is less
 
 
 class LaneDesk:
     """Speaks for the pool of one lane; see `core.Lane`. Nothing here calls a client, or makes one wait."""
 
-    __slots__ = ("_lender", "_pool", "_settings", "_traffic", "route")
+    __slots__ = ("_lender", "_settings", "_traffic", "_waiting", "patience", "pool", "route")
 
     def __init__(
         self, lender: RawLender, pool: Pool[RawBackend], route: Route, settings: Settings, traffic: Traffic
     ) -> None:
         self.route = route
+        self.pool = pool
+        self.patience = min(_PATIENCE, _OF_TIMEOUT * (route.limits.acquire_timeout or lender.acquire_timeout))
         self._lender = lender
-        self._pool = pool
         self._settings = settings
         self._traffic = traffic
+        self._waiting = 0  # as its pool was told
 
     @property
     def is_bound(self) -> bool:
@@ -51,25 +55,47 @@ class LaneDesk:
     @property
     def is_wanted(self) -> bool:
         """Whether what is given back may go to others at once, who are told."""
-        pool = self._pool
+        pool = self.pool
         return pool.has_waiting or pool.is_closed or pool.budget.is_pressed
+
+    @property
+    def room(self) -> int:
+        """How many clients may wait in the lane for what its own clients release; 0: others have a say in that."""
+        return 0 if self.pool.budget.is_pressed else self.pool.room_ahead(self.route.tenant, self._waiting)
+
+    @property
+    def room_behind(self) -> int:
+        """How many may wait in the lane where clients in others wait already, who come first."""
+        return self.pool.room_behind(self.route.tenant, self._waiting)
 
     def lease(self) -> RawBackend | None:
         """A backend that is idle and bound to the tenant, with the settings of the lane; None: not at once."""
         try:
-            return self._lender.lease_nowait(self._pool, self.route, self._settings)
+            return self._lender.lease_nowait(self.pool, self.route, self._settings)
         except TenantProxyError:
             return None  # the relay will hear it too, and tells its client
 
     def unlease(self, backend: RawBackend) -> None:
         """Nothing was sent on it."""
-        self._pool.wait_seconds.counts[0] -= 1  # as if it had not been leased
-        self._pool.uncount(backend)
+        self.pool.wait_seconds.counts[0] -= 1  # as if it had not been leased
+        self.pool.uncount(backend)
         self._lender.release_unused(backend)
+
+    def keep(self, backend: RawBackend, since: float) -> float:
+        """Until when it may go on in the lane, for a client that has waited there since `since`; 0: its pool is to have
+        it, for a caller that has waited longer, or to end it."""
+        if backend.is_doubtful or backend.cancels or backend.lost_tenant or backend.saw_read_only:
+            return 0.0
+        return self.expires_at(backend) if self.pool.lend_on(backend, since) else 0.0
+
+    def waits(self, count: int) -> None:
+        """So many clients wait in the lane now."""
+        self.pool.wait_ahead(self.route.tenant, count - self._waiting)
+        self._waiting = count
 
     def expires_at(self, backend: RawBackend) -> float:
         """Until when it may be lent as it is, which its binding bounds too; monotonic."""
-        return min(self._pool.expires_at(backend), backend.bound_until - self._lender.renewal)
+        return min(self.pool.expires_at(backend), backend.bound_until - self._lender.renewal)
 
     def take_back(self, backend: RawBackend) -> None:
         """It has been used, and that was accounted for."""
@@ -93,13 +119,19 @@ class LaneDesk:
         query_seconds: float,
         received: int,
         sent: int,
+        waits: dict[int, int],
+        wait_seconds: float,
     ) -> None:
         """So many transactions were carried to their end, `seconds` in all; `held`: by bucket of lease times.
 
         `reused`: begun on a backend that was leased before. `queries`: answered. `received`, `sent`: bytes, of clients.
+        `waits`: of those that have begun, the ones whose clients had waited for it, by bucket of wait times.
         """
-        self._pool.lent_again(self.route.tenant, reused, seconds, held)
+        self.pool.lent_again(self.route.tenant, reused, seconds, held)
+        if waits:
+            self.pool.waited_ahead(waits, wait_seconds)
         traffic = self._traffic
+        traffic.wait_seconds += wait_seconds
         traffic.leases += transactions
         traffic.transactions += transactions
         traffic.queries += queries
@@ -123,7 +155,7 @@ class Lanes:
         if found is None:
             return None
         pool, route = found
-        if pool.has_waiting or pool.is_closed or pool.budget.is_pressed:
+        if pool.is_closed or pool.budget.is_pressed or (pool.has_waiting and not pool.room_ahead(route.tenant)):
             return None
         # By identity: all of them live as long as the lane does, whose desk has them.
         key = id(pool), id(route), id(settings), id(traffic)
@@ -134,6 +166,7 @@ class Lanes:
             lane = self._new(LaneDesk(self._lender, pool, route, settings, traffic), pool)
             self._known[key] = lane
         lane.until = source.fresh_until()
+        lane.lends = not pool.has_waiting
         return lane
 
     def _new(self, desk: LaneDesk, pool: Pool[RawBackend]) -> Lane:

@@ -42,6 +42,7 @@ class RawLending:
         self._family = router.family
         self._budgets = router.budgets
         self._is_behind = router.is_behind
+        self._servers = router.settings.servers
         self._pools: PoolManager[RawBackend]
         self._connector: RawConnector
         self._pools, self.lender, self._connector = new_raw_side(
@@ -53,11 +54,13 @@ class RawLending:
             family=router.family,
             hosts=router.hosts,
             limits=router.pool_settings,
+            watch=router.lease_watch,
         )
         self._sweeper: asyncio.Task[None] | None = None
 
     def adopt(self, settings: Settings) -> None:
         """Open and lend by `settings` from now on; the pools follow the router."""
+        self._servers = settings.servers
         self._connector.adopt(settings)
         self.lender.acquire_timeout = settings.pools.acquire_timeout
 
@@ -93,6 +96,10 @@ class RawLending:
         """All that are open now."""
         for pool in [*self._pools, *self._pools.closing()]:
             yield from list(pool.connections())
+
+    def is_pooled(self, server: str) -> bool:
+        """See `listener.Lending`."""
+        return bool(self._servers[server].pooler)
 
     def vacate(self, server: str, database: str) -> None:
         """See `listener.Lending`."""

@@ -11,12 +11,13 @@ import logging
 import secrets
 import socket
 import time
-from collections.abc import Awaitable, Callable, Container, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from contextvars import Context
 from dataclasses import dataclass, replace
 from time import monotonic
-from typing import Final, Protocol
+from typing import Final
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from tenantproxy._native import data_path, why_not
@@ -26,6 +27,7 @@ from tenantproxy.errors import (
     AuthError,
     ConnectFailed,
     InvalidSetting,
+    LeaseExpired,
     PoolClosed,
     TenantError,
     TenantNotFound,
@@ -40,7 +42,6 @@ from tenantproxy.metrics.pg import LOGIN_RESULTS, LimitUsage, LoginResult, PgSta
 from tenantproxy.model import Route, TenantId, TenantStatus
 from tenantproxy.pools.pool import Pool
 from tenantproxy.raw.backend import RawBackend
-from tenantproxy.raw.lender import RawLender
 from tenantproxy.routes import not_served
 from tenantproxy.sidecar.descriptors import is_scarce
 from tenantproxy.sidecar.free_memory import trim
@@ -48,28 +49,32 @@ from tenantproxy.sidecar.pg.admission import Admission, ClientPlace, Unauthentic
 from tenantproxy.sidecar.pg.carried import CarriedRelay, relay_on
 from tenantproxy.sidecar.pg.console.client import ConsoleClient
 from tenantproxy.sidecar.pg.console.console import Console
+from tenantproxy.sidecar.pg.database_list import DatabaseList
 from tenantproxy.sidecar.pg.encryption import Channel, Encryption, check_encryption, encrypted_by
 from tenantproxy.sidecar.pg.greetings import Greetings, greeting
+from tenantproxy.sidecar.pg.guests import Guest, Guests
 from tenantproxy.sidecar.pg.keys import new_pid
 from tenantproxy.sidecar.pg.lanes import Lanes, lanes_on
 from tenantproxy.sidecar.pg.login import StartupConnection
+from tenantproxy.sidecar.pg.maintenance import MaintenanceTransport
 from tenantproxy.sidecar.pg.pinning import Pinning
 from tenantproxy.sidecar.pg.refusals import LoginRefusals
 from tenantproxy.sidecar.pg.relay import Relay
-from tenantproxy.sidecar.pg.traffic import Traffic
+from tenantproxy.sidecar.pg.sources import Lending, SourceParts, TenantSource
+from tenantproxy.sidecar.pg.traffic import Traffic, TrafficTable
 from tenantproxy.sidecar.pg.users import CONSOLES, JWT, Credential, Target, Users
 from tenantproxy.sidecar.sockets import Listening, serve
 from tenantproxy.sidecar.tls import ListenerTls
 from tenantproxy.slices import in_slices
 from tenantproxy.wire import answers, untracked
 from tenantproxy.wire.memory import ProcessMemory, TenantMemory
-from tenantproxy.wire.replica_mode import NAME as REPLICA
-from tenantproxy.wire.replica_mode import is_on
-from tenantproxy.wire.session_features import SessionFeatures
+from tenantproxy.wire.read_wishes import AFTER, REPLICA, is_on, position, unprepared
+from tenantproxy.wire.session_features import FeaturePolicy, SessionFeatures
 from tenantproxy.wire.session_settings import KeptSettings
 from tenantproxy.wire.settings import NO_SETTINGS, Settings
 from tenantproxy.wire.startup import SessionWish
 from tenantproxy.wire.statements import Definitions, Statements
+from tenantproxy.wire.transaction_only import no_sessions
 from tenantproxy.wire.values import schemas
 
 __all__ = ["Elsewhere", "Lending", "PgListener"]
@@ -85,37 +90,15 @@ _WATCH_SECONDS: Final = 1.0  # a suspended tenant's sessions end within a few of
 logger = logging.getLogger("tenantproxy")
 
 
-class Lending(Protocol):
-    """What a listener needs of the router."""
-
-    @property
-    def lender(self) -> RawLender:
-        """Lends raw backends."""
-        ...
-
-    def known(self, tenant: TenantId, *, replica: bool = False) -> tuple[Pool[RawBackend], Route] | None:
-        """The tenant's pool and route without I/O; None: `find` it. `replica`: to read, where it has replicas."""
-        ...
-
-    def fresh_until(self, tenant: TenantId, *, replica: bool = False) -> float:
-        """Until when that holds, unless something happens meanwhile; monotonic."""
-        ...
-
-    async def find(self, tenant: TenantId, *, replica: bool = False) -> tuple[Pool[RawBackend], Route]:
-        """The same from the registry. Raises TenantError, RegistryUnavailable, PoolClosed."""
-        ...
-
-    def vacate(self, server: str, database: str) -> None:
-        """Close the idle connections to a database, those of the library too; the others when they are released."""
-        ...
-
-
 Elsewhere = Callable[[int, bytes], Awaitable[object]]
 """Passes a cancel request on, by pid and secret, to the worker that has the client."""
 
 
 class PgListener:
-    """Serves PostgreSQL's protocol on `host:port` (0: a free one), within the limits of `pg`."""
+    """Serves PostgreSQL's protocol on `host:port` (0: a free one), within the limits of `pg`.
+
+    Without a host it has no port of its own, and serves what `connect` gives it. `guests`: see `guests.Guest`.
+    """
 
     def __init__(
         self,
@@ -123,7 +106,7 @@ class PgListener:
         host: str,
         port: int,
         pg: Pg,
-        label_of: Callable[[str], str],
+        traffic: TrafficTable,
         drain_timeout: float,
         lending: Lending,
         users: Users,
@@ -146,10 +129,10 @@ class PgListener:
         self._admission = Admission(pg)
         self._unauthenticated = Unauthenticated(pg)
         self._memory = ProcessMemory(pg.max_memory, pg.max_memory_per_tenant)
-        self._sources: WeakValueDictionary[TenantId, _Source] = WeakValueDictionary()  # while they have clients
+        self._sources: WeakValueDictionary[TenantId, TenantSource] = WeakValueDictionary()  # while they have clients
+        self._lists: WeakValueDictionary[tuple[str, ...], DatabaseList] = WeakValueDictionary()  # while in use
         self._pinning = Pinning(pg)
         self.encryption = Encryption(tls)  # see `login.LoginHost`
-        self._label_of = label_of
         self._drain_timeout = drain_timeout
         self._lending = lending
         self._users = users
@@ -159,10 +142,13 @@ class PgListener:
         self._refusals = LoginRefusals(observer)
         self._startups: set[StartupConnection] = set()
         self._clients: dict[int, Client] = {}  # by the pid that they were told
+        self.guests = Guests()
+        self._tenants: Counter[TenantId] = Counter()  # how many clients each has; none of those without
         self._targets: dict[Target, Target] = {}  # the same object for all clients of one user and tenant
-        self._traffic: dict[TenantId, Traffic] = {}
+        self._traffic = traffic
         self._paused: dict[TenantId, asyncio.Event] = {}
-        self._server: Listening | None = None
+        self._server: Listening | None = None  # None: it has no port of its own, or is closed
+        self._is_open = False
         self._lanes: Lanes | None = None  # None: Python carries everything
         self._watches: list[asyncio.Task[None]] = []
         self._is_empty = asyncio.Event()
@@ -175,17 +161,29 @@ class PgListener:
     async def open(self) -> None:
         """Bind and accept. Raises OSError when the address cannot be had."""
         loop = asyncio.get_running_loop()
-        self._lanes = lanes_on(loop, self._lending.lender)
-        self._server = await serve(lambda: StartupConnection(self), self._host, self._port, sockets=self._sockets)
+        # The compiled path looks into no statement, and tells of none.
+        self._lanes = lanes_on(loop, self._lending.lender) if self._lending.lender.watch is None else None
+        if self._host or self._sockets:
+            self._server = await serve(self.connect, self._host, self._port, sockets=self._sockets)
+        self._is_open = True
         self._watches = [
             loop.create_task(self._watch_over(), name="tenantproxy pg watch", context=Context()),
             loop.create_task(self._watch_times(), name="tenantproxy pg timeouts", context=Context()),
             loop.create_task(self._watch_idle(), name="tenantproxy pg idle", context=Context()),
         ]
 
+    def connect(self) -> asyncio.Protocol:
+        """The protocol of one more connection, on whatever carries it."""
+        return StartupConnection(self)
+
+    async def take_clients(self, wanted: bool) -> None:
+        """Leave what connects to the other processes of its sockets, or accept again. Raises OSError."""
+        if self._server is not None and not self._is_closing:
+            await self._server.take_clients(wanted)
+
     async def close(self) -> None:
         """Accept no more; clients end when no request of theirs is outstanding, after `drain_timeout` at the latest."""
-        self._is_closing = True
+        self._is_closing, self._is_open = True, False
         if self._server is not None:
             self._server.close()
         for client in list(self._clients.values()):
@@ -217,9 +215,12 @@ class PgListener:
         """End those who hold a backend of a tenant that is not served any more; the others hear it when they ask."""
         while True:
             await asyncio.sleep(_WATCH_SECONDS)
-            for client in [each for each in self._clients.values() if each.holds_backend]:
+            holders: list[tuple[Client, TenantId | None] | tuple[Guest, TenantId | None]]
+            holders = [(each, each.target.tenant) for each in self._clients.values() if each.holds_backend]
+            holders += [(guest, guest.tenant) for guest in self.guests if guest.holds_backend]
+            for holder, tenant in holders:
                 try:
-                    await self._look_after(client)
+                    await self._look_after(holder, tenant)
                 except Exception:
                     logger.exception("looking after the clients of the PostgreSQL port failed")
 
@@ -258,18 +259,17 @@ class PgListener:
                     client.relay.kill(error)
                 yield
 
-    async def _look_after(self, client: Client) -> None:
-        relay, tenant = client.relay, client.target.tenant
-        assert relay is not None
+    async def _look_after(self, holder: Client | Guest, tenant: TenantId | None) -> None:
         assert tenant is not None
         if self._lending.known(tenant) is None:
             try:
                 await self._lending.find(tenant)
             except TenantError as exc:
-                relay.kill(exc)
+                holder.kill(exc)
             except TenantProxyError:
                 return  # the registry cannot be asked now
-        if relay.backend is not None and relay.backend.pool.is_closed:
+        relay = holder.relay if isinstance(holder, Client) else None
+        if relay is not None and relay.backend is not None and relay.backend.pool.is_closed:
             relay.drain()  # the tenant is elsewhere now
 
     @property
@@ -282,12 +282,12 @@ class PgListener:
     @property
     def is_open(self) -> bool:
         """Whether it accepts."""
-        return self._server is not None and self._server.is_serving()
+        return self._is_open and (self._server is None or self._server.is_serving())
 
     # --- what is -----------------------------------------------------------------------------------------------------
     def stats(self) -> ListenerStats:
         """The clients of this moment."""
-        passed = self._traffic.values()
+        passed = [*self._traffic.by_label.values(), self._traffic.former]
         return ListenerStats(
             protocol="pg",
             clients=len(self._clients),
@@ -299,20 +299,25 @@ class PgListener:
 
     def pg_stats(self) -> PgStats:
         """What only this protocol has."""
+        self._traffic.settle(self._counted_in)
+        traffic = self._traffic.by_label.items()
         return PgStats(
-            queries={name: each.queries for name, each in self._traffic.items()},
-            transactions={name: each.transactions for name, each in self._traffic.items()},
+            queries={name: each.queries for name, each in traffic},
+            transactions={name: each.transactions for name, each in traffic},
             logins=dict(self.logins),
             waiting=sum(client.relay is not None and client.relay.is_waiting for client in self._clients.values()),
             paused=len(self._paused),
             pinned=sum(client.relay is not None and client.relay.is_pinned for client in self._clients.values()),
-            pins={name: each.pins for name, each in self._traffic.items()},
+            pins={name: each.pins for name, each in traffic},
             limits=self.limits(),
             is_compiled=self._lanes is not None,
             carried=0 if self._lanes is None else self._lanes.carried,
             encrypted=sum(bool(client.tls) for client in self._clients.values()),
             handshakes=dict(self.encryption.results),
         )
+
+    def _counted_in(self) -> set[int]:
+        return {id(client.relay.traffic) for client in self._clients.values() if client.relay is not None}
 
     @property
     def data_path(self) -> str:
@@ -350,8 +355,8 @@ class PgListener:
 
     @property
     def traffic(self) -> dict[TenantId, Traffic]:
-        """What passed, by tenant; those beyond the first `metrics.max_tenants` share `_other`."""
-        return self._traffic
+        """What passed, by tenant; those that have no series of their own share `_other`."""
+        return self._traffic.by_label
 
     def clients(self, tenant: TenantId | None = None) -> Iterator[Client]:
         """Who is connected (to this tenant)."""
@@ -479,9 +484,16 @@ class PgListener:
             raise not_served(TenantStatus.PAUSED)
         others = dict(wish.others)
         chosen = others.pop(REPLICA, None)
-        source = self._source_of(tenant).reading(replica=target.replica if chosen is None else is_on(chosen))
+        after = position(others.pop(AFTER, b""))
+        if after and target.pool_mode == "session":
+            raise unprepared()
+        source = self.source_of(tenant).reading(
+            replica=target.replica if chosen is None else is_on(chosen), after=after
+        )
         wish = replace(wish, others=tuple(others.items()))
         pool, route = source.known() or await source.find()
+        if target.pool_mode == "session" and self._lending.is_pooled(route.pool.server):
+            raise no_sessions()
         start = _startup_settings(wish, route, is_session=target.pool_mode == "session")
         wish = replace(wish, settings=start, others=NO_SETTINGS)
         baseline = await self._greetings.baseline(pool, route)
@@ -510,19 +522,21 @@ class PgListener:
             self._targets.clear()
         target = self._targets.setdefault(target, target)
         assert target.tenant is not None
+        if target.databases:
+            connection.transport = MaintenanceTransport(connection.transport, self._databases_of(target.databases))
         client = Client(self, connection.transport, self._new_pid(backend), target, place)
-        traffic = self._traffic_of(target.tenant)
+        traffic = self.traffic_of(target.tenant)
         traffic.logins += 1
         kept = KeptSettings(wish.settings, access.baseline, greeted=access.reported)
         places = self._pinning.places(target.tenant, access.pool.max_size_of(access.route.limits))
         client.relay = relay_on(
             connection.transport,
-            self._lanes,
+            None if connection.is_tunnel or target.databases else self._lanes,
             source=access.source,
             lender=self._lending.lender,
             statements=self._statements_of(access.pool, access.route),
             kept=kept,
-            features=SessionFeatures(kept, self._pg.session_features, places),
+            features=SessionFeatures(kept, self._features_at(access.route), places),
             is_session=target.pool_mode == "session",
             traffic=traffic,
             on_end=client.ended,
@@ -538,11 +552,23 @@ class PgListener:
         if self._is_closing:
             client.drain()
 
-    def _source_of(self, tenant: TenantId) -> _Source:
+    def _features_at(self, route: Route) -> FeaturePolicy:
+        """Behind a connection pooler nothing can be left in a session, however long it is kept."""
+        return "refuse" if self._lending.is_pooled(route.pool.server) else self._pg.session_features
+
+    def _databases_of(self, tenants: tuple[str, ...]) -> DatabaseList:
+        """The same for all clients that list the same: it is large where they list many."""
+        known = self._lists.get(tenants)
+        if known is None:
+            known = self._lists[tenants] = DatabaseList(tenants)
+        return known
+
+    def source_of(self, tenant: TenantId) -> TenantSource:
+        """Where a client or a guest finds the tenant."""
         known = self._sources.get(tenant)
         if known is None:
             memory = TenantMemory(self._memory)
-            known = _Source(tenant, lending=self._lending, find=self.find, paused=self._paused, memory=memory)
+            known = TenantSource(tenant, SourceParts(self._lending, self.find, self._paused, memory))
             self._sources[tenant] = known
         return known
 
@@ -559,6 +585,8 @@ class PgListener:
         if self._pg.tcp_keepalive and not connection.transport.is_closing():
             keep_alive(connection.transport, None, idle_seconds=self._pg.tcp_keepalive)
         self._clients[client.pid] = client
+        if client.target.tenant is not None:
+            self._tenants[client.target.tenant] += 1
         connection.transport.write(
             welcome + answers.backend_key_data(client.pid, client.secret) + answers.ready_for_query()
         )
@@ -572,8 +600,9 @@ class PgListener:
             pass
         return pid
 
-    def _traffic_of(self, tenant: TenantId) -> Traffic:
-        return self._traffic.setdefault(TenantId(self._label_of(tenant)), Traffic())
+    def traffic_of(self, tenant: TenantId) -> Traffic:
+        """Where what passes of the tenant is counted."""
+        return self._traffic.of(tenant)
 
     # --- Source: what relays ask -------------------------------------------------------------------------------------
     async def find(self, tenant: TenantId, *, replica: bool = False) -> tuple[Pool[RawBackend], Route]:
@@ -586,10 +615,13 @@ class PgListener:
     async def pause(self, tenant: TenantId) -> None:
         """Let transactions of `tenant` end and no new ones begin; returns when none is left. Its clients wait."""
         self._paused.setdefault(tenant, asyncio.Event())
-        while tenant in self._paused and any(  # noqa: ASYNC110 - seldom, and relays have better to do than to tell
-            client.relay is not None and client.relay.backend is not None for client in self.clients(tenant)
-        ):
+        while tenant in self._paused and self._is_served(tenant):  # noqa: ASYNC110 - seldom; relays need not tell
             await asyncio.sleep(0.02)
+
+    def _is_served(self, tenant: TenantId) -> bool:
+        """Whether something may run for it now."""
+        is_client = any(client.holds_backend for client in self.clients(tenant))
+        return is_client or any(guest.holds_backend for guest in self.guests.of(tenant))
 
     def resume(self, tenant: TenantId) -> bool:
         """Go on; False when it was not paused."""
@@ -605,7 +637,26 @@ class PgListener:
         clients = list(self.clients(tenant))
         for client in clients:
             client.kill()
+        for guest in self.guests.of(tenant):
+            guest.kill(PoolClosed("terminating connection due to administrator command", hint="try again"))
         return len(clients)
+
+    # --- parts.ClientHolder ------------------------------------------------------------------------------------------
+    def has_clients_of(self, tenant: TenantId) -> bool:
+        """See `parts.ClientHolder`."""
+        return tenant in self._tenants or tenant in self.guests.tenants
+
+    def tenants_of_clients(self) -> Iterable[TenantId]:
+        """See `parts.ClientHolder`."""
+        return {*self._tenants, *self.guests.tenants}
+
+    def end_tenant(self, tenant: TenantId, error: LeaseExpired) -> None:
+        """See `parts.ClientHolder`."""
+        for client in list(self.clients(tenant)) if tenant in self._tenants else ():
+            if client.relay is not None:
+                client.relay.kill(error)
+        for guest in self.guests.of(tenant):
+            guest.kill(error)
 
     def paused(self) -> frozenset[TenantId]:
         """The tenants that are paused here."""
@@ -625,6 +676,13 @@ class PgListener:
             other.relay.cancel(lambda: None)
         return True
 
+    def end_client(self, pid: int) -> bool:
+        """End the client that was told `pid`, now; False: no client was."""
+        client = self._clients.get(pid)
+        if client is not None:
+            client.kill(PoolClosed("terminating connection due to administrator command"))
+        return client is not None
+
     def vacate(self, client: Client, database: bytes) -> None:
         """`client` needs `database` of its server without other connections: those that are idle are closed."""
         backend = client.relay.backend if client.relay is not None else None
@@ -635,6 +693,10 @@ class PgListener:
     def ended(self, client: Client) -> None:
         """A client is gone; called by itself. When it is told why, its connection ends a little later."""
         del self._clients[client.pid]
+        if (tenant := client.target.tenant) is not None:
+            self._tenants[tenant] -= 1
+            if not self._tenants[tenant]:
+                del self._tenants[tenant]
         if self._is_closing:
             self._ending.append(client.transport)
         self._admission.leave(client.place)
@@ -716,10 +778,10 @@ class Client:
         else:
             self.kill()
 
-    def kill(self) -> None:
+    def kill(self, why: TenantProxyError | None = None) -> None:
         """End it now."""
         if self.relay is not None:
-            self.relay.kill()
+            self.relay.kill(why)
         elif self.console is not None:
             self.console.end(PoolClosed("terminating connection due to administrator command"))
 
@@ -752,68 +814,7 @@ class _Access:
 
     pool: Pool[RawBackend]
     route: Route
-    source: _Source
+    source: TenantSource
     baseline: Mapping[bytes, bytes]
     reported: Mapping[bytes, bytes]
     backend: RawBackend | None
-
-
-class Find(Protocol):
-    """Asks the registry for a tenant's pool and route."""
-
-    def __call__(self, tenant: TenantId, *, replica: bool) -> Awaitable[tuple[Pool[RawBackend], Route]]:
-        """Of its primary, or to read from."""
-        ...
-
-
-class _Source:
-    """One tenant, as its clients find it, and what they keep. All of them share it."""
-
-    __slots__ = ("__weakref__", "_find", "_known", "_lending", "_other", "_paused", "_tenant", "memory", "replica")
-
-    def __init__(
-        self,
-        tenant: TenantId,
-        *,
-        lending: Lending,
-        find: Find,
-        paused: Container[TenantId],
-        memory: TenantMemory,
-        primary: _Source | None = None,
-    ) -> None:
-        self.memory = memory
-        self.replica = primary is not None  # those who have this one read from replicas
-        self._other = primary  # of a tenant that reads from replicas; else that of its readers, once there is one
-        self._tenant = tenant
-        self._lending = lending
-        self._known = lending.known  # for each lease
-        self._find = find
-        self._paused = paused
-
-    def known(self) -> tuple[Pool[RawBackend], Route] | None:
-        if self._tenant in self._paused:
-            return None
-        return self._known(self._tenant, replica=True) if self.replica else self._known(self._tenant)
-
-    def fresh_until(self) -> float:
-        return self._lending.fresh_until(self._tenant, replica=self.replica)
-
-    async def find(self) -> tuple[Pool[RawBackend], Route]:
-        return await self._find(self._tenant, replica=self.replica)
-
-    def primary(self) -> tuple[Pool[RawBackend], Route] | None:
-        return None if self._tenant in self._paused else self._known(self._tenant)
-
-    def reading(self, *, replica: bool) -> _Source:
-        if replica == self.replica:
-            return self
-        if self._other is None:
-            self._other = _Source(
-                self._tenant,
-                lending=self._lending,
-                find=self._find,
-                paused=self._paused,
-                memory=self.memory,
-                primary=self,
-            )
-        return self._other

@@ -68,12 +68,14 @@ class StartupConnection(asyncio.Protocol):
         self._learn: Callable[[asyncio.Transport], Channel] | None = None  # set while TLS begins: see `Encryption`
         self._is_over = False
         self.address = ""  # what it counts as: see `admission.address_of`
+        self.is_tunnel = False  # it is in a WebSocket
 
     # --- asyncio.Protocol --------------------------------------------------------------------------------------------
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See asyncio."""
         self.transport = cast("asyncio.Transport", transport)  # uvloop's is none by its class
         self.address = address_of(transport.get_extra_info("peername"))
+        self.is_tunnel = channel_of(self.transport).is_tunnel
         self._timer = asyncio.get_running_loop().call_later(LOGIN_SECONDS, self._too_slow, context=Context())
         self._host.accepted(self)
 
@@ -104,7 +106,8 @@ class StartupConnection(asyncio.Protocol):
     # --- first packet ------------------------------------------------------------------------------------------------
     def _read(self) -> None:
         while self._auth is None and not self._is_over:
-            first = read_first(self._buffer, answered=self._answered, has_tls=self._host.encryption.tls is not None)
+            has_tls = self._host.encryption.tls is not None and not self.is_tunnel
+            first = read_first(self._buffer, answered=self._answered, has_tls=has_tls)
             if first is None:
                 return
             if isinstance(first, Startup):
@@ -139,7 +142,7 @@ class StartupConnection(asyncio.Protocol):
         self._answered += [request, SSL_REQUEST] if is_direct else [request]  # not twice
         if not is_direct:
             del self._buffer[:REQUEST_SIZE]
-            if request is not SSL_REQUEST or self._host.encryption.tls is None:
+            if request is not SSL_REQUEST or self._host.encryption.tls is None or self.is_tunnel:
                 return False
             self.transport.write(ACCEPTED)
         hello = bytes(self._buffer)
@@ -147,7 +150,7 @@ class StartupConnection(asyncio.Protocol):
         self._learn = self._host.encryption.begin(self.transport, hello, self._secured, self._not_secured)
         return True
 
-    def _secured(self, transport: asyncio.Transport, early: bytes) -> None:
+    def _secured(self, transport: asyncio.Transport) -> None:
         if self._is_over:  # it was refused meanwhile
             transport.abort()
             return
@@ -159,8 +162,6 @@ class StartupConnection(asyncio.Protocol):
         if DIRECT_TLS in self._answered and not is_named:
             hint = "a client that begins with TLS must ask for the protocol by ALPN, as libpq does"
             self.refuse(ProtocolError(f'TLS was begun without naming the protocol "{ALPN}"', hint=hint))
-        elif early:
-            self.data_received(early)
 
     def _not_secured(self, why: str) -> None:
         self._learn = None
@@ -249,7 +250,7 @@ class StartupConnection(asyncio.Protocol):
         self.leave()
         self.transport.set_protocol(protocol)
         if rest:
-            protocol.data_received(rest)
+            cast("asyncio.Protocol", self.transport.get_protocol()).data_received(rest)
 
     # --- the end -----------------------------------------------------------------------------------------------------
     def refuse(self, error: TenantProxyError) -> None:

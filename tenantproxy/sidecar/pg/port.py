@@ -12,6 +12,7 @@ from tenantproxy.config.changes import changed_keys, refuse, told
 from tenantproxy.errors import NotSupported
 from tenantproxy.metrics.listeners import ListenerStats
 from tenantproxy.metrics.pg import PgStats
+from tenantproxy.raw.lender import RawLender
 from tenantproxy.router import Router
 from tenantproxy.sidecar.auth import AuthDesk
 from tenantproxy.sidecar.descriptors import ceiling
@@ -20,6 +21,7 @@ from tenantproxy.sidecar.pg.console.console import Console
 from tenantproxy.sidecar.pg.console.tables import Averages
 from tenantproxy.sidecar.pg.lending import RawLending
 from tenantproxy.sidecar.pg.listener import Elsewhere, PgListener
+from tenantproxy.sidecar.pg.traffic import TrafficTable
 from tenantproxy.sidecar.pg.users import Users, seed_of
 from tenantproxy.sidecar.pg.view import PortView
 from tenantproxy.sidecar.tls import listener_tls
@@ -68,9 +70,9 @@ class PgPort:
 
     @classmethod
     def configured(cls, router: Router, desk: AuthDesk, **options: Any) -> Self | None:
-        """The port; None where no user could use it."""
-        pg = router.settings.pg
-        if not (pg.listen and (pg.users or pg.jwt or pg.oauth_issuer)):
+        """The port; None where no user could use it. It has no address of its own where only `[sql]` leads to it."""
+        pg, sql = router.settings.pg, router.settings.sql
+        if not ((pg.listen or sql.enabled) and (pg.users or pg.jwt or pg.oauth_issuer)):
             return None
         return cls(router, desk, **options)
 
@@ -78,7 +80,7 @@ class PgPort:
         """Read the users, bind and accept. Raises OSError, ConfigurationError; nothing is left open then."""
         settings = self._settings
         pg = settings.pg
-        host, port = listen_address(pg.listen)
+        host, port = listen_address(pg.listen) if pg.listen else ("", 0)
         self._users = users = Users(
             pg.users,
             self._desk.tokens if pg.jwt or pg.oauth_issuer else None,
@@ -93,7 +95,7 @@ class PgPort:
             host=host,
             port=port,
             pg=pg,
-            label_of=self._router.counters.label_of,
+            traffic=TrafficTable(self._router.counters.label_of, self._router.counters.is_named),
             drain_timeout=self._drain_timeout,
             lending=self._lending,
             users=users,
@@ -116,6 +118,7 @@ class PgPort:
         self._listener.new_console = lambda target: Console(
             view, user=target.user, may_change=target.may_change, averages=self._averages
         )
+        self._router.holders.append(self._listener)
         try:
             await self._listener.open()
         except BaseException:
@@ -167,11 +170,17 @@ class PgPort:
 
         return commit
 
+    async def drain(self) -> None:
+        """Let the clients end. Its backends stay: guests may have some."""
+        if self._listener is not None:
+            await self._listener.close()
+
     async def close(self) -> None:
-        """Drain and stop. Safe to call again."""
-        listener, self._listener = self._listener, None
-        if listener is not None:
-            await listener.close()
+        """Drain and stop. Safe to call again. Clients are shown, cancelled and killed until they are gone."""
+        await self.drain()
+        if self._listener is not None:
+            self._router.holders.remove(self._listener)
+        self._listener = None
         lending, self._lending = self._lending, None
         if lending is not None:
             await lending.close()
@@ -184,6 +193,25 @@ class PgPort:
         return self._listener
 
     @property
+    def has_backends(self) -> bool:
+        """Whether guests may have some: from open to close, while it drains too."""
+        return self._listener is not None and self._lending is not None
+
+    @property
+    def users(self) -> Users:
+        """Who may come in. RuntimeError while it is not open."""
+        if self._users is None:
+            raise RuntimeError("the PostgreSQL port is not open")
+        return self._users
+
+    @property
+    def lender(self) -> RawLender:
+        """Lends its backends. RuntimeError while it is not open."""
+        if self._lending is None:
+            raise RuntimeError("the PostgreSQL port is not open")
+        return self._lending.lender
+
+    @property
     def view(self) -> PortView:
         """What the console sees and does here. RuntimeError while it is not open."""
         if self._view is None:
@@ -194,6 +222,11 @@ class PgPort:
     def is_open(self) -> bool:
         """Whether it accepts."""
         return self._listener is not None and self._listener.is_open
+
+    @property
+    def has_listener(self) -> bool:
+        """Whether it may have clients: until the last of them is gone, also when it accepts no more."""
+        return self._listener is not None
 
     def pg_stats(self) -> PgStats | None:
         """What only this protocol has; None while it is not open."""

@@ -11,7 +11,7 @@ from contextvars import Context
 from typing import Final
 
 from tenantproxy.config import Pg
-from tenantproxy.errors import ConnectFailed, LeaseExpired, OutOfMemory, PoolClosed, TenantProxyError
+from tenantproxy.errors import ConnectFailed, OutOfMemory, PoolClosed, TenantProxyError
 from tenantproxy.model import Route
 from tenantproxy.raw.backend import RawBackend
 from tenantproxy.raw.lender import RawLender
@@ -31,7 +31,7 @@ from tenantproxy.wire.statements import Statements
 __all__ = ["Relay", "Source"]
 
 _REST_SECONDS: Final = 0.2  # making a forwarder again takes three microseconds
-_LEAVE_SECONDS: Final = 0.25
+_LEAVE_SECONDS: Final = 1.0  # of silence, as with HTTP: one that is slow may not have read its last answer yet
 _LINGER_SECONDS: Final = 10.0  # that a client has for reading what was said last
 
 
@@ -93,6 +93,11 @@ class Relay(asyncio.Protocol):
 
     def __repr__(self) -> str:
         return f"<Relay {self._awake or 'rests'!r}>"
+
+    @property
+    def traffic(self) -> Traffic:
+        """Where what passes is counted."""
+        return self._parts.traffic
 
     @property
     def _forwarder(self) -> Forwarder:
@@ -247,7 +252,7 @@ class Relay(asyncio.Protocol):
 
     def lost(self, exc: Exception | None) -> None:
         """See `forwarder.Owner`."""
-        if isinstance(exc, LeaseExpired):
+        if isinstance(exc, TenantProxyError):  # its lease expired, or a transaction could not be made its tenant's
             self.end(exc)
         elif self._forwarder.responses.is_fatal:  # the server has said why
             self._clean_up()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Final
 
+from tenantproxy.errors import ServerMoved
 from tenantproxy.model import Binding
 from tenantproxy.raw.backend import RawBackend
 from tenantproxy.raw.bind import WRITTEN
@@ -21,6 +23,7 @@ LISTENING: Final = 32
 PREPARED: Final = 64  # in SQL
 _RELEASING: Final = (b"DROP", b"CLOSE", b"DISCARD", b"RESET", b"SET")
 _READ_ONLY: Final = b"\0C25006\0"
+_PROMOTION: Final = (b"in_hot_standby", b"off", b"on")  # a report, and what it was before: PostgreSQL 14 and later
 
 
 class ClientSession:
@@ -55,6 +58,8 @@ class ClientSession:
             elif kind == PARAMETER_STATUS:
                 name, _, value = payload.partition(b"\0")
                 if backend is not None:
+                    if (name, value, backend.parameters.get(name)) == _PROMOTION:
+                        _end_all(backend)
                     backend.parameters[name] = value
                 means_more = self.kept.reported(name, value) or means_more
             elif kind == ERROR:
@@ -120,3 +125,15 @@ class ClientSession:
         self.pin = 0
         self._listens = 0
         self.features.give()
+
+
+def _end_all(backend: RawBackend) -> None:
+    """Its replica is none any more: what a client would write there, its former primary never sees.
+
+    Not before what was heard is dealt with. A client in a transaction hears 57P01.
+    """
+    error = ServerMoved(
+        "terminating connection: the replica was promoted",
+        hint="it is read elsewhere then: try again",
+    )
+    asyncio.get_running_loop().call_soon(backend.pool.budget.promoted, error)

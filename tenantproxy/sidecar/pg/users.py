@@ -11,7 +11,7 @@ import hmac
 import secrets
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, Protocol, TypeAlias
 
 from tenantproxy.auth.claims import claim_at
@@ -67,6 +67,8 @@ _CONSOLE_OF_OTHERS: Final = b"pgbouncer"  # what tools that know PgBouncer ask f
 CONSOLES: Final = (CONSOLE, _CONSOLE_OF_OTHERS)
 """Databases that may be the console."""
 
+_MAINTENANCE: Final = pg_users.MAINTENANCE.encode()
+_LISTED: Final = 1000  # tenants, as databases
 _SALT_BYTES: Final = 16
 _KEY_BYTES: Final = 32
 _SCANNED: Final = 100  # a user of more tenants names them by their ids
@@ -102,9 +104,10 @@ class Wish(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Credential:
-    """What a client has to prove: what `wire.client_auth.ClientAuth` takes. "cleartext", "oauth": an access token.
+    """What a client has to prove: what `wire.client_auth.ClientAuth` takes. "oauth": an access token.
 
-    "certificate": nothing more, for it has shown the user's. `missing`: what of it was not, for the log.
+    "certificate": nothing more, for it has shown the user's. Without a verifier "cleartext" is a token. `missing`: what
+    of it was not shown, for the log.
     """
 
     method: Literal["scram-sha-256", "cleartext", "oauth", "certificate"]
@@ -123,6 +126,7 @@ class Target:
     pool_mode: PoolMode = "transaction"
     may_change: bool = False
     replica: bool = False  # it reads from replicas, unless it says otherwise
+    databases: tuple[str, ...] = ()  # of a client of the database `postgres`: the tenants that it lists as databases
 
 
 class Users:
@@ -189,6 +193,7 @@ class Users:
             pool_mode=user.pool_mode,
             replica=user.replica,
             console=user.console,
+            maintenance=user.maintenance,
             certificate=frozenset(user.cert_names or [name]) if user.cert else None,
         )
 
@@ -212,14 +217,16 @@ class Users:
         mock = self._mock(user)  # for all users, so that it takes the same time
         if user in self._ways and channel.is_private:
             return self._ways[user]
+        method: Literal["scram-sha-256", "cleartext"]
+        method = "cleartext" if channel.is_tunnel and channel.is_private else "scram-sha-256"
         grant = self._grants.get(user)
         if grant is None:
-            return Credential("scram-sha-256", mock, UNKNOWN_USER)
+            return Credential(method, mock, UNKNOWN_USER)
         if grant.certificate is not None and not grant.certificate & channel.certificate:
-            return Credential("scram-sha-256", mock, "the client did not show a certificate of the user")
+            return Credential(method, mock, "the client did not show a certificate of the user")
         if grant.verifier is None:
             return Credential("certificate")
-        return Credential("scram-sha-256", grant.verifier)
+        return Credential(method, grant.verifier)
 
     def knows(self, user: bytes) -> bool:
         """Whether there is such a user; for the log alone."""
@@ -243,6 +250,8 @@ class Users:
         names = _names(wish)
         if CONSOLE in names or (grant.console and names == {_CONSOLE_OF_OTHERS}):
             return grant.at_console() if len(names) == 1 else failed(user, "it names a tenant and the console")
+        if grant.is_maintenance(names):
+            return None
         if len(names) > _MAX_NAMES:
             return failed(user, f"it names more than {_MAX_NAMES} tenants")
         if len(names) > 1:
@@ -262,10 +271,27 @@ class Users:
             return known
         grant = self._grants[user]
         try:
+            if grant.is_maintenance(_names(wish)):
+                return await self._listed(grant)
             tenant = await self._agreed(grant, wish)
         except (TenantError, RegistryUnavailable) as exc:
             return exc
         return failed(user, "the user has no such tenant") if tenant is None else grant.at(tenant)
+
+    async def _listed(self, grant: _Grant) -> Target | TenantProxyError:
+        """The first of the tenants that the user may reach, with a list of them."""
+        every = self._tenants.inner.tenants(status=TenantStatus.ACTIVE) if grant.tenants is None else None
+        found: list[Tenant] = []
+        async for tenant in self._served(grant.tenants or ()) if every is None else every:
+            if tenant.status is TenantStatus.ACTIVE:
+                found.append(tenant)
+            if len(found) == _LISTED:
+                break
+        if not found:
+            return failed(grant.name.encode(), "the user reaches no tenant that is served")
+        found.sort(key=lambda tenant: tenant.id)
+        target = grant.at(found[0])
+        return replace(target, databases=tuple(tenant.id for tenant in found)) if isinstance(target, Target) else target
 
     async def _agreed(self, grant: _Grant, wish: Wish) -> Tenant | None:
         """The one tenant that everything in `wish` names."""
@@ -313,11 +339,14 @@ class Users:
         return any(tenant is not None and has_database(tenant, database) for tenant in known)
 
     # --- user jwt ------------------------------------------------------------------------------------------------
-    async def authorise_token(self, token: str, wish: Wish) -> Target | TenantProxyError:
+    async def authorise_token(
+        self, token: str, wish: Wish, *, subject: bytes | None = None
+    ) -> Target | TenantProxyError:
         """Where the bearer of `token`, of user `jwt` or `oauth`, may go. Errors as `authorise`.
 
         In addition TokenExpired, for a genuine token that is expired or revoked, and what says that it cannot be
-        verified now.
+        verified now. `subject`: the name that the caller gives itself, which must be `jwt` or whom the token is of;
+        None: it is not asked.
         """
         if self._tokens is None:
             return failed(JWT, "tokens are not taken here")
@@ -329,6 +358,8 @@ class Users:
         except (AuthError, RegistryUnavailable) as exc:
             told = exc.retryable or isinstance(exc, TokenExpired | RegistryUnavailable)
             return exc if told else failed(JWT, f"the token is refused: {exc.code}")
+        if subject and subject not in (JWT, str(claims.get("sub", "")).encode("utf-8", "surrogatepass")):
+            return failed(subject, "the token is another user's")
         named = all(_text(name) == tenant.id or has_database(tenant, _text(name)) for name in _names(wish))
         good = named and CONSOLE not in _names(wish)
         return _BEARER.at(tenant) if good else failed(JWT, "the database is not the token's tenant")
@@ -344,10 +375,14 @@ class _Grant:
     pool_mode: PoolMode
     console: ConsoleAccess
     replica: bool = False
+    maintenance: bool = False
     certificate: frozenset[str] | None = None  # one of these names must be in the one that is shown
 
     def reaches(self, tenant: str) -> bool:
         return self.tenants is None or tenant in self.tenants
+
+    def is_maintenance(self, names: set[bytes]) -> bool:
+        return self.maintenance and names == {_MAINTENANCE}
 
     def at(self, tenant: Tenant) -> Target | TenantProxyError:
         if tenant.status is not TenantStatus.ACTIVE:
@@ -379,8 +414,8 @@ def seed_of(settings: Settings) -> bytes | None:
 
 
 def _names(wish: Wish) -> set[bytes]:
-    """All of them must mean the same tenant."""
-    return {wish.database, *wish.tenants}
+    """All of them must mean the same tenant. A caller with a token need name none."""
+    return {wish.database, *wish.tenants} if wish.database else set(wish.tenants)
 
 
 def _text(name: bytes) -> str | None:

@@ -70,6 +70,15 @@ class PortView:
         for client in self._listener.clients():
             yield _client_row(client, now, self._worker)
 
+    def clients_of(self, tenant: TenantId) -> Iterator[ClientRow]:
+        """Those of one tenant."""
+        now = monotonic()
+        return (_client_row(client, now, self._worker) for client in tuple(self._listener.clients(tenant)))
+
+    def end_client(self, pid: int) -> bool:
+        """End the client that was told this process id; False: no client was."""
+        return self._listener.end_client(pid)
+
     def servers(self) -> Iterator[ServerRow]:
         """All backends of the port's pools."""
         holders = {

@@ -1,0 +1,122 @@
+"""Where does a client of the port find its tenant: the pool and the route of its next transaction?
+
+State: whether the tenant has readers. The clients of a tenant share its sources, and what the tenant's memory keeps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Container
+from typing import NamedTuple, Protocol
+
+from tenantproxy.model import Route, TenantId
+from tenantproxy.pools.pool import Pool
+from tenantproxy.raw.backend import RawBackend
+from tenantproxy.raw.lender import RawLender
+from tenantproxy.wire.memory import TenantMemory
+
+__all__ = ["Lending", "SourceParts", "TenantSource"]
+
+
+class Lending(Protocol):
+    """What a listener needs of the router."""
+
+    @property
+    def lender(self) -> RawLender:
+        """Lends raw backends."""
+        ...
+
+    def known(self, tenant: TenantId, *, replica: bool = False) -> tuple[Pool[RawBackend], Route] | None:
+        """The tenant's pool and route without I/O; None: `find` it. `replica`: to read, where it has replicas."""
+        ...
+
+    def fresh_until(self, tenant: TenantId, *, replica: bool = False) -> float:
+        """Until when that holds, unless something happens meanwhile; monotonic."""
+        ...
+
+    async def find(self, tenant: TenantId, *, replica: bool = False) -> tuple[Pool[RawBackend], Route]:
+        """The same from the registry. Raises TenantError, RegistryUnavailable, PoolClosed."""
+        ...
+
+    def is_pooled(self, server: str) -> bool:
+        """Whether its section says that a connection pooler is in between."""
+        ...
+
+    def vacate(self, server: str, database: str) -> None:
+        """Close the idle connections to a database, those of the library too; the others when they are released."""
+        ...
+
+
+class Find(Protocol):
+    """Asks the registry for a tenant's pool and route."""
+
+    def __call__(self, tenant: TenantId, *, replica: bool) -> Awaitable[tuple[Pool[RawBackend], Route]]:
+        """Of its primary, or to read from."""
+        ...
+
+
+class SourceParts(NamedTuple):
+    """What all sources of a tenant have in common. `paused`: the tenants that get no backend now."""
+
+    lending: Lending
+    find: Find
+    paused: Container[TenantId]
+    memory: TenantMemory
+
+
+class TenantSource:
+    """See `checkout.Source`. All clients of a tenant share it, but those that read `after` a position."""
+
+    __slots__ = ("__weakref__", "_known", "_parts", "_paused", "_primary", "_readers", "_tenant", "after", "replica")
+
+    def __init__(
+        self,
+        tenant: TenantId,
+        parts: SourceParts,
+        *,
+        primary: TenantSource | None = None,
+        replica: bool = False,
+        after: int = 0,
+    ) -> None:
+        self.replica = replica
+        self.after = after
+        self._primary = primary  # of clients that said nothing; None: this one
+        self._readers: TenantSource | None = None  # of clients that read from replicas, once there is one
+        self._tenant = tenant
+        self._parts = parts
+        self._known = parts.lending.known  # for each lease
+        self._paused = parts.paused
+
+    @property
+    def memory(self) -> TenantMemory:
+        """What the tenant's clients keep."""
+        return self._parts.memory
+
+    def known(self) -> tuple[Pool[RawBackend], Route] | None:
+        """See `checkout.Source`."""
+        if self._tenant in self._paused:
+            return None
+        return self._known(self._tenant, replica=True) if self.replica else self._known(self._tenant)
+
+    def fresh_until(self) -> float:
+        """See `checkout.Source`."""
+        return self._parts.lending.fresh_until(self._tenant, replica=self.replica)
+
+    async def find(self) -> tuple[Pool[RawBackend], Route]:
+        """See `checkout.Source`."""
+        return await self._parts.find(self._tenant, replica=self.replica)
+
+    def reading(self, *, replica: bool, after: int = 0) -> TenantSource:
+        """See `checkout.Source`."""
+        if (replica, after) == (self.replica, self.after):
+            return self
+        primary = self._primary or self
+        if after:
+            return primary._derived(replica=replica, after=after)
+        if not replica:
+            return primary
+        if primary._readers is None:
+            primary._readers = primary._derived(replica=True, after=0)
+        return primary._readers
+
+    def _derived(self, *, replica: bool, after: int) -> TenantSource:
+        return TenantSource(self._tenant, self._parts, primary=self, replica=replica, after=after)

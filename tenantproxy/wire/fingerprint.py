@@ -1,0 +1,91 @@
+"""What may be told of a statement? Its text without literals and comments. Pure.
+
+Literals are where passwords and people's data are. What cannot be read for sure is left out, with all that follows:
+an open quotation, and a backslash in a plain literal, whose meaning is up to `standard_conforming_strings`.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+__all__ = ["LONGEST", "fingerprint", "text_of", "traceparent_in"]
+
+LONGEST: Final = 200  # characters of a fingerprint
+_READ: Final = 4_000  # characters of a statement that are looked at
+_CUT: Final = "..."
+
+_TOKEN: Final = re.compile(
+    r"""
+      (?P<space> \s+ | --[^\n\r]* )
+    | (?P<comment> /\* )
+    | (?P<escaped> [eE]'(?:[^'\\]|''|\\.)*' )
+    | (?P<plain> (?:[bBxXnN]|[uU]&)?'(?:[^'\\]|'')*' )
+    | (?P<dollar> \$(?P<tag>(?:[^\W\d]\w*)?)\$ .*? \$(?P=tag)\$ )
+    | (?P<name> "(?:[^"]|"")*" )
+    | (?P<word> [^\W\d][\w$]* | \$\d+ )
+    | (?P<number> (?: \d[\w.]* | \.\d[\w.]* ) (?: (?<=[eE])[+-]\d+ )? )
+    | (?P<open> ['"] | \$(?=[^\W\d]|\$) )
+    | (?P<sign> . )
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+_LIST: Final = re.compile(r"\?(?:, ?\?)+")
+
+
+_TRACEPARENT: Final = re.compile(r"traceparent='([0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2})'")
+_ENDS: Final = 1_000  # characters at both ends in which a comment is looked for
+
+
+def traceparent_in(text: str) -> str:
+    """W3C's traceparent in a comment that sqlcommenter put at an end of `text`; empty: none is there.
+
+    A statement may claim any parent, by a literal too: all that it says is which trace its own client belongs to.
+    """
+    ends = text if len(text) <= 2 * _ENDS else f"{text[:_ENDS]} {text[-_ENDS:]}"
+    found = _TRACEPARENT.search(ends)
+    return found[1] if found is not None else ""
+
+
+def text_of(messages: bytes) -> bytes:
+    """The SQL of the first of a client's messages, as far as a fingerprint looks: of a Query or a Parse, else none."""
+    kind, at = messages[:1], 5
+    if kind == b"P":
+        at = messages.find(b"\0", 5) + 1
+    elif kind != b"Q":
+        return b""
+    end = messages.find(b"\0", at)
+    return messages[at : min(end if end >= 0 else len(messages), at + _READ)] if at else b""
+
+
+def fingerprint(text: str) -> str:
+    """`text` with `?` for each literal, lists of them as one, spaces as one, and no comment; cut to `LONGEST`."""
+    text = text[:_READ]
+    parts: list[str] = []
+    at, is_apart, size = 0, False, 0
+    while at < len(text) and size <= LONGEST:
+        found = _TOKEN.match(text, at)
+        assert found is not None  # the last alternative takes any character
+        kind = found.lastgroup if found.lastgroup != "tag" else "dollar"
+        if kind in ("space", "comment"):
+            at = found.end() if kind == "space" else _behind_comment(text, at)
+            is_apart = True
+            continue
+        part = "?" if kind in ("escaped", "plain", "dollar", "number") else _CUT if kind == "open" else found[0]
+        parts.append(f" {part}" if is_apart and parts else part)
+        size += len(parts[-1])
+        if kind == "open":
+            break
+        is_apart, at = False, found.end()
+    told = _LIST.sub("?", "".join(parts))
+    return told if len(told) <= LONGEST else told[: LONGEST - len(_CUT)] + _CUT
+
+
+def _behind_comment(text: str, at: int) -> int:
+    """PostgreSQL's comments may hold others; one that does not end hides all."""
+    depth = 0
+    for mark in re.finditer(r"/\*|\*/", text[at:]):
+        depth += 1 if mark[0] == "/*" else -1
+        if not depth:
+            return at + mark.end()
+    return len(text)

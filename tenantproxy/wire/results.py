@@ -1,0 +1,263 @@
+"""What does a server answer to one segment of the extended protocol? Its results as texts, within limits. Sans-I/O.
+
+A segment ends with a Sync, so its answer with the one ReadyForQuery. What is beyond the limits is not kept: the reader
+says so (`is_over`), and reads on to the end.
+"""
+
+from __future__ import annotations
+
+import struct
+from functools import lru_cache
+from typing import Final, NamedTuple
+
+from tenantproxy.errors import ProtocolError
+from tenantproxy.wire.frames import (
+    BIND_COMPLETE,
+    COMMAND_COMPLETE,
+    COPY_BOTH,
+    COPY_DATA,
+    COPY_DONE,
+    COPY_IN,
+    COPY_OUT,
+    DATA_ROW,
+    EMPTY_QUERY,
+    ERROR,
+    HEADER,
+    IDLE,
+    IN_FAILED_TRANSACTION,
+    IN_TRANSACTION,
+    NO_DATA,
+    NOTICE,
+    NOTIFICATION,
+    PARAMETER_STATUS,
+    PARSE_COMPLETE,
+    READY,
+    ROW_DESCRIPTION,
+    length_of,
+)
+
+__all__ = ["Column", "Row", "SegmentReader", "StatementResult", "columns_of"]
+
+_LONG: Final = struct.Struct("!i").unpack_from
+_SHORT: Final = struct.Struct("!H").unpack_from
+_COLUMN: Final = struct.Struct("!IhIhih")
+_MOST: Final = 1024 * 1024  # bytes of a message that is no row: a description of 1600 columns, an error with its DETAIL
+_REMEMBERED: Final = 4096  # bytes of a description that is kept, read
+_TOLD_OF_COLUMN: Final = 128  # bytes that an answer has for each column, next to its name
+_LONG_VALUE: Final = 64  # bytes of a value from which on it counts what JSON makes of its characters
+_CONTROLS: Final = bytes({*range(0x20)} - {*b"\b\t\n\f\r"})
+_MORE_OF_CONTROL: Final = 5  # bytes: it is told in six
+_PASSED_OVER: Final = frozenset((PARSE_COMPLETE, BIND_COMPLETE, NO_DATA, NOTICE))
+_COPIES: Final = frozenset((COPY_IN, COPY_OUT, COPY_BOTH, COPY_DATA, COPY_DONE))
+_STATUSES: Final = frozenset((IDLE, IN_TRANSACTION, IN_FAILED_TRANSACTION))
+
+Row = list[str | None]
+"""The texts of one row; None is NULL."""
+
+
+class Column(NamedTuple):
+    """One column of a result, as a RowDescription has it. `table`, `number`: 0 where it is none of a table."""
+
+    name: str
+    table: int
+    number: int
+    type: int
+    size: int
+    modifier: int
+
+
+class StatementResult(NamedTuple):
+    """What one statement was answered. `tag` is empty for an empty statement."""
+
+    columns: tuple[Column, ...]
+    rows: list[Row]
+    tag: bytes
+
+
+class SegmentReader:
+    """Reads the answer to one segment. `feed` it until it says that the server is ready.
+
+    `results`: of the statements that have completed, in order. `error`: the payload of the first ErrorResponse.
+    `status`: what ReadyForQuery said. `is_over`: rows were left out, for `max_rows` or `max_bytes` of all results were
+    met: of rows and columns as JSON tells them, and of notices. `is_named`: it tells each row with the names of its
+    columns. `is_copying`: a COPY began, whose answer is not read. `is_touched`: the server reported a setting, or a
+    notification came: the session is not what it was.
+    """
+
+    __slots__ = (
+        "_columns", "_have", "_is_named", "_left", "_names", "_need", "_parts", "_rows", "_skip", "error", "is_copying",
+        "is_over", "is_touched", "results", "room", "size", "status",
+    )  # fmt: skip
+
+    def __init__(self, *, max_rows: int, max_bytes: int, is_named: bool = False) -> None:
+        self.results: list[StatementResult] = []
+        self.error: bytes | None = None
+        self.status = 0
+        self.is_over = self.is_copying = self.is_touched = False
+        self.room = max_bytes  # bytes that may still come
+        self.size = 0  # bytes that came
+        self._left = max_rows  # rows that may still come
+        self._is_named = is_named
+        self._names = 0  # bytes of the names that a row is told with
+        self._columns: tuple[Column, ...] = ()
+        self._rows: list[Row] = []
+        self._skip = 0  # bytes to come of a row that is left out
+        # The beginning of a message, in the parts in which it came: as many bytes as are there, and as are needed.
+        self._parts: list[bytes] = []
+        self._have = self._need = 0
+
+    def again(self) -> None:
+        """Another segment follows, whose results come behind those that are there."""
+        self.status = 0
+        self._columns, self._rows = (), []
+
+    def feed(self, data: bytes) -> bool:
+        """Bytes came; whether the server is ready, and has said nothing behind it.
+
+        Raises ProtocolError for what no server answers to a segment, and UnicodeDecodeError for rows that are no UTF-8:
+        the connection is of no more use.
+        """
+        self.size += len(data)
+        if self._skip:
+            skipped = min(self._skip, len(data))
+            self._skip -= skipped
+            data = data[skipped:]
+        if self._parts:
+            self._parts.append(data)
+            self._have += len(data)
+            if self._have < self._need:
+                return False
+            data = b"".join(self._parts)
+            self._parts = []
+        at, size = 0, len(data)
+        while size - at >= HEADER:
+            kind, end = data[at], at + length_of(data, at)
+            if end > size and self._is_left_out(kind, end - at):
+                self._skip, at = end - size, size
+                break
+            if end > size:
+                self._keep(data[at:], end - at)
+                return False
+            if kind == DATA_ROW:
+                self._row(data, at, end)
+            else:
+                self._other(kind, data[at + HEADER : end])
+            at = end
+        if at < size:
+            self._keep(data[at:], HEADER)
+        elif self.status:
+            return True
+        return False
+
+    def _keep(self, beginning: bytes, need: int) -> None:
+        self._parts, self._have, self._need = [beginning], len(beginning), need
+
+    def _is_left_out(self, kind: int, length: int) -> bool:
+        """Whether a message that has not come whole is a row for which there is no room."""
+        if kind != DATA_ROW:
+            if length > _MOST:
+                raise ProtocolError("the server sent a message that is too long", detail=f"kind {kind:#04x}")
+            return False
+        if length > self.room:
+            self.is_over = True
+        return self.is_over
+
+    # --- rows --------------------------------------------------------------------------------------------------------
+    def _row(self, data: bytes, at: int, end: int) -> None:
+        self._take(end - at + self._names)
+        self._left -= 1
+        if self._left < 0:
+            self.is_over = True
+        if self.is_over:
+            return
+        try:
+            (count,) = _SHORT(data, at + HEADER)
+            row: Row = []
+            at += HEADER + 2
+            for _ in range(count):
+                (length,) = _LONG(data, at)
+                at += 4
+                if length < 0:
+                    row.append(None)
+                else:
+                    value = data[at : at + length]
+                    row.append(value.decode())
+                    at += length
+                    if length > _LONG_VALUE:
+                        self._take(_MORE_OF_CONTROL * (length - len(value.translate(None, _CONTROLS))))
+        except struct.error:
+            raise _no_row() from None
+        if at != end or count != len(self._columns):
+            raise _no_row()
+        self._rows.append(row)
+
+    def _take(self, size: int) -> None:
+        self.room -= size
+        if self.room < 0:
+            self.is_over = True
+
+    # --- the rest ----------------------------------------------------------------------------------------------------
+    def _other(self, kind: int, payload: bytes) -> None:
+        if kind in _PASSED_OVER:
+            if kind == NOTICE:  # a statement may raise them without end
+                self._take(len(payload))
+            return
+        if self.status and kind not in (PARAMETER_STATUS, NOTIFICATION):
+            raise ProtocolError("the server said something behind its last answer")
+        if kind == COMMAND_COMPLETE:
+            self._completed(payload[:-1])
+        elif kind == ROW_DESCRIPTION:
+            self._described(payload)
+        elif kind == READY:
+            if len(payload) != 1 or payload[0] not in _STATUSES:
+                raise ProtocolError("the server is ready in no way that there is")
+            self.status = payload[0]
+        elif kind == ERROR:
+            self.error = self.error or payload
+        elif kind == EMPTY_QUERY:
+            self._completed(b"")
+        elif kind in (PARAMETER_STATUS, NOTIFICATION):
+            self.is_touched = True
+        elif kind in _COPIES:
+            self.is_copying = True
+        else:
+            raise ProtocolError("the server gave an answer that was not asked for", detail=f"kind {kind:#04x}")
+
+    def _described(self, payload: bytes) -> None:
+        count = int.from_bytes(payload[:2], "big")
+        self._take(len(payload) + count * _TOLD_OF_COLUMN)
+        if self.is_over:  # a batch may describe as many columns as it has statements, times 1664
+            return
+        self._columns = _columns(payload) if len(payload) <= _REMEMBERED else columns_of(payload)
+        self._names = sum(len(column.name) + 3 for column in self._columns) if self._is_named else 0
+
+    def _completed(self, tag: bytes) -> None:
+        self.results.append(StatementResult(self._columns, self._rows, tag))
+        self._columns, self._rows = (), []
+
+
+def columns_of(payload: bytes) -> tuple[Column, ...]:
+    """The columns of a RowDescription. Raises ProtocolError when it is none, UnicodeDecodeError for other encodings."""
+    found: list[Column] = []
+    try:
+        (count,) = _SHORT(payload, 0)
+        at = 2
+        for _ in range(count):
+            end = payload.index(b"\0", at)
+            table, number, kind, size, modifier, _ = _COLUMN.unpack_from(payload, end + 1)
+            found.append(Column(payload[at:end].decode(), table, number, kind, size, modifier))
+            at = end + 1 + _COLUMN.size
+    except (struct.error, ValueError) as exc:
+        if isinstance(exc, UnicodeDecodeError):
+            raise
+        raise ProtocolError("the server described its rows in no way that there is") from None
+    if at != len(payload):
+        raise ProtocolError("the server described its rows in no way that there is")
+    return tuple(found)
+
+
+_columns = lru_cache(maxsize=512)(columns_of)
+
+
+def _no_row() -> ProtocolError:
+    return ProtocolError("the server sent a row that is none")
