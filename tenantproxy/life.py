@@ -66,7 +66,11 @@ class RouterLife:
         self._registry = registry
         self._new_source = new_source  # what the registry asks, made again each time it opens
         self._main = main
-        self._changes = Changes(follow=routes.follow, has_own=parts.has_own, owners=parts.owners)
+        self._changes = Changes(
+            follow=routes.follow,
+            is_concerned=lambda tenant: parts.is_concerned(tenant) or tenant in routes.pauses,
+            concerned=lambda: parts.concerned().union(routes.pauses.tenants),
+        )
         self.is_open = False
         self.opened: OpenedIn | None = None  # where it was opened last
         self.returned = asyncio.Event()  # set when something comes back while it closes
@@ -112,10 +116,12 @@ class RouterLife:
         manager = self._parts.manager
         try:
             self._sweeper = loop.create_task(self._sweep(), name="tenantproxy sweeper", context=Context())
-            self._parts.watch.start()
+            self._parts.watch.start(self._settings.main.server)  # a fleet hears of the others first
             self._parts.fleet.begin()
             error = await self._reach_main()
             await self._parts.fleet.open(self._main.scope if error is None else None, error=error or "")
+            if self.is_open:  # not closed meanwhile
+                self._parts.watch.start()
             await self._registry.open()
             if self._is_registry_in_main:
                 await self._registry.probe()

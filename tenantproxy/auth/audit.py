@@ -22,19 +22,23 @@ from tenantproxy.auth.base import AuthDatabase
 from tenantproxy.errors import ConfigurationError, Problem
 from tenantproxy.events import (
     AdminAccess,
+    AdminChangeAnswered,
     Event,
     LoggedOut,
     LoginFailed,
     LoginLocked,
     LoginSucceeded,
+    OperationEnded,
     RefreshTokenReused,
     SessionEnded,
+    TenantChangeAsked,
 )
 
 __all__ = ["AUDITED", "AuditTable"]
 
 AUDITED: Final = (
     LoginSucceeded, LoginFailed, LoginLocked, LoggedOut, SessionEnded, RefreshTokenReused, AdminAccess,
+    AdminChangeAnswered, TenantChangeAsked, OperationEnded,
 )  # fmt: skip
 """The events that are written."""
 

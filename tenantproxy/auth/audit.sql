@@ -27,6 +27,6 @@ LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $f$
   SELECT count(*) FROM written
 $f$;
 REVOKE ALL ON FUNCTION tenantproxy.record_audit(jsonb) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION tenantproxy.record_audit(jsonb) TO :"app";
+GRANT EXECUTE ON FUNCTION tenantproxy.record_audit(jsonb) TO :"app", SESSION_USER;  -- who installs makes tenants too
 RESET ROLE;
 REVOKE tenantproxy_keeper FROM CURRENT_USER;

@@ -128,21 +128,28 @@ class Directory:
         """Note that an address has no account of `tenant`."""
         await self._database.fetch(_REMOVE, tenant, [key], timeout=timeout)
 
-    async def reconcile(self, tenant: TenantId, pages: AsyncIterable[Sequence[tuple[str, str]]]) -> tuple[int, int]:
+    async def reconcile(
+        self, tenant: TenantId, pages: AsyncIterable[Sequence[tuple[str, str]]], *, dry_run: bool = False
+    ) -> tuple[int, int]:
         """Make the entries of `tenant` those of `pages`, all its accounts as (e-mail, user): how many, how many gone.
 
-        What is added by others meanwhile stays. Cancelled, it has added what it came to and removed nothing.
+        With `dry_run` nothing is changed. What is added by others meanwhile stays. Cancelled, it has added what it came
+        to and removed nothing.
         """
         started = (await self._database.fetch("SELECT now()"))[0][0]
         keys: set[bytes] = set()
         async for page in pages:
             known = {self.key(address): user for email, user in page if (address := normalised(email)) is not None}
-            await self._database.fetch(_ADD, tenant, list(known), list(known.values()))
+            if not dry_run:
+                await self._database.fetch(_ADD, tenant, list(known), list(known.values()))
             keys |= known.keys()
         removed, after = 0, b""
         while True:
             rows = await self._database.fetch(_OF_TENANT, tenant, after, _PAGE)
-            if gone := [row[0] for row in rows if row[0] not in keys]:
+            gone = [row[0] for row in rows if row[0] not in keys]
+            if dry_run:
+                removed += len(gone)
+            elif gone:
                 removed += len(await self._database.fetch(_REMOVE_OLD, tenant, gone, started))
             if len(rows) < _PAGE:
                 return len(keys), removed

@@ -23,8 +23,9 @@ import asyncpg
 from tenantproxy.auth.accounts import Standing
 from tenantproxy.auth.base import AuthDatabase
 from tenantproxy.auth.claims import expired, invalid, no_longer_valid
-from tenantproxy.auth.revocation import Revocations, end_sessions, lasting
+from tenantproxy.auth.revocation import Revocations, lasting
 from tenantproxy.auth.tokens import Tokens
+from tenantproxy.auth.user_sessions import end_sessions
 from tenantproxy.errors import AuthError, TenantNotFound, TenantPaused
 from tenantproxy.events import LoggedOut, Observer, RefreshTokenReused, SessionEnded, ignore, tolerant
 from tenantproxy.model import Tenant, TenantId, TenantStatus

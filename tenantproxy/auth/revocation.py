@@ -17,11 +17,12 @@ from typing import Final, Protocol
 import asyncpg
 
 from tenantproxy.auth.base import AuthDatabase
+from tenantproxy.auth.user_sessions import UserSession, end_sessions, not_installed, sessions_of
 from tenantproxy.config import Auth
-from tenantproxy.errors import ConfigurationError, PoolClosed, Problem
+from tenantproxy.errors import PoolClosed
 from tenantproxy.notifications import Heard
 
-__all__ = ["CHANNEL", "Hearing", "Revocations", "end_sessions", "lasting"]
+__all__ = ["CHANNEL", "Hearing", "Revocations", "lasting"]
 
 CHANNEL: Final = "tenantproxy_revocations"
 """Where it is announced that something was revoked."""
@@ -42,10 +43,6 @@ _TIMEOUT: Final = 5.0
 _SWEPT_AT_ONCE: Final = 1000
 
 
-def _not_installed(problem: str) -> ConfigurationError:
-    return ConfigurationError([Problem(key="auth", problem=problem, fix="run: tenantproxy install")])
-
-
 class Hearing(Protocol):
     """Who listens on the main database; the router's `listener` is one."""
 
@@ -60,28 +57,6 @@ def lasting(settings: Auth) -> float:
     if settings.jwks_url or settings.public_key_file:
         issued.append(settings.max_lifetime)
     return max(settings.access_ttl, *issued, 0.0) + 2 * settings.leeway + 1.0
-
-
-async def end_sessions(
-    database: AuthDatabase,
-    seconds: float,
-    *,
-    family: bytes | None = None,
-    session: str | None = None,
-    tenant: str | None = None,
-    user: str | None = None,
-) -> list[str]:
-    """End those of a family, of a `sid`, or of a user of a tenant; which. `seconds`: see `lasting`."""
-    rows = await database.fetch(
-        "SELECT id FROM tenantproxy.end_sessions($1, $2, $3, $4, $5) AS ended(id)",
-        family,
-        session,
-        tenant,
-        user,
-        seconds,
-        timeout=_TIMEOUT,
-    )
-    return [row["id"] for row in rows]
 
 
 class Revocations:
@@ -164,6 +139,18 @@ class Revocations:
             self.note("session", session, self._seconds)
         return len(ended)
 
+    async def end_session(self, tenant: str, user: str, session: str) -> bool:
+        """End one session of this user; whether there was one. Raises as `sessions_of`."""
+        if session not in {each.id for each in await self.sessions_of(tenant, user)}:
+            return False
+        for ended in await end_sessions(self._database, self._seconds, session=session):
+            self.note("session", ended, self._seconds)
+        return True
+
+    async def sessions_of(self, tenant: str, user: str) -> list[UserSession]:
+        """The sessions of one user, the last used first, 1000 at most. Raises ConfigurationError: not installed."""
+        return await sessions_of(self._database, tenant, user)
+
     async def _revoke(self, kind: str, name: str, seconds: float) -> None:
         await self._database.fetch("SELECT tenantproxy.revoke($1, $2, $3)", kind, name, seconds, timeout=_TIMEOUT)
         self.note(kind, name, seconds)
@@ -199,7 +186,7 @@ class Revocations:
     async def _open(self, loop: asyncio.AbstractEventLoop) -> None:
         closes = self._closes
         if not (await self._database.fetch(_IS_UPGRADED, timeout=_TIMEOUT))[0][0]:
-            raise _not_installed("the main database keeps sessions as an older release did")
+            raise not_installed("the main database keeps sessions as an older release did")
         self._news = asyncio.Event()  # it belongs to the loop in which it was first waited for
         self._seen = _EVERYTHING
         if self._hearing is not None:
@@ -262,7 +249,7 @@ class Revocations:
         try:
             rows = await self._database.fetch(_READ, self._seen, timeout=_TIMEOUT)
         except (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError, asyncpg.InsufficientPrivilegeError):
-            raise _not_installed("the main database does not keep sessions yet") from None
+            raise not_installed("the main database does not keep sessions yet") from None
         for row in rows:
             if row["kind"] != "seen":
                 self._learn(row["kind"], row["id"], row["value"])

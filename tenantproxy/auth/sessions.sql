@@ -1,6 +1,6 @@
 -- Sessions of people, and what was revoked. PostgreSQL 14+. Running it again is the upgrade: each step runs once, in order.
 -- Comes after keeper.sql, in one transaction; the keeper owns all of it. The router's role may read what was revoked and
--- call the functions; of the sessions it sees only those whose refresh token it was given.
+-- call the functions; of the sessions it sees those whose refresh token it was given, and of a user that it names, the ids.
 GRANT tenantproxy_keeper TO CURRENT_USER;              -- only needed when not superuser; revoked below
 SET LOCAL ROLE tenantproxy_keeper;
 CREATE TABLE IF NOT EXISTS tenantproxy.auth_version (
@@ -139,6 +139,15 @@ LANGUAGE sql SECURITY DEFINER STABLE SET search_path = pg_catalog, pg_temp AS $f
   FROM tenantproxy.sessions s WHERE s.family = p_family
 $f$;
 
+-- What an operator sees of the sessions of one user, the newest first: nothing that proves one.
+CREATE OR REPLACE FUNCTION tenantproxy.sessions_of(p_tenant text, p_user text, p_limit int)
+RETURNS TABLE (id text, last_used timestamptz, idle_until timestamptz, expires_at timestamptz)
+LANGUAGE sql SECURITY DEFINER STABLE SET search_path = pg_catalog, pg_temp AS $f$
+  SELECT s.id, s.rotated_at, s.idle_until, s.expires_at FROM tenantproxy.sessions s
+  WHERE s.tenant = p_tenant AND s.user_id = p_user AND s.idle_until > clock_timestamp()
+  ORDER BY s.rotated_at DESC LIMIT p_limit
+$f$;
+
 -- 'rotated': p_next is good now. 'again': another call was first within the grace, with that secret; its token: o_sealed.
 -- 'reused': a secret that was good once, or never: the session is over. 'unknown': no such session.
 CREATE OR REPLACE FUNCTION tenantproxy.rotate_session(
@@ -211,14 +220,16 @@ REVOKE ALL ON FUNCTION tenantproxy.revoke(text, text, float8), tenantproxy.revok
   tenantproxy.open_session(bytea, text, text, text, bigint, text, text, bytea, bytea, float8, float8, text),
   tenantproxy.find_session(bytea),
   tenantproxy.rotate_session(bytea, bytea, bytea, bytea, text, bytea, float8, float8, float8),
-  tenantproxy.end_sessions(bytea, text, text, text, float8), tenantproxy.sweep_auth(int) FROM PUBLIC;
+  tenantproxy.end_sessions(bytea, text, text, text, float8), tenantproxy.sweep_auth(int),
+  tenantproxy.sessions_of(text, text, int) FROM PUBLIC;
 GRANT USAGE ON SCHEMA tenantproxy TO :"app";
 GRANT SELECT ON tenantproxy.tenant_epochs, tenantproxy.revoked TO :"app";
 GRANT EXECUTE ON FUNCTION tenantproxy.revoke(text, text, float8), tenantproxy.revoke_tenant(text),
   tenantproxy.open_session(bytea, text, text, text, bigint, text, text, bytea, bytea, float8, float8, text),
   tenantproxy.find_session(bytea),
   tenantproxy.rotate_session(bytea, bytea, bytea, bytea, text, bytea, float8, float8, float8),
-  tenantproxy.end_sessions(bytea, text, text, text, float8), tenantproxy.sweep_auth(int) TO :"app";
+  tenantproxy.end_sessions(bytea, text, text, text, float8), tenantproxy.sweep_auth(int),
+  tenantproxy.sessions_of(text, text, int) TO :"app";
 GRANT EXECUTE ON FUNCTION tenantproxy.tenant_left() TO SESSION_USER;  -- to make the triggers below
 RESET ROLE;
 REVOKE tenantproxy_keeper FROM CURRENT_USER;

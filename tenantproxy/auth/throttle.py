@@ -110,10 +110,17 @@ class AddressLimits:
 
     def take(self, address: str | None) -> None:
         """Count an attempt from `address`; None: it is not known, and not counted. Raises TooManyAttempts."""
-        limits = self.limits(address)
-        if (wait := longest_wait(limits)) > 0:
+        self.check(address)
+        self.count(address)
+
+    def check(self, address: str | None) -> None:
+        """Raise TooManyAttempts where one more is too many."""
+        if (wait := longest_wait(self.limits(address))) > 0:
             raise too_many(wait, "address")
-        for buckets, key in limits:
+
+    def count(self, address: str | None) -> None:
+        """Count an attempt, whether or not it was one too many."""
+        for buckets, key in self.limits(address):
             buckets.take(key)
 
     def give_back(self, address: str | None) -> None:

@@ -39,6 +39,7 @@ __all__ = [
     "isolate_table",
     "missing_rights",
     "sql_file",
+    "store_keys",
 ]
 
 DEFAULT_SETTING: Final = "app.current_tenant_id"
@@ -67,7 +68,8 @@ async def install(
     other ids stay (see `forget_keys`). `conn` is a superuser's, or of a database owner with CREATEROLE who created the
     keeper. Takes no longer than `lock_timeout` seconds waiting for any one lock: then asyncpg.LockNotAvailableError.
     """
-    role, pads = quote_identifier(app_role), _pads(keys)
+    role = quote_identifier(app_role)
+    _pads(keys)  # bad ones are refused before anything is done
     scripts = [sql_file(name, app=role, setting=check_setting(setting)) for name in CONTEXT_FILES]
     async with alone(conn, lock_timeout):
         for script in scripts:
@@ -76,13 +78,23 @@ async def install(
         if (trusted or await is_trusted(conn)) and await may_trust(conn):
             await conn.execute(sql_file(TRUSTED_FILE, app=role, setting=setting))
             form = "trusted"
-        async with as_keeper(conn):
-            await conn.executemany(
-                "INSERT INTO tenantproxy.context_key (kid, ipad, opad) VALUES ($1, $2, $3)"
-                " ON CONFLICT (kid) DO UPDATE SET ipad = excluded.ipad, opad = excluded.opad, not_after = 'infinity'",
-                pads,
-            )
+        await _store(conn, keys)
     return form
+
+
+async def store_keys(conn: asyncpg.Connection, keys: Mapping[int, bytes], *, lock_timeout: float = 5.0) -> None:
+    """Put `keys`, as for `install`, into a database where the signed context is installed."""
+    async with alone(conn, lock_timeout):
+        await _store(conn, keys)
+
+
+async def _store(conn: asyncpg.Connection, keys: Mapping[int, bytes]) -> None:
+    async with as_keeper(conn):
+        await conn.executemany(
+            "INSERT INTO tenantproxy.context_key (kid, ipad, opad) VALUES ($1, $2, $3)"
+            " ON CONFLICT (kid) DO UPDATE SET ipad = excluded.ipad, opad = excluded.opad, not_after = 'infinity'",
+            _pads(keys),
+        )
 
 
 _RIGHTS: Final = """
@@ -129,7 +141,8 @@ async def forget_keys(conn: asyncpg.Connection, kids: Iterable[int], *, lock_tim
 async def install_registry(conn: asyncpg.Connection, *, app_role: str, lock_timeout: float = 5.0) -> None:
     """Put our own registry table into the main database, or upgrade it; `app_role`, the router's, may read it.
 
-    `conn` is as for `install`, and not in a transaction: the migration commits by itself.
+    And what making and migrating tenants is written into, which it may not. `conn` is as for `install`, and not in a
+    transaction: the migration commits by itself.
     """
     reader = quote_identifier(app_role)
     async with alone(conn, lock_timeout):
@@ -139,8 +152,13 @@ async def install_registry(conn: asyncpg.Connection, *, app_role: str, lock_time
     except asyncpg.PostgresError:
         await conn.execute("ROLLBACK")
         raise
-    async with alone(conn, lock_timeout), as_keeper(conn):
-        await conn.execute(f"GRANT USAGE ON SCHEMA tenantproxy TO {reader}")
+    async with alone(conn, lock_timeout):
+        await conn.execute(sql_file("sagas.sql"))
+        await conn.execute(sql_file("migration_runs.sql"))
+        await conn.execute(sql_file("operations.sql"))
+        await conn.execute(sql_file("leaders.sql"))
+        async with as_keeper(conn):
+            await conn.execute(f"GRANT USAGE ON SCHEMA tenantproxy TO {reader}")
     await conn.execute(f"GRANT SELECT ON tenantproxy.tenants TO {reader}")
 
 

@@ -42,7 +42,8 @@ def context_sql(*, app_role: str, setting: str, keys: Mapping[int, bytes] | None
 def registry_sql(*, app_role: str) -> str:
     """As `install.install_registry`."""
     reader = quote_identifier(app_role)
-    usage = f"{_BEGIN}{_AS_KEEPER}GRANT USAGE ON SCHEMA tenantproxy TO {reader};\n{_NO_LONGER}"
+    ours = "".join(map(sql_file, ("sagas.sql", "migration_runs.sql", "operations.sql", "leaders.sql")))
+    usage = f"{_BEGIN}{ours}{_AS_KEEPER}GRANT USAGE ON SCHEMA tenantproxy TO {reader};\n{_NO_LONGER}"
     return f"{_schema()}{SCHEMA_SQL}\n{usage}GRANT SELECT ON tenantproxy.tenants TO {reader};\nCOMMIT;\n"
 
 

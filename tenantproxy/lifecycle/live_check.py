@@ -19,7 +19,8 @@ from tenantproxy.driver.state import DriverConnection
 from tenantproxy.errors import TenantProxyError, UnprotectedRelations
 from tenantproxy.events import Event, FunctionsNotVerified, IsolationViolation
 from tenantproxy.isolation import DatabasePlan, Plan, RowPlan, SchemaPlan
-from tenantproxy.model import Isolation, PoolKey, Route, Tenant, TenantStatus
+from tenantproxy.lifecycle.pooler_mode import what_is_between
+from tenantproxy.model import Isolation, PoolKey, Proof, Route, Tenant, TenantStatus
 from tenantproxy.parts import Parts
 from tenantproxy.registry.base import AnyConnection
 from tenantproxy.registry.factory import build
@@ -166,7 +167,19 @@ class _Live:
             return [_wrong(place, exc)]
         except asyncpg.PostgresError as exc:  # of the question after the checks
             return [Finding(state="wrong", place=place, what=f"PostgreSQL says {exc.sqlstate}", fix="see its log")]
+        if self._settings.servers[route.pool.server].pooler:
+            findings += await self._between(route, place)
         return findings or [Finding(state="ok", place=place, what=_kind(route))]
+
+    async def _between(self, route: Route, place: str) -> list[Finding]:
+        """What is between us and a server that is said to be behind a pooler; nothing to tell is fine too."""
+        try:
+            async with self.leased(route) as one, self.leased(route) as other:
+                found, fix = await what_is_between(one, other)
+        except TenantProxyError as exc:
+            return [_wrong(place, exc)]
+        what = f"{_kind(route, is_pooled=True)}, through {found}"
+        return [Finding(state="note" if fix else "ok", place=place, what=what, fix=fix)]
 
     @asynccontextmanager
     async def leased(
@@ -235,10 +248,13 @@ class _Main:
             yield backend.con
 
 
-def _kind(route: Route) -> str:
+def _kind(route: Route, *, is_pooled: bool = False) -> str:
     """How the tenants of a pool are kept apart; for rows, also how a session proves whose it is."""
     binding = route.session.binding
-    return route.isolation.value if binding is None else f"{route.isolation.value}, {binding.proof.value}"
+    if binding is None:
+        return route.isolation.value
+    proof = Proof.EXACT if is_pooled and binding.proof is not Proof.PLAIN else binding.proof
+    return f"{route.isolation.value}, {proof.value}"
 
 
 def _wrong(place: str, error: TenantProxyError) -> Finding:

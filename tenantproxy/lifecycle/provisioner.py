@@ -20,10 +20,12 @@ from tenantproxy.model import quote_identifier
 
 __all__ = [
     "Connect",
+    "ConnectTo",
     "close_database",
     "close_functions",
     "close_maintenance",
     "close_public",
+    "create_closed",
     "ensure_database",
     "ensure_role",
     "ensure_schema",
@@ -36,6 +38,8 @@ __all__ = [
 ]
 
 Connect = Callable[[str], Awaitable[asyncpg.Connection]]
+ConnectTo = Callable[[str, str], Awaitable[asyncpg.Connection]]
+"""Opens a connection to a database (the second) of a server with the server's admin credentials."""
 
 # Functions that reach other sessions or run SQL from text, open to PUBLIC by default. pg_stat_get_backend_activity and
 # its like show the statements of other sessions of the same role; pg_prepared_statement those of its former tenants.
@@ -91,6 +95,19 @@ async def ensure_database(conn: asyncpg.Connection, database: str, *, owner: str
     except (asyncpg.DuplicateDatabaseError, asyncpg.UniqueViolationError):
         return False
     return True
+
+
+async def create_closed(conn: asyncpg.Connection, database: str, *, template: str | None = None) -> None:
+    """Create `database`, which PUBLIC may not connect to at any moment; it may be called again behind a crash.
+
+    Who sees its name before it is closed could come in, and its session would stay: LISTEN needs no right.
+    """
+    name = quote_identifier(database)
+    if not await conn.fetchval("SELECT true FROM pg_database WHERE datname = $1", database):
+        copied = f" TEMPLATE {quote_identifier(template)}" if template is not None else ""
+        await conn.execute(f"CREATE DATABASE {name}{copied} CONNECTION LIMIT 0")
+    await conn.execute(f"REVOKE ALL ON DATABASE {name} FROM PUBLIC")
+    await conn.execute(f"ALTER DATABASE {name} CONNECTION LIMIT -1")
 
 
 async def close_database(conn: asyncpg.Connection, database: str, *, roles: Sequence[str]) -> None:

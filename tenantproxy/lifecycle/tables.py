@@ -15,7 +15,7 @@ from tenantproxy.lifecycle.install import alone
 from tenantproxy.lifecycle.table_facts import find_table, read_table, tables_with
 from tenantproxy.lifecycle.table_plan import no_table, plan_table
 
-__all__ = ["TableRequest", "install_tables", "plan_tables"]
+__all__ = ["TableRequest", "install_tables", "plan_tables", "plan_within"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +42,7 @@ async def plan_tables(conn: asyncpg.Connection, request: TableRequest) -> Change
     """What is still to be done for `request` in the database of `conn`. Changes nothing and locks nothing."""
     async with conn.transaction(readonly=True):
         await conn.execute("SELECT pg_catalog.set_config('search_path', $1, true)", SEARCH_PATH)
-        return await _plan(conn, request)
+        return await plan_within(conn, request)
 
 
 async def install_tables(
@@ -55,7 +55,7 @@ async def install_tables(
     Then asyncpg.LockNotAvailableError: what is left undone, a broken index too, is for the next run.
     """
     async with alone(conn, lock_timeout):
-        plan = await _plan(conn, request)
+        plan = await plan_within(conn, request)
         if plan.problems or plan.missing:
             return plan
         await apply(conn, (change for change in plan.changes if not change.concurrently))
@@ -70,7 +70,8 @@ async def install_tables(
     return plan
 
 
-async def _plan(conn: asyncpg.Connection, request: TableRequest) -> ChangePlan:
+async def plan_within(conn: asyncpg.Connection, request: TableRequest) -> ChangePlan:
+    """As `plan_tables`, in the transaction that `conn` is in, whose search_path is `change.SEARCH_PATH`."""
     tables = list(request.tables)
     notes = []
     for column in request.all_with:

@@ -4,6 +4,22 @@
 GRANT tenantproxy_keeper TO CURRENT_USER;
 SET LOCAL ROLE tenantproxy_keeper;
 
+-- A standby that replays the creation of an unlogged sequence and is promoted before its next restartpoint has it without its row, and each use fails
+-- (XX000, bad magic number). The next install makes such a one again.
+DO $$
+DECLARE
+  name  text;
+  whole boolean;
+BEGIN
+  FOREACH name IN ARRAY ARRAY['tenant_binding', 'tenant_mark', 'session_nonce', 'trusted_mark'] LOOP
+    IF to_regclass('tenantproxy.' || name) IS NOT NULL THEN
+      EXECUTE format('SELECT EXISTS (SELECT FROM tenantproxy.%I)', name) INTO whole;
+      IF NOT whole THEN
+        EXECUTE format('DROP SEQUENCE tenantproxy.%I', name);
+      END IF;
+    END IF;
+  END LOOP;
+END $$;
 CREATE UNLOGGED SEQUENCE IF NOT EXISTS tenantproxy.tenant_binding;                                -- 31 random bits, 32 bits of unix time: valid until
 CREATE UNLOGGED SEQUENCE IF NOT EXISTS tenantproxy.tenant_mark MINVALUE -9223372036854775808 START 1; -- which tenant, as a mark salted with the former
 REVOKE ALL ON SEQUENCE tenantproxy.tenant_binding, tenantproxy.tenant_mark FROM PUBLIC;

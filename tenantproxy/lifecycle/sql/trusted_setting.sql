@@ -1,6 +1,6 @@
 -- tenantproxy: trusted setting, the other form of [row]. The tenant of a session stands in `backtrace_functions`, which only superusers may set, and
--- roles with GRANT SET ON PARAMETER: the keeper's trust() alone. Policies read it without a function call. Comes after turns.sql (same keeper, keys,
--- fence and nonce), in its transaction; lifecycle/trusted.py has seen to the grant before. PostgreSQL 15+.
+-- roles with GRANT SET ON PARAMETER: the keeper's trust() alone. Policies read it by a function that has no rights of its own. Comes after turns.sql
+-- (same keeper, keys, fence and nonce), in its transaction; lifecycle/trusted.py has seen to the grant before. PostgreSQL 15+.
 -- Value: <valid until, 10 digits of unix time><tenant with '-' as blank and '.' as tab>. It begins with a digit, so no C function bears that name
 -- and no backtrace is ever logged; a list of C functions that an operator puts there is never a tenant.
 GRANT tenantproxy_keeper TO CURRENT_USER;
@@ -78,14 +78,21 @@ END $f$;
 DO $$ BEGIN
   EXECUTE replace(pg_get_functiondef('tenantproxy.bound_tenant()'::regprocedure), 'FUNCTION tenantproxy.bound_tenant()', 'FUNCTION tenantproxy.proved_tenant()');
 END $$;
--- Inlined into each statement: no SECURITY DEFINER, no SET; parsed here, so no search_path matters. One comparison of text: a tenant is there, and
--- its time is not over (counted at transaction start).
+-- Has the rights of its caller and no SET, so each name stands here with its schema: types, operators and collations too. A tenant is there, and its
+-- time is not over (counted at transaction start). Not in SQL: a statement that is planned each time would read, inline and fold its body each time,
+-- which costs the server more than the rest of a select by primary key. Few expressions: each is initialized again in every transaction.
 CREATE OR REPLACE FUNCTION tenantproxy.bound_tenant() RETURNS text
-LANGUAGE sql STABLE SECURITY INVOKER PARALLEL RESTRICTED
-RETURN CASE WHEN current_setting('backtrace_functions') COLLATE "C" > date_part('epoch', transaction_timestamp())::bigint::text COLLATE "C"
-             AND current_setting('backtrace_functions') COLLATE "C" < ':'
-            THEN translate(substr(current_setting('backtrace_functions'), 11), E' \t', '-.')
-            ELSE tenantproxy.proved_tenant() END;
+LANGUAGE plpgsql STABLE SECURITY INVOKER PARALLEL RESTRICTED
+AS $f$
+DECLARE
+  value pg_catalog.text := pg_catalog.current_setting('backtrace_functions');
+BEGIN
+  IF value OPERATOR(pg_catalog.>) pg_catalog.date_part('epoch', CURRENT_TIMESTAMP)::pg_catalog.int8::pg_catalog.text COLLATE pg_catalog."C"
+     AND value OPERATOR(pg_catalog.<) ':' COLLATE pg_catalog."C" THEN
+    RETURN pg_catalog.translate(pg_catalog.substr(value, 11), E' \t', '-.');
+  END IF;
+  RETURN tenantproxy.proved_tenant();
+END $f$;
 
 REVOKE ALL ON FUNCTION tenantproxy.trust(text, integer, bigint, text, bigint, boolean), tenantproxy.trust_again(text, bigint), tenantproxy.bound_tenant(), tenantproxy.proved_tenant() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION tenantproxy.trust(text, integer, bigint, text, bigint, boolean), tenantproxy.trust_again(text, bigint), tenantproxy.bound_tenant(), tenantproxy.proved_tenant() TO :"app";

@@ -1,0 +1,82 @@
+"""Which statements are in what pg_dump or pg_restore wrote? Each as a list of SQL tokens. Pure.
+
+A name with a semicolon or a newline in it is a name, and the text of a function is one token, whatever it says.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Collection, Iterator
+from typing import Final
+
+from tenantproxy.lifecycle.backup.errors import BackupDamaged
+
+__all__ = ["other_definitions", "plain_name", "statements"]
+
+_TOKEN: Final = re.compile(
+    r"""(?P<blank>\s+|--[^\n]*(?:\n|$))|(?P<name>"(?:[^"]|"")+")|(?P<text>'(?:[^']|'')*'|[eE]'(?:[^'\\]|\\.|'')*')"""
+    r"""|(?P<body>\$(?P<tag>(?:[^\W\d]\w*)?)\$.*?\$(?P=tag)\$)|(?P<end>;)"""
+    r"""|(?P<word>[^\s"';(),.]+)|(?P<mark>[(),.])""",
+    re.DOTALL,
+)
+_TOLD: Final = 120  # characters
+
+
+def statements(text: str) -> Iterator[list[str]]:
+    """The tokens of each. Raises BackupDamaged for what cannot be read."""
+    tokens: list[str] = []
+    place = 0
+    while place < len(text):
+        if text.startswith("\\", place) and (place == 0 or text[place - 1] == "\n"):  # \restrict: for psql alone
+            place = text.find("\n", place) + 1 or len(text)
+            continue
+        found = _TOKEN.match(text, place)
+        if found is None:
+            raise BackupDamaged("a statement in the dump cannot be read")
+        place = found.end()
+        if found["end"]:
+            if tokens:
+                yield tokens
+            tokens = []
+        elif not found["blank"]:
+            tokens.append(found[0])
+    if tokens:
+        raise BackupDamaged("the last statement in the dump is cut off")
+
+
+def plain_name(token: str) -> str:
+    """The name that a token is."""
+    return token[1:-1].replace('""', '"') if token.startswith('"') else token
+
+
+def other_definitions(saved: str, found: str, *, ours: Collection[str]) -> list[str]:
+    """What `found`, defines otherwise than `saved`, both of pg_dump, in any order; the beginning of each.
+
+    `ours`: schemas that were there before, and have their own comments and rights.
+    """
+    there, wanted = (Counter(_definitions(text, ours)) for text in (found, saved))
+    return [each[:_TOLD] for each in [*(there - wanted), *(wanted - there)]]
+
+
+def _definitions(text: str, ours: Collection[str]) -> Iterator[str]:
+    for tokens in statements(text):
+        words = [token.upper() for token in tokens]
+        if words[0] == "SET" or words[:2] == ["SELECT", "PG_CATALOG"]:
+            continue  # of the session
+        if not _is_of_ours(tokens, words, ours):
+            yield " ".join(tokens)
+
+
+def _is_of_ours(tokens: list[str], words: list[str], ours: Collection[str]) -> bool:
+    """Whether it is about a schema that was there, or rights on what is PostgreSQL's or the admin user's."""
+    if words[:2] == ["CREATE", "SCHEMA"]:
+        return plain_name(tokens[2]) in ours
+    if words[:3] == ["COMMENT", "ON", "SCHEMA"]:
+        return plain_name(tokens[3]) in ours
+    if words[0] not in ("GRANT", "REVOKE"):
+        return False
+    on = words.index("ON")  # a column of that name would be quoted
+    if words[on + 1] == "SCHEMA":
+        return plain_name(tokens[on + 2]) in ours
+    return words[on + 1 : on + 4] in (["FUNCTION", "PG_CATALOG", "."], ["FOREIGN", "DATA", "WRAPPER"])

@@ -1,0 +1,1 @@
+"""What runs in a project's own Python, which need not have tenantproxy: these files import the project's tool alone."""

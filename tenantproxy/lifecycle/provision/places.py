@@ -1,0 +1,139 @@
+"""How are a tenant's role, database and schema made and removed, so that what is others' is never taken for ours?
+
+What was made in one transaction bears the saga's sign as its comment. A database, which cannot be, is made under a
+name that cannot be guessed and renamed when its identifier is known: a name of others is never adopted, never dropped.
+Every function looks first and may be run again after a crash at any point.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import asyncpg
+
+from tenantproxy.errors import ConfigurationError, Problem
+from tenantproxy.lifecycle.provision.wanted import Wanted
+from tenantproxy.lifecycle.provisioner import create_closed, ensure_role
+from tenantproxy.model import quote_identifier
+
+__all__ = [
+    "database_named",
+    "drop_database",
+    "drop_role",
+    "drop_schemas",
+    "is_database",
+    "make_database",
+    "make_role",
+    "make_schema",
+    "name_database",
+]
+
+_ROLE: Final = "SELECT shobj_description(oid, 'pg_authid') FROM pg_roles WHERE rolname = $1"
+_SCHEMA: Final = (
+    "SELECT oid, nspname::text AS name, obj_description(oid, 'pg_namespace') AS sign FROM pg_namespace"
+    " WHERE oid = $1 OR nspname = $2 ORDER BY oid = $1 DESC NULLS LAST LIMIT 1"
+)
+
+
+async def make_role(conn: asyncpg.Connection, wanted: Wanted, password: str) -> None:
+    """Its login role, with `password`. Raises ConfigurationError when a role of that name is not this saga's."""
+    assert wanted.role is not None
+    name = quote_identifier(wanted.role)
+    async with conn.transaction():
+        found = await conn.fetch(_ROLE, wanted.role)
+        if found and found[0][0] != wanted.sign:
+            raise _taken("role", wanted.role, "provision.role")
+        await ensure_role(conn, wanted.role, password=password)
+        await conn.execute(f"COMMENT ON ROLE {name} IS '{wanted.sign}'")
+
+
+async def drop_role(conn: asyncpg.Connection, wanted: Wanted) -> None:
+    """Its role, if it is this saga's. What it may reach elsewhere must be gone before."""
+    if wanted.role is not None and await conn.fetchval(_ROLE, wanted.role) == wanted.sign:
+        await conn.execute(f"DROP ROLE {quote_identifier(wanted.role)}")
+
+
+async def make_database(conn: asyncpg.Connection, temporary: str, template: str | None) -> int:
+    """The identifier of the database `temporary`. `conn`: of a maintenance database."""
+    await create_closed(conn, temporary, template=template)
+    found = await database_named(conn, temporary)
+    assert found is not None
+    return found
+
+
+async def database_named(conn: asyncpg.Connection, name: str) -> int | None:
+    """The identifier of the database of that name."""
+    found: int | None = await conn.fetchval("SELECT oid FROM pg_database WHERE datname = $1", name)
+    return found
+
+
+async def is_database(conn: asyncpg.Connection, oid: int, name: str) -> bool:
+    """Whether the database `oid` is called so."""
+    return await _database(conn, oid) == name
+
+
+async def name_database(conn: asyncpg.Connection, wanted: Wanted, oid: int) -> None:
+    """Give the database `oid` its name. Raises ConfigurationError when there is one of that name, or it is gone."""
+    if (name := await _database(conn, oid)) is None:
+        problem, fix = "is gone: it was dropped by hand", f"tenantproxy tenants abandon {wanted.id}"
+        raise ConfigurationError([Problem(key=f"database {wanted.database}", problem=problem, fix=fix)])
+    if name == wanted.database:
+        return
+    try:
+        await conn.execute(f"ALTER DATABASE {quote_identifier(name)} RENAME TO {quote_identifier(wanted.database)}")
+    except asyncpg.DuplicateDatabaseError:
+        raise _taken("database", wanted.database, "provision.database") from None
+
+
+async def drop_database(conn: asyncpg.Connection, temporary: str, oid: int | None, *, final: str | None = None) -> None:
+    """The database `oid`, when it has one of its two names; without an `oid` the one called `temporary`."""
+    name = temporary if oid is None else await _database(conn, oid)
+    if name is not None and name in (temporary, final):
+        await conn.execute(f"DROP DATABASE IF EXISTS {quote_identifier(name)} WITH (FORCE)")
+
+
+async def make_schema(conn: asyncpg.Connection, wanted: Wanted, schema: str, oid: int | None) -> int:
+    """The identifier of its `schema`. Raises ConfigurationError when a schema of that name is not this saga's."""
+    name = quote_identifier(schema)
+    async with conn.transaction():
+        found = await conn.fetchrow(_SCHEMA, oid, schema)
+        if found is None:
+            await conn.execute(f"CREATE SCHEMA {name}")
+            await conn.execute(f"COMMENT ON SCHEMA {name} IS '{wanted.sign}'")
+            found = await conn.fetchrow(_SCHEMA, oid, schema)
+        elif found["oid"] != oid and found["sign"] != wanted.sign:
+            raise _taken("schema", schema, "provision.schema")
+        assert found is not None
+        made: int = found["oid"]
+        return made
+
+
+async def drop_schemas(conn: asyncpg.Connection, wanted: Wanted, oid: int | None) -> None:
+    """Its schemas with all that is in them, and what its role was granted on the shared database."""
+    async with conn.transaction():
+        for name, known in ((wanted.schema, oid), *((schema, None) for _, schema in wanted.systems)):
+            found = await conn.fetchrow(_SCHEMA, known, name)
+            if found is not None and (found["oid"] == known or found["sign"] == wanted.sign):
+                await conn.execute(f"DROP SCHEMA {quote_identifier(found['name'])} CASCADE")
+        if wanted.role is not None and await conn.fetchval(_ROLE, wanted.role) == wanted.sign:
+            await _release(conn, quote_identifier(wanted.role), quote_identifier(wanted.database))
+
+
+async def _release(conn: asyncpg.Connection, role: str, database: str) -> None:
+    """Nothing in the database of `conn` keeps `role` from being dropped: it may have default privileges of its own
+    making, or large objects.
+    """
+    await conn.execute(f"REVOKE ALL ON DATABASE {database} FROM {role}")
+    if not await conn.fetchval("SELECT rolsuper FROM pg_roles WHERE rolname = current_user"):
+        await conn.execute(f"GRANT {role} TO CURRENT_USER")
+    await conn.execute(f"DROP OWNED BY {role}")
+
+
+async def _database(conn: asyncpg.Connection, oid: int) -> str | None:
+    name: str | None = await conn.fetchval("SELECT datname::text FROM pg_database WHERE oid = $1", oid)
+    return name
+
+
+def _taken(what: str, name: str, key: str) -> ConfigurationError:
+    problem = f"there is a {what} {name} that was not made for this tenant; it is left as it is"
+    return ConfigurationError([Problem(key=key, problem=problem, fix="choose another identifier or pattern")])

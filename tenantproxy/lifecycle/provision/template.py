@@ -1,0 +1,68 @@
+"""What are new databases copied from? A sealed template, made once for the SQL files as they are."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Final
+
+import asyncpg
+
+from tenantproxy.lifecycle.provisioner import Connect, close_functions, create_closed, run_statements
+from tenantproxy.model import quote_identifier
+
+__all__ = ["ensure_template", "template_name"]
+
+_LOCK: Final = "SELECT pg_advisory_lock(hashtextextended('tenantproxy template', 0))"
+_UNLOCK: Final = "SELECT pg_advisory_unlock(hashtextextended('tenantproxy template', 0))"
+_PREFIX: Final = "tenantproxy_template_"
+_BUILDING: Final = "tenantproxy_template_being_made"
+
+
+def template_name(files: Sequence[str]) -> str:
+    """By the content of `files`: other files are another template."""
+    digest = hashlib.sha256("\0".join(files).encode()).hexdigest()
+    return f"{_PREFIX}{digest[:16]}"
+
+
+async def ensure_template(connect: Connect, conn: asyncpg.Connection, files: Sequence[str]) -> str:
+    """The name of the database in which `files` ran, which no one can connect to. `conn`: of a maintenance database.
+
+    It gets its name last, so one that is there is whole; what a crash left is made again. Those of former files go.
+    """
+    name = template_name(files)
+    if await conn.fetchval("SELECT true FROM pg_database WHERE datname = $1", name):
+        return name
+    await conn.execute(_LOCK)
+    try:
+        if not await conn.fetchval("SELECT true FROM pg_database WHERE datname = $1", name):
+            await _drop(conn, _BUILDING)
+            await create_closed(conn, _BUILDING)
+            inside = await connect(_BUILDING)
+            try:
+                await close_functions(inside)
+                await run_statements(inside, files)
+            finally:
+                await inside.close()
+            await conn.execute(f"ALTER DATABASE {_BUILDING} WITH ALLOW_CONNECTIONS false IS_TEMPLATE true")
+            await conn.execute(f"ALTER DATABASE {_BUILDING} RENAME TO {quote_identifier(name)}")
+            await _drop_former(conn, name)
+    finally:
+        await conn.execute(_UNLOCK)
+    return name
+
+
+async def _drop_former(conn: asyncpg.Connection, name: str) -> None:
+    rows = await conn.fetch(
+        "SELECT datname::text FROM pg_database WHERE datistemplate AND NOT datallowconn AND datname <> $1"
+        " AND datname ~ $2 AND pg_has_role(datdba, 'USAGE')",
+        name, f"^{_PREFIX}[0-9a-f]{{16}}$",
+    )  # fmt: skip
+    for row in rows:
+        await _drop(conn, row["datname"])
+
+
+async def _drop(conn: asyncpg.Connection, name: str) -> None:
+    if await conn.fetchval("SELECT true FROM pg_database WHERE datname = $1", name):
+        await conn.execute(f"ALTER DATABASE {quote_identifier(name)} WITH IS_TEMPLATE false")
+        await conn.execute(f"DROP DATABASE IF EXISTS {quote_identifier(name)} WITH (FORCE)")
