@@ -16,6 +16,7 @@ from aiohttp.typedefs import Handler
 from tenantproxy.auth.base import Identity, Resolver, TokenVerifier
 from tenantproxy.auth.caller import SUBPROTOCOL, Headers, carries_token, header_texts, unwrap_token
 from tenantproxy.auth.resolvers import mismatch
+from tenantproxy.context import REQUEST_ID as CURRENT_REQUEST
 from tenantproxy.context import begin
 from tenantproxy.errors import TenantUnresolved
 from tenantproxy.middleware.gate import Gate, RequestCounter
@@ -23,6 +24,7 @@ from tenantproxy.middleware.life import life_of
 from tenantproxy.middleware.problems import GONE, OURS, ProblemAnswer, request_id
 from tenantproxy.router import Router
 from tenantproxy.scope import TenantScope
+from tenantproxy.watch import PARENT
 
 __all__ = ["IDENTITY", "REQUEST_ID", "ROUTER", "TENANT", "as_response", "route_of", "setup"]
 
@@ -66,7 +68,8 @@ def setup(
     async def tenancy(request: web.Request, handler: Handler) -> web.StreamResponse:
         loop = asyncio.get_running_loop()
         started = loop.time()
-        request[REQUEST_ID] = request_id(request.headers.getall("X-Request-ID", ()))
+        request[REQUEST_ID] = name = request_id(request.headers.getall("X-Request-ID", ()))
+        token = CURRENT_REQUEST.set(name)
         code = GONE
         try:
             response = await _answer(gate, request, handler)
@@ -78,6 +81,7 @@ def setup(
             code = 500
             raise
         finally:
+            CURRENT_REQUEST.reset(token)
             if requests is not None:
                 requests.observe(
                     route=route_of(request), method=request.method, code=code, seconds=loop.time() - started
@@ -104,6 +108,7 @@ async def _answer(gate: Gate, request: web.Request, handler: Handler) -> web.Str
     try:
         if token:
             request = _without_token(request)
+        PARENT.set(gate.parent(headers))
         await _admit(gate, request, headers + token)
         return await handler(request)
     except OURS as exc:

@@ -18,12 +18,14 @@ from typing import Any, Final, TypeAlias
 from tenantproxy.auth.base import Resolver, TokenVerifier
 from tenantproxy.auth.caller import SUBPROTOCOL, carries_token, header_texts, unwrap_token
 from tenantproxy.auth.resolvers import mismatch
+from tenantproxy.context import REQUEST_ID as CURRENT_REQUEST
 from tenantproxy.context import begin, current, end
 from tenantproxy.middleware.gate import Gate, RequestCounter
 from tenantproxy.middleware.life import life_of
 from tenantproxy.middleware.problems import GONE, OURS, ProblemAnswer, request_id
 from tenantproxy.router import Router
 from tenantproxy.scope import TenantScope
+from tenantproxy.watch import PARENT
 
 __all__ = ["ANSWER", "PATTERN", "TenantMiddleware", "answer_to", "tenant"]
 
@@ -155,10 +157,13 @@ class TenantMiddleware:
         if found is not None:
             scope["state"]["tenant"] = scope[_OUTER] = found
         scope[ANSWER] = partial(self._gate.answer, headers, resolved=found is not None)
-        token = begin(found)
+        token, request = begin(found), CURRENT_REQUEST.set(scope["state"]["request_id"])
+        parent = PARENT.set(self._gate.parent(headers))
         try:
             await self.app(scope, receive, send)
         finally:
+            PARENT.reset(parent)
+            CURRENT_REQUEST.reset(request)
             end(token)
 
 

@@ -43,6 +43,12 @@ class Gate:
         self._mismatch_text = settings.resolve.mismatch_text
         self._proxies = TrustedProxies.configured(settings.http, observer=router.observer)
 
+    def parent(self, headers: Headers) -> str:
+        """The request's traceparent, where leases are looked at; else it is not looked for."""
+        if self._router.lease_watch is None:
+            return ""
+        return next((value for name, value in headers if name == "traceparent"), "")
+
     async def admit(self, *, method: str, path: str, headers: Headers, peer: str | None) -> TenantScope | None:
         """The scope for a request; see `enter`."""
         found = await self.enter(method=method, path=path, headers=headers, peer=peer)

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import logging
 
-from tenantproxy.context import current
+from tenantproxy.context import REQUEST_ID, current
 from tenantproxy.errors import TenantUnresolved
 
 __all__ = ["TenantFilter"]
 
 
 class TenantFilter(logging.Filter):
-    """Gives each record the attribute `tenant`: the current one, `-` outside of requests. Add it to a handler.
+    """Gives each record `tenant`, the current one, and `request_id`; `-` outside of requests. Add it to a handler.
 
-    A record that names a tenant itself keeps it. A handler that writes in a thread of its own (QueueListener) needs the
-    filter before the queue, on the QueueHandler: the thread has no current tenant.
+    A record that names them itself keeps what it says. A handler that writes in a thread of its own (QueueListener)
+    needs the filter before the queue, on the QueueHandler: the thread has no current tenant.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -24,4 +24,6 @@ class TenantFilter(logging.Filter):
                 record.tenant = current().id
             except TenantUnresolved:
                 record.tenant = "-"
+        if not hasattr(record, "request_id"):
+            record.request_id = REQUEST_ID.get() or "-"
         return True

@@ -11,9 +11,12 @@ from aiohttp import web
 from aiohttp.typedefs import Middleware
 from prometheus_client import CollectorRegistry
 
+from tenantproxy.metrics.exposition import exposition_in_slices
 from tenantproxy.metrics.listeners import HttpRequests
-from tenantproxy.metrics.prometheus import exposition_in_slices
 from tenantproxy.pools.base import PoolStats, ServerStats, Stats, TenantPoolStats
+from tenantproxy.sidecar.admin_gate import CALLER, own_pattern
+from tenantproxy.sidecar.admin_openapi import description
+from tenantproxy.sidecar.admin_routes import ROUTES
 from tenantproxy.sidecar.answers import MAX_BODY_BYTES, answering
 from tenantproxy.sidecar.http_protocol import unmarked
 from tenantproxy.slices import Slices
@@ -65,8 +68,28 @@ def admin_app(
     app.router.add_get("/metrics", scrape)
     app.router.add_get("/v1/pools", list_pools)
     app.router.add_get("/v1/servers", list_servers)
+    app.router.add_get("/v1/me", _me)
+    app.router.add_get("/v1/openapi.json", _described)
     app.add_routes(list(routes))
     return app
+
+
+async def _me(request: web.Request) -> web.Response:
+    caller = request[CALLER]
+    return web.json_response({"name": caller.by, "role": caller.role.value})
+
+
+async def _described(request: web.Request) -> web.Response:
+    """Of the routes that this application has: the supervisor of several workers has fewer."""
+    routes = request.app.router.routes()
+    has = {(each.method, own_pattern(request.app, each.resource)) for each in routes if each.resource is not None}
+    verbs = {(method, path.removesuffix("/{verb}")) for method, path in has if path.endswith("/{verb}")}
+    known = [
+        each
+        for each in ROUTES
+        if (each.method, each.path) in has or (each.method, each.path.rpartition("/")[0]) in verbs
+    ]
+    return web.json_response(description(known))
 
 
 def _ready(checks: Readiness, *, verbose: bool) -> web.Response:

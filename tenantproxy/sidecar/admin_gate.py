@@ -1,21 +1,32 @@
-"""Who may ask the admin listener? Clients with the token, by a name that is this listener's own."""
+"""Who may ask the admin listener? Clients with a token that may do it, in private, by a name of this listener's own.
+
+No cookie is ever taken: what a web page of another site makes a browser send carries no token, and changes nothing.
+"""
 
 from __future__ import annotations
 
-import hmac
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
+from ipaddress import ip_address
 from typing import Final
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from tenantproxy.config import Admin, listen_address
-from tenantproxy.errors import InvalidCredentials, TenantProxyError
+from tenantproxy.errors import AccessDenied, TenantProxyError
+from tenantproxy.events import AdminChangeAnswered, Observer, ignore
+from tenantproxy.middleware.problems import GONE
+from tenantproxy.sidecar.admin_roles import ANYONE, AdminCaller, Role, bearer_of, check_may_change, check_role, known_by
+from tenantproxy.sidecar.admin_routes import AdminRoute, route_for
+from tenantproxy.sidecar.page.routes import INDEX
 
-__all__ = ["MIN_TOKEN_BYTES", "admin_gate"]
+__all__ = ["CALLER", "ForeignOrigin", "admin_gate", "audited", "check_own_origin", "own_pattern", "pattern_of"]
 
-MIN_TOKEN_BYTES: Final = 16
-_HEALTH: Final = frozenset(("/livez", "/readyz"))  # for probes, which send any Host, and no token
+CALLER: Final = web.RequestKey("tenantproxy_admin_caller", AdminCaller)
+"""Who asks, for handlers."""
+
+_ORIGIN: Final = re.compile(r"[a-z0-9._\-]+(:[0-9]+)?|\[[0-9a-f:.]+\](:[0-9]+)?")
 _LOOPBACK: Final = frozenset(("localhost", "127.0.0.1", "::1"))
 
 
@@ -25,23 +36,100 @@ class ForeignHost(TenantProxyError):
     http_status, sqlstate, code = 421, "28000", "misdirected_request"
 
 
-def admin_gate(now: Callable[[], Admin]) -> Middleware:
-    """Refuses a foreign Host with 421, and a request without the token of `[admin]` with 401, before any handler runs.
+class ForeignOrigin(AccessDenied):
+    """A web page of another origin asks."""
 
-    `now`: `[admin]` as it is. The token is read at each request, so that a new one needs no restart; while it cannot be
-    read, all are refused.
+    code = "foreign_origin"
+
+
+class TokenInClear(AccessDenied):
+    """Another machine asks without TLS for what needs the token: it could be read on its way."""
+
+    code = "token_in_clear"
+
+
+def admin_gate(now: Callable[[], Admin], observer: Observer = ignore) -> Middleware:
+    """Lets a request through to its handler when the table of routes and its token say so.
+
+    Before any handler runs it refuses a foreign Host with 421, a web page of another origin with 403, a request without
+    one of the tokens of `[admin]` with 401, and one whose token has too weak a role with 403. What needs the token is
+    refused with 403 where others could read it, right or wrong (see `Admin.token_in_clear`). Each change that a known
+    caller asks for is told to `observer` with its answer.
+    `now`: `[admin]` as it is. Tokens are read at each request, so that a new one needs no restart.
     """
 
     @web.middleware
     async def gate(request: web.Request, handler: Handler) -> web.StreamResponse:
-        path, admin = _path_of(request), now()
-        if path not in _HEALTH:
-            _check_host(request, _names(admin))
-            if admin.token is not None and not (path == "/metrics" and admin.metrics_public):
-                _check_token(request, admin.token.read_bytes())
-        return await handler(request)
+        admin, pattern = now(), pattern_of(request)
+        route = route_for(request.method, pattern, request.match_info)
+        if route is not None and route.any_host:
+            return await handler(request)
+        names = _names(admin)
+        _check_host(request, names)
+        check_own_origin(request, admin.hosts)
+        caller = request[CALLER] = _caller(request, admin, route)
+        needed = _needed(pattern, route)
+        if request.method in ("GET", "HEAD") or not pattern:
+            check_role(caller, needed)
+            return await handler(request)
+        check_may_change(admin)
+        return await audited(request, handler, pattern, caller, needed, observer)
 
     return gate
+
+
+async def audited(
+    request: web.Request, handler: Handler, pattern: str, caller: AdminCaller, needed: Role, observer: Observer
+) -> web.StreamResponse:
+    """The answer of `handler` to a change, if `caller` may ask for it; `observer` is told of either."""
+    code = GONE
+    try:
+        check_role(caller, needed)
+        response = await handler(request)
+        code = response.status
+    except web.HTTPException as exc:
+        code = exc.status
+        raise
+    except TenantProxyError as exc:
+        code = exc.http_status
+        raise
+    except Exception:
+        code = 500
+        raise
+    finally:
+        observer(_answered(request, pattern, caller, code))
+    return response
+
+
+def _needed(pattern: str, route: AdminRoute | None) -> Role:
+    """What no table knows is for the strongest role; what does not exist, for any."""
+    if route is None:
+        return Role.ADMIN if pattern else Role.READ
+    return route.role or Role.READ
+
+
+def _answered(request: web.Request, pattern: str, caller: AdminCaller, code: int) -> AdminChangeAnswered:
+    found = request.match_info
+    return AdminChangeAnswered(
+        by=caller.by,
+        change=f"{request.method} {pattern.replace('{verb}', found.get('verb', ''))}",
+        tenant=found.get("tenant", ""),
+        user=found.get("user", ""),
+        address=request.remote or "",
+        status=code,
+    )
+
+
+def _caller(request: web.Request, admin: Admin, route: AdminRoute | None) -> AdminCaller:
+    if not admin.each_token:
+        return ANYONE
+    if route is not None and route.path == "/metrics" and admin.metrics_public:
+        return ANYONE
+    if not admin.token_in_clear:
+        _check_private(request)
+    if route is not None and route.role is None:
+        return ANYONE
+    return known_by(admin, bearer_of(request.headers.getall("Authorization", [])))
 
 
 def _names(admin: Admin) -> set[str]:
@@ -51,10 +139,16 @@ def _names(admin: Admin) -> set[str]:
     return names
 
 
-def _path_of(request: web.Request) -> str:
-    """The path of the route that answers, as it was registered; empty when none does."""
+def pattern_of(request: web.Request) -> str:
+    """The path of the route that answers, as `own_pattern` has it; empty when none does."""
     resource = request.match_info.route.resource
-    return "" if resource is None else resource.canonical
+    return "" if resource is None else own_pattern(request.app, resource)
+
+
+def own_pattern(app: web.Application, resource: web.AbstractResource) -> str:
+    """As it was registered: where `app` is part of another one, without the path that it is at."""
+    index = app.router.get(INDEX)
+    return resource.canonical.removeprefix("" if index is None else index.canonical.removesuffix("/"))
 
 
 def _check_host(request: web.Request, names: set[str]) -> None:
@@ -66,6 +160,21 @@ def _check_host(request: web.Request, names: set[str]) -> None:
             detail="the Host header is none of loopback, the address of [admin] listen and [admin] hosts",
             hint='name it there if it is meant: hosts = ["tenantproxy.internal"]',
         )
+
+
+def check_own_origin(request: web.Request, hosts: Iterable[str]) -> None:
+    """A browser says whose page asks. It must be this listener's own, or be at one of `hosts`: else ForeignOrigin."""
+    for given in request.headers.getall("Origin", []):
+        origin = _origin_of(given)
+        is_own = bool(origin) and origin == request.headers.get("Host", "").lower()
+        if not is_own and _name_of(origin) not in {name.lower() for name in hosts}:
+            raise ForeignOrigin("a web page of another origin may not ask the admin listener")
+
+
+def _origin_of(text: str) -> str:
+    """Host and port of an origin; empty for what is none (`null`)."""
+    scheme, found, rest = text.lower().partition("://")
+    return rest if found and scheme in ("http", "https") and _ORIGIN.fullmatch(rest) else ""
 
 
 def _name_of(host: str) -> str:
@@ -81,11 +190,22 @@ def _own_address(request: web.Request) -> str | None:
     return str(own[0]).lower() if isinstance(own, tuple) else None
 
 
-def _check_token(request: web.Request, token: bytes) -> None:
-    given = request.headers.getall("Authorization", [])
-    scheme, _, secret = given[0].partition(" ") if len(given) == 1 else ("", "", "")
-    is_right = hmac.compare_digest(secret.strip().encode("utf-8", "surrogateescape"), token)
-    if scheme.lower() != "bearer" or len(token) < MIN_TOKEN_BYTES or not is_right:
-        raise InvalidCredentials(
-            "the admin token is missing or wrong", hint="send the one of [admin] token_file: Authorization: Bearer ..."
+def _check_private(request: web.Request) -> None:
+    if not _is_private(request):
+        raise TokenInClear(
+            "the admin token is not taken in clear text from another machine",
+            hint="give [admin] a certificate, ask from the machine itself (kubectl port-forward does), or say that a"
+            " proxy on a trusted network ends TLS: [admin] token_in_clear = true",
         )
+
+
+def _is_private(request: web.Request) -> bool:
+    """Whether it came by TLS, or from this machine, as what `kubectl port-forward` brings does."""
+    transport = request.transport
+    peer = None if transport is None else transport.get_extra_info("peername")
+    if transport is None or not isinstance(peer, tuple):
+        return False
+    if transport.get_extra_info("ssl_object") is not None:
+        return True
+    host = str(peer[0]).lower()
+    return host == _own_address(request) or ip_address(host.partition("%")[0]).is_loopback

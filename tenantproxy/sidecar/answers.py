@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Final
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
+from tenantproxy.context import REQUEST_ID as CURRENT_REQUEST
 from tenantproxy.metrics.listeners import HttpRequests
 from tenantproxy.middleware.aiohttp import REQUEST_ID, as_response, route_of
 from tenantproxy.middleware.problems import GONE, OURS, answer_to, problem_answer, request_id
@@ -23,19 +24,26 @@ MAX_BODY_BYTES: Final = 1024 * 1024
 logger = logging.getLogger("tenantproxy")
 
 
-def answering(requests: HttpRequests, *, mismatch_text: Callable[[], str] = str) -> Middleware:
-    """The outermost middleware of a listener: caps the head, names the request, turns errors into problems, counts."""
+def answering(
+    requests: HttpRequests, *, mismatch_text: Callable[[], str] = str, own_limits: Collection[str] = ()
+) -> Middleware:
+    """The outermost middleware of a listener: caps the head, names the request, turns errors into problems, counts.
+
+    `own_limits`: routes that look at the size of a body themselves.
+    """
 
     @web.middleware
     async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
         loop = asyncio.get_running_loop()
         started = loop.time()
-        request[REQUEST_ID] = request_id(request.headers.getall("X-Request-ID", ()))
+        request[REQUEST_ID] = name = request_id(request.headers.getall("X-Request-ID", ()))
+        token = CURRENT_REQUEST.set(name)
         code = GONE
         try:
-            response = await _answer(request, handler, mismatch_text())
+            response = await _answer(request, handler, mismatch_text(), own_limits)
             code = response.status
         finally:
+            CURRENT_REQUEST.reset(token)
             requests.observe(route=route_of(request), method=request.method, code=code, seconds=loop.time() - started)
         response.headers["X-Request-Id"] = request[REQUEST_ID]
         return response
@@ -43,9 +51,11 @@ def answering(requests: HttpRequests, *, mismatch_text: Callable[[], str] = str)
     return answer
 
 
-async def _answer(request: web.Request, handler: Handler, mismatch_text: str) -> web.StreamResponse:
+async def _answer(
+    request: web.Request, handler: Handler, mismatch_text: str, own_limits: Collection[str]
+) -> web.StreamResponse:
     try:
-        if (refused := _too_large(request)) is not None:
+        if (refused := _too_large(request, own_limits)) is not None:
             return refused
         return await handler(request)
     except web.HTTPException as exc:
@@ -63,11 +73,12 @@ async def _answer(request: web.Request, handler: Handler, mismatch_text: str) ->
         return _plain_problem(request, 500, "internal error")
 
 
-def _too_large(request: web.Request) -> web.Response | None:
+def _too_large(request: web.Request, own_limits: Collection[str]) -> web.Response | None:
     head = len(request.raw_path) + sum(len(name) + len(value) + 4 for name, value in request.raw_headers)
     if head > MAX_HEADER_BYTES:
         return _plain_problem(request, 431, "request header fields too large")
-    if request.content_length is not None and request.content_length > MAX_BODY_BYTES:
+    size = request.content_length
+    if size is not None and size > MAX_BODY_BYTES and route_of(request) not in own_limits:
         return _plain_problem(request, 413, "request body too large")
     return None
 

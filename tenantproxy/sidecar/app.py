@@ -23,32 +23,46 @@ from tenantproxy.config import Settings, listen_address
 from tenantproxy.config.changes import Change, changed_keys, changed_secrets, marks, refuse, told
 from tenantproxy.config.version import VERSION
 from tenantproxy.errors import ConfigurationError, NotSupported, Problem, TenantProxyError, is_passing
+from tenantproxy.lifecycle.login_sync import LoginFollower
+from tenantproxy.metrics.exposition import registry_of
 from tenantproxy.metrics.fleet import FleetCollector
 from tenantproxy.metrics.listeners import HttpRequests, ProcessCollector, ProcessStats
 from tenantproxy.metrics.logins import LoginCollector
 from tenantproxy.metrics.pg import PgCollector
-from tenantproxy.metrics.prometheus import RouterCollector, TenantCounts, registry_of
+from tenantproxy.metrics.prometheus import RouterCollector, Seen, TenantCounts, no_traces
 from tenantproxy.pools.base import Stats
 from tenantproxy.router import Router
 from tenantproxy.sidecar.admin import Readiness, admin_app, pools_json, server_json
+from tenantproxy.sidecar.admin_desk import AdminDesk
 from tenantproxy.sidecar.admin_gate import admin_gate
+from tenantproxy.sidecar.admin_roles import check_may_change
 from tenantproxy.sidecar.auth import AuthDesk
 from tenantproxy.sidecar.controls import control_routes
+from tenantproxy.sidecar.deployment_routes import DeploymentRoutes
 from tenantproxy.sidecar.descriptors import ceiling, raise_limit
 from tenantproxy.sidecar.http import public_app
 from tenantproxy.sidecar.lag import LoopLag
 from tenantproxy.sidecar.listener import HttpListener
+from tenantproxy.sidecar.live import LiveRouter
+from tenantproxy.sidecar.live_routes import live_routes
+from tenantproxy.sidecar.page.feed import MAX_VIEWERS, PageFeed
+from tenantproxy.sidecar.page.recent import RecentEvents
+from tenantproxy.sidecar.page.routes import page_routes
+from tenantproxy.sidecar.page.rows import Look
 from tenantproxy.sidecar.pg import PgPort, Reread
 from tenantproxy.sidecar.pg.colleagues import Colleagues
 from tenantproxy.sidecar.service import Controls, Peer, UpgradeFailed, check_free
+from tenantproxy.sidecar.session_routes import session_routes
 from tenantproxy.sidecar.sockets import Sockets
+from tenantproxy.sidecar.sql.door import SQL, SqlDoor
 from tenantproxy.sidecar.starting import any_of_registry, until_done
+from tenantproxy.sidecar.tenant_routes import TenantRoutes
 from tenantproxy.sidecar.tls import listener_tls
 
 __all__ = ["DRAIN_TIMEOUT", "Sidecar", "run"]
 
 DRAIN_TIMEOUT: Final = 30.0
-_ADMIN_CLIENTS: Final = 100
+_ADMIN_CLIENTS: Final = MAX_VIEWERS + 100
 _YIELD_LOOKS, _YIELD_PAUSE = 250, 0.02  # five seconds for connections to be given back before an upgrade
 _COUNTED_SOURCES: Final = frozenset({"memory", "file"})  # all tenants are in our memory: counting them asks no server
 
@@ -73,16 +87,18 @@ class Sidecar:
         sockets: Sockets | None = None,
         colleagues: Colleagues | None = None,
         controls: Controls | None = None,
+        seen: Seen = no_traces,
     ) -> None:
         """`sockets`: what it listens on instead of binding. `colleagues`: it is one of several workers.
 
-        `controls`: what the admin listener can do to the process, besides reloading.
+        `controls`: what the admin listener can do to the process, besides reloading. `seen`: see `RouterCollector`.
         """
         self.router = router
         self._reread = reread
         self._colleagues = colleagues
         self._is_open = False
         self._has_part = False  # another process has a part of the budgets
+        self._reloading = asyncio.Lock()
         self._draining = False  # True from the first moment of `start_draining` on, for good
         self._later: set[asyncio.Task[None]] = set()  # what could not be done when it opened
         self._lag = LoopLag()
@@ -106,10 +122,14 @@ class Sidecar:
         if self.pg is not None:
             self.pg.shown = lambda: self.whole
             self.pg.reloads = self.reload
+        self.sql: SqlDoor | None = None
+        if self.pg is not None and settings.sql.enabled:
+            self.sql = SqlDoor(self.pg, settings, router.observer, self._requests)
         public = public_app(
             self._requests,
-            [*self.auth.routes(), *routes],
+            [*self.auth.routes(), *([] if self.sql is None else self.sql.routes()), *routes],
             mismatch_text=lambda: self._settings.resolve.mismatch_text,
+            own_limits=(SQL,),
         )
         self._public = _listener(
             settings.http.listen,
@@ -122,16 +142,30 @@ class Sidecar:
             is_exempt=TrustedProxies.configured(settings.http).trusts,
             tls=listener_tls(settings.http, "http"),
             sockets=given.get("http", ()),
+            shortcut=None if self.sql is None else self.sql.straight,
         )
+        self._drain_timeout = drain_timeout
+        self._desk = AdminDesk(router, lambda: check_may_change(self._settings.admin))
+        recent = RecentEvents()
+        router.observer.add(recent)
+        self.page = PageFeed(self._look, recent)
         admin = admin_app(
             self._requests,
             readiness=self._ready_now,
             metrics=self.metrics,
             pools=self._pools,
             servers=self._servers,
-            gate=admin_gate(lambda: self._settings.admin),
-            routes=control_routes(lambda: self._settings.admin, self.reload, controls),
+            gate=admin_gate(lambda: self._settings.admin, router.observer),
+            routes=[
+                *control_routes(lambda: self._settings.admin, self.reload, controls),
+                *live_routes(LiveRouter(router, self.pg)),  # before `{verb}`, of which it has one
+                *TenantRoutes(self._desk).routes(),
+                *DeploymentRoutes(self._desk).routes(),
+                *session_routes(router),
+                *page_routes(self.page),
+            ],
         )
+        admin.on_shutdown.append(lambda _: self.page.close())
         self._admin = _listener(
             settings.admin.listen,
             admin,
@@ -142,7 +176,9 @@ class Sidecar:
             sockets=given.get("admin", ()),
         )
         self.series = registry_of(
-            RouterCollector(lambda: self._stats or router.stats(), version=VERSION, tenants=lambda: self._tenants),
+            RouterCollector(
+                lambda: self._stats or router.stats(), version=VERSION, tenants=lambda: self._tenants, seen=seen
+            ),
             ProcessCollector(self._process, self._requests),
             LoginCollector(lambda: router.login_counts, lambda: self.auth.reuses, lambda: router.audit),
             FleetCollector(lambda: router.fleet),
@@ -167,7 +203,7 @@ class Sidecar:
     @property
     def pg_address(self) -> str | None:
         """Host and port of the PostgreSQL port; None when the configuration has none."""
-        if self.pg is None:
+        if self.pg is None or not self._settings.pg.listen:
             return None
         host, port = self.pg.listener.address
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
@@ -188,6 +224,8 @@ class Sidecar:
             if not self._registry_loaded():
                 self._do_later(until_done(self.router.registry.probe, "readiness", again=any_of_registry))
             await self._open_auth()
+            if self._settings.login.outbox:
+                self._do_later(LoginFollower(self.router, self.router.observer).run())
             if self.pg is not None:
                 await _bind(self.pg, "pg.listen")
             await _bind(self._public, "http.listen")
@@ -222,6 +260,16 @@ class Sidecar:
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error("a part of the service did not start: %s", error)
 
+    async def take_clients(self, wanted: bool) -> None:
+        """Leave what connects to the other processes of the same sockets, or accept again. Raises OSError.
+
+        Requests of who is connected are served as before.
+        """
+        if self._public is not None:
+            await self._public.take_clients(wanted)
+        if self.pg is not None and self.pg.has_listener:
+            await self.pg.listener.take_clients(wanted)
+
     def start_draining(self) -> None:
         """Be not ready from now on, and serve as before."""
         self._draining = True
@@ -234,9 +282,15 @@ class Sidecar:
             task.cancel()
         await asyncio.gather(*later, return_exceptions=True)
         async with asyncio.TaskGroup() as drained:
-            for listener in (self._public, self.pg):
-                if listener is not None:
-                    drained.create_task(listener.close())
+            if self._public is not None:
+                drained.create_task(self._public.close())
+            if self.pg is not None:
+                drained.create_task(self.pg.drain())
+        if self.sql is not None:
+            await self.sql.close()
+        if self.pg is not None:
+            await self.pg.close()  # not before: requests of SQL have its backends to their end
+        await self._desk.close(timeout=self._drain_timeout)
         await self.auth.close()
         await self.router.close()
         if self._admin is not None:
@@ -253,15 +307,16 @@ class Sidecar:
             return await self._colleagues.reload()
         if self._reread is None:
             raise NotSupported("this process has no configuration file to read again")
-        if self._has_part:
-            raise UpgradeFailed("an upgrade is under way", hint="try again when the process before it has ended")
-        new = await asyncio.to_thread(self._reread)
-        changed = changed_keys(self._settings, new)
-        refuse(changed)
-        budgets = {name: server.max_connections for name, server in new.servers.items()}
-        former = self._marks
-        self.prepare(new, whole=new, limits=budgets)()
-        return told(sorted({*changed, *changed_secrets(former, self._marks)}))
+        async with self._reloading:
+            if self._has_part:
+                raise UpgradeFailed("an upgrade is under way", hint="try again when the process before it has ended")
+            new = await asyncio.to_thread(self._reread)
+            changed = changed_keys(self._settings, new)
+            refuse(changed)
+            budgets = {name: server.max_connections for name, server in new.servers.items()}
+            former = self._marks
+            self.prepare(new, whole=new, limits=budgets)()
+            return told(sorted({*changed, *changed_secrets(former, self._marks)}))
 
     def prepare(self, new: Settings, *, whole: Settings, limits: Mapping[str, int]) -> Callable[[], None]:
         """Get ready to take over `new`, of which only what may change differs; what this returns does it.
@@ -277,6 +332,7 @@ class Sidecar:
             raise ConfigurationError([Problem(key="tenants", problem=str(exc), fix="correct it")]) from exc
         desk = self.auth.prepare(new)
         port = None if self.pg is None else self.pg.prepare(new)
+        sql = None if self.sql is None else self.sql.prepare(new)
         exempt = TrustedProxies.configured(new.http).trusts
         public, admin = listener_tls(new.http, "http"), listener_tls(new.admin, "admin")
 
@@ -285,6 +341,8 @@ class Sidecar:
             desk()
             if port is not None:
                 port()
+            if sql is not None:
+                sql()
             if self._public is not None:
                 http = new.http
                 self._public.adopt(max_clients=http.max_clients, max_per_address=http.per_address, is_exempt=exempt)
@@ -301,7 +359,8 @@ class Sidecar:
 
         Raises UpgradeFailed when too much is in use, and nothing has changed.
         """
-        self._has_part = True
+        async with self._reloading:  # one under way would undo it
+            self._has_part = True
         budgets = {name: server.max_connections for name, server in self._settings.servers.items()}
         kept = {name: limit - limit // 2 for name, limit in budgets.items()}
         held = self.resize_budgets(kept)
@@ -332,7 +391,7 @@ class Sidecar:
 
     async def cancel(self, pid: int, secret: bytes) -> bool:
         """Cancel for a client of this process, whose request came to another; False: it has no such client."""
-        return self.pg is not None and self.pg.is_open and await self.pg.listener.cancel_here(pid, secret)
+        return self.pg is not None and self.pg.has_listener and await self.pg.listener.cancel_here(pid, secret)
 
     def meet(self, peer: Peer | None) -> None:
         """`peer` is the process before or after this one, while both serve."""
@@ -372,6 +431,17 @@ class Sidecar:
 
     async def _servers(self) -> list[dict[str, Any]]:
         return [server_json(server) for server in (await self.router.snapshot()).servers]
+
+    async def _look(self) -> Look:
+        counts = self.router.login_counts
+        listeners = (each.stats() for each in (self._public, self.pg) if each is not None)
+        return Look(
+            stats=await self.router.snapshot(),
+            fleet=self.router.fleet,
+            logins={} if counts is None else {str(name): count for name, count in counts.results.items()},
+            clients={each.protocol: (each.clients, each.limit) for each in listeners},
+            paused=self.pg.view.paused() if self.pg is not None and self.pg.has_listener else (),
+        )
 
     async def metrics(self) -> CollectorRegistry:
         """The series of this process, as of now."""

@@ -7,7 +7,8 @@ from collections.abc import Awaitable, Callable, Collection
 from aiohttp import web
 
 from tenantproxy.config import Admin
-from tenantproxy.errors import AccessDenied, ConfigurationError, NotSupported
+from tenantproxy.errors import ConfigurationError, NotSupported
+from tenantproxy.sidecar.admin_roles import check_may_change
 from tenantproxy.sidecar.service import Controls, ReloadRefused
 
 __all__ = ["control_routes"]
@@ -21,21 +22,14 @@ def control_routes(
     `controls` None: reload alone is possible.
     """
 
-    def check() -> None:
-        if now().token is None:
-            raise AccessDenied(
-                "what changes something needs the admin token, and [admin] has none",
-                hint="configure [admin] token_file; or send a signal: SIGHUP reloads, SIGUSR2 upgrades",
-            )
-
     def able() -> Controls:
-        check()
+        check_may_change(now())
         if controls is None:
             raise NotSupported("this process cannot be replaced", hint="start it with `tenantproxy serve`")
         return controls
 
     async def reloads(request: web.Request) -> web.Response:
-        check()
+        check_may_change(now())
         try:
             changed = await reload()
         except ConfigurationError as exc:  # to the operator, who has the token

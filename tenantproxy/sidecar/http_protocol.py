@@ -60,11 +60,47 @@ class HttpProtocol(web.RequestHandler):
     complete, malformed ones included.
     """
 
+    tunnel: asyncio.BaseProtocol | None = None
+    """What is told of a WebSocket's backpressure, and of its bytes as they come."""
+    on_gone: Callable[[], None] | None = None
+    """Called when the connection is lost, while a request is being answered that set it."""
+    is_passed = False
+    """Whether a request is under way that went past aiohttp, for which the connection only seems to be idle."""
+
     def __init__(
         self, manager: web.Server, *, loop: asyncio.AbstractEventLoop, on_idle: Callable[[], None], **options: Any
     ) -> None:
         super().__init__(manager, loop=loop, **options)
         self._on_idle = on_idle
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """See asyncio.Protocol."""
+        gone, self.on_gone = self.on_gone, None
+        super().connection_lost(exc)
+        if gone is not None:
+            gone()
+
+    def passed(self, *, is_under_way: bool) -> None:
+        """A request that goes past aiohttp begins, or is over: the connection is kept alive."""
+        self.is_passed = is_under_way
+        self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+
+    def _process_keepalive(self) -> None:
+        if self.is_passed:
+            self.passed(is_under_way=True)
+        super()._process_keepalive()
+
+    def pause_writing(self) -> None:
+        """See asyncio.Protocol."""
+        super().pause_writing()
+        if isinstance(self.tunnel, asyncio.Protocol):
+            self.tunnel.pause_writing()
+
+    def resume_writing(self) -> None:
+        """See asyncio.Protocol."""
+        super().resume_writing()
+        if isinstance(self.tunnel, asyncio.Protocol):
+            self.tunnel.resume_writing()
 
     @property
     def heads(self) -> int:

@@ -6,15 +6,16 @@ import asyncio
 import json
 import socket
 from collections.abc import Callable, Sequence
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from aiohttp import web
 
-from tenantproxy.connect.tls import Handshake, HandshakeTurns
+from tenantproxy.connect.tls import HandshakeTurns
 from tenantproxy.metrics.listeners import ListenerStats
-from tenantproxy.sidecar.descriptors import is_scarce
+from tenantproxy.sidecar.http_client import HttpClient
 from tenantproxy.sidecar.http_protocol import HttpProtocol
-from tenantproxy.sidecar.places import Places, network_of
+from tenantproxy.sidecar.places import Places
+from tenantproxy.sidecar.shortcut import ShortDoor
 from tenantproxy.sidecar.sockets import Listening, serve
 from tenantproxy.sidecar.tls import ListenerTls
 
@@ -23,7 +24,6 @@ __all__ = ["HttpListener"]
 _LINE_BYTES: Final = 8190  # of the request line, and of each header
 _HEADERS: Final = 64
 _KEEPALIVE_SECONDS: Final = 75.0
-_REFUSED_SECONDS: Final = 1.0
 _HEAD_SECONDS: Final = 10.0
 _WRITE_SECONDS: Final = 30.0
 _LAST_SECONDS: Final = 1.0  # a connection that was silent for so long is closed when the listener is
@@ -53,7 +53,7 @@ class HttpListener:
     seconds after its first byte, that of the first request after the connection was opened: silence is free of charge,
     and would take the places of all. For the same reason a client that takes nothing of what it asked for is cut off
     after `write_timeout` seconds. `tls`: with what clients must speak; replaced when certificates are read again. A
-    handshake is part of the first head.
+    handshake is part of the first head. `shortcut`: answers what it takes without `app`.
     """
 
     def __init__(
@@ -73,14 +73,16 @@ class HttpListener:
         is_exempt: Callable[[str], bool] = lambda peer: False,
         tls: ListenerTls | None = None,
         sockets: Sequence[socket.socket] = (),
+        shortcut: ShortDoor[Any] | None = None,
     ) -> None:
         self.tls = tls
+        self.shortcut = shortcut
         self.turns = HandshakeTurns()
         self.ceiling = ceiling  # see `descriptors.ceiling`
         self.head_timeout = head_timeout
         self.write_timeout = write_timeout
         self.is_exempt = is_exempt
-        self.places: Places[_Client] = Places(max_clients, max_per_address, _Client.give_way, grace=idle_grace)
+        self.places: Places[HttpClient] = Places(max_clients, max_per_address, HttpClient.give_way, grace=idle_grace)
         app.on_response_prepare.append(self._say_last)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=drain_timeout)
         self._drain_timeout = drain_timeout
@@ -89,16 +91,21 @@ class HttpListener:
         self._host = host
         self._port = port
         self._server: Listening | None = None
-        self._is_closing = False
+        self.is_closing = False
 
     async def open(self) -> None:
         """Bind and accept. Raises OSError when the address cannot be had; nothing is left open then."""
         await self._runner.setup()
         try:
-            self._server = await serve(lambda: _Client(self), self._host, self._port, sockets=self._sockets)
+            self._server = await serve(lambda: HttpClient(self), self._host, self._port, sockets=self._sockets)
         except BaseException:
             await self._runner.cleanup()
             raise
+
+    async def take_clients(self, wanted: bool) -> None:
+        """Leave what connects to the other processes of its sockets, or accept again. Raises OSError."""
+        if self._server is not None and not self.is_closing:
+            await self._server.take_clients(wanted)
 
     @property
     def url(self) -> str:
@@ -134,22 +141,25 @@ class HttpListener:
         The rest is cut. A connection without a request is closed when it has been silent for a second: the next request
         of a busy client may be on its way, and a connection that is closed under it makes it fail.
         """
-        self._is_closing = True
+        self.is_closing = True
         if self._server is not None:
             self._server.close()
             loop = asyncio.get_running_loop()
             until = loop.time() + min(_LAST_SECONDS, self._drain_timeout)
             while self.places.recently_idle(_LAST_SECONDS) and loop.time() < until:  # noqa: ASYNC110 - once in a life
                 await asyncio.sleep(_LOOK_SECONDS)
+            until = loop.time() + self._drain_timeout
+            while any(client.is_unseen for client in self.places) and loop.time() < until:  # noqa: ASYNC110
+                await asyncio.sleep(_LOOK_SECONDS)  # from then on aiohttp reads nothing more of any connection
         await self._runner.cleanup()
 
     async def _say_last(self, request: web.Request, response: web.StreamResponse) -> None:
-        if self._is_closing:
+        if self.is_closing:
             response.force_close()
             response.headers["Connection"] = "close"
 
-    def admit(self, client: _Client) -> HttpProtocol | bytes:
-        """aiohttp's protocol for one more client, or what it is answered; called by `_Client`."""
+    def admit(self, client: HttpClient) -> HttpProtocol | bytes:
+        """aiohttp's protocol for one more client, or what it is answered; called by `HttpClient`."""
         server = self._runner.server
         if server is None:
             return _REFUSAL
@@ -165,111 +175,3 @@ class HttpListener:
             max_field_size=_LINE_BYTES,
             max_headers=_HEADERS,
         )
-
-
-class _Client(asyncio.Protocol):
-    """One connection: admitted and passed on to aiohttp, or refused."""
-
-    def __init__(self, listener: HttpListener) -> None:
-        self._listener = listener
-        self._inner: HttpProtocol | None = None  # None: not admitted
-        self._transport: asyncio.Transport | None = None  # from the moment of admission
-        self._timer: asyncio.TimerHandle | None = None  # set while a head, or the end of a closed client, is waited for
-        self._stalled: asyncio.TimerHandle | None = None  # set while it reads too little of what we answer
-        self.address: str | None = None  # what it counts for; None: a trusted proxy, or unknown
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        if is_scarce(transport, self._listener.ceiling):
-            cast("asyncio.Transport", transport).abort()
-            return
-        # Here and not when the protocol is made: a burst is accepted, and all its protocols made, in one loop step.
-        self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by its class
-        peer = transport.get_extra_info("peername")
-        if peer and not self._listener.is_exempt(peer[0]):
-            self.address = network_of(peer[0])
-        admitted, tls = self._listener.admit(self), self._listener.tls
-        if isinstance(admitted, bytes):
-            if tls is not None:
-                self._transport.abort()  # a handshake for a refusal would be for free
-                return
-            self._transport.write(admitted)
-            self._abort_after(_REFUSED_SECONDS)
-            return
-        self._abort_after(self._listener.head_timeout)
-        if tls is None:
-            self._inner = admitted
-            self._inner.connection_made(transport)
-            return
-
-        def secured(transport: asyncio.Transport, early: bytes) -> None:
-            self._inner = admitted
-            self._transport = transport
-            transport.set_protocol(self)
-            admitted.connection_made(transport)
-            if early:
-                self.data_received(early)
-
-        parts: Any = {"turns": self._listener.turns, "on_done": secured, "on_failed": self.connection_lost}
-        Handshake.on(self._transport, tls.context, **parts).begin()
-
-    def data_received(self, data: bytes) -> None:
-        if self._inner is None:
-            if self._transport is not None:
-                self._transport.close()  # only now: closing on unread bytes would reset our answer away
-            return
-        before = self._inner.heads
-        self._inner.data_received(data)
-        if self._inner.heads != before:
-            self._listener.places.works(self)
-            self._stop_timer()
-        elif self._timer is None and self._inner.is_waiting:
-            self._abort_after(self._listener.head_timeout)  # the first bytes of another head
-
-    def waits(self) -> None:
-        """An answer was sent, and no other request has come; called by aiohttp's protocol."""
-        self._listener.places.waits(self)
-
-    def give_way(self) -> None:
-        """Close: another takes the place. What was answered may still be on its way, for a moment."""
-        if self._transport is not None:
-            self._transport.close()
-            self._abort_after(_REFUSED_SECONDS)
-
-    def _abort_after(self, seconds: float) -> None:
-        self._stop_timer()
-        if self._transport is not None:
-            self._timer = asyncio.get_running_loop().call_later(seconds, self._transport.abort)
-
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _is_read(self) -> None:
-        if self._stalled is not None:
-            self._stalled.cancel()
-            self._stalled = None
-
-    def eof_received(self) -> bool | None:
-        if self._inner is not None:
-            self._inner.eof_received()
-        return None
-
-    def pause_writing(self) -> None:
-        if self._transport is not None:
-            loop = asyncio.get_running_loop()
-            self._stalled = loop.call_later(self._listener.write_timeout, self._transport.abort)
-        if self._inner is not None:
-            self._inner.pause_writing()
-
-    def resume_writing(self) -> None:
-        self._is_read()
-        if self._inner is not None:
-            self._inner.resume_writing()
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        self._stop_timer()
-        self._is_read()
-        self._listener.places.leave(self)
-        if self._inner is not None:
-            self._inner.connection_lost(exc)

@@ -4,18 +4,58 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import Final
+from contextlib import suppress
+from time import monotonic
+from typing import Final, Literal
 
 import structlog
 
-__all__ = ["configure_logging"]
+from tenantproxy.context import REQUEST_ID, current
+from tenantproxy.errors import AccessDenied, TenantUnresolved
+
+__all__ = ["RequestFields", "configure_logging"]
 
 _HANDLER: Final = "tenantproxy"
 
+logger = logging.getLogger("tenantproxy")
 
-def configure_logging(*, level: str = "INFO", json: bool | None = None) -> None:
-    """Give the root logger one handler (again: replaces ours). `json=None`: JSON unless stderr is a terminal."""
-    as_json = not sys.stderr.isatty() if json is None else json
+
+class _Unraisable:
+    """What Python can raise nowhere becomes a line of the log, once a second at most, and never what it was about.
+
+    Clients can cause it as often as they like: a server name in TLS that is not ASCII is one.
+    """
+
+    def __init__(self) -> None:
+        self._second = 0
+        self._untold = 0
+
+    def __call__(self, unraisable: sys.UnraisableHookArgs) -> None:
+        second = int(monotonic())
+        if second == self._second:
+            self._untold += 1
+            return
+        self._second, untold, self._untold = second, self._untold, 0
+        where = type(unraisable.object).__name__
+        logger.warning("ignored: %s in %s", unraisable.exc_type.__name__, where, extra={"untold": untold})
+
+
+class RequestFields(logging.Filter):
+    """Adds `request_id` and `tenant` of the request that is being answered, where a record does not say them."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Lets every record pass."""
+        if (request := REQUEST_ID.get()) and not hasattr(record, "request_id"):
+            record.request_id = request
+        if not hasattr(record, "tenant"):
+            with suppress(TenantUnresolved, AccessDenied):
+                record.tenant = current().id
+        return True
+
+
+def configure_logging(*, level: str = "INFO", form: Literal["auto", "json", "console"] = "auto") -> None:
+    """Give the root logger one handler (again: replaces ours). `form="auto"`: JSON unless stderr is a terminal."""
+    as_json = form == "json" or (form == "auto" and not sys.stderr.isatty())
     renderer: structlog.typing.Processor = (
         structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer()
     )
@@ -29,12 +69,14 @@ def configure_logging(*, level: str = "INFO", json: bool | None = None) -> None:
         shared.append(structlog.processors.format_exc_info)
     handler = logging.StreamHandler(sys.stderr)
     handler.set_name(_HANDLER)
+    handler.addFilter(RequestFields())
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
         )
     )
+    sys.unraisablehook = _Unraisable()
     root = logging.getLogger()
     for old in [each for each in root.handlers if each.get_name() == _HANDLER]:
         root.removeHandler(old)

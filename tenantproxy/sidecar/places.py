@@ -8,7 +8,7 @@ bits, can hold no more than its share; trusted proxies have no such limit.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from functools import lru_cache
 from ipaddress import ip_address, ip_network
 from time import monotonic
@@ -56,6 +56,9 @@ class Places(Generic[C]):
 
     def __len__(self) -> int:
         return len(self._taken)
+
+    def __iter__(self) -> Iterator[C]:
+        return iter(self._taken)
 
     def take(self, client: C) -> bool:
         """Give `client` a place; it waits for its first request. False: none is free, not even by closing another."""

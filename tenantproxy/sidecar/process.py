@@ -17,6 +17,7 @@ from contextvars import Context
 from typing import Any, Final
 
 from tenantproxy.errors import NotSupported, TenantProxyError
+from tenantproxy.sidecar.generation import Generation
 from tenantproxy.sidecar.service import Service, UpgradeFailed
 from tenantproxy.sidecar.sockets import Sockets, close_all
 from tenantproxy.sidecar.systemd import Notifier
@@ -46,12 +47,14 @@ class Process:
         sockets: Sockets | None = None,
         addresses: Mapping[str, str] | None = None,
         predecessor: Predecessor | None = None,
+        generation: Generation | None = None,
     ) -> None:
         self._drain_delay = drain_delay
         self._notifier = notifier or Notifier()
         self._sockets = sockets
         self._addresses = addresses or {}
         self._predecessor = predecessor
+        self._generation = generation or Generation()
         self._service: Service | None = None
         self._successor: Successor | None = None  # from the moment an upgrade begins, until it has failed
         self._stop = asyncio.Event()
@@ -59,6 +62,8 @@ class Process:
         self._is_ready = False
         self._upgrading: asyncio.Task[int] | None = None  # while it is not known how an upgrade ends
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._under_way: set[str] = set()  # what a signal has begun
+        self._once_more: set[str] = set()  # and what another signal of the same kind asked for meanwhile
         self.restarter: Restart | None = None
         """Starts the workers again, one by one; None: there are none."""
 
@@ -136,6 +141,7 @@ class Process:
         if self._successor is not None:
             await self._successor.close()
         await self._cancel_tasks()
+        self._generation.close()
 
     async def _cancel_tasks(self) -> None:
         tasks = [task for task in self._tasks if task is not asyncio.current_task()]
@@ -144,7 +150,7 @@ class Process:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _outlive(self, predecessor: Predecessor) -> None:
-        await predecessor.gone.wait()
+        await predecessor.gone()
         assert self._service is not None
         self._service.meet(None)
         self._service.restore_budgets()
@@ -175,12 +181,25 @@ class Process:
         self._stop.set()
 
     def _do(self, work: Callable[[], Coroutine[Any, Any, object]], name: str, verb: str) -> None:
+        """However many signals come while one is obeyed, that is done once more, as things are then."""
+
         async def done() -> None:
             try:
                 await work()
             except TenantProxyError as exc:
                 logger.error("%s: %s failed, nothing was changed: %s", name, verb, exc)
+            except Exception:
+                logger.exception("%s: %s failed", name, verb)
+            finally:
+                self._under_way.discard(verb)
+            if verb in self._once_more:
+                self._once_more.discard(verb)
+                self._do(work, name, verb)
 
+        if verb in self._under_way and verb != "upgrade":  # a second upgrade is refused
+            self._once_more.add(verb)
+            return
+        self._under_way.add(verb)
         self._spawn(done())
 
     # --- what an operator asks ---------------------------------------------------------------------------------------
@@ -210,7 +229,7 @@ class Process:
             raise UpgradeFailed("an upgrade is under way", detail=f"to process {self._successor.pid}")
         if self._predecessor is not None:
             raise UpgradeFailed("the process before this one still drains", hint="try again when it has ended")
-        self._successor = Successor(service, self._sockets, self._addresses)
+        self._successor = Successor(service, self._sockets, self._addresses, self._generation)
         work = self._upgrade(service, self._successor)
         self._upgrading = task = asyncio.get_running_loop().create_task(work, name="tenantproxy upgrade")
         task.add_done_callback(self._upgraded)

@@ -22,6 +22,9 @@ _SHARED_BATCH: Final = 1  # connections that are accepted before the other proce
 Sockets: TypeAlias = Mapping[str, Sequence[socket.socket]]
 """By listener: `http`, `pg`, `admin`."""
 
+Factory: TypeAlias = Callable[[], asyncio.BaseProtocol]
+"""Makes the protocol of one connection."""
+
 
 class _Shared(socket.socket):
     """A listening socket of several processes: its backlog is larger than what is accepted at once."""
@@ -31,10 +34,17 @@ class _Shared(socket.socket):
 
 
 class Listening:
-    """The servers of one listener, one for each of its sockets."""
+    """The servers of one listener, one for each of its sockets.
 
-    def __init__(self, servers: Sequence[asyncio.Server]) -> None:
+    `shared`: the sockets, where other processes accept from them too; only such a listener can pause.
+    """
+
+    def __init__(
+        self, factory: Factory, servers: Sequence[asyncio.Server], shared: Sequence[socket.socket] = ()
+    ) -> None:
+        self._factory = factory
         self._servers = servers
+        self._shared = shared
 
     @property
     def address(self) -> tuple[str, int]:
@@ -48,14 +58,29 @@ class Listening:
         """Whether it accepts."""
         return any(server.is_serving() for server in self._servers)
 
+    async def take_clients(self, wanted: bool) -> None:
+        """Leave what connects, and the backlog, to the other processes, or accept again. Raises OSError."""
+        if not self._shared:
+            raise RuntimeError("no other process would accept")
+        if wanted == self.is_serving():
+            return
+        if wanted:
+            self._servers = await _accepting(self._factory, self._shared)
+            return
+        self._shared = [sock.dup() for sock in self._shared]
+        for server in self._servers:
+            server.close()
+        self._servers = ()
+
     def close(self) -> None:
         """Accept no more."""
         for server in self._servers:
             server.close()
+        close_all({"": self._shared})
 
 
 async def serve(
-    factory: Callable[[], asyncio.BaseProtocol],
+    factory: Factory,
     host: str,
     port: int,
     *,
@@ -64,7 +89,12 @@ async def serve(
     """Accept on `sockets`, which belong to the answer then, or else on `host:port` (0: a free one). Raises OSError."""
     loop = asyncio.get_running_loop()
     if not sockets:
-        return Listening([await loop.create_server(factory, host, port, backlog=BACKLOG)])
+        return Listening(factory, [await loop.create_server(factory, host, port, backlog=BACKLOG)])
+    return Listening(factory, await _accepting(factory, sockets), sockets)
+
+
+async def _accepting(factory: Factory, sockets: Sequence[socket.socket]) -> list[asyncio.Server]:
+    loop = asyncio.get_running_loop()
     servers: list[asyncio.Server] = []
     try:
         for sock in sockets:
@@ -76,7 +106,7 @@ async def serve(
         for server in servers:
             server.close()
         raise
-    return Listening(servers)
+    return servers
 
 
 def listeners(settings: Settings) -> dict[str, str]:

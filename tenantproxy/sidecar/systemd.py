@@ -63,7 +63,8 @@ def activated(
     """The sockets of socket activation, by listener; the variables are removed.
 
     `wanted`: listeners and their addresses. A socket belongs to the listener that FileDescriptorName= names, or else
-    to the one of its port. Raises ConfigurationError for one that is no listener's.
+    to the one of its port. Raises ConfigurationError for one that is no listener's, and for what is no TCP socket that
+    listens: a descriptor that was not handed over may be one of this process.
     """
     pid, count = variables.pop("LISTEN_PID", ""), variables.pop("LISTEN_FDS", "")
     names = variables.pop("LISTEN_FDNAMES", "").split(":")
@@ -73,7 +74,12 @@ def activated(
     strangers: list[Problem] = []
     for number in range(int(count)):
         name = names[number] if number < len(names) else ""
-        sock = inherited(_FIRST + number)
+        sock, wrong = _checked(_FIRST + number)
+        if sock is None:
+            fix = "hand over what ListenStream=ADDRESS:PORT of a socket unit opens, and as many as LISTEN_FDS says"
+            raise ConfigurationError(
+                [Problem(key=f"LISTEN_FDS={count}, descriptor {_FIRST + number}", problem=wrong, fix=fix)]
+            )
         listener = name if name in wanted else _by_port(wanted, sock)
         if listener is None:
             problem = f"was handed over by systemd, and no listener of the configuration is meant by it: {name!r}"
@@ -85,6 +91,23 @@ def activated(
     if strangers:
         raise ConfigurationError(strangers)
     return found
+
+
+def _checked(fd: int) -> tuple[socket.socket | None, str]:
+    """The socket, or what is wrong with `fd`, which is left as it is then."""
+    try:
+        sock = inherited(fd)
+    except OSError as exc:
+        return None, f"is no socket ({exc.strerror})"
+    wrong = ""
+    if sock.family not in (socket.AF_INET, socket.AF_INET6):
+        wrong = "is no TCP socket"
+    elif sock.type is not socket.SOCK_STREAM or not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        wrong = "is no socket that listens"
+    if wrong:
+        sock.detach()
+        return None, wrong
+    return sock, ""
 
 
 def _by_port(wanted: Mapping[str, str], sock: socket.socket) -> str | None:

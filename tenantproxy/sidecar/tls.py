@@ -7,23 +7,21 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Final
 from weakref import WeakKeyDictionary
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives import serialization
 
-from tenantproxy.config import Admin, Http, Pg
+from tenantproxy.config import ListenerSection, Pg
 from tenantproxy.connect.key_file import UnusableFile, load_authorities, load_certificate
 from tenantproxy.errors import ConfigurationError, Problem
+from tenantproxy.wire.end_point import end_point
 
-__all__ = ["ALPN", "ListenerTls", "TlsSection", "listener_tls"]
+__all__ = ["ALPN", "ListenerTls", "listener_tls"]
 
 ALPN: Final = "postgresql"
 """What a client of the PostgreSQL port names that begins with TLS: no other protocol's client is taken for one."""
-
-TlsSection: TypeAlias = Pg | Http | Admin
 
 _VERSIONS: Final = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 
@@ -42,7 +40,7 @@ class ListenerTls:
     names: WeakKeyDictionary[ssl.SSLObject, str] = field(default_factory=WeakKeyDictionary, repr=False)
 
 
-def listener_tls(section: TlsSection, key: str) -> ListenerTls | None:
+def listener_tls(section: ListenerSection, key: str) -> ListenerTls | None:
     """As `section`, `[key]` of the configuration, says; None: it has no certificate. Raises ConfigurationError.
 
     A PostgreSQL client may show a certificate where there is an authority for it, an HTTP client must.
@@ -59,7 +57,8 @@ def listener_tls(section: TlsSection, key: str) -> ListenerTls | None:
         raise _wrong(key, exc.key, exc.why, exc.fix) from None
     _set_ciphers(context, section, key)
     certificate = _certificate(section.ssl_cert_file, key)
-    tls = ListenerTls(context, certificate.not_valid_after_utc.timestamp(), _binding(certificate))
+    binding = end_point(certificate.public_bytes(serialization.Encoding.DER))
+    tls = ListenerTls(context, certificate.not_valid_after_utc.timestamp(), binding)
     if isinstance(section, Pg):
         context.set_alpn_protocols([ALPN])
         if section.ssl_tenant_domain:
@@ -77,7 +76,7 @@ def _noting(names: WeakKeyDictionary[ssl.SSLObject, str]) -> Callable[[ssl.SSLOb
     return note
 
 
-def _set_ciphers(context: ssl.SSLContext, section: TlsSection, key: str) -> None:
+def _set_ciphers(context: ssl.SSLContext, section: ListenerSection, key: str) -> None:
     if section.ssl_ciphers:
         try:
             context.set_ciphers(section.ssl_ciphers)
@@ -86,7 +85,7 @@ def _set_ciphers(context: ssl.SSLContext, section: TlsSection, key: str) -> None
             raise _wrong(key, "ssl_ciphers", "selects no cipher", fix) from None
 
 
-def _load(context: ssl.SSLContext, section: TlsSection) -> None:
+def _load(context: ssl.SSLContext, section: ListenerSection) -> None:
     load_certificate(context, section.ssl_cert_file, section.ssl_key_file)
     if section.ssl_client_ca_file:
         load_authorities(context, section.ssl_client_ca_file, "ssl_client_ca_file")
@@ -103,19 +102,6 @@ def _certificate(path: str, key: str) -> x509.Certificate:
     except (ValueError, OSError) as exc:
         problem = f"holds a certificate that cannot be read ({type(exc).__name__})"
         raise _wrong(key, "ssl_cert_file", problem, "write it as PEM") from None
-
-
-def _binding(certificate: x509.Certificate) -> bytes:
-    """RFC 5929, 4.1: by the hash of its signature, and SHA-256 in place of MD5 and SHA-1."""
-    try:
-        used = certificate.signature_hash_algorithm
-    except UnsupportedAlgorithm:
-        return b""
-    if used is None:  # Ed25519: undefined, and libpq refuses it too
-        return b""
-    if used.name in ("md5", "sha1"):
-        used = hashes.SHA256()
-    return certificate.fingerprint(used)
 
 
 def _wrong(section: str, name: str, problem: str, fix: str) -> ConfigurationError:

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any, Final
 
+from tenantproxy.sidecar.generation import Generation, ended
 from tenantproxy.sidecar.service import Service, UpgradeFailed
 from tenantproxy.sidecar.sockets import Sockets, inherited
 from tenantproxy.sidecar.workers.child import Child
@@ -32,10 +33,13 @@ Cancel = Callable[[int, bytes], Awaitable[bool]]
 class Successor:
     """The old process's side. Started once; `is_ready` when the new process has taken over."""
 
-    def __init__(self, service: Service, sockets: Sockets, addresses: Mapping[str, str]) -> None:
+    def __init__(
+        self, service: Service, sockets: Sockets, addresses: Mapping[str, str], generation: Generation
+    ) -> None:
         self._service = service
         self._sockets = sockets
         self._addresses = addresses
+        self._generation = generation
         self._child: Child | None = None
         self._outcome: asyncio.Future[None] | None = None  # from start until it is known
         self.is_ready = False
@@ -57,8 +61,9 @@ class Successor:
         }
         # Not asked for: the new process goes on when this one is killed now.
         variables = {name: value for name, value in os.environ.items() if name not in _NOT_INHERITED}
-        variables[_GIVEN] = json.dumps({"listeners": listeners, "budgets": dict(budgets)})
-        fds = [sock.fileno() for each in self._sockets.values() for sock in each]
+        watched = self._generation.watched
+        variables[_GIVEN] = json.dumps({"listeners": listeners, "budgets": dict(budgets), "generation": watched})
+        fds = [watched, *(sock.fileno() for each in self._sockets.values() for sock in each)]
         try:
             child = self._child = Child.start(
                 [sys.executable, *sys.orig_argv[1:]], self._answer, fds=fds, variables=variables, variable=_LINK
@@ -100,7 +105,7 @@ class Successor:
 
     async def cancel(self, pid: int, secret: bytes) -> object:
         """Pass a cancel request on to the new process."""
-        return None if self._child is None else await self._child.link.ask("cancel", [pid, secret], timeout=10.0)
+        return None if self._child is None else await _cancel(self._child.link, pid, secret)
 
     async def close(self) -> None:
         """This process ends; the new one goes on."""
@@ -110,12 +115,13 @@ class Successor:
 
 
 class Predecessor:
-    """The new process's side. `gone` is set when the old process has ended."""
+    """The new process's side."""
 
     def __init__(self, fd: int) -> None:
         self._cancel: Cancel | None = None
-        self.gone = asyncio.Event()
-        self._link = Link(socket.socket(fileno=fd), self._answer, on_end=self.gone.set)
+        self._is_lost = asyncio.Event()
+        self._generation: int | None = None  # its pipe; None: a release that has none
+        self._link = Link(socket.socket(fileno=fd), self._answer, on_end=self._is_lost.set)
         self.sockets: dict[str, list[socket.socket]] = {}
         self._addresses: dict[str, str] = {}
         self.budgets: Mapping[str, int] = {}
@@ -130,6 +136,9 @@ class Predecessor:
         await made._link.open()
         told = json.loads(given)
         made.budgets = told["budgets"]
+        if (watched := told.get("generation")) is not None:
+            os.set_inheritable(watched, False)
+            made._generation = watched
         for name, each in told["listeners"].items():
             made._addresses[name] = each["listen"]
             made.sockets[name] = [inherited(number) for number in each["fds"]]
@@ -157,7 +166,14 @@ class Predecessor:
 
     async def cancel(self, pid: int, secret: bytes) -> object:
         """Pass a cancel request on to the old process."""
-        return await self._link.ask("cancel", [pid, secret], timeout=10.0)
+        return await _cancel(self._link, pid, secret)
+
+    async def gone(self) -> None:
+        """Returns when the old process and its workers have ended: one that was killed leaves workers that drain."""
+        await self._is_lost.wait()
+        if self._generation is not None:
+            watched, self._generation = self._generation, None
+            await ended(watched)
 
     async def say(self, verb: str, body: Any = None) -> None:
         """Tell it `ready`, or `failed` with the reason. That it is gone does not matter."""
@@ -169,3 +185,10 @@ class Predecessor:
     async def close(self) -> None:
         """Talk no more."""
         await self._link.close()
+
+
+async def _cancel(link: Link, pid: int, secret: bytes) -> object:
+    try:
+        return await link.ask("cancel", [pid, secret], timeout=10.0)
+    except LinkLost:  # and its clients with it
+        return None

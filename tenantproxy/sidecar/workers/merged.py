@@ -29,10 +29,12 @@ _MOST: Final = frozenset(
         "tenants_unusable",
         "registry_last_success_timestamp_seconds", "draining", "eventloop_lag_seconds", "pg_data_path",
         "pg_paused_tenants", "replica_lag_seconds", "server_host_info", "fleet_cap", "fleet_processes", "fleet_ghosts",
-        "fleet_last_renewal_timestamp_seconds",
     )
 )  # fmt: skip
-_LEAST: Final = frozenset({PREFIX + "server_up", PREFIX + "certificate_expiry_timestamp_seconds"})
+_LEAST: Final = frozenset(
+    PREFIX + name
+    for name in ("server_up", "certificate_expiry_timestamp_seconds", "fleet_last_renewal_timestamp_seconds")
+)
 
 
 class Merged:

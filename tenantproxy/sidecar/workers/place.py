@@ -31,19 +31,24 @@ class WorkerPlace:
         self.task: asyncio.Task[None] | None = None  # keeps it running
         self.restarts = 0
         self.version = ""
+        self.member = ""  # its id in the fleet; "": it is in none, or not ready
         self.failure: str | None = None  # why it did not start
         self.settled = asyncio.Event()
         self.gone = asyncio.Event()
         self.round = 0  # of the configuration that it has
+        self.paused: frozenset[str] = frozenset()  # tenants that it knows to be paused
         self.told: Sequence[FamilyData] = ()  # its metrics, as last heard
-        self.heard_at = time.monotonic()
-        self._started_at = time.time()
+        self.unheard = 0  # how often it was asked for a sign of life since it gave the last one
+        self.began()
+
+    def began(self) -> None:
+        """Another process is in this place."""
+        self._started_at, self._began_at = time.time(), time.monotonic()
+        self.unheard = 0
 
     def happened(self, event: WorkerEvent) -> None:
         """Raises KeyError for what cannot happen in this state."""
         self.state = WORKER[self.state, event]
-        if self.state is WorkerState.STARTING:
-            self._started_at = time.time()
         if self.state in (WorkerState.READY, WorkerState.GONE):
             self.settled.set()
         if self.state is WorkerState.GONE:
@@ -52,17 +57,17 @@ class WorkerPlace:
     @property
     def is_active(self) -> bool:
         """It serves, or will again."""
-        return self.state in (WorkerState.STARTING, WorkerState.READY, WorkerState.WAITING)
+        return self.state not in (WorkerState.DRAINING, WorkerState.GONE)
 
     @property
     def is_up(self) -> bool:
         """Something can be asked of it."""
-        return self.state in (WorkerState.READY, WorkerState.DRAINING)
+        return self.state in (WorkerState.READY, WorkerState.LEAVING, WorkerState.DRAINING)
 
     @property
     def age(self) -> float:
         """Seconds since its process was started."""
-        return time.time() - self._started_at
+        return time.monotonic() - self._began_at
 
     async def ask(self, verb: str, body: Any = None, *, timeout: float | None = None) -> Any:
         """See `Link.ask`."""

@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import sys
-import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from contextvars import Context
@@ -15,6 +14,7 @@ from typing import Any, Final, TypeVar
 
 from tenantproxy.errors import TenantProxyError
 from tenantproxy.sidecar.pg.keys import MOST_WORKERS
+from tenantproxy.sidecar.service import UpgradeFailed
 from tenantproxy.sidecar.sockets import Sockets
 from tenantproxy.sidecar.workers.allotment import Allotment
 from tenantproxy.sidecar.workers.budgets import Grant, raised
@@ -31,7 +31,9 @@ SERVED: Final = ("http", "pg")
 
 _NOT_FOR_WORKERS: Final = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC")
 _ASK_SECONDS: Final = 5.0
-_PING_SECONDS, _SILENT_SECONDS = 2.0, 30.0  # a worker that answers nothing for so long is killed
+_PING_SECONDS: Final = 2.0
+_UNHEARD: Final = 15  # a worker that leaves so many pings unanswered is killed
+_UNHEARD_STARTING: Final = 60  # and one that starts: its first code is slow to come on a busy machine
 _END_SECONDS: Final = 15.0
 _FIRST_PAUSE, _LONGEST_PAUSE, _LONG_LIFE = 0.1, 30.0, 60.0
 
@@ -53,8 +55,9 @@ class Staff:
         answer: Answer,
         bury: Callable[[WorkerPlace], None],
         drain_timeout: float,
+        inherited: Sequence[int] = (),
     ) -> None:
-        self._fds = [sock.fileno() for name in SERVED for sock in sockets.get(name, ())]
+        self._fds = [*inherited, *(sock.fileno() for name in SERVED for sock in sockets.get(name, ()))]
         self._answer = answer
         self._bury = bury
         self._drain_timeout = drain_timeout
@@ -67,8 +70,8 @@ class Staff:
         """Start so many; returns when all are ready. Raises TenantProxyError with what one said that will not be."""
         for grant in raised(self.allotment.total, [{}] * workers, workers):
             self._add(grant)
-        await _settled(self.places)
         self.spawn(self._watch())
+        await _settled(self.places)
 
     def _add(self, granted: Grant) -> WorkerPlace:
         taken = {place.number for place in self.places}
@@ -95,6 +98,7 @@ class Staff:
                 place.failure = place.failure or f"worker {place.number} ended before it was ready: status {status}"
                 place.settled.set()
             place.happened(WorkerEvent.CRASHED)
+            self._bury(place)
             if status:
                 pause = next_pause(pause, place.age)
                 self.crashes += 1
@@ -109,10 +113,10 @@ class Staff:
 
     async def _run(self, place: WorkerPlace) -> int:
         variables = {name: value for name, value in os.environ.items() if name not in _NOT_FOR_WORKERS}
-        place.heard_at = time.monotonic()
+        place.began()
 
         async def answer(verb: str, body: Any) -> Any:
-            place.heard_at = time.monotonic()
+            place.unheard = 0
             return await self._answer(place, verb, body)
 
         command = [sys.executable, "-c", BOOT, json.dumps(sys.path)]
@@ -149,28 +153,55 @@ class Staff:
 
     # --- all of them -------------------------------------------------------------------------------------------------
     async def restart(self) -> None:
-        """Start each again, one after the other.
+        """Start each again: new ones first, as many as the budgets have room for; then the former drain in turn.
 
-        Raises TenantProxyError when a new one does not start; the former is in its place then.
+        From the first new one on no former one takes a client of the port: who is sent away meets none that will send
+        it away again. Raises TenantProxyError when a new one does not start; the former that are left serve on then.
         """
-        for old in [place for place in self.places if place.is_active]:
-            if self.allotment.can_have(1 + sum(place.is_active for place in self.places)):
-                await self._replace(old)
-            else:  # no budget for one more
+        former = [place for place in self.places if place.is_active]
+        new = await self._in_advance(len(former))
+        try:
+            for old in former:
+                if new:
+                    await self._tell(former, WorkerState.READY, WorkerEvent.RELIEVED, "relieve")
                 await self.drain(old)
-                await _settled([self._add(await self.allotment.for_one_more())])
-            await self.allotment.level()
+                if len(new) < len(former):
+                    new.append(self._add(await self.allotment.for_one_more()))
+                    await _settled(new[-1:])
+                await self.allotment.level()
+        except TenantProxyError:
+            await self._tell(former, WorkerState.LEAVING, WorkerEvent.RECALLED, "recall")
+            raise
         logger.info("all workers were started again")
 
-    async def _replace(self, old: WorkerPlace) -> None:
-        new = self._add(await self.allotment.for_one_more())
+    async def _in_advance(self, wanted: int) -> list[WorkerPlace]:
+        """So many new workers, or as many as the budgets have room for.
+
+        Raises TenantProxyError when one does not start, or no connection is free for any; there are none of them then.
+        """
+        new: list[WorkerPlace] = []
         try:
-            await _settled([new])
+            while len(new) < wanted and self.allotment.can_have(1 + sum(place.is_active for place in self.places)):
+                try:
+                    granted = await self.allotment.for_one_more()
+                except UpgradeFailed:
+                    if new:
+                        break  # too much is in use: the others come when a former one has ended
+                    raise
+                new.append(self._add(granted))
+                await _settled(new[-1:])
         except TenantProxyError:
-            await self.drain(new)
+            await asyncio.gather(*map(self.drain, new))
             await self.allotment.level()
             raise
-        await self.drain(old)
+        return new
+
+    async def _tell(self, places: Sequence[WorkerPlace], state: WorkerState, event: WorkerEvent, verb: str) -> None:
+        """Tell those in `state` that it happens; one that hangs takes no client either."""
+        told = [place for place in places if place.state is state]
+        for place in told:
+            place.happened(event)
+        await asyncio.gather(*(place.ask(verb, timeout=_ASK_SECONDS) for place in told), return_exceptions=True)
 
     async def ask_all(
         self, verb: str, body: Any = None, *, timeout: float = _ASK_SECONDS
@@ -180,18 +211,37 @@ class Staff:
         work = (place.ask(verb, body, timeout=timeout) for place in places)
         return list(zip(places, await asyncio.gather(*work, return_exceptions=True), strict=True))
 
-    async def answers(self, verb: str) -> list[tuple[WorkerPlace, Any]]:
+    async def first(self, verb: str, is_enough: Callable[[Any], bool]) -> list[Any]:
+        """The first answer that is enough, alone; or else all, when those that hang have had their time."""
+        asked = [asyncio.ensure_future(_answer_of(place, verb)) for place in self.places if place.is_up]
+        found: list[Any] = []
+        try:
+            for each in asyncio.as_completed(asked):
+                found += await each
+                if found and is_enough(found[-1]):
+                    return found[-1:]
+        finally:
+            for one in asked:
+                one.cancel()
+        return found
+
+    async def answers(self, verb: str, body: Any = None) -> list[tuple[WorkerPlace, Any]]:
         """The answers of those that gave one."""
-        return [each for each in await self.ask_all(verb) if not isinstance(each[1], BaseException)]
+        return [each for each in await self.ask_all(verb, body) if not isinstance(each[1], BaseException)]
 
     async def _watch(self) -> None:
-        """Kill those that answer nothing any more."""
+        """Kill those that answer nothing any more, also before they are ready.
+
+        Pings are counted, not seconds: when this process was stopped itself, its workers have not been silent.
+        """
         while True:
             await asyncio.sleep(_PING_SECONDS)
-            for place in [each for each in self.places if each.is_up]:
+            for place in [each for each in self.places if each.state is not WorkerState.WAITING]:
                 self.spawn(_ping(place))
-                if time.monotonic() - place.heard_at > _SILENT_SECONDS and place.child is not None:
-                    logger.error("worker %d has answered nothing for %.0f s: killed", place.number, _SILENT_SECONDS)
+                place.unheard += 1
+                most = _UNHEARD_STARTING if place.state is WorkerState.STARTING else _UNHEARD
+                if place.unheard > most and place.child is not None:
+                    logger.error("worker %d has left %d pings unanswered: killed", place.number, most)
                     place.child.kill()
 
     async def close(self) -> None:
@@ -223,10 +273,17 @@ async def _settled(places: Sequence[WorkerPlace]) -> None:
             raise TenantProxyError(place.failure)
 
 
+async def _answer_of(place: WorkerPlace, verb: str) -> list[Any]:
+    """Its answer; nothing when it gives none."""
+    with suppress(TenantProxyError):
+        return [await place.ask(verb, timeout=_ASK_SECONDS)]
+    return []
+
+
 async def _ping(place: WorkerPlace) -> None:
     with suppress(LinkLost):
-        await place.ask("ping", timeout=_SILENT_SECONDS)
-        place.heard_at = time.monotonic()
+        await place.ask("ping", timeout=_UNHEARD * _PING_SECONDS)
+        place.unheard = 0
 
 
 def next_pause(former: float, age: float) -> float:

@@ -15,6 +15,7 @@ class WorkerState(StrEnum):
 
     STARTING = "starting"
     READY = "ready"
+    LEAVING = "leaving"
     DRAINING = "draining"
     WAITING = "waiting"
     GONE = "gone"
@@ -24,6 +25,8 @@ class WorkerEvent(StrEnum):
     """What happens to it."""
 
     OPENED = "it accepts"
+    RELIEVED = "others take its clients"
+    RECALLED = "none came to take them"
     TOLD_TO_END = "told to end"
     CRASHED = "ended by itself"
     BACKED_OFF = "pause is over"
@@ -36,8 +39,12 @@ WORKER: Final[Table[WorkerState, WorkerEvent]] = {
     (_S.STARTING, _E.OPENED): _S.READY,
     (_S.STARTING, _E.TOLD_TO_END): _S.DRAINING,
     (_S.STARTING, _E.CRASHED): _S.WAITING,
+    (_S.READY, _E.RELIEVED): _S.LEAVING,
     (_S.READY, _E.TOLD_TO_END): _S.DRAINING,
     (_S.READY, _E.CRASHED): _S.WAITING,
+    (_S.LEAVING, _E.RECALLED): _S.READY,
+    (_S.LEAVING, _E.TOLD_TO_END): _S.DRAINING,
+    (_S.LEAVING, _E.CRASHED): _S.WAITING,
     (_S.WAITING, _E.BACKED_OFF): _S.STARTING,
     (_S.WAITING, _E.TOLD_TO_END): _S.GONE,
     (_S.DRAINING, _E.ENDED): _S.GONE,

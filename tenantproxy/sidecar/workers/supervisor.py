@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Coroutine, Mapping
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
@@ -16,30 +17,41 @@ from prometheus_client import CollectorRegistry
 from tenantproxy.config import Settings, check_budgets, listen_address, packed, settled
 from tenantproxy.config.changes import changed_keys, changed_secrets, marks, refuse, told
 from tenantproxy.errors import TenantProxyError
+from tenantproxy.metrics.exposition import registry_of
 from tenantproxy.metrics.listeners import HttpRequests, ListenerStats, ProcessCollector, ProcessStats
-from tenantproxy.metrics.prometheus import registry_of
+from tenantproxy.metrics.logging import LogObserver
 from tenantproxy.pools.base import Stats
 from tenantproxy.sidecar.admin import Readiness, admin_app, pools_json, server_json
 from tenantproxy.sidecar.admin_gate import admin_gate
 from tenantproxy.sidecar.controls import control_routes
 from tenantproxy.sidecar.listener import HttpListener
+from tenantproxy.sidecar.live_routes import live_routes
+from tenantproxy.sidecar.page.feed import MAX_VIEWERS, PageFeed
+from tenantproxy.sidecar.page.recent import RecentEvents
+from tenantproxy.sidecar.page.routes import page_routes
+from tenantproxy.sidecar.page.rows import Look
 from tenantproxy.sidecar.pg.colleagues import Everything, PortSnapshot
 from tenantproxy.sidecar.pg.keys import worker_of
 from tenantproxy.sidecar.service import Controls, Peer, UpgradeFailed, check_free
 from tenantproxy.sidecar.sockets import Sockets, duplicates
 from tenantproxy.sidecar.tls import listener_tls
 from tenantproxy.sidecar.workers.link import LinkLost, converted
+from tenantproxy.sidecar.workers.live import LiveWorkers
 from tenantproxy.sidecar.workers.merged import Merged, counted, families_of, merged_readiness, merged_stats
 from tenantproxy.sidecar.workers.metrics import WorkerCollector
+from tenantproxy.sidecar.workers.named import NamedCounters
 from tenantproxy.sidecar.workers.place import WorkerPlace
+from tenantproxy.sidecar.workers.relayed import relayed_routes
 from tenantproxy.sidecar.workers.staff import SERVED, Staff
 from tenantproxy.sidecar.workers.state import WorkerEvent, WorkerState
 
 __all__ = ["Supervisor", "WorkerPlan", "run_plain"]
 
-_ADMIN_CLIENTS: Final = 100
+_ADMIN_CLIENTS: Final = MAX_VIEWERS + 100
 _CANCEL_SECONDS: Final = 5.0
 _RELOAD_SECONDS: Final = 30.0
+_COMMAND_SECONDS: Final = 10.0
+_METRICS_SECONDS: Final = 5.0
 
 T = TypeVar("T")
 logger = logging.getLogger("tenantproxy")
@@ -57,7 +69,10 @@ class WorkerPlan:
 
 
 class Supervisor:
-    """See `service.Service`. `values`: what `plan.gather` found, of which `settings` were made."""
+    """See `service.Service`. `values`: what `plan.gather` found, of which `settings` were made.
+
+    `inherited`: descriptors that workers hold for as long as they live.
+    """
 
     def __init__(
         self,
@@ -67,6 +82,7 @@ class Supervisor:
         plan: WorkerPlan,
         sockets: Sockets,
         controls: Controls | None = None,
+        inherited: Sequence[int] = (),
     ) -> None:
         self._settings = settings
         self._values = values
@@ -75,15 +91,24 @@ class Supervisor:
         self._paused: set[str] = set()
         self._round = 0  # counts the reloads
         self._past: list[Any] = []  # what workers counted that are gone
+        self._named = NamedCounters(settings.metrics.max_tenants)
+        self._dead: set[str] = set()  # ids in the fleet of workers that are gone, until others have heard of them
         self._peer: Peer | None = None
         self._draining = False
         self._has_part = False  # another process has a part of the budgets
         self._marks = marks(settings)
         self._changing = asyncio.Lock()  # held by a reload, and by a restart
+        self._preparing = asyncio.Lock()  # by a reload alone: a worker that gets ready meanwhile waits for its end
         self._requests = HttpRequests()
         self._staff = Staff(
-            sockets, self._whole(), answer=self._answer, bury=self._bury, drain_timeout=plan.drain_timeout
+            sockets,
+            self._whole(),
+            answer=self._answer,
+            bury=self._bury,
+            drain_timeout=plan.drain_timeout,
+            inherited=inherited,
         )
+        self._page = PageFeed(self._look, RecentEvents())
         self._admin = self._new_admin(controls)
 
     def _new_admin(self, controls: Controls | None) -> HttpListener | None:
@@ -96,9 +121,15 @@ class Supervisor:
             metrics=self._metrics,
             pools=self._pools,
             servers=self._servers,
-            gate=admin_gate(lambda: self._settings.admin),
-            routes=control_routes(lambda: self._settings.admin, self.reload, controls),
+            gate=admin_gate(lambda: self._settings.admin, LogObserver()),
+            routes=[
+                *control_routes(lambda: self._settings.admin, self.reload, controls),
+                *live_routes(LiveWorkers(self._staff)),
+                *relayed_routes(self._staff),
+                *page_routes(self._page),
+            ],
         )
+        app.on_shutdown.append(lambda _: self._page.close())
         host, port = listen_address(settings.listen)
         return HttpListener(
             app,
@@ -166,14 +197,26 @@ class Supervisor:
             await self._admin.close()
 
     async def restart(self) -> None:
-        """Start each worker again, one after the other. Raises TenantProxyError: see `Staff.restart`."""
+        """Start each worker again. Raises TenantProxyError: see `Staff.restart`."""
         async with self._changing:
             await self._staff.restart()
 
     def _bury(self, place: WorkerPlace) -> None:
         """What it counted stays counted."""
-        self._past = families_of(registry_of(Merged([self._past, counted(place.told)])))
+        rest = self._named.told(place, place.told)
+        self._named.gone(place)
+        self._past = families_of(registry_of(Merged([self._past, counted(rest)])))
         place.told = ()
+        if place.member:
+            self._dead.add(place.member)
+            self._staff.spawn(self._tell_dead())
+        place.member = ""
+
+    async def _tell_dead(self) -> None:
+        """That a worker has ended only this process knows; what it had in a fleet is free for others the sooner."""
+        dead = frozenset(self._dead)
+        if dead and await self._staff.answers("bury", sorted(dead)):
+            self._dead -= dead
 
     # --- what workers ask --------------------------------------------------------------------------------------------
     async def _answer(self, place: WorkerPlace, verb: str, body: Any) -> Any:
@@ -181,7 +224,7 @@ class Supervisor:
             case "hello":
                 return self._hello(place, body)
             case "ready":
-                return await self._ready(place)
+                return await self._ready(place, str(body or ""))
             case "failed":
                 place.failure = str(body)
             case "last":
@@ -202,26 +245,35 @@ class Supervisor:
     def _hello(self, place: WorkerPlace, body: Mapping[str, Any]) -> dict[str, Any]:
         place.version = body["version"]
         place.round = self._round
+        place.paused = frozenset(self._paused)
         return {
             "number": place.number,
             "workers": self._plan.workers,
             "values": packed(self._values),
             "source": self._plan.source,
             "budgets": place.granted,
-            "paused": sorted(self._paused),
+            "paused": sorted(place.paused),
             "drain_timeout": self._plan.drain_timeout,
             "log_level": self._plan.log_level,
             "sockets": {name: [sock.fileno() for sock in self._sockets.get(name, ())] for name in SERVED},
         }
 
-    async def _ready(self, place: WorkerPlace) -> None:
-        if place.round != self._round:  # it was started before a reload
-            await place.ask("prepare", packed(self._values), timeout=_RELOAD_SECONDS)
-            await place.ask("commit", timeout=_RELOAD_SECONDS)
-            place.round = self._round
-        if place.state is WorkerState.STARTING:
-            place.happened(WorkerEvent.OPENED)
-            logger.info("worker %d is ready: process %d", place.number, place.row().pid)
+    async def _ready(self, place: WorkerPlace, member: str) -> None:
+        """What has changed since it said hello is told first: from then on it is asked as the others are."""
+        async with self._preparing:
+            if place.round != self._round:
+                await place.ask("prepare", packed(self._values), timeout=_RELOAD_SECONDS)
+                await place.ask("commit", timeout=_RELOAD_SECONDS)
+                place.round = self._round
+            while changed := self._paused ^ place.paused:
+                tenant = changed.pop()
+                await place.ask("kill" if tenant in self._paused else "resume", tenant, timeout=_COMMAND_SECONDS)
+                place.paused ^= {tenant}
+            place.member = member
+            if place.state is WorkerState.STARTING:
+                place.happened(WorkerEvent.OPENED)
+                logger.info("worker %d is ready: process %d", place.number, place.row().pid)
+                self._staff.spawn(self._tell_dead())
 
     async def _cancel(self, pid: int, secret: bytes, *, asker: WorkerPlace | None = None) -> bool:
         number = worker_of(pid)
@@ -250,9 +302,9 @@ class Supervisor:
     # --- reload ------------------------------------------------------------------------------------------------------
     async def reload(self) -> Collection[str]:
         """See Service. All workers take it over, or none."""
-        if self._has_part:
-            raise UpgradeFailed("an upgrade is under way", hint="try again when the process before it has ended")
-        async with self._changing:
+        async with self._changing, self._preparing:
+            if self._has_part:
+                raise UpgradeFailed("an upgrade is under way", hint="try again when the process before it has ended")
             values = await asyncio.to_thread(self._plan.gather)
             new = await asyncio.to_thread(settled, values, source=self._plan.source)
             changed = changed_keys(self._settings, new)
@@ -273,6 +325,8 @@ class Supervisor:
             for place, answer in prepared:
                 if not isinstance(answer, BaseException):
                     await self._commit(place)
+                elif place.state is WorkerState.READY and place.child is not None:  # it hangs, with the former one
+                    place.child.kill()
             await self._staff.allotment.level()
             return told(changed)
 
@@ -291,7 +345,8 @@ class Supervisor:
 
     async def yield_budgets(self) -> Mapping[str, int]:
         """See Service."""
-        self._has_part = True
+        async with self._preparing:  # a reload under way would undo it
+            self._has_part = True
         whole = self._whole()
         free = await self._staff.allotment.yield_half(whole)
         try:
@@ -325,19 +380,19 @@ class Supervisor:
     # --- what the admin listener tells -------------------------------------------------------------------------------
     async def readiness(self) -> Readiness:
         """What holds for the service, by what holds for its workers."""
-        every = [answer for _, answer in await self._staff.answers("readiness")]
+        every = await self._staff.first("readiness", lambda told: all(told.values()))
         found = merged_readiness(every) or {"a worker ready": False}
         return {**found, "not draining": not self._draining}
 
     async def _metrics(self) -> CollectorRegistry:
-        for place, families in await self._staff.answers("metrics"):
-            place.told = families
         places = self._staff.places
+        await asyncio.gather(*(_listen(place) for place in places if place.is_up))
         own = registry_of(
             ProcessCollector(self._process, self._requests),
             WorkerCollector(lambda: [place.state for place in places], lambda: self._staff.crashes),
         )
-        return registry_of(Merged([self._past, *(place.told for place in places), families_of(own)]))
+        told = [self._named.told(place, place.told) for place in places]
+        return registry_of(Merged([self._past, *told, self._named.families(), families_of(own)]))
 
     def _process(self) -> ProcessStats:
         listeners: list[ListenerStats] = [] if self._admin is None else [self._admin.stats()]
@@ -349,11 +404,21 @@ class Supervisor:
             raise LinkLost("no worker answers", retry_after=1.0)
         return merged_stats(every)
 
+    async def _look(self) -> Look:
+        """What happened, the workers know; here are the sums of what they have."""
+        return Look(stats=await self._stats(), paused=self._paused)
+
     async def _pools(self) -> bytes:
         return await pools_json(await self._stats())
 
     async def _servers(self) -> list[dict[str, Any]]:
         return [server_json(server) for server in (await self._stats()).servers]
+
+
+async def _listen(place: WorkerPlace) -> None:
+    """Hear its metrics; what was heard last stays where it does not answer."""
+    with suppress(TenantProxyError):
+        place.told = await place.ask("metrics", timeout=_METRICS_SECONDS)
 
 
 def _errors(answers: Any) -> list[BaseException]:

@@ -11,9 +11,10 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
+from uuid import UUID
 
 from tenantproxy.config import settled, share_of, unpacked
 from tenantproxy.config.version import VERSION
@@ -22,11 +23,15 @@ from tenantproxy.metrics.logging import LogObserver
 from tenantproxy.model import TenantId
 from tenantproxy.router import Router
 from tenantproxy.sidecar.app import Sidecar, run
+from tenantproxy.sidecar.live import LiveRouter
 from tenantproxy.sidecar.logs import configure_logging
 from tenantproxy.sidecar.pg.colleagues import Everything, TenantVerb
+from tenantproxy.sidecar.pg.view import PortView
 from tenantproxy.sidecar.sockets import inherited
+from tenantproxy.sidecar.traces import ProcessTraces
 from tenantproxy.sidecar.workers.link import Link, LinkLost, converted
 from tenantproxy.sidecar.workers.merged import families_of
+from tenantproxy.sidecar.workers.relay_desk import RelayDesk
 
 __all__ = ["BOOT", "LINK_VARIABLE", "main"]
 
@@ -54,6 +59,7 @@ class _Worker:
         self._stop = asyncio.Event()
         self._link = Link(sock, self._answer, on_end=self._stop.set)
         self._sidecar: Sidecar | None = None
+        self._relay: RelayDesk | None = None  # likewise
         self._workers = 1
         self._source = ""
         self._commit: Callable[[], None] | None = None  # of a reload that is prepared
@@ -66,21 +72,15 @@ class _Worker:
         configure_logging(level=hello["log_level"])
         self.number, self._workers, self._source = hello["number"], hello["workers"], hello["source"]
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._stop.set)
-        whole = settled(unpacked(hello["values"]), source=self._source)
-        sidecar = self._sidecar = Sidecar(
-            Router(share_of(whole, self._workers), observer=LogObserver()),
-            drain_timeout=hello["drain_timeout"],
-            sockets={name: [inherited(fd) for fd in fds] for name, fds in hello["sockets"].items()},
-            colleagues=self,
-        )
-        sidecar.whole = whole
-        sidecar.resize_budgets(hello["budgets"])
         try:
+            sidecar = self._sidecar = self._made(hello)
+            self._relay = RelayDesk(sidecar.router)
             if not await self._opens(sidecar):
                 return True
             for tenant in hello["paused"]:
-                await self._command("kill", tenant)  # it has no clients yet; new ones are refused
-            await self._link.ask("ready")
+                await self._of_port("kill", tenant)  # it has no clients yet; new ones are refused
+            fleet = sidecar.router.fleet
+            await self._link.ask("ready", "" if fleet is None else fleet.process)
         except TenantProxyError as exc:
             await self._link.ask("failed", str(exc))
             return False
@@ -88,11 +88,27 @@ class _Worker:
         gc.freeze()
         await self._stop.wait()
         sidecar.start_draining()
+        await self._relay.close()
         await sidecar.close()
         with suppress(LinkLost):  # what it counted stays counted
             await self._link.ask("last", families_of(sidecar.series), timeout=1.0)
         await self._link.close()
         return True
+
+    def _made(self, hello: Mapping[str, Any]) -> Sidecar:
+        whole = settled(unpacked(hello["values"]), source=self._source)
+        configure_logging(level=hello["log_level"], form=whole.log.format)
+        traces = ProcessTraces.configured(whole)
+        sidecar = Sidecar(
+            Router(share_of(whole, self._workers), observer=LogObserver(), watch=traces.watch),
+            seen=traces.seen,
+            drain_timeout=hello["drain_timeout"],
+            sockets={name: [inherited(fd) for fd in fds] for name, fds in hello["sockets"].items()},
+            colleagues=self,
+        )
+        sidecar.whole = whole
+        sidecar.resize_budgets(hello["budgets"])
+        return sidecar
 
     async def _opens(self, sidecar: Sidecar) -> bool:
         """However long its main database is down; False: told to end meanwhile."""
@@ -117,6 +133,13 @@ class _Worker:
         sidecar = self._sidecar
         if sidecar is None:
             raise TenantProxyError("the worker has not started")
+        live = LiveRouter(sidecar.router, sidecar.pg)
+        seen: dict[str, Callable[[Any], Awaitable[object]]]
+        seen = {"tenant": live.tenant, "evict": live.evict, "end_client": live.end_client}
+        if self._relay is not None:
+            seen["admin"] = self._relay.answer
+        if verb in seen:
+            return await seen[verb](body)
         return await self._of_sidecar(sidecar, verb, body)
 
     async def _of_sidecar(self, sidecar: Sidecar, verb: str, body: Any) -> Any:
@@ -129,12 +152,14 @@ class _Worker:
                 return families_of(await sidecar.metrics())
             case "stats":
                 return await sidecar.router.snapshot()
-            case "port":
-                return None if sidecar.pg is None or not sidecar.pg.is_open else sidecar.pg.view.snapshot()
             case "cancel":
                 return await sidecar.cancel(body[0], body[1])
-            case "pause" | "resume" | "kill":
-                return await self._command(verb, body)
+            case "bury":
+                return sidecar.router.bury(map(UUID, body))
+            case "relieve" | "recall":
+                return await sidecar.take_clients(verb == "recall")
+            case "port" | "pause" | "resume" | "kill":
+                return await self._of_port(verb, body)
             case "prepare":
                 return self._prepare(sidecar, body)
             case "commit" | "abort":
@@ -144,11 +169,19 @@ class _Worker:
                 return None
         raise TenantProxyError(f"a worker does not know {verb}")
 
-    async def _command(self, verb: TenantVerb, tenant: str) -> None:
+    async def _of_port(self, verb: str, body: Any) -> Any:
+        """None also where it has none."""
         port = self._sidecar.pg if self._sidecar is not None else None
-        if port is None or not port.is_open:
-            return
-        view = port.view
+        if port is None or not port.has_listener:
+            return None
+        match verb:
+            case "port":
+                return port.view.snapshot()
+            case "pause" | "resume" | "kill":
+                return await self._command(port.view, verb, body)
+        raise TenantProxyError(f"a port does not know {verb}")
+
+    async def _command(self, view: PortView, verb: TenantVerb, tenant: str) -> None:
         work = {"pause": view.pause_here, "resume": view.resume_here, "kill": view.kill_here}
         await work[verb](TenantId(tenant))
 

@@ -1,0 +1,61 @@
+"""Over which requests does an operator see what a tenant holds, close its connections and end a client?"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from typing import Final, TypeVar
+
+from aiohttp import web
+
+from tenantproxy.errors import TenantError, TenantNotFound, TenantProxyError
+from tenantproxy.sidecar.live import Live
+
+__all__ = ["live_routes"]
+
+_MAX_PID: Final = 2**31 - 1
+T = TypeVar("T")
+
+
+class TenantNotKnown(TenantProxyError):
+    """There is no such tenant, or there can be none; or it cannot be served, and has no connections."""
+
+    http_status, sqlstate, code = 404, "3D000", "tenant_not_known"
+
+
+class ClientNotFound(TenantProxyError):
+    """The PostgreSQL port has no client of this number."""
+
+    http_status, sqlstate, code = 404, "42704", "client_not_found"
+
+
+def live_routes(live: Live) -> list[web.RouteDef]:
+    """The routes. The gate of the listener looks at roles, and tells of each change."""
+
+    async def shown(request: web.Request) -> web.Response:
+        return web.json_response(await _known(live.tenant(request.match_info["tenant"])))
+
+    async def evicted(request: web.Request) -> web.Response:
+        await _known(live.evict(request.match_info["tenant"]))
+        return web.json_response({})
+
+    async def ended(request: web.Request) -> web.Response:
+        given = request.match_info["client"]
+        is_number = given.isascii() and given.isdecimal() and len(given) <= 10 and int(given) <= _MAX_PID
+        if not is_number or not await live.end_client(int(given)):
+            raise ClientNotFound("the PostgreSQL port has no such client")
+        return web.json_response({})
+
+    return [
+        web.get("/v1/pools/{tenant}", shown),
+        web.post("/v1/tenants/{tenant}/evict", evicted),
+        web.delete("/v1/clients/{client}", ended),
+    ]
+
+
+async def _known(work: Awaitable[T]) -> T:
+    try:
+        return await work
+    except TenantNotFound as exc:
+        raise TenantNotKnown(exc.message, detail=exc.detail, hint=exc.hint) from exc
+    except TenantError as exc:
+        raise TenantNotKnown(exc.message) from exc

@@ -1,0 +1,149 @@
+// One tenant: who holds what since when, its sessions, and what may be done. Each action is asked for again first.
+import { element } from "./dom.js";
+import { shown } from "./lines.js";
+
+const $ = (id) => document.getElementById(id);
+const RANKS = { read: 0, operate: 1, admin: 2 };
+const ACTIONS = ["evict", "pause", "resume", "drain", "kill", "suspend"];
+
+export class Drawer {
+  constructor(call, role) {
+    [this.call, this.role] = [call, role];
+    this.tenant = "";
+    this.timer = 0;
+    this.paths = {};
+    $("drawer-close").addEventListener("click", () => $("drawer").close());
+    $("drawer").addEventListener("close", () => { clearTimeout(this.timer); this.tenant = ""; });
+    $("sessions-form").addEventListener("submit", (event) => { event.preventDefault(); this.sessions(); });
+  }
+
+  // What this listener can do, and who may: its own description says so.
+  async describe() { this.paths = (await this.call("GET", "v1/openapi.json")).paths; }
+
+  may(path, method) {
+    const found = this.paths[path]?.[method];
+    return found && RANKS[this.role()] >= RANKS[found["x-role"]] ? found : null;
+  }
+
+  open(tenant) {
+    this.tenant = tenant;
+    $("drawer-title").textContent = tenant;
+    $("drawer-state").textContent = "";
+    $("drawer-body").replaceChildren();
+    $("sessions").replaceChildren();
+    $("sessions-form").hidden = !this.paths["/v1/tenants/{tenant}/users/{user}/sessions"];
+    $("drawer-actions").replaceChildren(...ACTIONS.flatMap((verb) => {
+      const found = this.may(`/v1/tenants/{tenant}/${verb}`, "post");
+      if (!found) return [];
+      return [this.button(verb, `${verb} ${tenant}?`, found.summary, "POST", `v1/tenants/${encodeURIComponent(tenant)}/${verb}`)];
+    }));
+    if (!$("drawer").open) $("drawer").showModal();
+    this.refresh();
+  }
+
+  async refresh() {
+    clearTimeout(this.timer);
+    const { tenant } = this;
+    if (!tenant) return;
+    try {
+      const found = await this.call("GET", `v1/pools/${encodeURIComponent(tenant)}`);
+      if (tenant !== this.tenant) return;
+      this.show(found);
+    } catch (error) {
+      if (tenant === this.tenant) $("drawer-state").textContent = error.message;
+    }
+    this.timer = setTimeout(() => this.refresh(), 2000);
+  }
+
+  show({ pools, clients }) {
+    const focused = document.activeElement?.dataset?.path;
+    const held = pools.flatMap((pool) => pool.held.map((seconds) => [pool.pool, pool.server, shown(seconds)]));
+    const ends = this.may("/v1/clients/{client}", "delete");
+    $("drawer-body").replaceChildren(
+      element("h3", "In its pools"),
+      grid(["pool", "server", "database", "used", "limit", "waiting", "oldest wait"], pools.map((pool) =>
+        [pool.pool, pool.server, pool.database, pool.used, pool.limit, pool.waiting, pool.waiting ? shown(pool.oldest) : ""])),
+      element("h3", "Connections that it holds"),
+      grid(["pool", "server", "for"], held),
+      element("h3", "Clients of the PostgreSQL port"),
+      grid(["state", "for", "user", "application", "address", ...(ends ? ["action"] : [])], clients.map((client) => [
+        client.pinned ? `${client.state}, pinned` : client.state, shown(client.seconds), client.user, client.application_name,
+        `${client.address}:${client.port}`,
+        ...(ends ? [this.button("end", `End client ${client.id}?`, `${client.user}, ${client.application_name || "no application name"}, ${client.address}`, "DELETE", `v1/clients/${client.id}`)] : []),
+      ])),
+    );
+    if (focused) [...$("drawer-body").querySelectorAll("button")].find((button) => button.dataset.path === focused)?.focus();
+  }
+
+  async sessions() {
+    const base = `v1/tenants/${encodeURIComponent(this.tenant)}/users/${encodeURIComponent($("sessions-user").value)}/sessions`;
+    const ends = this.may("/v1/tenants/{tenant}/users/{user}/sessions", "delete");
+    try {
+      const { sessions } = await this.call("GET", base);
+      const again = () => this.sessions();
+      const rows = sessions.map((each) => [each.id, when(each.last_used), when(each.expires_at),
+        ...(ends ? [this.button("end", "End this session?", each.id, "DELETE", `${base}/${encodeURIComponent(each.id)}`, again)] : [])]);
+      const all = ends && rows.length ? [this.button("end all", `End all sessions of ${$("sessions-user").value}?`, `${rows.length} sessions`, "DELETE", base, again)] : [];
+      $("sessions").replaceChildren(grid(["session", "last used", "ends", ...(ends ? ["action"] : [])], rows), ...all);
+    } catch (error) { $("sessions").replaceChildren(element("p", error.message)); }
+  }
+
+  button(text, title, says, method, path, after = () => this.refresh()) {
+    const made = element("button", text);
+    made.type = "button";
+    made.dataset.path = `${method} ${path}`;
+    made.setAttribute("aria-label", title.replace(/\?$/, ""));
+    made.addEventListener("click", async () => {
+      if (!await confirmed(title, says, text)) return;
+      $("drawer-state").textContent = `${text} ...`;
+      try {
+        await this.call(method, path, {});
+        $("drawer-state").textContent = `${text}: done`;
+      } catch (error) { $("drawer-state").textContent = `${text}: ${error.message}`; }
+      after();
+    });
+    return made;
+  }
+}
+
+let settle = null;
+
+// Not by the event `close`, which comes late: it would answer the next question.
+function confirmed(title, says, verb) {
+  $("confirm-title").textContent = title;
+  $("confirm-text").textContent = says;
+  $("confirm-yes").textContent = verb;
+  $("confirm").showModal();
+  $("confirm-no").focus();
+  return new Promise((resolve) => { settle = resolve; });
+}
+
+function answered(answer) {
+  const told = settle;
+  settle = null;
+  if ($("confirm").open) $("confirm").close();
+  told?.(answer);
+}
+$("confirm-yes").addEventListener("click", () => answered(true));
+$("confirm-no").addEventListener("click", () => answered(false));
+$("confirm").addEventListener("cancel", () => answered(false));
+
+function grid(heads, rows) {
+  if (!rows.length) return element("p", "none");
+  const box = element("div", null, "wide");
+  const table = element("table");
+  const head = table.createTHead().insertRow();
+  for (const text of heads) { const cell = element("th", text); cell.scope = "col"; head.append(cell); }
+  const body = table.createTBody();
+  for (const row of rows) {
+    const line = body.insertRow();
+    for (const value of row) line.insertCell().append(value instanceof Node ? value : String(value));
+  }
+  box.tabIndex = 0;
+  box.setAttribute("role", "region");
+  box.setAttribute("aria-label", `Table of ${heads[0]}`);
+  box.append(table);
+  return box;
+}
+
+function when(text) { return new Date(text).toLocaleString(); }

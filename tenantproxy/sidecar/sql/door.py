@@ -1,0 +1,292 @@
+"""What answers `POST /sql` and `GET /v2`? The routes: who calls, what is asked, a run of it, its answer.
+
+Every refusal is a 400 with the fields of PostgreSQL's error: of another status Neon's clients drop the code.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any, Final, cast
+
+from aiohttp import StreamReader, web
+from multidict import MultiMapping
+
+from tenantproxy.auth.caller import TrustedProxies, host_of
+from tenantproxy.config import Settings, SqlSettings
+from tenantproxy.errors import (
+    AuthError,
+    NotSupported,
+    PoolClosed,
+    PoolTimeout,
+    ProtocolError,
+    TenantPaused,
+    TenantProxyError,
+)
+from tenantproxy.events import Observer
+from tenantproxy.metrics.listeners import HttpRequests
+from tenantproxy.middleware.aiohttp import REQUEST_ID
+from tenantproxy.middleware.problems import GONE
+from tenantproxy.model import Route
+from tenantproxy.pools.pool import Pool
+from tenantproxy.raw.backend import RawBackend
+from tenantproxy.sidecar.http_protocol import HttpProtocol
+from tenantproxy.sidecar.pg.encryption import Channel, is_loopback_host
+from tenantproxy.sidecar.pg.port import PgPort
+from tenantproxy.sidecar.pg.sources import TenantSource
+from tenantproxy.sidecar.pg.users import Target
+from tenantproxy.sidecar.shortcut import Peer
+from tenantproxy.sidecar.sql.answer import answering, error_body, retry_after, server_error
+from tenantproxy.sidecar.sql.caller import SqlCallers, Visitor
+from tenantproxy.sidecar.sql.kept import Kept
+from tenantproxy.sidecar.sql.regions import Regions
+from tenantproxy.sidecar.sql.request import SqlRequest, reading_request, too_large
+from tenantproxy.sidecar.sql.run import SqlRun
+from tenantproxy.sidecar.sql.states import ServerSaid
+from tenantproxy.sidecar.sql.straight import StraightSql
+from tenantproxy.sidecar.sql.tunnel import tunnel
+from tenantproxy.slices import found_in_slices
+from tenantproxy.wire.memory import FREE_BYTES
+
+__all__ = ["SQL", "SqlDoor"]
+
+SQL: Final = "/sql"
+_TUNNEL: Final = "/v2"
+_CONNECTION: Final = "Neon-Connection-String"
+_BODY_SECONDS: Final = 10.0  # for all of a body
+_NO_STORE: Final = {"Cache-Control": "no-store"}
+_JSON: Final = "application/json"
+
+
+class SqlDoor:
+    """The routes of SQL over HTTP, on the users and backends of `port`, which is open before they are called."""
+
+    def __init__(self, port: PgPort, settings: Settings, observer: Observer, requests: HttpRequests) -> None:
+        self._port = port
+        self._settings = settings
+        self._observer = observer
+        self._proxies = TrustedProxies.configured(settings.http, observer=observer)
+        self._callers: SqlCallers | None = None  # from the first request on
+        self._regions = Regions(settings)
+        self.straight = StraightSql(self, port, requests)
+
+    def routes(self) -> Sequence[web.AbstractRouteDef]:
+        """What the public listener mounts."""
+        return [web.post(SQL, self._sql), web.get(_TUNNEL, self._v2)]
+
+    def prepare(self, new: Settings) -> Callable[[], None]:
+        """Get ready for the limits and proxies of `new`; what this returns takes them over, and forgets who called."""
+        proxies = TrustedProxies.configured(new.http, observer=self._observer)
+
+        def commit() -> None:
+            self._settings, self._proxies, self._callers = new, proxies, None
+            self._regions.adopt(new)
+            self.straight.forget()
+
+        return commit
+
+    async def close(self) -> None:
+        """End what is asked in other regions."""
+        await self._regions.close()
+
+    # --- what `StraightSql` asks -------------------------------------------------------------------------------------
+    @property
+    def limits(self) -> SqlSettings:
+        """See `straight.StraightHost`."""
+        return self._settings.sql
+
+    @property
+    def callers(self) -> SqlCallers:
+        """See `straight.StraightHost`."""
+        if self._callers is None:
+            attempts = self._settings.login.attempts_per_address
+            self._callers = SqlCallers(self._port.users, named=self._port.listener.named_by, attempts=attempts)
+        return self._callers
+
+    def is_elsewhere(self, route: Route) -> bool:
+        """See `straight.StraightHost`."""
+        return self._regions.find(route.pool.server) is not None
+
+    def visitor(self, headers: MultiMapping[str], peer: Peer) -> Visitor:
+        """See `straight.StraightHost`."""
+        client, channel = self._channel(headers, peer)
+        if not channel.is_private and self._settings.http.ssl_required != "never":
+            raise AuthError(
+                "passwords and tokens are taken on encrypted connections alone",
+                detail=f'[http] ssl_required = "{self._settings.http.ssl_required}"',
+                hint="call it by https",
+            )
+        strings = headers.getall(_CONNECTION, ())
+        if len(strings) > 1:
+            raise ProtocolError(f"the header {_CONNECTION} is there twice")
+        return Visitor(strings[0] if strings else "", headers.getall("Authorization", ()), client, channel)
+
+    # --- POST /sql ---------------------------------------------------------------------------------------------------
+    async def _sql(self, request: web.Request) -> web.StreamResponse:
+        try:
+            return await self._answered(request)
+        except ServerSaid as exc:
+            return _refusal(server_error(exc.payload))
+        except TenantProxyError as exc:
+            return _refusal(error_body(exc), retry_after(exc))
+
+    async def _answered(self, request: web.Request) -> web.StreamResponse:
+        target = await self._caller(request)
+        limits = self._settings.sql
+        body = await _body(request, limits.max_body)
+        sql = await found_in_slices(reading_request(body, request.headers, limits))
+        listener = self._port.listener
+        assert target.tenant is not None
+        source = listener.source_of(target.tenant).reading(replica=target.replica)
+        if request.transport is None:
+            return web.Response(status=GONE)  # no one reads it
+        kept = Kept(source.memory)
+        try:
+            kept.add(len(sql.message))
+            traffic = listener.traffic_of(target.tenant)
+            run = SqlRun(target.tenant, sql, self._port.lender, limits, traffic, kept)
+            if self._port.lender.watch is not None:
+                run.parent = request.headers.get("traceparent", "")
+            return await self._run(request, sql, run, source, kept, body)
+        finally:
+            kept.end()
+
+    async def _run(
+        self, request: web.Request, sql: SqlRequest, run: SqlRun, source: TenantSource, kept: Kept, asked: bytes
+    ) -> web.StreamResponse:
+        listener = self._port.listener
+        protocol = cast("HttpProtocol", request.protocol)
+        protocol.on_gone = run.gone
+        listener.guests.add(run)
+        try:
+            pool, route = source.known() or await self._found(source, run)
+            if (there := self._regions.find(route.pool.server)) is not None:
+                return await self._regions.answer(request, asked, there, run.tenant)
+            run.begin(pool, route)
+            results = await run.future
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                run.gone()
+                raise
+            return web.Response(status=GONE)  # no one reads it
+        finally:
+            protocol.on_gone = None
+            listener.guests.discard(run)
+        body = await found_in_slices(answering(results, sql))
+        kept.add(len(body))
+        response = web.Response(body=body, content_type=_JSON, headers=_NO_STORE)
+        if sql.echo:
+            response.headers.update(sql.echo)
+        if len(body) > FREE_BYTES:  # it is kept until it is read
+            response.headers["X-Request-Id"] = request[REQUEST_ID]
+            with suppress(ConnectionError):
+                await response.prepare(request)
+                await response.write_eof()
+        return response
+
+    async def _found(self, source: TenantSource, run: SqlRun) -> tuple[Pool[RawBackend], Route]:
+        """Asks the registry, for as long as one may wait for a connection. A paused tenant may go on by then."""
+        finding = asyncio.ensure_future(source.find())
+        finding.add_done_callback(_heard)  # where no one waits for it any more
+        try:
+            either: set[asyncio.Future[Any]] = {finding, run.future}
+            timeout = self._port.lender.acquire_timeout
+            await asyncio.wait(either, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            finding.cancel()
+            raise
+        if run.future.done():  # first: who has gone, or was ended, in the same turn must lease nothing
+            finding.cancel()
+            run.future.result()
+        if finding.done():
+            return finding.result()
+        finding.cancel()
+        if run.tenant in self._port.listener.paused():
+            raise TenantPaused("the tenant is paused", hint="try again later", retry_after=1.0)
+        raise PoolTimeout("the tenant could not be looked up in time", hint="try again", retry_after=1.0)
+
+    async def _caller(self, request: web.Request) -> Target:
+        """Where the request may go. Raises AuthError and what else ends a login."""
+        if not self._port.has_backends:  # while it drains, the next request of a busy client is served
+            raise PoolClosed("the service is shutting down", hint="try again", retry_after=1.0)
+        visitor = self.visitor(request.headers, _peer(request))
+        callers = self.callers
+        return callers.recall(visitor) or await callers.verify(visitor)
+
+    def _channel(
+        self, headers: MultiMapping[str], peer: Peer, *, is_tunnel: bool = False
+    ) -> tuple[str | None, Channel]:
+        """The address of the client, and whether others could read what it sends.
+
+        Behind a trusted proxy, what that says of its own side.
+        """
+        client, is_proxied = self._proxies.client(peer.remote, headers.getall("X-Forwarded-For", ()))
+        is_encrypted = peer.is_encrypted
+        if is_proxied:
+            is_encrypted = headers.get("X-Forwarded-Proto", "").lower() == "https"
+        is_local = client is not None and is_loopback_host(client)
+        name = host_of(headers.getall("Host", [])) if is_tunnel else ""
+        return client, Channel(is_encrypted=is_encrypted, is_local=is_local, is_tunnel=is_tunnel, server_name=name)
+
+    # --- GET /v2 -----------------------------------------------------------------------------------------------------
+    async def _v2(self, request: web.Request) -> web.StreamResponse:
+        """The port's protocol in a WebSocket. `address`, which older clients send, is left out: the database counts."""
+        if not self._port.is_open:
+            raise PoolClosed("the service is shutting down", hint="try again", retry_after=1.0)
+        client, channel = self._channel(request.headers, _peer(request), is_tunnel=True)
+        return await tunnel(
+            request,
+            self._port.listener.connect,
+            max_message=self._settings.sql.max_body,
+            channel=channel,
+            client=client or "",
+        )
+
+
+def _peer(request: web.Request) -> Peer:
+    is_encrypted = request.transport is not None and request.transport.get_extra_info("ssl_object") is not None
+    return Peer(request.remote, is_encrypted)
+
+
+async def _body(request: web.Request, limit: int) -> bytes:
+    """All of it. Raises StatementTooLong, ProtocolError, and HTTPRequestTimeout where it does not come."""
+    if "Content-Encoding" in request.headers:
+        raise NotSupported("a body is taken as it is: without Content-Encoding")
+    size = request.content_length
+    if size is not None and size > limit:
+        raise too_large("bytes in the body", size, "max_body", limit)
+    content = request.content
+    if content.is_eof():
+        data = content.read_nowait()
+    else:
+        try:
+            async with asyncio.timeout(_BODY_SECONDS):
+                data = await _all(content, limit)
+        except TimeoutError:
+            raise web.HTTPRequestTimeout from None
+    if len(data) > limit:
+        raise too_large("bytes in the body", len(data), "max_body", limit)
+    return data
+
+
+async def _all(content: StreamReader, limit: int) -> bytes:
+    parts: list[bytes] = []
+    size = 0
+    while size <= limit and (part := await content.readany()):
+        parts.append(part)
+        size += len(part)
+    return b"".join(parts)
+
+
+def _heard(finding: asyncio.Future[Any]) -> None:
+    if not finding.cancelled():
+        finding.exception()
+
+
+def _refusal(body: bytes, retry: str | None = None) -> web.Response:
+    response = web.Response(status=400, body=body, content_type=_JSON, headers=_NO_STORE)
+    if retry is not None:
+        response.headers["Retry-After"] = retry
+    return response

@@ -1,0 +1,40 @@
+"""What do several workers hold of a tenant's together, and how is it ended in each? See `sidecar.live`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tenantproxy.errors import TenantProxyError
+from tenantproxy.sidecar.live import joined_views
+from tenantproxy.sidecar.workers.link import LinkLost
+from tenantproxy.sidecar.workers.staff import Staff
+
+__all__ = ["LiveWorkers"]
+
+
+class LiveWorkers:
+    """See `live.Live`: of all workers that answer."""
+
+    def __init__(self, staff: Staff) -> None:
+        self._staff = staff
+
+    async def tenant(self, tenant: str) -> dict[str, Any]:
+        """See Live."""
+        return joined_views(await self._all("tenant", tenant))
+
+    async def evict(self, tenant: str) -> None:
+        """See Live."""
+        await self._all("evict", tenant)
+
+    async def end_client(self, client: int) -> bool:
+        """See Live."""
+        return any(await self._all("end_client", client))
+
+    async def _all(self, verb: str, body: Any) -> list[Any]:
+        """The answers of those that are there. Raises the first error of one, LinkLost where none answers."""
+        answers = await self._staff.ask_all(verb, body)
+        found = [answer for _, answer in answers if not isinstance(answer, BaseException)]
+        failed = [answer for _, answer in answers if isinstance(answer, TenantProxyError | LinkLost)]
+        if not found:
+            raise failed[0] if failed else LinkLost("no worker answers", retry_after=1.0)
+        return found
