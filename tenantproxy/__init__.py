@@ -1,6 +1,7 @@
 """Give it a tenant identifier; it lends you a PostgreSQL connection that is proven to be that tenant's."""
 
 from tenantproxy.config import Settings
+from tenantproxy.config.version import VERSION
 from tenantproxy.context import current, use
 from tenantproxy.errors import (
     AccessDenied,
@@ -61,7 +62,10 @@ __all__ = [
     "TenantUnresolved",
     "TokenExpired",
     "TooManyAttempts",
+    "__version__",
     "current",
     "open_router",
     "use",
 ]
+
+__version__ = VERSION

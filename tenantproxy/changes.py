@@ -1,4 +1,4 @@
-"""Which tenants changed while their pools are open? Looks them up again, many at once, with or without callers.
+"""Which tenants changed while something of theirs is open? Looks them up again, many at once, with or without callers.
 
 State: the tenants to look up, and the task that does it while there are any.
 """
@@ -19,25 +19,27 @@ _STEP: Final = 10  # that are begun before the event loop may run something else
 
 
 class Changes:
-    """Follows what the registry announces, for tenants that have pools to themselves."""
+    """Follows what the registry announces, for tenants that have something open here."""
 
     def __init__(
         self,
         *,
         follow: Callable[[TenantId], Coroutine[Any, Any, None]],
-        has_own: Callable[[TenantId], bool],
-        owners: Callable[[], Iterable[TenantId]],
+        is_concerned: Callable[[TenantId], bool],
+        concerned: Callable[[], Iterable[TenantId]],
     ) -> None:
         self._follow = follow
-        self._has_own = has_own
-        self._owners = owners
+        self._is_concerned = is_concerned
+        self._concerned = concerned
         self._changed: dict[TenantId, None] = {}
         self._task: asyncio.Task[None] | None = None
 
     def announce(self, tenant: str | None) -> None:
         """`tenant` changed; None: any may have. Returns at once; needs a running loop."""
-        changed = self._owners() if tenant is None else [TenantId(tenant)] if self._has_own(TenantId(tenant)) else []
-        self._changed.update(dict.fromkeys(changed))
+        if tenant is None:
+            self._changed.update(dict.fromkeys(self._concerned()))
+        elif self._is_concerned(TenantId(tenant)):
+            self._changed[TenantId(tenant)] = None
         if self._changed and self._task is None:
             loop = asyncio.get_running_loop()
             self._task = loop.create_task(self._run(), name="tenantproxy changes", context=contextvars.Context())

@@ -1,6 +1,6 @@
 """The tenant that the running code works for: `current`, and `use` to set it.
 
-State: one context variable. It is set by `use` and by the middlewares alone.
+State: two context variables, set by `use` and by the middlewares alone.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Final, Self
 from tenantproxy.errors import AccessDenied, TenantMissing
 from tenantproxy.scope import TenantScope
 
-__all__ = ["begin", "current", "end", "use"]
+__all__ = ["REQUEST_ID", "begin", "current", "end", "use"]
 
 
 class _Block:
@@ -50,6 +50,8 @@ class _Block:
 
 
 _CURRENT: Final[ContextVar[_Block | None]] = ContextVar("tenantproxy_current")
+REQUEST_ID: Final[ContextVar[str]] = ContextVar("tenantproxy_request_id", default="")
+"""The id of the HTTP request that is being answered; empty outside of one. Set by the middlewares alone."""
 
 
 def current() -> TenantScope:

@@ -14,7 +14,7 @@
       PoolError 503 53300 retry
         PoolTimeout  PoolFull  BudgetExhausted  TooManyPinned  IdlePinned 57P05  PoolClosed 57P01  ConnectFailed 08001
         LeaseExpired 57P01              held for too long while others wait: its connection was closed
-          IdleTransaction 25P03         ServerMoved 57P01: a failover
+          IdleTransaction 25P03         ServerMoved 57P01: a failover  TenantEnded 403: suspended, deleted
       IsolationError 500 XX000           the session could not be proven the tenant's: destroyed
         UnprotectedRelations             its role reaches what no policy holds
       ProtocolError 400 08P01            the wire peer's fault
@@ -57,6 +57,7 @@ __all__ = [
     "RegistryUnavailable",
     "ServerMoved",
     "StatementTooLong",
+    "TenantEnded",
     "TenantError",
     "TenantMismatch",
     "TenantMissing",
@@ -309,6 +310,12 @@ class IdleTransaction(LeaseExpired):
     """A client left a transaction open and idle for longer than `idle_transaction_timeout`."""
 
     sqlstate, code = "25P03", "idle_in_transaction"
+
+
+class TenantEnded(LeaseExpired):
+    """The tenant of a lease was suspended or deleted: what its transaction did is undone."""
+
+    http_status, code, retryable = 403, "tenant_ended", False
 
 
 class ServerMoved(LeaseExpired):

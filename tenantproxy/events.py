@@ -11,6 +11,7 @@ from typing import Final, Literal
 __all__ = [
     "LATENCY_BUCKETS",
     "AdminAccess",
+    "AdminChangeAnswered",
     "BackendLingers",
     "CloseReason",
     "ConnectFailure",
@@ -24,6 +25,7 @@ __all__ = [
     "FleetFenced",
     "FleetJoined",
     "FleetSkipped",
+    "FleetUncounted",
     "FunctionsNotVerified",
     "Histogram",
     "HostRefused",
@@ -33,12 +35,16 @@ __all__ = [
     "LimitLowered",
     "LoggedOut",
     "LoginFailed",
+    "LoginFollowFailed",
+    "LoginFollowing",
     "LoginLocked",
     "LoginSearchFailed",
     "LoginSucceeded",
     "LookFailed",
     "Observer",
+    "Observers",
     "OpenReason",
+    "OperationEnded",
     "PasswordHashUnusable",
     "PoolEvicted",
     "PoolOpened",
@@ -52,9 +58,11 @@ __all__ = [
     "ServerMovedTo",
     "ServerUp",
     "SessionEnded",
+    "SlowLease",
+    "SlowStatement",
+    "TenantChangeAsked",
     "TenantUnusable",
     "UntrustedForwardedFor",
-    "both",
     "ignore",
     "tolerant",
 ]
@@ -231,6 +239,14 @@ class FleetFenced(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FleetUncounted(Event):
+    """A census of a server is due and cannot be taken: what dead processes had there stays reserved. Told once."""
+
+    server: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FleetJoined(Event):
     """This process shares the budgets of its servers with a fleet, for the first time or again after `FleetFenced`."""
 
@@ -253,6 +269,37 @@ class LeaseEnded(Event):
     pool: str
     tenant: str
     seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlowLease(Event):
+    """A caller waited for its connection, or held it, for longer than `[log] slow_lease`; both in seconds.
+
+    `untold`: slow ones since the last that was told, which were not, because there were too many in a second.
+    """
+
+    server: str
+    pool: str
+    tenant: str
+    waited: float
+    held: float
+    untold: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlowStatement(Event):
+    """A statement was answered later than `[log] slow_statement`. `statement` has neither its literals nor comments.
+
+    `error` is an SQLSTATE or the name of an exception, empty without one; `untold` as in SlowLease.
+    """
+
+    server: str
+    pool: str
+    tenant: str
+    seconds: float
+    statement: str
+    error: str
+    untold: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -308,6 +355,63 @@ class AdminAccess(Event):
 
     tenant: str
     reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TenantChangeAsked(Event):
+    """An operator's program asked the admin listener to make, change or remove a tenant; `change` is the verb.
+
+    `by` is the name of its token.
+    """
+
+    tenant: str
+    change: str
+    address: str
+    by: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdminChangeAnswered(Event):
+    """A change that was asked of the admin listener (`POST /v1/reload`) was done or refused: `status` is the answer's.
+
+    `by` is the name of the token, `tenant` and `user` who is concerned. 499: the client went away, the work goes on.
+    """
+
+    by: str
+    change: str
+    tenant: str
+    user: str
+    address: str
+    status: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoginFollowing(Event):
+    """From now on it is this process that makes the login directory follow what applications write."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoginFollowFailed(Event):
+    """The outbox of a database, or the main one where both are empty, could not be read; it is tried again."""
+
+    server: str
+    database: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OperationEnded(Event):
+    """Long work that a program had asked the admin listener for is over; `outcome`: done, failed or interrupted.
+
+    `by` is the name of the token that had asked.
+    """
+
+    operation: int
+    tenant: str
+    change: str
+    outcome: str
+    by: str
+    address: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -459,14 +563,28 @@ def tolerant(observer: Observer) -> Observer:
     return tell
 
 
-def both(first: Observer, second: Observer) -> Observer:
-    """An observer that tells `first` and then `second`."""
+class Observers:
+    """An observer that tells others, which may come and go."""
 
-    def tell(event: Event) -> None:
-        first(event)
-        second(event)
+    __slots__ = ("_others",)
 
-    return tell
+    def __init__(self, *others: Observer) -> None:
+        self._others = others
+
+    def __call__(self, event: Event) -> None:
+        """Tell each of them."""
+        for each in self._others:
+            each(event)
+
+    def add(self, observer: Observer) -> Callable[[], None]:
+        """Tell `observer` too, until what this returns is called; what it raises is logged and swallowed."""
+        told = tolerant(observer)
+        self._others = (*self._others, told)
+
+        def remove() -> None:
+            self._others = tuple(each for each in self._others if each is not told)
+
+        return remove
 
 
 LATENCY_BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)

@@ -13,10 +13,10 @@ from typing import Protocol
 from tenantproxy.connect.refusals import place_of
 from tenantproxy.driver.state import DriverConnection
 from tenantproxy.errors import ConnectFailed, PoolClosed, RegistryUnavailable
-from tenantproxy.model import Route, Tenant, TenantId
+from tenantproxy.model import Route, Tenant, TenantId, TenantStatus
 from tenantproxy.parts import Parts
 from tenantproxy.pools.pool import Pool
-from tenantproxy.routes import Routes
+from tenantproxy.routes import Routes, not_served
 from tenantproxy.scope import Found, Lease, Scope, TenantScope
 
 __all__ = ["ScopeLending"]
@@ -105,6 +105,8 @@ class ScopeLending:
             async with asyncio.timeout(None if deadline is None else deadline - monotonic()):
                 return await self._find(scope)
         except TimeoutError:  # the lookup goes on for others, and to be remembered
+            if isinstance(scope, TenantScope) and self._routes.is_paused(scope.id):
+                raise not_served(TenantStatus.PAUSED) from None
             raise RegistryUnavailable(
                 "the tenant could not be looked up in time", hint="see whether the registry answers", retry_after=1.0
             ) from None

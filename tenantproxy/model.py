@@ -147,14 +147,15 @@ class TenantStatus(StrEnum):
 class Proof(StrEnum):
     """How a session of a row tenant proves whose it is (docs/isolation.md).
 
-    PLAIN: only the setting, nothing proven. BOUND, TRUSTED: verified once (a primary); kept in the backend's memory, or
-    in a parameter that the database's keeper alone sets. CARRIED: checked in each statement (a replica cannot bind).
+    PLAIN: not at all. BOUND, TRUSTED: verified once; kept in the backend's memory, or in a parameter of the keeper's.
+    CARRIED: checked in each statement (replicas). EXACT: the same, made for one transaction (behind a pooler).
     """
 
     PLAIN = "plain"
     BOUND = "bound"
     TRUSTED = "trusted"
     CARRIED = "carried"
+    EXACT = "exact"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -278,8 +279,7 @@ class Session:
     context: tuple[tuple[str, str], ...] = ()
     standby: bool = False
     is_set_each_time: bool = field(init=False, repr=False, compare=False)
-    """Whether it must be set at each lease, although the connection is this tenant's already: a client can change in
-    any SELECT what carries no proof, and what is not signed would be believed."""
+    """Whether each lease sets it again: a client can change in any SELECT what carries no proof."""
 
     def __post_init__(self) -> None:
         is_plain = self.binding is not None and self.binding.proof is Proof.PLAIN

@@ -7,7 +7,7 @@ import contextvars
 import random
 from collections import deque
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 from tenantproxy.slices import is_over, slice_end
@@ -16,12 +16,18 @@ if TYPE_CHECKING:
     import asyncpg
     from asyncpg.pool import PoolConnectionProxy
 
-__all__ = ["Heard", "Listener"]
+__all__ = ["LISTENS", "ROLL_CALL", "Heard", "Listener"]
 
 _Connection: TypeAlias = "asyncpg.Connection[Any] | PoolConnectionProxy[Any]"
 
 Heard = Callable[[str | None], None]
 """Called at once with the payload of an announcement; None: anything may have happened. It must not block or raise."""
+
+ROLL_CALL: Final = "tenantproxy_roll_call"
+"""What is announced here is answered with `LISTENS`, behind everything that was announced before it."""
+
+LISTENS: Final = "SELECT 'tenantproxy listens'"
+"""The last statement of each session that listens: pg_stat_activity says when it last answered."""
 
 _FIRST_WAIT: Final = 0.1
 _LONGEST_WAIT: Final = 15.0
@@ -39,7 +45,8 @@ class Listener:
     """Holds one connection of `database` for all channels, from the first `hear` on while it is started.
 
     It never gives up. After each (re)connect all listeners hear None, since what was announced before was not heard. A
-    silent peer is found out by a query every `heartbeat` seconds. `reading`: a block around its use of a connection.
+    silent peer is found out by a query every `heartbeat` seconds, which is the answer to a roll call too. `reading`: a
+    block around its use of a connection.
     """
 
     def __init__(
@@ -57,7 +64,7 @@ class Listener:
         self._heartbeat_timeout = heartbeat_timeout
         self._jitter = jitter
         self._heard: dict[str, tuple[Heard, ...]] = {}  # by channel; a channel without listeners is not in it
-        self._woken = asyncio.Event()  # set when `_heard` changed, or the connection is lost
+        self._woken = asyncio.Event()  # set when `_heard` changed, the roll is called, or the connection is lost
         self._task: asyncio.Task[None] | None = None  # there is one from start to stop
         self._news: deque[tuple[str, object]] = deque()  # announced, and not passed on yet
         self.listening = asyncio.Event()
@@ -139,16 +146,17 @@ class Listener:
         conn.add_termination_listener(ended)
         self.connects += 1
         try:
+            on.add(ROLL_CALL)
+            await conn.add_listener(ROLL_CALL, self._announced)
             while self._heard and not conn.is_closed():
                 self._woken.clear()
                 await self._follow(conn, on)
+                await conn.execute(LISTENS, timeout=self._heartbeat_timeout)
                 if not self._woken.is_set():
                     self.listening.set()
-                try:
+                with suppress(TimeoutError):
                     async with asyncio.timeout(self._heartbeat):
                         await self._woken.wait()
-                except TimeoutError:
-                    await conn.execute("SELECT 1", timeout=self._heartbeat_timeout)
         except Exception:
             conn.terminate()  # it did not answer: asking it to stop, or to close, would wait just as long
             raise
@@ -160,7 +168,7 @@ class Listener:
 
     async def _follow(self, conn: _Connection, on: set[str]) -> None:
         """Listen on what is wanted, and on nothing else; a new listener may have missed something."""
-        for channel in on - self._heard.keys():
+        for channel in on - self._heard.keys() - {ROLL_CALL}:
             on.discard(channel)
             await conn.remove_listener(channel, self._announced)
         for channel in self._heard.keys() - on:
@@ -188,6 +196,8 @@ class Listener:
                 asyncio.get_running_loop().call_soon(self._pass_on)
 
     def _tell(self, channel: str, payload: str | None) -> None:
+        if channel == ROLL_CALL:
+            self._woken.set()
         for heard in self._heard.get(channel, ()):
             heard(payload)
 

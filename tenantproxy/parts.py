@@ -6,21 +6,23 @@ State: the manager of the pools, which is another one each time the router is op
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from tenantproxy.config import Server, Settings
 from tenantproxy.connect.opening import Opening
+from tenantproxy.connect.slow import watch_of
 from tenantproxy.connect.watched import new_hosts
 from tenantproxy.driver.connector import AsyncpgConnector, Init
 from tenantproxy.driver.host_watch import HostWatch
 from tenantproxy.driver.lender import Lender
 from tenantproxy.driver.look import Looker
 from tenantproxy.driver.state import DriverConnection
+from tenantproxy.errors import LeaseExpired
 from tenantproxy.events import Observer
 from tenantproxy.fleet.client import Fleet
 from tenantproxy.fleet.connections import FleetConnections
 from tenantproxy.model import Limits, PoolKey, TenantId
-from tenantproxy.pools.base import AcquireResult, Clock, PoolStats, Stats, TenantPoolStats
+from tenantproxy.pools.base import Clock, PoolStats, Stats, TenantPoolStats
 from tenantproxy.pools.budget import ServerBudget
 from tenantproxy.pools.counters import Counters
 from tenantproxy.pools.manager import LivePoolSettings, PoolManager
@@ -29,8 +31,26 @@ from tenantproxy.pools.snapshot import snapshot
 from tenantproxy.registry import CachedRegistry
 from tenantproxy.routes import main_route, main_size
 from tenantproxy.slices import Slices
+from tenantproxy.watch import Watch
 
-__all__ = ["Parts", "new_budgets"]
+__all__ = ["ClientHolder", "Parts", "new_budgets"]
+
+
+class ClientHolder(Protocol):
+    """A listener whose clients are of one tenant each, also while they hold no connection."""
+
+    def has_clients_of(self, tenant: TenantId) -> bool:
+        """Whether any are of this tenant."""
+        ...
+
+    def tenants_of_clients(self) -> Iterable[TenantId]:
+        """Whose they are."""
+        ...
+
+    def end_tenant(self, tenant: TenantId, error: LeaseExpired) -> None:
+        """End those of this tenant, which hear `error`."""
+        ...
+
 
 _LOOPBACK: Final = {"localhost": "127.0.0.1", "::1": "127.0.0.1"}
 
@@ -89,17 +109,21 @@ def _is_new_form(old: Settings, name: str, server: Server) -> bool:
 class Parts:
     """All that lends connections, made from `settings`. No I/O, and no loop is needed."""
 
-    def __init__(self, settings: Settings, *, init: Init | None, observer: Observer, clock: Clock) -> None:
+    def __init__(
+        self, settings: Settings, *, init: Init | None, observer: Observer, clock: Clock, watch: Watch | None = None
+    ) -> None:
         self._settings = settings
+        self.lease_watch = watch_of(settings.log, observer, clock, watch)
         self._clock = clock
         self.observer = observer
         self.counters = Counters(max_tenants=settings.metrics.max_tenants)
         self.budgets = new_budgets(settings, clock=clock, observer=observer)
+        self._places: dict[str, tuple[object, ...]] = {}  # where servers were that a reload has removed
         self.hosts = new_hosts(settings, self.budgets, clock=clock, observer=observer)
         self._opening = opening = Opening(
             settings, observer=observer, violations=self.counters.violations, hosts=self.hosts
         )
-        self.connector = AsyncpgConnector(opening, init=init)
+        self.connector = AsyncpgConnector(opening, init=init, watch=self.lease_watch)
         self.watch = HostWatch(settings, self.hosts, opening)
         self.lender = Lender(
             counters=self.counters,
@@ -107,6 +131,7 @@ class Parts:
             reset=settings.pools.reset,
             acquire_timeout=settings.pools.acquire_timeout,
             proof_window=settings.row.proof_window,
+            watch=self.lease_watch,
         )
         self.connector.reset = self.lender.begin_reset
         self.looker = Looker(
@@ -119,8 +144,13 @@ class Parts:
         )
         self.pool_settings = LivePoolSettings(settings.pools)
         self.family: list[PoolManager[Any]] = []  # the router's manager, and those of other listeners
+        self.holders: list[ClientHolder] = []  # listeners whose clients end with their tenant
         self.fleet = Fleet(
-            settings, self.budgets, connections=FleetConnections(settings, self.family), observer=observer
+            settings,
+            self.budgets,
+            connections=FleetConnections(settings, self.family, self.hosts),
+            observer=observer,
+            hosts=self.hosts,
         )
         self.manager = self._new_manager()
 
@@ -145,8 +175,11 @@ class Parts:
     def adopt(self, settings: Settings, limits: Mapping[str, int], *, new_row_keys: bool) -> None:
         """Keep to `settings` from now on. `limits`: of new servers, and of those that have another one: see `allot`."""
         changed = [name for name, server in settings.servers.items() if _is_new_form(self._settings, name, server)]
+        gone = self._settings.servers.keys() - settings.servers.keys()
+        self._places |= {name: _place(self._settings, name) for name in gone}
         for name, budget in new_budgets(settings, clock=self._clock, observer=self.observer).items():
-            if name not in self.budgets:
+            is_elsewhere = self._places.pop(name, None) not in (None, _place(settings, name))
+            if name not in self.budgets or is_elsewhere:
                 self.budgets[name] = self._budget_of_place(settings, name) or budget
         self._settings = settings
         self._opening.adopt(settings)
@@ -155,9 +188,12 @@ class Parts:
         for budget, limit in self._lowest({name: each.max_connections for name, each in settings.servers.items()}):
             budget.resize(limit)
         self.allot(limits)
+        self.fleet.adopt(settings)
+        for manager in self.family:
+            for name in gone:
+                manager.remove_server(name)
         for pool in self.pools():
-            is_gone = pool.key.server not in settings.servers
-            if is_gone or pool.key.server in changed or (pool.key.shared and new_row_keys):
+            if pool.key.server in changed or (pool.key.shared and new_row_keys):
                 pool.expire()  # what is opened instead is as it is now
 
     def _budget_of_place(self, settings: Settings, name: str) -> ServerBudget | None:
@@ -186,13 +222,23 @@ class Parts:
         for manager in self.family:
             manager.fit(tenant, limits, is_right)
 
-    def has_own(self, tenant: TenantId) -> bool:
-        """Whether any listener has pools that are the tenant's alone."""
-        return any(manager.has_own(tenant) for manager in self.family)
+    def end_tenant(self, tenant: TenantId, error: LeaseExpired, *, keep: Callable[[PoolKey], bool]) -> None:
+        """End all that the tenant has with any listener; see `PoolManager.end_tenant`."""
+        for manager in self.family:
+            manager.end_tenant(tenant, error, keep=keep)
+        for holder in self.holders:
+            holder.end_tenant(tenant, error)
 
-    def owners(self) -> set[TenantId]:
-        """The tenants that have pools to themselves."""
-        return {tenant for manager in self.family for tenant in manager.owners}
+    def is_concerned(self, tenant: TenantId) -> bool:
+        """Whether a change of the tenant concerns what is open: a pool of its own, a lease, a client."""
+        return any(each.has_own(tenant) or each.shares_with(tenant) for each in self.family) or any(
+            holder.has_clients_of(tenant) for holder in self.holders
+        )
+
+    def concerned(self) -> set[TenantId]:
+        """The tenants of which `is_concerned` is true."""
+        found = {tenant for manager in self.family for tenant in (*manager.owners, *manager.sharers())}
+        return found.union(*(holder.tenants_of_clients() for holder in self.holders))
 
     def of_tenant(self, tenant: TenantId) -> Iterator[Pool[Any]]:
         """The pools, of all listeners, that are the tenant's alone."""
@@ -233,8 +279,7 @@ class Parts:
 
     def stats(self, registry: CachedRegistry) -> Stats:
         """An immutable snapshot of pools, budgets, waiters and counters."""
-        acquires = {tenant: dict(counts) for tenant, counts in self.counters.acquires.items()}
-        return self._stats(registry, (pool.stats() for pool in self.pools()), acquires)
+        return self._stats(registry, [pool.stats() for pool in self.pools()])
 
     async def snapshot(self, registry: CachedRegistry, *, few_tenants: bool = False) -> Stats:
         """The same without holding the event loop: each pool as of its own moment; `few_tenants`: see `_folded`."""
@@ -244,11 +289,7 @@ class Parts:
         for pool in list(self.pools()):
             pools.append(pool.stats(await tenants_of(pool, slices)))
             await slices.pause()
-        acquires: dict[str, dict[AcquireResult, int]] = {}
-        for tenant, counts in list(self.counters.acquires.items()):
-            acquires[tenant] = dict(counts)
-            await slices.pause()
-        stats = self._stats(registry, pools, acquires)
+        stats = self._stats(registry, pools)
         await slices.pause()
         return stats
 
@@ -258,7 +299,7 @@ class Parts:
         leased, waiting, oldest = 0, 0, 0.0
         others = 0
         for number, tenant in enumerate(pool.tenant_stats(), start=1):
-            if tenant.tenant in self.counters.acquires:
+            if self.counters.is_named(tenant.tenant):
                 named.append(tenant)
             else:
                 others += 1
@@ -272,19 +313,17 @@ class Parts:
             )
         return named
 
-    def _stats(
-        self,
-        registry: CachedRegistry,
-        pools: Iterable[PoolStats],
-        acquires: Mapping[str, Mapping[AcquireResult, int]],
-    ) -> Stats:
-        counters = self.counters
+    def _stats(self, registry: CachedRegistry, pools: Iterable[PoolStats]) -> Stats:
+        counters = self.counters  # at once: what a tenant loses and others get must not be seen twice
         return Stats(
             pools=tuple(pools),
             servers=tuple(budget.stats() for budget in dict.fromkeys(self.budgets.values())),
             pools_limit=self.pool_settings.max_pools,
-            acquires=acquires,
+            acquires={label: dict(counts) for label, counts in counters.acquires_by_label.items()},
+            former_acquires=dict(counters.former_acquires),
             exhaustions=dict(counters.exhaustions),
+            exhaustions_by_tenant={label: dict(causes) for label, causes in counters.exhaustions_by_label.items()},
+            former_exhaustions=dict(counters.former_exhaustions),
             acquire_wait={isolation: snapshot(histogram) for isolation, histogram in counters.acquire_wait.items()},
             hold={isolation: snapshot(histogram) for isolation, histogram in counters.hold.items()},
             closed=dict(counters.closed),

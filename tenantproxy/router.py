@@ -8,11 +8,12 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import replace
 from time import monotonic
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
+from uuid import UUID
 
 from tenantproxy.accounts import FixedScope, TenantAccounts, new_login
 from tenantproxy.auth.accounts import Account, Standing
@@ -20,6 +21,7 @@ from tenantproxy.auth.audit import AuditTable
 from tenantproxy.auth.login import LoginCounts, LoginService
 from tenantproxy.auth.revocation import Revocations
 from tenantproxy.auth.share import SharedDatabaseAccess
+from tenantproxy.auth.user_sessions import UserSession
 from tenantproxy.config import Settings, load
 from tenantproxy.connect.hosts import Hosts
 from tenantproxy.driver.connector import Init
@@ -30,14 +32,14 @@ from tenantproxy.errors import (
     ConfigurationError,
     Problem,
 )
-from tenantproxy.events import AdminAccess, Observer, SessionEnded, both, ignore, tolerant
+from tenantproxy.events import AdminAccess, Observer, Observers, SessionEnded, ignore, tolerant
 from tenantproxy.fleet.listening import FleetListening, SharedConnection
 from tenantproxy.fleet.stats import FleetStats
 from tenantproxy.lending import ScopeLending
 from tenantproxy.life import MainServices, RouterLife
 from tenantproxy.model import Isolation, Route, Tenant, TenantId, TenantStatus, tenant_id
 from tenantproxy.notifications import Listener
-from tenantproxy.parts import Parts
+from tenantproxy.parts import ClientHolder, Parts
 from tenantproxy.pools.base import Clock, Stats
 from tenantproxy.pools.budget import ServerBudget
 from tenantproxy.pools.counters import Counters
@@ -54,6 +56,10 @@ from tenantproxy.routes import (
     registry_route,
 )
 from tenantproxy.scope import Found, LaneScope, Lease, Scope, TenantScope
+from tenantproxy.watch import Watch
+
+if TYPE_CHECKING:
+    from tenantproxy.lifecycle.desk import Lifecycle
 
 __all__ = ["Router", "not_served", "open_router"]
 
@@ -78,16 +84,18 @@ class Router:
         init: Init | None = None,
         observer: Observer = ignore,
         clock: Clock = monotonic,
+        watch: Watch | None = None,
     ) -> None:
-        observer = tolerant(observer)
+        """`watch` is told of each lease and statement; without one, and with no `[log] slow_*`, nothing is."""
+        observer = Observers(tolerant(observer))
         self._main_scope = Scope(self)
         self.audit = AuditTable(self._main_scope) if settings.audit.table else None
         """What writes audit events into the main database, with `[audit] table`."""
         if self.audit is not None:
-            observer = both(observer, self.audit)
+            observer.add(self.audit)
         self.settings = settings
         self._observer = observer
-        self._parts = parts = Parts(settings, init=init, observer=observer, clock=clock)
+        self._parts = parts = Parts(settings, init=init, observer=observer, clock=clock, watch=watch)
         self._budgets = parts.budgets
         self._lender = parts.lender
         self._main_route = main_route(settings)
@@ -99,6 +107,7 @@ class Router:
             registry=self._registry,
             counters=parts.counters,
             fit=parts.fit,
+            end=parts.end_tenant,
         )
         size = settings.main.max_size
         self.login_database = SharedDatabaseAccess(
@@ -285,12 +294,23 @@ class Router:
             return None
         return TenantAccounts(self.settings, source=self, tenants=self._registry, observer=self._observer)
 
-    async def end_sessions(self, tenant: str, user: str) -> int:
-        """Log one user out everywhere, as after a change of the password; how many sessions that were.
+    async def sessions(self, tenant: str, user: str) -> list[UserSession]:
+        """The sessions of one user, the last used first, 1000 at most.
+
+        Raises ConfigurationError where `tenantproxy install` of this release has not been run, TenantNotFound for what
+        cannot be a tenant identifier; errors of the main database pass through.
+        """
+        return await self.revocations.sessions_of(tenant_id(tenant), user)
+
+    async def end_sessions(self, tenant: str, user: str, *, session: str | None = None) -> int:
+        """Log one user out everywhere, as after a change of the password, or end one `session`; how many there were.
 
         Needs what `tenantproxy install` makes in the main database; its errors pass through.
         """
-        ended = await self.revocations.end_user(tenant_id(tenant), user)
+        if session is not None:
+            ended = int(await self.revocations.end_session(tenant_id(tenant), user, session))
+        else:
+            ended = await self.revocations.end_user(tenant_id(tenant), user)
         self._observer(SessionEnded(tenant=tenant, user=user, reason="ended", sessions=ended))
         return ended
 
@@ -299,6 +319,19 @@ class Router:
         self._life.check_open()
         async for tenant in self._registry.tenants(status=TenantStatus(status) if status is not None else None):
             yield tenant
+
+    async def tenants_after(self, after: str) -> AsyncGenerator[Tenant, None]:
+        """As `tenants`, those behind the identifier `after`: a page costs what is on it, wherever it is."""
+        self._life.check_open()
+        async for tenant in self._registry.tenants_after(after):
+            yield tenant
+
+    @property
+    def lifecycle(self) -> Lifecycle:
+        """What makes, changes, saves and removes tenants, with the admin credentials of each server."""
+        from tenantproxy.lifecycle.desk import Lifecycle  # above us: it proves what it makes by a router
+
+        return Lifecycle(lambda: self.settings)
 
     @asynccontextmanager
     async def admin(self, tenant: str, *, reason: str) -> AsyncIterator[Guard]:
@@ -340,6 +373,11 @@ class Router:
         return self._budgets
 
     @property
+    def lease_watch(self) -> Watch | None:
+        """What is told of each lease and statement, also of the listeners' own; None: nothing is."""
+        return self._parts.lease_watch
+
+    @property
     def pool_settings(self) -> LivePoolSettings:
         """What the pools of all listeners keep to."""
         return self._parts.pool_settings
@@ -373,8 +411,8 @@ class Router:
         Raises ConfigurationError.
         """
         old, watched = self.settings.servers, self._parts.hosts.keys()
-        come_or_gone = old.keys() ^ new.servers.keys()
-        fixed = {name for name in come_or_gone if self.fleet is not None or {**old, **new.servers}[name].hosts}
+        gone = set() if self.fleet is None else old.keys() - new.servers.keys()
+        fixed = gone | {name for name in old.keys() ^ new.servers.keys() if {**old, **new.servers}[name].hosts}
         held = watched if self.fleet is None else {*watched, self.settings.main.server}
         for name in held & old.keys() & new.servers.keys():
             budget = {"max_connections": new.servers[name].max_connections}
@@ -397,6 +435,10 @@ class Router:
         """What this process has of its servers' budgets, in a fleet; None: all of them."""
         return self._parts.fleet.stats()
 
+    def bury(self, dead: Iterable[UUID]) -> None:
+        """These processes of the fleet have ended for sure, as their supervisor has seen."""
+        self._parts.fleet.bury(dead)
+
     @property
     def hosts(self) -> Mapping[str, Hosts]:
         """The hosts of the servers that are watched, for all that connects to them."""
@@ -412,8 +454,8 @@ class Router:
         return self._parts.counters
 
     @property
-    def observer(self) -> Observer:
-        """Who hears of what is rare."""
+    def observer(self) -> Observers:
+        """Who hears of what is rare; others may listen too."""
         return self._observer
 
     @property
@@ -425,6 +467,11 @@ class Router:
     def family(self) -> list[PoolManager[Any]]:
         """The managers that share `max_pools`, this router's own first: for listeners with connections of their own."""
         return self._parts.family
+
+    @property
+    def holders(self) -> list[ClientHolder]:
+        """The listeners whose clients end with their tenant; one that opens adds itself."""
+        return self._parts.holders
 
     def route_of(self, tenant: Tenant) -> Route:
         """The plan for an active tenant. Raises TenantPaused, TenantSuspended, TenantError."""

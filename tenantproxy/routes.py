@@ -12,13 +12,15 @@ from contextlib import suppress
 from dataclasses import replace
 from hashlib import blake2b
 from itertools import product
-from typing import Final
+from typing import Final, Protocol
 
 from tenantproxy.config import Server, Settings
 from tenantproxy.driver.connector import ADMIN_PROFILE
 from tenantproxy.errors import (
     AccessDenied,
+    LeaseExpired,
     RegistryUnavailable,
+    TenantEnded,
     TenantError,
     TenantNotFound,
     TenantPaused,
@@ -27,6 +29,7 @@ from tenantproxy.errors import (
 )
 from tenantproxy.isolation import DatabasePlan, Plan, RowPlan, SchemaPlan
 from tenantproxy.model import Isolation, Limits, PoolKey, Route, Session, Tenant, TenantId, TenantStatus
+from tenantproxy.pauses import Pauses
 from tenantproxy.pools.counters import Counters
 from tenantproxy.registry import CachedRegistry, Entry, TenantMisconfigured
 from tenantproxy.scope import TenantScope
@@ -52,6 +55,7 @@ _LOOKUP_CONNECTIONS: Final = 3  # two for lookups, one for a listing
 _NO_LIMIT: Final = 1_000_000
 _ROUTES: Final = 10_000  # plans kept; a plan costs 5 microseconds to make again
 _NOTHING: Final = Limits()
+_ENDED: Final = frozenset({TenantStatus.SUSPENDED, TenantStatus.INACTIVE, TenantStatus.DELETING})
 
 RouteKey = tuple[TenantId, str | None, bool, str]
 """Tenant, system, replica, profile."""
@@ -60,8 +64,19 @@ Fit = Callable[[TenantId, Limits, Callable[[PoolKey], bool]], None]
 """Makes the pools that are the tenant's alone what it may have now, as `PoolManager.fit` does."""
 
 
+class EndTenant(Protocol):
+    """Ends what a tenant has, as `PoolManager.end_tenant` does."""
+
+    def __call__(self, tenant: TenantId, error: LeaseExpired, /, *, keep: Callable[[PoolKey], bool]) -> None:
+        """See there."""
+        ...
+
+
 class Routes:
-    """The routes of all tenants, for all listeners. `fit` is told what the registry says of a tenant that changed."""
+    """The routes of all tenants, for all listeners. `fit` is told what the registry says of a tenant that changed.
+
+    `end`: of one that is not to be served again, whose leases and clients end at once.
+    """
 
     def __init__(
         self,
@@ -70,12 +85,14 @@ class Routes:
         registry: CachedRegistry,
         counters: Counters,
         fit: Fit,
+        end: EndTenant,
         most: int = _ROUTES,
     ) -> None:
         self._servers = settings.servers
         self._registry = registry
         self._counters = counters
         self._fit = fit
+        self._end = end
         self._most = most
         self._plans: dict[Isolation, Plan] = {
             Isolation.DATABASE: DatabasePlan(),
@@ -84,6 +101,8 @@ class Routes:
         }
         # Good while the entry is; the least recently used first, roughly: the order is kept from half of `most` on.
         self._routes: OrderedDict[RouteKey, tuple[Entry, Route]] = OrderedDict()
+        self.pauses = Pauses(patience=settings.pools.acquire_timeout)
+        """Callers that wait for the end of a tenant's pause."""
 
     def known(self, scope: TenantScope) -> Route | None:
         """The route when the registry need not be asked for it."""
@@ -111,18 +130,33 @@ class Routes:
         return route if not scope.context else _with_context(route, scope)
 
     async def find_by(self, key: RouteKey) -> Route:
-        """As `find`, without a scope."""
-        return self._remembered(await self.look_up(key[0]), key)
+        """As `find`, without a scope. A tenant that was served a moment ago, and is paused, is waited for."""
+        tenant = await self.look_up(key[0])
+        if tenant.status is TenantStatus.PAUSED and key in self._routes:
+            self._apply(tenant)
+            tenant = await self.pauses.until_over(tenant, self.look_up)
+            if tenant.status is TenantStatus.PAUSED:
+                self._routes.pop(key, None)  # the next caller is told at once
+        return self._remembered(tenant, key)
+
+    def is_paused(self, tenant: TenantId) -> bool:
+        """Whether that is what was last heard of it."""
+        entry = self._registry.entry(tenant)
+        return entry is not None and entry.tenant.status is TenantStatus.PAUSED
 
     async def look_up(self, tenant: TenantId) -> Tenant:
         """What the registry says of it now. Raises TenantNotFound, RegistryUnavailable."""
         try:
             return await self._registry.get(tenant)
-        except (TenantMisconfigured, TenantNotFound):
+        except TenantMisconfigured:
             self._close_all(tenant)
             raise
+        except TenantNotFound:
+            self._end_all(tenant, "not registered any more")
+            self._counters.forget(tenant)
+            raise
         except RegistryUnavailable:
-            self._counters.exhaustions["registry"] += 1
+            self._counters.exhausted(tenant, "registry")
             raise
 
     async def follow(self, tenant: TenantId) -> None:
@@ -179,6 +213,7 @@ class Routes:
     def adopt(self, settings: Settings) -> None:
         """Plan by the servers of `settings` from now on."""
         self._servers = settings.servers
+        self.pauses.patience = settings.pools.acquire_timeout
         self._routes.clear()
 
     def clear(self) -> None:
@@ -208,6 +243,11 @@ class Routes:
 
     def _apply(self, tenant: Tenant) -> None:
         """Let the pools that are the tenant's alone follow what the registry says of it."""
+        if tenant.status is not TenantStatus.PAUSED:
+            self.pauses.end(tenant.id)
+        if tenant.status in _ENDED:
+            self._end_all(tenant.id, tenant.status.value)
+            return
         if tenant.status is not TenantStatus.ACTIVE or tenant.placement.server not in self._servers:
             self._close_all(tenant.id)
             return
@@ -222,6 +262,15 @@ class Routes:
 
     def _close_all(self, tenant: TenantId) -> None:
         self._fit(tenant, _NOTHING, _is_operators)
+
+    def _end_all(self, tenant: TenantId, why: str) -> None:
+        error = TenantEnded(
+            f"the tenant is {why}",
+            detail="its connections were closed, and what their transactions did is undone",
+            hint="ask the operator of this service",
+        )
+        self._end(tenant, error, keep=_is_operators)
+        self._close_all(tenant)
 
 
 def _is_operators(key: PoolKey) -> bool:

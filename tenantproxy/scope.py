@@ -275,10 +275,11 @@ class TenantScope(Scope):
     async def position(self, *, timeout: float | None = None) -> str:
         """Up to where the server's log is written, for `Router.tenant(id, replica=True, after=...)`; as `16/B374D848`.
 
-        Asks the primary: a replica that has come so far shows all that was committed before this call.
+        Asks the primary: a replica that has come so far shows all that was committed before this call, also what was
+        with `synchronous_commit = off`, which may not be written yet.
         """
         primary = TenantScope(self._source, self.id, system=self.system, profile=self.profile)
-        found: str = await primary.fetchval("SELECT pg_catalog.pg_current_wal_lsn()::text", timeout=timeout)
+        found: str = await primary.fetchval("SELECT pg_catalog.pg_current_wal_insert_lsn()::text", timeout=timeout)
         return found
 
     def __repr__(self) -> str:

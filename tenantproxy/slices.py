@@ -6,11 +6,13 @@ Work that is cut by time must have small steps: a slice lasts as long as `SLICE_
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from time import perf_counter
-from typing import Final
+from typing import Final, TypeVar
 
-__all__ = ["SLICE_SECONDS", "Slices", "in_slices", "is_over", "slice_end"]
+__all__ = ["SLICE_SECONDS", "Slices", "found_in_slices", "in_slices", "is_over", "slice_end"]
+
+T = TypeVar("T")
 
 SLICE_SECONDS: Final = 0.0005  # several may run in one turn of the event loop, and must not hold it for 5 ms together
 
@@ -44,4 +46,16 @@ async def in_slices(steps: Iterator[None]) -> None:
     """Take all `steps`, each of which must leave everything in order."""
     slices = Slices()
     for _ in steps:
+        await slices.pause()
+
+
+async def found_in_slices(steps: Generator[None, None, T]) -> T:
+    """The same; what they have found at the end."""
+    slices = Slices()
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            found: T = end.value
+            return found
         await slices.pause()

@@ -6,26 +6,21 @@ Connects with each server's admin credentials; everything may be run again, whic
 from __future__ import annotations
 
 import functools
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import asyncpg
-from asyncpg.connect_utils import SessionAttribute
 
-from tenantproxy.config import Server, Settings, fleet_key
-from tenantproxy.driver.connector import ssl_argument
+from tenantproxy.config import Settings, fleet_key
 from tenantproxy.errors import ConfigurationError, Problem
 from tenantproxy.isolation.proof import derive_key
+from tenantproxy.lifecycle.access import admin_connection, connect_as, registered
 from tenantproxy.lifecycle.fleet import install_fleet
 from tenantproxy.lifecycle.install import install, install_auth, install_registry
 from tenantproxy.lifecycle.lookup import install_lookup
 from tenantproxy.lifecycle.provisioner import close_functions, ensure_role
 from tenantproxy.lifecycle.trusted import GRANT
 from tenantproxy.model import Isolation, Tenant
-from tenantproxy.registry import FileRegistry, PostgresRegistry
-from tenantproxy.registry.factory import build
-from tenantproxy.registry.rows import RowReader
 
 __all__ = [
     "DeployTarget",
@@ -200,49 +195,6 @@ def targets(settings: Settings, databases: Sequence[str], tenants: Sequence[Tena
     return list(found)
 
 
-async def registered(settings: Settings) -> list[Tenant]:
-    """All tenants that the registry lists, in order of their identifiers."""
-    return [tenant async for tenant in _tenants(settings)]
-
-
-async def _tenants(settings: Settings) -> AsyncIterator[Tenant]:
-    if settings.registry.source == "file":
-        async for tenant in FileRegistry(settings).tenants():
-            yield tenant
-    elif settings.registry.source == "postgres":
-        reader = RowReader(default_server=settings.main.server, servers=frozenset(settings.servers), rows=True)
-        main = settings.main
-        async with admin_connection(settings, main.server, main.database, reading=True) as conn:
-            registry = PostgresRegistry(
-                _OneCheck(conn), reader=reader, query=settings.registry.query, list_query=settings.registry.list_query
-            )
-            async for tenant in registry.tenants():
-                yield tenant
-    else:
-        async with admin_connection(settings, settings.main.server, settings.main.database, reading=True) as conn:
-            own = build(settings, _OneCheck(conn))
-            await own.open()
-            try:
-                async for tenant in own.tenants():
-                    yield tenant
-            finally:
-                await own.close()
-
-
-class _OneCheck:
-    """One connection as the registry's database."""
-
-    def __init__(self, conn: asyncpg.Connection) -> None:
-        self._conn = conn
-
-    async def fetch(self, sql: str, *args: object, timeout: float | None = None) -> list[asyncpg.Record]:
-        return await self._conn.fetch(sql, *args, timeout=timeout)
-
-    @asynccontextmanager
-    async def connection(self, *, timeout: float | None = None) -> AsyncIterator[asyncpg.Connection]:
-        yield self._conn
-
-
 def _server_user(settings: Settings, server: str) -> str:
     if server not in settings.servers:
         problem = f"there is no [servers.{server}]"
@@ -250,39 +202,3 @@ def _server_user(settings: Settings, server: str) -> str:
             [Problem(key="--database", problem=problem, fix="say SERVER/DATABASE, or configure it")]
         )
     return settings.servers[server].user
-
-
-@asynccontextmanager
-async def admin_connection(
-    settings: Settings, name: str, database: str, *, reading: bool = False
-) -> AsyncIterator[asyncpg.Connection]:
-    """A connection with the server's admin credentials; for `reading` alone the server's own user is enough.
-
-    Raises ConfigurationError where they are missing.
-    """
-    server = settings.servers[name]
-    if server.admin is None and not reading:
-        key = f"servers.{name}.admin"
-        fix = "name a user that may create functions and policies, and its password"
-        raise ConfigurationError([Problem(key=key, problem="is missing, and installing needs it", fix=fix)])
-    user = server if server.admin is None else server.admin
-    conn = await connect_as(server, database, user.user, user.password.read() if user.password is not None else None)
-    try:
-        yield conn
-    finally:
-        await conn.close()
-
-
-async def connect_as(server: Server, database: str, user: str, password: str | None) -> asyncpg.Connection:
-    """A plain connection to a configured server, to the host that takes writes; the caller closes it."""
-    conn: asyncpg.Connection = await asyncpg.connect(
-        host=[each.host for each in server.each_host],
-        port=[each.port for each in server.each_host],
-        target_session_attrs=SessionAttribute.primary if len(server.each_host) > 1 else SessionAttribute.any,
-        user=user,
-        password=password,
-        database=database,
-        ssl=ssl_argument(server),
-        timeout=server.connect_timeout,
-    )
-    return conn

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -13,7 +14,10 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-__all__ = ["Output", "progress_bar"]
+if TYPE_CHECKING:
+    from tenantproxy.lifecycle.operations.progress import Progress as Told
+
+__all__ = ["Output", "progress_bar", "progress_of"]
 
 _ANY_WIDTH: Final = 10_000  # columns: of a table that nothing makes narrower
 
@@ -29,6 +33,18 @@ def progress_bar() -> Progress:
         transient=True,
         disable=not sys.stderr.isatty(),
     )
+
+
+@contextmanager
+def progress_of(what: str) -> Iterator[Told]:
+    """A bar as what the lifecycle calls when it goes on."""
+    with progress_bar() as bar:
+        task = bar.add_task(what, total=None)
+
+        def told(done: int, total: int | None, now: str = "", /) -> None:
+            bar.update(task, completed=done, total=total, description=now or None)
+
+        yield told
 
 
 class Output:

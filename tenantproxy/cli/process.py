@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from rich.console import Console
@@ -16,14 +18,18 @@ from tenantproxy.errors import TenantProxyError
 from tenantproxy.metrics.logging import LogObserver
 from tenantproxy.router import Router
 from tenantproxy.sidecar.app import Sidecar, run
+from tenantproxy.sidecar.generation import Generation
 from tenantproxy.sidecar.logs import configure_logging
 from tenantproxy.sidecar.process import Process
 from tenantproxy.sidecar.sockets import bound, duplicates, listeners
 from tenantproxy.sidecar.systemd import Notifier, activated
+from tenantproxy.sidecar.traces import ProcessTraces
 from tenantproxy.sidecar.upgrade import Predecessor
 from tenantproxy.sidecar.workers.supervisor import Supervisor, WorkerPlan, run_plain
 
 __all__ = ["run_sidecar", "show_demo"]
+
+logger = logging.getLogger("tenantproxy")
 
 Gather = Callable[[], Mapping[str, Any]]
 
@@ -55,42 +61,57 @@ async def _serve(
 
     values = gather()
     settings = settled(values, source=source)
+    configure_logging(level=log_level, form=settings.log.format)
     check_budgets(settings, workers if workers > 1 else 0)
     addresses = listeners(settings)
     sockets = activated(addresses) if predecessor is None else predecessor.take(addresses)
     for name, listen in addresses.items():
         if name not in sockets:
             sockets[name] = bound(name, listen)
+    generation = Generation()
     process = Process(
         drain_delay=lambda: service.drain_delay,
         notifier=Notifier.of_environment(is_successor=predecessor is not None),
         sockets=sockets,
         addresses=addresses,
         predecessor=predecessor,
+        generation=generation,
     )
     service: Sidecar | Supervisor
     if workers == 1:
-        router = Router(settings, observer=LogObserver())
-        given = duplicates(sockets)
-        service = Sidecar(router, drain_timeout=drain_timeout, reread=reread, sockets=given, controls=process)
+        traces = ProcessTraces.configured(settings)
+        router = Router(settings, observer=LogObserver(), watch=traces.watch)
+        service = Sidecar(
+            router,
+            drain_timeout=drain_timeout,
+            reread=reread,
+            sockets=duplicates(sockets),
+            controls=process,
+            seen=traces.seen,
+        )
         await process.run(service, lambda: _say_where(service))
         return
     plan = WorkerPlan(workers=workers, gather=gather, source=source, drain_timeout=drain_timeout, log_level=log_level)
-    service = Supervisor(settings, values, plan=plan, sockets=sockets, controls=process)
+    service = Supervisor(settings, values, plan=plan, sockets=sockets, controls=process, inherited=(generation.held,))
     process.restarter = service.restart
     await process.run(service, lambda: _say_where(service))
 
 
 def _say_where(service: Sidecar | Supervisor) -> None:
     where = {"public": service.public_url, "admin": service.admin_url, "pg": service.pg_address, "pid": os.getpid()}
-    sys.stdout.write(json.dumps(where) + "\n")
-    sys.stdout.flush()
+    try:
+        sys.stdout.write(json.dumps(where) + "\n")
+        sys.stdout.flush()
+    except OSError as exc:  # who read it has gone, perhaps at the start of the process before this one
+        logger.warning("where it listens could not be told (%s): %s", exc.strerror, where)
+        with suppress(OSError):  # else Python tries again when the process ends
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def show_demo(*, once: bool) -> int:
+def show_demo(*, once: bool, tour: str) -> int:
     """Run the demo, or its tour; returns the exit code."""
     configure_logging(level="ERROR" if once else "WARNING")
-    return run(run_demo(_wide_console(), once=once))
+    return run(run_demo(_wide_console(), once=once, tour=tour))
 
 
 def _wide_console() -> Console:

@@ -29,6 +29,8 @@ __all__ = [
     "live",
     "may_have_token",
     "pools",
+    "raw_pools",
+    "servers",
     "sql",
     "tenant",
     "tenants",
@@ -156,12 +158,24 @@ async def live(settings: Settings) -> list[dict[str, Any]]:
 def pools(url: str, token: Secret | None = None) -> list[dict[str, Any]]:
     """The open pools of the sidecar whose admin listener is at `url`, asked with its admin token."""
     rows: list[dict[str, Any]] = []
-    for pool in _get(f"{url.rstrip('/')}/v1/pools", token)["pools"]:
+    for pool in raw_pools(url, token):
         counts = {name: pool[name] for name in _COUNTS}
         rows.append(
             {"pool": pool["label"], "server": pool["key"]["server"], "database": pool["key"]["database"], **counts}
         )
     return rows
+
+
+def raw_pools(url: str, token: Secret | None = None) -> list[dict[str, Any]]:
+    """The same as the listener tells them."""
+    found: list[dict[str, Any]] = _get(f"{url.rstrip('/')}/v1/pools", token)["pools"]
+    return found
+
+
+def servers(url: str, token: Secret | None = None) -> list[dict[str, Any]]:
+    """The servers of that sidecar, and what of their budgets is taken."""
+    found: list[dict[str, Any]] = _get(f"{url.rstrip('/')}/v1/servers", token)["servers"]
+    return found
 
 
 def for_readers(pools: list[dict[str, Any]]) -> list[dict[str, Any]]:

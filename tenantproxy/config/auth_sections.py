@@ -147,6 +147,9 @@ class LoginSettings(Section):
     and `list_query` (accounts after the user_id $1 in order, at most $2; user_id, email), for `login reconcile`.
     `lookup_query` (an address; tenant_id, user_id) is asked of all row tenants of a database at once, inside a function
     that `install` makes of it.
+    `watch_table`: the users table that `login watch` puts triggers on; `watch_columns`: the address, then what else
+    decides whether an account counts; `watch_tenant`: whose a row is, where tenants share the table.
+    `outbox`: one of the running processes does what `login sync` does, every `outbox_interval` seconds.
     """
 
     account_query: Name | None = None
@@ -154,6 +157,11 @@ class LoginSettings(Section):
     list_query: Name | None = None
     rehash_query: Name | None = None
     session_query: Name | None = None
+    watch_table: Text = ""
+    watch_columns: Annotated[Texts, Field(min_length=1)] = ("email",)
+    watch_tenant: Name = "tenant_id"
+    outbox: Flag = False
+    outbox_interval: Seconds = 2.0
     fan_out: Flag = True
     fan_out_concurrency: Size = 8
     fan_out_timeout: Seconds = 2.0

@@ -10,8 +10,9 @@ from typing import Any, Final, TypeAlias
 from pydantic import BaseModel
 
 from tenantproxy.config.secret import Secret
-from tenantproxy.config.sections import RELOADED
+from tenantproxy.config.sections import LISTENER_TLS, RELOADED
 from tenantproxy.config.settings import Settings
+from tenantproxy.config.sql_section import SQL_RELOADED
 from tenantproxy.errors import ConfigurationError, Problem
 
 __all__ = ["Change", "changed_keys", "changed_secrets", "is_taken_over", "marks", "refuse", "told"]
@@ -20,19 +21,19 @@ Change: TypeAlias = tuple[str, ...]
 """The way to a key: ("pools", "max_size"), or ("servers", "second") for one that came or went."""
 
 _SERVER: Final = (
-    "user", "password", "password_file", "password_env", "ssl", "ssl_root_cert_file", "ssl_cert_file", "ssl_key_file",
-    "require_auth", "max_connections", "connect_timeout", "statement_timeout", "idle_in_transaction_timeout",
-    "lock_timeout", "search_path", "role_settings", "admin", "login",
+    "user", "password", "password_file", "password_env", "ssl", "ssl_root_cert_file", "ssl_crl_file",
+    "ssl_cert_file", "ssl_key_file", "require_auth", "channel_binding", "max_connections", "connect_timeout",
+    "statement_timeout", "idle_in_transaction_timeout", "lock_timeout", "search_path", "role_settings", "admin",
+    "login",
 )  # fmt: skip
 _POOLS: Final = (
     "max_pools", "max_size", "shared_size", "max_waiting", "acquire_timeout", "idle_timeout", "max_lifetime",
     "max_hold",
 )  # fmt: skip
-_TLS: Final = (
-    "ssl_cert_file", "ssl_key_file", "ssl_client_ca_file", "ssl_crl_file", "ssl_min_version", "ssl_ciphers",
+_HTTP: Final = (*LISTENER_TLS, "max_clients", "max_clients_per_address", "trusted_proxies", "drain_delay")
+_ADMIN: Final = (
+    *LISTENER_TLS, "token", "token_file", "token_env", "tokens", "hosts", "metrics_public", "token_in_clear",
 )  # fmt: skip
-_HTTP: Final = (*_TLS, "max_clients", "max_clients_per_address", "trusted_proxies", "drain_delay")
-_ADMIN: Final = (*_TLS, "token", "token_file", "token_env", "hosts", "metrics_public")
 _ROW: Final = ("key", "key_file", "key_env", "key_files")
 
 # With all that is below them; `*` is any name, and what comes or goes has no more than that.
@@ -42,11 +43,16 @@ _TAKEN_OVER: Final[tuple[Change, ...]] = (
     *(("pools", name) for name in _POOLS),
     *(("http", name) for name in _HTTP),
     *(("admin", name) for name in _ADMIN),
+    *(("sql", name) for name in SQL_RELOADED),
     *(("row", name) for name in _ROW),
     ("tenants",),
     ("tenant_roles",),
     ("auth",),
     ("resolve",),
+    ("provision",),  # no running process reads these three
+    ("migrations",),
+    ("backup",),
+    ("gdpr",),
     ("login", "response_names"),
 )
 _COME_AND_GO: Final = ("servers",)

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from tenantproxy.config.admin_checks import admin_problems
 from tenantproxy.config.auth_sections import Auth, LoginSettings, Resolve
 from tenantproxy.config.fleet_section import FleetSettings
 from tenantproxy.config.issuers import auth_problems, issuer_problems
 from tenantproxy.config.own import names_a_class
 from tenantproxy.config.pg_users import pg_problems, tls_problems
+from tenantproxy.config.pooler_checks import pooler_problems
 from tenantproxy.config.problems import nearest
 from tenantproxy.config.secret import Secret
 from tenantproxy.config.sections import Admin, Http, Main, Pg, Pools
 from tenantproxy.config.server_sections import Server
 from tenantproxy.config.sources import resolve_problems
-from tenantproxy.config.tenant_sections import RegistrySettings, RowSettings, TenantEntry, TenantRoles
+from tenantproxy.config.sql_section import SqlSettings, region_problems, sql_problems
+from tenantproxy.config.tenant_sections import RegistrySettings, RowSettings, Schema, TenantEntry, TenantRoles
 from tenantproxy.config.tenants import tenant_problems
-from tenantproxy.config.values import is_loopback, listen_address
+from tenantproxy.config.values import listen_address
 from tenantproxy.errors import Problem
 
 __all__ = ["MAIN_RESERVE", "WellFormedSections", "check"]
@@ -47,6 +49,8 @@ class WellFormedSections:
     login: LoginSettings | None
     resolve: Resolve | None
     fleet: FleetSettings | None
+    sql: SqlSettings | None
+    schema_: Schema | None
 
 
 def check(parts: WellFormedSections) -> list[Problem]:
@@ -56,6 +60,7 @@ def check(parts: WellFormedSections) -> list[Problem]:
         _passwords,
         _replicas,
         _hosts,
+        _fleet,
         _sizes,
         _registry,
         _tenants,
@@ -68,6 +73,8 @@ def check(parts: WellFormedSections) -> list[Problem]:
         _listeners,
         _admin,
         _pg_users,
+        _poolers,
+        _sql,
     )
     return [problem for one in checks for problem in one(parts)]
 
@@ -113,6 +120,12 @@ def _passwords(parts: WellFormedSections) -> Iterator[Problem]:
                 problem="is only read with ssl_root_cert_file",
                 fix="name the authority that the list is of",
             )
+        if server.channel_binding == "require" and server.ssl not in ("verify-ca", "verify-full"):
+            yield Problem(
+                key=f"servers.{name}.channel_binding",
+                problem=f'is "require", and ssl is "{server.ssl}": the library has none, and trusts what it meets',
+                fix='write ssl = "verify-full"',
+            )
         if bool(server.ssl_cert_file) != bool(server.ssl_key_file):
             yield Problem(
                 key=f"servers.{name}.ssl_cert_file",
@@ -152,6 +165,7 @@ def _replicas(parts: WellFormedSections) -> Iterator[Problem]:
 
 
 _PRIMARIES: Final = ("read-write", "primary")
+_SERVER_NAME_BYTES: Final = 63
 
 
 def _hosts(parts: WellFormedSections) -> Iterator[Problem]:
@@ -172,6 +186,16 @@ def _hosts(parts: WellFormedSections) -> Iterator[Problem]:
                 problem=f"is {server.target_session_attrs!r}, and the main database is on this server",
                 fix='write "read-write": logins, notifications and the registry need a primary',
             )
+
+
+def _fleet(parts: WellFormedSections) -> Iterator[Problem]:
+    """The main database keeps budgets under the names of servers, in a column of so many bytes."""
+    if parts.fleet is None or not parts.fleet.enabled:
+        return
+    for name in parts.servers:
+        if (size := len(name.encode("utf-8", "surrogatepass"))) > _SERVER_NAME_BYTES:
+            problem = f"has a name of {size} bytes, and a fleet keeps names of at most {_SERVER_NAME_BYTES}"
+            yield Problem(key=f"servers.{name}", problem=problem, fix="shorten it, or write [fleet] enabled = false")
 
 
 def _sizes(parts: WellFormedSections) -> Iterator[Problem]:
@@ -227,7 +251,7 @@ def _registry(parts: WellFormedSections) -> Iterator[Problem]:
             fix=f"did you mean {close}?" if close else "write one of them",
         )
     if registry.source != "postgres":
-        for key in ("query", "list_query"):
+        for key in ("query", "list_query", "status_update"):
             if getattr(registry, key) is not None:
                 yield Problem(key=f"registry.{key}", problem='is only read with source = "postgres"', fix="remove it")
     elif registry.query is not None and registry.list_query is None:
@@ -240,6 +264,9 @@ def _registry(parts: WellFormedSections) -> Iterator[Problem]:
         yield Problem(
             key="registry.query", problem="is missing next to list_query", fix="add the query that finds the tenant $1"
         )
+    if registry.source == "postgres" and registry.query is None and registry.status_update is not None:
+        problem, fix = "is only read next to query: our own table needs none", "remove it"
+        yield Problem(key="registry.status_update", problem=problem, fix=fix)
     if registry.source == "postgres" and registry.query is not None and registry.list_query is not None:
         yield from _queries(registry)
     if registry.source != "file" and parts.tenants:
@@ -256,6 +283,9 @@ def _queries(registry: RegistrySettings) -> Iterator[Problem]:
             yield Problem(key=f"registry.{key}", problem=f"has no {parameter}", fix=fix)
     if registry.list_query is not None and "$2" not in registry.list_query:
         yield Problem(key="registry.list_query", problem="has no $2", fix="end it with: order by id limit $2")
+    if (update := registry.status_update) is not None and not ("$1" in update and "$2" in update):
+        fix = "for example: update agencies set status = $2 where database_name = $1"
+        yield Problem(key="registry.status_update", problem="lacks $1, the tenant's id, or $2, its status", fix=fix)
 
 
 def _tenants(parts: WellFormedSections) -> Iterator[Problem]:
@@ -326,6 +356,16 @@ def _auth(parts: WellFormedSections) -> Iterator[Problem]:
         yield from issuer_problems(parts.auth, parts.resolve)
 
 
+def _outbox(parts: WellFormedSections, login: LoginSettings) -> Iterator[Problem]:
+    if lacking := [key for key in ("account_query", "list_query", "watch_table") if not getattr(login, key)]:
+        fix = "add it, and run: tenantproxy login watch"
+        yield Problem(key="login.outbox", problem=f"is read with {' and '.join(lacking)}, which is missing", fix=fix)
+    main = None if parts.main is None else parts.servers.get(parts.main.server)
+    if main is not None and main.admin is None:
+        fix = "add [servers.NAME.admin] to each server that has tenants"
+        yield Problem(key="login.outbox", problem="is read by the admin user, and the main server has none", fix=fix)
+
+
 def _login(parts: WellFormedSections) -> Iterator[Problem]:
     login = parts.login
     if login is None:
@@ -333,6 +373,8 @@ def _login(parts: WellFormedSections) -> Iterator[Problem]:
     if login.account_query is not None and login.pepper is None:
         fix = "write a key with: openssl rand -hex 32, and name its file"
         yield Problem(key="login.pepper_file", problem="is missing: the directory of accounts needs it", fix=fix)
+    if login.outbox:
+        yield from _outbox(parts, login)
     lookups = [name for name, server in parts.servers.items() if server is not None and server.login is not None]
     if login.account_query is None:
         for key in ("lookup_query", "list_query", "rehash_query", "session_query"):
@@ -374,23 +416,9 @@ def _listeners(parts: WellFormedSections) -> Iterator[Problem]:
             )
 
 
-_HOST: Final = re.compile(r"[A-Za-z0-9_.:-]+")
-
-
 def _admin(parts: WellFormedSections) -> Iterator[Problem]:
-    admin = parts.admin
-    if admin is None:
-        return
-    if admin.listen and admin.token is None and not is_loopback(admin.listen):
-        yield Problem(
-            key="admin.token_file",
-            problem=f"is missing: {admin.listen} can be reached from other machines",
-            fix="write a token with: openssl rand -hex 32, and name its file; or listen on 127.0.0.1",
-        )
-    for number, host in enumerate(admin.hosts):
-        if not _HOST.fullmatch(host):
-            fix = "write a name or an address without a port, as clients address it"
-            yield Problem(key=f"admin.hosts.{number}", problem="is not a host", fix=fix)
+    if parts.admin is not None:
+        yield from admin_problems(parts.admin)
 
 
 def _pg_users(parts: WellFormedSections) -> Iterator[Problem]:
@@ -400,3 +428,15 @@ def _pg_users(parts: WellFormedSections) -> Iterator[Problem]:
     verifies = auth is None or auth.verifies
     is_file = parts.registry is not None and parts.registry.source == "file"
     yield from pg_problems(parts.pg, verifies=verifies, tenants=parts.tenants if is_file else None)
+
+
+def _poolers(parts: WellFormedSections) -> Iterator[Problem]:
+    yield from pooler_problems(
+        parts.servers, main=parts.main, registry=parts.registry, row=parts.row, fleet=parts.fleet
+    )
+
+
+def _sql(parts: WellFormedSections) -> Iterator[Problem]:
+    if parts.sql is not None:
+        yield from sql_problems(parts.sql, http=parts.http, pg=parts.pg, row=parts.row, schema=parts.schema_)
+        yield from region_problems(parts.sql, parts.servers)

@@ -88,10 +88,12 @@ def _anchor(table: dict[str, Any], folder: Path) -> dict[str, Any]:
     for key, value in table.items():
         if isinstance(value, dict):
             paths = {kid: str(folder / path) if isinstance(path, str) and path else path for kid, path in value.items()}
-            anchored[key] = paths if key == "key_files" else _anchor(value, folder)
+            anchored[key] = paths if key in ("key_files", "system_folders") else _anchor(value, folder)
+        elif key.endswith("_files") and isinstance(value, list):
+            anchored[key] = [str(folder / each) if isinstance(each, str) and each else each for each in value]
         elif isinstance(value, list):
             anchored[key] = [_anchor(each, folder) if isinstance(each, dict) else each for each in value]
-        elif key.endswith("_file") and isinstance(value, str) and value:
+        elif (key.endswith("_file") or key == "folder") and isinstance(value, str) and value:
             anchored[key] = str(folder / value)
         else:
             anchored[key] = value

@@ -7,16 +7,19 @@ from collections.abc import Collection, Iterator
 from typing import Final
 
 from tenantproxy.config.problems import nearest
-from tenantproxy.config.sections import Admin, Http, Pg, PgUser
+from tenantproxy.config.sections import ListenerSection, Pg, PgUser
 from tenantproxy.config.values import is_loopback
 from tenantproxy.errors import Problem, TenantNotFound
 from tenantproxy.model import MAX_IDENTIFIER_BYTES, tenant_id
 from tenantproxy.wire.scram import Verifier
 
-__all__ = ["CONSOLE", "JWT", "OAUTH", "pg_problems", "tls_problems"]
+__all__ = ["CONSOLE", "JWT", "MAINTENANCE", "OAUTH", "pg_problems", "tls_problems"]
 
 CONSOLE: Final = "tenantproxy"
 """The database of the PostgreSQL port that is the console."""
+
+MAINTENANCE: Final = "postgres"
+"""The database of the PostgreSQL port that tools ask for first."""
 
 JWT: Final = "jwt"
 """The user of the PostgreSQL port whose password is an access token."""
@@ -41,10 +44,13 @@ def pg_problems(pg: Pg, *, verifies: bool, tenants: Collection[str] | None) -> I
     if pg.users and tenants is not None and CONSOLE in tenants:
         problem = "is the name of the console on the PostgreSQL port, so no client could connect to this tenant"
         yield Problem(key=f"tenants.{CONSOLE}", problem=problem, fix="rename the tenant")
+    if tenants is not None and MAINTENANCE in tenants and any(user.maintenance for user in pg.users.values()):
+        problem = "is what tools ask for first, so no user with maintenance = true could connect to this tenant"
+        yield Problem(key=f"tenants.{MAINTENANCE}", problem=problem, fix="rename the tenant")
 
 
-def tls_problems(key: str, section: Pg | Http | Admin) -> Iterator[Problem]:
-    """Which keys of a listener's TLS do not go together. Reads no file."""
+def tls_problems(key: str, section: ListenerSection) -> Iterator[Problem]:
+    """What of a listener's TLS does not go together, or is missing where it listens. Reads no file."""
     if bool(section.ssl_cert_file) != bool(section.ssl_key_file):
         problem, fix = "ssl_cert_file and ssl_key_file belong together", "give both or neither"
         yield Problem(key=f"{key}.ssl_cert_file", problem=problem, fix=fix)
@@ -54,16 +60,19 @@ def tls_problems(key: str, section: Pg | Http | Admin) -> Iterator[Problem]:
     if section.ssl_crl_file and not section.ssl_client_ca_file:
         problem, fix = "is only read with ssl_client_ca_file", "name the authority of the clients' certificates"
         yield Problem(key=f"{key}.ssl_crl_file", problem=problem, fix=fix)
+    if section.ssl_required == "always" and not section.ssl_cert_file:
+        problem, fix = "no client could connect: there is no certificate", "add ssl_cert_file and ssl_key_file"
+        yield Problem(key=f"{key}.ssl_required", problem=problem, fix=fix)
+    is_open = bool(section.listen) and not (section.ssl_cert_file or is_loopback(section.listen))
+    if is_open and section.ssl_required == "remote":
+        problem = (
+            f"is missing: other machines can reach {key}.listen = {section.listen!r}, and nothing would be encrypted"
+        )
+        fix = 'add ssl_cert_file and ssl_key_file, listen on 127.0.0.1, or say that it may be: ssl_required = "never"'
+        yield Problem(key=f"{key}.ssl_cert_file", problem=problem, fix=fix)
 
 
 def _encryption(pg: Pg) -> Iterator[Problem]:
-    if pg.ssl_required == "always" and not pg.ssl_cert_file:
-        problem, fix = "no client could connect: there is no certificate", "add ssl_cert_file and ssl_key_file"
-        yield Problem(key="pg.ssl_required", problem=problem, fix=fix)
-    elif pg.listen and pg.ssl_required == "remote" and not (pg.ssl_cert_file or is_loopback(pg.listen)):
-        problem = f"is missing: other machines can reach pg.listen = {pg.listen!r}, and nothing would be encrypted"
-        fix = 'add ssl_cert_file and ssl_key_file, listen on 127.0.0.1, or say that it may be: ssl_required = "never"'
-        yield Problem(key="pg.ssl_cert_file", problem=problem, fix=fix)
     if pg.ssl_tenant_domain and not pg.ssl_cert_file:
         problem, fix = "is only read with ssl_cert_file: the name comes with TLS", "add it, or remove this"
         yield Problem(key="pg.ssl_tenant_domain", problem=problem, fix=fix)

@@ -13,13 +13,14 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from tenantproxy.errors import ConfigurationError, Problem
 
-__all__ = ["MASK", "MAX_SECRET_BYTES", "MIN_KEY_BYTES", "Secret", "SecretKind", "role_password"]
+__all__ = ["MASK", "MAX_SECRET_BYTES", "MIN_KEY_BYTES", "MIN_TOKEN_BYTES", "Secret", "SecretKind", "role_password"]
 
 SecretKind = Literal["inline", "file", "env"]
 
 MASK: Final = "********"
 MAX_SECRET_BYTES: Final = 64 * 1024  # a path to something endless must not fill the memory
 MIN_KEY_BYTES: Final = 32
+MIN_TOKEN_BYTES: Final = 16
 
 
 class Conflict(tuple[str, ...]):

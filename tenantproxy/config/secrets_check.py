@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 
 from tenantproxy.config.checks import WellFormedSections
-from tenantproxy.config.secret import MIN_KEY_BYTES, Secret
+from tenantproxy.config.secret import MIN_KEY_BYTES, MIN_TOKEN_BYTES, Secret
 from tenantproxy.errors import ConfigurationError, Problem
 
-__all__ = ["secret_problems"]
+__all__ = ["each_secret", "secret_problems"]
 
 
 def secret_problems(parts: WellFormedSections) -> list[Problem]:
     """Secrets that cannot be read, and keys that are shorter than 32 bytes."""
-    return [problem for key, secret, least in _secrets(parts) for problem in _look(key, secret, least)]
+    found = [problem for key, secret, least in each_secret(parts) for problem in _look(key, secret, least)]
+    return [*found, *_equal_tokens(parts)]
 
 
-def _secrets(parts: WellFormedSections) -> Iterator[tuple[str, Secret | None, int]]:
+def _equal_tokens(parts: WellFormedSections) -> Iterator[Problem]:
+    """Tokens of the admin listener must differ: which one was sent says who asks, and what they may do."""
+    known: dict[bytes, str] = {}
+    for name, each in parts.admin.each_token if parts.admin is not None else ():
+        with suppress(ConfigurationError):  # that is told elsewhere
+            if each.token is not None and (other := known.setdefault(each.token.read_bytes(), name)) != name:
+                problem = f"is the same token as that of {other!r}"
+                yield Problem(key=f"admin.tokens.{name}", problem=problem, fix="give each a token of its own")
+
+
+def each_secret(parts: WellFormedSections) -> Iterator[tuple[str, Secret | None, int]]:
     """The key, the secret, and how many bytes it must have at least."""
     yield from _of_servers(parts)
     if parts.row is not None:
@@ -37,7 +49,9 @@ def _secrets(parts: WellFormedSections) -> Iterator[tuple[str, Secret | None, in
     if parts.login is not None:
         yield "login.pepper", parts.login.pepper, MIN_KEY_BYTES
     if parts.admin is not None:
-        yield "admin.token", parts.admin.token, 16
+        yield "admin.token", parts.admin.token, MIN_TOKEN_BYTES
+        for name, each in parts.admin.tokens.items():
+            yield f"admin.tokens.{name}.token", each.token, MIN_TOKEN_BYTES
     for name, user in parts.pg.users.items() if parts.pg is not None else ():
         yield f"pg.users.{name}.password", user.password, 1
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Final, Literal
 
 from pydantic import BeforeValidator, Field
@@ -25,15 +25,21 @@ from tenantproxy.config.values import (
 )
 
 __all__ = [
+    "ADMIN_NAME",
+    "LISTENER_TLS",
     "RELOADED",
     "Admin",
+    "AdminToken",
     "Audit",
     "Http",
+    "ListenerSection",
+    "LogSettings",
     "Main",
     "Metrics",
     "Pg",
     "PgUser",
     "Pools",
+    "Traces",
 ]
 
 
@@ -43,9 +49,6 @@ class Main(Section):
     server: Name = Field(examples=["primary"])
     database: Name = Field(examples=["main"])
     max_size: Size = 20
-
-
-TlsVersion = Literal["1.2", "1.3"]
 
 
 class Pools(Section):
@@ -63,7 +66,28 @@ class Pools(Section):
     reset: Literal["always", "on_tenant_change"] = "always"
 
 
-class Http(Section):
+class ListenerSection(Section):
+    """What all listeners have: where they are, with what they speak TLS, and who must.
+
+    Clients of `[pg]` may show a certificate of the authorities in `ssl_client_ca_file` (see `PgUser.cert`), those of
+    the others must. `ssl_required`: "remote" is clients of other machines, who get no listener without a certificate.
+    """
+
+    listen: Listen = ""
+    ssl_cert_file: Text = ""
+    ssl_key_file: Text = ""
+    ssl_client_ca_file: Text = ""
+    ssl_crl_file: Text = ""  # of client certificates
+    ssl_min_version: Literal["1.2", "1.3"] = "1.2"
+    ssl_ciphers: Text = ""  # of TLS 1.2, as OpenSSL writes them; its own list for 1.3
+    ssl_required: Literal["never", "remote", "always"] = "remote"
+
+
+LISTENER_TLS: Final = tuple(key for key in ListenerSection.model_fields if key != "listen")
+"""Keys that a running process takes over; the files that they name are read again in any case."""
+
+
+class Http(ListenerSection):
     """The public listener. `max_clients_per_address`: by default half of `max_clients`, 0 = no limit.
 
     `drain_delay`: seconds for which readiness is 503 before any listener closes, after SIGTERM.
@@ -73,12 +97,6 @@ class Http(Section):
     max_clients: Size = 1000
     max_clients_per_address: Count | None = None
     trusted_proxies: Texts = ()
-    ssl_cert_file: Text = ""
-    ssl_key_file: Text = ""
-    ssl_client_ca_file: Text = ""  # clients must show a certificate of one of these authorities
-    ssl_crl_file: Text = ""  # of client certificates
-    ssl_min_version: TlsVersion = "1.2"
-    ssl_ciphers: Text = ""  # of TLS 1.2, as OpenSSL writes them; its own list for 1.3
     drain_delay: NoTimeout = 5.0
 
     @property
@@ -87,25 +105,44 @@ class Http(Section):
         return (self.max_clients + 1) // 2 if self.max_clients_per_address is None else self.max_clients_per_address
 
 
-class Admin(Section):
+ADMIN_NAME: Final = "admin"
+"""What the audit log calls the token of `[admin]` itself."""
+
+
+class AdminToken(Section):
+    """A token of the admin listener, under the name that the audit log has, and what who sends it may do.
+
+    "read" looks, "operate" stops and starts what is there, "admin" may do everything.
+    """
+
+    role: Literal["read", "operate", "admin"]
+    token: Secret | None = None
+    token_file: Text | None = None
+    token_env: Text | None = None
+
+
+class Admin(ListenerSection):
     """The listener for metrics, health, the operator page and the admin API.
 
-    `hosts`: names by which clients may address it, besides loopback and its own address. `metrics_public`: /metrics
-    needs no token.
+    `token`: of the role admin. `tokens`: more of them, each with its name and role. `hosts`: names by which clients may
+    address it, besides loopback and its own address. `metrics_public`: /metrics needs no token. `token_in_clear`: the
+    token is taken from other machines without TLS too, where a proxy ends it.
     """
 
     listen: Listen = "127.0.0.1:8081"
     token: Secret | None = None
     token_file: Text | None = None
     token_env: Text | None = None
+    tokens: Mapping[str, AdminToken] = Field(default_factory=dict)
     hosts: Texts = ()
     metrics_public: Flag = False
-    ssl_cert_file: Text = ""
-    ssl_key_file: Text = ""
-    ssl_client_ca_file: Text = ""  # clients must show a certificate of one of these authorities
-    ssl_crl_file: Text = ""  # of client certificates
-    ssl_min_version: TlsVersion = "1.2"
-    ssl_ciphers: Text = ""  # of TLS 1.2, as OpenSSL writes them; its own list for 1.3
+    token_in_clear: Flag = False
+
+    @property
+    def each_token(self) -> Sequence[tuple[str, AdminToken]]:
+        """All tokens by name, that of the section itself as `admin`, the strongest first."""
+        own = {} if self.token is None else {ADMIN_NAME: AdminToken(role="admin", token=self.token)}
+        return sorted({**self.tokens, **own}.items(), key=lambda each: ("admin", "operate", "read").index(each[1].role))
 
 
 def _console(value: object) -> object:
@@ -119,7 +156,8 @@ def _console(value: object) -> object:
 class PgUser(Section):
     """A user who may connect to the PostgreSQL port, and to which tenants.
 
-    `console`: may use the console, with "read" its SHOW commands alone. `max_clients`: by default the
+    `console`: may use the console, with "read" its SHOW commands alone. `maintenance`: the database `postgres` is there
+    for its tools, which list its tenants as databases. `max_clients`: by default the
     `max_clients_per_user` of `[pg]`, 0 = no limit. `cert`: must show a certificate with one of `cert_names` (by default
     the user's name) as its common name or an alternative name; with a verifier or a password, that in addition.
     """
@@ -131,13 +169,14 @@ class PgUser(Section):
     tenants: Annotated[Literal["*"] | tuple[Text, ...], BeforeValidator(tenant_list)] = ()
     pool_mode: Literal["transaction", "session"] = "transaction"
     replica: Flag = False  # reads from replicas, unless the client says otherwise
+    maintenance: Flag = False
     max_clients: Count | None = None
     cert: Flag = False
     cert_names: Texts = ()
     console: Annotated[Literal[True, False, "read"], BeforeValidator(_console)] = False
 
 
-class Pg(Section):
+class Pg(ListenerSection):
     """The PostgreSQL listener. `jwt`: there is a user `jwt`, whose password is an access token of `[auth]`.
 
     Limits of clients: 0 = none. What is left out follows from `max_clients`, as the properties say.
@@ -152,13 +191,6 @@ class Pg(Section):
     max_unauthenticated: Size | None = None
     max_memory: Count = 512 * 1024 * 1024  # bytes that clients make the port keep
     max_memory_per_tenant: Count = 0
-    ssl_cert_file: Text = ""
-    ssl_key_file: Text = ""
-    ssl_client_ca_file: Text = ""  # clients may show a certificate of one of these authorities: see `PgUser.cert`
-    ssl_crl_file: Text = ""  # of client certificates
-    ssl_min_version: TlsVersion = "1.2"
-    ssl_ciphers: Text = ""  # of TLS 1.2, as OpenSSL writes them; its own list for 1.3
-    ssl_required: Literal["never", "remote", "always"] = "remote"  # of clients of other machines, or of all
     ssl_tenant_domain: Text = ""  # `db.example.com`: who asks for the server acme.db.example.com names the tenant acme
     idle_transaction_timeout: NoTimeout = 60.0  # whatever the client sets
     client_idle_timeout: NoTimeout = 0.0
@@ -211,13 +243,7 @@ RELOADED: Final = (
     "client_idle_timeout",
     "query_timeout",
     "tcp_keepalive",
-    "ssl_cert_file",
-    "ssl_key_file",
-    "ssl_client_ca_file",
-    "ssl_crl_file",
-    "ssl_min_version",
-    "ssl_ciphers",
-    "ssl_required",
+    *LISTENER_TLS,
     "ssl_tenant_domain",
     "session_backend_at_login",
     "session_features",
@@ -233,6 +259,27 @@ class Audit(Section):
     """
 
     table: Flag = False
+
+
+class LogSettings(Section):
+    """What the log looks like, and what is told there of slow work; durations in seconds, 0: nothing.
+
+    `format`: `json`, `console` (for people), or `auto`: JSON unless it goes to a terminal. `slow_statement` takes the
+    PostgreSQL port off its compiled data path, which looks into no statement.
+    """
+
+    format: Literal["auto", "json", "console"] = "auto"
+    slow_lease: NoTimeout = 0.0
+    slow_statement: NoTimeout = 0.0
+
+
+class Traces(Section):
+    """Spans of OpenTelemetry for leases and statements; needs the extra `otel`, and an exporter for where they go.
+
+    The PostgreSQL port leaves its compiled data path for them, which looks into no statement.
+    """
+
+    enabled: Flag = False
 
 
 class Metrics(Section):

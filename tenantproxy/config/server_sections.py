@@ -11,6 +11,7 @@ from tenantproxy.config.host_values import Host, HostPorts, SystemId, host_port
 from tenantproxy.config.secret import Secret
 from tenantproxy.config.section import Section
 from tenantproxy.config.values import Name, NoTimeout, Port, Seconds, Size, Text, Texts, texts, told
+from tenantproxy.wire.server_auth import ChannelBinding
 
 __all__ = ["Server", "ServerAdmin", "ServerLogin", "SessionAttrs"]
 
@@ -43,13 +44,18 @@ SessionAttrs = Literal["any", "read-write", "read-only", "primary", "standby", "
 """Which of `hosts` may serve, in libpq's words for `target_session_attrs`."""
 
 
+Pooler = Literal["", "pgbouncer"]
+"""What is between us and a server: nothing, or a connection pooler that gives each transaction another session."""
+
+
 class Server(Section):
     """One PostgreSQL server: one host, or the `hosts` of one cluster. Timeouts in seconds, 0 = none.
 
     With `hosts`, `host` and `port` are the first of them. `max_replica_lag`: a replica further behind is not read
-    from; 0 = no limit. `probe_database`: where the hosts of a cluster are asked what they are.
+    from; 0 = no limit. `probe_database`: where the hosts of a cluster are asked what they are. `region`: see `[sql]`.
     """
 
+    region: Name | None = None
     host: Host = "127.0.0.1"
     port: Port = 5432
     hosts: HostPorts = ()
@@ -65,7 +71,9 @@ class Server(Section):
     ssl_crl_file: Text = ""  # revoked certificates of servers
     ssl_cert_file: Text = ""
     ssl_key_file: Text = ""
+    pooler: Pooler = ""
     require_auth: Annotated[tuple[AuthMethod, ...], BeforeValidator(texts)] = ("scram-sha-256",)  # of the [pg] port
+    channel_binding: ChannelBinding = "prefer"  # of the [pg] port too: asyncpg has none
     max_connections: Size = 200
     connect_timeout: Seconds = 5.0
     statement_timeout: NoTimeout = 30.0

@@ -10,12 +10,17 @@ from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from tenantproxy.config import auth_sections, sections, tenant_sections
+from tenantproxy.config.backup_section import BackupSettings
 from tenantproxy.config.checks import WellFormedSections, check
 from tenantproxy.config.fleet_section import FleetSettings
+from tenantproxy.config.gdpr_section import GdprSettings
+from tenantproxy.config.migration_section import MigrationSettings
 from tenantproxy.config.problems import INCONSISTENT, translate
+from tenantproxy.config.provision_section import ProvisionSettings
 from tenantproxy.config.secrets_check import secret_problems
 from tenantproxy.config.section import Section
 from tenantproxy.config.server_sections import Server
+from tenantproxy.config.sql_section import SqlSettings
 from tenantproxy.config.values import ContextName, Text
 from tenantproxy.errors import ConfigurationError, Problem
 
@@ -52,9 +57,16 @@ class Settings(BaseSettings):
     http: sections.Http = sections.Http()
     admin: sections.Admin = sections.Admin()
     pg: sections.Pg = sections.Pg()
+    sql: SqlSettings = SqlSettings()
     metrics: sections.Metrics = sections.Metrics()
+    log: sections.LogSettings = sections.LogSettings()
+    traces: sections.Traces = sections.Traces()
     audit: sections.Audit = sections.Audit()
     fleet: FleetSettings = FleetSettings()
+    provision: ProvisionSettings = ProvisionSettings()
+    migrations: MigrationSettings = MigrationSettings()
+    backup: BackupSettings = BackupSettings()
+    gdpr: GdprSettings = GdprSettings()
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any], *, secrets: bool = True) -> Settings:
@@ -118,6 +130,8 @@ _SECTIONS: Final[Mapping[str, type[Section]]] = {
     "login": auth_sections.LoginSettings,
     "resolve": auth_sections.Resolve,
     "fleet": FleetSettings,
+    "schema_": tenant_sections.Schema,
+    "sql": SqlSettings,
 }
 
 
@@ -129,7 +143,8 @@ def _well_formed(mapping: Mapping[str, Any]) -> WellFormedSections:
     """Each section by itself, so that one malformed key does not hide what is wrong elsewhere."""
     parts: dict[str, Any] = {}
     for name in WellFormedSections.__dataclass_fields__:
-        given = mapping.get(name, {})
+        key = name.removesuffix("_")  # `schema` is a method of the base class
+        given = mapping.get(key, {})
         model = _ENTRIES.get(name)
         if model is not None:
             entries = given if isinstance(given, Mapping) else {}
@@ -138,7 +153,7 @@ def _well_formed(mapping: Mapping[str, Any]) -> WellFormedSections:
             well_formed = isinstance(given, Mapping) and all(isinstance(one, str) for one in given.values())
             parts[name] = given if well_formed else None
         else:
-            parts[name] = _try(_SECTIONS[name], given) if name in mapping or name != "tenant_roles" else None
+            parts[name] = _try(_SECTIONS[name], given) if key in mapping or name != "tenant_roles" else None
     return WellFormedSections(**parts)
 
 

@@ -30,11 +30,15 @@ __all__ = ["RegistrySettings", "RowSettings", "Schema", "TenantEntry", "TenantRo
 
 
 class RegistrySettings(Section):
-    """Where tenants are looked up, and for how long an answer is good."""
+    """Where tenants are looked up, and for how long an answer is good.
+
+    `status_update`: next to a `query`, what gives the tenant $1 the status $2, for `tenants suspend` and `resume`.
+    """
 
     source: Name = "postgres"
     query: Name | None = None
     list_query: Name | None = None
+    status_update: Name | None = None
     cache_ttl: Seconds = 30.0
     negative_ttl: Seconds = 5.0
     max_entries: Size = 20_000

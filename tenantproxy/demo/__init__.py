@@ -1,4 +1,4 @@
-"""What does tenantproxy look like at work? A PostgreSQL of its own, six tenants, a tour that checks itself."""
+"""What does tenantproxy look like at work? A PostgreSQL of its own, tenants, and tours that check themselves."""
 
 from tenantproxy.demo.show import run_demo
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import socket
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import aiohttp
 from rich.console import Console
@@ -15,10 +17,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from tenantproxy.config import load
+from tenantproxy.demo.life_commands import life_commands
+from tenantproxy.demo.life_tour import LIFE_STEPS
+from tenantproxy.demo.life_world import build_life_world
 from tenantproxy.demo.people import tokens_of
 from tenantproxy.demo.routes import demo_routes
 from tenantproxy.demo.stage import Seen, Stage
-from tenantproxy.demo.tour import take_tour
+from tenantproxy.demo.tour import STEPS, Step, take_tour
 from tenantproxy.demo.tryouts import tryouts
 from tenantproxy.demo.world import World, build_world
 from tenantproxy.embedded import EmbeddedPostgres
@@ -27,24 +32,40 @@ from tenantproxy.router import Router
 from tenantproxy.sidecar.app import Sidecar
 from tenantproxy.sidecar.process import serve_until_signalled
 
-__all__ = ["run_demo"]
+__all__ = ["Tour", "run_demo"]
 
 _DRAIN_SECONDS = 5.0
 
 
-async def run_demo(console: Console, *, once: bool) -> int:
-    """Run the demo until Ctrl-C, or (`once`) its tour; the exit code: 0, or 1 when the tour saw something else."""
-    started = time.monotonic()
+Invite = Callable[[Console, World, Sidecar], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tour:
+    """A world, what is tried in it one after the other, and how a user is invited to try it."""
+
+    title: str
+    build: Callable[..., Awaitable[World]]
+    steps: Sequence[Step]
+    invite: Invite
+
+
+async def run_demo(console: Console, *, once: bool, tour: str = "isolation") -> int:
+    """Run the demo until Ctrl-C, or (`once`) its tour; the exit code: 0, or 1 when the tour saw something else.
+
+    `tour`: isolation or lifecycle.
+    """
+    started, chosen = time.monotonic(), _TOURS[tour]
     listen, admin_listen, pg_listen = ("127.0.0.1:0",) * 3 if once else map(_address, (8080, 8081, 6432))
-    async with _world(listen, admin_listen, pg_listen) as world:
+    async with _world(chosen, listen, admin_listen, pg_listen) as world:
         router = Router(load(world.config), observer=LogObserver())
         routes = demo_routes(router, lambda: sidecar.auth.tokens)
         sidecar = Sidecar(router, routes=routes, drain_timeout=_DRAIN_SECONDS)
         if once:
             async with sidecar:
-                good = await _tour(console, world, sidecar)
+                good = await _tour(console, chosen, world, sidecar)
         else:
-            await serve_until_signalled(sidecar, lambda: _invite(console, world, sidecar))
+            await serve_until_signalled(sidecar, lambda: chosen.invite(console, world, sidecar))
             good = True
     if once:
         console.print(f"{'all as expected' if good else 'NOT as expected'}, {time.monotonic() - started:.1f} s")
@@ -52,10 +73,10 @@ async def run_demo(console: Console, *, once: bool) -> int:
 
 
 @asynccontextmanager
-async def _world(listen: str, admin_listen: str, pg_listen: str) -> AsyncIterator[World]:
+async def _world(tour: Tour, listen: str, admin_listen: str, pg_listen: str) -> AsyncIterator[World]:
     with tempfile.TemporaryDirectory(prefix="tenantproxy-demo-") as folder:
         async with EmbeddedPostgres(durable=False) as server:
-            yield await build_world(server, Path(folder), listen=listen, admin_listen=admin_listen, pg_listen=pg_listen)
+            yield await tour.build(server, Path(folder), listen=listen, admin_listen=admin_listen, pg_listen=pg_listen)
 
 
 def _address(wanted: int) -> str:
@@ -70,7 +91,7 @@ def _address(wanted: int) -> str:
     raise OSError("no free port on 127.0.0.1")
 
 
-async def _tour(console: Console, world: World, sidecar: Sidecar) -> bool:
+async def _tour(console: Console, tour: Tour, world: World, sidecar: Sidecar) -> bool:
     lines: list[Seen] = []
     watch = await world.connect()
     try:
@@ -81,18 +102,18 @@ async def _tour(console: Console, world: World, sidecar: Sidecar) -> bool:
                 public_url=str(sidecar.public_url), admin_url=str(sidecar.admin_url),
                 pg_address=str(sidecar.pg_address),
             )  # fmt: skip
-            good = await take_tour(stage, lines.append)
+            good = await take_tour(stage, lines.append, steps=tour.steps)
     finally:
         await watch.close()
-    console.print(_table(lines))
+    console.print(_table(tour.title, lines))
     for line in lines:
         if not line.ok:
             console.print(f"[red]failed[/]: {escape(line.what)}: {escape(line.expected)}; saw {escape(line.saw)}")
     return good
 
 
-def _table(lines: list[Seen]) -> Table:
-    table = Table("", title="tenantproxy: the tour", title_justify="left")
+def _table(title: str, lines: list[Seen]) -> Table:
+    table = Table("", title=f"tenantproxy: {title}", title_justify="left")
     for name in ("what", "expected", "saw"):
         table.add_column(name, overflow="fold")
     for line in lines:
@@ -111,12 +132,32 @@ async def _invite(console: Console, world: World, sidecar: Sidecar) -> None:
     """What to try, ready to be copied: one line each, no colour inside a command."""
     async with aiohttp.ClientSession() as http:
         tokens = await _tokens(world, sidecar, http)
-    public, admin, pg = str(sidecar.public_url), str(sidecar.admin_url), str(sidecar.pg_address)
-    console.print(
-        f"tenantproxy serves at {public}, PostgreSQL's protocol at {pg}, admin at {admin}; Ctrl-C ends it all.\n",
-        highlight=False,
-        soft_wrap=True,
-    )
+    public, admin, pg = _say_where(console, sidecar)
     for tryout in tryouts(world, tokens, public_url=public, admin_url=admin, pg_address=pg):
         console.print(f"[dim]# {escape(tryout.about)}[/]", highlight=False)
         console.print(tryout.line(), soft_wrap=True, markup=False, highlight=False)
+
+
+async def _invite_to_life(console: Console, world: World, sidecar: Sidecar) -> None:
+    """The commands of a tenant's life, in their order."""
+    public, _, pg = _say_where(console, sidecar)
+    for command in life_commands(world, public_url=public, pg_address=pg).values():
+        console.print(f"[dim]# {escape(command.about)}[/]", highlight=False)
+        console.print(command.line(), soft_wrap=True, markup=False, highlight=False)
+
+
+def _say_where(console: Console, sidecar: Sidecar) -> tuple[str, str, str]:
+    public, admin, pg = str(sidecar.public_url), str(sidecar.admin_url), str(sidecar.pg_address)
+    console.print(
+        f"tenantproxy serves at {public}, PostgreSQL's protocol at {pg}, admin at {admin}; Ctrl-C ends it all.\n"
+        f"The operator page: {admin}/\n",
+        highlight=False,
+        soft_wrap=True,
+    )
+    return public, admin, pg
+
+
+_TOURS: Final = {
+    "isolation": Tour(title="the tour", build=build_world, steps=STEPS, invite=_invite),
+    "lifecycle": Tour(title="a tenant's life", build=build_life_world, steps=LIFE_STEPS, invite=_invite_to_life),
+}

@@ -15,7 +15,7 @@ from tenantproxy.demo.world import APP_ROLE, SERVER, SHARED
 from tenantproxy.errors import PoolTimeout
 from tenantproxy.model import Isolation, quote_identifier
 
-__all__ = ["take_tour"]
+__all__ = ["STEPS", "Step", "take_tour"]
 
 DENIED: Final = "42501"
 
@@ -159,7 +159,7 @@ async def exhaustion(stage: Stage) -> AsyncIterator[Seen]:
         yield Seen(what=what, expected="503 pool_timeout, 200", saw=saw, ok=saw == "503 pool_timeout, 200")
     after = await stage.scrape()
     for name, labels in (
-        ("exhaustions_total", {"cause": "tenant_limit"}),
+        ("exhaustions_total", {"tenant": tenant.id, "cause": "tenant_limit"}),
         ("pool_acquires_total", {"tenant": tenant.id, "result": "timeout"}),
     ):
         more = after.count(name, **labels) - before.count(name, **labels)

@@ -8,14 +8,13 @@ import json
 import os
 import shlex
 import shutil
-import sys
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
 
 import aiohttp
 
+from tenantproxy.demo.commands import ourselves, run_command
 from tenantproxy.demo.people import EVERYWHERE, email_of
 from tenantproxy.demo.routes import PROJECTS
 from tenantproxy.demo.stage import Seen, Stage
@@ -23,8 +22,6 @@ from tenantproxy.demo.world import APP_ROLE, PG_USER, SHARED, DemoTenant, World
 from tenantproxy.model import Isolation
 
 __all__ = ["Tryout", "everything_printed", "tryouts"]
-
-_SECONDS: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +66,22 @@ def tryouts(
         for tenant in world.tenants
     ]
     found += [
+        *(_over_http(tenant, world, public_url) for tenant in (acme, world.one(Isolation.DATABASE))),
+        Tryout(
+            about=f"SQL over HTTP with {acme.id}'s token",
+            command=(
+                "curl",
+                "-s",
+                "-H",
+                f"Authorization: Bearer {tokens[acme.id]}",
+                "-H",
+                "Neon-Array-Mode: true",
+                "-d",
+                json.dumps({"query": "select name from projects order by name"}),
+                f"{public_url}/sql",
+            ),
+            shows=acme.projects[0],
+        ),
         Tryout(about="a list without a token", command=("curl", "-s", projects), shows="unauthorized"),
         Tryout(about="is it ready?", command=("curl", "-s", f"{admin_url}/readyz?verbose"), shows="[+] router open"),
         Tryout(about="its metrics", command=("curl", "-s", f"{admin_url}/metrics"), shows="tenantproxy_pools "),
@@ -124,16 +137,20 @@ def _over_the_port(psql: str, tenant: DemoTenant, world: World, pg_address: str)
     )
 
 
+def _over_http(tenant: DemoTenant, world: World, public_url: str) -> Tryout:
+    where = f"Neon-Connection-String: postgresql://{PG_USER}:{world.pg_password}@any.host/{tenant.id}"
+    body = json.dumps({"query": "select name from projects where name = $1", "params": [tenant.projects[1]]})
+    return Tryout(
+        about=f"SQL over HTTP as {tenant.id} ({tenant.isolation.value}), as Neon's clients speak it",
+        command=("curl", "-s", "-H", where, "-d", body, f"{public_url}/sql"),
+        shows=tenant.projects[1],
+    )
+
+
 def _login(about: str, public_url: str, email: str, password: str, shows: str) -> Tryout:
     body = json.dumps({"email": email, "password": password})
     command = ("curl", "-s", "-H", "Content-Type: application/json", "-d", body, f"{public_url}/auth/login")
     return Tryout(about=about, command=command, shows=shows)
-
-
-def ourselves() -> tuple[str, ...]:
-    """The command line of this installation; its folder need not be on the PATH."""
-    script = Path(sys.executable).with_name("tenantproxy")
-    return (str(script),) if script.exists() else (sys.executable, "-m", "tenantproxy")
 
 
 async def everything_printed(stage: Stage) -> AsyncIterator[Seen]:
@@ -160,21 +177,8 @@ async def everything_printed(stage: Stage) -> AsyncIterator[Seen]:
 async def _run(tryout: Tryout, http: aiohttp.ClientSession) -> tuple[int, str]:
     if tryout.command[0] == "curl" and shutil.which("curl") is None:
         return await _curl(tryout.command, http)
-    process = await asyncio.create_subprocess_exec(
-        *tryout.command,
-        env={**os.environ, **tryout.environment, "LC_ALL": "C", "COLUMNS": "200"},
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    try:
-        async with asyncio.timeout(_SECONDS):
-            output, _ = await process.communicate()
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    return process.returncode or 0, output.decode(errors="replace")
+    typed = await run_command(tryout.command, tryout.environment)
+    return typed.code, typed.out + typed.err
 
 
 async def _curl(command: tuple[str, ...], http: aiohttp.ClientSession) -> tuple[int, str]:

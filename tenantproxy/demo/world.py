@@ -7,9 +7,7 @@ files that only this user can read.
 
 from __future__ import annotations
 
-import json
-import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -18,6 +16,7 @@ import asyncpg
 
 from tenantproxy.auth.passwords import Passwords
 from tenantproxy.config import role_password
+from tenantproxy.demo.files import APP_ROLE, LOGIN_ROLE, PG_USER, SERVER, toml_of, write_secrets
 from tenantproxy.demo.people import LOGIN, OWN_USERS, SHARED_USERS, users_of
 from tenantproxy.embedded import EmbeddedPostgres
 from tenantproxy.isolation.proof import derive_key
@@ -38,11 +37,6 @@ from tenantproxy.model import Isolation
 
 __all__ = ["APP_ROLE", "LOGIN_ROLE", "PG_USER", "SERVER", "SHARED", "DemoTenant", "World", "build_world"]
 
-SERVER: Final = "primary"
-APP_ROLE: Final = "tenantproxy_app"
-LOGIN_ROLE: Final = "tenantproxy_login"
-PG_USER: Final = "demo"
-"""Who may reach every tenant on the PostgreSQL port."""
 MAIN: Final = "demo_main"
 SHARED: Final = "demo_shared"
 SCHEMAS: Final = "demo_schemas"
@@ -104,6 +98,13 @@ TENANTS: Final = (
 )  # fmt: skip
 
 
+_OWN: Final[dict[str, dict[str, Any]]] = {
+    # Small on purpose: the tour meets both limits.
+    "pools": {"max_pools": 4, "max_size": 2, "shared_size": 10},
+    "registry": {"source": "file"},
+}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class World:
     """A running server with the tenants in it, and the configuration of a sidecar for them. Its repr has no secrets."""
@@ -145,13 +146,13 @@ async def build_world(
     server: EmbeddedPostgres, folder: Path, *, listen: str, admin_listen: str, pg_listen: str = "127.0.0.1:0"
 ) -> World:
     """Provision everything on the running `server`; write the TOML and its secrets into `folder`. About two seconds."""
-    for name in ("app_password", "login_password", "role_key", "row_key", "jwt_key", "pepper"):
-        _write_secret(folder / name, secrets.token_hex(32))
-    for name in ("people_password", "pg_password"):
-        _write_secret(folder / name, secrets.token_urlsafe(9))
-    _write_secret(folder / "admin_password", server.password)
+    write_secrets(folder, server)
     world = World(server=server, config=folder / "tenantproxy.toml")
-    world.config.write_text(_toml(server, listen=listen, admin_listen=admin_listen, pg_listen=pg_listen))
+    text = toml_of(
+        server, _OWN, main=MAIN, listen=listen, admin_listen=admin_listen, pg_listen=pg_listen,
+        tenants={tenant.id: tenant.entry() for tenant in TENANTS},
+    )  # fmt: skip
+    world.config.write_text(text)
     passwords = Passwords(threads=1)
     stored = await passwords.hash(world.people_password)
     passwords.close()
@@ -240,42 +241,3 @@ def _own_rows(tenant: DemoTenant, stored: str) -> Sequence[str]:
     values = ", ".join(f"('{name}')" for name in tenant.projects)
     people = users_of(tenant.id, stored, shared=False)
     return [_OWN_TABLE, f"INSERT INTO projects (name) VALUES {values}", OWN_USERS, *people]
-
-
-def _write_secret(path: Path, value: str) -> None:
-    path.touch(mode=0o600)
-    path.write_text(value)
-
-
-def _toml(server: EmbeddedPostgres, *, listen: str, admin_listen: str, pg_listen: str) -> str:
-    tables: dict[str, Mapping[str, Any]] = {
-        "main": {"server": SERVER, "database": MAIN},
-        f"servers.{SERVER}": {
-            "host": server.host,
-            "port": server.port,
-            "user": APP_ROLE,
-            "password_file": "app_password",
-            "ssl": "disable",
-            "max_connections": 40,
-        },
-        f"servers.{SERVER}.admin": {"user": server.superuser, "password_file": "admin_password"},
-        f"servers.{SERVER}.login": {"user": LOGIN_ROLE, "password_file": "login_password"},
-        # Small on purpose: the tour meets both limits.
-        "pools": {"max_pools": 4, "max_size": 2, "shared_size": 10},
-        "registry": {"source": "file"},
-        "row": {"key_file": "row_key"},
-        "tenant_roles": {"key_file": "role_key"},
-        "auth": {"key_file": "jwt_key", "access_ttl": 86400},  # what is printed can be tried for a day
-        "login": LOGIN,
-        "http": {"listen": listen},
-        "admin": {"listen": admin_listen},
-        "pg": {"listen": pg_listen},
-        f"pg.users.{PG_USER}": {"password_file": "pg_password", "tenants": "*"},
-        **{f"tenants.{tenant.id}": tenant.entry() for tenant in TENANTS},
-    }
-    return "\n".join(_table(name, values) for name, values in tables.items())
-
-
-def _table(name: str, values: Mapping[str, Any]) -> str:
-    # JSON's strings and numbers are TOML's, as long as nothing is beyond ASCII.
-    return "\n".join([f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in values.items()), ""])

@@ -22,6 +22,7 @@ __all__ = [
     "SystemAccount",
     "all_binaries",
     "as_user",
+    "bin_folders",
     "find_binaries",
     "readable_by",
     "unprivileged_account",
@@ -76,6 +77,11 @@ def all_binaries() -> tuple[Binaries, ...]:
     for found in _installations():
         by_version.setdefault(found.version, found)
     return tuple(by_version[version] for version in sorted(by_version, reverse=True))
+
+
+def bin_folders() -> Iterator[Path]:
+    """Where programs of PostgreSQL may be, in the order of `find_binaries`; servers and clients may be apart."""
+    yield from (bin_dir for bin_dir, _ in _candidates())
 
 
 def _unusable(problem: str, fix: str) -> ConfigurationError:

@@ -12,8 +12,9 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from tenantproxy.config.version import VERSION
+from tenantproxy.metrics.exposition import exposition_in_slices, registry_of
 from tenantproxy.metrics.logins import LoginCollector
-from tenantproxy.metrics.prometheus import RouterCollector, exposition_in_slices, registry_of
+from tenantproxy.metrics.prometheus import RouterCollector
 from tenantproxy.pools.base import Stats
 from tenantproxy.router import Router
 

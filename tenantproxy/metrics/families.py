@@ -11,10 +11,11 @@ from operator import add
 from typing import Any, Final, TypeVar
 
 from prometheus_client.core import HistogramMetricFamily, Metric
-from prometheus_client.samples import Sample
+from prometheus_client.samples import Exemplar, Sample
 from prometheus_client.utils import floatToGoString
 
 from tenantproxy.pools.base import HistogramSnapshot
+from tenantproxy.watch import SeenTrace
 
 __all__ = ["PREFIX", "Family", "Labels", "counter", "counter_of", "gauge", "gauge_of", "histogram"]
 
@@ -131,20 +132,32 @@ def counter(name: str, text: str, labels: Labels, values: Mapping[Key, float], *
     return Family(PREFIX + name, text, "counter", labels, shown)
 
 
-def histogram(name: str, text: str, labels: Labels, values: Mapping[Key, HistogramSnapshot]) -> HistogramMetricFamily:
-    """A histogram; the snapshots' counts are per bucket, Prometheus wants them cumulative."""
+def histogram(
+    name: str,
+    text: str,
+    labels: Labels,
+    values: Mapping[Key, HistogramSnapshot],
+    *,
+    seen: Callable[[Key], Mapping[int, SeenTrace]] = lambda _: {},
+) -> HistogramMetricFamily:
+    """A histogram; the snapshots' counts are per bucket, Prometheus wants them cumulative.
+
+    `seen`: by bucket, a trace that is shown with it as an exemplar, in OpenMetrics.
+    """
     family = HistogramMetricFamily(PREFIX + name, text, labels=labels)
     for key, snapshot in values.items():
-        family.add_metric(key, _cumulative(snapshot), snapshot.total)
+        family.add_metric(key, _cumulative(snapshot, seen(key)), snapshot.total)
     return family
 
 
-def _cumulative(snapshot: HistogramSnapshot) -> list[tuple[str, float]]:
-    buckets: list[tuple[str, float]] = []
+def _cumulative(snapshot: HistogramSnapshot, seen: Mapping[int, SeenTrace]) -> list[Any]:
+    buckets: list[Any] = []
     so_far = 0
-    for bound, count in zip((*snapshot.bounds, float("inf")), snapshot.counts, strict=True):
+    for number, (bound, count) in enumerate(zip((*snapshot.bounds, float("inf")), snapshot.counts, strict=True)):
         so_far += count
-        buckets.append((_bound(bound), so_far))
+        one = seen.get(number) if seen else None
+        exemplar = () if one is None else (Exemplar({"trace_id": one.trace_id}, one.seconds, one.at),)
+        buckets.append((_bound(bound), so_far, *exemplar))
     return buckets
 
 

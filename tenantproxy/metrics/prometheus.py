@@ -1,41 +1,48 @@
 """Which Prometheus series does a router have? Read from one snapshot at each scrape; nothing is counted here.
 
-An evicted pool's gauges vanish with it. The label of a tenant is its id for the first `metrics.max_tenants` that came,
-for the life of the process, and `_other` for the rest, in gauges and counters alike; histograms have none.
+An evicted pool's gauges vanish with it. The label of a tenant is its id for the `metrics.max_tenants` that matter most
+now, and `_other` for the rest, in gauges and counters alike; histograms have none. A tenant's counter never goes back
+while it is there, and begins at 0 when it comes again; what it had before adds to a family of its own (`..._former`),
+whose value, with those of all tenants, is all that ever happened. Sums of rates leave that family alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, Final, TypeVar, get_args
+from typing import Final, TypeVar, get_args
 
-from prometheus_client import CollectorRegistry
 from prometheus_client.core import Metric
-from prometheus_client.exposition import generate_latest
-from prometheus_client.openmetrics import exposition as openmetrics
-from prometheus_client.registry import Collector
-from prometheus_client.samples import Sample
 
 from tenantproxy.events import CloseReason, EvictReason, ExhaustCause
-from tenantproxy.metrics.families import Family, Labels, counter, counter_of, gauge, gauge_of, histogram
+from tenantproxy.metrics.families import Labels, counter, counter_of, gauge, gauge_of, histogram
 from tenantproxy.model import Isolation, TenantStatus
 from tenantproxy.pools.base import PoolStats, ServerStats, Stats
-from tenantproxy.slices import Slices
+from tenantproxy.pools.names import OTHER as _OTHER
+from tenantproxy.watch import SeenTrace
 
-__all__ = ["RouterCollector", "TenantCounts", "exposition", "exposition_in_slices", "registry_of"]
+__all__ = [
+    "RouterCollector",
+    "Seen",
+    "TenantCounts",
+    "no_traces",
+]
 
 TenantCounts = Mapping[tuple[Isolation, TenantStatus], int]
 """How many registered tenants there are of each kind and status."""
 
-_OTHER: Final = "_other"
-_SAMPLES_A_STEP: Final = 20
-_EOF: Final = b"# EOF\n"
 _STATES: Final = ("idle", "used", "opening", "resetting", "retiring", "lingering")
-_OPENMETRICS: Final = "application/openmetrics-text"
-_TEXT: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 Reason = TypeVar("Reason", bound=str)
+
+
+Seen = Callable[[str, str], Mapping[int, SeenTrace]]
+"""The traces to show with the waits ("wait") or holds ("hold") of an isolation, by bucket."""
+
+
+def no_traces(_kind: str, _isolation: str) -> Mapping[int, SeenTrace]:
+    """None are made."""
+    return {}
 
 
 class RouterCollector:
@@ -51,10 +58,12 @@ class RouterCollector:
         *,
         version: str,
         tenants: Callable[[], TenantCounts | None] = lambda: None,
+        seen: Seen = no_traces,
     ) -> None:
         self._stats = stats
         self._version = version
         self._tenants = tenants
+        self._seen = seen
 
     def collect(self) -> Iterator[Metric]:
         """All families of one snapshot. Synchronous, so the snapshot is one moment of the event loop."""
@@ -62,98 +71,11 @@ class RouterCollector:
         yield gauge("build_info", "The version that runs.", ("version",), {(self._version,): 1})
         yield from _tenants(self._tenants())
         yield from _pools(stats)
-        yield from _acquires(stats)
+        yield from _acquires(stats, self._seen)
         yield from _connections(stats)
         yield from _servers(stats.servers)
         yield from _isolation(stats)
         yield from _lookups(stats)
-
-
-def registry_of(*collectors: Collector) -> CollectorRegistry:
-    """A registry of its own: what other libraries register globally is not ours to show."""
-    registry = CollectorRegistry(auto_describe=False)
-    for collector in collectors:
-        registry.register(collector)
-    return registry
-
-
-def exposition(registry: CollectorRegistry, accept: str) -> tuple[bytes, str]:
-    """The body and its content type: OpenMetrics when `accept`, the request's header, asks for it, else plain text."""
-    modern = _is_openmetrics(accept)
-    return _generate(registry, modern=modern), openmetrics.CONTENT_TYPE_LATEST if modern else _TEXT
-
-
-async def exposition_in_slices(registry: CollectorRegistry, accept: str) -> tuple[bytes, str]:
-    """The same without holding the event loop; each family is of one moment."""
-    modern, slices = _is_openmetrics(accept), Slices()
-    parts: list[bytes] = []
-    for family in registry.collect():
-        await slices.pause()  # to collect is a step too
-        for part in _in_steps(family, modern=modern):
-            parts.append(part)
-            await slices.pause()
-    if modern:
-        parts.append(_EOF)
-    return b"".join(parts), openmetrics.CONTENT_TYPE_LATEST if modern else _TEXT
-
-
-def _in_steps(family: Metric, *, modern: bool) -> Iterator[bytes]:
-    """The text of a family, some samples in a step. What prometheus-client takes 15 µs for, `Family` does in one."""
-    yield _text(family, (), modern=modern)
-    if isinstance(family, Family):
-        for lines in family.lines():
-            yield lines.encode()
-        return
-    for first in range(0, len(family.samples), _SAMPLES_A_STEP):
-        text = _text(family, family.samples[first : first + _SAMPLES_A_STEP], modern=modern)
-        while text.startswith(b"# "):
-            text = text.partition(b"\n")[2]
-        yield text
-
-
-def _text(family: Metric, samples: Iterable[Sample], *, modern: bool) -> bytes:
-    """The head of a family and some of its samples."""
-    part = Metric(family.name, family.documentation, family.type, family.unit)
-    part.samples = list(samples)
-    return _generate(_One(part), modern=modern).removesuffix(_EOF)
-
-
-class _One:
-    """Something to collect a single family from."""
-
-    def __init__(self, family: Metric) -> None:
-        self._family = family
-
-    def collect(self) -> Iterator[Metric]:
-        yield self._family
-
-
-def _generate(registry: Any, *, modern: bool) -> bytes:
-    if not modern:
-        return generate_latest(registry)
-    body: bytes = openmetrics.generate_latest(registry)  # type: ignore[no-untyped-call]
-    return body
-
-
-def _is_openmetrics(accept: str) -> bool:
-    # Not prometheus_client's choose_encoder: it raises on versions that it cannot parse, and any client may send those.
-    wanted = _quality(accept, _OPENMETRICS)
-    return wanted > 0 and wanted >= _quality(accept, "text/plain")
-
-
-def _quality(accept: str, wanted: str) -> float:
-    """How much a media type is wanted (RFC 9110 12.5.1), from 0 to 1; what cannot be read counts as not wanted."""
-    best = 0.0
-    for each in accept.split(","):
-        kind, *parameters = (part.strip().lower() for part in each.split(";"))
-        if kind != wanted:
-            continue
-        given = [part[2:].strip() for part in parameters if part.startswith("q=")]
-        try:
-            best = max(best, float(given[0]) if given else 1.0)
-        except ValueError:
-            continue
-    return best
 
 
 def _tenants(counts: TenantCounts | None) -> Iterator[Metric]:
@@ -213,20 +135,34 @@ def _by_state(pools: Iterable[PoolStats], label: Callable[[PoolStats], str]) -> 
             yield (name, state), getattr(pool, state)
 
 
-def _acquires(stats: Stats) -> Iterator[Metric]:
+def _acquires(stats: Stats, seen: Seen) -> Iterator[Metric]:
     yield counter_of(
         "pool_acquires",
         "Leases asked for, by how that ended.",
         ("tenant", "result"),
         (((tenant, result), n) for tenant, by_result in stats.acquires.items() for result, n in by_result.items()),
     )
-    yield _reasons(
-        "exhaustions", "Callers that got no connection, by the limit met.", "cause", stats.exhaustions, ExhaustCause
+    text = "The same of tenants that have no series any more; a sum, not to be taken a rate of."
+    yield counter("pool_acquires_former", text, ("result",), _single(stats.former_acquires))
+    yield counter_of(
+        "exhaustions",
+        "Callers that got no connection, by the limit met.",
+        ("tenant", "cause"),
+        _exhaustions(stats.exhaustions_by_tenant),
     )
+    yield counter("exhaustions_former", text, ("cause",), _single(stats.former_exhaustions))
     waits = {(isolation.value,): snapshot for isolation, snapshot in stats.acquire_wait.items()}
-    yield histogram("pool_acquire_wait_seconds", "From asking for a connection to having it.", ("isolation",), waits)
+    text = "From asking for a connection to having it."
+    yield histogram("pool_acquire_wait_seconds", text, ("isolation",), waits, seen=lambda key: seen("wait", key[0]))
     holds = {(isolation.value,): snapshot for isolation, snapshot in stats.hold.items()}
-    yield histogram("pool_hold_seconds", "How long a connection was lent.", ("isolation",), holds)
+    text = "How long a connection was lent."
+    yield histogram("pool_hold_seconds", text, ("isolation",), holds, seen=lambda key: seen("hold", key[0]))
+
+
+def _exhaustions(by_tenant: Mapping[str, Mapping[ExhaustCause, int]]) -> Iterator[tuple[Labels, float]]:
+    # What no tenant has met yet is there from the start: an alert must not miss the first case.
+    yield from (((_OTHER, cause), 0) for cause in get_args(ExhaustCause))
+    yield from (((tenant, cause), n) for tenant, causes in by_tenant.items() for cause, n in causes.items())
 
 
 def _connections(stats: Stats) -> Iterator[Metric]:

@@ -1,0 +1,1 @@
+"""What does each command take and print? A file for each group; what it does is one folder up."""
