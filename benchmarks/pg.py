@@ -16,8 +16,10 @@ from benchmarks import (
     pg_connects,
     pg_drivers,
     pg_faults,
+    pg_herd,
     pg_idle,
     pg_noisy,
+    pg_pooler,
     pg_rows,
     pg_select,
     pg_tls,
@@ -45,6 +47,8 @@ PARTS: Final[dict[str, Callable[[PgWorld, Options], Awaitable[Part]]]] = {
     "noisy": pg_noisy.run,
     "faults": pg_faults.run,
     "tls": pg_tls.run,
+    "herd": pg_herd.run,
+    "pooler": pg_pooler.run,
 }
 SCALE: Final = 5  # pgbench's: 100,000 rows each
 POOL: Final = 20  # PgBouncer's own default

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.pg_process import free_port, running
-from benchmarks.pg_tls_files import write_certificate
 from benchmarks.pg_world import (
     DATABASE,
     MAIN,
@@ -34,6 +33,7 @@ from benchmarks.pg_world import (
 from tenantproxy._native import SWITCH
 from tenantproxy.embedded.binaries import SystemAccount, unprivileged_account
 from tenantproxy.lifecycle.verifier import scram_verifier
+from tests.support.authority import self_signed
 
 __all__ = [
     "DIRECT",
@@ -47,6 +47,7 @@ __all__ = [
     "open_targets",
     "pgbouncer_ini",
     "pgbouncer_version",
+    "running_pooler",
     "sidecar_toml",
 ]
 
@@ -128,17 +129,20 @@ def _pgbouncer() -> str | None:
 
 
 @asynccontextmanager
-async def open_targets(world: PgWorld, *, shared_size: int | None = None, tls: bool = False) -> AsyncIterator[Targets]:
+async def open_targets(
+    world: PgWorld, *, shared_size: int | None = None, tls: bool = False, pooler: int | None = None
+) -> AsyncIterator[Targets]:
     """Fresh processes of both proxies; gone, with their files, when the block ends.
 
-    `shared_size`: if not the usual. `tls`: clients must use it.
+    `shared_size`: if not the usual. `tls`: clients must use it. `pooler`: the port of a PgBouncer between ours and the
+    tenants' server.
     """
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tenantproxy-bench-")))
         pgbouncer = None
         if (version := pgbouncer_version()) is not None:
             pgbouncer = await stack.enter_async_context(_running_pgbouncer(world, folder, version, tls=tls))
-        ours = await stack.enter_async_context(_running_sidecar(world, folder, shared_size, tls=tls))
+        ours = await stack.enter_async_context(_running_sidecar(world, folder, shared_size, tls=tls, pooler=pooler))
         direct = Target(name=DIRECT, port=world.server.port, user=ROLE, password=world.password)
         yield Targets(direct=direct, pgbouncer=pgbouncer, ours=ours)
 
@@ -156,9 +160,9 @@ async def _running_pgbouncer(
     _write(own / "users.txt", f'"{world.user}" "{world.client_password}"\n')
     text = pgbouncer_ini(world, port=port, users=own / "users.txt", version=version)
     if tls:
-        certificate, key = write_certificate(own)
+        pair = self_signed(own, "127.0.0.1", "localhost")
         text += "client_tls_sslmode = require\nclient_tls_protocols = tlsv1.3\n"
-        text += f"client_tls_cert_file = {certificate}\nclient_tls_key_file = {key}\n"
+        text += f"client_tls_cert_file = {pair.certificate}\nclient_tls_key_file = {pair.key}\n"
     _write(own / "pgbouncer.ini", text)
     if account is not None:
         _give(folder, own, account)
@@ -168,6 +172,27 @@ async def _running_pgbouncer(
             name=PGBOUNCER, port=port, user=world.user, password=world.client_password, pid=pid,
             prepares=version >= _PREPARES_SINCE, has_tls=tls,
         )  # fmt: skip
+
+
+@asynccontextmanager
+async def running_pooler(world: PgWorld, folder: Path) -> AsyncIterator[int]:
+    """The port of a PgBouncer as `[servers.X] pooler` wants it: databases and users by their own names."""
+    program, account, port = _pgbouncer(), unprivileged_account(), free_port()
+    if program is None:
+        raise RuntimeError("needs a PgBouncer: apt install pgbouncer")
+    own = folder / "pooler"
+    own.mkdir(mode=0o700)
+    _write(own / "users.txt", f'"{ROLE}" "{world.password}"\n')
+    text = pgbouncer_ini(world, port=port, users=own / "users.txt", version=(1, 0))
+    head, _, settings = text.partition("[pgbouncer]")
+    everywhere = f"[databases]\n* = host={world.server.host} port={world.server.port} pool_size={world.pool}\n"
+    assert head
+    _write(own / "pgbouncer.ini", f"{everywhere}\n[pgbouncer]{settings}")
+    if account is not None:
+        _give(folder, own, account)
+    command = [program, "--quiet", str(own / "pgbouncer.ini")]
+    async with running(command, port=port, log=folder / "pooler.log", account=account):
+        yield port
 
 
 def _give(folder: Path, own: Path, account: SystemAccount) -> None:
@@ -205,7 +230,7 @@ def pgbouncer_ini(world: PgWorld, *, port: int, users: Path, version: tuple[int,
 # --- ours ------------------------------------------------------------------------------------------------------------
 @asynccontextmanager
 async def _running_sidecar(
-    world: PgWorld, folder: Path, shared_size: int | None, *, tls: bool
+    world: PgWorld, folder: Path, shared_size: int | None, *, tls: bool, pooler: int | None
 ) -> AsyncIterator[Target]:
     port = free_port()
     own = folder / "ours"
@@ -213,10 +238,10 @@ async def _running_sidecar(
     verifier = scram_verifier(world.client_password)
     more: dict[str, str] = {}
     if tls:
-        certificate, key = write_certificate(own)
-        more = {"ssl_cert_file": str(certificate), "ssl_key_file": str(key)}
-        more |= {"ssl_min_version": "1.3", "ssl_required": "always"}
-    _write(own / "tenantproxy.toml", sidecar_toml(world, port=port, verifier=verifier, shared_size=shared_size, **more))
+        pair = self_signed(own, "127.0.0.1", "localhost")
+        more = {**pair.listener, "ssl_min_version": "1.3", "ssl_required": "always"}
+    text = sidecar_toml(world, port=port, verifier=verifier, shared_size=shared_size, pooler=pooler, **more)
+    _write(own / "tenantproxy.toml", text)
     environment = {
         name: value for name, value in os.environ.items() if name == SWITCH or not name.startswith("TENANTPROXY_")
     }
@@ -226,8 +251,16 @@ async def _running_sidecar(
         yield Target(name=OURS, port=port, user=world.user, password=world.client_password, pid=pid, has_tls=tls)
 
 
-def sidecar_toml(world: PgWorld, *, port: int, verifier: str, shared_size: int | None = None, **more: str) -> str:
-    """Its configuration, with `more` in `[pg]`.
+def sidecar_toml(
+    world: PgWorld,
+    *,
+    port: int,
+    verifier: str,
+    shared_size: int | None = None,
+    pooler: int | None = None,
+    **more: str,
+) -> str:
+    """Its configuration, with `more` in `[pg]`. `pooler`: see `open_targets`; the main database is reached directly.
 
     Neighbours with databases have a server entry of their own: its budget is their total.
     """
@@ -238,10 +271,12 @@ def sidecar_toml(world: PgWorld, *, port: int, verifier: str, shared_size: int |
         "password": world.password,
         "ssl": "disable",
     }
-    alone = {"max_size": world.pool}
+    there = {} if pooler is None else {"server": SERVER}  # else it is the main database's
+    alone = {"max_size": world.pool, **there}
+    through = {} if pooler is None else {"port": pooler, "pooler": "pgbouncer"}
     tables: dict[str, Mapping[str, Any]] = {
-        "main": {"server": SERVER, "database": MAIN},
-        f"servers.{SERVER}": {**server, "max_connections": 200},
+        "main": {"server": SERVER if pooler is None else _NEAR_SERVER, "database": MAIN},
+        f"servers.{SERVER}": {**server, "max_connections": 200, **through},
         f"servers.{_NEAR_SERVER}": {**server, "max_connections": NEAR_TOTAL},
         "pools": {
             "shared_size": shared_size or max(SHARED_SIZE, world.pool),
@@ -259,7 +294,7 @@ def sidecar_toml(world: PgWorld, *, port: int, verifier: str, shared_size: int |
         f"tenants.{ROW}": {"isolation": "row", "database": SHARED, **alone},
     }
     for tenant in neighbour_rows():
-        tables[f"tenants.{tenant}"] = {"isolation": "row", "database": SHARED}
+        tables[f"tenants.{tenant}"] = {"isolation": "row", "database": SHARED, **there}
     for tenant in neighbour_databases():
         tables[f"tenants.{tenant}"] = {"isolation": "database", "database": tenant, "server": _NEAR_SERVER}
     # JSON's strings and numbers are TOML's, as long as nothing is beyond ASCII.

@@ -19,7 +19,7 @@ from benchmarks.pg_targets import OURS, PGBOUNCER, Target, Targets, open_targets
 from benchmarks.pg_world import DATABASE, PgWorld
 from benchmarks.table import Verdict, trust
 
-__all__ = ["run"]
+__all__ = ["run", "system_pgbench"]
 
 _MODES: Final = ("simple", "extended", "prepared")
 _CLEAR: Final = f"{OURS}, without TLS"
@@ -57,7 +57,7 @@ async def run(world: PgWorld, options: Options) -> Part:
 
 def _subjects(targets: Targets, clear: Target, options: Options, mode: str) -> Iterator[Subject]:
     bench = Bench(
-        program=_pgbench(),
+        program=system_pgbench(),
         arguments=(f"--protocol={mode}", "--select-only"),
         seconds=round(options.seconds),
     )
@@ -67,7 +67,7 @@ def _subjects(targets: Targets, clear: Target, options: Options, mode: str) -> I
     yield Subject(name=AGAIN, target=targets.proxies[0], database=DATABASE, bench=bench)
 
 
-def _pgbench() -> Path:
+def system_pgbench() -> Path:
     """One whose libpq speaks TLS: that of the system."""
     found = [*sorted(Path("/usr/lib/postgresql").glob("*/bin/pgbench"), reverse=True), shutil.which("pgbench")]
     program = next((each for each in found if each is not None), None)

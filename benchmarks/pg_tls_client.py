@@ -1,4 +1,7 @@
-"""How fast does a server shake hands? One thread, many connections, and little besides them: one line of JSON."""
+"""How fast does a server shake hands? One thread, many connections, and little besides them: one line of JSON.
+
+`seconds`: so long, `at` connections at a time; 0: each of them once, all at once.
+"""
 
 from __future__ import annotations
 
@@ -13,19 +16,17 @@ from typing import Final
 
 _SSL_REQUEST: Final = struct.pack("!II", 8, 80877103)
 _TERMINATE: Final = b"X\0\0\0\4"
+_SILENT: Final = 10.0  # seconds without a sign of any connection
 
 
 class Shaker:
     """One connection after the other: asks for TLS, shakes hands, says Terminate, and waits for the end."""
 
-    def __init__(self, selector: selectors.BaseSelector, port: int, *, resumes: bool) -> None:
+    def __init__(self, selector: selectors.BaseSelector, context: ssl.SSLContext, port: int, *, resumes: bool) -> None:
         self._selector = selector
+        self._context = context
         self._port = port
         self._resumes = resumes
-        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        self._context.check_hostname = False
-        self._context.verify_mode = ssl.CERT_NONE  # what it would cost is the client's
-        self._context.minimum_version = ssl.TLSVersion.TLSv1_3
         self._session: ssl.SSLSession | None = None
         self.done = self.resumed = 0
         self.connect()
@@ -92,18 +93,28 @@ class Shaker:
 def main() -> None:
     """Do what the first argument says."""
     asked = json.loads(sys.argv[1])
-    begun = time.monotonic()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE  # what it would cost is the client's
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    begun, begun_at = time.monotonic(), time.time()
     until = begun + asked["seconds"]
     with selectors.DefaultSelector() as selector:
-        shakers = [Shaker(selector, asked["port"], resumes=asked["resumes"]) for _ in range(asked["at"])]
-        while time.monotonic() < until:
-            for key, _ in selector.select(1.0):
+        shakers = [Shaker(selector, context, asked["port"], resumes=asked["resumes"]) for _ in range(asked["at"])]
+        left = len(shakers) if not asked["seconds"] else 0  # of a herd
+        while left or time.monotonic() < until:
+            ready = selector.select(_SILENT)
+            if left and not ready:
+                raise RuntimeError(f"{left} of {len(shakers)} connections hear nothing any more")
+            for key, _ in ready:
                 key.data.hear()
-                if key.data.is_over:
+                if key.data.is_over and left:
+                    left -= 1
+                elif key.data.is_over:
                     key.data.connect()
         seconds = time.monotonic() - begun
     done, resumed = sum(each.done for each in shakers), sum(each.resumed for each in shakers)
-    print(json.dumps({"done": done, "resumed": resumed, "seconds": seconds}))
+    print(json.dumps({"done": done, "resumed": resumed, "seconds": seconds, "begun_at": begun_at}))
 
 
 if __name__ == "__main__":

@@ -28,8 +28,10 @@ __all__ = [
     "MAIN",
     "NEIGHBOURS",
     "NEIGHBOUR_ACCOUNTS",
+    "POLICY_TABLE",
     "ROLE",
     "ROW",
+    "ROW_TABLE",
     "SCHEMA",
     "SCHEMAS",
     "SERVER",
@@ -49,6 +51,9 @@ SCHEMAS: Final = "bench_schemas"
 SCHEMA: Final = "schema_accounts"
 SHARED: Final = "bench_shared"
 ROW: Final = "row_accounts"
+# In the tenant's own database: the shared table with its rows and index, and that with a policy on a plain setting.
+ROW_TABLE: Final = "shared_accounts"
+POLICY_TABLE: Final = "policy_accounts"
 NEIGHBOURS: Final = 20
 NEIGHBOUR_ACCOUNTS: Final = 1000
 
@@ -108,7 +113,8 @@ async def open_pg_world(
         finally:
             await conn.close()
         statements = tuple(_own(world.accounts, scale))
-        await provision_database(world.admin, database=DATABASE, role=ROLE, statements=statements)
+        floors = (*_shared_table(ROW_TABLE, world.accounts), *_shared_table(POLICY_TABLE, world.accounts), *_POLICY)
+        await provision_database(world.admin, database=DATABASE, role=ROLE, statements=(*statements, *floors))
         await provision_schema(world.admin, database=SCHEMAS, schema=SCHEMA, role=ROLE, statements=statements)
         await _shared(world)
         await _neighbours(world)
@@ -125,9 +131,26 @@ def _own(accounts: int, branches: int) -> Iterator[str]:
     yield f"insert into pgbench_branches select generate_series(1, {branches})"
 
 
-async def _shared(world: PgWorld) -> None:
-    accounts = f"generate_series(1, {world.accounts}) aid"
+def _shared_table(name: str, accounts: int) -> Iterator[str]:
+    """What row tenants share: the accounts of one, and a few of its neighbours."""
     small = ", ".join(f"('{tenant}')" for tenant in neighbour_rows())
+    yield f"create table {name} (tenant_id text, aid int, {_COLUMNS}, primary key (tenant_id, aid))"
+    yield f"insert into {name} select '{ROW}', aid, {_FILLED} from generate_series(1, {accounts}) aid"
+    yield (
+        f"insert into {name} select tenant, aid, {_FILLED}"
+        f" from (values {small}) one (tenant), generate_series(1, {NEIGHBOUR_ACCOUNTS}) aid"
+    )
+
+
+_SETTING: Final = "bench.tenant"
+_POLICY: Final = (
+    f"alter database {DATABASE} set {_SETTING} = '{ROW}'",
+    f"create policy floor on {POLICY_TABLE} using (tenant_id = (select current_setting('{_SETTING}', true)))",
+    f"alter table {POLICY_TABLE} enable row level security, force row level security",
+)
+
+
+async def _shared(world: PgWorld) -> None:
     await provision_shared(
         world.admin,
         database=SHARED,
@@ -135,12 +158,7 @@ async def _shared(world: PgWorld) -> None:
         keys={1: derive_key(world.row_key.encode(), server=SERVER, database=SHARED, kid=1)},
         tables=["pgbench_accounts"],
         trusted=world.form == "trusted",
-        statements=(
-            f"create table pgbench_accounts (tenant_id text, aid int, {_COLUMNS}, primary key (tenant_id, aid))",
-            f"insert into pgbench_accounts select '{ROW}', aid, {_FILLED} from {accounts}",
-            f"insert into pgbench_accounts select tenant, aid, {_FILLED}"
-            f" from (values {small}) one (tenant), generate_series(1, {NEIGHBOUR_ACCOUNTS}) aid",
-        ),
+        statements=tuple(_shared_table("pgbench_accounts", world.accounts)),
     )
 
 

@@ -17,7 +17,8 @@ from benchmarks.program import Done, in_turn, machine, parser_of, run
 from benchmarks.registry_world import COUNT, Holds, RegistryWorld, open_registry_world, row_name, schema_name
 from benchmarks.table import at_most, figure, render
 from tenantproxy import Router
-from tenantproxy.metrics.prometheus import RouterCollector, exposition_in_slices, registry_of
+from tenantproxy.metrics.exposition import exposition_in_slices, registry_of
+from tenantproxy.metrics.prometheus import RouterCollector
 from tenantproxy.model import TenantId
 from tenantproxy.sidecar.pg.lending import RawLending
 

@@ -1,8 +1,10 @@
 """Two workers against one, and what clients see of a rolling restart and of an upgrade in place. Real processes.
 
-`scale`: `GET /auth/check` with a token, by wrk: no server is asked, so the workers are the limit. On two processors wrk
-takes its part of them too, which is told. `port`: pgbench on a real server, whose processes share the processors: not a
-target, it says who uses them. `rolling`: 200 clients of the port and wrk, meanwhile SIGUSR1 and SIGUSR2.
+`scale`: `GET /auth/check` with a token, by wrk: no server is asked. `port`: pgbench on a real server. On two processors
+the load, and the server, take their part of what a second worker would need. So each worker is given a part of a
+processor that is small enough for all of them to fit in: then the workers alone are the limit, which is checked. Both
+are measured without that too, and where the processors' time went. `rolling`: clients of the port, by TCP and by
+WebSocket, and wrk, meanwhile SIGUSR1 and SIGUSR2.
 """
 
 from __future__ import annotations
@@ -11,35 +13,44 @@ import asyncio
 import json
 import os
 import re
+import resource
 import shutil
 import signal
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import psutil  # type: ignore[import-untyped]
-import psycopg
 
 from benchmarks.pg_process import cpu_seconds
 from benchmarks.program import machine
-from benchmarks.table import Verdict, figure, loud, render, verdicts
+from benchmarks.quota import can_limit, limited
+from benchmarks.table import Verdict, figure, loud, render, trust, verdicts
 from tenantproxy.demo.people import tokens_of
 from tenantproxy.demo.world import World, build_world
 from tenantproxy.embedded import EmbeddedPostgres
+from tests.support.traffic import traffic
 
 __all__ = ["main"]
 
 _SECONDS: Final = 5
 _WANTED: Final = 1.7
 _PORT_CLIENTS: Final = 200
-_PAUSE: Final = 0.02
+_WEBSOCKETS: Final = 20
+_PAUSE: Final = 0.3  # of a client after each transaction: together they ask for less than their own process can do
+_FULL: Final = 0.9  # of what the processors, or a worker's part of one, allow
+_SPARE: Final = 0.2  # processors that must be idle where workers are to be the only limit
+_PARTS_OF_ONE: Final = {"HTTP": 0.4, "the port": 0.15}  # of a processor for each worker: all else fits in besides two
+_OTHERS: Final = 0.2  # processors; with more of them nothing is shown
+_ROOM: Final = {"TENANTPROXY_POOLS__MAX_SIZE": "20", "TENANTPROXY_POOLS__MAX_WAITING": "400",
+                "TENANTPROXY_POOLS__ACQUIRE_TIMEOUT": "30"}  # fmt: skip
+"""All clients of `rolling` are one tenant's and of one process, which may be slow: none is to be refused for that."""
 
 
 @dataclass(slots=True)
@@ -56,6 +67,11 @@ class Served:
         mains = [each for each in psutil.process_iter(["cmdline"]) if str(self.config) in (each.info["cmdline"] or ())]
         return [each for main in mains for each in (main, *main.children())]
 
+    def workers(self) -> list[int]:
+        """Those that have clients: the process itself where it is alone."""
+        found = [each.pid for each in psutil.Process(self.process.pid).children()]
+        return found or [self.process.pid]
+
     def cpu(self) -> float:
         """Seconds that they have used."""
         found = 0.0
@@ -71,7 +87,7 @@ async def _serving(world: World, workers: int) -> AsyncIterator[Served]:
         [sys.executable, "-m", "tenantproxy", "serve", "--config", str(world.config), "--workers", str(workers),
          "--log-level", "ERROR"],
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True,
-        env={**os.environ, "TENANTPROXY_HTTP__DRAIN_DELAY": "0"},
+        env={**os.environ, **_ROOM, "TENANTPROXY_HTTP__DRAIN_DELAY": "0"},
     )  # fmt: skip
     assert process.stdout is not None
     where = json.loads(await asyncio.to_thread(process.stdout.readline))
@@ -110,6 +126,132 @@ async def _wrk(url: str, *headers: str, seconds: int, connections: int = 32) -> 
     return Wrk(float(pace[1]) if pace else 0.0, int(total[1]) if total else 0, errors)
 
 
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """A run: its pace a second, and the processors' time a second of each party."""
+
+    pace: float
+    workers: float
+    server: float
+    load: float
+    others: float
+
+    @property
+    def micros(self) -> float:
+        """CPU time of the workers for one request."""
+        return 1e6 * self.workers / max(1.0, self.pace)
+
+    def most(self, workers: int, cores: int) -> float:
+        """The pace that so many workers can reach on so many processors, of which each party needs its part."""
+        return min(workers / max(1e-9, self.workers), cores / max(1e-9, self.total)) * self.pace
+
+    @property
+    def total(self) -> float:
+        """Processors that all of them used."""
+        return self.workers + self.server + self.load
+
+
+async def _used(world: World, served: Served, load: Awaitable[float]) -> Usage:
+    """Of `load`, which runs as processes that end with it; its answer is the pace."""
+    server = world.server.postmaster_pid
+
+    def now() -> tuple[float, float, float, float]:
+        backends = psutil.Process(server).children()
+        children = resource.getrusage(resource.RUSAGE_CHILDREN)
+        busy = psutil.cpu_times()
+        return (
+            served.cpu(),
+            sum(_cpu(each.pid) for each in backends),
+            children.ru_utime + children.ru_stime,
+            busy.user + busy.nice + busy.system,
+        )
+
+    before, began = now(), time.monotonic()
+    pace = await load
+    after, took = now(), time.monotonic() - began
+    workers, of_server, of_load, busy = ((late - early) / took for late, early in zip(after, before, strict=True))
+    return Usage(pace, workers, of_server, of_load, max(0.0, busy - workers - of_server - of_load))
+
+
+def _cpu(pid: int) -> float:
+    with suppress(psutil.NoSuchProcess, OSError):
+        return cpu_seconds(pid)
+    return 0.0
+
+
+Runs = dict[tuple[int, bool], list[Usage]]
+"""By the number of workers, and whether each had its part of a processor alone."""
+
+
+def _judged(name: str, what: str, runs: Runs) -> tuple[list[Verdict], str]:
+    """A table of the median runs, and what follows from it."""
+    middle = {key: sorted(each, key=lambda run: run.pace)[len(each) // 2] for key, each in runs.items()}
+    rows = [
+        (f"{workers} worker{'s' if workers > 1 else ''}" + (f" of {_PARTS_OF_ONE[name]:g}" if has_part else ""),
+         figure(run.pace), figure(run.micros), figure(run.workers), figure(run.server), figure(run.load),
+         figure(run.total), figure(run.others))
+        for (workers, has_part), run in middle.items()
+    ]  # fmt: skip
+    head = (what, "a second", "CPU µs of workers", "processors: workers", "server", "load", "all", "others")
+    found = [*_shared(name, middle[1, False], middle[2, False])]
+    if (2, True) in middle:
+        found += trust(_apart(name, middle[1, True], middle[2, True]))
+    else:
+        what = "needs root and the controller cpu of cgroups"
+        found.append(Verdict(target=_target(name), wanted=f">= {_WANTED}x", measured=what, met=False))
+    return found, render(head, rows)
+
+
+def _target(name: str) -> str:
+    return f"two workers, {name}: pace to that of one, each with {_PARTS_OF_ONE[name]:g} of a processor"
+
+
+def _apart(name: str, one: Usage, two: Usage) -> Iterator[Verdict]:
+    """Where only the workers are short of processors."""
+    ratio, part, cores = two.pace / max(1.0, one.pace), _PARTS_OF_ONE[name], os.cpu_count() or 1
+    yield Verdict(target=_target(name), wanted=f">= {_WANTED}x", measured=f"{ratio:.2f}x", met=ratio >= _WANTED)
+    used = min(one.workers / part, two.workers / (2 * part))
+    yield Verdict(target=f"{name}: what the workers used of their parts", wanted=f">= {_FULL}", measured=f"{used:.2f}",
+                  met=used >= _FULL, control=True)  # fmt: skip
+    idle = cores - max(run.total + run.others for run in (one, two))
+    yield Verdict(target=f"{name}: processors that were idle", wanted=f">= {_SPARE}", measured=f"{idle:.2f}",
+                  met=idle >= _SPARE, control=True)  # fmt: skip
+
+
+def _shared(name: str, one: Usage, two: Usage) -> tuple[Verdict, ...]:
+    """Where load and server need the same processors."""
+    ratio, alone = two.pace / max(1.0, one.pace), 2 * one.micros / max(1e-9, two.micros)
+    cores = os.cpu_count() or 1
+    ceiling = two.most(2, cores) / one.most(1, cores)
+    others = max(one.others, two.others)
+    return trust([
+        Verdict(target=f"two workers, {name}: with a processor each, by CPU a request", wanted=f">= {_WANTED}x",
+                measured=f"{alone:.2f}x", met=alone >= _WANTED),
+        Verdict(target=f"two workers, {name}: of what {cores} processors allow, which is {ceiling:.2f}x",
+                wanted=f">= {_FULL}", measured=f"{ratio / ceiling:.2f}", met=ratio >= _FULL * ceiling),
+        Verdict(target=f"{name}: processors of other programs", wanted=f"<= {_OTHERS}", measured=f"{others:.2f}",
+                met=others <= _OTHERS, control=True),
+    ])  # fmt: skip
+
+
+Load = Callable[[Served, int], Awaitable[float]]
+"""Of so many seconds; its answer is the pace."""
+
+
+async def _taken(world: World, rounds: int, name: str, load: Load) -> Runs:
+    """One and two workers in turn, as they are and with a part of a processor each where that can be had."""
+    runs: Runs = {}
+    for _ in range(rounds):
+        for workers in (1, 2):
+            for has_part in (False, True) if can_limit() else (False,):
+                async with _serving(world, workers) as served:
+                    await load(served, 1)
+                    with limited(served.workers() if has_part else (), _PARTS_OF_ONE[name]):
+                        found = await _used(world, served, load(served, _SECONDS))
+                    runs.setdefault((workers, has_part), []).append(found)
+    return runs
+
+
 async def _token(world: World, public: str) -> str:
     import aiohttp
 
@@ -118,29 +260,16 @@ async def _token(world: World, public: str) -> str:
 
 
 async def _scale(world: World, rounds: int) -> tuple[list[Verdict], str]:
-    paces: dict[int, list[float]] = {1: [], 2: []}
-    cores: dict[int, list[float]] = {1: [], 2: []}
-    for _ in range(rounds):
-        for workers in (1, 2):
-            async with _serving(world, workers) as served:
-                header = f"Authorization: Bearer {await _token(world, served.public)}"
-                await _wrk(f"{served.public}/auth/check", header, seconds=1)
-                before, began = served.cpu(), time.monotonic()
-                found = await _wrk(f"{served.public}/auth/check", header, seconds=_SECONDS)
-                cores[workers].append((served.cpu() - before) / (time.monotonic() - began))
-                paces[workers].append(found.per_second)
-    one, two = (statistics.median(paces[workers]) for workers in (1, 2))
-    rows = [
-        (f"{workers} worker{'s' if workers > 1 else ''}", figure(statistics.median(paces[workers])),
-         figure(statistics.median(cores[workers])), figure(1e6 * statistics.median(cores[workers]) / max(1.0, pace)))
-        for workers, pace in ((1, one), (2, two))
-    ]  # fmt: skip
-    text = render(("HTTP, a token verified", "requests/s", "cores used", "CPU µs/request"), rows)
-    ratio = two / max(1.0, one)
-    verdict = Verdict(
-        target="two workers, HTTP", wanted=f">= {_WANTED}x", measured=f"{ratio:.2f}x", met=ratio >= _WANTED
-    )
-    return [verdict], text
+    tokens: dict[str, str] = {}  # a login costs as much as hundreds of requests: it is none of them
+
+    async def load(served: Served, seconds: int) -> float:
+        if served.public not in tokens:
+            tokens[served.public] = await _token(world, served.public)
+        header = f"Authorization: Bearer {tokens[served.public]}"
+        return (await _wrk(f"{served.public}/auth/check", header, seconds=seconds)).per_second
+
+    runs = await _taken(world, rounds, "HTTP", load)
+    return _judged("HTTP", "HTTP, a token verified", runs)
 
 
 async def _pgbench(world: World, pg: str, seconds: int) -> float:
@@ -162,49 +291,11 @@ def _pgbench_path() -> str:
 
 
 async def _port(world: World, rounds: int) -> tuple[list[Verdict], str]:
-    rows = []
-    for workers in (1, 2):
-        paces, cores = [], []
-        for _ in range(rounds):
-            async with _serving(world, workers) as served:
-                await _pgbench(world, served.pg, 1)
-                before, began = served.cpu(), time.monotonic()
-                paces.append(await _pgbench(world, served.pg, _SECONDS))
-                cores.append((served.cpu() - before) / (time.monotonic() - began))
-        pace, used = statistics.median(paces), statistics.median(cores)
-        rows.append((f"{workers} worker{'s' if workers > 1 else ''}", figure(pace), figure(used)))
-    text = render(("PostgreSQL port, `SELECT 1`, 16 clients of pgbench", "tps", "cores used of two"), rows)
-    return [], f"{text}\n\nThe rest of the processors is the server's and pgbench's: they are the limit."
+    async def load(served: Served, seconds: int) -> float:
+        return await _pgbench(world, served.pg, seconds)
 
-
-@dataclass(slots=True)
-class _Seen:
-    transactions: int = 0
-    ended: dict[int, int] = field(default_factory=dict)
-    failed: list[str] = field(default_factory=list)
-
-
-async def _client(number: int, dsn: str, seen: _Seen, stop: asyncio.Event) -> None:
-    while not stop.is_set():
-        conn, begun = None, False
-        try:
-            conn = await psycopg.AsyncConnection.connect(dsn, autocommit=True, prepare_threshold=None)
-            while not stop.is_set():
-                for statement in ("BEGIN", "SELECT 1", "COMMIT"):
-                    await conn.execute(statement)
-                    begun = statement != "COMMIT"
-                seen.transactions += 1
-                await asyncio.sleep(_PAUSE)
-        except psycopg.errors.AdminShutdown:
-            seen.ended[number] = seen.ended.get(number, 0) + 1
-            if begun:
-                seen.failed.append("57P01 in a transaction")
-        except psycopg.Error as exc:
-            seen.failed.append(f"{type(exc).__name__}: {str(exc).splitlines()[0]}")
-        finally:
-            if conn is not None:
-                with suppress(psycopg.Error):
-                    await conn.close()
+    runs = await _taken(world, rounds, "the port", load)
+    return _judged("the port", "PostgreSQL port, `SELECT 1`, 16 clients of pgbench", runs)
 
 
 async def _rolling(world: World, _: int) -> tuple[list[Verdict], str]:
@@ -213,39 +304,37 @@ async def _rolling(world: World, _: int) -> tuple[list[Verdict], str]:
         async with _serving(world, 2) as served:
             header = f"Authorization: Bearer {await _token(world, served.public)}"
             dsn = f"postgresql://demo:{world.pg_password}@{served.pg}/wayne?sslmode=disable"
-            seen, stop = _Seen(), asyncio.Event()
-            clients = [asyncio.ensure_future(_client(each, dsn, seen, stop)) for each in range(_PORT_CLIENTS)]
-            while seen.transactions < 5 * _PORT_CLIENTS:  # noqa: ASYNC110
-                await asyncio.sleep(0.05)
-            load = asyncio.ensure_future(_wrk(f"{served.public}/auth/check", header, seconds=20, connections=16))
-            await asyncio.sleep(1.0)
-            before = {each.pid for each in served.processes()}
-            began = time.monotonic()
-            served.process.send_signal(number)
-            main = {served.process.pid}
-            while ({each.pid for each in served.processes()} & before) - (main if number == signal.SIGUSR1 else set()):
-                served.process.poll()
-                await asyncio.sleep(0.05)
-            took = time.monotonic() - began
-            http = await load
-            stop.set()
-            await asyncio.gather(*clients)
+            async with traffic(
+                dsn, served.public, port_clients=_PORT_CLIENTS, websockets=_WEBSOCKETS, http_clients=0, pause=_PAUSE
+            ) as seen:
+                while seen.transactions < 5 * (_PORT_CLIENTS + _WEBSOCKETS):  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
+                load = asyncio.ensure_future(_wrk(f"{served.public}/auth/check", header, seconds=20, connections=4))
+                await asyncio.sleep(1.0)
+                before = {each.pid for each in served.processes()}
+                began = time.monotonic()
+                served.process.send_signal(number)
+                stays = {served.process.pid} if number == signal.SIGUSR1 else set()
+                while ({each.pid for each in served.processes()} & before) - stays:
+                    served.process.poll()
+                    await asyncio.sleep(0.05)
+                took = time.monotonic() - began
+                http = await load
             most = max(seen.ended.values(), default=0)
             rows.append((name, f"{seen.transactions}", f"{len(seen.failed)}", f"{len(seen.ended)}", f"{most}",
                          f"{http.requests}", f"{http.errors}", figure(took, "s")))  # fmt: skip
-            allowed = 2 if number == signal.SIGUSR1 else 1
             found += [
                 Verdict(target=f"{name}: HTTP requests failed", wanted="0", measured=f"{http.errors}",
                         met=http.errors == 0 and http.requests > 0),
-                Verdict(target=f"{name}: port clients failed or refused", wanted="0", measured=f"{len(seen.failed)}",
-                        met=not seen.failed),
-                Verdict(target=f"{name}: clean 57P01 of one client", wanted=f"<= {allowed}", measured=f"{most}",
-                        met=most <= allowed),
+                Verdict(target=f"{name}: clients of the port failed or refused", wanted="0",
+                        measured=f"{len(seen.failed)}", met=not seen.failed),
+                Verdict(target=f"{name}: clean 57P01 of one client", wanted="<= 1", measured=f"{most}",
+                        met=most <= 1),
             ]  # fmt: skip
             for each in sorted(set(seen.failed)):
                 print(f"  {name}: {each}", flush=True)
-    head = ("200 port clients and wrk", "transactions", "failed", "clients ended", "most for one", "requests", "failed",
-            "took")  # fmt: skip
+    first = f"{_PORT_CLIENTS} port clients, {_WEBSOCKETS} WebSockets, wrk"
+    head = (first, "transactions", "failed", "clients ended", "most for one", "requests", "failed", "took")
     return found, render(head, rows)
 
 
