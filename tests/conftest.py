@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from typing import Any
 from unittest.mock import patch
@@ -13,9 +14,9 @@ from tenantproxy.embedded import EmbeddedPostgres, all_binaries
 from tests.support.database import Database, fresh_database
 from tests.support.world import World, a_world
 
-DEFAULT_VERSION = 18
+DEFAULT_VERSION = int(os.environ.get("TESTED_POSTGRES", "18"))  # what most tests use
 # The two of the wheel are always asked for, so that a missing one fails; others join where they are installed.
-EVERY_VERSION = sorted({18, 16} | {found.version for found in all_binaries()}, reverse=True)
+EVERY_VERSION = sorted({18, 16, DEFAULT_VERSION} | {found.version for found in all_binaries()}, reverse=True)
 NEWEST_AND_OLDEST = (EVERY_VERSION[0], EVERY_VERSION[-1])
 
 Cluster = Callable[[int], EmbeddedPostgres]
@@ -56,7 +57,7 @@ def cluster() -> Iterator[Cluster]:
 
 @pytest.fixture(scope="session")
 def postgres(cluster: Cluster) -> EmbeddedPostgres:
-    """The worker's PostgreSQL 18. Shared: stop and restart one of your own (`own_postgres`) instead."""
+    """The worker's PostgreSQL, 18 by default. Shared: stop and restart one of your own (`own_postgres`) instead."""
     return cluster(DEFAULT_VERSION)
 
 

@@ -178,6 +178,13 @@ async def test_a_listing_can_be_limited_to_a_status(registry: Registry) -> None:
     assert [one.id async for one in registry.tenants(status=TenantStatus.DELETING)] == []
 
 
+@pytest.mark.parametrize("after", ["", "Umbrella", "b", "globex", "zzz"])
+async def test_a_list_begins_behind_any_identifier_there_or_not(registry: Registry, after: str) -> None:
+    listed = CachedRegistry(registry).tenants_after(after)
+    behind = sorted(one.id for one in TENANTS if one.id > after)
+    assert [one.id async for one in listed] == behind
+
+
 async def test_a_removed_tenant_is_not_found_any_more(world: tuple[Registry, Remove]) -> None:
     registry, remove = world
     await registry.get(tenant_id("acme"))

@@ -94,6 +94,17 @@ def test_the_tour_sees_what_it_expects_and_exits_0(command: Command, open_folder
     assert list(open_folder.iterdir()) == []
 
 
+def test_the_tour_of_a_tenants_life_sees_what_it_expects_and_exits_0(command: Command, open_folder: Path) -> None:
+    ended = command("demo", "--tour", "lifecycle", "--once", TMPDIR=str(open_folder))
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    for typed in ("create", "move", "suspend", "resume", "archive", "delete", "undelete"):
+        assert f"$ tenantproxy tenants {typed}" in ended.stdout
+    for typed in ("migrate run", "backup verify", "backup restore", "gdpr export", "doctor", "prove"):
+        assert f"$ tenantproxy {typed}" in ended.stdout
+    assert "NO" not in ended.stdout
+    assert list(open_folder.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("break_it", "notices"),
     [

@@ -20,6 +20,7 @@ import pytest
 from tenantproxy.auth.tokens import Tokens
 from tenantproxy.embedded import EmbeddedPostgres
 from tests.support.lasting import a_lasting_world
+from tests.support.readme import DOCS, blocks
 from tests.support.waiting import PATIENCE, wait_until
 from tests.support.web import AUTH, HEADER
 from tests.support.world import World
@@ -33,7 +34,7 @@ SERVERS: Final[dict[str, tuple[str, ...]]] = {
     "litestar_app": (*UVICORN, "examples.litestar_app:app"),
     "django_app": (*UVICORN, "examples.django_app:app"),
     "aiohttp_app": ("-m", "examples.aiohttp_app"),
-    "README": (*UVICORN, "app:app"),
+    "page": (*UVICORN, "app:app"),
 }
 TENANTS: Final = ("row1", "schema1", "database1", "row2")
 
@@ -94,7 +95,7 @@ def headers(example_world: World) -> dict[str, dict[str, str]]:
     return {**made, "liar": {**made["row1"], HEADER: "row2"}, "stranger": {HEADER: "row1"}}
 
 
-@pytest.mark.parametrize("name", [name for name in SERVERS if name != "README"])
+@pytest.mark.parametrize("name", [name for name in SERVERS if name != "page"])
 async def test_an_example_serves_each_tenant_its_own(
     config: Path, headers: dict[str, dict[str, str]], name: str
 ) -> None:
@@ -110,12 +111,11 @@ async def test_an_example_serves_each_tenant_its_own(
                     assert answer.headers["X-Request-ID"] == problem["request_id"]
 
 
-async def test_what_the_readme_shows_runs_as_it_stands(config: Path, headers: dict[str, dict[str, str]]) -> None:
-    _, _, section = (ROOT / "README.md").read_text().partition("## In a web application\n")
-    block = re.search(r"```python\n(.*?)```", section, re.DOTALL)
-    assert block is not None
-    (config.parent / "app.py").write_text(block[1])
-    with running("README", config, config.parent) as url:
+async def test_the_application_that_the_page_shows_runs_as_it_stands(
+    config: Path, headers: dict[str, dict[str, str]]
+) -> None:
+    (config.parent / "app.py").write_text(blocks("web application", DOCS / "web-applications.md")["app.py"])
+    with running("page", config, config.parent) as url:
         async with aiohttp.ClientSession() as http:
             async with http.get(f"{url}/projects", headers=headers["row1"]) as answer:
                 assert await answer.json() == ["row1 1", "row1 2", "row1 3"]

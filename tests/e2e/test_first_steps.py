@@ -1,4 +1,4 @@
-"""Does an operator with an ordinary PostgreSQL, the README and nothing else get tenants that cannot reach each other?
+"""Does an operator with an ordinary PostgreSQL and our pages alone get tenants that cannot reach each other?
 
 The server is the system's own, with TLS and passwords; the owner of the databases is no superuser.
 """
@@ -23,15 +23,17 @@ import pytest
 from tenantproxy.config import role_password
 from tenantproxy.embedded import EmbeddedPostgres, all_binaries
 from tenantproxy.embedded.binaries import unprivileged_account
+from tenantproxy.embedded.server import _free_port
 from tenantproxy.router import Router
 from tests.support.distributions import Environment, build_wheel, environment_of
-from tests.support.readme import blocks
+from tests.support.readme import DOCS, blocks
 from tests.support.tls import certificate
 
 OWNER: Final = "app_owner"
 PASSWORD: Final = "the password of the owner"
 VERSION: Final = 15
-STEPS: Final = blocks("first steps")
+STEPS: Final = blocks("first steps", DOCS / "first-steps.md")
+MINUTES: Final = blocks("ten minutes")
 HOST: Final = "127.0.0.1"
 
 pytestmark = pytest.mark.timeout(900)  # dozens of processes, on a machine that may be loaded
@@ -48,7 +50,7 @@ class Operator:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What the README asks for, and where this server is."""
+        """What the pages ask for, and where this server is."""
         kept = {
             name: value for name, value in os.environ.items() if not name.startswith(("TENANTPROXY_", "PYTHON", "PG"))
         }
@@ -60,7 +62,7 @@ class Operator:
 
     @property
     def overrides(self) -> dict[str, str]:
-        """The README's db.internal is elsewhere."""
+        """The db.internal of the pages is elsewhere."""
         head = "TENANTPROXY_SERVERS__PRIMARY__"
         where = {"HOST": HOST, "PORT": str(self.server.port), "SSL_ROOT_CERT_FILE": str(self.authority)}
         return {head + key: value for key, value in where.items()}
@@ -81,9 +83,9 @@ class Operator:
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Environment:
-    """`pip install "tenantproxy[cli]"`, from a wheel of this checkout."""
+    """`pip install "tenantproxy[cli,jwt]" fastapi uvicorn`, from a wheel of this checkout."""
     folder = tmp_path_factory.mktemp("installed")
-    return environment_of(build_wheel(folder), folder / "environment", "cli")
+    return environment_of(build_wheel(folder), folder / "environment", "cli", "jwt", also=("fastapi", "uvicorn"))
 
 
 @pytest.fixture
@@ -119,12 +121,12 @@ async def _owner(server: EmbeddedPostgres) -> None:
         await root.close()
 
 
-def write(operator: Operator, *names: str) -> None:
+def write(operator: Operator, *names: str, steps: dict[str, str] = STEPS) -> None:
     for name in names:
-        (operator.folder / name).write_text(STEPS[name])
+        (operator.folder / name).write_text(steps[name])
 
 
-def test_the_first_steps_of_the_readme_lead_to_the_first_query(operator: Operator) -> None:
+def test_the_first_steps_lead_to_the_first_query(operator: Operator) -> None:
     """Its files and commands, byte for byte; only where the server is comes from the environment."""
     assert list(STEPS) == ["tenantproxy.toml", "schema.sql", "install.sh", "query.sh", "first.py"]
     write(operator, "tenantproxy.toml", "schema.sql", "first.py")
@@ -142,6 +144,20 @@ def test_the_first_steps_of_the_readme_lead_to_the_first_query(operator: Operato
     ]  # fmt: skip
 
 
+def test_who_reads_only_the_readme_gets_a_service_of_two_tenants(operator: Operator) -> None:
+    """In an empty folder, byte for byte; only where servers are differs, and pip has its packages already."""
+    assert list(MINUTES) == ["tenantproxy.toml", "app.py", "install.sh", "try.sh"]
+    write(operator, "tenantproxy.toml", "app.py", steps=MINUTES)
+    pip, _, install = MINUTES["install.sh"].partition("\n")
+    assert pip == 'pip install "tenantproxy[cli,jwt]" fastapi uvicorn'
+    operator.shell(install)
+    attempt = MINUTES["try.sh"].replace("8000", str(_free_port()))
+    said = operator.shell(f"trap 'kill $!; wait' EXIT\n{attempt}").splitlines()
+    own, problem = (json.loads(line) for line in said if line.startswith(("[", "{")))  # and not the server's log
+    assert own == ["Anvils"]
+    assert (problem["status"], problem["code"]) == (403, "tenant_mismatch")
+
+
 KINDS: Final = {
     "row": ("acme", "globex", "soylent"),
     "schema": ("initech", "hooli", "aviato"),
@@ -151,7 +167,7 @@ TENANTS: Final = tuple(tenant for tenants in KINDS.values() for tenant in tenant
 
 
 def grow(operator: Operator) -> None:
-    """The README's files with three tenants of each kind, made in the manner of its own."""
+    """The files of the first steps with three tenants of each kind, made in the manner of its own."""
     write(operator, "tenantproxy.toml", "schema.sql")
     known = tomllib.loads(STEPS["tenantproxy.toml"])["tenants"]
     more, tables = "", ""

@@ -11,11 +11,17 @@ import psutil  # type: ignore[import-untyped]
 
 from tenantproxy.demo.world import World
 from tests.e2e.conftest import Command
+from tests.e2e.test_upgrade import House, gone
 from tests.support.sidecar import Served
 from tests.support.traffic import traffic
 from tests.support.waiting import PATIENCE, until
 
 CAP = "SELECT min(cap) FROM tenantproxy.fleet_share"
+CONNECTIONS = (
+    "SELECT count(*) FROM pg_stat_activity a JOIN pg_roles r ON r.oid = a.usesysid"
+    " WHERE NOT r.rolsuper AND backend_type = 'client backend'"
+)
+PROCESSES = "SELECT array_agg(DISTINCT process) FROM tenantproxy.fleet_share"
 
 
 async def test_workers_are_replaced_in_a_fleet_and_neither_its_cap_nor_a_client_suffers(
@@ -51,3 +57,56 @@ async def test_workers_are_replaced_in_a_fleet_and_neither_its_cap_nor_a_client_
         await watch.close()
     served.process.terminate()
     await asyncio.to_thread(served.process.wait, PATIENCE)
+
+
+async def test_what_a_killed_worker_had_is_free_long_before_ten_ttl(
+    own_world: World, command: Command, serve: Callable[..., Served]
+) -> None:
+    config = own_world.config.with_name("fleet.toml")
+    config.write_text(own_world.config.read_text() + "\n[fleet]\nttl = 3.0\ninterval = 0.3\n")
+    installed = await asyncio.to_thread(command, "install", "--config", str(config))
+    assert installed.returncode == 0, installed.stderr
+    watch = await own_world.connect("demo_main")
+    served = serve(config, "--workers", "2")
+    try:
+        former = set(await watch.fetchval(PROCESSES))
+        clock = "SELECT clock_ms FROM tenantproxy.fleet"
+        before = await watch.fetchval(clock)
+        psutil.Process(served.process.pid).children()[0].kill()
+        left = "SELECT count(*) FROM tenantproxy.fleet_share WHERE process = ANY ($1) HAVING count(*) = 1"
+        await until(lambda: watch.fetchval(left, former), "its share is forgotten")
+        assert await watch.fetchval(clock) - before < 25_000, "no ten ttl of 3 s"
+    finally:
+        await watch.close()
+
+
+async def test_an_upgrade_in_a_fleet_exceeds_no_budget_fails_no_client_and_leaves_no_share(
+    own_world: World, tmp_path: Path, command: Command, serve: Callable[..., Served]
+) -> None:
+    config = own_world.config.with_name("fleet.toml")
+    config.write_text(own_world.config.read_text())
+    installed = await asyncio.to_thread(command, "install", "--config", str(config))
+    assert installed.returncode == 0, installed.stderr
+    watch = await own_world.connect("demo_main")
+    it = House(serve(config, "--workers", "2"), config, tmp_path / "sidecar.log", own_world)
+    most = 0
+
+    async def is_renewed() -> bool:
+        nonlocal most
+        most = max(most, await watch.fetchval(CONNECTIONS))
+        return it.is_renewed
+
+    try:
+        former = set(await watch.fetchval(PROCESSES))
+        with gone(it):
+            async with traffic(it.dsn, it.served.public, port_clients=6, http_clients=2) as seen:
+                await until(lambda: seen.transactions > 50 and seen.requests > 50, "clients work")
+                it.upgrade()
+                await until(is_renewed, "the old process is gone")
+                now = seen.transactions
+                await until(lambda: seen.transactions > now + 50, "clients work")
+            assert seen.failed == []
+            assert most <= 40
+            assert not former & set(await watch.fetchval(PROCESSES)), "those that left said so"
+    finally:
+        await watch.close()

@@ -474,19 +474,21 @@ async def test_who_stops_in_a_handshake_keeps_no_place(tmp_path: Path, sent: byt
         await until(lambda: listener.stats().clients == 0, "no client is connected")
 
 
-async def test_a_client_without_a_certificate_of_the_authority_is_not_served(tmp_path: Path) -> None:
-    authority = Authority(tmp_path)
-    keys = authority.certificate("localhost", "127.0.0.1").listener | {"ssl_client_ca_file": str(authority.root)}
-    shown = authority.certificate("client")
+async def test_a_client_without_a_good_certificate_of_the_authority_is_not_served(tmp_path: Path) -> None:
+    authority, stranger = Authority(tmp_path), Authority(tmp_path, "stranger")
+    revoked = authority.certificate("client", file="revoked")
+    keys = authority.certificate("localhost", "127.0.0.1").listener
+    keys |= {"ssl_client_ca_file": str(authority.root), "ssl_crl_file": str(authority.crl(revoked))}
+    bad = (None, revoked, authority.certificate("client", days=-1, file="old"), stranger.certificate("client"))
     async with listening(web.get("/", ok), tls=listener_tls(Http(**keys), "http")) as listener:
-        for is_shown in (True, False):
+        for shown in (authority.certificate("client", file="good"), *bad):
             context = ssl.create_default_context(cafile=str(authority.root))
-            if is_shown:
+            if shown is not None:
                 context.load_cert_chain(shown.certificate, shown.key)
             async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=context)) as session:
-                if is_shown:
-                    async with session.get(listener.url) as answer:
-                        assert answer.status == 200
-                else:
+                if shown in bad:
                     with pytest.raises(aiohttp.ClientError):
                         await session.get(listener.url)
+                else:
+                    async with session.get(listener.url) as answer:
+                        assert answer.status == 200

@@ -27,8 +27,7 @@ def config(demo_world: World, tmp_path: Path) -> Path:
         '[pg.users.session]\npassword_file = "pg_password"\ntenants = "*"\npool_mode = "session"\n'
         '[pg.users.only_acme]\npassword_file = "pg_password"\ntenants = ["acme"]\n'
     )
-    text = demo_world.config.read_text().replace("[pg]", "[pg]\njwt = true")
-    path.write_text(f"{text}\n{users}")
+    path.write_text(f"{demo_world.config.read_text()}\n{users}")
     return path
 
 

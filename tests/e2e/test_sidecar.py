@@ -15,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tenantproxy.demo.world import World
 from tests.e2e.conftest import Command, get
+from tests.support.shipped_series import missing_from
 from tests.support.sidecar import Served
 from tests.support.waiting import PATIENCE, until
 
@@ -74,6 +75,11 @@ async def test_metrics_come_in_both_formats_and_agree_with_postgresql(demo_world
     status, content_type, text = get(f"{served.admin}/metrics", Accept="application/openmetrics-text; version=1.0.0")
     assert content_type.startswith("application/openmetrics-text")
     assert text.endswith("# EOF\n")
+
+
+async def test_what_alerts_and_dashboard_read_is_in_a_scrape_of_a_process(demo_world: World, serve: Serve) -> None:
+    served = serve(demo_world.config)
+    assert missing_from(get(f"{served.admin}/metrics")[2]) == set()
 
 
 def scraped(served: Served) -> dict[tuple[str, ...], float]:

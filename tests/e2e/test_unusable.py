@@ -9,7 +9,8 @@ import pytest
 
 from tenantproxy import Router
 from tenantproxy.events import Event, TenantUnusable
-from tenantproxy.metrics.prometheus import RouterCollector, exposition, registry_of
+from tenantproxy.metrics.exposition import exposition, registry_of
+from tenantproxy.metrics.prometheus import RouterCollector
 from tenantproxy.registry import TenantMisconfigured, unusable
 from tests.e2e.conftest import Command
 from tests.support.world import World

@@ -81,14 +81,15 @@ def house(demo_world: World, tmp_path: Path) -> Iterator[House_]:
             config.write_text(text)
             served = stack.enter_context(a_sidecar(config, log, *options, variables=variables))
             made = House(served, config, log, demo_world)
-            stack.enter_context(_gone(made))
+            stack.enter_context(gone(made))
             return made
 
         yield start
 
 
 @contextmanager
-def _gone(house: House) -> Iterator[None]:
+def gone(house: House) -> Iterator[None]:
+    """At the end, all processes that followed from it are ended."""
     try:
         yield
     finally:
@@ -104,7 +105,7 @@ def _gone(house: House) -> Iterator[None]:
 @SINGLE_AND_SEVERAL
 async def test_no_client_fails_while_a_new_process_takes_over(house: House_, workers: str) -> None:
     it = house("--workers", workers)
-    async with traffic(it.dsn, it.served.public, port_clients=8, http_clients=4) as seen:
+    async with traffic(it.dsn, it.served.public, port_clients=8, http_clients=4, websockets=3) as seen:
         await until(lambda: seen.transactions > 50 and seen.requests > 50, "clients work")
         it.upgrade()
         await until(lambda: it.is_renewed, "the old process is gone")
@@ -165,6 +166,34 @@ async def test_the_new_process_serves_when_the_old_one_is_killed_during_an_upgra
     await until(lambda: not any(each.is_running() and each.status() != "zombie" for each in left), "its workers, too")
     assert await it.works(), "what connects meanwhile waits in the backlog"
     assert [each.pid for each in it.mains] == [new.pid]
+
+
+async def test_workers_of_a_killed_process_keep_their_part_of_the_budget(house: House_) -> None:
+    it = house("--workers", "2")
+    conn = await psycopg.AsyncConnection.connect(it.dsn)
+    await conn.execute("SELECT 1")  # it is in a transaction, for which its worker stays
+    it.upgrade()
+    await until(lambda: it.logged("has taken over"), "the new process serves")
+    it.served.process.kill()
+    await until(lambda: it.served.process.poll() is not None, "the old process is gone")
+    limit = 'tenantproxy_server_connections_limit{server="primary"}'
+    for _ in range(3):
+        assert f"{limit} 20.0" in get(f"{it.served.admin}/metrics")[2], "the other half is still used"
+    await conn.execute("SELECT 1")
+    await conn.commit()
+    await until(lambda: f"{limit} 40.0" in get(f"{it.served.admin}/metrics")[2], "it has all")
+    await conn.close()
+
+
+async def test_a_new_process_takes_over_though_nothing_reads_its_output(house: House_) -> None:
+    it = house()
+    assert it.served.process.stdout is not None
+    it.served.process.stdout.close()
+    it.served.process.stdout = None
+    it.upgrade()
+    await until(lambda: it.is_renewed, "the old process is gone")
+    assert await it.works()
+    assert it.logged("could not be told")
 
 
 async def test_the_new_process_killed_before_it_is_ready_leaves_the_old_one(house: House_) -> None:

@@ -116,14 +116,19 @@ async def test_a_worker_that_is_killed_is_started_again_while_the_other_serves(
     async with traffic(dsn(served, demo_world), served.public, port_clients=2, http_clients=0) as seen:
         await until(lambda: seen.transactions > 20, "clients work")
         headers = {"Authorization": f"Bearer {ADMIN_TOKEN}"}
-        before = queries(get(f"{served.admin}/metrics", **headers)[2])
         victim.kill()
         await until(lambda: len(workers(served)) == 2 and victim not in workers(served), "there is another worker")
         now = seen.transactions
         await until(lambda: seen.transactions > now + 20, "clients work")
         await until(lambda: "worker_crashes_total 1.0" in get(f"{served.admin}/metrics", **headers)[2], "it is told")
-        assert queries(get(f"{served.admin}/metrics", **headers)[2]) >= before, "a counter never goes back"
     assert not any("Refused" in each for each in seen.failed), seen.failed
+    before, former = queries(get(f"{served.admin}/metrics", **headers)[2]), set(workers(served))
+    for each in former:
+        each.kill()
+    ready = 'tenantproxy_workers{state="ready"} 2.0'
+    await until(lambda: len(workers(served)) == 2 and not (former & set(workers(served))), "there are others")
+    await until(lambda: ready in get(f"{served.admin}/metrics", **headers)[2], "they are ready")
+    assert queries(get(f"{served.admin}/metrics", **headers)[2]) >= before, "what was counted stays counted"
 
 
 def queries(text: str) -> float:
@@ -143,19 +148,43 @@ async def test_no_process_is_left_when_the_supervisor_is_killed(config: Path, de
     conn.terminate()
 
 
-async def test_workers_are_started_again_one_by_one_and_no_client_fails(
+async def test_no_process_is_left_when_the_supervisor_is_killed_during_a_restart(
+    config: Path, demo_world: World, serve: Serve
+) -> None:
+    served = serve(config, "--workers", "2")
+    conn = await asyncpg.connect(dsn(served, demo_world), timeout=PATIENCE)
+    await conn.execute("BEGIN")  # its worker is yet to drain, however far the others are
+    former = set(workers(served))
+    served.process.send_signal(signal.SIGUSR1)
+    await until(lambda: len(workers(served)) > 2, "there are new ones too")
+    left = {*former, *workers(served)}
+    served.process.kill()
+    assert await conn.fetchval("SELECT 1") == 1, "what runs may end"
+    await conn.execute("COMMIT")
+    await until(lambda: not any(each.is_running() and each.status() != "zombie" for each in left), "they are gone")
+    conn.terminate()
+
+
+async def test_workers_are_started_again_and_each_client_is_sent_away_once(
     config: Path, demo_world: World, serve: Serve
 ) -> None:
     served = serve(config, "--workers", "2")
     former = {process.pid for process in workers(served)}
-    async with traffic(dsn(served, demo_world), served.public, port_clients=6, http_clients=4) as seen:
-        await until(lambda: seen.transactions > 50 and seen.requests > 50, "clients work")
+    where = dsn(served, demo_world)
+    async with (
+        traffic(where, served.public, port_clients=6, http_clients=4, websockets=2) as seen,
+        traffic(where, served.public, port_clients=4, http_clients=0, websockets=2, pause=0.35) as pausing,
+    ):
+        await until(lambda: seen.transactions > 50 and seen.requests > 50 and pausing.transactions > 4, "clients work")
         served.process.send_signal(signal.SIGUSR1)
         await until(lambda: is_renewed(served, former), "all workers are others")
         now = seen.requests
         await until(lambda: seen.requests > now + 50, "clients work")
-    assert seen.failed == []
-    assert seen.ended, "clients were asked to connect again"
+    assert seen.failed == pausing.failed == []
+    for each in (seen, pausing):
+        for kind in ("port", "WebSocket"):
+            assert any(client.startswith(kind) for client in each.ended), "clients were asked to connect again"
+        assert set(each.ended.values()) == {1}, "each once at most: where it came to, nothing was started again"
 
 
 def is_renewed(served: Served, former: set[int]) -> bool:

@@ -6,7 +6,7 @@ import asyncio
 import json
 import sys
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import pytest
 from tenantproxy import ConfigurationError
 from tenantproxy.cli.fleet import fleet as fleet_rows
 from tenantproxy.config import Settings, fleet_key
-from tenantproxy.events import Event, FleetAlone, FleetFenced, FleetJoined, FleetSkipped
+from tenantproxy.events import Event, FleetAlone, FleetFenced, FleetJoined, FleetSkipped, FleetUncounted
 from tenantproxy.fleet.client import SIZE_VARIABLE
 from tenantproxy.lifecycle.fleet import install_fleet
 from tenantproxy.router import Router
@@ -109,6 +109,31 @@ async def test_what_a_process_had_is_free_at_once_when_it_closes(together: World
         ]
 
 
+async def test_what_looks_at_hosts_is_part_of_what_a_process_was_granted(together: World, unused_tcp_port: int) -> None:
+    """The server never has more than the cap, and a census finds none of these connections unclaimed."""
+    tenant, server = together.tenants[-1].id, together.server
+    hosts = [f"{server.host}:{server.port}", f"127.0.0.1:{unused_tcp_port}"]
+    settings = together.settings(
+        servers={"primary": {"hosts": hosts, "max_connections": CAP}}, fleet=QUICK, pools={"max_size": 20}
+    )
+    async with AsyncExitStack() as stack, together.main.connect() as admin:
+        routers = [await stack.enter_async_context(Router(settings)) for _ in range(3)]
+        query = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'app'"
+        work = asyncio.gather(*(hold(each, tenant, 60, 0.02) for each in routers))
+        while not work.done():
+            assert await admin.fetchval(query) <= CAP
+            await asyncio.sleep(0.01)
+        await work
+        for each in routers:
+            share = each.fleet
+            assert share is not None
+            assert share.servers[0].used == each.budgets["primary"].in_use + 2, "the link, and what looks at the host"
+        await admin.execute("DELETE FROM tenantproxy.fleet_share")
+        await until(lambda: admin.fetchval("SELECT count(*) = 3 FROM tenantproxy.fleet_share"), "all are back")
+        await until(lambda: admin.fetchval("SELECT bool_and(NOT blind) FROM tenantproxy.fleet_server"), "it is counted")
+        assert await admin.fetchval("SELECT max(unclaimed) FROM tenantproxy.fleet_server") == 0
+
+
 async def test_processes_of_one_host_share_by_a_folder_without_tables(own: World, tmp_path: Path) -> None:
     settings = settings_of(own, fleet={"path": str(tmp_path / "fleet")}, pools={"max_size": 20})
     tenant = own.tenants[-1].id
@@ -120,6 +145,26 @@ async def test_processes_of_one_host_share_by_a_folder_without_tables(own: World
             await asyncio.sleep(0.01)
         await work
         assert min(granted(first), granted(second)) > 1
+
+
+async def test_two_fleets_on_one_main_database_neither_count_nor_grant_each_other(together: World) -> None:
+    other = settings_of(together, fleet={"id": "other"})
+    await install(together, other)
+    async with Router(settings_of(together)) as first, Router(other) as second, together.main.connect() as admin:
+        for router in (first, second):
+            await hold(router, together.tenants[-1].id, 3)
+            found = router.fleet
+            assert found is not None
+            assert found.servers[0].processes == 1
+        rows = await admin.fetch("SELECT fleet, count(*) FROM tenantproxy.fleet_share GROUP BY 1 ORDER BY 1")
+        assert [tuple(row) for row in rows] == [("default", 1), ("other", 1)]
+        assert {row["process"] for row in await fleet_rows(other) if row["process"]} == {str(second.fleet.process)}  # type: ignore[union-attr]
+
+
+async def test_a_process_of_a_fleet_that_was_not_installed_does_not_open(together: World) -> None:
+    with pytest.raises(ConfigurationError, match=r"fleet\.key: is not that of the fleet 'mistaken'"):
+        async with Router(settings_of(together, fleet={"id": "mistaken"})):
+            pass
 
 
 async def test_a_process_with_another_key_does_not_open(together: World) -> None:
@@ -199,8 +244,10 @@ async def test_a_process_that_does_not_reach_main_keeps_its_floor_until_it_does(
     async with behind(own, floor=2) as (proxy, settings), Router(settings, observer=events.append) as router:
         await until(lambda: router.budgets["primary"].limit > 2, "it has been granted something")
         await hold(router, tenant, 6)
-        # From a ttl on the floor is its own, if a report then was answered still.
-        await asyncio.sleep(settings.fleet.ttl + 2 * settings.fleet.interval)
+        books = router._parts.fleet._books
+        assert books is not None
+        shares = [share for _, share in books]
+        await until(lambda: all(share._owns_floor for share in shares), "main has known of its floor for a ttl")
         proxy.stall()
         await until(lambda: any(isinstance(each, FleetFenced) for each in events), "it is fenced")
         await until(lambda: router.budgets["primary"].in_use <= 2, "what is above the floor is closed")
@@ -210,6 +257,31 @@ async def test_a_process_that_does_not_reach_main_keeps_its_floor_until_it_does(
         joined = [FleetJoined, FleetJoined]
         await until(lambda: [type(e) for e in events if isinstance(e, FleetJoined)] == joined, "it is back")
         await hold(router, tenant, 6)
+
+
+async def test_a_server_is_counted_though_tenants_may_not_look_at_sessions_of_others(own: World) -> None:
+    """In its tenants' databases that is closed to the role; where it is everywhere, that is told."""
+    events: list[Event] = []
+    is_blind = "SELECT blind FROM tenantproxy.fleet_server WHERE server = 'primary'"
+    async with behind(own) as (_, settings), Router(settings, observer=events.append) as router:
+        await hold(router, own.tenants[-1].id, 3)
+        fleet, primary = router._parts.fleet, router.budgets["primary"]
+
+        async def is_right() -> bool:
+            there = await fleet._connections.count(primary, ("app",))
+            ours = [pid for budget in router.budgets.values() for pid in fleet._connections.pids(budget)]
+            assert fleet._link is not None
+            return set(there) == {*ours, *fleet._link.pids}
+
+        await until(is_right, "those of the pools and of the reports, and not the one that counts")
+        async with own.main.connect() as admin:
+            await admin.execute("REVOKE CONNECT ON DATABASE postgres FROM PUBLIC")
+            await admin.execute("UPDATE tenantproxy.fleet_server SET blind = true WHERE server = 'primary'")
+            await until(lambda: any(isinstance(each, FleetUncounted) for each in events), "it is told")
+            assert await admin.fetchval(is_blind)
+            await admin.execute("GRANT CONNECT ON DATABASE postgres TO app")
+            await until(lambda: admin.fetchval(f"SELECT NOT ({is_blind})"), "it was counted")
+        assert len([each for each in events if isinstance(each, FleetUncounted)]) == 1
 
 
 async def test_a_process_that_starts_without_main_takes_its_part_of_the_fleet(

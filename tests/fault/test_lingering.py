@@ -11,9 +11,10 @@ from tenantproxy.driver import connector as driver_side
 from tenantproxy.driver import lender
 from tenantproxy.errors import PoolTimeout, TenantProxyError
 from tenantproxy.events import BackendLingers, LookFailed
+from tenantproxy.router import Router
 from tests.fault.conftest import Figure
 from tests.fault.test_budget import COUNT, most_backends
-from tests.support.checked import CheckedRouter, checked
+from tests.support.checked import checked
 from tests.support.database import Database
 from tests.support.faults import frozen
 from tests.support.waiting import until
@@ -31,7 +32,7 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lender, "RESET_TIMEOUT", 0.2)
 
 
-async def leave_behind(router: CheckedRouter, tenant: str) -> bool:
+async def leave_behind(router: Router, tenant: str) -> bool:
     """Whether a statement began whose caller left soon after."""
     try:
         async with router.tenant(tenant).connection() as conn:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,22 +15,25 @@ import pytest
 import pytest_asyncio
 
 from tenantproxy import Router
+from tenantproxy.cli.fleet import fleet as fleet_rows
+from tenantproxy.config import fleet_key
+from tenantproxy.connect.failures import LOST
 from tenantproxy.embedded import EmbeddedPostgres
 from tenantproxy.errors import ConnectFailed, IsolationError, ServerMoved
-from tenantproxy.events import Event, HostRefused, ServerMovedTo
+from tenantproxy.events import Event, FleetAlone, HostRefused
+from tenantproxy.fleet.client import SIZE_VARIABLE
+from tenantproxy.fleet.link import FleetLink
+from tenantproxy.lifecycle.access import connect_as
+from tenantproxy.lifecycle.fleet import install_fleet
 from tenantproxy.model import Isolation
 from tenantproxy.registry.memory import MemoryRegistry
+from tenantproxy.scope import TenantScope
+from tests.support.database import Database
+from tests.support.failovers import PORT, WRITES, fail_over, rows_of, write
 from tests.support.port_house import PortHouse, a_port
 from tests.support.standby import Replicated, a_replicated_world, address_of, keys_of
 from tests.support.waiting import until
-from tests.support.world import SERVER, World, a_world
-
-PORT = "SELECT inet_server_port()"
-WRITES = {
-    Isolation.ROW: "INSERT INTO projects (tenant_id, name) VALUES ('row1', 'new')",
-    Isolation.SCHEMA: "INSERT INTO projects (name) VALUES ('new')",
-    Isolation.DATABASE: "INSERT INTO projects (name) VALUES ('new')",
-}
+from tests.support.world import APP_ROLE, SERVER, a_world
 
 pytestmark = pytest.mark.timeout(180)  # a base backup and a promotion, on a machine that may be busy
 
@@ -55,15 +60,6 @@ def silent() -> Iterator[str]:
         yield f"{host}:{port}"
 
 
-async def write(house: PortHouse, world: World) -> None:
-    """One row for each tenant, by the library and by the port."""
-    for tenant in world.tenants:
-        sql = WRITES[tenant.placement.isolation]
-        assert await house.router.tenant(tenant.id).execute(sql) == "INSERT 0 1"
-        async with house.a_client(tenant.id) as client:
-            assert (await client.query(sql)).tags == ["INSERT 0 1"]
-
-
 def refused(house: PortHouse) -> list[tuple[str, str]]:
     return [(event.host, event.reason) for event in house.router.events if isinstance(event, HostRefused)]
 
@@ -78,6 +74,7 @@ async def test_hosts_that_are_gone_silent_or_standbys_are_passed_over(
             await write(house, lasting.world)
             (server,) = house.router.stats().servers
             assert (server.host, server.failovers) == (address_of(lasting.world.server), 0)
+            assert server.limit == server.configured - 1, "what looks at the host that serves is part of the budget"
 
 
 @pytest.mark.parametrize(
@@ -140,36 +137,46 @@ async def test_a_cluster_with_another_identifier_than_is_configured_serves_nothi
 
 
 # --- and when it changes ---------------------------------------------------------------------------------------------
-async def _fail_over(replicated: Replicated) -> None:
-    await replicated.standby.catch_up()
-    await asyncio.to_thread(replicated.world.server.stop, "fast")
-    await asyncio.to_thread(replicated.standby.promote)
-
-
-async def test_in_a_failover_idle_clients_notice_nothing_and_transactions_hear_57p01_once(
-    replicated: Replicated,
-) -> None:
+async def test_callers_fail_at_once_when_no_host_answers_and_work_when_one_does(replicated: Replicated) -> None:
     world, standby = replicated.world, replicated.standby
-    servers = {SERVER: replicated.hosts()}
-    async with a_port(world, real={SERVER: standby}, servers=servers, pools={"acquire_timeout": 60.0}) as house:
-        await write(house, world)
-        idle = [await house.client(tenant.id) for tenant in world.tenants]
-        busy = [await house.client(tenant.id) for tenant in world.tenants]
-        for client in idle:
-            assert (await client.query("SELECT 1")).value == "1"
-        for client in busy:
-            assert (await client.query("BEGIN")).status == "T"
-            assert (await client.query("SELECT 1")).value == "1"
-        await _fail_over(replicated)
-        for client in idle:
-            assert (await client.query(PORT)).value == str(standby.port)
-        for client in busy:
-            (error,) = (await client.rest()).errors
-            assert error["C"] == "57P01"
-        await write(house, world)
-        (server,) = house.router.stats().servers
-        assert (server.host, server.failovers, server.up) == (address_of(standby), 1, True)
-        assert [event.host for event in house.router.events if isinstance(event, ServerMovedTo)][-1] == server.host
+    (tenant,) = world.of(Isolation.DATABASE)
+    settings = world.settings(servers={SERVER: replicated.hosts()}, pools={"acquire_timeout": 600.0})
+    async with Router(settings) as router:
+        scope = router.tenant(tenant.id)
+        await scope.execute(WRITES[Isolation.DATABASE])
+        await standby.catch_up()
+        for server in (world.server, standby):
+            await asyncio.to_thread(server.stop, "fast")
+        with contextlib.suppress(ConnectFailed, *LOST):  # the first may be told of its own connection
+            await scope.execute(WRITES[Isolation.DATABASE])
+        with pytest.raises(ConnectFailed):
+            await scope.execute(WRITES[Isolation.DATABASE])
+        await asyncio.to_thread(standby.start)
+        waiting = asyncio.create_task(scope.fetchval(PORT))
+        await asyncio.to_thread(standby.promote)
+        with contextlib.suppress(ConnectFailed):  # it may have come before the standby answered
+            assert await waiting == standby.port
+        await until_served(scope)
+
+
+async def until_served(scope: TenantScope) -> None:
+    async def is_served() -> bool:
+        with contextlib.suppress(ConnectFailed):
+            await scope.execute(WRITES[Isolation.DATABASE])
+            return True
+        return False
+
+    await until(is_served, "a host serves")
+
+
+async def test_the_command_line_installs_on_the_host_that_takes_writes(lasting: Replicated) -> None:
+    settings = lasting.world.settings(servers={SERVER: lasting.hosts()})
+    server, admin = settings.servers[SERVER], lasting.world.server
+    conn = await connect_as(server, lasting.world.main.name, admin.superuser, admin.password)
+    try:
+        assert await conn.fetchval(PORT) == admin.port
+    finally:
+        await conn.close()
 
 
 async def test_a_former_primary_that_still_takes_writes_gets_none_after_a_promotion(replicated: Replicated) -> None:
@@ -194,18 +201,95 @@ async def test_a_former_primary_that_still_takes_writes_gets_none_after_a_promot
             await block.__aexit__(caught.type, caught.value, None)
         await write(house, world)
         assert await house.router.tenant(tenant.id).fetchval(PORT) == standby.port
-        before = await rows_of(world)
+        before = await rows_of(world.server, world)
         await asyncio.to_thread(standby.stop, "fast")
         with pytest.raises(ConnectFailed, match="refused"):
             await house.router.tenant(tenant.id).execute(WRITES[Isolation.DATABASE], timeout=2.0)
-        assert await rows_of(world) == before
+        assert await rows_of(world.server, world) == before
         await asyncio.to_thread(standby.start)
         await write(house, world)
 
 
-async def rows_of(world: World) -> int:
-    """How many rows the database tenant has on the old primary."""
-    (tenant,) = world.of(Isolation.DATABASE)
-    async with world.database(tenant).connect() as admin:
-        count: int = await admin.fetchval("SELECT count(*) FROM projects")
-        return count
+async def test_a_fleet_goes_on_reporting_to_the_host_that_serves(replicated: Replicated) -> None:
+    world, standby = replicated.world, replicated.standby
+    fleet = {"ttl": 3.0, "interval": 0.3}
+    changes: dict[str, Any] = {"servers": {SERVER: replicated.hosts()}, "fleet": fleet}
+    settings = world.settings(**changes)
+    key = fleet_key(settings.fleet, settings.row, settings.tenant_roles)
+    assert key is not None
+    async with world.main.connect() as admin:
+        await install_fleet(admin, app_role=APP_ROLE, key=key, ttl=3.0)
+    await standby.catch_up()
+    async with Router(settings) as router:
+        before = _renewed(router)
+        await until(lambda: _renewed(router) > before, "the primary answers, which is not the first host")
+        await fail_over(replicated)
+        assert len(await fleet_rows(settings)) == 1, "an operator is told by the new primary"
+        failed = time.time()
+        await until(lambda: _renewed(router) > failed, "the new primary answers")
+        for tenant in world.tenants:
+            assert await router.tenant(tenant.id).fetchval(PORT, timeout=60.0) == standby.port
+
+
+async def test_a_process_whose_main_is_a_standby_keeps_its_part_and_joins_later(
+    replicated: Replicated, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world, standby = replicated.world, replicated.standby
+    monkeypatch.setenv(SIZE_VARIABLE, "4")
+    servers = {SERVER: {"max_connections": 20}, "main": keys_of(standby) | {"max_connections": 20}}
+    settings = world.settings(main={"server": "main"}, servers=servers, fleet={"ttl": 3.0, "interval": 0.3})
+    key = fleet_key(settings.fleet, settings.row, settings.tenant_roles)
+    assert key is not None
+    async with world.main.connect() as admin:
+        await install_fleet(admin, app_role=APP_ROLE, key=key, ttl=3.0)
+    await standby.catch_up()
+    asked, connected = [], FleetLink._connected
+
+    async def counted(link: FleetLink) -> Any:
+        asked.append(link)
+        return await connected(link)
+
+    monkeypatch.setattr(FleetLink, "_connected", counted)
+    told: list[Event] = []
+    tenants = [*world.of(Isolation.SCHEMA), *world.of(Isolation.DATABASE)]
+    async with Router(settings, registry=MemoryRegistry(tenants), observer=told.append) as router:
+        await until(lambda: len(asked) > 3, "the standby has answered several times")
+        assert len([event for event in told if isinstance(event, FleetAlone)]) == 1
+        assert (router.fleet, router.budgets[SERVER].limit) == (None, 5)
+        await router.tenant(tenants[-1].id).execute(WRITES[Isolation.DATABASE], timeout=60.0)
+        await asyncio.to_thread(standby.promote)
+        await until(lambda: router.fleet is not None, "it has joined")
+        await router.tenant(tenants[-1].id).execute(WRITES[Isolation.DATABASE], timeout=60.0)
+
+
+def _renewed(router: Router) -> float:
+    return 0.0 if router.fleet is None else router.fleet.last_renewal
+
+
+async def test_a_fleet_does_not_report_to_a_former_primary_that_lives_on(replicated: Replicated) -> None:
+    """What that one grants would be granted twice."""
+    world, standby = replicated.world, replicated.standby
+    settings = world.settings(
+        servers={SERVER: replicated.hosts() | {"max_connections": 20}},
+        fleet={"ttl": 3.0, "interval": 0.3},
+        pools={"acquire_timeout": 60.0},
+    )
+    key = fleet_key(settings.fleet, settings.row, settings.tenant_roles)
+    assert key is not None
+    async with world.main.connect() as admin:
+        await install_fleet(admin, app_role=APP_ROLE, key=key, fleet=settings.fleet.id, ttl=settings.fleet.ttl)
+    await standby.catch_up()
+    reporters = "SELECT count(*) = {} FROM pg_stat_activity WHERE application_name = 'tenantproxy fleet'"
+    reports = "SELECT max(seq) FROM tenantproxy.fleet_share"
+    async with Router(settings) as router, world.main.connect() as old:
+        (tenant,) = world.of(Isolation.DATABASE)
+        assert router.fleet is not None
+        assert await old.fetchval(reporters.format(1))
+        await asyncio.to_thread(standby.promote)
+        async with Database(server=standby, name=world.main.name).connect() as new:
+            await until(lambda: new.fetchval(reporters.format(1)), "it reports to the new primary")
+            last = await new.fetchval(reports)
+            await until(lambda: new.fetchval(f"SELECT ({reports}) > $1", last), "and goes on to")
+        await until(lambda: old.fetchval(reporters.format(0)), "it has left the former one")
+        assert await router.tenant(tenant.id).fetchval(PORT) == standby.port
+        assert await fleet_rows(settings), "the command line finds the primary, too"

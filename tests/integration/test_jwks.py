@@ -4,29 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import gzip
-import ipaddress
 import json
 import ssl
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
 import jwt
 import pytest
 from aiohttp import web
-from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import NameOID
 
 from tenantproxy.auth.jwks import MAX_BYTES, Jwks, read_keys
 from tenantproxy.auth.keys import KeysUnavailable
 from tenantproxy.auth.tokens import Tokens
 from tenantproxy.config import Auth
 from tenantproxy.errors import AuthError, ConfigurationError
+from tests.support.authority import self_signed
 from tests.support.waiting import until
 
 ISSUER: Final = "https://issuer.example/"
@@ -339,24 +334,10 @@ async def test_a_certificate_that_nobody_vouches_for_is_not_believed(tmp_path: P
 
 def certificate(folder: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
     """A server's context for 127.0.0.1, and one that trusts it."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
-    now = datetime.now(UTC)
-    made = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - timedelta(hours=1))
-        .not_valid_after(now + timedelta(hours=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, SHA256())
-    )
-    path = folder / "server.pem"
-    path.write_bytes(
-        made.public_bytes(Encoding.PEM) + key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    )
+    pair = self_signed(folder, "127.0.0.1")
     served = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    served.load_cert_chain(path)
-    return served, ssl.create_default_context(cadata=made.public_bytes(Encoding.PEM).decode())
+    served.load_cert_chain(pair.certificate, pair.key)
+    return served, ssl.create_default_context(cafile=str(pair.certificate))
 
 
 RSA: Final = rsa.generate_private_key(65537, 2048)

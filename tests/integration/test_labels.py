@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import AsyncExitStack
+
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from tenantproxy.metrics.exposition import exposition, registry_of
 from tenantproxy.metrics.pg import PgCollector
-from tenantproxy.metrics.prometheus import RouterCollector, exposition, registry_of
+from tenantproxy.metrics.prometheus import RouterCollector
 from tenantproxy.router import Router
 from tests.support.port_house import a_port
 from tests.support.turns import counting_turns
@@ -43,9 +46,9 @@ async def test_tenants_come_and_go_and_the_labels_stay_the_first_ones(world: Wor
 
 
 async def test_a_scrape_sums_up_what_a_snapshot_lists(world: World) -> None:
-    async with Router(world.settings(metrics={"max_tenants": 1})) as router:
-        for tenant in world.tenants:
-            await router.tenant(tenant.id).fetchval(COUNT)
+    async with Router(world.settings(metrics={"max_tenants": 1})) as router, AsyncExitStack() as held:
+        for tenant in world.tenants:  # while they hold something, no sweep forgets them
+            await held.enter_async_context(router.tenant(tenant.id).connection())
         scraped, listed = await router.scrape(), router.stats()
         assert [pool.label for pool in scraped.pools] == [pool.label for pool in listed.pools]
         shared = next(pool for pool in scraped.pools if pool.key.shared)

@@ -67,7 +67,7 @@ async def test_a_proof_is_renewed_long_after_a_parse_without_execution(world: Wo
             await _let_pass(world, 3.5)  # a proof may begin 2 s after its transaction
             assert [row["name"] for row in await act()] == rows_of(TENANT)
             assert not conn.is_closed()
-        assert router.stats().violations["bind"] == 0
+        assert not any(router.stats().violations.values())
 
 
 @each_kind

@@ -8,12 +8,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 
 import pytest
 import pytest_asyncio
 
 from tenantproxy.embedded import EmbeddedPostgres
+from tenantproxy.lifecycle.prove.poisons import GONE, STATE, Poison, poisons
 from tenantproxy.model import Isolation, Tenant
 from tenantproxy.raw.backend import RawBackend
 from tenantproxy.raw.exchange import SYNC_NOW, fresh_nonce, parse, query, reset, statement
@@ -21,45 +21,7 @@ from tenantproxy.wire.frames import BIND, COPY_DATA, HEADER, length_of
 from tests.support.raw_house import RawHouse, ServerError, Talk, a_raw_house, ask, value
 from tests.support.world import World, a_world
 
-STATE = (
-    "SELECT current_user, session_user, current_setting('search_path'), current_setting('statement_timeout'),"
-    " current_setting('lock_timeout'), current_setting('row_security'), current_setting('work_mem'),"
-    " current_setting('default_transaction_read_only'), current_setting('standard_conforming_strings'),"
-    " (SELECT count(*) FROM pg_cursors), pg_my_temp_schema() <> 0"
-    " AND EXISTS (SELECT FROM pg_class WHERE relnamespace = pg_my_temp_schema()),"
-    " (SELECT count(*) FROM pg_listening_channels()),"
-    " (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid())"
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Poison:
-    """Left by statements of its tenant, each a simple query."""
-
-    name: str
-    statements: tuple[str, ...]
-
-
-POISONS = [
-    Poison("a role", ("SET ROLE none", "SET SESSION AUTHORIZATION DEFAULT", "SET ROLE app")),
-    Poison("another search_path", ("SET search_path = schema1, public",)),
-    Poison("a hostile statement_timeout", ("SET statement_timeout = '1ms'",)),
-    Poison("a hostile statement_timeout set by a function", ("SELECT set_config('statement_timeout', '1', false)",)),
-    Poison("a hostile lock_timeout", ("SET lock_timeout = '1ms'",)),
-    Poison("row security switched off", ("SET row_security = off",)),
-    Poison("a session that reads only", ("SET default_transaction_read_only = on",)),
-    Poison("strings that read otherwise", ("SET standard_conforming_strings = off",)),
-    Poison("many cursors held open", tuple(f"DECLARE held{n} CURSOR WITH HOLD FOR SELECT 1" for n in range(50))),
-    Poison("a cursor held open", ("DECLARE held CURSOR WITH HOLD FOR SELECT name FROM projects",)),
-    Poison("a statement prepared under a name", ("PREPARE projects_of AS SELECT name FROM projects",)),
-    Poison("a lock of the session", ("SELECT pg_advisory_lock(4711)",)),
-    Poison("a channel listened to", ("LISTEN gossip",)),
-    Poison("a channel listened to where no tag shows it", ("DO $$ BEGIN EXECUTE 'LISTEN gossip'; END $$",)),
-    Poison("a setting of its own", ("SET work_mem = '64kB'", "SET app.current_tenant_id = 'row2'")),
-    Poison("its binding cleared", ("RESET ALL",)),
-    Poison("its binding thrown away", ("DISCARD ALL",)),
-    Poison("its sequences thrown away", ("DISCARD SEQUENCES",)),
-]
+POISONS = poisons(read="SELECT name FROM projects", other="row2", role="app", schema="schema1")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module", params=(18, 16), ids=("pg18", "pg16"))
@@ -102,7 +64,7 @@ async def test_what_one_tenant_leaves_the_next_one_on_the_same_backend_does_not_
             assert await names_of(backend) == own(second)
             assert await value(backend, "SELECT tenantproxy.bound_tenant()") == second.id
             with pytest.raises(ServerError, match="26000"):
-                await ask(backend, "EXECUTE projects_of")
+                await ask(backend, GONE)
         assert house.counters.resets["failed"] == 0
 
 
@@ -134,6 +96,21 @@ async def test_a_hostile_statement_timeout_does_not_cancel_a_reset_that_takes_lo
         async with house.leased(second) as backend:
             assert backend.pid == pid
             assert await names_of(backend) == own(second)
+
+
+async def test_a_reset_waits_for_no_transaction_that_its_tenant_left_open(old_world: World) -> None:
+    """A serializable, deferrable one waits for its first snapshot until the writing ones before it are over."""
+    async with old_world.app(old_world.shared) as other, one_backend(old_world) as (house, first, second):
+        async with house.leased(first) as backend:
+            pid = backend.pid
+            for name in ("isolation = serializable", "read_only = on", "deferrable = on"):
+                await ask(backend, f"SET default_transaction_{name}")
+            await other.execute("BEGIN ISOLATION LEVEL SERIALIZABLE, READ WRITE; SELECT 1 FROM pg_class")
+        async with house.leased(second) as backend:
+            assert await names_of(backend) == own(second)
+            assert backend.pid == pid
+        await other.execute("ROLLBACK")
+        assert house.counters.resets["failed"] == 0
 
 
 async def test_a_notification_for_the_former_tenant_reaches_nobody(old_world: World) -> None:
@@ -258,6 +235,14 @@ async def test_a_statement_without_a_name_of_the_former_tenant_is_not_what_the_n
                 await Talk(backend).say(bind_and_run[parse_size:] + SYNC_NOW)
 
 
+UNDO = (
+    "SET statement_timeout = 0",
+    "SET LOCAL TRANSACTION ISOLATION LEVEL READ COMMITTED; SET default_transaction_isolation = 'read committed';"
+    " SET lock_timeout = 0",
+    "DISCARD ALL",
+)
+
+
 async def test_answers_that_a_tenant_left_under_way_are_not_taken_for_those_to_our_reset_and_bind(
     old_world: World,
 ) -> None:
@@ -265,7 +250,7 @@ async def test_answers_that_a_tenant_left_under_way_are_not_taken_for_those_to_o
     async with one_backend(old_world) as (house, first, second):
         async with house.leased(first) as backend:
             pid = backend.pid
-            undo = ("SET statement_timeout = 0", "SET lock_timeout = 0", "DISCARD ALL")
+            undo = UNDO
             later = "FROM pg_sleep(0.02)"  # than the question it seems to answer
             forged = b"".join(map(query, undo)) + statement(f"SELECT '{second.id}' {later}") + SYNC_NOW
             backend.write(forged + query(f"SELECT 'of the former tenant' {later}"))
@@ -322,8 +307,7 @@ async def test_a_reset_of_which_a_former_user_swallows_a_part_and_answers_it_its
     async with one_backend(old_world) as (house, first, second):
         async with house.leased(first) as backend:
             pid = backend.pid
-            said = ("SET statement_timeout = 0", "SET lock_timeout = 0", "DISCARD ALL")
-            forged = b"".join(query(sql) for sql in said if any(sql.encode() in each for each in swallowed))
+            forged = b"".join(query(sql) for sql in UNDO if any(sql.encode() in each for each in swallowed))
             backend.write(forged + SWALLOWS[way](sum(map(len, swallowed))))
         async with house.leased(second) as other:
             assert (await value(other, MARK)) is None

@@ -17,6 +17,7 @@ from tenantproxy.embedded import EmbeddedPostgres
 from tenantproxy.embedded.binaries import unprivileged_account
 from tenantproxy.errors import ConfigurationError, ConnectFailed, TenantProxyError
 from tests.support.authority import Authority, Pair
+from tests.support.chaos import ChaosProxy
 from tests.support.lasting import lasting
 from tests.support.port_house import a_port
 from tests.support.raw_house import a_raw_house, value
@@ -215,3 +216,16 @@ async def test_transactions_are_carried_with_tls_to_the_server(secured: World, p
             assert len(big.value or "") == 1_000_000
         stats = house.listener.pg_stats()
         assert not stats.is_compiled or stats.carried >= 15
+
+
+async def test_a_login_is_bound_to_the_certificate_of_the_server(secured: World, places: Places) -> None:
+    keys = places.keys(places.app, channel_binding="require")
+    assert await by_raw_backends(secured, "database1", keys, WHO) == APP_ROLE
+
+
+async def test_the_records_of_a_server_may_come_one_byte_at_a_time(secured: World, places: Places, ask: Ask) -> None:
+    async with ChaosProxy(secured.server.host, secured.server.port) as proxy:
+        proxy.slice_size = 1
+        keys = places.keys(places.app, host=proxy.host, port=proxy.port)
+        assert await ask(secured, "database1", keys, WHO) == APP_ROLE
+        assert proxy.accepted

@@ -107,6 +107,15 @@ async def test_a_server_without_tls_is_refused_where_tls_is_required(old_world: 
         assert house.pool(tenant).is_empty
 
 
+async def test_who_ends_tls_before_the_server_gets_no_login_that_must_be_bound(old_world: World, pem: Path) -> None:
+    tenant, root = old_world.of(Isolation.DATABASE)[0], {"ssl": "verify-full", "ssl_root_cert_file": str(pem)}
+    async with house_behind(old_world, pem, **root, channel_binding="require") as (house, proxy):
+        with pytest.raises(ConnectFailed) as caught:
+            await house.ask_for(tenant).answer()
+        assert "not bound to the certificate" in f"{caught.value.message} {caught.value.detail}"
+        assert (proxy.secured, proxy.in_clear) == (1, 0)
+
+
 @pytest.mark.parametrize("mode", ["verify-ca", "verify-full"])
 async def test_a_certificate_that_nobody_vouches_for_is_refused(
     old_world: World, pem: Path, other_pem: Path, mode: str

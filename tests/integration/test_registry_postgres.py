@@ -25,6 +25,7 @@ from tenantproxy.registry import (
     TenantMisconfigured,
 )
 from tenantproxy.registry.postgres import CHANNEL
+from tenantproxy.sidecar.tenant_pages import page_of
 from tests.contracts.main_database import MainDatabase
 from tests.support.database import Database, fresh_database
 from tests.support.waiting import PATIENCE, until
@@ -184,6 +185,25 @@ async def test_a_listing_that_does_not_advance_ends_with_an_error(database: Data
     with pytest.raises(RegistryUnavailable, match="the same page again"):
         async for _ in registry.tenants():
             pass
+
+
+async def test_a_page_far_into_ten_thousand_tenants_is_one_question(installed: Database) -> None:
+    async with installed.connect() as conn:
+        await conn.execute(
+            "insert into tenantproxy.tenants (id, isolation, schema, database)"
+            " select 't' || lpad(n::text, 5, '0'), 'schema', 's' || n, 'shared' from generate_series(1, 10000) n"
+        )
+    asked: list[object] = []
+
+    class CountedDatabase(MainDatabase):
+        async def fetch(self, sql: str, *args: object, timeout: float | None = None) -> list[asyncpg.Record]:
+            asked.append(args)
+            return await super().fetch(sql, *args, timeout=timeout)
+
+    registry = PostgresRegistry(CountedDatabase(installed), reader=RowReader(default_server="primary"))
+    page, following = await page_of(CachedRegistry(registry).tenants_after("t09000"), 100, lambda tenant: True)
+    assert [page[0].id, page[-1].id, following] == ["t09001", "t09100", "t09100"]
+    assert asked == [("t09000", 500)]
 
 
 async def test_a_listing_without_a_query_says_what_to_configure(database: Database) -> None:

@@ -15,6 +15,7 @@ from tenantproxy.config import Settings
 from tenantproxy.errors import TenantNotFound, TenantSuspended
 from tenantproxy.lifecycle import install_registry
 from tenantproxy.model import TenantStatus
+from tenantproxy.notifications import LISTENS
 from tests.support.database import Database, fresh_database
 from tests.support.turns import counting_turns
 from tests.support.waiting import until
@@ -86,7 +87,7 @@ async def test_listening_goes_on_after_its_connection_was_terminated(settings: S
 
 async def _listeners(admin: asyncpg.Connection) -> list[int]:
     rows = await admin.fetch(
-        "select pid from pg_stat_activity where datname = current_database() and query ilike 'listen%'"
+        "select pid from pg_stat_activity where datname = current_database() and query = $1", LISTENS
     )
     return [row["pid"] for row in rows]
 

@@ -254,7 +254,7 @@ async def test_a_renewal_that_is_refused_lets_nothing_run_and_ends_the_connectio
             async with one_world.shared.connect() as admin:
                 living = "SELECT count(*) FROM pg_stat_activity WHERE pid = ANY($1::int[])"
                 await until(lambda: _is_zero(admin, living, pids), "the backends are gone")
-        assert router.stats().violations["bind"] == len(KINDS)
+        assert router.stats().violations["rebind"] == len(KINDS)
         assert await own_rows(router.tenant(TENANT)) == rows_of(TENANT)  # the fence is gone, and another backend serves
 
 

@@ -14,12 +14,13 @@ import pytest_asyncio
 from tenantproxy import Router
 from tenantproxy.errors import ConnectFailed, TenantProxyError
 from tenantproxy.events import ServerDown, ServerUp
+from tenantproxy.lifecycle.prove import Options, prove
 from tenantproxy.model import Isolation, Tenant
 from tenantproxy.registry.memory import MemoryRegistry
 from tests.support.checked import checked
 from tests.support.database import Database
 from tests.support.raw_house import ServerError, a_raw_house, ask, value
-from tests.support.standby import REPLICA, Replicated, Standby, a_replicated_world, keys_of
+from tests.support.standby import REPLICA, Replicated, Standby, a_replicated_world, keys_of, paused
 from tests.support.waiting import until
 from tests.support.world import SERVER
 
@@ -296,17 +297,6 @@ async def test_another_replica_reads_when_the_preferred_one_is_gone(
 
 
 # --- a replica that is behind ----------------------------------------------------------------------------------------
-@contextlib.asynccontextmanager
-async def paused(standby: Standby) -> AsyncIterator[asyncpg.Connection]:
-    """The standby replays nothing until it is told to: `SELECT pg_wal_replay_resume()`."""
-    async with Database(server=standby, name="postgres").connect() as admin:
-        await admin.execute("SELECT pg_wal_replay_pause()")
-        try:
-            yield admin
-        finally:
-            await admin.execute("SELECT pg_wal_replay_resume()")
-
-
 @pytest.mark.parametrize("kind", list(Isolation))
 async def test_what_was_written_is_read_from_the_replica_only_when_it_has_come_so_far(
     lasting: Replicated, kind: Isolation
@@ -324,9 +314,25 @@ async def test_what_was_written_is_read_from_the_replica_only_when_it_has_come_s
             await lasting.standby.catch_up()
             assert await reader.fetchval("SELECT pg_is_in_recovery()")
             assert await reader.fetchval("SELECT count(*) FROM projects WHERE name = 'lost'") == 1
+        never = router.tenant(tenant.id, replica=True, after="FFFFFFFF/FFFFFFFF")  # of another server, or made up
+        assert not await never.fetchval("SELECT pg_is_in_recovery()")
         await scope.execute("DELETE FROM projects WHERE name = 'lost'")
     with pytest.raises(ValueError, match="no position"):
         router.tenant(tenant.id, replica=True, after="0/0' OR true")
+
+
+async def test_the_position_is_behind_commits_that_are_not_written_yet(lasting: Replicated) -> None:
+    world, tenant = lasting.world, lasting.world.of(Isolation.DATABASE)[0]
+    both = {SERVER: world.server, REPLICA: lasting.standby}
+    async with checked(world.settings(servers=lasting.servers()), world, servers=both) as router:
+        scope = router.tenant(tenant.id)
+        async with scope.connection() as conn:
+            await conn.execute("SET synchronous_commit = off")
+            await conn.execute("INSERT INTO projects (name) VALUES ('gone')")
+            written = await conn.fetchval("SELECT pg_current_wal_insert_lsn()::text")
+            position = await scope.position()
+            assert await conn.fetchval("SELECT $1::text::pg_lsn >= $2::text::pg_lsn", position, written)
+        await scope.execute("DELETE FROM projects WHERE name = 'gone'")
 
 
 async def test_a_replica_beyond_max_replica_lag_is_not_read(lasting: Replicated) -> None:
@@ -352,3 +358,12 @@ async def test_a_replica_beyond_max_replica_lag_is_not_read(lasting: Replicated)
             assert lag is not None
             assert lag > 0.5
         await until(is_read, "it has caught up")
+
+
+async def test_the_isolation_proof_tries_replicas_too(lasting: Replicated) -> None:
+    settings = lasting.world.settings(servers=lasting.servers())
+    chosen = Options(doors=("library",), checks=("cross reads", "forged context"), timeout=240.0)
+    proof = await prove(settings, chosen)
+    assert proof.exit_code == 0, [(each.door, each.check, each.detail) for each in proof.results]
+    tried = {(each.kind, each.check) for each in proof.results if each.door == "library, replica"}
+    assert tried >= {(kind, "forged context") for kind in ("row, bound", "schema", "database")}

@@ -14,6 +14,7 @@ from tenantproxy.driver.connector import AsyncpgConnector
 from tenantproxy.driver.saying import Saying
 from tenantproxy.driver.state import DriverConnection
 from tenantproxy.events import BackendLingers, Event
+from tenantproxy.isolation.base import SOFT_RESET
 from tenantproxy.isolation.turn import Said
 from tenantproxy.pools.pool import Pool
 from tenantproxy.wire.frames import QUERY, frame
@@ -56,6 +57,30 @@ async def test_a_session_that_is_reset_for_no_tenant_holds_no_lock(each_world: W
         assert any("enter" not in text and "RESET ALL" in text for text in said)
         assert await admin.fetchval(LOCKS) == 0
         assert router.stats().resets["failed"] == 0
+
+
+async def test_a_nonce_that_a_tenant_draws_keeps_no_other_tenant_out_of_its_session(each_world: World) -> None:
+    pools = {"max_size": 2, "shared_size": 2}
+    async with Router(each_world.settings(pools=pools)) as router:
+        first, second = router.tenant("row1"), router.tenant("row2")
+        async with AsyncExitStack() as one, AsyncExitStack() as other:
+            conns = [await leases.enter_async_context(first.connection()) for leases in (one, other)]
+            for conn in conns:
+                await conn.execute("SELECT tenantproxy.hello()")
+            pids = {conn.get_server_pid() for conn in conns}
+            waiting = asyncio.create_task(second.fetchval("SELECT 1"))
+            await until(lambda: any(pool.waiting for pool in router.stats().pools), "the other tenant waits")
+            with frozen(conns[1].get_server_pid()):  # its session is made no tenant's then
+                await one.aclose()
+                await other.aclose()
+                assert await waiting == 1
+        await until(lambda: not any(pool.resetting for pool in router.stats().pools), "the resets are over")
+        async with second.connection() as mine, second.connection() as another:
+            assert len(pids & {mine.get_server_pid(), another.get_server_pid()}) == 1, (
+                "one is the session made no one's"
+            )
+            assert await own_rows(mine) == await own_rows(another) == rows_of("row2")
+        assert not any(router.stats().violations.values())
 
 
 async def test_a_connection_is_ended_at_once_while_its_tenant_is_being_changed(
@@ -121,17 +146,21 @@ FORGED = (
 )
 
 
-@pytest.mark.parametrize("guess", ["", f", '{'a' * 32}' AS nonce"], ids=["no nonce", "a guess"])
-async def test_an_answer_too_many_does_not_stand_for_that_to_the_reset(world: World, guess: str) -> None:
+@pytest.mark.parametrize(
+    ("tenant", "forged"),
+    [("row1", FORGED), ("row1", f"{FORGED}, '{'a' * 32}' AS nonce"), ("database1", SOFT_RESET)],
+    ids=["no nonce", "a guess", "its own database"],
+)
+async def test_an_answer_too_many_does_not_stand_for_that_to_the_reset(world: World, tenant: str, forged: str) -> None:
     """The driver has no way to leave one. By what is said here none could take effect, whatever left it."""
     async with one_connection(world) as router:
-        scope = router.tenant("row1")
+        scope = router.tenant(tenant)
         pid = await pid_of(scope)
         async with scope.connection() as conn:
             assert conn.get_server_pid() == pid
             inner: Any = conn._con
             slowly = frame(QUERY, b"SELECT pg_sleep(0.3)\0")  # or the rest would come with it, and be one too many
-            inner._transport.write(frame(QUERY, f"{FORGED}{guess}\0".encode()) + slowly)
+            inner._transport.write(frame(QUERY, f"{forged}\0".encode()) + slowly)
         await until(lambda: router.stats().closed.get("reset_failed"), "the connection is ended")
         assert router.stats().resets["failed"] == 1
         assert await pid_of(scope) != pid

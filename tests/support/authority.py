@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-__all__ = ["Authority", "Pair"]
+__all__ = ["Authority", "Pair", "self_signed"]
 
 _DAY = datetime.timedelta(days=1)
 
@@ -35,18 +36,19 @@ class Pair:
 
 
 class Authority:
-    """Signs certificates into `folder`. Its own is `root`; `crl` is its list of revoked certificates."""
+    """Signs certificates into `folder`. Its own is `root`, of `hosts`; `crl` is its list of revoked certificates."""
 
-    def __init__(self, folder: Path, name: str = "authority") -> None:
+    def __init__(self, folder: Path, name: str = "authority", *, hosts: Sequence[str] = ()) -> None:
         self.folder = folder
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"{name} of the tests")])
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._prefix = name
-        made = (
-            self._builder(self._name, self._key.public_key(), days=2)
-            .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-            .sign(self._key, hashes.SHA256())
+        builder = self._builder(self._name, self._key.public_key(), days=2).add_extension(
+            x509.BasicConstraints(ca=True, path_length=None), critical=True
         )
+        if hosts:
+            builder = builder.add_extension(x509.SubjectAlternativeName([_general(each) for each in hosts]), False)
+        made = builder.sign(self._key, hashes.SHA256())
         self.root = folder / f"{name}.crt"
         self.root.write_bytes(made.public_bytes(serialization.Encoding.PEM))
 
@@ -107,6 +109,12 @@ class Authority:
         path = self.folder / f"{self._prefix}-{len(revoked)}.crl"
         path.write_bytes(builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
         return path
+
+
+def self_signed(folder: Path, *hosts: str) -> Pair:
+    """A certificate for `hosts`, names or addresses, that is its own authority."""
+    made = Authority(folder, "-".join(hosts), hosts=hosts)
+    return Pair(made.root, made.own_key(), 0)
 
 
 def _general(name: str) -> x509.GeneralName:

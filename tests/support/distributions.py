@@ -60,21 +60,30 @@ class Environment:
         )  # fmt: skip
 
 
-def environment_of(wheel: Path, folder: Path, *extras: str) -> Environment:
-    """What `pip install "tenantproxy[EXTRAS]"` makes of `wheel` in a new environment, in the versions of the locks.
+def environment_of(wheel: Path, folder: Path, *extras: str, also: Iterable[str] = ()) -> Environment:
+    """What `pip install "tenantproxy[EXTRAS]" ALSO` makes of `wheel` in a new environment, in versions of the locks.
 
     Packages are linked from the environment that runs this, which has them from the lock, and not downloaded.
     """
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True, timeout=PATIENCE)
     made = Environment(folder)
     (library,) = (folder / "lib").glob("python*/site-packages")
-    for name in _closure("tenantproxy", extras):
+    for name in _closure("tenantproxy", extras).union(*({name, *_closure(name, ())} for name in also)):
         _link(name, library)
+    for name in also:
+        _add_commands(name, made)
     subprocess.run(
         [sys.executable, "-m", "pip", "--python", made.python, "install", "--quiet", "--no-deps", "--no-index", wheel],
         check=True, capture_output=True, timeout=PATIENCE,
     )  # fmt: skip
     return made
+
+
+def _add_commands(name: str, made: Environment) -> None:
+    for point in importlib.metadata.distribution(name).entry_points.select(group="console_scripts"):
+        command = made.folder / "bin" / point.name
+        command.write_text(f"#!{made.python}\nfrom {point.module} import {point.attr}\n{point.attr}()\n")
+        command.chmod(0o755)
 
 
 def _closure(name: str, extras: Iterable[str]) -> set[str]:

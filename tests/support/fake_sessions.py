@@ -18,7 +18,8 @@ from tenantproxy.driver.state import DriverConnection
 from tenantproxy.errors import ConnectFailed, LeaseExpired
 from tenantproxy.events import Event
 from tenantproxy.isolation import Signer
-from tenantproxy.isolation.base import FULL_RESET, KEEP_RESET, SOFT_RESET
+from tenantproxy.isolation.base import FULL_RESET, KEEP_RESET
+from tenantproxy.isolation.turn import Asked
 from tenantproxy.model import Binding, Isolation, Limits, PoolKey, Proof, Route, Session, TenantId, tenant_id
 from tenantproxy.pools.base import ServerProcess
 from tenantproxy.pools.budget import ServerBudget
@@ -46,6 +47,7 @@ class FakeSession:
         self.saw_read_only = False
         self.has_foreign_codecs = False
         self.is_doubtful = False
+        self.expired = None  # no lease is ended here
         self.is_busy = False
         self.under_way = 0
         self.prepared = 0
@@ -80,17 +82,25 @@ class FakeSession:
 
         return await self._server.call("enter", bind, self)
 
+    async def ask(self, asked: Asked) -> None:
+        """A reset that leaves the session no tenant's."""
+
+        def run() -> None:
+            self.is_dirty = False
+            self.tenant = None
+
+        await self._server.call("reset", run, self)
+
     async def simple(self, sql: str, timeout: float | None) -> str:
-        """A reset, and what the server answers to it."""
+        """A reset that leaves the session its tenant's, or a full one, and what the server answers to it."""
 
         def run() -> str:
             self.is_dirty = False
             if sql.startswith(KEEP_RESET + "; SET "):
                 return "SET"
+            assert sql == FULL_RESET
             self.tenant = None
-            if sql == FULL_RESET:
-                return "DISCARD ALL"
-            return "DISCARD SEQUENCES" if sql == SOFT_RESET else "SELECT 1"
+            return "DISCARD ALL"
 
         return await self._server.call("reset", run, self)
 

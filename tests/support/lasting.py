@@ -6,9 +6,12 @@ import asyncio
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager
+from typing import TypeVar
 
 from tenantproxy.embedded import EmbeddedPostgres
 from tests.support.world import World, a_world
+
+T = TypeVar("T")
 
 
 def a_lasting_world(server: EmbeddedPostgres, *, each: int = 3) -> AbstractContextManager[World]:
@@ -17,7 +20,7 @@ def a_lasting_world(server: EmbeddedPostgres, *, each: int = 3) -> AbstractConte
 
 
 @contextmanager
-def lasting(made: AbstractAsyncContextManager[World]) -> Iterator[World]:
+def lasting(made: AbstractAsyncContextManager[T]) -> Iterator[T]:
     """Any world, kept for as long as the block."""
     with ThreadPoolExecutor(1) as thread:
         runner = asyncio.Runner()
@@ -26,9 +29,9 @@ def lasting(made: AbstractAsyncContextManager[World]) -> Iterator[World]:
         thread.submit(runner.close).result()
 
 
-async def _enter(made: AbstractAsyncContextManager[World]) -> World:
+async def _enter(made: AbstractAsyncContextManager[T]) -> T:
     return await made.__aenter__()
 
 
-async def _leave(made: AbstractAsyncContextManager[World]) -> None:
+async def _leave(made: AbstractAsyncContextManager[T]) -> None:
     await made.__aexit__(None, None, None)

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
+from collections.abc import Callable
 from time import monotonic
 from typing import cast
 
 from tenantproxy._native.core import Conn, Lane, Pump
 from tenantproxy._native.loop import NativeLoop
+from tenantproxy.model import Route
 from tenantproxy.raw.backend import RawBackend
 from tenantproxy.raw.lender import RawLender
 from tenantproxy.sidecar.pg.carried import CarriedRelay
@@ -22,8 +25,9 @@ from tenantproxy.wire.session_settings import KeptSettings
 from tenantproxy.wire.statements import Statements
 from tests.support.model_server import ModelServer
 from tests.support.relay_desk import Backend, Lender, Source
+from tests.support.waiting import PATIENCE
 
-__all__ = ["NativeClient", "NativeLender", "turn"]
+__all__ = ["Desk", "NativeBackend", "NativeClient", "NativeLender", "new_desk", "pump", "turn", "without_python"]
 
 _MUCH = 1_000_000
 
@@ -38,6 +42,30 @@ async def turn() -> None:
         pump().wait(0)
         assert not pump().parked
         await asyncio.sleep(0)
+
+
+async def without_python(peers: Callable[[], None], *fars: socket.socket) -> None:
+    """Let `peers` speak by `fars` in a thread; the loop does nothing meanwhile but wait in its pump."""
+    loop, over, failures = asyncio.get_running_loop(), asyncio.Event(), list[Exception]()
+
+    def run() -> None:
+        try:
+            peers()
+        except Exception as exc:  # noqa: BLE001 - raised again below
+            failures.append(exc)
+        finally:
+            loop.call_soon_threadsafe(over.set)
+
+    for far in fars:
+        far.settimeout(PATIENCE / 4)
+    thread = threading.Thread(target=run)
+    thread.start()
+    await over.wait()
+    thread.join()
+    for far in fars:
+        far.setblocking(False)
+    for failure in failures:
+        raise failure
 
 
 def _pair() -> tuple[socket.socket, socket.socket]:
@@ -85,7 +113,15 @@ class NativeBackend(Backend):
 
 
 class NativeLender(Lender):
-    """Lends them, to relays and to the lane."""
+    """Lends them, to relays and to the lane. `hands_on`: at once to the first who waits, and not by `grant` alone."""
+
+    hands_on = False
+
+    def release(self, backend: Backend, route: Route, *, is_dirty: bool) -> float:
+        held = super().release(backend, route, is_dirty=is_dirty)
+        if self.hands_on:
+            self.grant()
+        return held
 
     def _open(self) -> Backend:
         backend = NativeBackend(ModelServer())
@@ -114,28 +150,62 @@ class NativeLender(Lender):
             backend.far.close()
 
 
-class _Desk:
-    """What a lane asks of its pool: see `core.Lane`."""
+class Desk:
+    """What a lane asks of its pool, which may have more to do: see `core.Lane`. It knows one tenant.
 
-    def __init__(self, lender: NativeLender) -> None:
+    `shares`: a desk of the same pool, for another lane of it. `most`: how many clients may wait in its lane.
+    `is_refusing`: what is idle does not suit the lane.
+    """
+
+    is_bound = False
+
+    def __init__(self, lender: NativeLender, *, shares: Desk | None = None, tenant: str = "acme") -> None:
         self.lender = lender
-        self.route = Source().known()[1]
-        self.transactions = self.reused = 0
+        self.route = Source(tenant).known()[1]
+        self.pool: object = self if shares is None else shares.pool
+        self.sharing: list[Desk] = [] if shares is None else shares.sharing  # all of that pool
+        self.sharing.append(self)
+        self.most = 0
+        self.patience = float("inf")
+        self.is_refusing = False
+        self.waiting = 0  # as it was told
+        self.kept = 0  # how often it was asked whether a backend may go on there
+        self.transactions = self.reused = self.waited = 0
         self.lasts = float("inf")  # for how long, seconds, what is leased first may be lent as it is
         self.expires = float("inf")
+        self.renew()
+
+    def renew(self) -> None:
+        """The lane is another one, as it is for `Lanes` now and then."""
         self.lane = Lane(pump(), self, (0.1, 1.0))
         self.lane.until = float("inf")
-
-    @property
-    def is_bound(self) -> bool:
-        return False
 
     @property
     def is_wanted(self) -> bool:
         return bool(self.lender.waiting)
 
+    @property
+    def room(self) -> int:
+        is_spent = not (self.lender.idle or self.lender.is_busy)
+        return self.room_behind if is_spent else 0
+
+    @property
+    def room_behind(self) -> int:
+        others = sum(desk.waiting for desk in self.sharing if desk is not self)
+        return self.most - len(self.lender.waiting) - others
+
+    def keep(self, backend: Backend, since: float) -> float:
+        self.kept += 1
+        first = self.lender.waiting[0].since if self.lender.waiting else since
+        return 0.0 if self.lender.is_busy or first < since else float("inf")
+
+    def waits(self, count: int) -> None:
+        self.waiting = count
+
     def lease(self) -> RawBackend | None:
-        return None if monotonic() >= self.expires else self.lender.lease_nowait(None, self.route, ())
+        if self.lender.waiting or self.is_refusing or monotonic() >= self.expires:
+            return None
+        return self.lender.lease_nowait(None, self.route, ())
 
     def unlease(self, backend: Backend) -> None:
         self.take_back(backend)
@@ -153,25 +223,43 @@ class _Desk:
     def destroy(self, backend: Backend) -> None:
         self.lender.destroy(backend)
 
-    def account(self, reused: int, transactions: int, *rest: object) -> None:
+    def account(
+        self,
+        reused: int,
+        transactions: int,
+        seconds: float,
+        held: dict[int, int],
+        queries: int,
+        query_seconds: float,
+        received: int,
+        sent: int,
+        waits: dict[int, int],
+        wait_seconds: float,
+    ) -> None:
         self.reused += reused
         self.transactions += transactions
+        self.waited += sum(waits.values())
+        assert not waits or wait_seconds > 0
 
 
 class _Lanes:
     """One lane for all."""
 
-    def __init__(self, desk: _Desk) -> None:
+    def __init__(self, desk: Desk) -> None:
         self._desk = desk
 
     def of(self, source: object, settings: object, traffic: object) -> Lane | None:
-        return None if self._desk.is_wanted or self._desk.lender.is_busy else self._desk.lane
+        desk = self._desk
+        if desk.lender.is_busy or (desk.is_wanted and desk.room <= 0):
+            return None
+        desk.lane.lends = not desk.is_wanted
+        return desk.lane
 
 
 class NativeClient:
     """One client behind its login, on a socket. `sending` has not been sent yet, `received` is what it got."""
 
-    def __init__(self, lender: NativeLender, *, statements: Statements, desk: _Desk) -> None:
+    def __init__(self, lender: NativeLender, *, statements: Statements, desk: Desk) -> None:
         near, self.far = _pair()
         self.conn = Conn(pump(), near, asyncio.Protocol())
         self.memory = TenantMemory()
@@ -209,6 +297,6 @@ class NativeClient:
         assert not self.memory.used, "something that it made us keep is left"
 
 
-def new_desk(lender: NativeLender) -> _Desk:
-    """The desk of all lanes of the test."""
-    return _Desk(lender)
+def new_desk(lender: NativeLender, *, shares: Desk | None = None, tenant: str = "acme") -> Desk:
+    """That of one lane: see `Desk`."""
+    return Desk(lender, shares=shares, tenant=tenant)

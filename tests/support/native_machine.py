@@ -19,11 +19,11 @@ from tenantproxy.wire.prepared import Prepared
 from tenantproxy.wire.statements import ServerStatements, Statements
 from tests.support import model_server as pg
 from tests.support.model_server import SYNC, ModelServer, query
-from tests.support.native_desk import NativeClient, NativeLender, new_desk, turn
+from tests.support.native_desk import Desk, NativeClient, NativeLender, new_desk, turn
 from tests.support.relay_desk import Backend
 from tests.support.relay_mutations import Block, instead, nothing
 
-__all__ = ["MUTATIONS", "STRAIGHT", "found_within", "together"]
+__all__ = ["MUTATIONS", "STRAIGHT", "a_game", "found_within", "together"]
 
 STRAIGHT: Final = (
     query(b"rows 1"), query(b"rows 3"), query(b"fail"), query(b"rows 1;rows 2"), query(b"rows 300"),
@@ -42,9 +42,11 @@ _LENGTH: Final = 24  # steps of one client
 
 async def step_of(client: NativeClient, rng: random.Random) -> None:
     """Something of it is looked at, which settles what is carried."""
-    kind = rng.randrange(12)
+    kind = rng.randrange(13)
     if kind == 0:
         assert client.relay.backend is None or not client.relay.backend.is_closed
+    elif kind == 3:
+        assert client.relay.is_waiting or not client.conn.waiting_since
     elif kind == 1:
         client.relay.rest_if_idle(inf)
     elif kind == 2:
@@ -59,19 +61,33 @@ def _some_arrives(busy: list[NativeClient], answering: list[Backend], rng: rando
         rng.choice(answering).deliver(rng.choice((1, 5, 7, 30, None, None, None)))
 
 
-async def together(given_scripts: list[list[bytes]], *, size: int, seed: int, limit: int, leaves: float = 0.0) -> int:
-    """How many transactions were carried. AssertionError: a client sees something else than alone.
+def _pool_changes(desk: Desk, rng: random.Random) -> None:
+    """What a pool has to do besides: others want it, what is idle does not suit, and lanes are made again."""
+    desk.lender.is_busy = rng.random() < 0.03
+    desk.is_refusing = rng.random() < 0.05
+    if rng.random() < 0.02:
+        desk.patience = rng.choice((0.0, 1e-4, inf, inf, inf))
+        desk.renew()
 
-    `leaves`: how probably the first client hangs up at a step, wherever it is then.
+
+async def together(
+    given_scripts: list[list[bytes]], *, size: int, seed: int, limit: int, leaves: float = 0.0, most: int = 0
+) -> Desk:
+    """What was carried. AssertionError: a client sees something else than alone.
+
+    `leaves`: how probably the first client hangs up at a step, wherever it is then. `most`: clients that may wait in a
+    lane; the pool changes meanwhile where there are any.
     """
     lender, statements = NativeLender(size), Statements()
     for backend in lender.backends:
         backend.prepared = ServerStatements(limit)
     desk = new_desk(lender)
+    desk.most, lender.hands_on = most, most > 0
     clients = [NativeClient(lender, statements=statements, desk=desk) for _ in given_scripts]
     try:
-        await _play(lender, clients, [[*script, *ENDED] for script in given_scripts], random.Random(seed), leaves)
+        await _play(desk, clients, [[*script, *ENDED] for script in given_scripts], random.Random(seed), leaves)
         assert len(lender.idle) == len(lender.backends), "a backend was kept by a client that is gone"
+        assert not desk.waiting, "a client that is gone waits"
         lender.check()
     finally:
         for client in clients:
@@ -80,12 +96,13 @@ async def together(given_scripts: list[list[bytes]], *, size: int, seed: int, li
         await turn()  # they give back what they have
         lender.close()
         await turn()
-    return desk.transactions
+    return desk
 
 
 async def _play(
-    lender: NativeLender, clients: list[NativeClient], left: list[list[bytes]], rng: random.Random, leaves: float
+    desk: Desk, clients: list[NativeClient], left: list[list[bytes]], rng: random.Random, leaves: float
 ) -> None:
+    lender = desk.lender
     servers, expected = [ModelServer() for _ in clients], [b"" for _ in clients]
     for _ in range(20_000):
         for n, client in enumerate(clients):
@@ -96,9 +113,14 @@ async def _play(
         answering = [each for each in lender.backends if each.answers and not each.is_paused]
         is_over = not (busy or answering or any(left))
         _some_arrives(busy, answering, rng)
+        if is_over:
+            lender.is_busy = desk.is_refusing = False
+        elif desk.most:
+            _pool_changes(desk, rng)
         if rng.random() < 0.7 or is_over:
             await turn()
         lender.grant()
+        assert desk.waiting == sum(bool(client.conn.waiting_since) for client in clients), "the pool believes otherwise"
         await step_of(rng.choice(clients), rng)
         if len(clients) > 1 and rng.random() < leaves:
             leaves = 0.0
@@ -141,10 +163,19 @@ MUTATIONS: Final[dict[str, Block]] = {
         "go_on",
         lambda original: lambda self, backend, data, sent, **more: self.received(data),
     ),
+    "who waits in a lane is seen to wait": instead(CarriedRelay, "is_waiting", lambda original: False),
     "a statement is carried to a backend that has it": instead(
         ServerStatements, "serves", lambda original: lambda self, statement, told: True
     ),
 }
+
+
+async def a_game(seed: int) -> Desk:
+    """That of `seed`: see `together`."""
+    rng = random.Random(seed)
+    given = [[step for _ in range(_LENGTH) for step in rng.choice(_STEPS)] for _ in range(rng.choice((1, 2, 3, 4)))]
+    size, limit, most = rng.choice((1, 2)), rng.choice((1, 500)), rng.choice((0, 1, 9))
+    return await together(given, size=size, seed=seed, limit=limit, leaves=0.05 * (seed % 2), most=most)
 
 
 def found_within(name: str, tries: int) -> int | None:
@@ -153,13 +184,8 @@ def found_within(name: str, tries: int) -> int | None:
         uncaught: list[object] = []
         runner.get_loop().set_exception_handler(lambda loop, context: uncaught.append(context))
         for seed in range(tries):
-            rng = random.Random(seed)
-            given = [
-                [step for _ in range(_LENGTH) for step in rng.choice(_STEPS)] for _ in range(rng.choice((1, 2, 3)))
-            ]
             try:
-                size, limit = rng.choice((1, 2)), rng.choice((1, 500))
-                runner.run(together(given, size=size, seed=seed, limit=limit, leaves=0.05 * (seed % 2)))
+                runner.run(a_game(seed))
                 assert not uncaught
             except Exception:  # noqa: BLE001 - whatever fails, it is found
                 return seed

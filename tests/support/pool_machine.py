@@ -492,7 +492,19 @@ class PoolWorld:
                 assert not any(book.waiting.values()), "a pool with waiters was forgotten"
                 if pool not in self.house.connector.opening:
                     del self.books[pool]
+        self._check_presence()
         self._check_counters()
+
+    def _check_presence(self) -> None:
+        """What ends a tenant looks where it holds or waits for something, and in no pool that is forgotten."""
+        manager = self.house.manager
+        known = {*manager, *manager.closing()}
+        there = {(tenant, pool) for tenant in manager.presence.tenants for pool in manager.presence.of(tenant)}
+        forgotten = {pool for _, pool in there} - known  # until the next sweep
+        assert all(pool.is_closed and pool.is_empty for pool in forgotten)
+        for pool in known:
+            for tenant in pool.served():
+                assert (tenant, pool) in there, f"{tenant} is not found in {pool.label}"
 
     def _check_budget(self, budget: ServerBudget) -> None:
         here = [link for link in self.links() if link.pool.budget is budget]

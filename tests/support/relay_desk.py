@@ -63,6 +63,7 @@ class _Waiting:
 
     def __init__(self, lender: Lender, lessee: Lessee) -> None:
         self.lessee = lessee
+        self.since = monotonic()
         self._lender = lender
 
     def cancel(self) -> None:
@@ -75,6 +76,7 @@ class Lender:
     """Lends `size` backends; `is_busy`: none for now, a client waits until `grant`."""
 
     renewal = 20.0
+    watch = None
 
     def __init__(self, size: int = 1) -> None:
         self.idle: deque[Backend] = deque()
@@ -194,6 +196,7 @@ class Source:
     """One tenant, on a server without replicas."""
 
     replica = False
+    after = 0
 
     def __init__(self, tenant: str = "acme") -> None:
         self._route = raw_route(route(tenant_id(tenant), "row"))
@@ -207,11 +210,8 @@ class Source:
     async def find(self) -> tuple[Any, Route]:
         return self.known()
 
-    def reading(self, *, replica: bool) -> Source:
+    def reading(self, *, replica: bool, after: int = 0) -> Source:
         return self
-
-    def primary(self) -> tuple[Any, Route]:
-        return self.known()
 
 
 class Line(asyncio.Transport):

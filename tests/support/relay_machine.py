@@ -16,16 +16,30 @@ from collections import Counter
 from math import inf
 from typing import Any, Final
 
+from tenantproxy.errors import PoolTimeout
 from tenantproxy.model import Route
 from tenantproxy.raw.backend import RawBackend, Settings
 from tenantproxy.raw.lender import Lessee
 from tenantproxy.sidecar.pg.inbox import Hold
+from tenantproxy.sidecar.pg.relay import Relay
+from tenantproxy.wire import answers
 from tenantproxy.wire.frames import HEADER, length_of
 from tenantproxy.wire.pipeline import MAX_OUTSTANDING, Certainty
 from tenantproxy.wire.statements import ServerStatements, Statements
 from tests.support.model_server import ModelServer, query
 from tests.support.relay_desk import Backend, Lender
-from tests.support.relay_players import HEAR, LEAVE, STRIKE, Player, Polite, Rude, WrongAnswer, messages_of, wrong
+from tests.support.relay_players import (
+    HEAR,
+    LEAVE,
+    READY,
+    STRIKE,
+    Player,
+    Polite,
+    Rude,
+    WrongAnswer,
+    messages_of,
+    wrong,
+)
 
 __all__ = ["Machine", "WrongAnswer"]
 
@@ -37,6 +51,8 @@ TURNS: Final = 40  # of the loop, for one that sends more than it may in one
 PATIENCE: Final = 5000  # steps of polite clients alone
 ROOM: Final = MAX_OUTSTANDING + 300  # a turn reads at most so many more
 RESTS: Final = 0.2  # of the times that a client may
+BUSY: Final = PoolTimeout("no connection became free")
+REFUSED: Final = answers.error_response(BUSY)
 
 
 class Desk(Lender):
@@ -78,6 +94,11 @@ class Desk(Lender):
         waiting = super().acquire(pool, route, session, lessee)
         self.wanted[id(waiting)] = str(route.tenant)
         return waiting
+
+    def is_first(self, relay: Relay) -> bool:
+        """Whether its client is the first who waits."""
+        awake = relay._awake
+        return bool(self.waiting) and awake is not None and self.waiting[0].lessee is awake.checkout
 
     def grant(self) -> bool:
         if not (self.waiting and self.idle):
@@ -154,8 +175,10 @@ class Machine:
             self._move(rng.choice(self.players))
         elif kind < 85:
             self._deliver(rng.choice(desk.backends))
-        elif kind < 90:
+        elif kind < 89:
             desk.grant()
+        elif kind == 89:
+            self._refuse()
         else:
             self._happen(kind, rng.choice(desk.backends), rng.choice(self.players))
         self._check()
@@ -203,6 +226,18 @@ class Machine:
             holder.heard += whole
             self.halves[backend] = half[sum(map(len, whole)) :]
         backend.deliver(size)
+
+    def _refuse(self) -> None:
+        """The first who waits gets no backend, and hears so."""
+        player = next((each for each in self.players if self.desk.is_first(each.relay)), None)
+        if player is None or not player.may_be_refused():
+            return
+        before = len(player.line.received)
+        self.desk.refuse(BUSY)
+        said = player.line.received[before:]
+        if not said.startswith(REFUSED):
+            raise wrong("a client that gets no backend does not hear that", player.name, said)
+        player.was_refused(REFUSED + READY if isinstance(player, Polite) else said)
 
     def _holder(self, backend: Backend) -> Player | None:
         return next((each for each in self.players if each.relay.backend is backend), None)

@@ -115,6 +115,9 @@ MUTATIONS: Final[dict[str, Block]] = {
         statements, "_SHOWN", lambda shown: dict.fromkeys(shown, 0x31)
     ),
     "a client is read again when its backend is given back": instead(Inbox, "resume", nothing),
+    "what gets no backend is not sent to a later one": instead(
+        requests.RequestStream, "refuse", lambda original: lambda self, data: 0
+    ),
     "what room is made for is closed": instead(ServerStatements, "forget", nothing),
 }
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 import re
+from copy import deepcopy
 from typing import Final
 
 from tenantproxy.wire import frames
@@ -25,6 +26,7 @@ MANY: Final = 6000
 STRIKE: Final = b"a timeout strikes it"
 HEAR: Final = b"it hears all that was answered"
 HOLD: Final = b"it hears nothing until it has sent all"
+READY: Final = b"Z\0\0\0\5I"
 LEAVE: Final = b"it hears all, and leaves"
 _OUR_NAME: Final = re.compile(rb"tp_[0-9a-f]{16}")
 _LABEL: Final = re.compile(rb"([a-z]+)\.([a-z0-9]+)\.[0-9]+:")
@@ -63,6 +65,14 @@ class Player(Client):
         """Send some more."""
         raise NotImplementedError
 
+    def may_be_refused(self) -> bool:
+        """Whether it knows what it would see then, while it waits for a backend."""
+        raise NotImplementedError
+
+    def was_refused(self, said: bytes) -> None:
+        """It got no backend, and heard `said`: nothing of its request runs, up to the end of its segment."""
+        raise NotImplementedError
+
     def compare(self) -> None:
         """Raises WrongAnswer when it has got something else than it must."""
         raise NotImplementedError
@@ -81,6 +91,7 @@ class Polite(Player):
     def __init__(self, desk: Lender, name: str, tenant: str, statements: Statements, rng: random.Random) -> None:
         super().__init__(desk, name, tenant, statements, rng)
         self.alone = ModelServer()
+        self.before = self.alone  # as it was when the segment under way had not been sent
         self.expected = b""
         self.next: list[bytes] = []
         self.is_whole = False  # what it sends now goes in one piece
@@ -133,9 +144,18 @@ class Polite(Player):
         if not self.next:
             self.script()
         segment = self.next.pop(0)
+        self.before = deepcopy(self.alone)
         self.expected, self.line.received = self.alone.feed(segment), b""
         self.sending = segment
         self.push(None if segment.startswith(pg.bind(b"i")) else self.rng.choice(PIECES))
+
+    def may_be_refused(self) -> bool:
+        """See Player: where its segment has come whole, and is one."""
+        return not self.sending and [each[0] for each in messages_of(self.expected)].count(frames.READY) == 1
+
+    def was_refused(self, said: bytes) -> None:
+        """See Player."""
+        self.alone, self.expected = self.before, said
 
     @property
     def is_answered(self) -> bool:
@@ -158,6 +178,7 @@ class Rude(Player):
         self.left: list[bytes] = []  # of an attack
         self.token = b""  # what is to happen besides what it sends
         self.holds = False  # nothing is to arrive from its server meanwhile
+        self.is_owed_ready = False  # it was refused in a segment whose end had not come
 
     def anything(self) -> bytes:  # noqa: C901 - a branch for each kind
         """A message, or a few that have a meaning together."""
@@ -254,11 +275,24 @@ class Rude(Player):
         if not self.left and not self.sending:
             self.holds = False
 
+    def may_be_refused(self) -> bool:
+        """See Player."""
+        return True
+
+    def was_refused(self, said: bytes) -> None:
+        """See Player. The end of its segment may still come, and is answered here."""
+        self.heard += messages_of(said)
+        if self.heard[-1] != READY:
+            self.heard.append(READY)
+            self.is_owed_ready = True
+
     def compare(self) -> None:
         """Everything that was said to it, and nothing else, in order."""
         if not self.may_have(self.line.received):
             raise wrong("a client sees what is another's", self.name, self.tenant, self.line.received)
         received, heard = shown(messages_of(self.line.received)), shown(self.heard)
+        if self.is_owed_ready and len(received) == len(heard) - 1 and heard[-1] == READY:
+            heard.pop()
         if self.line.is_closed:
             if received and received[-1][0] == frames.ERROR:
                 received.pop()  # why it was ended

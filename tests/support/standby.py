@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import asyncpg
+
 from tenantproxy.embedded import EmbeddedPostgres
 from tenantproxy.embedded.binaries import as_user
 from tenantproxy.embedded.server import _environment, _in_memory, _remove
@@ -59,6 +61,8 @@ class Standby(EmbeddedPostgres):
     async def catch_up(self) -> None:
         """Wait until it has replayed all that its primary has written so far."""
         async with Database(server=self._primary, name="postgres").connect() as admin:
+            # A commit, so that also what was only inserted into the log is written: `position()` is behind that.
+            await admin.execute("SELECT pg_logical_emit_message(true, 'catch up', '')")
             written = await admin.fetchval("SELECT pg_current_wal_lsn()::text")
         async with Database(server=self, name="postgres").connect() as admin:
 
@@ -96,6 +100,22 @@ def address_of(server: EmbeddedPostgres) -> str:
 def keys_of(server: EmbeddedPostgres) -> dict[str, Any]:
     """A section of [servers] for tenants' SQL on `server`."""
     return {"host": server.host, "port": server.port, "user": APP_ROLE, "password": APP_PASSWORD, "ssl": "disable"}
+
+
+@asynccontextmanager
+async def paused(standby: EmbeddedPostgres) -> AsyncIterator[asyncpg.Connection]:
+    """The standby replays nothing until it is told to: `SELECT pg_wal_replay_resume()`."""
+    async with Database(server=standby, name="postgres").connect() as admin:
+        await admin.execute("SELECT pg_wal_replay_pause()")
+        await until(lambda: _is_paused(admin), "the standby has stopped to replay")
+        try:
+            yield admin
+        finally:
+            await admin.execute("SELECT pg_wal_replay_resume()")
+
+
+async def _is_paused(admin: asyncpg.Connection) -> bool:
+    return bool(await admin.fetchval("SELECT pg_get_wal_replay_pause_state()") == "paused")
 
 
 @contextmanager

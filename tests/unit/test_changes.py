@@ -16,7 +16,7 @@ async def test_few_changed_tenants_are_followed_in_one_turn_of_the_event_loop() 
     async def follow(tenant: TenantId) -> None:
         followed.append(tenant)
 
-    changes = Changes(follow=follow, has_own=lambda _: True, owners=lambda: NAMES)
+    changes = Changes(follow=follow, is_concerned=lambda _: True, concerned=lambda: NAMES)
     with counting_turns(lambda: len(followed)) as turns:
         changes.announce(None)
         await until(lambda: len(followed) >= len(NAMES), "all were followed")

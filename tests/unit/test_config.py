@@ -8,23 +8,26 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from tenantproxy.config import Settings, describe, is_loopback, json_schema, listen_address, load
-from tenantproxy.config.sections import Pg, PgUser
+from tenantproxy.config.changes import is_taken_over
+from tenantproxy.config.sections import Admin, Http, Pg, PgUser
+from tenantproxy.config.server_sections import Server
 from tenantproxy.errors import ConfigurationError, Problem
 from tenantproxy.model import Isolation, Limits
 
 EXAMPLE = Path(__file__).parents[2] / "config" / "tenantproxy.toml"
-CONTRACT_SECTIONS = {"schema", "fleet",
+CONTRACT_SECTIONS = {"schema", "fleet", "provision", "migrations", "backup", "gdpr",
     "main", "servers", "pools", "registry", "tenants", "row", "tenant_roles", "context", "resolve", "auth", "login",
-    "http", "admin", "audit", "pg", "metrics",
+    "http", "admin", "audit", "pg", "sql", "metrics", "log", "traces",
 }  # fmt: skip
 VERIFIER = (
     "SCRAM-SHA-256$4096:EX3KwYAOFoPOorSBSndI7g==$4WOwYQAY0t+Pl2hZ0Mye/Ipuh3uZ5IbN5FfM0IrAkn0="
     ":9VdhSJDsM/Ab7VXMpD74pUWlNce/xEoho0ISRNukrq8="
 )
 
+PLAIN = {"ssl_required": "never"}
 GOOD: Mapping[str, Any] = {
     "main": {"server": "primary", "database": "main"},
     "servers": {"primary": {"user": "app", "password": "sesame-open"}},
@@ -100,23 +103,41 @@ BAD = [
     (changed(servers=server(admin={"user": "a"})), "servers.primary.admin.password_file", ["no password"]),
     (changed(servers=server(password=17)), "servers.primary.password", ["must be text", "a number"]),
     (changed(servers=server(password_env="X")), "servers.primary.password", ["password and password_env", "keep one"]),
+    (changed(servers=server(channel_binding="require")), "servers.primary.channel_binding", ["prefer", "verify-full"]),
     (changed(servers=server(ssl="verify-ful")), "servers.primary.ssl", ["did you mean verify-full?"]),
     (changed(servers=server(ssl_cert_file="x")), "servers.primary.ssl_cert_file", ["belong together"]),
     (changed(servers=server(port=70000)), "servers.primary.port", ["70000", "65535"]),
     (changed(servers=server(host="")), "servers.primary.host", ["empty"]),
-    (changed(admin={"listen": "0.0.0.0:8081"}), "admin.token_file", ["other machines", "token"]),
-    (changed(admin={"listen": "[::]:8081"}), "admin.token_file", ["other machines", "127.0.0.1"]),
-    (changed(admin={"listen": "ops.internal:8081"}), "admin.token_file", ["other machines", "127.0.0.1"]),
+    (changed(admin={"listen": "0.0.0.0:8081", **PLAIN}), "admin.token_file", ["other machines", "token"]),
+    (changed(admin={"listen": "[::]:8081", **PLAIN}), "admin.token_file", ["other machines", "127.0.0.1"]),
+    (changed(admin={"listen": "ops.internal:8081", **PLAIN}), "admin.token_file", ["other machines", "127.0.0.1"]),
     (changed(admin={"hosts": ["https://ops"]}), "admin.hosts.0", ["not a host", "without a port"]),
     (changed(servers=server(max_connections=2)), "servers.primary.max_connections", ["is 2", "at least 3"]),
     (changed(servers=server(replicas=["primary"])), "servers.primary.replicas", ["itself"]),
     (changed(servers=server(replicas=["second"])), "servers.primary.replicas", ["'second'", "[servers.second]"]),
     (changed(servers=server(replicas="second")), "servers.primary.replicas", ["a list of text", "text"]),
     (changed(servers=server(replicas=[3])), "servers.primary.replicas.0", ["must be text", "a number"]),
+    (changed(servers=server(hosts=["db1:5432", "db1:5432"])), "servers.primary.hosts", ["entry 1", "there twice"]),
+    (changed(servers=server(hosts=["db1:70000"])), "servers.primary.hosts", ["entry 0", "1 to 65535"]),
+    (changed(servers=server(hosts=["a:5432", "x://b"])), "servers.primary.hosts", ["entry 1", "db2.internal:5432"]),
+    (changed(servers=server(target_session_attrs="primary")), "servers.primary.target_session_attrs", ["with hosts"]),
+    (changed(servers=server(probe_database="app")), "servers.primary.probe_database", ["with hosts", "remove it"]),
+    (changed(servers=server(max_replica_lag=5)), "servers.primary.max_replica_lag", ["with replicas"]),
+    (
+        changed(servers=server(hosts=["a:1"], target_session_attrs="standby")),
+        "servers.primary.target_session_attrs",
+        ["main database", "read-write"],
+    ),
     (changed(registry={"source": "mongodb"}), "registry.source", ["mongodb", "not available in this release"]),
     (changed(registry={"source": "postgress"}), "registry.source", ["did you mean postgres?"]),
     (changed(registry={"list_query": "select 1"}), "registry.query", ["missing"]),
     (changed(registry={"query": "select 1"}), "registry.list_query", ["missing", "$2"]),
+    (changed(registry={"status_update": "update t set s = $2 where id = $1"}), "registry.status_update", ["query"]),
+    (
+        changed(registry={"query": "select $1", "list_query": "select $1, $2", "status_update": "update t set s = 1"}),
+        "registry.status_update",
+        ["$1", "$2"],
+    ),
     (changed(registry={"source": "file", "query": "select 1"}), "registry.query", ["only read", "postgres"]),
     (changed(registry=None, tenants={"a": row()}), "tenants", ["only read", 'source = "file"']),
     (changed(row=None, tenants={"acme": row()}), "row.key_file", ["missing", "'acme'", "openssl"]),
@@ -193,7 +214,11 @@ BAD = [
     (users(**{"u" * 64: {"password": "x", "tenants": "*"}}), f"pg.users.'{'u' * 64}'", ["63"]),
     (users(**{"a\n": {"password": "x", "tenants": "*"}}), "pg.users.'a\\n'", ["printed"]),
     (changed(pg={"ssl_cert_file": "/x"}), "pg.ssl_cert_file", ["belong together"]),
-    (changed(pg={"listen": "0.0.0.0:6432"}), "pg.ssl_cert_file", ["nothing would be encrypted", '"never"']),
+    *(
+        (changed(**{key: {"listen": "0.0.0.0:1", **more}}), f"{key}.ssl_cert_file", ["be encrypted", '"never"'])
+        for key, more in (("pg", {}), ("http", {}), ("admin", {"token": "t" * 32}))
+    ),
+    (changed(http={"ssl_required": "always"}), "http.ssl_required", ["no client could connect"]),
     (changed(pg={"ssl_required": "always"}), "pg.ssl_required", ["no client could connect"]),
     (changed(pg={"ssl_min_version": "1.1"}), "pg.ssl_min_version", ["1.2"]),
     (changed(pg={"ssl_client_ca_file": "/x"}), "pg.ssl_client_ca_file", ["without TLS"]),
@@ -223,6 +248,8 @@ BAD = [
     ),
     (tenants(a={"database": "x"}), "tenants.a.isolation", ["missing"]),
     (tenants(a={"isolation": "row"}), "tenants.a.database", ["missing"]),
+    (changed(servers={**server(), "s" * 64: {"user": "app", "password": "sesame-open"}}), "servers." + "s" * 64,
+     ["64 bytes", "fleet"]),
     (tenants(a=row(isolation="rows")), "tenants.a.isolation", ["database, schema, row", "did you mean row?"]),
     (tenants(a=row(status="activ")), "tenants.a.status", ["did you mean active?"]),
     (tenants(a=row(colour="red")), "tenants.a.colour", ["unknown"]),
@@ -406,15 +433,42 @@ def test_a_listen_address_is_a_host_and_a_port(text: str, address: tuple[str, in
     assert listen_address(text) == address
 
 
+@pytest.mark.parametrize(
+    ("tokens", "key", "said"),
+    [
+        ({"a": {"role": "read"}}, "admin.tokens.a.token_file", "is missing"),
+        ({"a": {"role": "root", "token": "x" * 32}}, "admin.tokens.a.role", "read"),
+        ({"a": {"role": "read", "token": "short"}}, "admin.tokens.a.token", "5 bytes long"),
+        ({"a b": {"role": "read", "token": "x" * 32}}, "admin.tokens.a b", "name"),
+        ({"admin": {"role": "read", "token": "x" * 32}}, "admin.tokens.admin", "itself"),
+        ({"a": {"role": "read", "token": "t" * 32}}, "admin.tokens.a", "same token as that of 'admin'"),
+        ({"a": {"role": "read", "token_file": "/nowhere/x"}}, "admin.tokens.a.token_file", "/nowhere/x"),
+    ],
+)
+def test_a_named_token_that_cannot_be_used_is_told(tokens: dict[str, Any], key: str, said: str) -> None:
+    problems = problems_of(changed(admin={"listen": "0.0.0.0:8081", "token": "t" * 32, "tokens": tokens, **PLAIN}))
+    assert [problem.key for problem in problems] == [key]
+    assert said in str(problems[0])
+    assert "x" * 32 not in str(problems[0])
+
+
+def test_a_named_token_is_enough_for_a_listener_that_others_reach() -> None:
+    tokens = {"ann": {"role": "admin", "token": "x" * 32}}
+    settings = Settings(**changed(admin={"listen": "0.0.0.0:8081", "tokens": tokens, **PLAIN}))
+    assert "x" * 32 not in repr(settings)
+    assert "x" * 32 not in json.dumps(describe(settings))
+
+
 def test_the_shipped_example_is_accepted_once_its_secrets_exist(tmp_path: Path) -> None:
-    for name in ("pg", "pg_admin", "pg_login", "row_key", "admin", "pepper", "billing", "ops"):
-        (tmp_path / name).write_text("0123456789abcdef" * 4 + "\n")
+    for name in ("pg", "pg_admin", "pg_login", "row_key", "admin", "admin_grafana", "pepper", "billing", "ops"):
+        (tmp_path / name).write_text("0123456789abcdef" * 4 + ("2\n" if name == "admin_grafana" else "\n"))
     copy = tmp_path / "tenantproxy.toml"
     copy.write_text(EXAMPLE.read_text().replace("/run/secrets/", f"{tmp_path}/"))
     settings = load(copy)
     assert settings.servers["primary"].replicas == ("replica",)
     assert settings.servers["primary"].admin is not None
     assert (settings.pg.users["billing"].tenants, settings.pg.users["ops"].console) == ("*", True)
+    assert [name for name, _ in settings.admin.each_token] == ["admin", "grafana"]
     assert load(EXAMPLE, secrets=False).pools == settings.pools == Settings(**GOOD).pools
     assert load(EXAMPLE, secrets=False).registry == Settings(**changed(registry=None)).registry
 
@@ -468,7 +522,7 @@ def test_sources_that_no_request_can_have_are_refused_all_at_once() -> None:
 @pytest.mark.parametrize(
     "admin",
     [
-        {"listen": "0.0.0.0:8081", "token": "a token of many bytes"},
+        {"listen": "0.0.0.0:8081", "token": "a token of many bytes", **PLAIN},
         {"listen": "localhost:8081"},
         {"listen": "127.0.0.2:8081"},
         {"listen": "[::1]:8081"},
@@ -477,3 +531,12 @@ def test_sources_that_no_request_can_have_are_refused_all_at_once() -> None:
 )
 def test_an_admin_listener_needs_a_token_only_where_others_reach_it(admin: dict[str, Any]) -> None:
     assert Settings.from_mapping(changed(admin=admin)).admin.listen == admin["listen"]
+
+
+def test_a_running_process_takes_over_all_that_says_how_tls_is_spoken() -> None:
+    sections: tuple[type[BaseModel], ...] = (Http, Admin, Pg)
+    changes: list[tuple[str, ...]] = [
+        (section.__name__.lower(), key) for section in sections for key in section.model_fields if key.startswith("ssl")
+    ]
+    changes += [("servers", "primary", key) for key in Server.model_fields if key.startswith("ssl")]
+    assert [change for change in changes if not is_taken_over(change)] == []

@@ -30,6 +30,8 @@ def problem(**given: Any) -> tuple[str, str]:
     return found.key, found.problem
 
 
+ADMIN = {"admin": {"user": "admin", "password": "z"}}
+WATCHING = {"account_query": QUERY, "list_query": QUERY, "watch_table": "users", "pepper": "p" * 32}
 ROLE = {"login": {"user": "lookup", "password": "y"}}
 
 
@@ -55,6 +57,8 @@ def test_everything_for_login_is_understood() -> None:
         ({"server": {"login": {"user": "lookup"}}}, "servers.primary.login.password_file"),
         ({"server": {"login": {"user": "app", "password": "y"}}}, "servers.primary.login.user"),
         ({"fan_out_concurrency": 0}, "login.fan_out_concurrency"),
+        ({"outbox": True, "server": ADMIN}, "login.outbox"),
+        ({**WATCHING, "outbox": True}, "login.outbox"),
         ({"attempts_per_account": -1}, "login.attempts_per_account"),
     ],
 )

@@ -47,6 +47,7 @@ TABLE: dict[str, tuple[int, str, str, bool]] = {
     "BudgetExhausted": (503, "53300", "budget_exhausted", True),
     "PoolClosed": (503, "57P01", "pool_closed", True),
     "LeaseExpired": (503, "57P01", "lease_expired", True),
+    "TenantEnded": (403, "57P01", "tenant_ended", False),
     "ServerMoved": (503, "57P01", "server_moved", True),
     "IdleTransaction": (503, "25P03", "idle_in_transaction", True),
     "ConnectFailed": (503, "08001", "connect_failed", True),

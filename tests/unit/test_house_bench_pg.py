@@ -16,7 +16,7 @@ from benchmarks.pg_noisy import verdicts as noisy_verdicts
 from benchmarks.pg_pgbench import Bench, Figures, read_report
 from benchmarks.pg_process import cpu_seconds, free_port, memory_bytes, running
 from benchmarks.pg_rounds import AGAIN, Series, Subject, take_turns
-from benchmarks.pg_select import DATABASE_TENANT, ROW_TENANT, verdicts
+from benchmarks.pg_select import DATABASE_TENANT, PLAIN_POLICY, PLAIN_ROWS, ROW_TENANT, verdicts
 from benchmarks.pg_targets import DIRECT, PGBOUNCER, SHARED_SIZE, Target, pgbouncer_ini, sidecar_toml
 from benchmarks.pg_turns import together
 from benchmarks.pg_world import DATABASE, ROW, SCHEMA, PgWorld
@@ -175,11 +175,15 @@ def test_a_proxy_that_costs_too_much_misses() -> None:
         AGAIN: figures(100, 10),
         DATABASE_TENANT: figures(101, 10.1),
         ROW_TENANT: figures(86, 13),
+        PLAIN_ROWS: figures(102, 13),
+        PLAIN_POLICY: figures(90, 13),
     }
     told = {one.target: one.word for one in trust(verdicts("simple", series, peer_can=True))}
     assert told["simple: CPU of a transaction, database tenant against PgBouncer"] == "MISSED"
     assert told["simple: throughput, database tenant against PgBouncer"] == "met"
     assert told["simple: throughput, signed row tenant against a database tenant"] == "met"
+    assert told["simple: throughput, signed row tenant against that table without a policy"] == "MISSED"
+    assert told["simple: throughput, signed row tenant against a policy on a plain setting"] == "met"
     series[AGAIN] = figures(150, 10)
     assert "A CONTROL IS BROKEN" in loud(trust(verdicts("simple", series, peer_can=True)))
 
@@ -190,11 +194,13 @@ def test_without_a_pgbouncer_its_targets_are_not_met() -> None:
         AGAIN: figures(200, 0),
         DATABASE_TENANT: figures(100, 10),
         ROW_TENANT: figures(90, 12),
+        PLAIN_ROWS: figures(90, 12),
+        PLAIN_POLICY: figures(90, 12),
     }
     found = trust(verdicts("simple", series, peer_can=True))
-    assert [one.word for one in found] == ["holds", "MISSED", "MISSED", "met"]
+    assert [one.word for one in found] == ["holds", "MISSED", "MISSED", "met", "met", "met"]
     assert "no pgbouncer on PATH" in loud(found)
-    assert [one.word for one in trust(verdicts("prepared", series, peer_can=False))] == ["holds", "met"]
+    assert [one.word for one in trust(verdicts("prepared", series, peer_can=False))] == ["holds", "met", "met", "met"]
 
 
 def test_a_neighbour_that_is_heard_misses() -> None:

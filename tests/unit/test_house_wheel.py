@@ -47,10 +47,11 @@ sys.meta_path.insert(0, Refuse())
 sys.path.insert(0, sys.argv[1])
 process = tuple("tenantproxy." + name for name in (
     "sidecar", "cli", "demo", "__main__",
-    "metrics.prometheus", "metrics.families", "metrics.listeners", "metrics.logins", "metrics.pg", "metrics.app",
+    "metrics.prometheus", "metrics.exposition", "metrics.families", "metrics.tracing",
+    "metrics.listeners", "metrics.logins", "metrics.pg", "metrics.app",
     "metrics.fleet", "middleware.aiohttp",
-    "middleware.django", "sqlalchemy",
-    "registry.mongo",
+    "middleware.django", "sqlalchemy", "testing.plugin",
+    "registry.mongo", "lifecycle.migrate.tool.alembic_tool", "lifecycle.migrate.tool.django_tool",
 ))
 import tenantproxy
 assert tenantproxy.__file__.startswith(sys.argv[1]), tenantproxy.__file__

@@ -27,6 +27,7 @@ class Port:
     server: EmbeddedPostgres
     host: str
     port: int
+    public: str  # host:port, of SQL over HTTP
     log: Path
 
 
@@ -39,7 +40,8 @@ def pg_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Port]:
         log = folder / "sidecar.log"
         with a_sidecar(config, log) as served:
             host, _, port = served.pg.rpartition(":")
-            yield Port(process=served.process, server=server, host=host, port=int(port), log=log)
+            public = served.public.removeprefix("http://")
+            yield Port(process=served.process, server=server, host=host, port=int(port), public=public, log=log)
 
 
 @pytest.fixture(params=_SEATS, ids=lambda seat: f"{seat[0]}-{seat[1]}")

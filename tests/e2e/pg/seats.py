@@ -184,7 +184,8 @@ def _toml(server: EmbeddedPostgres, *, app_password: str, row_key: str, role_key
             "unprotected": [f"public.{name}_{mode}" for name in ("shapes", "forms") for mode in MODES],
         },
         "tenant_roles": {"key": role_key},
-        "http": {"listen": ""},
+        "http": {"listen": "127.0.0.1:0"},
+        "sql": {"enabled": True},
         "admin": {"listen": "127.0.0.1:0"},
         "pg": {"listen": "127.0.0.1:0"},
     }

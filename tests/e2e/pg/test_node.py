@@ -16,6 +16,12 @@ from tests.e2e.pg.seats import MODES, Mode, seats
 IN_NODE: Final = frozenset(CHECKS) - {"late_cancel"}  # no client of Node asks for it
 OF_AN_ORM: Final = frozenset({"own_rows", "transactions", "prepared", "errors"})
 ORMS: Final = ("kysely", "knex", "sequelize", "typeorm", "prisma")
+NEON: Final = {
+    "neon": frozenset(
+        ("queries", "modes", "batches", "errors", "pools", "clients", "drizzle_http", "drizzle_websocket", "kysely")
+    ),
+    "prisma_neon": frozenset(("websocket", "http")),
+}
 QUEUES: Final = ("graphile_worker", "pg_boss")
 
 
@@ -49,8 +55,18 @@ def test_a_queue_of_node_makes_its_tables_at_a_tenant_and_runs_jobs(program: str
     assert said == {(f"{mode}-database", "jobs"): "" for mode in MODES}
 
 
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize(("program", "checks"), NEON.items(), ids=list(NEON))
+def test_neons_clients_work_unmodified_over_http_and_a_websocket(
+    program: str, checks: frozenset[str], pg_port: Port
+) -> None:
+    places = [seat.as_dict() | {"public": pg_port.public} for seat in seats("transaction", pg_port.host, pg_port.port)]
+    said = run_program([_node(), str(NODE / f"{program}.mjs")], given=json.dumps({"seats": places}))
+    expect_all({(kind.removeprefix("transaction-"), check): why for (kind, check), why in said.items()}, checks)
+
+
 def _node() -> str:
     node = shutil.which("node")
-    if node is None or not (NODE / "node_modules" / "typeorm").is_dir():
+    if node is None or not (NODE / "node_modules" / "kysely-neon").is_dir():
         pytest.skip(f"needs node, and its clients: npm ci --prefix tests/e2e/pg/{NODE.name}")
     return node

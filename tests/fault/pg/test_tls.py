@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import ssl
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +180,29 @@ async def test_a_certificate_opens_the_user_whose_name_is_in_it_and_no_other(
         results = house.listener.encryption.results
         assert (results["ok"], results["certificate"]) == (before, len(bad))
         assert not house.listener.unauthenticated
+
+
+async def test_a_certificate_opens_no_user_whose_name_it_only_resembles(
+    lasting: World, authority: Authority, server: Pair
+) -> None:
+    pg = {**server.listener, "ssl_client_ca_file": str(authority.root), "users": users(**CERTIFIED)}
+    async with a_port(lasting, pg=pg) as house:
+        for number, names in enumerate(
+            (
+                ["Certified"],
+                ["certified\0.example.com"],
+                ["*"],
+                ["certified "],
+                ["other", "*"],
+                ["other", "certified.com"],
+            )
+        ):
+            pair = authority.certificate(*names, file=f"resembles{number}")
+            shown = {"sslcert": str(pair.certificate), "sslkey": str(pair.key), "user": "certified"}
+            assert "password authentication failed" in await refused(house, authority, **shown), names
+        pair = authority.certificate("other", "certified", file="alternative")
+        shown = {"sslcert": str(pair.certificate), "sslkey": str(pair.key), "user": "certified"}
+        assert (await asyncio.to_thread(libpq, house, authority, **shown))[2]
 
 
 INJECTED = startup("all", "database1")
@@ -434,3 +459,71 @@ async def test_a_token_is_a_password_inside_tls_and_a_bearer_token_needs_no_pass
             answer = await client.rest()
             assert answer.errors[0]["M"] == 'password authentication failed for user "oauth"'
             client.abort()
+
+
+class _BearerRequest(ctypes.Structure):
+    """PGoauthBearerRequest of libpq 18."""
+
+    _fields_ = (
+        ("openid_configuration", ctypes.c_char_p),
+        ("scope", ctypes.c_char_p),
+        ("async_", ctypes.c_void_p),
+        ("cleanup", ctypes.c_void_p),
+        ("token", ctypes.c_char_p),
+        ("user", ctypes.c_void_p),
+    )
+
+
+_HOOK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_void_p, ctypes.POINTER(_BearerRequest))
+_BEARER_TOKEN = 1  # PQAUTHDATA_OAUTH_BEARER_TOKEN
+
+
+@contextmanager
+def bearing(token: str) -> Iterator[list[tuple[bytes, bytes]]]:
+    """Let psycopg's libpq, which must be 18, have `token` where it needs one; yields what it was told to get it by."""
+    found = list(Path(psycopg.__file__).parents[1].glob("psycopg_binary.libs/libpq-*.so*"))
+    if not found or psycopg.pq.version() < 180000:
+        pytest.skip("needs the libpq 18 of psycopg[binary] 3.3")
+    libpq, asked = ctypes.CDLL(str(found[0])), []
+    kept = token.encode()
+
+    def give(kind: int, connection: int, request: Any) -> int:
+        if kind != _BEARER_TOKEN:
+            return 0
+        asked.append((request.contents.openid_configuration, request.contents.scope))
+        request.contents.token = kept
+        return 1
+
+    hook = _HOOK(give)
+    libpq.PQgetAuthDataHook.restype = ctypes.c_void_p
+    libpq.PQsetAuthDataHook.argtypes = (ctypes.c_void_p,)
+    before = libpq.PQgetAuthDataHook()
+    libpq.PQsetAuthDataHook(ctypes.cast(hook, ctypes.c_void_p))
+    try:
+        yield asked
+    finally:
+        libpq.PQsetAuthDataHook(before)
+
+
+async def test_libpq_brings_a_bearer_token_for_which_it_is_told_where_to_go(
+    lasting: World, authority: Authority, server: Pair
+) -> None:
+    issuer = "https://id.example.com"
+    pg = {**server.listener, "oauth_issuer": issuer, "oauth_scope": "openid db"}
+    async with a_port(lasting, pg=pg, auth={"key": "k" * 32}) as house:
+        tokens = house.port._desk.tokens
+        assert tokens is not None
+        tenant = lasting.tenants[-1]
+        place = {
+            "user": "oauth",
+            "dbname": tenant.id,
+            "oauth_issuer": issuer,
+            "oauth_client_id": "tests",
+            "password": "",
+        }
+        with bearing(tokens.issue(tenant=tenant, user="ann")) as asked:
+            seen = await asyncio.to_thread(libpq, house, authority, **place)
+        assert seen[0] == f"{tenant.id} 1"
+        assert asked == [(f"{issuer}/.well-known/openid-configuration".encode(), b"openid db")]
+        with bearing("forged.token.x"):
+            assert 'failed for user "oauth"' in await refused(house, authority, **place)

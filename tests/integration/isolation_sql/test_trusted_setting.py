@@ -116,13 +116,24 @@ SHADOWS: Final = (
     "CREATE OPERATOR evil.> (LEFTARG = text, RIGHTARG = text, FUNCTION = evil.always)",
     "CREATE OPERATOR evil.< (LEFTARG = text, RIGHTARG = text, FUNCTION = evil.always)",
     "CREATE OPERATOR evil.= (LEFTARG = text, RIGHTARG = text, FUNCTION = evil.always)",
-    "CREATE DOMAIN evil.text AS pg_catalog.text",
+    "CREATE FUNCTION evil.date_part(text, timestamptz) RETURNS double precision RETURN 0",
+    "CREATE FUNCTION evil.proved_tenant() RETURNS text RETURN 'row2'",
+    "CREATE DOMAIN evil.text AS pg_catalog.text CHECK (false)",
+    "CREATE DOMAIN evil.int8 AS pg_catalog.int8 CHECK (false)",
     "CREATE COLLATION evil.\"C\" (locale = 'C')",
     "CREATE TEMP TABLE context_key (kid smallint, ipad bytea, opad bytea, not_after timestamptz)",
     "CREATE TEMP TABLE fenced_tenant (tenant_id text)",
     "CREATE TEMP SEQUENCE session_nonce",
     "CREATE TEMP SEQUENCE trusted_mark",
 )
+
+
+EVIL_PATH: Final = "SET search_path = evil, pg_temp, public, pg_catalog"
+
+
+async def set_by_a_superuser(admin: asyncpg.Connection, value: str) -> None:
+    """A session of the tenants' role in which the parameter has a value that no entry gave it."""
+    await admin.execute(f"RESET SESSION AUTHORIZATION; SET {P} = '{value}'; SET SESSION AUTHORIZATION app; {EVIL_PATH}")
 
 
 async def test_shadowing_what_the_trusted_form_uses_shows_no_row_of_another(trusting: World) -> None:
@@ -133,13 +144,20 @@ async def test_shadowing_what_the_trusted_form_uses_shows_no_row_of_another(trus
             await session.enter("row1")
             for statement in SHADOWS:
                 await conn.execute(statement)
-            await conn.execute("SET search_path = evil, pg_temp, public, pg_catalog")
+            await conn.execute(EVIL_PATH)
             assert await names(conn) == OWN
             session.nonce += 1
             with pytest.raises(asyncpg.InsufficientPrivilegeError, match="not valid"):
                 await conn.execute(session.entry("row2"))
             assert await names(conn) == OWN
+            for value in ("", "1000000000row2", "heap_insert", "_row2", "A4102444800row2"):
+                await set_by_a_superuser(admin, value)
+                with pytest.raises(asyncpg.InsufficientPrivilegeError, match="no valid tenant"):
+                    await admin.fetch(READ)
+            await set_by_a_superuser(admin, "4102444800row1")
+            assert await names(admin) == OWN
         finally:
+            await admin.execute("RESET SESSION AUTHORIZATION; RESET ALL")
             await admin.execute(
                 "DROP SCHEMA IF EXISTS evil CASCADE; DROP FUNCTION IF EXISTS public.current_setting(text);"
                 f"REVOKE CREATE, TEMPORARY ON DATABASE {trusting.shared.name} FROM app;"

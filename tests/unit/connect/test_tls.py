@@ -10,6 +10,7 @@ import pytest
 
 from tenantproxy.connect import tls
 from tenantproxy.connect.tls import Handshake, HandshakeTurns
+from tenantproxy.connect.tls_records import first_flight
 
 
 class Costly:
@@ -60,3 +61,17 @@ async def test_a_step_that_fails_does_not_stop_the_others() -> None:
         await asyncio.sleep(0)
     assert log == [1]
     assert [str(each) for each in told] == ["a defect"]
+
+
+def record(kind: int, payload: bytes) -> bytes:
+    return bytes([kind, 3, 3]) + len(payload).to_bytes(2, "big") + payload
+
+
+def test_a_change_of_ciphers_is_read_with_the_record_that_it_precedes() -> None:
+    """OpenSSL has no answer to it alone: asking it would cost as much as a query."""
+    change, finished, more = record(20, b"\1"), record(23, b"x" * 50), record(23, b"y")
+    assert first_flight(bytearray(change + finished + more)) == len(change + finished)
+    assert first_flight(bytearray(finished + change + more)) == len(finished)
+    for cut in range(len(change + finished)):
+        assert first_flight(bytearray((change + finished)[:cut])) == 0, "not all there"
+    assert first_flight(bytearray(change + b"what is no record")) == len(change) + 17, "OpenSSL says what is wrong"

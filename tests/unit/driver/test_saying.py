@@ -129,3 +129,13 @@ async def test_what_comes_after_a_wait_that_was_cancelled_is_not_the_drivers() -
         await task
     desk.transport.protocol.data_received(ANSWER)
     assert desk.driver.heard == b""
+
+
+async def test_who_waits_hears_of_an_end_that_another_protocol_has_read() -> None:
+    desk = Desk()
+    waiting = asyncio.ensure_future(desk.saying.say("SELECT 1", ANSWER))
+    await asyncio.sleep(0)
+    desk.transport.set_protocol(FakeDriver())
+    desk.saying.lost()
+    with pytest.raises(ConnectionResetError):
+        await waiting

@@ -96,3 +96,17 @@ def test_a_process_whose_id_another_one_has_takes_a_new_one_and_no_grant() -> No
     assert member.hear_stale(report.seq)
     assert member.process != former
     assert member.shares["one"].allowed(1.0) == 0
+
+
+def test_a_process_that_leaves_something_open_says_how_much_and_is_buried() -> None:
+    member = Member({"one": TERMS})
+    first = member.report(0.0, {"one": Holding(total=0, want=9)})
+    member.hear(first.seq, [ServerGrant(server="one", granted=12, target=12, epoch=0)], now=0.0)
+    process = member.process
+    last, funeral = member.end(1.0, {"one": 2})
+    (claim,) = last.claims
+    assert (claim.used, claim.keep, claim.lowers, claim.want) == (2, 2, True, 0.0)
+    assert last.process == process
+    assert (funeral.buried, funeral.claims) == ((process,), ())
+    assert funeral.process != process
+    assert member.shares["one"].allowed(1.0) == 0

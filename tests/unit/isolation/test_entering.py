@@ -70,7 +70,10 @@ def test_a_window_begins_two_seconds_ago_and_ends_with_the_second_in_which_it_wo
 # --- resets ----------------------------------------------------------------------------------------------------------
 def test_cursors_are_closed_first_since_closing_them_may_run_somebodys_code() -> None:
     for text in (SOFT_RESET, KEEP_RESET, *map(changing, Proof), keep_reset(binding(Proof.BOUND))):
-        assert text.startswith("CLOSE ALL; SET SESSION AUTHORIZATION DEFAULT; RESET ALL; UNLISTEN *;")
+        first = text.removeprefix(
+            "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; "
+        )  # runs nothing, and waits for nothing
+        assert first.startswith("CLOSE ALL; SET SESSION AUTHORIZATION DEFAULT; RESET ALL; UNLISTEN *;")
         assert "pg_catalog.pg_advisory_unlock_all()" in text
         assert "DISCARD TEMP" in text
     assert FULL_RESET == "DISCARD ALL"
@@ -84,12 +87,12 @@ def changing(proof: Proof) -> str:
 def test_a_reset_for_another_tenant_ends_the_binding_and_counts_the_drivers_statements(proof: Proof) -> None:
     text = changing(proof)
     assert "DISCARD SEQUENCES" in text
-    assert "3" in text.removeprefix(SOFT_RESET)
+    assert "3" in text.partition(SOFT_RESET)[2]
 
 
 def test_statements_prepared_in_sql_are_looked_for_by_the_installed_function_or_without_one_by_ourselves() -> None:
     for proof in (Proof.BOUND, Proof.CARRIED):
-        assert changing(proof) == SOFT_RESET + "; SELECT tenantproxy.prepared_check(3)"
+        assert changing(proof).endswith(f"; {SOFT_RESET}; SELECT tenantproxy.prepared_check(3)")
     assert "from_sql" in changing(Proof.PLAIN)
     assert "< 3 " in changing(Proof.PLAIN)
     assert "tenantproxy." not in changing(Proof.PLAIN)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
+from tenantproxy.metrics.exposition import exposition, registry_of
 from tenantproxy.metrics.listeners import HttpRequests, ListenerStats, ProcessCollector, ProcessStats
-from tenantproxy.metrics.prometheus import exposition, registry_of
 
 
 def scrape(requests: HttpRequests, *, draining: bool = False) -> str:

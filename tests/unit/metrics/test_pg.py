@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from tenantproxy.metrics.exposition import exposition, registry_of
 from tenantproxy.metrics.pg import LimitUsage, PgCollector, PgStats
-from tenantproxy.metrics.prometheus import exposition, registry_of
 
 
 def scrape(stats: PgStats | None) -> list[str]:

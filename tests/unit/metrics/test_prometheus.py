@@ -10,7 +10,8 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from tenantproxy.metrics.prometheus import RouterCollector, exposition, exposition_in_slices, registry_of
+from tenantproxy.metrics.exposition import exposition, exposition_in_slices, registry_of
+from tenantproxy.metrics.prometheus import RouterCollector
 from tenantproxy.model import Isolation, PoolKey, TenantStatus
 from tenantproxy.pools.base import AcquireResult, HistogramSnapshot, PoolStats, ServerStats, Stats, TenantPoolStats
 from tests.support.turns import counting_turns
@@ -49,7 +50,10 @@ STATS = Stats(
     servers=(SERVER,),
     pools_limit=100,
     acquires={"acme": {"ok": 5, "timeout": 1}, "_other": {"ok": 9}},
-    exhaustions={"tenant_limit": 1},
+    former_acquires={"ok": 4},
+    exhaustions={"tenant_limit": 3},
+    exhaustions_by_tenant={"acme": {"tenant_limit": 1}, "_other": {"tenant_limit": 1}},
+    former_exhaustions={"tenant_limit": 1},
     acquire_wait={Isolation.ROW: SECONDS},
     hold={Isolation.ROW: SECONDS},
     closed={"idle": 2},
@@ -88,7 +92,8 @@ def test_a_snapshot_is_shown_as_this_very_text() -> None:
 
 FAMILIES = """
 build_info pools pools_limit pool_connections pool_connections_limit pool_waiting_requests
-pool_oldest_wait_seconds pool_acquires exhaustions pool_acquire_wait_seconds pool_hold_seconds
+pool_oldest_wait_seconds pool_acquires pool_acquires_former exhaustions exhaustions_former
+pool_acquire_wait_seconds pool_hold_seconds
 connection_open_seconds connections_closed pool_opens pool_evictions server_connections
 server_connections_limit server_connections_configured server_max_connections server_up
 replica_lag_seconds server_host_info server_failovers
@@ -111,8 +116,11 @@ tenantproxy_pool_oldest_wait_seconds{tenant="acme"} 2.5
 # TYPE tenantproxy_pool_acquires_total counter
 tenantproxy_pool_acquires_total{result="timeout",tenant="acme"} 1.0
 tenantproxy_pool_acquires_total{result="ok",tenant="_other"} 9.0
-tenantproxy_exhaustions_total{cause="tenant_limit"} 1.0
-tenantproxy_exhaustions_total{cause="registry"} 0.0
+tenantproxy_pool_acquires_former_total{result="ok"} 4.0
+tenantproxy_exhaustions_total{cause="tenant_limit",tenant="acme"} 1.0
+tenantproxy_exhaustions_total{cause="tenant_limit",tenant="_other"} 1.0
+tenantproxy_exhaustions_total{cause="registry",tenant="_other"} 0.0
+tenantproxy_exhaustions_former_total{cause="tenant_limit"} 1.0
 # TYPE tenantproxy_pool_acquire_wait_seconds histogram
 tenantproxy_pool_acquire_wait_seconds_bucket{isolation="row",le="0.1"} 3.0
 tenantproxy_pool_acquire_wait_seconds_bucket{isolation="row",le="1.0"} 5.0
@@ -233,7 +241,11 @@ def test_the_labels_of_tenants_are_bounded_whatever_pools_are_open() -> None:
     pools = tuple(pool(name, idle=1, tenants=(tenant(name, waiting=1),)) for name in names)
     shared = tuple(pool(f"primary/db{number}", used=1) for number in range(50))
     acquires: dict[str, Mapping[AcquireResult, int]] = {"t7": {"ok": 1}, "_other": {"ok": 499}}
-    found = samples(scrape(replace(STATS, pools=pools + shared, acquires=acquires, places={"primary/db3"})))
+    found = samples(
+        scrape(
+            replace(STATS, pools=pools + shared, acquires=acquires, exhaustions_by_tenant={}, places={"primary/db3"})
+        )
+    )
     assert {value for _, labels in found for name, value in labels if name == "tenant"} == {"t7", "_other"}
     assert {value for _, labels in found for name, value in labels if name == "pool"} == {"t7", "primary/db3", "_other"}
     assert found["tenantproxy_pool_waiting_requests", (("tenant", "_other"),)] == 499

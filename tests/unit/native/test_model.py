@@ -18,7 +18,7 @@ from tests.support import model_server as pg
 from tests.support.fuzzing import IS_TRIED
 from tests.support.model_server import SYNC, query
 from tests.support.native_desk import NativeBackend, NativeClient, NativeLender, new_desk, turn
-from tests.support.native_machine import MUTATIONS, STRAIGHT, found_within, together
+from tests.support.native_machine import MUTATIONS, STRAIGHT, a_game, found_within, together
 from tests.support.relay_scripts import scripts
 
 MIXED: Final = st.lists(st.one_of(st.sampled_from(STRAIGHT).map(lambda one: [one]), scripts()), max_size=6).map(
@@ -46,6 +46,12 @@ def test_each_client_sees_what_it_would_see_alone(
         runner.run(together(given_scripts, size=size, seed=seed, limit=limit))
 
 
+@pytest.mark.parametrize("seed", range(40))
+def test_each_client_sees_it_where_they_wait_in_lanes_and_the_pool_changes(seed: int) -> None:
+    with asyncio.Runner(loop_factory=NativeLoop) as runner:
+        runner.run(a_game(seed))
+
+
 @pytest.mark.parametrize("asked", [pg.describe(b"s"), pg.close(b"s"), pg.run(b"end"), pg.run(b"s")])
 def test_what_was_prepared_before_a_transaction_failed_is_there_in_it(asked: bytes) -> None:
     """The transaction is carried up to what Python has to look into."""
@@ -57,12 +63,30 @@ def test_what_was_prepared_before_a_transaction_failed_is_there_in_it(asked: byt
         runner.run(together([script], size=1, seed=1, limit=500))
 
 
+@pytest.mark.parametrize(
+    "behind",
+    [pg.parse(b"s", b"bad") + pg.parse(b"", b"rows 3"), pg.parse(b"", b"fail") + pg.run() + pg.parse(b"", b"rows 3")],
+)
+def test_a_statement_without_a_name_that_was_carried_stays_where_the_next_one_is_skipped(behind: bytes) -> None:
+    carried = pg.parse(b"", b"rows 2") + pg.shown(b"") + SYNC
+    script = [carried, carried, behind + SYNC, pg.run() + SYNC, query(b"rows 1"), pg.run() + SYNC]
+    with asyncio.Runner(loop_factory=NativeLoop) as runner:
+        runner.run(together([script, [carried, query(b"rows 1")] * 3], size=1, seed=1, limit=500))
+
+
 def test_most_of_what_is_straight_was_carried() -> None:
     """Else the test above tries nothing."""
     straight = [query(b"rows 1"), pg.parse(b"", b"rows 2") + pg.shown(b"") + SYNC] * 20
     with asyncio.Runner(loop_factory=NativeLoop) as runner:
-        carried = sum(runner.run(together([straight] * 3, size=2, seed=seed, limit=500)) for seed in range(5))
-    assert carried > 5 * 3 * len(straight) / 4
+        desks = [runner.run(together([straight] * 3, size=2, seed=seed, limit=500)) for seed in range(5)]
+    assert sum(desk.transactions for desk in desks) > 5 * 3 * len(straight) / 4
+
+
+def test_many_waited_in_a_lane_where_they_may() -> None:
+    straight = [query(b"rows 1"), pg.parse(b"", b"rows 2") + pg.shown(b"") + SYNC] * 20
+    with asyncio.Runner(loop_factory=NativeLoop) as runner:
+        desks = [runner.run(together([straight] * 4, size=1, seed=seed, limit=500, most=9)) for seed in range(5)]
+    assert sum(desk.waited for desk in desks) > 5 * 4 * len(straight) / 8
 
 
 @IS_TRIED

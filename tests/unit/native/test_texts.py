@@ -60,6 +60,11 @@ def responses() -> tuple[ResponseStream, Pipeline, Prepared]:
 @IS_TRIED
 @given(TEXTS)
 @example(b"select a_conf")
+@example(b" \n\vRESET ALL")
+@example(b"/* a * / */ -- b\n RESET ALL")
+@example(b"/* /* a */ */ RESET ALL")
+@example(b"--a")
+@example(b"/*/ RESET ALL")
 @example(b"set")
 @example(b"x")
 def test_a_query_is_straight_where_python_would_not_look_at_it_and_nowhere_else(text: bytes) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tenantproxy.config import Pools
-from tenantproxy.errors import PoolClosed
+from tenantproxy.errors import PoolClosed, TenantEnded
 from tenantproxy.events import PoolEvicted, PoolOpened
 from tenantproxy.model import PoolKey, tenant_id
 from tenantproxy.pools.counters import Counters
@@ -227,6 +227,51 @@ def test_removing_a_tenant_leaves_the_pool_of_another(house: House) -> None:
     assert not pool.is_closed
 
 
+# --- ending a tenant -------------------------------------------------------------------------------------------------
+ENDED = TenantEnded("the tenant is suspended")
+
+
+def looked_at(house: House, tenant: str) -> list[str]:
+    """The databases of the pools that are looked at to end `tenant`."""
+    looked: list[str] = []
+
+    def keep(key: PoolKey) -> bool:
+        looked.append(key.database)
+        return False
+
+    house.manager.end_tenant(tenant_id(tenant), ENDED, keep=keep)
+    return looked
+
+
+def test_to_end_a_tenant_looks_at_no_pool_that_it_is_not_in() -> None:
+    house = House(servers={"one": 1_000}, settings=Pools(max_pools=1_000))
+    for number in range(200):
+        house.filled(house.pool(route(f"t{number}", "row", database=f"shared{number}")), f"t{number}", 1)
+    assert looked_at(house, "unknown") == []
+    assert looked_at(house, "t7") == ["shared7"]
+
+
+def test_a_tenant_is_ended_in_each_pool_that_it_is_in_a_closing_one_too() -> None:
+    house = House(servers={"one": 40}, settings=Pools(max_pools=10))
+    pools = [house.alone("a"), house.shared("first"), house.shared("second")]
+    links = [house.filled(pool, "a", 1)[0] for pool in pools]
+    (other,) = house.filled(house.shared("first"), "b", 1)
+    house.manager.remove(tenant_id("a"), [pools[0].key])
+    assert len(looked_at(house, "a")) == 3
+    assert [link.state for link in links] == ["retiring"] * 3
+    assert other.state == "used"
+
+
+def test_a_tenant_that_left_and_one_whose_pool_ended_are_looked_for_nowhere(house: House) -> None:
+    (link,) = house.filled(house.shared(), "a", 1)
+    ready(link)
+    house.idle(house.alone("b"), 1, "b")
+    house.manager.remove(tenant_id("b"), [house.alone("b").key])
+    end_all(house)
+    house.manager.sweep()
+    assert looked_at(house, "a") == looked_at(house, "b") == []
+
+
 # --- no resurrection -------------------------------------------------------------------------------------------------
 def test_a_pool_that_is_gone_never_comes_back_its_key_gets_a_new_one(house: House) -> None:
     pool = house.alone("a")
@@ -301,14 +346,14 @@ def test_no_counter_ever_goes_back_when_pools_go(house: House) -> None:
     assert {name: counts["ok"] for name, counts in house.counters.acquires.items()} == {"a": 3, "b": 3, "c": 3}
 
 
-def test_tenants_beyond_the_first_few_are_counted_together() -> None:
+def test_tenants_without_series_are_counted_together() -> None:
     counters = Counters(max_tenants=2)
     for name in ("a", "b", "c", "d", "a"):
-        counters.acquires_of(tenant_id(name))["ok"] += 1
+        counters.count(name, "ok")
     assert {name: counts["ok"] for name, counts in counters.acquires.items()} == {"a": 2, "b": 1, "_other": 2}
 
 
-def test_a_label_is_kept_for_the_life_of_the_process() -> None:
+def test_a_label_is_kept_while_no_tenant_matters_clearly_more() -> None:
     counters = Counters(max_tenants=2)
     came = [counters.label_of(name) for name in ("a", "_main", "b", "c", "a", "c", "_registry", "b")]
     assert came == ["a", "_main", "b", "_other", "a", "_other", "_registry", "b"]

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from tenantproxy.model import Limits, tenant_id
-from tenantproxy.pools.queue import AcquireCounts, Ticket, Turn, Turns
+from tenantproxy.pools.queue import Ticket, Turn, Turns
 from tests.support.fakes import Caller, Link
 
 
 def turn_of(turns: Turns[Link], tenant: str, max_size: int = 2) -> Turn[Link]:
-    counts: AcquireCounts = {"ok": 0, "timeout": 0, "rejected": 0, "cancelled": 0, "error": 0}
-    turn: Turn[Link] = Turn(tenant_id(tenant), limits=Limits(), max_size=max_size, max_waiting=9, counts=counts)
+    turn: Turn[Link] = Turn(tenant_id(tenant), limits=Limits(), max_size=max_size, max_waiting=9)
     turns.add(turn)
     return turn
 

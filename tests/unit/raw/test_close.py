@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
+from collections.abc import Callable
 from typing import Any, cast
 
 from tenantproxy.raw.backend import RawBackend, discard
@@ -31,7 +32,7 @@ class Owner:
     def __init__(self) -> None:
         self.silent: list[bool] = []
 
-    def cancel(self, backend: RawBackend) -> None:
+    def cancel(self, backend: RawBackend, done: Callable[[], None] | None = None) -> None:
         """See `EndOwner`."""
 
     def ended(self, backend: RawBackend, *, silent: bool, sock: socket.socket | None) -> None:

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tenantproxy.connect.expected_answer import MAX_ANSWER
 from tenantproxy.connect.failures import Refused, Unconfirmed
 from tenantproxy.errors import ProtocolError
 from tenantproxy.raw.backend import RawBackend
 from tenantproxy.raw.exchange import (
-    MAX_ANSWER,
     READY_IDLE,
     Exchange,
     answer_of,

@@ -340,6 +340,27 @@ async def test_one_who_leaves_the_queue_is_not_called_and_takes_nothing(house: W
     assert house.counters.acquires["acme"]["cancelled"] == 1
 
 
+@pytest.mark.parametrize("during", ["its bind", "a reset before it"])
+async def test_a_client_that_leaves_while_the_end_of_its_backend_is_on_the_way_to_it_is_not_told(
+    house: WireHouse, during: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    if during == "its bind":
+        client = house.ask_for("acme")
+        backend = house.connector.succeed()
+    else:
+        backend = lend(house, "acme")
+        release(house, backend, "acme")
+        client = house.ask_for("other")
+        assert is_reset(said(backend))
+    assert client.acquire is not None
+    backend.pool.retire(backend, "error")  # a suspended tenant's, say
+    client.acquire.cancel()
+    await asyncio.sleep(0)
+    assert not client.calls
+    assert not caplog.records, "a callback failed"
+    assert house.connector.ending == [backend]
+
+
 async def test_one_who_leaves_while_its_session_is_entered_ends_the_backend(house: WireHouse) -> None:
     client = house.ask_for("acme")
     backend = house.connector.succeed()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import gc
 import tracemalloc
 from collections.abc import AsyncIterator, Awaitable
 
@@ -425,17 +426,23 @@ async def test_a_change_in_memory_is_seen_at_once_through_the_cache() -> None:
 async def test_tenants_by_the_thousand_cost_less_than_two_kilobytes_each_with_their_cache_entries() -> None:
     reader = RowReader(default_server="primary")
     names = [tenant_id(f"tenant_{number:06d}") for number in range(2_000)]
-    tracemalloc.start()
-    try:
-        before, _ = tracemalloc.get_traced_memory()
-        memory = MemoryRegistry(
-            reader.read({"id": name, "isolation": "database", "database": f"{name}_db", "settings": {"plan": "gold"}})
-            for name in names
-        )
-        cached = CachedRegistry(memory)
-        for name in names:
-            await cached.get(name)
-        after, _ = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert (after - before) / len(names) <= 1600
+
+    async def cost() -> int:
+        gc.collect()
+        tracemalloc.start()
+        try:
+            memory = MemoryRegistry(
+                reader.read(
+                    {"id": name, "isolation": "database", "database": f"{name}_db", "settings": {"plan": "gold"}}
+                )
+                for name in names
+            )
+            cached = CachedRegistry(memory)
+            for name in names:
+                await cached.get(name)
+            return tracemalloc.get_traced_memory()[0]
+        finally:
+            tracemalloc.stop()
+
+    # The least of three: what other threads of the process allocate meanwhile is counted too.
+    assert min([await cost() for _ in range(3)]) / len(names) <= 1600

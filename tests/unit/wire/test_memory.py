@@ -158,7 +158,7 @@ def test_a_name_that_is_closed_or_taken_twice_is_given_back() -> None:
     client.pipeline.opened()
     client.prepared.parse(frame(PARSE, b"s\0" + b"y" * 10 * KB + b"\0\0\0"))  # 42P05 is going to answer that
     assert acme.used > used + 10 * KB
-    client.prepared.skipped(client.pipeline.failed())
+    client.prepared.skipped(client.pipeline.failed(), by_first=True)
     assert acme.used == used
     client.pipeline.abandon()
     client.pipeline.opened()
@@ -191,6 +191,9 @@ def test_an_unnamed_text_counts_while_it_may_be_bound_again() -> None:
     client.prepared.board(ServerStatements())
     client.prepared.bind(frame(ord("B"), b"\0\0\0\0\0\0\0\0"))
     assert 3 * FREE_BYTES < acme.used < 4 * FREE_BYTES
+    client.prepared.acknowledged(client.pipeline.acknowledged(ord("1")))
+    client.pipeline.synced()
+    client.pipeline.ready()
     client.parse(b"", b"SELECT 1")
     assert acme.used == 0
     client.parse(b"", b"x" * FREE_BYTES)

@@ -40,10 +40,10 @@ class Wire:
         return self.prepared.acknowledged(self.pipeline.acknowledged(kind))
 
     def ready(self) -> None:
-        self.prepared.skipped(self.pipeline.ready())
+        self.prepared.skipped(self.pipeline.ready(), by_first=False)
 
     def failed(self) -> None:
-        self.prepared.skipped(self.pipeline.failed())
+        self.prepared.skipped(self.pipeline.failed(), by_first=True)
 
     def queried(self) -> None:
         self.pipeline.queried()

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from tenantproxy.errors import ProtocolError
 from tenantproxy.wire import answers
 from tenantproxy.wire.frames import AUTHENTICATION, HEADER, NOTICE, frame
-from tenantproxy.wire.scram import ServerExchange, Verifier
-from tenantproxy.wire.server_auth import MAX_LOGIN, MAX_MESSAGE, METHODS, BackendLogin, ServerRefusal
+from tenantproxy.wire.scram import MECHANISM, MECHANISM_PLUS, ServerExchange, Verifier
+from tenantproxy.wire.server_auth import MAX_LOGIN, MAX_MESSAGE, METHODS, BackendLogin, ChannelBinding, ServerRefusal
 from tenantproxy.wire.startup import Startup, read_first
 from tests.support.fuzzing import IS_TRIED
 
@@ -262,3 +262,54 @@ def test_whatever_a_server_says_is_a_login_a_refusal_or_an_error(said: list[byte
     except ProtocolError:
         pass
     assert not (only_scram and ours.is_done)
+
+
+# --- SCRAM-SHA-256-PLUS ----------------------------------------------------------------------------------------------
+BINDING = b"hash of the certificate"
+OFFERS = {"both": (MECHANISM_PLUS, MECHANISM), "plain": (MECHANISM,)}
+
+
+def bound(channel_binding: ChannelBinding, *, binding: bytes = BINDING) -> BackendLogin:
+    return BackendLogin(
+        {"user": "app"}, lambda: "pencil", methods=METHODS, binding=binding, channel_binding=channel_binding
+    )
+
+
+def begun(ours: BackendLogin, offer: str) -> tuple[bytes, bytes]:
+    """The mechanism that was chosen, and the first message of it."""
+    mechanism, _, rest = ours.receive(answers.authentication_sasl(*OFFERS[offer]))[HEADER:].partition(b"\0")
+    return mechanism, rest[4:]
+
+
+@pytest.mark.parametrize("wanted", ["prefer", "require"])
+def test_a_login_is_bound_to_the_certificate_where_the_server_offers_that(wanted: ChannelBinding) -> None:
+    for seen in (BINDING, b"that of a man in the middle"):
+        ours, server = bound(wanted, binding=seen), ServerExchange(VERIFIER, binding=BINDING)
+        mechanism, first = begun(ours, "both")
+        assert mechanism == MECHANISM_PLUS
+        final = ours.receive(answers.sasl_continue(server.first(first, plus=True)))[HEADER:]
+        if seen is BINDING:
+            ours.receive(answers.sasl_final(server.final(final)) + answers.AUTHENTICATION_OK + SESSION)
+            assert ours.is_done
+        else:
+            with pytest.raises(ProtocolError):
+                server.final(final)
+
+
+def test_a_server_hears_that_its_offer_to_bind_was_taken_out_on_the_way() -> None:
+    mechanism, first = begun(bound("prefer"), "plain")
+    assert (mechanism, first[:3]) == (MECHANISM, b"y,,")
+    with pytest.raises(ProtocolError):
+        ServerExchange(VERIFIER, binding=BINDING).first(first)
+    for ours in (bound("disable"), bound("prefer", binding=b"")):
+        assert begun(ours, "both")[1][:3] == b"n,,"
+
+
+@pytest.mark.parametrize("said", ["plain", "both", "md5", "nothing"])
+def test_a_login_that_must_be_bound_ends_where_it_cannot_be(said: str) -> None:
+    """Not even a hash of the password is sent."""
+    ours = bound("require", binding=b"" if said == "both" else BINDING)
+    asked = {"md5": MD5, "nothing": answers.AUTHENTICATION_OK}
+    asked |= {name: answers.authentication_sasl(*offered) for name, offered in OFFERS.items()}
+    with pytest.raises(ProtocolError, match="not bound to the certificate"):
+        ours.receive(asked[said])

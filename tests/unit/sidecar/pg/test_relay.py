@@ -296,6 +296,49 @@ async def test_a_skipped_statement_without_a_name_takes_the_next_one_not_with_it
     assert client.ask(before) + client.ask(behind) == alone(before, behind)
 
 
+BAD, ONE, TWO = pg.parse(b"s", b"bad"), pg.parse(b"", b"rows 1"), pg.parse(b"", b"rows 2")
+REPLACED = {  # what follows a statement without a name, and is then bound
+    "skipped": [BAD + TWO + SYNC],
+    "skipped twice": [BAD + TWO + pg.parse(b"", b"rows 3") + SYNC],
+    "skipped in a later segment too": [BAD + TWO + SYNC + BAD + pg.parse(b"", b"rows 3") + SYNC],
+    "skipped in a former segment": [BAD + TWO + SYNC + pg.parse(b"", b"rows 3") + SYNC],
+    "in error": [pg.parse(b"", b"bad") + SYNC],
+    "in error, and the next one skipped": [pg.parse(b"", b"bad") + TWO + SYNC],
+    "skipped, and a query": [BAD + TWO + SYNC + query(b"rows 3")],
+    "skipped by what was run": [pg.parse(b"", b"fail") + run() + TWO + SYNC],
+    "in error behind what was run": [run() + pg.parse(b"", b"bad") + SYNC],
+    "skipped by what was bound": [pg.parse(b"", b"inner") + pg.bind(b"") + TWO + SYNC],
+    "skipped by what was described": [frame(frames.DESCRIBE, b"Pnone\0") + TWO + SYNC],
+    "read, and the next one skipped": [TWO + BAD + pg.parse(b"", b"rows 3") + SYNC],
+    "a close that is skipped": [BAD + pg.close(b"") + SYNC],
+    "a close": [pg.close(b"") + SYNC],
+    "a close behind an error of what was run": [pg.parse(b"", b"fail") + run() + pg.close(b"") + SYNC],
+    "a DEALLOCATE that is skipped": [BAD + pg.parse(b"", b"DEALLOCATE t") + SYNC],
+    "a DEALLOCATE that is skipped by what was run": [
+        pg.parse(b"", b"fail") + run() + pg.parse(b"", b"DEALLOCATE t") + SYNC
+    ],
+    "a DEALLOCATE ALL that is skipped": [BAD + pg.parse(b"", b"DEALLOCATE ALL") + SYNC],
+    "an error in a transaction": [query(b"begin") + ONE + SYNC, BAD + TWO + SYNC, pg.parse(b"", b"rollback") + SYNC],
+}
+
+
+@pytest.mark.parametrize("behind", REPLACED)
+@pytest.mark.parametrize("has_another", [False, True])
+async def test_a_statement_without_a_name_stays_until_a_server_reads_the_next_one(
+    behind: str, has_another: bool
+) -> None:
+    """Else its client hears of none, where a server has one."""
+    lender = Lender()
+    client, other = Client(lender), Client(lender)
+    sent = [pg.parse(b"t", b"rows 3") + ONE + SYNC, *REPLACED[behind], run() + SYNC, run() + SYNC]
+    heard = b""
+    for each in sent:
+        heard += client.ask(each)
+        if has_another and client.relay.backend is None:
+            other.ask(pg.parse(b"", b"rows 4") + SYNC)
+    assert heard == alone(*sent)
+
+
 async def test_a_close_that_was_skipped_has_closed_nothing() -> None:
     lender = Lender()
     client = Client(lender)

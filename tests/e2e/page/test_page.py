@@ -1,0 +1,192 @@
+"""Does the operator page show what there is, to who may look, and do what it is asked, in a real browser?"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+
+import pytest
+import pytest_asyncio
+
+from tests.e2e.page.conftest import Looked, accessible, page_of
+from tests.support.browser import Browser, Tab
+from tests.support.waiting import until
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+EVIL = "<img src=x onerror=\"document.title='taken'\">"
+ROWS = "document.querySelectorAll('#table tbody button')"
+
+
+def text_of(name: str) -> str:
+    return f"document.getElementById('{name}').textContent"
+
+
+async def clicked(tab: Tab, script: str) -> None:
+    await tab.until(f"!!({script})", f"there is {script}")
+    await tab.evaluate(f"({script}).click()")
+
+
+async def opened(tab: Tab, tenant: str) -> None:
+    """The drawer of that tenant, with what it holds."""
+    row = f"[...{ROWS}].find((each) => each.textContent === '{tenant}')"
+    await clicked(tab, row)
+    await tab.until("!!document.querySelector('#drawer-body h3')", "the drawer says what the tenant holds")
+
+
+async def test_the_page_shows_live_who_holds_a_connection(browser: Browser, looked: Looked) -> None:
+    async with page_of(browser, looked, "read") as tab:
+        assert "the_read, role read" in await tab.evaluate(text_of("who"))
+        async with looked.client("umbrella") as client:
+            begun = client.transaction()
+            await begun.start()
+            used = (
+                f"[...{ROWS}].some((each) => each.textContent === 'umbrella'"
+                " && each.closest('tr').cells[4].textContent === '1')"
+            )
+            await tab.until(used, "its pool has one in use")
+            await tab.until(
+                "document.querySelector('#servers p').textContent.startsWith('up: used ')", "the server is up"
+            )
+            await begun.rollback()
+        await tab.until(f"!({used})", "it was given back")
+        await tab.until("document.querySelectorAll('#events li').length > 0", "events are told")
+        await tab.until("document.querySelectorAll('.uplot canvas').length === 2", "waits and holds are drawn")
+        await tab.until(f"{text_of('hold-text')}.includes('p99')", "and told as a text")
+        assert tab.problems == []
+
+
+async def test_what_a_client_calls_itself_is_text_and_never_markup(browser: Browser, looked: Looked) -> None:
+    async with looked.client("umbrella", application_name=EVIL) as client, page_of(browser, looked, "read") as tab:
+        await client.fetchval("SELECT 1")
+        await opened(tab, "umbrella")
+        await tab.until(f"{text_of('drawer-body')}.includes({json.dumps(EVIL)})", "its name is shown as it is")
+        assert await tab.evaluate("document.images.length") == 0
+        assert await tab.evaluate("document.title") == "tenantproxy"
+        assert tab.problems == []
+
+
+async def test_who_only_looks_is_offered_no_action(browser: Browser, looked: Looked) -> None:
+    async with looked.client("umbrella") as client, page_of(browser, looked, "read") as tab:
+        await client.fetchval("SELECT 1")
+        await opened(tab, "umbrella")
+        assert await tab.evaluate("document.querySelectorAll('#drawer-actions button').length") == 0
+        assert "action" not in await tab.evaluate(text_of("drawer-body"))
+
+
+async def test_a_client_is_ended_once_it_is_confirmed_and_the_log_names_who_did(
+    browser: Browser, looked: Looked
+) -> None:
+    end = "[...document.querySelectorAll('#drawer-body button')].find((each) => each.textContent === 'end')"
+    async with looked.client("umbrella") as client, page_of(browser, looked, "operate") as tab:
+        await client.fetchval("SELECT 1")
+        await opened(tab, "umbrella")
+        await clicked(tab, end)
+        await tab.until("document.getElementById('confirm').open", "it asks first")
+        await clicked(tab, "document.getElementById('confirm-no')")
+        assert await client.fetchval("SELECT 1") == 1, "it was not confirmed"
+        await clicked(tab, end)
+        await clicked(tab, "document.getElementById('confirm-yes')")
+        await tab.until(f"{text_of('drawer-state')} === 'end: done'", "it is done")
+        await until(client.is_closed, "the client is ended")
+        await clicked(tab, "document.querySelector('#drawer-actions button')")
+        await tab.until("document.getElementById('confirm').open", "it asks for this one too")
+        await clicked(tab, "document.getElementById('confirm-yes')")
+        await tab.until(f"{text_of('drawer-state')} === 'evict: done'", "its connections were closed")
+    told = looked.log.read_text()
+    assert '"change": "DELETE /v1/clients/{client}"' in told
+    assert '"by": "the_operate"' in told
+    assert looked.tokens["operate"] not in told
+
+
+async def test_the_page_is_used_by_keyboard_alone(browser: Browser, looked: Looked) -> None:
+    async with looked.client("umbrella") as client, page_of(browser, looked, "read") as tab:
+        await client.fetchval("SELECT 1")
+        await tab.until(f"{ROWS}.length > 0", "there are tenants")
+        await tab.press("/")
+        await tab.write("umbrella")
+        await tab.until(f"{ROWS}.length === 1 && document.activeElement.id === 'filter'", "the filter leaves one")
+        await tab.evaluate(f"{ROWS}[0].focus()")
+        await tab.press("ArrowDown")
+        assert await tab.evaluate("document.activeElement.textContent") == "umbrella", "there is no other"
+        await tab.press("Enter")
+        await tab.until("document.getElementById('drawer').open", "Enter opens it")
+        await tab.press("Escape")
+        await tab.until("!document.getElementById('drawer').open", "Escape closes it")
+        assert await tab.evaluate("document.activeElement.textContent") == "umbrella", "and the focus is where it was"
+
+
+@pytest.mark.parametrize(("width", "dark"), [(1280, False), (1280, True), (390, False)])
+async def test_the_page_is_accessible_in_both_colours_and_on_a_phone(
+    browser: Browser, looked: Looked, width: int, dark: bool
+) -> None:
+    async with looked.client("umbrella") as client, page_of(browser, looked, "operate", width=width, dark=dark) as tab:
+        await client.fetchval("SELECT 1")
+        await tab.until(f"{ROWS}.length > 0", "there are tenants")
+        assert await accessible(tab) == []
+        assert await tab.evaluate("document.documentElement.scrollWidth <= innerWidth"), "it need not be moved sideways"
+        await opened(tab, "umbrella")
+        assert await accessible(tab) == []
+        await clicked(tab, "document.querySelector('#drawer-actions button')")
+        await tab.until("document.getElementById('confirm').open", "it asks first")
+        assert await accessible(tab) == []
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def bare(browser: Browser, looked: Looked) -> AsyncIterator[Tab]:
+    """The page, with nothing given."""
+    async with AsyncExitStack() as stack:
+        yield await stack.enter_async_context(browser.tab(f"{looked.served.admin}/"))
+
+
+async def test_a_wrong_token_is_said_to_be_wrong_and_asked_for_again(bare: Tab) -> None:
+    await bare.until("document.getElementById('login').open", "it asks for the token")
+    assert await accessible(bare) == []
+    await bare.evaluate("document.getElementById('token').focus()")
+    await bare.write("wrong")
+    await bare.press("Enter")
+    await bare.until(f"{text_of('login-text')}.includes('not one of')", "it says so")
+    assert await bare.evaluate("document.getElementById('token').value") == ""
+    assert await bare.evaluate("document.cookie + localStorage.length + sessionStorage.length") == "00"
+
+
+async def test_of_ten_thousand_rows_those_in_sight_are_in_the_page(bare: Tab) -> None:
+    script = """(async () => {
+      const { PoolTable } = await import('/page/table.js');
+      const scroll = document.createElement('div');
+      scroll.style.height = '400px'; scroll.style.overflow = 'auto';
+      const root = document.createElement('table');
+      root.append(document.createElement('thead'), document.createElement('tbody'));
+      scroll.append(root); document.body.append(scroll);
+      const table = new PoolTable(root, scroll, () => {});
+      const rows = {};
+      for (let n = 0; n < 10000; n += 1)
+        rows[n] = ['t' + String(n).padStart(5, '0'), 'tenant', 's', 'd', 9, 1, n % 7, 0, 0, 0, n % 3, n / 10, n];
+      const columns = ['pool', 'kind', 'server', 'database', 'limit', 'idle', 'used', 'opening', 'resetting',
+        'retiring', 'waiting', 'oldest', 'used_at'];
+      table.take(columns, rows, [], true);
+      const top = root.tBodies[0].rows[1].textContent;
+      table.sort = { column: 0, down: false }; table.arrange();
+      scroll.scrollTop = 5000 * 30; table.draw();
+      const seen = [...root.querySelectorAll('button')].map((each) => each.textContent);
+      const height = scroll.scrollHeight;
+      table.take(columns, {}, Object.keys(rows).slice(1), false);
+      scroll.remove();
+      return { top, count: seen.length, has: seen.includes('t05000'), height, left: table.list.length };
+    })()"""
+    found = await bare.evaluate(script)
+    assert found["top"].startswith("t")
+    assert found["count"] < 100
+    assert found["has"]
+    assert found["height"] >= 10_000 * 30
+    assert found["left"] == 1
+
+
+async def test_quantiles_are_found_within_their_bucket(bare: Tab) -> None:
+    script = """(async () => {
+      const { quantile, shown } = await import('/page/lines.js');
+      return [quantile([1, 2, 4], [0, 0, 0, 0], .5), quantile([1, 2, 4], [0, 10, 0, 0], .5),
+        quantile([1, 2, 4], [98, 0, 0, 2], .99), quantile([1, 2, 4], [10, 10, 0, 0], .5),
+        shown(.0012), shown(.25), shown(3)];
+    })()"""
+    assert await bare.evaluate(script) == [None, 1.5, 4, 1, "1.2 ms", "250 ms", "3.0 s"]
