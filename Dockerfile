@@ -35,8 +35,8 @@ ENV PATH=/opt/tenantproxy/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1
 USER 10001:10001
-# Public HTTP, admin (metrics, health), PostgreSQL. All stay on the loopback unless configured otherwise; the PostgreSQL
-# port does not open on another address without a certificate.
+# Public HTTP, admin (metrics, health), PostgreSQL. All stay on the loopback unless configured otherwise; none opens on
+# another address without a certificate, unless its section says ssl_required = "never".
 EXPOSE 8080 8081 6432
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=30s --timeout=10s --start-period=30s --start-interval=2s --retries=3 \
