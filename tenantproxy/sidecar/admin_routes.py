@@ -95,6 +95,20 @@ ROUTES: Final = (
         content="text/event-stream", codes=(200, 503),
     ),
     _post("/v1/clients/{client}", Role.OPERATE, "End a client of the PostgreSQL port", method="DELETE"),
+    _post(
+        "/v1/pools/{tenant}/pause", Role.OPERATE,
+        "Lend nothing to the tenant's clients of the port once what runs is over: they wait until it is resumed",
+    ),
+    _post("/v1/pools/{tenant}/resume", Role.OPERATE, "Lend to the tenant's clients of the port again"),
+    _post(
+        "/v1/pools/{tenant}/drain", Role.OPERATE,
+        "Let the tenant's clients of the port go when nothing of them is under way, and close its connections; they may"
+        " connect again at once",
+    ),
+    _post(
+        "/v1/pools/{tenant}/kill", Role.OPERATE,
+        "End the tenant's clients of the port and what runs for them now, and take none until it is resumed",
+    ),
     # --- the page, which holds nothing of the service
     AdminRoute(method="GET", path="/", role=None, says="The operator page", content="text/html", codes=(200, 304)),
     AdminRoute(
@@ -104,6 +118,7 @@ ROUTES: Final = (
     # --- the process
     _post("/v1/reload", Role.ADMIN, "Take over the configuration as it is now, all or nothing"),
     _post("/v1/upgrade", Role.ADMIN, "Let a new process take over"),
+    _post("/v1/drain", Role.ADMIN, "Take no more clients, let what runs end, and end the process, as SIGTERM does"),
     _post("/v1/restart", Role.ADMIN, "Start each worker again, one after the other"),
     # --- tenants
     _get(

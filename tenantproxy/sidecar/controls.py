@@ -1,4 +1,4 @@
-"""What can be changed over the admin listener? Reload, upgrade, restart of the workers; each with the admin token."""
+"""What can be done to the process over the admin listener? Reload, upgrade, restart, drain; with the admin token."""
 
 from __future__ import annotations
 
@@ -43,8 +43,13 @@ def control_routes(
         await able().restart()
         return web.json_response({})
 
+    async def drains(request: web.Request) -> web.Response:
+        able().drain()
+        return web.json_response({})
+
     return [
         web.post("/v1/reload", reloads),
         web.post("/v1/upgrade", upgrades),
         web.post("/v1/restart", restarts),
+        web.post("/v1/drain", drains),
     ]

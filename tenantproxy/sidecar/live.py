@@ -5,23 +5,36 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from heapq import nlargest
 from time import time
 from typing import Any, Final, Protocol
 
+from tenantproxy.errors import TenantProxyError
 from tenantproxy.model import TenantId, tenant_id
 from tenantproxy.router import Router
+from tenantproxy.sidecar.pg.colleagues import TenantVerb
 from tenantproxy.sidecar.pg.console.view import ClientRow
 from tenantproxy.sidecar.pg.port import PgPort
+from tenantproxy.sidecar.pg.view import PortView
 from tenantproxy.slices import Slices
 
-__all__ = ["MOST_CLIENTS", "Live", "LiveRouter", "joined_views"]
+__all__ = ["MOST_CLIENTS", "PATIENCE", "Live", "LiveRouter", "NoPort", "joined_views"]
 
 MOST_CLIENTS: Final = 500
 """That are shown of one tenant: those that have waited or held for longest."""
 
+PATIENCE: Final = 5.0
+"""Seconds that who asks for a pause waits for the end of what runs."""
+
 View = dict[str, Any]
+
+
+class NoPort(TenantProxyError):
+    """Tenants are paused at the PostgreSQL port, and there is no port."""
+
+    http_status, sqlstate, code = 409, "55000", "no_port"
 
 
 class Live(Protocol):
@@ -37,6 +50,18 @@ class Live(Protocol):
 
     async def end_client(self, client: int) -> bool:
         """End a client of the PostgreSQL port; False: it has no such client."""
+        ...
+
+    async def drain(self, tenant: str) -> None:
+        """As `evict`, and let its clients of the port go, each when nothing of it is under way. They may come again."""
+        ...
+
+    async def stop(self, tenant: str, verb: TenantVerb) -> bool:
+        """What PAUSE, RESUME and KILL on the console do; whether nothing of the tenant runs at the port by then.
+
+        A pause is waited for `PATIENCE` seconds; what runs longer goes on to its end, and nothing new begins. Raises
+        NoPort, TenantNotFound.
+        """
         ...
 
 
@@ -66,13 +91,19 @@ class LiveRouter:
                             }
                         )  # fmt: skip
                     await slices.pause()
-        return {"tenant": name, "pools": pools, "clients": await self._clients(name, slices)}
+        view = self._view
+        return {
+            "tenant": name,
+            "pools": pools,
+            "clients": await self._clients(name, slices),
+            "paused": view is not None and name in view.paused(),
+        }
 
     async def _clients(self, tenant: TenantId, slices: Slices) -> list[dict[str, Any]]:
-        if self._port is None or not self._port.has_listener:
+        if (view := self._view) is None:
             return []
         found: list[dict[str, Any]] = []
-        for row in self._port.view.clients_of(tenant):
+        for row in view.clients_of(tenant):
             found.append(_client(row))
             await slices.pause()
         return _longest(found)
@@ -83,7 +114,31 @@ class LiveRouter:
 
     async def end_client(self, client: int) -> bool:
         """See Live."""
-        return self._port is not None and self._port.has_listener and self._port.view.end_client(client)
+        view = self._view
+        return view is not None and view.end_client(client)
+
+    async def drain(self, tenant: str) -> None:
+        """See Live."""
+        await self._router.expire_connections(tenant)
+        if (view := self._view) is not None:
+            view.drain_here(tenant_id(tenant))
+
+    async def stop(self, tenant: str, verb: TenantVerb) -> bool:
+        """See Live. Of all workers, where this is one of several."""
+        name, view = tenant_id(tenant), self._view
+        if view is None:
+            raise NoPort("this process has no PostgreSQL port, where tenants are paused", hint="suspend the tenant")
+        work = {"pause": view.pause, "resume": view.resume, "kill": view.kill}[verb]
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await work(name)
+        except TimeoutError:
+            return False
+        return True
+
+    @property
+    def _view(self) -> PortView | None:
+        return self._port.view if self._port is not None and self._port.has_listener else None
 
 
 def _client(row: ClientRow) -> dict[str, Any]:
@@ -108,4 +163,5 @@ def joined_views(views: Sequence[View]) -> View:
         "tenant": views[0]["tenant"],
         "pools": [pool for view in views for pool in view["pools"]],
         "clients": _longest([client for view in views for client in view["clients"]]),
+        "paused": any(view["paused"] for view in views),
     }

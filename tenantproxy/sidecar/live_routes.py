@@ -1,4 +1,4 @@
-"""Over which requests does an operator see what a tenant holds, close its connections and end a client?"""
+"""Over which requests does an operator see what a tenant holds, pause it at the port, and end what it has there?"""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from aiohttp import web
 
 from tenantproxy.errors import TenantError, TenantNotFound, TenantProxyError
 from tenantproxy.sidecar.live import Live
+from tenantproxy.sidecar.pg.colleagues import TenantVerb
 
 __all__ = ["live_routes"]
 
+VERBS: Final[tuple[TenantVerb, ...]] = ("pause", "resume", "kill")
 _MAX_PID: Final = 2**31 - 1
 T = TypeVar("T")
 
@@ -28,8 +30,11 @@ class ClientNotFound(TenantProxyError):
     http_status, sqlstate, code = 404, "42704", "client_not_found"
 
 
-def live_routes(live: Live) -> list[web.RouteDef]:
-    """The routes. The gate of the listener looks at roles, and tells of each change."""
+def live_routes(live: Live, *, has_port: bool = True) -> list[web.RouteDef]:
+    """The routes. The gate of the listener looks at roles, and tells of each change.
+
+    `has_port`: those too that are about clients of the PostgreSQL port.
+    """
 
     async def shown(request: web.Request) -> web.Response:
         return web.json_response(await _known(live.tenant(request.match_info["tenant"])))
@@ -45,11 +50,28 @@ def live_routes(live: Live) -> list[web.RouteDef]:
             raise ClientNotFound("the PostgreSQL port has no such client")
         return web.json_response({})
 
-    return [
+    async def drained(request: web.Request) -> web.Response:
+        await _known(live.drain(request.match_info["tenant"]))
+        return web.json_response({})
+
+    def stops(verb: TenantVerb) -> web.RouteDef:
+        async def stopped(request: web.Request) -> web.Response:
+            is_idle = await _known(live.stop(request.match_info["tenant"], verb))
+            return web.json_response({"paused": verb != "resume", "idle": verb != "resume" and is_idle})
+
+        return web.post(f"/v1/pools/{{tenant}}/{verb}", stopped)
+
+    routes = [
         web.get("/v1/pools/{tenant}", shown),
         web.post("/v1/tenants/{tenant}/evict", evicted),
-        web.delete("/v1/clients/{client}", ended),
     ]
+    if has_port:
+        routes += [
+            web.delete("/v1/clients/{client}", ended),
+            web.post("/v1/pools/{tenant}/drain", drained),
+            *map(stops, VERBS),
+        ]
+    return routes
 
 
 async def _known(work: Awaitable[T]) -> T:

@@ -73,7 +73,7 @@ def mounted_app(router: Router, auth: Auth | None) -> web.Application:
         servers=servers,
         gate=mounted_gate(auth or (lambda headers: _by_token(router, headers)), router.observer),
         routes=[
-            *live_routes(LiveRouter(router)),  # before `{verb}`, of which it has one
+            *live_routes(LiveRouter(router), has_port=False),  # before `{verb}`, of which it has one
             *TenantRoutes(desk).routes(),
             *DeploymentRoutes(desk).routes(),
             *session_routes(router),

@@ -220,6 +220,12 @@ class Process:
             raise NotSupported("there are no workers to restart", hint="tenantproxy upgrade replaces this process")
         await self.restarter()
 
+    def drain(self) -> None:
+        """See Controls."""
+        self._serving()
+        logger.info("draining, as the admin listener was asked")
+        asyncio.get_running_loop().call_later(_ANSWER_SECONDS, self._stop.set)
+
     async def upgrade(self) -> int:
         """See Controls. Its caller may leave: it goes on."""
         service = self._serving()

@@ -39,6 +39,10 @@ class Controls(Protocol):
         """Start each worker again, one after the other. Raises NotSupported where there is only this process."""
         ...
 
+    def drain(self) -> None:
+        """End as at SIGTERM, a moment later. Raises UpgradeFailed while it is starting, or draining already."""
+        ...
+
 
 class Service(Protocol):
     """What serves on the sockets of a process."""

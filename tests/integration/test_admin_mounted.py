@@ -79,6 +79,7 @@ async def test_the_mounted_page_and_its_api_are_answered_below_their_path(mounte
         described = (await asked(http, "/v1/openapi.json", "read"))[1]
         assert "/v1/tenants/{tenant}/evict" in described["paths"]
         assert "/v1/reload" not in described["paths"], "the application's process is not ours"
+        assert "/v1/pools/{tenant}/pause" not in described["paths"], "there is no port at which it could be paused"
 
 
 @EACH

@@ -641,6 +641,11 @@ class PgListener:
             guest.kill(PoolClosed("terminating connection due to administrator command", hint="try again"))
         return len(clients)
 
+    def drain_clients(self, tenant: TenantId) -> None:
+        """Let each client of `tenant` go when nothing of it is under way. They may come again at once."""
+        for client in list(self.clients(tenant)):
+            client.drain()
+
     # --- parts.ClientHolder ------------------------------------------------------------------------------------------
     def has_clients_of(self, tenant: TenantId) -> bool:
         """See `parts.ClientHolder`."""

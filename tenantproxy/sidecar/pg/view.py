@@ -177,6 +177,10 @@ class PortView:
         """`kill`, in this process."""
         self._listener.kill(tenant)
 
+    def drain_here(self, tenant: TenantId) -> None:
+        """Let the tenant's clients of this process go, each when nothing of it is under way."""
+        self._listener.drain_clients(tenant)
+
     async def reload(self) -> Collection[str]:
         """See ConsoleView."""
         return await (self._reload() if self._colleagues is None else self._colleagues.reload())

@@ -6,6 +6,7 @@ from typing import Any
 
 from tenantproxy.errors import TenantProxyError
 from tenantproxy.sidecar.live import joined_views
+from tenantproxy.sidecar.pg.colleagues import TenantVerb
 from tenantproxy.sidecar.workers.link import LinkLost
 from tenantproxy.sidecar.workers.staff import Staff
 
@@ -29,6 +30,14 @@ class LiveWorkers:
     async def end_client(self, client: int) -> bool:
         """See Live."""
         return any(await self._all("end_client", client))
+
+    async def drain(self, tenant: str) -> None:
+        """See Live."""
+        await self._all("drain_tenant", tenant)
+
+    async def stop(self, tenant: str, verb: TenantVerb) -> bool:
+        """See Live: one worker looks whether there is the tenant, and lets all do it, as its console would."""
+        return bool(await self._staff.ready().ask("stop", [tenant, verb]))
 
     async def _all(self, verb: str, body: Any) -> list[Any]:
         """The answers of those that are there. Raises the first error of one, LinkLost where none answers."""

@@ -13,10 +13,8 @@ from tenantproxy.sidecar.admin_gate import CALLER
 from tenantproxy.sidecar.admin_routes import ROUTES
 from tenantproxy.sidecar.answers import REQUEST_ID
 from tenantproxy.sidecar.bodies import raw_body
-from tenantproxy.sidecar.workers.link import LinkLost
 from tenantproxy.sidecar.workers.relay_desk import BY, ROLE
 from tenantproxy.sidecar.workers.staff import Staff
-from tenantproxy.sidecar.workers.state import WorkerState
 
 __all__ = ["relayed_routes"]
 
@@ -42,10 +40,7 @@ def relayed_routes(staff: Staff) -> list[web.RouteDef]:
             "body": await raw_body(request),
             "address": request.remote or "",
         }
-        ready = [place for place in staff.places if place.state is WorkerState.READY]
-        if not ready:
-            raise LinkLost("no worker is ready", retry_after=1.0)
-        told = await ready[0].ask("admin", asked)
+        told = await staff.ready().ask("admin", asked)
         return web.Response(status=told["status"], headers=[(*each,) for each in told["headers"]], body=told["body"])
 
     lines = [each for each in ROUTES if each.path.startswith(_RELAYED) and each.path != _OWN]

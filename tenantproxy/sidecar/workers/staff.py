@@ -225,6 +225,13 @@ class Staff:
                 one.cancel()
         return found
 
+    def ready(self) -> WorkerPlace:
+        """One that answers for all. Raises LinkLost where none is ready."""
+        found = next((place for place in self.places if place.state is WorkerState.READY), None)
+        if found is None:
+            raise LinkLost("no worker is ready", retry_after=1.0)
+        return found
+
     async def answers(self, verb: str, body: Any = None) -> list[tuple[WorkerPlace, Any]]:
         """The answers of those that gave one."""
         return [each for each in await self.ask_all(verb, body) if not isinstance(each[1], BaseException)]

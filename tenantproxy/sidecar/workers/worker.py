@@ -135,7 +135,8 @@ class _Worker:
             raise TenantProxyError("the worker has not started")
         live = LiveRouter(sidecar.router, sidecar.pg)
         seen: dict[str, Callable[[Any], Awaitable[object]]]
-        seen = {"tenant": live.tenant, "evict": live.evict, "end_client": live.end_client}
+        seen = {"tenant": live.tenant, "evict": live.evict, "end_client": live.end_client, "drain_tenant": live.drain}
+        seen["stop"] = lambda body: live.stop(*body)
         if self._relay is not None:
             seen["admin"] = self._relay.answer
         if verb in seen:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -97,6 +98,57 @@ async def test_a_client_is_ended_once_it_is_confirmed_and_the_log_names_who_did(
     assert '"change": "DELETE /v1/clients/{client}"' in told
     assert '"by": "the_operate"' in told
     assert looked.tokens["operate"] not in told
+
+
+async def test_a_tenant_is_paused_drained_killed_and_resumed_at_the_port_on_the_page(
+    browser: Browser, looked: Looked
+) -> None:
+    async with looked.client("umbrella") as client, page_of(browser, looked, "operate") as tab:
+        assert await client.fetchval("SELECT 1") == 1
+        await opened(tab, "umbrella")
+        await confirmed(tab, "pause umbrella at the PostgreSQL port", "pause: done")
+        await tab.until(f"{text_of('drawer-body')}.includes('Paused at the PostgreSQL port')", "it says so")
+        waits = asyncio.ensure_future(client.fetchval("SELECT 1"))
+        await tab.until(f"{text_of('drawer-body')}.includes('waiting')", "its client waits")
+        await tab.until(f"{text_of('counts')}.includes('umbrella')", "the page says who is paused")
+        await confirmed(tab, "resume umbrella at the PostgreSQL port", "resume: done")
+        assert await waits == 1
+        await confirmed(tab, "drain umbrella at the PostgreSQL port", "drain: done")
+        await until(client.is_closed, "its client had nothing under way, and was let go")
+        async with looked.client("umbrella") as other:
+            begun = other.transaction()
+            await begun.start()
+            await confirmed(tab, "kill umbrella at the PostgreSQL port", "kill: done")
+            await until(other.is_closed, "its client is ended in its transaction")
+        await confirmed(tab, "resume umbrella at the PostgreSQL port", "resume: done")
+        async with looked.client("umbrella") as again:
+            assert await again.fetchval("SELECT 1") == 1
+        assert tab.problems == []
+    told = looked.log.read_text()
+    for verb in ("pause", "resume", "drain", "kill"):
+        assert f'"change": "POST /v1/pools/{{tenant}}/{verb}"' in told
+
+
+async def confirmed(tab: Tab, what: str, said: str) -> None:
+    """Press the button of that name and say yes; returns when the drawer says that."""
+    await clicked(tab, f"document.querySelector('#drawer [aria-label=\"{what}\"]')")
+    await tab.until("document.getElementById('confirm').open", "it asks first")
+    await clicked(tab, "document.getElementById('confirm-yes')")
+    await tab.until(f"{text_of('drawer-state')} === '{said}'", f"the drawer says {said}")
+
+
+async def test_what_is_done_to_the_process_is_offered_to_the_role_admin_alone(browser: Browser, looked: Looked) -> None:
+    shown = "[...document.querySelectorAll('#process-actions button')].map((each) => each.textContent)"
+    async with page_of(browser, looked, "admin") as tab:
+        await tab.until(f"{shown}.length > 0", "it is offered")
+        assert await tab.evaluate(shown) == ["reload", "restart", "upgrade", "drain"]
+        await clicked(tab, "document.querySelector('#process-actions button')")
+        await tab.until("document.getElementById('confirm').open", "it asks first")
+        await clicked(tab, "document.getElementById('confirm-yes')")
+        await tab.until(f"{text_of('process-state')} === 'reload: done'", "it was done")
+    async with page_of(browser, looked, "operate") as tab:
+        await tab.until(f"{ROWS}.length > 0", "there are tenants")
+        assert await tab.evaluate("document.getElementById('process').hidden")
 
 
 async def test_the_page_is_used_by_keyboard_alone(browser: Browser, looked: Looked) -> None:

@@ -143,6 +143,7 @@ async def test_a_worker_that_died_is_told_to_the_living_and_to_the_next_if_none_
     await asyncio.sleep(0)
     late = await kept.worker()
     await until(lambda: ("bury", ["its-id"]) in late.asked, "it hears of it")
+    await until(lambda: not kept.supervisor._dead, "all have been told")
     after = await kept.worker()
     await asyncio.sleep(0.01)
     assert not any(verb == "bury" for verb, _ in after.asked), "once is enough"

@@ -4,7 +4,12 @@ import { shown } from "./lines.js";
 
 const $ = (id) => document.getElementById(id);
 const RANKS = { read: 0, operate: 1, admin: 2 };
-const ACTIONS = ["evict", "pause", "resume", "drain", "kill", "suspend"];
+// What may be done to a tenant: to its connections and its status, and to its clients of the PostgreSQL port.
+const ACTIONS = [
+  ["Tenant", "", "tenants", ["evict", "suspend", "resume"]],
+  ["PostgreSQL port", " at the PostgreSQL port", "pools", ["pause", "resume", "drain", "kill"]],
+];
+const OF_PROCESS = { reload: "Reload the configuration?", restart: "Restart the workers?", upgrade: "Upgrade to a new process?", drain: "Drain and end this process?" };
 
 export class Drawer {
   constructor(call, role) {
@@ -18,7 +23,15 @@ export class Drawer {
   }
 
   // What this listener can do, and who may: its own description says so.
-  async describe() { this.paths = (await this.call("GET", "v1/openapi.json")).paths; }
+  async describe() {
+    this.paths = (await this.call("GET", "v1/openapi.json")).paths;
+    const buttons = Object.entries(OF_PROCESS).flatMap(([verb, title]) => {
+      const found = this.may(`/v1/${verb}`, "post");
+      return found ? [this.button(verb, title, found.summary, "POST", `v1/${verb}`, () => {}, $("process-state"))] : [];
+    });
+    $("process-actions").replaceChildren(...buttons);
+    $("process").hidden = !buttons.length;
+  }
 
   may(path, method) {
     const found = this.paths[path]?.[method];
@@ -32,10 +45,17 @@ export class Drawer {
     $("drawer-body").replaceChildren();
     $("sessions").replaceChildren();
     $("sessions-form").hidden = !this.paths["/v1/tenants/{tenant}/users/{user}/sessions"];
-    $("drawer-actions").replaceChildren(...ACTIONS.flatMap((verb) => {
-      const found = this.may(`/v1/tenants/{tenant}/${verb}`, "post");
-      if (!found) return [];
-      return [this.button(verb, `${verb} ${tenant}?`, found.summary, "POST", `v1/tenants/${encodeURIComponent(tenant)}/${verb}`)];
+    $("drawer-actions").replaceChildren(...ACTIONS.flatMap(([name, where, path, verbs]) => {
+      const buttons = verbs.flatMap((verb) => {
+        const found = this.may(`/v1/${path}/{tenant}/${verb}`, "post");
+        return found ? [this.button(verb, `${verb} ${tenant}${where}?`, found.summary, "POST", `v1/${path}/${encodeURIComponent(tenant)}/${verb}`)] : [];
+      });
+      if (!buttons.length) return [];
+      const group = element("div", null, "tools");
+      group.setAttribute("role", "group");
+      group.setAttribute("aria-label", name);
+      group.append(element("span", name), ...buttons);
+      return [group];
     }));
     if (!$("drawer").open) $("drawer").showModal();
     this.refresh();
@@ -55,11 +75,12 @@ export class Drawer {
     this.timer = setTimeout(() => this.refresh(), 2000);
   }
 
-  show({ pools, clients }) {
+  show({ pools, clients, paused }) {
     const focused = document.activeElement?.dataset?.path;
     const held = pools.flatMap((pool) => pool.held.map((seconds) => [pool.pool, pool.server, shown(seconds)]));
     const ends = this.may("/v1/clients/{client}", "delete");
     $("drawer-body").replaceChildren(
+      ...(paused ? [element("p", "Paused at the PostgreSQL port: its clients wait, and new ones are refused.", "down")] : []),
       element("h3", "In its pools"),
       grid(["pool", "server", "database", "used", "limit", "waiting", "oldest wait"], pools.map((pool) =>
         [pool.pool, pool.server, pool.database, pool.used, pool.limit, pool.waiting, pool.waiting ? shown(pool.oldest) : ""])),
@@ -88,18 +109,18 @@ export class Drawer {
     } catch (error) { $("sessions").replaceChildren(element("p", error.message)); }
   }
 
-  button(text, title, says, method, path, after = () => this.refresh()) {
+  button(text, title, says, method, path, after = () => this.refresh(), told = $("drawer-state")) {
     const made = element("button", text);
     made.type = "button";
     made.dataset.path = `${method} ${path}`;
     made.setAttribute("aria-label", title.replace(/\?$/, ""));
     made.addEventListener("click", async () => {
       if (!await confirmed(title, says, text)) return;
-      $("drawer-state").textContent = `${text} ...`;
+      told.textContent = `${text} ...`;
       try {
-        await this.call(method, path, {});
-        $("drawer-state").textContent = `${text}: done`;
-      } catch (error) { $("drawer-state").textContent = `${text}: ${error.message}`; }
+        const { idle, paused } = await this.call(method, path, {});
+        told.textContent = paused && !idle ? `${text}: done, what runs is not over yet` : `${text}: done`;
+      } catch (error) { told.textContent = `${text}: ${error.message}`; }
       after();
     });
     return made;
