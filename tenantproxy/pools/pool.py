@@ -616,6 +616,10 @@ class Pool(Generic[C]):
             acquired, turn.acquired = turn.acquired, 0
             self._counters.count(turn.tenant, "ok", acquired)
 
+    def lent_at(self, conn: C) -> float:
+        """Since when `conn`, which is open, is what it is: lent, or idle; by the pool's clock."""
+        return self._slots[conn].since
+
     def connections(self) -> Iterator[C]:
         """All open connections, whatever their state."""
         return iter(self._slots)
@@ -652,10 +656,12 @@ class Pool(Generic[C]):
             unused_seconds=self._clock() - self.last_used,
         )
 
-    def held_by(self, tenant: TenantId) -> list[float]:
-        """For how many seconds the tenant has had each of its leases, the longest first."""
+    def held_by(self, tenant: TenantId) -> list[tuple[C, float]]:
+        """The connections that are lent to the tenant, and for how many seconds each; the longest first."""
         turn, now = self._turns.by_tenant.get(tenant), self._clock()
         if turn is None or not turn.leased:
             return []
-        held = (slot for slot in self._slots.values() if slot.turn is turn and slot.state is _USED)
-        return sorted((now - slot.since for slot in held), reverse=True)
+        held = (
+            (conn, now - slot.since) for conn, slot in self._slots.items() if slot.turn is turn and slot.state is _USED
+        )
+        return sorted(held, key=lambda one: one[1], reverse=True)

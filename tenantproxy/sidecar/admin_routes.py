@@ -89,6 +89,10 @@ ROUTES: Final = (
     _get("/v1/me", "The name and the role of the token that was sent"),
     _get("/v1/pools", "The open pools, and who holds and waits in them"),
     _get("/v1/pools/{tenant}", "Who holds and waits for connections of a tenant", codes=(200, 404)),
+    _get(
+        "/v1/pools/{tenant}/statements",
+        "What runs on the connections of a tenant, without literals: asked of its servers", codes=(200, 404),
+    ),
     _get("/v1/servers", "The servers and their budgets"),
     AdminRoute(
         method="GET", path="/v1/events", role=Role.READ, says="What the page shows, as it changes: server-sent events",

@@ -6,21 +6,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from heapq import nlargest
 from time import time
 from typing import Any, Final, Protocol
 
 from tenantproxy.errors import TenantProxyError
 from tenantproxy.model import TenantId, tenant_id
+from tenantproxy.pools.pool import Pool
 from tenantproxy.router import Router
 from tenantproxy.sidecar.pg.colleagues import TenantVerb
 from tenantproxy.sidecar.pg.console.view import ClientRow
 from tenantproxy.sidecar.pg.port import PgPort
 from tenantproxy.sidecar.pg.view import PortView
+from tenantproxy.sidecar.statements import ActivityLook, NotSeen
 from tenantproxy.slices import Slices
 
-__all__ = ["MOST_CLIENTS", "PATIENCE", "Live", "LiveRouter", "NoPort", "joined_views"]
+__all__ = ["MOST_CLIENTS", "PATIENCE", "Live", "LiveRouter", "NoPort", "joined_statements", "joined_views"]
 
 MOST_CLIENTS: Final = 500
 """That are shown of one tenant: those that have waited or held for longest."""
@@ -42,6 +45,10 @@ class Live(Protocol):
 
     async def tenant(self, tenant: str) -> View:
         """Its pools, leases and clients, as they are now."""
+        ...
+
+    async def statements(self, tenant: str) -> View:
+        """What runs on the connections that it holds, as their servers tell now; of those of which that is known."""
         ...
 
     async def evict(self, tenant: str) -> None:
@@ -71,26 +78,27 @@ class LiveRouter:
     def __init__(self, router: Router, port: PgPort | None = None) -> None:
         self._router = router
         self._port = port
+        self._look = ActivityLook(lambda: router.settings)
 
     async def tenant(self, tenant: str) -> View:
         """See Live."""
         name, slices = tenant_id(tenant), Slices()
         pools: list[dict[str, Any]] = []
-        for manager in tuple(self._router.family):
-            for pool in tuple(manager):
-                if not pool.key.shared and pool.label != name:
-                    continue
-                for each in pool.tenant_stats():
-                    if each.tenant == name:
-                        pools.append(
-                            {
-                                "pool": pool.label, "server": pool.key.server, "database": pool.key.database,
-                                "used": each.leased, "waiting": each.waiting, "limit": each.max_size,
-                                "oldest": round(each.oldest_wait_seconds, 3),
-                                "held": [round(seconds, 3) for seconds in pool.held_by(name)],
-                            }
-                        )  # fmt: skip
-                    await slices.pause()
+        for pool in self._pools(name):
+            for each in pool.tenant_stats():
+                if each.tenant == name:
+                    pools.append(
+                        {
+                            "pool": pool.label, "server": pool.key.server, "database": pool.key.database,
+                            "used": each.leased, "waiting": each.waiting, "limit": each.max_size,
+                            "oldest": round(each.oldest_wait_seconds, 3),
+                            "held": [
+                                {"backend": _name_of(pool, conn), "seconds": round(seconds, 3)}
+                                for conn, seconds in pool.held_by(name)
+                            ],
+                        }
+                    )  # fmt: skip
+                await slices.pause()
         view = self._view
         return {
             "tenant": name,
@@ -98,6 +106,44 @@ class LiveRouter:
             "clients": await self._clients(name, slices),
             "paused": view is not None and name in view.paused(),
         }
+
+    def _pools(self, tenant: TenantId) -> Iterator[Pool[Any]]:
+        """Those that may serve it."""
+        for manager in tuple(self._router.family):
+            for pool in tuple(manager):
+                if pool.key.shared or pool.label == tenant:
+                    yield pool
+
+    async def statements(self, tenant: str) -> View:
+        """See Live."""
+        name = tenant_id(tenant)
+        pids: dict[str, list[int]] = {}
+        before = self._held(name)
+        for server, pid in before:
+            pids.setdefault(server, []).append(pid)
+        found: list[dict[str, Any]] = []
+        unseen: list[dict[str, str]] = []
+        for server, each in pids.items():
+            try:
+                seen = await self._look.seen(server, each)
+            except NotSeen as exc:
+                unseen.append({"server": server, "why": exc.detail or exc.message})
+                continue
+            now = self._held(name)
+            # Of a backend that was lent again meanwhile it is not known whose the statement was.
+            kept = (pid for pid in each if now.get((server, pid)) == before[server, pid])
+            found += [{"backend": f"{server}/{pid}", **asdict(seen[pid])} for pid in kept if pid in seen]
+        return {"tenant": name, "statements": found, "unseen": unseen}
+
+    def _held(self, tenant: TenantId) -> dict[tuple[str, int], float]:
+        """Server and process id of what it holds, each with how often the connection was lent before."""
+        held = (
+            (pool.key.server, conn.pid, pool.lent_at(conn))
+            for pool in self._pools(tenant)
+            for conn, _ in pool.held_by(tenant)
+        )
+        servers = self._router.settings.servers
+        return {(server, pid): at for server, pid, at in held if pid and not servers[server].pooler}
 
     async def _clients(self, tenant: TenantId, slices: Slices) -> list[dict[str, Any]]:
         if (view := self._view) is None:
@@ -141,20 +187,34 @@ class LiveRouter:
         return self._port.view if self._port is not None and self._port.has_listener else None
 
 
+def _name_of(pool: Pool[Any], conn: Any) -> str:
+    """By which a client and a statement are found that belong to it; empty: its process id is not known."""
+    return f"{pool.key.server}/{conn.pid}" if conn.pid else ""
+
+
 def _client(row: ClientRow) -> dict[str, Any]:
-    """Nothing of what it asked: a statement may hold anything."""
+    """Nothing of what it asked, which is not kept: see `statements`."""
     since = row.waiting_seconds if row.state == "waiting" else time() - (row.requested_at or row.connected_at)
     return {
         "id": row.id, "user": row.user, "state": row.state, "seconds": round(max(0.0, since), 3),
         "application_name": row.application_name, "address": row.address, "port": row.port,
-        "connected_at": round(row.connected_at), "pool_mode": row.pool_mode, "pinned": row.is_pinned,
-        "worker": row.worker,
+        "backend": row.backend, "connected_at": round(row.connected_at), "pool_mode": row.pool_mode,
+        "pinned": row.is_pinned, "worker": row.worker,
     }  # fmt: skip
 
 
 def _longest(clients: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Those that hold or wait first, of each state those that do for longest."""
     return nlargest(MOST_CLIENTS, clients, key=lambda each: (each["state"] != "idle", each["seconds"]))
+
+
+def joined_statements(told: Sequence[View]) -> View:
+    """As `joined_views`, of statements."""
+    return {
+        "tenant": told[0]["tenant"],
+        "statements": [one for each in told for one in each["statements"]],
+        "unseen": list({one["server"]: one for each in told for one in each["unseen"]}.values()),
+    }
 
 
 def joined_views(views: Sequence[View]) -> View:

@@ -39,6 +39,9 @@ def live_routes(live: Live, *, has_port: bool = True) -> list[web.RouteDef]:
     async def shown(request: web.Request) -> web.Response:
         return web.json_response(await _known(live.tenant(request.match_info["tenant"])))
 
+    async def told(request: web.Request) -> web.Response:
+        return web.json_response(await _known(live.statements(request.match_info["tenant"])))
+
     async def evicted(request: web.Request) -> web.Response:
         await _known(live.evict(request.match_info["tenant"]))
         return web.json_response({})
@@ -63,6 +66,7 @@ def live_routes(live: Live, *, has_port: bool = True) -> list[web.RouteDef]:
 
     routes = [
         web.get("/v1/pools/{tenant}", shown),
+        web.get("/v1/pools/{tenant}/statements", told),
         web.post("/v1/tenants/{tenant}/evict", evicted),
     ]
     if has_port:

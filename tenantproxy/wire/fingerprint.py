@@ -1,7 +1,9 @@
 """What may be told of a statement? Its text without literals and comments. Pure.
 
 Literals are where passwords and people's data are. What cannot be read for sure is left out, with all that follows:
-an open quotation, and a backslash in a plain literal, whose meaning is up to `standard_conforming_strings`.
+an open quotation, and a backslash in a plain literal, whose meaning is up to `standard_conforming_strings`. Values that
+need no quotation are left out too: those of settings, and what stands in the place of a password; and what follows a
+COPY from the client, which is its data.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ _TOKEN: Final = re.compile(
     """,
     re.VERBOSE | re.DOTALL,
 )
+_SETTING: Final = frozenset(("SET", "ALTER", "CREATE"))  # the first words of statements with values of settings
 _LIST: Final = re.compile(r"\?(?:, ?\?)+")
 
 
@@ -62,6 +65,7 @@ def fingerprint(text: str) -> str:
     """`text` with `?` for each literal, lists of them as one, spaces as one, and no comment; cut to `LONGEST`."""
     text = text[:_READ]
     parts: list[str] = []
+    values = _Values()
     at, is_apart, size = 0, False, 0
     while at < len(text) and size <= LONGEST:
         found = _TOKEN.match(text, at)
@@ -72,13 +76,52 @@ def fingerprint(text: str) -> str:
             is_apart = True
             continue
         part = "?" if kind in ("escaped", "plain", "dollar", "number") else _CUT if kind == "open" else found[0]
-        parts.append(f" {part}" if is_apart and parts else part)
-        size += len(parts[-1])
-        if kind == "open":
+        part = _CUT if part == _CUT else values.shown(part)
+        if part:
+            parts.append(f" {part}" if is_apart and parts else part)
+            size += len(parts[-1])
+        if part == _CUT:
             break
         is_apart, at = False, found.end()
     told = _LIST.sub("?", "".join(parts))
     return told if len(told) <= LONGEST else told[: LONGEST - len(_CUT)] + _CUT
+
+
+class _Values:
+    """Which words and names of a statement are values? Told one after the other, `;` between two statements."""
+
+    __slots__ = ("_first", "_has_set", "_has_stdin", "_is_hiding", "_last")
+
+    def __init__(self) -> None:
+        self._begin()
+        self._has_stdin = False
+
+    def _begin(self) -> None:
+        self._first = self._last = ""
+        self._has_set = self._is_hiding = False
+
+    def shown(self, part: str) -> str:
+        """`part`, what is told in its place, or nothing; `...`: nothing that follows is to be told."""
+        if part == ";":
+            self._begin()
+            return part
+        if self._has_stdin and not self._first:
+            return _CUT
+        if self._is_hiding:
+            return ""
+        word, last = part.upper(), self._last
+        self._first = self._first or word
+        self._last = word
+        if self._has_set and last in ("TO", "="):
+            self._is_hiding = True  # to the end: a value may be a list, and what follows one is seldom of interest
+            return "?"
+        if self._first in _SETTING:
+            self._has_set = self._has_set or word == "SET"
+            if last == "PASSWORD" and word != "NULL" and (part[0] in '"_' or part[0].isalnum()):
+                return "?"
+        elif self._first == "COPY" and word == "STDIN":
+            self._has_stdin = True
+        return part
 
 
 def _behind_comment(text: str, at: int) -> int:

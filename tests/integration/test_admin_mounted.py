@@ -82,6 +82,27 @@ async def test_the_mounted_page_and_its_api_are_answered_below_their_path(mounte
         assert "/v1/pools/{tenant}/pause" not in described["paths"], "there is no port at which it could be paused"
 
 
+async def test_what_a_lease_runs_is_told_without_its_literals_and_by_no_one_else_s(world: World) -> None:
+    async with (
+        Router(world.settings()) as router,
+        in_fastapi(router, auth=by_cookie) as url,
+        aiohttp.ClientSession(url) as http,
+        router.tenant("database1").connection() as conn,
+        router.tenant("database2").connection(),
+    ):
+        pid = await conn.fetchval("SELECT pg_backend_pid() /* s3cr3t */ WHERE 's3cr3t' <> $1", "another")
+        code, told = await asked(http, "/v1/pools/database1/statements", "read")
+        assert (code, told["unseen"]) == (200, [])
+        (only,) = told["statements"]
+        assert only["backend"] == f"primary/{pid}"
+        assert (only["statement"], only["state"]) == ("SELECT pg_backend_pid() WHERE ? <> $1", "idle")
+        held = (await asked(http, "/v1/pools/database1", "read"))[1]["pools"][0]["held"]
+        assert [each["backend"] for each in held] == [only["backend"]]
+        assert (await asked(http, "/v1/pools/row1/statements", "read"))[1]["statements"] == [], "it holds nothing"
+        assert (await asked(http, "/v1/pools/..%2Fx/statements", "read"))[0] == 404
+        assert (await asked(http, "/v1/pools/database1/statements"))[0] == 401
+
+
 @EACH
 async def test_the_application_says_who_may_do_what_and_each_change_is_told(mounted: Mounted, world: World) -> None:
     told: list[Event] = []

@@ -211,6 +211,7 @@ def _client_row(client: Client, now: float, worker: int) -> ClientRow:
         waiting_seconds=waiting,
         server_id=id(backend) & 0x7FFF_FFFF if backend is not None else None,
         pool=backend.pool.label if backend is not None else None,
+        backend=f"{backend.pool.key.server}/{backend.pid}" if backend is not None else "",
         pool_mode=client.target.pool_mode,
         application_name=settings.get(b"application_name", b"").decode("utf-8", "replace"),
         prepared_statements=relay.prepared_statements if relay is not None else 0,

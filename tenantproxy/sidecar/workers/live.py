@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tenantproxy.errors import TenantProxyError
-from tenantproxy.sidecar.live import joined_views
+from tenantproxy.sidecar.live import joined_statements, joined_views
 from tenantproxy.sidecar.pg.colleagues import TenantVerb
 from tenantproxy.sidecar.workers.link import LinkLost
 from tenantproxy.sidecar.workers.staff import Staff
@@ -22,6 +22,10 @@ class LiveWorkers:
     async def tenant(self, tenant: str) -> dict[str, Any]:
         """See Live."""
         return joined_views(await self._all("tenant", tenant))
+
+    async def statements(self, tenant: str) -> dict[str, Any]:
+        """See Live."""
+        return joined_statements(await self._all("statements", tenant))
 
     async def evict(self, tenant: str) -> None:
         """See Live."""

@@ -60,6 +60,7 @@ class _Worker:
         self._link = Link(sock, self._answer, on_end=self._stop.set)
         self._sidecar: Sidecar | None = None
         self._relay: RelayDesk | None = None  # likewise
+        self._live: LiveRouter | None = None  # from the first question on
         self._workers = 1
         self._source = ""
         self._commit: Callable[[], None] | None = None  # of a reload that is prepared
@@ -133,9 +134,10 @@ class _Worker:
         sidecar = self._sidecar
         if sidecar is None:
             raise TenantProxyError("the worker has not started")
-        live = LiveRouter(sidecar.router, sidecar.pg)
+        live = self._live = self._live or LiveRouter(sidecar.router, sidecar.pg)
         seen: dict[str, Callable[[Any], Awaitable[object]]]
         seen = {"tenant": live.tenant, "evict": live.evict, "end_client": live.end_client, "drain_tenant": live.drain}
+        seen["statements"] = live.statements
         seen["stop"] = lambda body: live.stop(*body)
         if self._relay is not None:
             seen["admin"] = self._relay.answer

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 
 import pytest
 import pytest_asyncio
@@ -64,6 +64,34 @@ async def test_what_a_client_calls_itself_is_text_and_never_markup(browser: Brow
         await tab.until(f"{text_of('drawer-body')}.includes({json.dumps(EVIL)})", "its name is shown as it is")
         assert await tab.evaluate("document.images.length") == 0
         assert await tab.evaluate("document.title") == "tenantproxy"
+        assert tab.problems == []
+
+
+SECRETS = (
+    "SET app.token = s3cr3t; SELECT 's3cr3t', E's3cr3t\\'', $x$s3cr3t$x$, 4711, pg_sleep(600) /* s3cr3t */ -- s3cr3t"
+)
+
+
+async def test_who_holds_what_since_when_is_told_with_statements_that_hold_no_literal(
+    browser: Browser, looked: Looked
+) -> None:
+    async with (
+        page_of(browser, looked, "read") as tab,
+        looked.client("umbrella", application_name="a job") as client,
+    ):
+        runs = asyncio.ensure_future(client.execute(SECRETS))
+        await opened(tab, "umbrella")
+        told = "document.querySelector('#drawer-body code')?.textContent ?? ''"
+        await tab.until(f"{told}.includes('pg_sleep(?)')", "the drawer says what runs")
+        drawer = await tab.evaluate(text_of("drawer-body"))
+        assert "a job" in drawer
+        assert "active, " in drawer
+        assert "s3cr3t" not in drawer
+        assert "4711" not in drawer
+        client.terminate()
+        with suppress(Exception):
+            await runs
+        await tab.until(f"!{told}", "it is over")
         assert tab.problems == []
 
 

@@ -35,6 +35,21 @@ CANARY = "s3cr3t"
         ('SELECT "open s3cr3t', "SELECT ..."),
         ("SELECT 0xFF, 1_000, .5", "SELECT ?"),
         ("ALTER ROLE r PASSWORD 's3cr3t'", "ALTER ROLE r PASSWORD ?"),
+        ("SET app.token = s3cr3t", "SET app.token = ?"),
+        ("set session app.token to s3cr3t, s3cr3t; SELECT 1", "set session app.token to ?; SELECT ?"),
+        ("SET LOCAL search_path TO 'a', b", "SET LOCAL search_path TO ?"),
+        ("ALTER ROLE r SET app.token TO s3cr3t", "ALTER ROLE r SET app.token TO ?"),
+        ("ALTER SYSTEM SET a = s3cr3t", "ALTER SYSTEM SET a = ?"),
+        ('ALTER USER u PASSWORD "s3cr3t"', "ALTER USER u PASSWORD ?"),
+        ("create role r login password s3cr3t", "create role r login password ?"),
+        ("ALTER ROLE r PASSWORD NULL", "ALTER ROLE r PASSWORD NULL"),
+        ("ALTER ROLE r PASSWORD -- s3cr3t\n E's3cr3t\\' s3cr3t'", "ALTER ROLE r PASSWORD ?"),
+        ("ALTER ROLE r PASSWORD 's3cr3t", "ALTER ROLE r PASSWORD ..."),
+        ("SET app.token = 's3cr3t", "SET app.token = ..."),
+        ("COPY t FROM stdin;\n7\ts3cr3t\n", "COPY t FROM stdin; ..."),
+        ("COPY t (a) FROM STDIN WITH (FORMAT csv)", "COPY t (a) FROM STDIN WITH (FORMAT csv)"),
+        ("SET TRANSACTION READ ONLY", "SET TRANSACTION READ ONLY"),
+        ("UPDATE t SET a = b, password = c", "UPDATE t SET a = b, password = c"),
         ("", ""),
     ],
 )
@@ -46,6 +61,7 @@ def test_a_fingerprint_has_no_literals_and_no_comments(text: str, told: str) -> 
 QUOTED = st.sampled_from(
     ["'{}'", "E'{}'", "$q${}$q$", "'{}", "$$ {}", "/* {} */", "-- {}", "/* {}", "E'\\'{}'", "'\\'{}'"]
 )
+VALUES = st.sampled_from(["SET a.b = {}", "set a TO {}, {}", "ALTER ROLE r SET a = {}", "CREATE USER u PASSWORD {}"])
 AROUND = st.text(st.sampled_from(string.ascii_letters + " '\"$/*-\\\n;,()0123456789"), max_size=30)
 
 
@@ -54,6 +70,13 @@ def test_what_is_quoted_at_the_start_of_a_statement_is_never_told(inside: str, q
     text = "SELECT " + quoted.format(CANARY) + after.replace(CANARY, "")
     assert CANARY not in fingerprint(text)
     assert len(fingerprint(f"{inside}{text}")) <= LONGEST
+
+
+@given(VALUES, st.sampled_from([" ", "\n", "/* a */ ", "-- a\n"]))
+def test_a_value_that_is_not_quoted_is_not_told_either(statement: str, between: str) -> None:
+    text = statement.format(*[CANARY] * 2).replace(" ", between)
+    assert CANARY not in fingerprint(text)
+    assert CANARY not in fingerprint(f"BEGIN;{text}")
 
 
 def test_a_hostile_text_costs_little() -> None:

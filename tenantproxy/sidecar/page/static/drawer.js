@@ -17,6 +17,7 @@ export class Drawer {
     this.tenant = "";
     this.timer = 0;
     this.paths = {};
+    this.told = none();
     $("drawer-close").addEventListener("click", () => $("drawer").close());
     $("drawer").addEventListener("close", () => { clearTimeout(this.timer); this.tenant = ""; });
     $("sessions-form").addEventListener("submit", (event) => { event.preventDefault(); this.sessions(); });
@@ -40,6 +41,7 @@ export class Drawer {
 
   open(tenant) {
     this.tenant = tenant;
+    this.told = none();
     $("drawer-title").textContent = tenant;
     $("drawer-state").textContent = "";
     $("drawer-body").replaceChildren();
@@ -66,9 +68,17 @@ export class Drawer {
     const { tenant } = this;
     if (!tenant) return;
     try {
-      const found = await this.call("GET", `v1/pools/${encodeURIComponent(tenant)}`);
+      const path = `v1/pools/${encodeURIComponent(tenant)}`;
+      const found = await this.call("GET", path);
       if (tenant !== this.tenant) return;
       this.show(found);
+      // Their servers are asked for it, so only where something is held.
+      if (!this.may("/v1/pools/{tenant}/statements", "get") || !found.pools.some((pool) => pool.held.length)) this.told = none();
+      else {
+        this.told = await this.call("GET", `${path}/statements`);
+        if (tenant !== this.tenant) return;
+        this.show(found);
+      }
     } catch (error) {
       if (tenant === this.tenant) $("drawer-state").textContent = error.message;
     }
@@ -77,7 +87,14 @@ export class Drawer {
 
   show({ pools, clients, paused }) {
     const focused = document.activeElement?.dataset?.path;
-    const held = pools.flatMap((pool) => pool.held.map((seconds) => [pool.pool, pool.server, shown(seconds)]));
+    const of = new Map(this.told.statements.map((each) => [each.backend, each]));
+    const by = new Map(clients.filter((client) => client.backend).map((client) => [client.backend, client]));
+    const held = pools.flatMap((pool) => pool.held.map(({ backend, seconds }) => {
+      const [client, runs] = [by.get(backend), of.get(backend)];
+      const who = client ? `client ${client.id}, ${client.user}` : "this process";
+      return [backend || pool.server, shown(seconds), who, client?.application_name ?? runs?.application_name ?? "",
+        runs ? `${runs.state}, ${shown(runs.seconds)}` : "", element("code", runs ? runs.statement ?? "not to be seen by our user" : "")];
+    }));
     const ends = this.may("/v1/clients/{client}", "delete");
     $("drawer-body").replaceChildren(
       ...(paused ? [element("p", "Paused at the PostgreSQL port: its clients wait, and new ones are refused.", "down")] : []),
@@ -85,7 +102,8 @@ export class Drawer {
       grid(["pool", "server", "database", "used", "limit", "waiting", "oldest wait"], pools.map((pool) =>
         [pool.pool, pool.server, pool.database, pool.used, pool.limit, pool.waiting, pool.waiting ? shown(pool.oldest) : ""])),
       element("h3", "Connections that it holds"),
-      grid(["pool", "server", "for"], held),
+      grid(["backend", "for", "held by", "application", "state", "statement"], held),
+      ...this.told.unseen.map(({ server, why }) => element("p", `What runs on ${server} is not known: ${why}`, "hint")),
       element("h3", "Clients of the PostgreSQL port"),
       grid(["state", "for", "user", "application", "address", ...(ends ? ["action"] : [])], clients.map((client) => [
         client.pinned ? `${client.state}, pinned` : client.state, shown(client.seconds), client.user, client.application_name,
@@ -126,6 +144,8 @@ export class Drawer {
     return made;
   }
 }
+
+function none() { return { statements: [], unseen: [] }; }
 
 let settle = null;
 

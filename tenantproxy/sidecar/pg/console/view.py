@@ -38,6 +38,7 @@ class ClientRow:
     application_name: str = ""
     prepared_statements: int = 0
     is_pinned: bool = False
+    backend: str = ""  # server and process id of what it holds
     tls: str = ""
     worker: int = 0
 
