@@ -17,7 +17,7 @@ from typing import Final, Self
 from tenantproxy.errors import AccessDenied, TenantMissing
 from tenantproxy.scope import TenantScope
 
-__all__ = ["REQUEST_ID", "begin", "current", "end", "use"]
+__all__ = ["REQUEST_ID", "SERVED_TENANT", "begin", "current", "end", "use"]
 
 
 class _Block:
@@ -52,6 +52,8 @@ class _Block:
 _CURRENT: Final[ContextVar[_Block | None]] = ContextVar("tenantproxy_current")
 REQUEST_ID: Final[ContextVar[str]] = ContextVar("tenantproxy_request_id", default="")
 """The id of the HTTP request that is being answered; empty outside of one. Set by the middlewares alone."""
+SERVED_TENANT: Final[ContextVar[str]] = ContextVar("tenantproxy_served_tenant", default="")
+"""Whose request the sidecar answers, for its log alone; empty until that is known. No code may act on it."""
 
 
 def current() -> TenantScope:

@@ -276,6 +276,7 @@ class SlowLease(Event):
     """A caller waited for its connection, or held it, for longer than `[log] slow_lease`; both in seconds.
 
     `untold`: slow ones since the last that was told, which were not, because there were too many in a second.
+    `request_id`: of whom it was for; empty: that of the context.
     """
 
     server: str
@@ -284,13 +285,14 @@ class SlowLease(Event):
     waited: float
     held: float
     untold: int
+    request_id: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlowStatement(Event):
     """A statement was answered later than `[log] slow_statement`. `statement` has neither its literals nor comments.
 
-    `error` is an SQLSTATE or the name of an exception, empty without one; `untold` as in SlowLease.
+    `error` is an SQLSTATE or the name of an exception, empty without one; `untold`, `request_id` as in SlowLease.
     """
 
     server: str
@@ -300,6 +302,7 @@ class SlowStatement(Event):
     statement: str
     error: str
     untold: int
+    request_id: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -462,15 +465,18 @@ class LoginSucceeded(Event):
 class PortLoginRefused(Event):
     """The PostgreSQL port refused a login. `reason` is the true one, which the client is not told.
 
-    `user` and `database` are what the client asked for, cut to 63 characters. `untold`: refusals before this one that
-    were not told, because there were too many in a second.
+    `user` and `database` are what the client asked for, cut to 63 characters; `tenant` is whose it was proven to be,
+    empty without a proof. `untold`: refusals before this one that were not told, because there were too many in a
+    second.
     """
 
     user: str
     database: str
+    tenant: str
     address: str
     reason: str
     untold: int
+    request_id: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -480,6 +486,7 @@ class PortHandshakeFailed(Event):
     address: str
     reason: str
     untold: int
+    request_id: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,10 @@ PARENT: Final[ContextVar[str]] = ContextVar("tenantproxy_traceparent", default="
 
 
 class LeaseOver(NamedTuple):
-    """A lease has ended: `waited` seconds for it, `held` seconds. `parent`: W3C's traceparent, where one was told."""
+    """A lease has ended: `waited` seconds for it, `held` seconds. `parent`: W3C's traceparent, where one was told.
+
+    `request`: the id of the request that it was for; empty: that of the context, if there is one.
+    """
 
     server: str
     pool: str
@@ -24,12 +27,13 @@ class LeaseOver(NamedTuple):
     held: float
     isolation: str
     parent: str = ""
+    request: str = ""
 
 
 class StatementOver(NamedTuple):
     """A statement was answered after `seconds`. `text` is as its client sent it: no one but a fingerprint may see it.
 
-    `error`: SQLSTATE or the name of an exception; empty: there was none.
+    `error`: SQLSTATE or the name of an exception; empty: there was none. `request` as in LeaseOver.
     """
 
     server: str
@@ -39,6 +43,7 @@ class StatementOver(NamedTuple):
     seconds: float
     error: str = ""
     parent: str = ""
+    request: str = ""
 
 
 class SeenTrace(NamedTuple):

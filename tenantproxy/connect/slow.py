@@ -62,6 +62,7 @@ class SlowWatch:
                 waited=lease.waited,
                 held=lease.held,
                 untold=untold,
+                request_id=lease.request,
             )
         )
 
@@ -79,6 +80,7 @@ class SlowWatch:
                 statement=fingerprint(statement.text),
                 error=statement.error,
                 untold=untold,
+                request_id=statement.request,
             )
         )
 

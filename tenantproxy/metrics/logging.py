@@ -129,6 +129,9 @@ class LogObserver:
             return
         kind = _WORD.sub("_", type(event).__name__).lower()
         values = {field.name: getattr(event, field.name) for field in fields(event)}
+        for name in ("request_id", "tenant"):
+            if values.get(name) == "":
+                del values[name]  # the context may know it
         shown = " ".join([kind, *(f"{name}={_shown(value)}" for name, value in values.items() if value != "")])
         self._logger.log(level, "%s", shown, extra={"kind": kind, **values})
 

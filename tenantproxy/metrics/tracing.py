@@ -22,7 +22,8 @@ from tenantproxy.config.version import VERSION
 from tenantproxy.errors import ConfigurationError, Problem
 from tenantproxy.events import LATENCY_BUCKETS
 from tenantproxy.watch import PARENT, LeaseOver, SeenTrace, StatementOver
-from tenantproxy.wire.fingerprint import fingerprint, traceparent_in
+from tenantproxy.wire.fingerprint import fingerprint
+from tenantproxy.wire.traceparent import traceparent_in, traceparent_of
 
 __all__ = ["Tracer", "export_spans"]
 
@@ -94,7 +95,7 @@ def _parent(told: str) -> Context | None:
     """The context in which a span begins; None: the current one."""
     if trace.get_current_span().get_span_context().is_valid:
         return None
-    parent = told or PARENT.get()
+    parent = traceparent_of([told or PARENT.get()])
     return _PROPAGATOR.extract({"traceparent": parent}, Context()) if parent else None
 
 

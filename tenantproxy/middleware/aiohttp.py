@@ -114,7 +114,8 @@ async def _answer(gate: Gate, request: web.Request, handler: Handler) -> web.Str
     except OURS as exc:
         if _BEGUN in request:  # it can only be cut
             raise
-        return as_response(gate.answer(headers + token, exc, request[REQUEST_ID], resolved=TENANT in request))
+        tenant = request[TENANT].id if TENANT in request else ""
+        return as_response(gate.answer(headers + token, exc, request[REQUEST_ID], tenant=tenant))
 
 
 def _without_token(request: web.Request) -> web.Request:

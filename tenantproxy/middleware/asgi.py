@@ -110,7 +110,7 @@ class TenantMiddleware:
             if answer.status is not None:
                 answer.failed = True
                 raise
-            await answer.refuse(self._gate.answer(headers, exc, request, resolved=_OUTER in scope))
+            await answer.refuse(self._gate.answer(headers, exc, request, tenant=_named(scope)))
         except Exception:
             answer.failed = True
             raise
@@ -138,7 +138,7 @@ class TenantMiddleware:
         except OURS as exc:
             if socket.is_closed:
                 raise
-            await socket.refuse(self._gate.answer(headers + token, exc, request, resolved=_OUTER in scope))
+            await socket.refuse(self._gate.answer(headers + token, exc, request, tenant=_named(scope)))
 
     async def _run(self, scope: Scope, headers: tuple[tuple[str, str], ...], receive: Receive, send: Send) -> None:
         """The application, for the tenant of the request or for none."""
@@ -156,7 +156,7 @@ class TenantMiddleware:
             scope["state"]["identity"] = entered[1]
         if found is not None:
             scope["state"]["tenant"] = scope[_OUTER] = found
-        scope[ANSWER] = partial(self._gate.answer, headers, resolved=found is not None)
+        scope[ANSWER] = partial(self._gate.answer, headers, tenant=_named(scope))
         token, request = begin(found), CURRENT_REQUEST.set(scope["state"]["request_id"])
         parent = PARENT.set(self._gate.parent(headers))
         try:
@@ -165,6 +165,12 @@ class TenantMiddleware:
             PARENT.reset(parent)
             CURRENT_REQUEST.reset(request)
             end(token)
+
+
+def _named(scope: Scope) -> str:
+    """The tenant that it was resolved to; empty: none."""
+    found: TenantScope | None = scope.get(_OUTER)
+    return "" if found is None else found.id
 
 
 def _name(scope: Scope, request: str) -> None:

@@ -13,6 +13,7 @@ from tenantproxy.middleware.problems import ProblemAnswer, answer_to
 from tenantproxy.model import TenantStatus
 from tenantproxy.router import Router, not_served
 from tenantproxy.scope import TenantScope
+from tenantproxy.wire.traceparent import traceparent_of
 
 __all__ = ["Gate", "RequestCounter"]
 
@@ -47,7 +48,7 @@ class Gate:
         """The request's traceparent, where leases are looked at; else it is not looked for."""
         if self._router.lease_watch is None:
             return ""
-        return next((value for name, value in headers if name == "traceparent"), "")
+        return traceparent_of(_values(headers, "traceparent"))
 
     async def admit(self, *, method: str, path: str, headers: Headers, peer: str | None) -> TenantScope | None:
         """The scope for a request; see `enter`."""
@@ -78,15 +79,15 @@ class Gate:
         settings = session_settings(self._context, request, identity.tenant) if self._context else None
         return self._router.tenant(identity.tenant, context=settings), identity
 
-    def answer(self, headers: Headers, error: BaseException, request: str, *, resolved: bool = False) -> ProblemAnswer:
+    def answer(self, headers: Headers, error: BaseException, request: str, *, tenant: str = "") -> ProblemAnswer:
         """The answer to an error of tenantproxy in the request with that id and these headers.
 
         Code that finds no current tenant is told how to set one. A caller hears what the request lacks; where that was
-        `resolved` to a tenant, the code is at fault: it ran outside of the request's context.
+        resolved to a `tenant`, the code is at fault: it ran outside of the request's context.
         """
-        if isinstance(error, TenantMissing) and (resolved or self._tokens is not None):
-            error = self._missing(headers, error, resolved=resolved)
-        return answer_to(error, request, mismatch_text=self._mismatch_text)
+        if isinstance(error, TenantMissing) and (tenant or self._tokens is not None):
+            error = self._missing(headers, error, resolved=bool(tenant))
+        return answer_to(error, request, mismatch_text=self._mismatch_text, tenant=tenant)
 
     def _missing(self, headers: Headers, error: TenantMissing, *, resolved: bool) -> TenantProxyError:
         if resolved:

@@ -60,8 +60,10 @@ def request_id(given: Sequence[str]) -> str:
     return given[0] if len(given) == 1 and _GIVEN_ID.fullmatch(given[0]) else secrets.token_hex(16)
 
 
-def answer_to(error: BaseException, request: str, *, mismatch_text: str = "") -> ProblemAnswer:
+def answer_to(error: BaseException, request: str, *, mismatch_text: str = "", tenant: str = "") -> ProblemAnswer:
     """The answer to an error of tenantproxy in the request with that id; logs what the server is to blame for.
+
+    `tenant`: whose request it is, for the log; empty: that of the context, if there is one.
 
     `mismatch_text` is `[resolve] mismatch_text`; empty: the error's own words.
 
@@ -73,7 +75,7 @@ def answer_to(error: BaseException, request: str, *, mismatch_text: str = "") ->
             logging.ERROR if known.http_status == 500 else logging.WARNING,
             "request %s failed: %s: %s", request, known.code, known,
             exc_info=error if known.http_status == 500 else None,
-            extra={"request_id": request, "code": known.code},
+            extra={"request_id": request, "code": known.code} | ({"tenant": tenant} if tenant else {}),
         )  # fmt: skip
     body = problem_json(known, request_id=request)
     if known.http_status == 500:

@@ -238,7 +238,7 @@ class Acquire:
         self._over()
         backend.is_fresh = False
         backend.leased_at = now = self._lender.clock()
-        backend.told = (now - self._since if self._since else 0.0, "")
+        backend.told = (now - self._since if self._since else 0.0, "", "")
         lessee.leased(backend)
 
     def _refuse(self, error: TenantProxyError) -> None:

@@ -143,7 +143,7 @@ class RawBackend(asyncio.Protocol):
         self.binding: Binding | None = None  # what it was last entered with
         self.connected_at = time.time()
         self.leased_at = 0.0
-        self.told = (0.0, "")  # of its lease, where any is looked at: the wait for it, and its traceparent
+        self.told = (0.0, "", "")  # of its lease, where any is looked at: the wait, its traceparent, its request
         self.expired: LeaseExpired | None = None  # why its lease was ended
         self.is_closed = False
         self.is_doubtful = False  # its holder cannot say what the server will send next

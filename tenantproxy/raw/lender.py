@@ -202,9 +202,9 @@ class RawLender:
 
     @staticmethod
     def _tell_lease(watch: Watch, backend: RawBackend, route: Route, held: float) -> None:
-        pool, (waited, parent) = backend.pool, backend.told
-        backend.told = (0.0, "")
-        watch.lease(LeaseOver(pool.key.server, pool.label, route.tenant, waited, held, route.isolation, parent))
+        pool, (waited, *about) = backend.pool, backend.told
+        backend.told = (0.0, "", "")
+        watch.lease(LeaseOver(pool.key.server, pool.label, route.tenant, waited, held, route.isolation, *about))
 
     def _release_pooled(self, backend: RawBackend, wire: TransactionWire) -> None:
         """Nothing is to be undone when its transactions are over. One that was only looked at ends with its own."""

@@ -12,6 +12,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from tenantproxy.context import REQUEST_ID as CURRENT_REQUEST
+from tenantproxy.context import SERVED_TENANT
 from tenantproxy.metrics.listeners import HttpRequests
 from tenantproxy.middleware.aiohttp import REQUEST_ID, as_response, route_of
 from tenantproxy.middleware.problems import GONE, OURS, answer_to, problem_answer, request_id
@@ -37,12 +38,13 @@ def answering(
         loop = asyncio.get_running_loop()
         started = loop.time()
         request[REQUEST_ID] = name = request_id(request.headers.getall("X-Request-ID", ()))
-        token = CURRENT_REQUEST.set(name)
+        token, served = CURRENT_REQUEST.set(name), SERVED_TENANT.set("")
         code = GONE
         try:
             response = await _answer(request, handler, mismatch_text(), own_limits)
             code = response.status
         finally:
+            SERVED_TENANT.reset(served)
             CURRENT_REQUEST.reset(token)
             requests.observe(route=route_of(request), method=request.method, code=code, seconds=loop.time() - started)
         response.headers["X-Request-Id"] = request[REQUEST_ID]

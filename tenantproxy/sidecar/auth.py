@@ -27,6 +27,7 @@ from tenantproxy.auth.revocation import Revocations
 from tenantproxy.auth.throttle import AddressLimits
 from tenantproxy.auth.tokens import Tokens
 from tenantproxy.config import Settings
+from tenantproxy.context import SERVED_TENANT
 from tenantproxy.errors import (
     ConfigurationError,
     LoginUnavailable,
@@ -300,6 +301,8 @@ class AuthDesk:
         if identity is None or (context.claims is None and not self._router.settings.resolve.anonymous):
             # An address is what the caller chose: who stands behind the proxy takes 200 for a login.
             raise token_needed()
+        if context.claims is not None:
+            SERVED_TENANT.set(identity.tenant)
         tenant = await self._served(identity.tenant, is_proven=context.claims is not None)
         found = {"X-Tenant-Id": tenant.id, "X-Tenant-Database": _plain(tenant.placement.database)}
         if identity.user is not None:

@@ -14,6 +14,8 @@ from typing import Any, Final
 from aiohttp import web
 from aiohttp.http_exceptions import LineTooLong
 
+from tenantproxy.middleware.problems import request_id
+
 __all__ = ["HttpProtocol", "fixed_problem", "unmarked"]
 
 logger = logging.getLogger("tenantproxy")
@@ -131,10 +133,14 @@ class HttpProtocol(web.RequestHandler):
         """The answer to a request that could not be read. `exc` and `message` quote it: neither is used but by kind."""
         if status == 400 and isinstance(exc, LineTooLong):
             status = 431
-        logger.warning("a request from %s was answered %d (%s)", request.remote, status, type(exc).__name__)
+        name, what = request_id(()), type(exc).__name__
+        logger.warning(
+            "a request from %s was answered %d (%s)", request.remote, status, what, extra={"request_id": name}
+        )
         if request.writer.output_size > 0:
             raise ConnectionError("the answer has begun already")
         refusal = _Refusal(status=status, body=fixed_problem(status), content_type="application/problem+json")
         refusal.headers["Cache-Control"] = "no-store"
+        refusal.headers["X-Request-Id"] = name
         refusal.force_close()
         return refusal

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from contextlib import suppress
 from time import monotonic
@@ -10,7 +11,7 @@ from typing import Final, Literal
 
 import structlog
 
-from tenantproxy.context import REQUEST_ID, current
+from tenantproxy.context import REQUEST_ID, SERVED_TENANT, current
 from tenantproxy.errors import AccessDenied, TenantUnresolved
 
 __all__ = ["RequestFields", "configure_logging"]
@@ -48,25 +49,38 @@ class RequestFields(logging.Filter):
         if (request := REQUEST_ID.get()) and not hasattr(record, "request_id"):
             record.request_id = request
         if not hasattr(record, "tenant"):
+            if served := SERVED_TENANT.get():
+                record.tenant = served
             with suppress(TenantUnresolved, AccessDenied):
                 record.tenant = current().id
         return True
 
 
+def _console() -> structlog.dev.ConsoleRenderer:
+    """In colour at a terminal alone. A traceback has no variables: structlog's default shows them, secrets too."""
+    is_coloured = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
+    return structlog.dev.ConsoleRenderer(colors=is_coloured, exception_formatter=structlog.dev.plain_traceback)
+
+
+def _printable(_logger: object, _name: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """What a client chose must not write to the terminal of who reads the log."""
+    for name, value in event.items():
+        if isinstance(value, str) and not value.isprintable():
+            event[name] = ascii(value)
+    return event
+
+
 def configure_logging(*, level: str = "INFO", form: Literal["auto", "json", "console"] = "auto") -> None:
     """Give the root logger one handler (again: replaces ours). `form="auto"`: JSON unless stderr is a terminal."""
     as_json = form == "json" or (form == "auto" and not sys.stderr.isatty())
-    renderer: structlog.typing.Processor = (
-        structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer()
-    )
+    renderer: structlog.typing.Processor = structlog.processors.JSONRenderer() if as_json else _console()
     shared: list[structlog.typing.Processor] = [
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.stdlib.ExtraAdder(),
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    if as_json:
-        shared.append(structlog.processors.format_exc_info)
+    shared.append(structlog.processors.format_exc_info if as_json else _printable)
     handler = logging.StreamHandler(sys.stderr)
     handler.set_name(_HANDLER)
     handler.addFilter(RequestFields())

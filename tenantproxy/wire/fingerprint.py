@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-__all__ = ["LONGEST", "fingerprint", "text_of", "traceparent_in"]
+__all__ = ["LONGEST", "fingerprint", "text_of"]
 
 LONGEST: Final = 200  # characters of a fingerprint
 _READ: Final = 4_000  # characters of a statement that are looked at
@@ -34,20 +34,6 @@ _TOKEN: Final = re.compile(
 )
 _SETTING: Final = frozenset(("SET", "ALTER", "CREATE"))  # the first words of statements with values of settings
 _LIST: Final = re.compile(r"\?(?:, ?\?)+")
-
-
-_TRACEPARENT: Final = re.compile(r"traceparent='([0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2})'")
-_ENDS: Final = 1_000  # characters at both ends in which a comment is looked for
-
-
-def traceparent_in(text: str) -> str:
-    """W3C's traceparent in a comment that sqlcommenter put at an end of `text`; empty: none is there.
-
-    A statement may claim any parent, by a literal too: all that it says is which trace its own client belongs to.
-    """
-    ends = text if len(text) <= 2 * _ENDS else f"{text[:_ENDS]} {text[-_ENDS:]}"
-    found = _TRACEPARENT.search(ends)
-    return found[1] if found is not None else ""
 
 
 def text_of(messages: bytes) -> bytes:

@@ -9,12 +9,14 @@ from enum import StrEnum
 from time import monotonic
 from typing import Final, Protocol
 
+from tenantproxy.context import REQUEST_ID
 from tenantproxy.errors import ConnectFailed, TenantProxyError
 from tenantproxy.model import Route
 from tenantproxy.pools.pool import Pool
 from tenantproxy.raw.backend import RawBackend, Settings
 from tenantproxy.raw.lender import Acquire, RawLender
 from tenantproxy.raw.replayed import ask_replayed
+from tenantproxy.sidecar.pg.keys import request_name
 from tenantproxy.wire.settings import NO_SETTINGS
 from tenantproxy.wire.states import Table
 
@@ -145,6 +147,7 @@ class Checkout:
         "_finding",
         "_holder",
         "_lender",
+        "_pid",
         "_settings",
         "backend",
         "route",
@@ -153,7 +156,7 @@ class Checkout:
         "waiting_since",
     )
 
-    def __init__(self, source: Source, lender: RawLender, holder: Holder) -> None:
+    def __init__(self, source: Source, lender: RawLender, holder: Holder, pid: int = 0) -> None:
         self.state = _IDLE
         self.backend: RawBackend | None = None
         self.route: Route | None = None
@@ -161,6 +164,7 @@ class Checkout:
         self.source = source
         self._lender = lender
         self._holder = holder
+        self._pid = pid  # that its client was told
         self._settings: Settings = NO_SETTINGS  # what the client wants of the backend that it waits for
         self._acquire: Acquire | None = None
         self._asked: RawBackend | None = None  # which is being asked how far it has replayed; in ENTERING
@@ -216,6 +220,7 @@ class Checkout:
         self._finding = asyncio.get_running_loop().create_task(self._find(source, settings), context=Context())
 
     async def _find(self, source: Source, settings: Settings) -> None:
+        REQUEST_ID.set(request_name(self._pid))
         try:
             pool, route = await source.find()
         except TenantProxyError as exc:
@@ -233,10 +238,13 @@ class Checkout:
         self._move(_E_WANTED)
         self.route = route
         self._settings = settings
+        token = REQUEST_ID.set(request_name(self._pid))  # of what is logged when it gets none, by a timer too
         try:
             self._acquire = self._lender.acquire(pool, route, settings, self)
         except TenantProxyError as exc:
             asyncio.get_running_loop().call_soon(self.refused, exc)
+        finally:
+            REQUEST_ID.reset(token)
 
     # --- Lessee ------------------------------------------------------------------------------------------------------
     def entering(self) -> None:

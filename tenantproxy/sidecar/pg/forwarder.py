@@ -27,13 +27,14 @@ from tenantproxy.raw.backend import RawBackend
 from tenantproxy.raw.lender import RawLender
 from tenantproxy.sidecar.pg.checkout import Checkout, CheckoutState, Source
 from tenantproxy.sidecar.pg.inbox import Hold, Inbox
+from tenantproxy.sidecar.pg.keys import request_name
 from tenantproxy.sidecar.pg.session import ClientSession
 from tenantproxy.sidecar.pg.signals import ClientRights, ToldPid, TrueRow, signal_of
 from tenantproxy.sidecar.pg.traffic import Traffic
 from tenantproxy.watch import StatementOver, Watch
 from tenantproxy.wire import answers
 from tenantproxy.wire.definition_changes import DefinitionChanges
-from tenantproxy.wire.fingerprint import text_of, traceparent_in
+from tenantproxy.wire.fingerprint import text_of
 from tenantproxy.wire.frames import IDLE, IN_TRANSACTION, PARSE_COMPLETE, QUERY, frame
 from tenantproxy.wire.leftovers import ANYTHING, RELEASES, RESETS_ALL, SETTING
 from tenantproxy.wire.memory import TenantMemory
@@ -44,6 +45,7 @@ from tenantproxy.wire.responses import ResponseStream
 from tenantproxy.wire.session_features import SessionFeatures, no_place
 from tenantproxy.wire.session_settings import KeptSettings
 from tenantproxy.wire.statements import Statements
+from tenantproxy.wire.traceparent import traceparent_in
 
 __all__ = ["Forwarder"]
 
@@ -155,7 +157,7 @@ class Forwarder:
         self.is_cancelling = False  # our cancel request may still hit what runs for it
         self.inbox = Inbox(transport, memory)
         self.features = features
-        self.checkout = Checkout(parts.source, lender, self)
+        self.checkout = Checkout(parts.source, lender, self, rights.pid)
         self.pipeline = pipeline = Pipeline()
         self.prepared = prepared = Prepared(statements, pipeline, kept, memory=memory)
         changes = DefinitionChanges(statements, prepared)
@@ -713,9 +715,13 @@ class Forwarder:
         if backend is not None and text:
             pool, told = backend.pool, text.decode(errors="replace")
             parent = traceparent_in(told)
-            backend.told = backend.told[0], parent
+            name = request_name(self._rights.pid)
+            # That of the lease is the last that was said: a COMMIT seldom has a comment.
+            backend.told = backend.told[0], parent or backend.told[1], name
             tenant, seconds = backend.bound or pool.label, now - self.asked_at
-            watch.statement(StatementOver(pool.key.server, pool.label, tenant, told, seconds, parent=parent))
+            watch.statement(
+                StatementOver(pool.key.server, pool.label, tenant, told, seconds, parent=parent, request=name)
+            )
 
     def _heard_more(self, out: bytes) -> None:
         """Something was said that is not just the end of what was asked. The client gets `out`."""

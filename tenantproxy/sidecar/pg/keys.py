@@ -7,7 +7,7 @@ from typing import Final
 
 from tenantproxy.sidecar.pg.signals import FIRST_TOLD
 
-__all__ = ["MOST_WORKERS", "new_pid", "worker_of"]
+__all__ = ["MOST_WORKERS", "new_pid", "request_name", "worker_of"]
 
 MOST_WORKERS: Final = 256
 """Numbers of workers, 0 included: that of a process that is alone."""
@@ -18,6 +18,11 @@ _RANDOM: Final = (2**31 - FIRST_TOLD) // MOST_WORKERS  # 23 bits, next to the 32
 def new_pid(worker: int) -> int:
     """An id that no server has, for a client of `worker`."""
     return FIRST_TOLD + secrets.randbelow(_RANDOM) * MOST_WORKERS + worker
+
+
+def request_name(pid: int) -> str:
+    """What stands for the id of a request in log lines about the client that was told `pid`."""
+    return f"pg-{pid}"
 
 
 def worker_of(pid: int) -> int | None:

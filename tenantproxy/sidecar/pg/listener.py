@@ -375,7 +375,14 @@ class PgListener:
     def refused(self, connection: StartupConnection, error: TenantProxyError) -> None:
         """See `login.LoginHost`."""
         if connection.wish is not None:
-            self._refusals.tell(connection.wish, connection.transport, error, is_known=self._users.knows)
+            self._refusals.tell(
+                connection.wish,
+                connection.transport,
+                error,
+                is_known=self._users.knows,
+                tenant=connection.tenant,
+                request=connection.request_id,
+            )
         if isinstance(error, (TenantPaused, TenantSuspended)):
             self.logins["not_served"] += 1
         elif isinstance(error, (AuthError, TenantNotFound)):
@@ -392,7 +399,7 @@ class PgListener:
 
     def handshake_failed(self, connection: StartupConnection, why: str) -> None:
         """See `login.LoginHost`."""
-        self._refusals.tell_handshake(connection.transport, why)
+        self._refusals.tell_handshake(connection.transport, why, connection.request_id)
 
     def check_channel(self, channel: Channel) -> None:
         """See `login.LoginHost`."""

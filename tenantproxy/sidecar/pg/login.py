@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 from collections.abc import Callable
 from contextvars import Context
 from dataclasses import replace
 from typing import Final, cast
 
+from tenantproxy.context import REQUEST_ID
 from tenantproxy.errors import (
     AuthError,
     InvalidCredentials,
@@ -69,6 +71,8 @@ class StartupConnection(asyncio.Protocol):
         self._is_over = False
         self.address = ""  # what it counts as: see `admission.address_of`
         self.is_tunnel = False  # it is in a WebSocket
+        self.request_id = f"pg-{secrets.token_hex(8)}"  # in log lines about its login
+        self.tenant = ""  # whose it has proven to be
 
     # --- asyncio.Protocol --------------------------------------------------------------------------------------------
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -215,6 +219,7 @@ class StartupConnection(asyncio.Protocol):
     async def _come_in(self, proven: bytes, token: str | None) -> None:
         wish = self._wish
         assert wish is not None
+        REQUEST_ID.set(self.request_id)  # in this task alone
         try:
             async with asyncio.timeout(LOGIN_SECONDS):
                 target = await self._host.authorise(wish, token)
@@ -223,6 +228,7 @@ class StartupConnection(asyncio.Protocol):
                     return
                 if not isinstance(target, Target):
                     raise target
+                self.tenant = target.tenant or ""
                 self.transport.write(proven + answers.AUTHENTICATION_OK)
                 await self._host.admit(self, target, wish)
         except TimeoutError:
@@ -230,7 +236,7 @@ class StartupConnection(asyncio.Protocol):
         except TenantProxyError as exc:
             self.refuse(exc)
         except Exception:  # a boundary: the client must be told, and a registry may be third-party code
-            logger.exception("a login failed")
+            logger.exception("a login failed", extra={"tenant": self.tenant})
             self.refuse(TenantProxyError("the login failed", hint="see the service's log"))
 
     def _ask_again(self, auth: ClientAuth, error: AuthError) -> None:

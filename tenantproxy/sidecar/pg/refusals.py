@@ -38,8 +38,10 @@ class LoginRefusals:
         error: TenantProxyError,
         *,
         is_known: Callable[[bytes], bool],
+        tenant: str = "",
+        request: str = "",
     ) -> None:
-        """`wish` was refused with `error`."""
+        """`wish` was refused with `error`; `tenant`: whose it was proven to be; `request`: the connection's id."""
         untold = self._may_tell()
         if untold is None:
             return
@@ -51,17 +53,21 @@ class LoginRefusals:
             PortLoginRefused(
                 user=_shown(wish.user),
                 database=_shown(wish.database),
+                tenant=tenant,
                 address=_address(transport),
                 reason=reason,
                 untold=untold,
+                request_id=request,
             )
         )
 
-    def tell_handshake(self, transport: asyncio.BaseTransport, why: str) -> None:
+    def tell_handshake(self, transport: asyncio.BaseTransport, why: str, request: str = "") -> None:
         """TLS did not come about."""
         untold = self._may_tell()
         if untold is not None:
-            self._observer(PortHandshakeFailed(address=_address(transport), reason=why, untold=untold))
+            self._observer(
+                PortHandshakeFailed(address=_address(transport), reason=why, untold=untold, request_id=request)
+            )
 
     def _may_tell(self) -> int | None:
         """How many were not told since the last one; None: this one is not either."""

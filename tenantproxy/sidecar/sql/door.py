@@ -15,6 +15,7 @@ from multidict import MultiMapping
 
 from tenantproxy.auth.caller import TrustedProxies, host_of
 from tenantproxy.config import Settings, SqlSettings
+from tenantproxy.context import SERVED_TENANT
 from tenantproxy.errors import (
     AuthError,
     NotSupported,
@@ -48,6 +49,7 @@ from tenantproxy.sidecar.sql.straight import StraightSql
 from tenantproxy.sidecar.sql.tunnel import tunnel
 from tenantproxy.slices import found_in_slices
 from tenantproxy.wire.memory import FREE_BYTES
+from tenantproxy.wire.traceparent import traceparent_of
 
 __all__ = ["SQL", "SqlDoor"]
 
@@ -138,6 +140,7 @@ class SqlDoor:
         sql = await found_in_slices(reading_request(body, request.headers, limits))
         listener = self._port.listener
         assert target.tenant is not None
+        SERVED_TENANT.set(target.tenant)
         source = listener.source_of(target.tenant).reading(replica=target.replica)
         if request.transport is None:
             return web.Response(status=GONE)  # no one reads it
@@ -146,8 +149,9 @@ class SqlDoor:
             kept.add(len(sql.message))
             traffic = listener.traffic_of(target.tenant)
             run = SqlRun(target.tenant, sql, self._port.lender, limits, traffic, kept)
+            run.request_id = request[REQUEST_ID]
             if self._port.lender.watch is not None:
-                run.parent = request.headers.get("traceparent", "")
+                run.parent = traceparent_of(request.headers.getall("traceparent", ()))
             return await self._run(request, sql, run, source, kept, body)
         finally:
             kept.end()

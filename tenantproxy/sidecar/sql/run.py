@@ -12,6 +12,7 @@ from time import monotonic
 from typing import Final
 
 from tenantproxy.config import SqlSettings
+from tenantproxy.context import REQUEST_ID
 from tenantproxy.errors import (
     ConnectFailed,
     NotSupported,
@@ -43,11 +44,11 @@ from tenantproxy.sidecar.sql.states import (
 from tenantproxy.watch import StatementOver, Watch
 from tenantproxy.wire.answers import read_error
 from tenantproxy.wire.commands import leaves_state
-from tenantproxy.wire.fingerprint import traceparent_in
 from tenantproxy.wire.frames import IDLE, IN_TRANSACTION
 from tenantproxy.wire.responses import is_unexpected
 from tenantproxy.wire.results import SegmentReader, StatementResult
 from tenantproxy.wire.settings import NO_SETTINGS
+from tenantproxy.wire.traceparent import traceparent_in
 
 __all__ = ["SqlRun"]
 
@@ -67,7 +68,7 @@ class SqlRun:
 
     __slots__ = (
         "_acquire", "_backend", "_failure", "_kept", "_lender", "_limits", "_loop", "_reader", "_request", "_route",
-        "_since", "_state", "_timer", "_traffic", "future", "parent", "tenant",
+        "_since", "_state", "_timer", "_traffic", "future", "parent", "request_id", "tenant",
     )  # fmt: skip
 
     def __init__(
@@ -81,6 +82,7 @@ class SqlRun:
     ) -> None:
         self.tenant = tenant
         self.parent = ""  # W3C's traceparent of its request, where statements are looked at
+        self.request_id = ""
         self._request = request
         self._lender = lender
         self._limits = limits
@@ -123,7 +125,11 @@ class SqlRun:
             self._send(backend)
             return
         self._move(_E.WANTED)
-        self._acquire = self._lender.acquire(pool, route, NO_SETTINGS, self)
+        token = REQUEST_ID.set(self.request_id)  # of what is logged when it gets none, by a timer too
+        try:
+            self._acquire = self._lender.acquire(pool, route, NO_SETTINGS, self)
+        finally:
+            REQUEST_ID.reset(token)
 
     def entering(self) -> None:
         """See `raw.acquire.Lessee`."""
@@ -227,9 +233,11 @@ class SqlRun:
     def _tell_statement(self, watch: Watch, backend: RawBackend, error: bytes | None) -> None:
         pool, text = backend.pool, b";".join(self._request.texts).decode(errors="replace")
         parent, state = self.parent or traceparent_in(text), "" if error is None else read_error(error)["C"]
-        backend.told = backend.told[0], parent
+        backend.told = backend.told[0], parent, self.request_id
         seconds = self._lender.clock() - backend.leased_at
-        watch.statement(StatementOver(pool.key.server, pool.label, self.tenant, text, seconds, state, parent))
+        watch.statement(
+            StatementOver(pool.key.server, pool.label, self.tenant, text, seconds, state, parent, self.request_id)
+        )
 
     def _is_dirty(self, error: bytes | None) -> bool:
         """Whether the session holds more than its tenant: a word, a tag, a report or an error said so."""

@@ -189,7 +189,7 @@ class _StraightRequest:
         self._sql = sql
         self._kept = kept
         self._shortcut = shortcut
-        self._id = request or request_id(())
+        self._id = run.request_id = request or request_id(())
         self._is_lost = False
         self._began = monotonic()
         self._steps: Generator[None, None, bytes] | None = None
@@ -248,7 +248,8 @@ class _StraightRequest:
         try:
             act()
         except Exception:
-            logger.exception("request %s failed", self._id, extra={"request_id": self._id})
+            about = {"request_id": self._id, "tenant": self._run.tenant}
+            logger.exception("request %s failed", self._id, extra=about)
             self._over(500, b"")
 
     def _refuse(self, body: bytes, retry: str | None = None) -> None:

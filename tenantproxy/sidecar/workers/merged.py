@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from operator import add
 from typing import Any, Final
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import Metric
-from prometheus_client.samples import Sample
+from prometheus_client.samples import Exemplar, Sample
 
 from tenantproxy.metrics.families import PREFIX
 from tenantproxy.pools.base import HistogramSnapshot, ServerStats, Stats
@@ -19,7 +19,10 @@ from tenantproxy.sidecar.pg.gathered import merged_pools
 __all__ = ["FamilyData", "Merged", "counted", "families_of", "merged_readiness", "merged_servers", "merged_stats"]
 
 FamilyData = Sequence[Any]
-"""A family as a worker tells it: name, text, type, samples of name, labels and value."""
+"""A family as a worker tells it: name, text, type, samples of name, labels, value and, where it has one, exemplar.
+
+An exemplar is its labels, its value and when it was seen, in unix time.
+"""
 
 # The same in each worker, or no sum: the time of the one that is worst off.
 _MOST: Final = frozenset(
@@ -44,27 +47,40 @@ class Merged:
         self._told = list(told)
 
     def collect(self) -> Iterator[Metric]:
-        """All families."""
+        """All families. Of the exemplars of one bucket the last that was seen is there."""
         families: dict[str, tuple[Metric, dict[Any, float]]] = {}
+        seen: dict[Any, Exemplar] = {}
         for name, text, kind, samples in (family for each in self._told for family in each):
             if name not in families:
                 families[name] = (Metric(name, text, kind), {})
             values, fold = families[name][1], _fold_of(name)
-            for sample, labels, value in samples:
+            for sample, labels, value, *exemplar in samples:
                 key = (sample, tuple(labels.items()))
                 former = values.get(key)
                 values[key] = value if former is None else fold(former, value)
+                if exemplar:
+                    seen[key] = max((Exemplar(*exemplar[0]), *_known(seen, key)), key=lambda one: one.timestamp or 0)
         for metric, values in families.values():
-            metric.samples = [Sample(sample, dict(labels), value) for (sample, labels), value in values.items()]
+            metric.samples = [
+                Sample(key[0], dict(key[1]), value, exemplar=seen.get(key)) for key, value in values.items()
+            ]
             yield metric
 
 
 def families_of(registry: CollectorRegistry) -> list[FamilyData]:
     """The families of a registry, to be told to another process."""
     return [
-        [each.name, each.documentation, each.type, [[one.name, one.labels, one.value] for one in each.samples]]
-        for each in registry.collect()
+        [each.name, each.documentation, each.type, [_told(one) for one in each.samples]] for each in registry.collect()
     ]
+
+
+def _told(sample: Sample) -> list[Any]:
+    exemplar = () if sample.exemplar is None else (list(sample.exemplar),)
+    return [sample.name, sample.labels, sample.value, *exemplar]
+
+
+def _known(seen: Mapping[Any, Exemplar], key: Any) -> tuple[Exemplar, ...]:
+    return (seen[key],) if key in seen else ()
 
 
 def counted(told: Sequence[FamilyData]) -> list[FamilyData]:

@@ -92,7 +92,7 @@ class NamedCounters:
 
 def _take(counts: dict[str, Counts], family: str, sample: Sequence[object]) -> bool:
     """Add a sample of a tenant; False: it is of none."""
-    _, labels, value = sample
+    _, labels, value, *_ = sample
     assert isinstance(labels, dict)
     assert isinstance(value, int | float)
     tenant = labels.get(_LABEL, "_")

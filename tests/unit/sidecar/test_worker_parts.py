@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tenantproxy.config import settled, share_of
 from tenantproxy.config.shares import divided
+from tenantproxy.metrics.exposition import exposition, registry_of
+from tenantproxy.metrics.families import histogram
 from tenantproxy.pools.base import HistogramSnapshot, ServerStats
 from tenantproxy.sidecar.pg.keys import MOST_WORKERS, new_pid, worker_of
 from tenantproxy.sidecar.workers.budgets import lowered, raised
-from tenantproxy.sidecar.workers.merged import Merged, counted, merged_readiness, merged_servers
+from tenantproxy.sidecar.workers.merged import Merged, counted, families_of, merged_readiness, merged_servers
 from tenantproxy.sidecar.workers.staff import next_pause
+from tenantproxy.watch import SeenTrace
 
 P = "tenantproxy_"
 held = st.lists(st.fixed_dictionaries({"one": st.integers(0, 40)}), min_size=1, max_size=6)
@@ -118,6 +123,27 @@ def test_series_are_added_up_or_the_worst_of_them_is_told(name: str, kind: str, 
 def test_series_with_other_labels_stay_apart() -> None:
     found = merged(family("pools", 1.0, tenant="a"), family("pools", 2.0, tenant="b"), family("pools", 4.0, tenant="a"))
     assert found == {("pools", (("tenant", "a"),)): 5.0, ("pools", (("tenant", "b"),)): 2.0}
+
+
+class Waits:
+    """What a worker collects that saw one trace at that time, or none."""
+
+    def __init__(self, at: float | None) -> None:
+        self._seen = {} if at is None else {0: SeenTrace(f"trace-at-{at:g}", 0.01, at)}
+
+    def collect(self) -> Iterator[Any]:
+        counted = HistogramSnapshot(bounds=(0.1,), counts=(1, 0), total=0.01)
+        yield histogram("waits", "Waits.", ("isolation",), {("row",): counted}, seen=lambda _: self._seen)
+
+
+@pytest.mark.parametrize("order", [(1.0, 2.0), (2.0, 1.0)])
+def test_the_last_exemplar_of_all_workers_is_shown_in_openmetrics_alone(order: tuple[float, float]) -> None:
+    told = [families_of(registry_of(Waits(at))) for at in (*order, None)]
+    series = registry_of(Merged(msgspec.msgpack.decode(msgspec.msgpack.encode(told))))
+    modern, plain = (exposition(series, accept)[0].decode() for accept in ("application/openmetrics-text", ""))
+    assert 'tenantproxy_waits_bucket{isolation="row",le="0.1"} 3.0 # {trace_id="trace-at-2"} 0.01 2.0' in modern
+    assert "trace-at-1" not in modern
+    assert "trace" not in plain
 
 
 def test_of_a_worker_that_is_gone_counters_and_histograms_stay_and_gauges_do_not() -> None:
