@@ -16,7 +16,7 @@ from tenantproxy.lifecycle.backup.errors import BackupDamaged, BackupFailed
 from tenantproxy.lifecycle.backup.manifest import Content, SavedTable
 from tenantproxy.model import quote_identifier
 
-__all__ = ["KEY_TABLE", "checksum_of", "compare", "read_content", "settle", "snapshot_schemas"]
+__all__ = ["KEY_TABLE", "checksum_of", "compare", "owners_in", "read_content", "settle", "snapshot_schemas"]
 
 KEY_TABLE: Final = ("tenantproxy", "context_key")
 """Whose rows no backup holds: the keys that sign for row tenants. `tenantproxy install` puts them back."""
@@ -74,8 +74,10 @@ SELECT DISTINCT pg_get_userbyid(owner)::text FROM (
   UNION SELECT t.typowner FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace
   WHERE n.nspname = ANY ($1) AND NOT {_OF_EXTENSION.format(catalogue="pg_type", oid="t.oid")}
   UNION SELECT n.nspowner FROM pg_namespace n WHERE n.nspname = ANY ($1)
+  UNION SELECT lomowner FROM pg_largeobject_metadata WHERE $2
 ) AS all_of_them (owner) WHERE pg_get_userbyid(owner) <> 'pg_database_owner' ORDER BY 1
 """
+_LARGE_OBJECTS: Final = "SELECT count(*) AS rows, sum(oid::bigint)::text AS checksum FROM pg_largeobject_metadata"
 _FOLDED: Final = """
 SELECT DISTINCT coalesce(c.relname, x.stxname)::text AS what, p.oid::regprocedure::text AS calls,
   pg_get_userbyid(p.proowner)::text AS whose
@@ -119,8 +121,15 @@ def checksum_of(relation: str, expression: str, *, only: bool = False) -> str:
     return f"SELECT count(*) AS rows, coalesce(sum({digest}), 0)::text AS checksum FROM {'ONLY ' * only}{relation} AS r"
 
 
-async def read_content(conn: asyncpg.Connection, schemas: Sequence[str]) -> Content:
+async def owners_in(conn: asyncpg.Connection, schemas: Sequence[str], *, is_whole: bool) -> tuple[str, ...]:
+    """The roles that own something in `schemas`, sorted; `is_whole`: those of the database's large objects too."""
+    return tuple(row[0] for row in await conn.fetch(_OWNERS, schemas, is_whole))
+
+
+async def read_content(conn: asyncpg.Connection, schemas: Sequence[str], *, is_whole: bool = False) -> Content:
     """What is in `schemas`, in the transaction of `conn`, an admin user's: one snapshot of all but sequences.
+
+    `is_whole`: they are all of the database, and its large objects count too, by their number and identifiers.
 
     Raises asyncpg.InsufficientPrivilegeError where that user does not see every row, BackupFailed where a function of
     another role would be called.
@@ -132,13 +141,15 @@ async def read_content(conn: asyncpg.Connection, schemas: Sequence[str]) -> Cont
     sequences = await conn.fetch(_SEQUENCES, schemas)
     tables = [_Table(**row) for row in await conn.fetch(_TABLES, schemas)]
     saved = [await _count(conn, each) for each in tables if (each.schema, each.name) != KEY_TABLE]
+    if is_whole:
+        saved += await _large_objects(conn)
     admin = await conn.fetchrow(_ADMIN, schemas)
     assert admin is not None
     return Content(
         tables=tuple(saved),
         sequences=tuple((row["schema"], row["name"], row["last"], row["increment"]) for row in sequences),
         extensions=tuple((row["name"], row["schema"]) for row in await conn.fetch(_EXTENSIONS)),
-        owners=tuple(row[0] for row in await conn.fetch(_OWNERS, schemas)),
+        owners=await owners_in(conn, schemas, is_whole=is_whole),
         admin=admin["name"],
         admin_is_superuser=admin["is_superuser"],
         has_definers=admin["has_definers"],
@@ -160,6 +171,15 @@ async def _count(conn: asyncpg.Connection, table: _Table) -> SavedTable:
     row = await conn.fetchrow(checksum_of(name, "ROW(r.*)::text", only=not table.is_partitioned))
     assert row is not None
     return SavedTable(schema=table.schema, name=table.name, rows=row["rows"], checksum=row["checksum"])
+
+
+async def _large_objects(conn: asyncpg.Connection) -> list[SavedTable]:
+    row = await conn.fetchrow(_LARGE_OBJECTS)
+    assert row is not None
+    rows = [row] if row["rows"] else []
+    return [
+        SavedTable(schema="pg_catalog", name="pg_largeobject", rows=r["rows"], checksum=r["checksum"]) for r in rows
+    ]
 
 
 def compare(saved: Content, found: Content, *, renamed: tuple[str, str] | None = None) -> None:

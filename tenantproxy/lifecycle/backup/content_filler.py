@@ -13,6 +13,7 @@ import asyncpg
 
 from tenantproxy.config import Settings
 from tenantproxy.lifecycle.access import opened
+from tenantproxy.lifecycle.acting import act_for, may_not_act
 from tenantproxy.lifecycle.backup.content import compare, read_content, settle, snapshot_schemas
 from tenantproxy.lifecycle.backup.crypt import Identities
 from tenantproxy.lifecycle.backup.dumped import dump_command
@@ -135,15 +136,18 @@ class BackupContent:
                 await self._restore(wanted, dump, content, old)
             roles = await self._renamed(conn, wanted, backup, content)
             moved = {old: new} if old is not None and new is not None else {}
-            if keeps_owners(content):
-                await dump.give_owners(conn, roles=roles, schemas=moved)
-            self.notes += await dump.give_access(conn, roles=roles, schemas=moved)
+            owners = {roles.get(each, each) for each in content.owners} if keeps_owners(content) else set[str]()
+            if lacking := await act_for(conn, owners):
+                raise may_not_act(roles[content.admin], lacking)
+            if owners:
+                await dump.give_owners(conn, roles=roles, owners=owners, schemas=moved)
+            self.notes += await dump.give_access(conn, roles=roles, owners=owners, schemas=moved)
             if new is not None and backup.manifest.migrations:
                 await ensure_journal(conn, is_own=False)
                 await write_journal(conn, new, backup.manifest.migrations)
             async with conn.transaction(isolation="repeatable_read", readonly=True):
                 renamed = (old, new) if old is not None and new is not None else None
-                found = await read_content(conn, schemas if new else await snapshot_schemas(conn))
+                found = await read_content(conn, schemas if new else await snapshot_schemas(conn), is_whole=new is None)
                 compare(content, found, renamed=renamed)
 
     async def _restore(self, wanted: Wanted, dump: Dump, content: Content, old: str | None) -> None:

@@ -12,7 +12,8 @@ import asyncpg
 
 from tenantproxy.config import Settings
 from tenantproxy.lifecycle.access import opened
-from tenantproxy.lifecycle.backup.content import KEY_TABLE, read_content, snapshot_schemas
+from tenantproxy.lifecycle.acting import let_read
+from tenantproxy.lifecycle.backup.content import KEY_TABLE, owners_in, read_content, snapshot_schemas
 from tenantproxy.lifecycle.backup.crypt import Recipients
 from tenantproxy.lifecycle.backup.manifest import BackupFile, Content
 from tenantproxy.lifecycle.backup.streams import saving
@@ -58,11 +59,13 @@ async def save_dump(
     async with opened(connect, place.server, place.database) as conn:
         version = _number(conn)
         tools = find_tools(settings, version)
+        named = schemas or await snapshot_schemas(conn)
+        await let_read(conn, await owners_in(conn, named, is_whole=schemas is None))
         async with conn.transaction(isolation="repeatable_read", readonly=True):
             moment = await conn.fetchval("SELECT pg_catalog.now()")
             snapshot = await conn.fetchval("SELECT pg_catalog.pg_export_snapshot()")
             migrations = await read_journal(conn, place.schema or "public")
-            content = await read_content(conn, schemas or await snapshot_schemas(conn))
+            content = await read_content(conn, named, is_whole=schemas is None)
             command = [*dump_command(tools, schemas), f"--snapshot={snapshot}"]
             environment = child_environment(settings.servers[place.server], place.database)
             async with saving(folder / f"{DUMP}{'.age' if recipients else ''}", recipients) as sink:

@@ -17,6 +17,7 @@ from typing import Final
 import asyncpg
 
 from tenantproxy.lifecycle.access import opened
+from tenantproxy.lifecycle.acting import act_for
 from tenantproxy.lifecycle.provisioner import ConnectTo
 from tenantproxy.lifecycle.verifier import scram_verifier
 from tenantproxy.model import quote_identifier
@@ -115,8 +116,7 @@ async def _make(conn: asyncpg.Connection, loader: Loader, database: str, needs: 
         secret = scram_verifier(loader.password)
         await conn.execute(f"CREATE ROLE {role} LOGIN NOINHERIT CONNECTION LIMIT 2 PASSWORD '{secret}'")
         await conn.execute(f"COMMENT ON ROLE {role} IS '{_SIGN}'")
-        if not await conn.fetchval("SELECT rolsuper FROM pg_roles WHERE rolname = current_user"):
-            await conn.execute(f"GRANT {role} TO CURRENT_USER")  # what it makes is given away by a member alone
+        await act_for(conn, [loader.name])  # what it makes is given away by a member alone
         await conn.execute(f"GRANT {'CONNECT, CREATE' if needs.is_whole else 'CONNECT'} ON DATABASE {place} TO {role}")
         for row in await conn.fetch("SELECT nspname::text FROM pg_namespace WHERE nspname = ANY ($1)", needs.sees):
             await conn.execute(f"GRANT USAGE ON SCHEMA {quote_identifier(row[0])} TO {role}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import BinaryIO, Final
 
@@ -16,6 +16,7 @@ import asyncpg
 
 from tenantproxy.config import Settings
 from tenantproxy.lifecycle.access import opened
+from tenantproxy.lifecycle.acting import acting_for, may_own
 from tenantproxy.lifecycle.backup.crypt import Identities
 from tenantproxy.lifecycle.backup.dump_sql import other_definitions
 from tenantproxy.lifecycle.backup.entries import DumpEntries, defined_entries, made_entries, sort_entries
@@ -142,27 +143,31 @@ class Dump:
                 await run_tool(command, environment, stdin=source, pass_fds=[chosen.fileno()])
 
     async def give_owners(
-        self, conn: asyncpg.Connection, *, roles: Mapping[str, str], schemas: Mapping[str, str] = NOTHING
-    ) -> None:
+        self, conn: asyncpg.Connection, *, roles: Mapping[str, str], owners: Collection[str],
+        schemas: Mapping[str, str] = NOTHING,
+    ) -> None:  # fmt: skip
         """All in the database of `conn` belongs to whom the dump says, with roles and schemas renamed; it may be done
-        again. Raises as `give_access`.
+        again. `owners`: who owns it then. Raises as `give_access`.
         """
         text = await self._printed(made_entries(await self._listing()), "--no-privileges", "--no-comments")
         statements = owner_statements(text, roles=roles, schemas=schemas)
-        async with conn.transaction():
+        named = set(schemas.values())
+        async with conn.transaction(), acting_for(conn, owners), may_own(conn, owners, named):
             await conn.execute("SET LOCAL search_path = pg_catalog")
             for statement in statements:
                 await conn.execute(statement)
 
     async def give_access(
-        self, conn: asyncpg.Connection, *, roles: Mapping[str, str], schemas: Mapping[str, str] = NOTHING
-    ) -> list[str]:
+        self, conn: asyncpg.Connection, *, roles: Mapping[str, str], owners: Collection[str],
+        schemas: Mapping[str, str] = NOTHING,
+    ) -> list[str]:  # fmt: skip
         """Grant and revoke in the database of `conn` as the dump says, with roles and schemas renamed; it may be done
-        again. What an operator should hear of. Raises BackupDamaged, ToolFailed, OSError, what asyncpg raises.
+        again. `owners`: who owns it now. What an operator should hear of. Raises BackupDamaged, ToolFailed, OSError,
+        ConfigurationError where the admin user may not act for an owner, what asyncpg raises.
         """
         text = await self._printed(access_entries(await self._listing()))
         access = access_statements(text, roles=roles, known=await known_roles(conn), schemas=schemas)
-        async with conn.transaction():
+        async with conn.transaction(), acting_for(conn, {*owners, *access.givers}):
             await conn.execute("SET LOCAL search_path = pg_catalog")
             for statement in access.statements:
                 await conn.execute(statement)

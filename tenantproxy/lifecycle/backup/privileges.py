@@ -19,9 +19,12 @@ _ENTRY: Final = re.compile(r"\d+; \d+ \d+ (?:DEFAULT )?ACL ")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DumpAccess:
-    """`statements` to be run; `left_out`: roles that are granted something, and are not there."""
+    """`statements` to be run; `givers`: roles in whose name some are.
+
+    `left_out`: roles that are granted something, and are not there."""
 
     statements: tuple[str, ...]
+    givers: frozenset[str]
     left_out: tuple[str, ...]
 
 
@@ -38,7 +41,7 @@ def access_statements(
     What is granted to a role that is not `known`, or by its default privileges, is left out. PostgreSQL's own functions
     are closed by provisioning. Raises BackupDamaged for anything else than GRANT, REVOKE and ALTER DEFAULT PRIVILEGES.
     """
-    found, left_out = [], dict[str, None]()
+    found, left_out, givers = [], dict[str, None](), set[str]()
     for tokens in statements(text):
         words = [token.upper() for token in tokens]
         if words[0] in ("SET", "SELECT", "RESET"):
@@ -55,9 +58,10 @@ def access_statements(
         for place, name in named.items():
             if name is not None:
                 tokens[place] = quote_identifier(roles.get(name, name))
+                givers |= {roles.get(name, name)} if words[place - 1] in ("ROLE", "BY") else set()
         _rename(tokens, words, schemas)
         found.append(" ".join(tokens))
-    return DumpAccess(statements=tuple(found), left_out=tuple(left_out))
+    return DumpAccess(statements=tuple(found), givers=frozenset(givers), left_out=tuple(left_out))
 
 
 def owner_statements(text: str, *, roles: Mapping[str, str], schemas: Mapping[str, str] = NOTHING) -> list[str]:

@@ -17,6 +17,7 @@ import asyncpg
 from tenantproxy.config import Settings
 from tenantproxy.errors import ConfigurationError, Problem
 from tenantproxy.lifecycle.access import admin_connect, listed, opened
+from tenantproxy.lifecycle.acting import cannot_act_for, let_read, may_not_act
 from tenantproxy.lifecycle.backup.content import compare, read_content, snapshot_schemas
 from tenantproxy.lifecycle.backup.content_filler import BackupContent
 from tenantproxy.lifecycle.backup.crypt import Identities
@@ -153,6 +154,9 @@ async def _check_owners(conn: asyncpg.Connection, backup: StoredBackup, content:
                 f"what is in the backup belongs to roles that are not here: {', '.join(missing)}",
                 hint="create them first: CREATE ROLE",
             )
+        others = set(content.owners) - {backup.manifest.role, content.admin}
+        if lacking := await cannot_act_for(conn, others):
+            raise may_not_act(await conn.fetchval("SELECT current_user::text"), lacking)
         return
     would_gain = content.has_definers and not content.admin_is_superuser
     if would_gain and await conn.fetchval("SELECT rolsuper FROM pg_roles WHERE rolname = current_user"):
@@ -219,14 +223,19 @@ async def _fill_main(
     if missing := sorted(set(content.owners) - known - {content.admin}):
         problem = f"what is in the backup belongs to roles that are not here: {', '.join(missing)}"
         raise ConfigurationError([Problem(key="roles", problem=problem, fix="run: tenantproxy install")])
+    if lacking := await cannot_act_for(conn, set(content.owners) - {content.admin}):
+        raise may_not_act(await conn.fetchval("SELECT current_user::text"), lacking)
     notes = await dump.restore(connect, database, content, mark)
     async with opened(connect, settings.main.server, database) as inside:
         admin = await inside.fetchval("SELECT current_user::text")
+        roles = {content.admin: admin}
+        owners = {roles.get(each, each) for each in content.owners}
         if keeps_owners(content):
-            await dump.give_owners(inside, roles={content.admin: admin})
-        notes += await dump.give_access(inside, roles={content.admin: admin})
+            await dump.give_owners(inside, roles=roles, owners=owners)
+        notes += await dump.give_access(inside, roles=roles, owners=owners)
+        await let_read(inside, owners)
         async with inside.transaction(isolation="repeatable_read", readonly=True):
-            compare(content, await read_content(inside, await snapshot_schemas(inside)))
+            compare(content, await read_content(inside, await snapshot_schemas(inside), is_whole=True))
     user = quote_identifier(settings.servers[settings.main.server].user)
     await conn.execute(f"GRANT CONNECT ON DATABASE {quote_identifier(database)} TO {user}")
     return tuple(notes)

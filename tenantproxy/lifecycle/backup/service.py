@@ -33,6 +33,10 @@ from tenantproxy.model import Isolation, Placement, Tenant, TenantStatus
 __all__ = ["BackupWriter", "backup_tenant", "verify_backup"]
 
 _Work = Callable[[Draft], Awaitable[BackupManifest]]
+_RIGHTS: Final = (
+    "the admin user must read all of it: as a member of the role that owns it (GRANT ... TO ... WITH ADMIN OPTION), by"
+    " GRANT SELECT, and where row security holds for the owner too by ALTER TABLE ... NO FORCE ROW LEVEL SECURITY"
+)
 _FAILURES: Final = (TenantProxyError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
 
 
@@ -87,6 +91,8 @@ class BackupWriter:
             raise
         except OSError as exc:
             raise _of_disk(exc, self.folder) from exc
+        except asyncpg.InsufficientPrivilegeError as exc:
+            raise BackupFailed(f"{_whose(name)} could not be saved: {said(exc)}", hint=_RIGHTS) from exc
         except _FAILURES as exc:
             raise BackupFailed(f"{_whose(name)} could not be saved: {said(exc)}", hint="try again") from exc
 

@@ -22,7 +22,7 @@ from tenantproxy.lifecycle.provision.steps import Steps
 from tenantproxy.lifecycle.provision.wanted import Wanted
 from tenantproxy.model import Isolation, Placement, quote_identifier
 
-__all__ = ["RowCarrier", "has_rows"]
+__all__ = ["RowCarrier", "has_rows", "held_back"]
 
 _NUMBERS: Final = frozenset({"int2", "int4", "int8"})
 
@@ -41,6 +41,12 @@ class _Pair:
     @property
     def condition(self) -> str:
         return f"{quote_identifier(self.shared.tenant_column.name)} = $1::text::{self.shared.tenant_column.type}"
+
+
+async def held_back(conn: asyncpg.Connection) -> list[str]:
+    """The shared tables of which the user of `conn` sees what policies show it, and not all."""
+    active = "SELECT row_security_active($1::oid)"
+    return [f"{each.schema}.{each.name}" for each in await row_tables(conn) if await conn.fetchval(active, each.oid)]
 
 
 async def has_rows(conn: asyncpg.Connection, tenant: str) -> str | None:

@@ -21,7 +21,7 @@ from tenantproxy.lifecycle.change_store import ChangeStore, TenantChange, change
 from tenantproxy.lifecycle.failures import said
 from tenantproxy.lifecycle.migrate.runs import is_migrating
 from tenantproxy.lifecycle.move import rights, structure, tables
-from tenantproxy.lifecycle.move.carry_rows import has_rows
+from tenantproxy.lifecycle.move.carry_rows import has_rows, held_back
 from tenantproxy.lifecycle.move.new_place import drop_owned, remove_place
 from tenantproxy.lifecycle.move.plan import destination
 from tenantproxy.lifecycle.move.state import MOVE, MoveEvent, MoveState
@@ -199,6 +199,8 @@ async def _check(tools: MoveTools, old: Placement, new: Wanted) -> None:
     async with tools.opened(old.server, old.database) as source, tools.opened(new.server, MAINTENANCE) as target:
         if Isolation.ROW not in (old.isolation, new.isolation):
             await structure.check_movable(source, place, to_schema=to_schema)
+        if Isolation.ROW in (old.isolation, new.isolation):
+            await _check_seen(tools, old if old.isolation is Isolation.ROW else new)
         if old.isolation is not Isolation.ROW:  # what is read of theirs could become a view that runs as the admin user
             is_super = new.isolation is not Isolation.ROW and await target.fetchval(
                 "SELECT rolsuper FROM pg_roles WHERE rolname = current_user"
@@ -223,6 +225,16 @@ async def _check(tools: MoveTools, old: Placement, new: Wanted) -> None:
             problem = f"the new place holds something under its name already: {', '.join(taken)}"
             fix = "look whose it is; what a former move has left may be dropped"
             raise ConfigurationError([Problem(key=f"tenant {new.id}", problem=problem, fix=fix)])
+
+
+async def _check_seen(tools: MoveTools, shared: Placement | Wanted) -> None:
+    """Policies must not hide the rows of shared tables from the admin user: it copies and counts them."""
+    async with tools.opened(shared.server, shared.database) as conn:
+        if held := await held_back(conn):
+            user = await conn.fetchval("SELECT current_user::text")
+            problem = f"has tables whose rows row security hides from the admin user {user}: {', '.join(held)}"
+            fix = "name a superuser, or a user with BYPASSRLS, in [servers.NAME.admin]; or move it by a backup"
+            raise ConfigurationError([Problem(key=f"database {shared.database}", problem=problem, fix=fix)])
 
 
 async def _taken(tools: MoveTools, target: asyncpg.Connection, new: Wanted) -> list[str]:

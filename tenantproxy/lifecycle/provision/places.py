@@ -12,6 +12,7 @@ from typing import Final
 import asyncpg
 
 from tenantproxy.errors import ConfigurationError, Problem
+from tenantproxy.lifecycle.acting import act_for
 from tenantproxy.lifecycle.provision.wanted import Wanted
 from tenantproxy.lifecycle.provisioner import create_closed, ensure_role
 from tenantproxy.model import quote_identifier
@@ -116,17 +117,16 @@ async def drop_schemas(conn: asyncpg.Connection, wanted: Wanted, oid: int | None
             if found is not None and (found["oid"] == known or found["sign"] == wanted.sign):
                 await conn.execute(f"DROP SCHEMA {quote_identifier(found['name'])} CASCADE")
         if wanted.role is not None and await conn.fetchval(_ROLE, wanted.role) == wanted.sign:
-            await _release(conn, quote_identifier(wanted.role), quote_identifier(wanted.database))
+            await _release(conn, wanted.role, wanted.database)
 
 
 async def _release(conn: asyncpg.Connection, role: str, database: str) -> None:
     """Nothing in the database of `conn` keeps `role` from being dropped: it may have default privileges of its own
     making, or large objects.
     """
-    await conn.execute(f"REVOKE ALL ON DATABASE {database} FROM {role}")
-    if not await conn.fetchval("SELECT rolsuper FROM pg_roles WHERE rolname = current_user"):
-        await conn.execute(f"GRANT {role} TO CURRENT_USER")
-    await conn.execute(f"DROP OWNED BY {role}")
+    await conn.execute(f"REVOKE ALL ON DATABASE {quote_identifier(database)} FROM {quote_identifier(role)}")
+    await act_for(conn, [role])
+    await conn.execute(f"DROP OWNED BY {quote_identifier(role)}")
 
 
 async def _database(conn: asyncpg.Connection, oid: int) -> str | None:

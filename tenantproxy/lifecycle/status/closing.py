@@ -16,7 +16,9 @@ from typing import Final
 import asyncpg
 
 from tenantproxy.config import Settings
+from tenantproxy.errors import ConfigurationError, Problem
 from tenantproxy.lifecycle.access import admin_connect
+from tenantproxy.lifecycle.acting import act_for
 from tenantproxy.lifecycle.install import as_keeper
 from tenantproxy.lifecycle.provisioner import ConnectTo
 from tenantproxy.model import Isolation, Tenant, quote_identifier
@@ -25,22 +27,24 @@ __all__ = ["Closed", "PlaceDoor"]
 
 _MAINTENANCE: Final = "postgres"
 _PAUSE: Final = 0.01
-_SESSIONS: Final = """
-SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()
+# Of a session that the admin user may not look into, only whose it is can be seen: it counts as any other.
+_CLIENT: Final = "coalesce(backend_type, 'client backend') = 'client backend'"
+_SESSIONS: Final = f"""
+SELECT count(*) FROM pg_stat_activity WHERE {_CLIENT} AND pid <> pg_backend_pid()
   AND usename = $1 AND ($2::text IS NULL OR datname = $2)
 """
-_END: Final = """
+_END: Final = f"""
 SELECT count(*) FROM (SELECT pg_terminate_backend(pid, 2000) FROM pg_stat_activity
-WHERE backend_type = 'client backend' AND pid <> pg_backend_pid() AND usename = $1
+WHERE {_CLIENT} AND pid <> pg_backend_pid() AND usename = $1
   AND ($2::text IS NULL OR datname = $2)) ended
 """
 _IS_SHARED: Final = """
 SELECT EXISTS (SELECT FROM tenantproxy.tenants WHERE role = $1 AND coalesce(server, $2) = $3 AND id <> $4)
 """
 _NOW: Final = "SELECT clock_timestamp()"
-_OLDER: Final = """
-SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()
-  AND usename = $1 AND datname = current_database() AND xact_start < $2
+_OLDER: Final = f"""
+SELECT count(*) FROM pg_stat_activity WHERE {_CLIENT} AND pid <> pg_backend_pid()
+  AND usename = $1 AND datname = current_database() AND (xact_start < $2 OR state IS NULL)
 """
 _END_OLDER: Final = _OLDER.replace("count(*)", "count(pg_terminate_backend(pid, 2000))")
 
@@ -91,6 +95,7 @@ class PlaceDoor:
         place = tenant.placement
         user = place.role or self._settings.servers[place.server].user
         async with self._opened(place.server, place.database) as conn:
+            await act_for(conn, [user])
             return await _ended_by_themselves(conn, user, await conn.fetchval(_NOW), patience)
 
     async def open(self, main: asyncpg.Connection, tenant: Tenant) -> None:
@@ -121,10 +126,11 @@ class PlaceDoor:
                 )  # fmt: skip
             if patience is None:
                 return Closed(is_closed=True)
+            await act_for(conn, [user])
             since = await conn.fetchval(_NOW)
             if await _ended_by_themselves(conn, user, since, patience):
                 return Closed(is_closed=True)
-            return Closed(is_closed=True, ended=await conn.fetchval(_END_OLDER, user, since))
+            return Closed(is_closed=True, ended=await _ended(conn, _END_OLDER, user, since))
 
     async def _is_shared(self, main: asyncpg.Connection, tenant: Tenant) -> bool:
         """Whether another tenant's SQL runs as its role: where that cannot be asked, it is taken for so."""
@@ -164,10 +170,21 @@ async def _set_login(conn: asyncpg.Connection, role: str, *, may: bool) -> None:
 
 async def _end_sessions(conn: asyncpg.Connection, user: str, database: str | None, patience: float) -> int:
     """Wait until there are none; end those that are left behind `patience` seconds, and say how many."""
+    await act_for(conn, [user])
     until = asyncio.get_running_loop().time() + patience
     while await conn.fetchval(_SESSIONS, user, database):
         if asyncio.get_running_loop().time() >= until:
-            ended: int = await conn.fetchval(_END, user, database)
-            return ended
+            return await _ended(conn, _END, user, database)
         await asyncio.sleep(_PAUSE)
     return 0
+
+
+async def _ended(conn: asyncpg.Connection, query: str, user: str, *args: object) -> int:
+    """How many sessions `query` ended. Raises ConfigurationError where the admin user may not end those of `user`."""
+    try:
+        return int(await conn.fetchval(query, user, *args))
+    except asyncpg.InsufficientPrivilegeError as exc:
+        admin = quote_identifier(await conn.fetchval("SELECT current_user::text"))
+        problem = f"the admin user {admin} may not end the sessions of {user}, and some are there"
+        fix = f"as a superuser or the provider's admin: GRANT pg_signal_backend TO {admin}, or GRANT {user} TO {admin}"
+        raise ConfigurationError([Problem(key="servers.NAME.admin", problem=problem, fix=fix)]) from exc

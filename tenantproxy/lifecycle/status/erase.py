@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Final
 
 import asyncpg
@@ -14,6 +15,11 @@ from tenantproxy.model import quote_identifier
 __all__ = ["erase_rows", "forget_tenant", "shared_tables"]
 
 _ISOLATED: Final = "SELECT relrowsecurity FROM pg_class WHERE oid = to_regclass($1)"
+_HELD: Final = """
+SELECT t FROM unnest($1::text[]) t JOIN pg_class c ON c.oid = to_regclass(t)
+WHERE row_security_active(c.oid) AND c.relforcerowsecurity AND pg_has_role(current_user, c.relowner, 'USAGE')
+"""
+_PATIENCE: Final = "5s"
 _TYPE: Final = """
 SELECT format_type(atttypid, atttypmod) FROM pg_attribute WHERE attrelid = to_regclass($1) AND attname = $2
 """
@@ -36,7 +42,7 @@ async def erase_rows(
     """Delete the tenant's rows from all shared tables, by table; all or none.
 
     One statement, so that foreign keys between them are looked at when all are gone. Raises TenantProxyError where the
-    user of `conn` sees the rows of one tenant alone.
+    user of `conn` sees the rows of one tenant alone, and is not their owner.
     """
     tables = await shared_tables(conn, column, own_schemas=own_schemas)
     if not tables:
@@ -48,18 +54,43 @@ async def erase_rows(
         for number, (table, kind) in enumerate(zip(tables, kinds, strict=True))
     ]
     counts = ", ".join(f"(SELECT count(*) FROM d{number})" for number in range(len(tables)))
-    async with conn.transaction():
-        await conn.execute("SET LOCAL row_security = off")  # an error instead of fewer rows
-        try:
+    try:
+        async with conn.transaction(), _all_seen(conn, tables):
             row = await conn.fetchrow(f"WITH {', '.join(parts)} SELECT {counts}", tenant)
-        except asyncpg.InsufficientPrivilegeError as exc:
-            raise TenantProxyError(
-                "the rows of the tenant could not be deleted, as row security holds for the admin user too",
-                detail=exc.args[0] if exc.args else None,
-                hint="name a superuser, or a user with BYPASSRLS that owns the tables, in [servers.NAME.admin]",
-            ) from exc
+    except asyncpg.LockNotAvailableError as exc:
+        raise TenantProxyError(
+            f"the rows of the tenant could not be deleted: others held its tables for {_PATIENCE}",
+            hint="call it again when long transactions have ended",
+        ) from exc
+    except asyncpg.InsufficientPrivilegeError as exc:
+        raise TenantProxyError(
+            "the rows of the tenant could not be deleted, as row security holds for the admin user too",
+            detail=exc.args[0] if exc.args else None,
+            hint="name the owner of the tables, or a superuser, in [servers.NAME.admin]",
+        ) from exc
     assert row is not None
     return dict(zip(tables, row, strict=True))
+
+
+@asynccontextmanager
+async def _all_seen(conn: asyncpg.Connection, tables: Sequence[str]) -> AsyncIterator[None]:
+    """In the transaction of `conn`, policies of `tables` hide no row: where they would, that is an error.
+
+    An owner whom row security holds too, as on managed PostgreSQL, is let off it: no other session sees that, since
+    those tables are locked to the end of the transaction, and it holds again by then.
+    """
+    held = [row[0] for row in await conn.fetch(_HELD, sorted(tables))]
+    if held:
+        await conn.execute(f"SET LOCAL lock_timeout = '{_PATIENCE}'")
+        await conn.execute(f"LOCK TABLE {', '.join(held)} IN ACCESS EXCLUSIVE MODE")
+    for table in held:
+        await conn.execute(f"ALTER TABLE {table} NO FORCE ROW LEVEL SECURITY")
+    await conn.execute("SET LOCAL row_security = off")
+    yield
+    if held:
+        await conn.execute("SET CONSTRAINTS ALL IMMEDIATE")
+    for table in held:
+        await conn.execute(f"ALTER TABLE {table} FORCE ROW LEVEL SECURITY")
 
 
 async def forget_tenant(conn: asyncpg.Connection, tenant: str) -> None:

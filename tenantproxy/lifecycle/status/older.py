@@ -14,6 +14,7 @@ import asyncpg
 from tenantproxy.config import Settings
 from tenantproxy.errors import TenantProxyError
 from tenantproxy.lifecycle.access import opened
+from tenantproxy.lifecycle.acting import act_for
 from tenantproxy.lifecycle.provision.wanted import Wanted
 from tenantproxy.lifecycle.provisioner import ConnectTo
 from tenantproxy.model import Isolation
@@ -28,7 +29,8 @@ SELECT coalesce(gid, 'pid ' || pid) AS who, gid IS NOT NULL AS is_prepared, is_h
   extract(epoch FROM clock_timestamp() - since)::float8 AS age
 FROM (
   SELECT pid, NULL AS gid, xact_start AS since, state IS NULL OR state = 'disabled' AS is_hidden FROM pg_stat_activity
-  WHERE backend_type = 'client backend' AND pid <> pg_backend_pid() AND usename = $1 AND datname = current_database()
+  WHERE coalesce(backend_type, 'client backend') = 'client backend' AND pid <> pg_backend_pid()
+    AND usename = $1 AND datname = current_database()
   UNION ALL SELECT NULL, gid, prepared, false FROM pg_prepared_xacts
   WHERE owner = $1 AND database = current_database()
 ) AS each WHERE since < $2 OR is_hidden ORDER BY since
@@ -72,7 +74,9 @@ async def until_none_is_older(settings: Settings, connect: ConnectTo, place: Wan
 
 
 async def _asked(conn: asyncpg.Connection, settings: Settings, place: Wanted) -> tuple[object, ...]:
-    return place.role or settings.servers[place.server].user, await conn.fetchval("SELECT clock_timestamp()")
+    user = place.role or settings.servers[place.server].user
+    await act_for(conn, [user])  # else how long they run is hidden
+    return user, await conn.fetchval("SELECT clock_timestamp()")
 
 
 def _written(row: asyncpg.Record) -> str:
