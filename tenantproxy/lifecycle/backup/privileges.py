@@ -21,7 +21,8 @@ _ENTRY: Final = re.compile(r"\d+; \d+ \d+ (?:DEFAULT )?ACL ")
 class DumpAccess:
     """`statements` to be run; `givers`: roles in whose name some are.
 
-    `left_out`: roles that are granted something, and are not there."""
+    `left_out`: roles that are granted something, and are not there.
+    """
 
     statements: tuple[str, ...]
     givers: frozenset[str]
