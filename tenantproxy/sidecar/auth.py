@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 from urllib.parse import quote
+from weakref import WeakSet
 
 import asyncpg
 from aiohttp import web
@@ -68,7 +69,7 @@ class AuthDesk:
         self._proxies = TrustedProxies.configured(settings.http, observer=router.observer)
         self._tries = AddressLimits(login.attempts_per_address)
         self._desk: _Open | None = None  # from open to close
-        self._spent: list[Tokens] = []  # of former configurations: requests may still use them
+        self._spent: WeakSet[Tokens] = WeakSet()  # of former configurations, for as long as a request uses them
         self.reuses = 0
         """How often a spent refresh token came again."""
 
@@ -114,7 +115,7 @@ class AuthDesk:
         def commit() -> None:
             self._resolver, self._proxies = resolver, proxies
             if self._desk is not None and tokens is not None:
-                self._spent.append(self._desk.tokens)
+                self._spent.add(self._desk.tokens)
                 self._desk = _Open.over(self._router, tokens, self._observe)
 
         return commit

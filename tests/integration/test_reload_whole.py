@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -143,3 +145,28 @@ async def test_a_reload_during_a_reload_waits_and_reads_what_is_there_by_then(wo
         assert list(await others[1]) == ["pools.max_size"]
         assert list(await others[2]) == []
         assert (sidecar.router.pool_settings.max_size, most) == (5, 1)
+
+
+def of_ours() -> Counter[str]:
+    """How many objects of our own types there are."""
+    gc.collect()
+    return Counter(
+        f"{type(each).__module__}.{type(each).__qualname__}"
+        for each in gc.get_objects()
+        if str(type(each).__module__).startswith("tenantproxy.")
+    )
+
+
+async def test_what_reloads_have_replaced_is_not_kept(world: World) -> None:
+    now = [mapping_of(world)]
+    async with Sidecar(
+        Router(Settings.from_mapping(now[0])), drain_timeout=1.0, reread=lambda: Settings.from_mapping(now[0])
+    ) as sidecar:
+        counts = []
+        for number in range(9):
+            pools, auth = {"max_size": 3 + number % 2}, {"key": "ab"[number % 2] * 40}
+            now[0] = mapping_of(world, pools=pools, auth=auth, http=LISTEN | {"max_clients": 50 + number % 2})
+            assert await sidecar.reload()
+            counts.append(of_ours())
+        more = counts[-1] - counts[2]  # the first ones have what is made once; connections come and go meanwhile
+        assert not {name: count for name, count in more.items() if count >= 6}, "of six reloads"
