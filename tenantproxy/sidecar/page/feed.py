@@ -16,7 +16,17 @@ from typing import Any, Final
 
 from tenantproxy.errors import TenantProxyError
 from tenantproxy.sidecar.page.recent import RecentEvents
-from tenantproxy.sidecar.page.rows import COLUMNS, Look, changes, counts_of, fleet_of, pool_rows, server_row, waits_of
+from tenantproxy.sidecar.page.rows import (
+    COLUMNS,
+    Look,
+    PoolRow,
+    changes,
+    counts_of,
+    fleet_of,
+    pool_rows,
+    server_row,
+    waits_of,
+)
 from tenantproxy.slices import Slices
 
 __all__ = ["MAX_VIEWERS", "PageFeed", "TooManyViewers", "Viewer"]
@@ -76,7 +86,7 @@ class PageFeed:
         self._max_queued = max_queued
         self._clock = clock
         self._viewers: set[Viewer] = set()
-        self._rows: dict[str, str] = {}  # of the last look
+        self._rows: dict[str, PoolRow] = {}  # of the last look
         self._told = 0  # the number of the last event that was sent
         self._task: asyncio.Task[None] | None = None  # there is one while there are viewers
         self._is_closed = False
@@ -131,8 +141,8 @@ class PageFeed:
         slices = Slices()
         look, now = await self._look(), self._clock()
         self.looks += 1
-        rows: dict[str, str] = {}
-        for name, row in pool_rows(look.stats, now):
+        rows: dict[str, PoolRow] = {}
+        for name, row in pool_rows(look.stats, now, self._rows):
             rows[name] = row
             await slices.pause()
         changed, gone = changes(self._rows, rows)
@@ -167,9 +177,9 @@ class PageFeed:
         }
 
 
-def _whole(rest: Mapping[str, Any], rows: Mapping[str, str], **more: Any) -> str:
+def _whole(rest: Mapping[str, Any], rows: Mapping[str, PoolRow], **more: Any) -> str:
     """The rows are JSON already."""
-    pools = ",".join(f"{json.dumps(name)}:{row}" for name, row in rows.items())
+    pools = ",".join(f"{json.dumps(name)}:{row.text}" for name, row in rows.items())
     return f'{json.dumps({**rest, **more})[:-1]},"pools":{{{pools}}}}}'
 
 

@@ -1,6 +1,6 @@
 """What does the page show of one moment? Pools, servers and counts as JSON texts, and what differs from before. Pure.
 
-A row is encoded once: equal texts are equal rows, and what all viewers get is put together from them.
+A row is encoded when it is another one than at the last look, and what all viewers get is put together from the texts.
 """
 
 from __future__ import annotations
@@ -8,18 +8,22 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple, TypeVar
 
 from tenantproxy.fleet.stats import FleetServerStats, FleetStats
-from tenantproxy.pools.base import HistogramSnapshot, PoolStats, ServerStats, Stats
+from tenantproxy.pools.base import HistogramSnapshot, PoolStats, ServerStats, Stats, TenantPoolStats
 
-__all__ = ["COLUMNS", "Look", "changes", "counts_of", "fleet_of", "pool_rows", "server_row", "waits_of"]
+__all__ = ["COLUMNS", "Look", "PoolRow", "changes", "counts_of", "fleet_of", "pool_rows", "server_row", "waits_of"]
 
 COLUMNS: Final = (
     "pool", "kind", "server", "database", "limit", "idle", "used", "opening", "resetting", "retiring", "waiting",
     "oldest", "used_at",
 )  # fmt: skip
 """Of a row of pools. `kind`: `tenant`, its own pool; `shared`; `main`; `part`, a tenant in a shared one."""
+
+_encode: Final = json.JSONEncoder(separators=(",", ":")).encode  # json.dumps would make an encoder for each row
+Row = TypeVar("Row")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,34 +37,53 @@ class Look:
     paused: Collection[str] = ()
 
 
-def pool_rows(stats: Stats, now: float) -> Iterator[tuple[str, str]]:
-    """An id that stays the same, and the row as JSON; `now` is unix time. One by one: there may be thousands."""
+class PoolRow(NamedTuple):
+    """What `COLUMNS` name, and the same as JSON."""
+
+    values: tuple[Any, ...]
+    text: str
+
+
+def pool_rows(
+    stats: Stats, now: float, known: Mapping[str, PoolRow] = MappingProxyType({})
+) -> Iterator[tuple[str, PoolRow]]:
+    """An id that stays the same, and the row; `now` is unix time. One by one: there may be thousands.
+
+    `known`: those of the last look, by id. A row that is as it was is the same object.
+    """
     seen: dict[str, int] = {}
     for pool in stats.pools:
         # The library and the port have pools of equal keys.
-        seen[pool.key.name] = count = seen.get(pool.key.name, 0) + 1
-        name = f"{pool.key.name} {count}"
-        yield name, _encoded(_pool_row(pool, now))
+        place = pool.key.name
+        seen[place] = count = seen.get(place, 0) + 1
+        name = f"{place} {count}"
+        yield name, _row(known.get(name), _pool_values(pool, now))
         if pool.key.shared:
             for tenant in pool.tenants:
-                yield (
-                    f"{name} {tenant.tenant}",
-                    _encoded(
-                        [
-                            tenant.tenant, "part", pool.key.server, pool.key.database, tenant.max_size, 0,
-                            tenant.leased, 0, 0, 0, tenant.waiting, round(tenant.oldest_wait_seconds, 2), 0,
-                        ]
-                    ),
-                )  # fmt: skip
+                part = f"{name} {tenant.tenant}"
+                yield part, _row(known.get(part), _part_values(pool, tenant))
 
 
-def _pool_row(pool: PoolStats, now: float) -> Sequence[Any]:
+def _row(former: PoolRow | None, values: tuple[Any, ...]) -> PoolRow:
+    if former is not None and former.values == values:
+        return former
+    return PoolRow(values, _encode(values))
+
+
+def _pool_values(pool: PoolStats, now: float) -> tuple[Any, ...]:
     kind = "shared" if pool.key.shared else "main" if "/" in pool.label else "tenant"  # no tenant's name has a slash
     oldest = max((tenant.oldest_wait_seconds for tenant in pool.tenants), default=0.0)
-    return [
+    return (
         pool.label, kind, pool.key.server, pool.key.database, pool.limit, pool.idle, pool.used, pool.opening,
         pool.resetting, pool.retiring, pool.waiting, round(oldest, 2), round(now - pool.unused_seconds),
-    ]  # fmt: skip
+    )  # fmt: skip
+
+
+def _part_values(pool: PoolStats, tenant: TenantPoolStats) -> tuple[Any, ...]:
+    return (
+        tenant.tenant, "part", pool.key.server, pool.key.database, tenant.max_size, 0, tenant.leased, 0, 0, 0,
+        tenant.waiting, round(tenant.oldest_wait_seconds, 2), 0,
+    )  # fmt: skip
 
 
 def server_row(server: ServerStats) -> dict[str, Any]:
@@ -121,12 +144,8 @@ def _summed(histograms: Iterable[HistogramSnapshot]) -> dict[str, Sequence[float
     return {"bounds": found[0].bounds, "counts": [sum(each) for each in zip(*(h.counts for h in found), strict=True)]}
 
 
-def changes(before: Mapping[str, str], now: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
+def changes(before: Mapping[str, Row], now: Mapping[str, Row]) -> tuple[dict[str, Row], list[str]]:
     """The rows that are new or other ones, and the ids of those that are gone."""
     return {name: row for name, row in now.items() if before.get(name) != row}, [
         name for name in before if name not in now
     ]
-
-
-def _encoded(row: Sequence[Any]) -> str:
-    return json.dumps(row, separators=(",", ":"))

@@ -262,6 +262,35 @@ async def test_of_ten_thousand_rows_those_in_sight_are_in_the_page(bare: Tab) ->
     assert found["left"] == 1
 
 
+async def test_a_row_that_changes_is_written_alone_and_lines_are_used_again(bare: Tab) -> None:
+    script = """(async () => {
+      const { RowsInSight } = await import('/page/rows.js');
+      const scroll = document.createElement('div');
+      scroll.style.height = '300px'; scroll.style.overflow = 'auto';
+      const body = document.createElement('tbody'), root = document.createElement('table');
+      root.append(body); scroll.append(root); document.body.append(scroll);
+      const rows = [...Array(600).keys()].map((n) => ({ id: n, name: `client ${n}`, seconds: 0 }));
+      const columns = [['name', '', (row) => row.name], ['for', '', (row) => String(row.seconds)]];
+      const table = new RowsInSight(body, scroll, columns);
+      table.show(rows);
+      const lines = new Set(body.rows);
+      const writes = new MutationObserver(() => {});
+      writes.observe(body, { subtree: true, childList: true, characterData: true, attributes: true });
+      table.show(rows.map((row) => (row.id === 3 ? { ...row, seconds: 1 } : { ...row })));
+      const count = writes.takeRecords().length;
+      scroll.scrollTop = 400 * 30; table.draw();
+      const texts = [...body.rows].map((line) => line.textContent);
+      const isNew = [...body.rows].some((line) => !lines.has(line));
+      table.close(); scroll.remove();
+      return { count, isNew, lines: lines.size, has: texts.includes('client 4000') };
+    })()"""
+    found = await bare.evaluate(script)
+    assert found["count"] == 1
+    assert found["lines"] < 50
+    assert found["has"]
+    assert not found["isNew"]
+
+
 async def test_quantiles_are_found_within_their_bucket(bare: Tab) -> None:
     script = """(async () => {
       const { quantile, shown } = await import('/page/lines.js');

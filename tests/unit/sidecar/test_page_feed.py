@@ -98,7 +98,7 @@ async def reading(feed: PageFeed) -> AsyncIterator[Reader]:
 
 
 def rows_of(router: FakeRouter) -> dict[str, Any]:
-    return {name: json.loads(row)[:-1] for name, row in pool_rows(stats_of(*router.pools), 0.0)}
+    return {name: json.loads(row.text)[:-1] for name, row in pool_rows(stats_of(*router.pools), 0.0)}
 
 
 def without_times(reader: Reader) -> dict[str, Any]:
@@ -220,10 +220,18 @@ def test_tenants_of_a_shared_pool_have_rows_and_equal_keys_are_told_apart() -> N
     shared = a_pool("shared", shared=True, tenants=(part,))
     rows = dict(pool_rows(stats_of(shared, shared), 100.0))
     assert len(rows) == 4
-    whole, one = (json.loads(row) for row in list(rows.values())[:2])
+    whole, one = (json.loads(row.text) for row in list(rows.values())[:2])
     assert whole[:4] == ["primary/shared_db", "shared", "primary", "shared_db"]
     assert whole[-2:] == [0.5, 98]
     assert one[:2] == ["acme", "part"]
+
+
+def test_a_row_that_is_as_it_was_is_not_encoded_again() -> None:
+    before = dict(pool_rows(stats_of(a_pool("idle"), a_pool("busy")), 100.0))
+    now = dict(pool_rows(stats_of(a_pool("idle"), a_pool("busy", used=1)), 100.0, before))
+    same = [now[name] is row for name, row in before.items()]
+    assert same == [True, False]
+    assert [json.loads(row.text)[6] for row in now.values()] == [0, 1]
 
 
 def test_changes_are_the_rows_that_differ_and_the_ids_that_are_gone() -> None:

@@ -1,6 +1,7 @@
 // One tenant: who holds what since when, its sessions, and what may be done. Each action is asked for again first.
 import { element } from "./dom.js";
 import { shown } from "./lines.js";
+import { RowsInSight } from "./rows.js";
 
 const $ = (id) => document.getElementById(id);
 const RANKS = { read: 0, operate: 1, admin: 2 };
@@ -18,8 +19,9 @@ export class Drawer {
     this.timer = 0;
     this.paths = {};
     this.told = none();
+    this.parts = null;  // of what is shown: two tables that are made again, and the clients
     $("drawer-close").addEventListener("click", () => $("drawer").close());
-    $("drawer").addEventListener("close", () => { clearTimeout(this.timer); this.tenant = ""; });
+    $("drawer").addEventListener("close", () => { clearTimeout(this.timer); this.tenant = ""; this.clear(); });
     $("sessions-form").addEventListener("submit", (event) => { event.preventDefault(); this.sessions(); });
   }
 
@@ -44,7 +46,7 @@ export class Drawer {
     this.told = none();
     $("drawer-title").textContent = tenant;
     $("drawer-state").textContent = "";
-    $("drawer-body").replaceChildren();
+    this.clear();
     $("sessions").replaceChildren();
     $("sessions-form").hidden = !this.paths["/v1/tenants/{tenant}/users/{user}/sessions"];
     $("drawer-actions").replaceChildren(...ACTIONS.flatMap(([name, where, path, verbs]) => {
@@ -85,8 +87,13 @@ export class Drawer {
     this.timer = setTimeout(() => this.refresh(), 2000);
   }
 
+  clear() {
+    this.parts?.sight.close();
+    this.parts = null;
+    $("drawer-body").replaceChildren();
+  }
+
   show({ pools, clients, paused }) {
-    const focused = document.activeElement?.dataset?.path;
     const of = new Map(this.told.statements.map((each) => [each.backend, each]));
     const by = new Map(clients.filter((client) => client.backend).map((client) => [client.backend, client]));
     const held = pools.flatMap((pool) => pool.held.map(({ backend, seconds }) => {
@@ -95,23 +102,42 @@ export class Drawer {
       return [backend || pool.server, shown(seconds), who, client?.application_name ?? runs?.application_name ?? "",
         runs ? `${runs.state}, ${shown(runs.seconds)}` : "", element("code", runs ? runs.statement ?? "not to be seen by our user" : "")];
     }));
-    const ends = this.may("/v1/clients/{client}", "delete");
-    $("drawer-body").replaceChildren(
-      ...(paused ? [element("p", "Paused at the PostgreSQL port: its clients wait, and new ones are refused.", "down")] : []),
-      element("h3", "In its pools"),
-      grid(["pool", "server", "database", "used", "limit", "waiting", "oldest wait"], pools.map((pool) =>
-        [pool.pool, pool.server, pool.database, pool.used, pool.limit, pool.waiting, pool.waiting ? shown(pool.oldest) : ""])),
-      element("h3", "Connections that it holds"),
-      grid(["backend", "for", "held by", "application", "state", "statement"], held),
+    const parts = this.parts ??= this.made();
+    parts.paused.hidden = !paused;
+    parts.places.replaceChildren(listed(["pool", "server", "database", "used", "limit", "waiting", "oldest wait"], pools.map((pool) =>
+      [pool.pool, pool.server, pool.database, pool.used, pool.limit, pool.waiting, pool.waiting ? shown(pool.oldest) : ""])));
+    parts.leases.replaceChildren(
+      listed(["backend", "for", "held by", "application", "state", "statement"], held),
       ...this.told.unseen.map(({ server, why }) => element("p", `What runs on ${server} is not known: ${why}`, "hint")),
-      element("h3", "Clients of the PostgreSQL port"),
-      grid(["state", "for", "user", "application", "address", ...(ends ? ["action"] : [])], clients.map((client) => [
-        client.pinned ? `${client.state}, pinned` : client.state, shown(client.seconds), client.user, client.application_name,
-        `${client.address}:${client.port}`,
-        ...(ends ? [this.button("end", `End client ${client.id}?`, `${client.user}, ${client.application_name || "no application name"}, ${client.address}`, "DELETE", `v1/clients/${client.id}`)] : []),
-      ])),
     );
-    if (focused) [...$("drawer-body").querySelectorAll("button")].find((button) => button.dataset.path === focused)?.focus();
+    [parts.empty.hidden, parts.box.hidden] = [clients.length > 0, clients.length === 0];
+    parts.sight.show(clients);
+  }
+
+  // There may be hundreds of clients: those in sight alone are in the page.
+  made() {
+    const columns = [
+      ["state", "", (client) => (client.pinned ? `${client.state}, pinned` : client.state)],
+      ["for", "", (client) => shown(client.seconds)],
+      ["user", "", (client) => client.user],
+      ["application", "", (client) => client.application_name],
+      ["address", "", (client) => `${client.address}:${client.port}`],
+      ...(this.may("/v1/clients/{client}", "delete") ? [["action", "", (client) => String(client.id)]] : []),
+    ];
+    const rich = (cell, client, text, number) => {
+      if (number < 5) { cell.title = text; return false; }
+      cell.replaceChildren(this.button("end", `End client ${client.id}?`, `${client.user}, ${client.application_name || "no application name"}, ${client.address}`, "DELETE", `v1/clients/${client.id}`));
+      return true;
+    };
+    const box = grid(columns.map(([title]) => title), []);
+    box.classList.add("clients");
+    const paused = element("p", "Paused at the PostgreSQL port: its clients wait, and new ones are refused.", "down");
+    const parts = { paused, places: element("div"), leases: element("div"), empty: element("p", "none"), box };
+    $("drawer-body").replaceChildren(
+      paused, element("h3", "In its pools"), parts.places, element("h3", "Connections that it holds"), parts.leases,
+      element("h3", "Clients of the PostgreSQL port"), parts.empty, box,
+    );
+    return { ...parts, sight: new RowsInSight(box.querySelector("tbody"), box, columns, { rich }) };
   }
 
   async sessions() {
@@ -123,7 +149,7 @@ export class Drawer {
       const rows = sessions.map((each) => [each.id, when(each.last_used), when(each.expires_at),
         ...(ends ? [this.button("end", "End this session?", each.id, "DELETE", `${base}/${encodeURIComponent(each.id)}`, again)] : [])]);
       const all = ends && rows.length ? [this.button("end all", `End all sessions of ${$("sessions-user").value}?`, `${rows.length} sessions`, "DELETE", base, again)] : [];
-      $("sessions").replaceChildren(grid(["session", "last used", "ends", ...(ends ? ["action"] : [])], rows), ...all);
+      $("sessions").replaceChildren(listed(["session", "last used", "ends", ...(ends ? ["action"] : [])], rows), ...all);
     } catch (error) { $("sessions").replaceChildren(element("p", error.message)); }
   }
 
@@ -169,8 +195,9 @@ $("confirm-yes").addEventListener("click", () => answered(true));
 $("confirm-no").addEventListener("click", () => answered(false));
 $("confirm").addEventListener("cancel", () => answered(false));
 
+function listed(heads, rows) { return rows.length ? grid(heads, rows) : element("p", "none"); }
+
 function grid(heads, rows) {
-  if (!rows.length) return element("p", "none");
   const box = element("div", null, "wide");
   const table = element("table");
   const head = table.createTHead().insertRow();

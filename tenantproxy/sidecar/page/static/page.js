@@ -78,7 +78,7 @@ async function look() {
         const [, kind, data] = /^event: (\w+)\ndata: (.*)$/s.exec(text.slice(0, end)) ?? [];
         text = text.slice(end + 2);
         wait = 1000;
-        if (kind) take(kind, JSON.parse(data));
+        if (kind) await take(kind, JSON.parse(data));
       }
     }
     if (own === stream) look();  // it ends from time to time, so that the token is looked at again
@@ -95,16 +95,22 @@ document.addEventListener("visibilitychange", () => {
   if (document.hidden) { stream?.abort(); stream = null; state("paused while it is not seen"); } else if (stream === null && !$("login").open) begin();
 });
 
-function take(kind, look) {
+// A part in each frame: all of it at once would be felt by who scrolls.
+const frame = () => new Promise((done) => { requestAnimationFrame(done); setTimeout(done, 100); });
+
+async function take(kind, look) {
   if (kind === "trouble") { state(look.message, true); return; }
   if (kind === "all") columns = look.columns;
   table.take(columns, look.pools, look.gone ?? [], kind === "all");
   count();
+  await frame();
   servers(look.servers, look.fleet);
   counts(look.counts, look.starved, look.paused);
-  lines.wait.take(look.at, look.waits.wait);
-  lines.hold.take(look.at, look.waits.hold);
   events(look.events, kind === "all");
+  for (const name of ["wait", "hold"]) {
+    await frame();
+    lines[name].take(look.at, look.waits[name]);
+  }
   state("live");
   document.documentElement.dataset.frames = String(Number(document.documentElement.dataset.frames ?? 0) + 1);
 }

@@ -1,19 +1,23 @@
-// The table of pools: sorted, filtered, and only the rows in sight are there.
-const HEIGHT = 30;
+// The table of pools: sorted and filtered.
+import { RowsInSight } from "./rows.js";
+
+const rank = (row) => (row.rank === Infinity ? "" : String(row.rank));
+const oldest = (row) => (row.oldest ? `${row.oldest.toFixed(1)} s` : "");
+// Title, class, text, is it a number, and by what it is sorted where that is not the text.
 const COLUMNS = [
   ["Tenant or pool", "name", (row) => row.pool, false],
-  ["Kind", "phone-no", (row) => row.kind, false],
-  ["Server", "phone-no", (row) => row.server, false],
-  ["Database", "phone-no", (row) => row.database, false],
-  ["Used", "number", (row) => row.used, true],
-  ["Limit", "number phone-no", (row) => row.limit, true],
-  ["Idle", "number phone-no", (row) => row.idle, true],
-  ["Opening", "number phone-no", (row) => row.opening + row.resetting, true],
-  ["Waiting", "number", (row) => row.waiting, true],
-  ["Oldest wait", "number", (row) => row.oldest, true],
-  ["LRU rank", "number phone-no", (row) => row.rank, true],
+  ["Kind", "kind phone-no", (row) => row.kind, false],
+  ["Server", "place phone-no", (row) => row.server, false],
+  ["Database", "place phone-no", (row) => row.database, false],
+  ["Used", "number", (row) => String(row.used), true, (row) => row.used],
+  ["Limit", "number phone-no", (row) => String(row.limit), true, (row) => row.limit],
+  ["Idle", "number phone-no", (row) => String(row.idle), true, (row) => row.idle],
+  ["Opening", "number phone-no", (row) => String(row.opening + row.resetting), true, (row) => row.opening + row.resetting],
+  ["Waiting", "number", (row) => String(row.waiting), true, (row) => row.waiting],
+  ["Oldest wait", "number", oldest, true, (row) => row.oldest],
+  ["LRU rank", "number phone-no", rank, true, (row) => row.rank],
 ];
-const SHOWN = { 9: (value) => (value ? `${value.toFixed(1)} s` : ""), 10: (value) => (value === Infinity ? "" : String(value)) };
+const hasTenant = (row) => row.kind === "tenant" || row.kind === "part";
 
 export class PoolTable {
   constructor(root, scroll, open) {
@@ -23,15 +27,12 @@ export class PoolTable {
     this.sort = { column: 8, down: true };
     this.words = "";
     this.busy = false;
-    this.lines = new Map();
     this.head();
     const body = root.tBodies[0];
-    [this.before, this.after] = [space(), space()];
-    body.append(this.before, this.after);
-    scroll.addEventListener("scroll", () => this.draw(), { passive: true });
-    new ResizeObserver(() => this.draw()).observe(scroll);
+    this.sight = new RowsInSight(body, scroll, COLUMNS, { rich, mark: (row) => (row.waiting ? "starving" : "") });
     body.addEventListener("click", (event) => event.target.closest("button")?.dataset.tenant && this.open(event.target.closest("button").dataset.tenant));
     body.addEventListener("keydown", (event) => this.key(event));
+    scroll.addEventListener("scroll", () => this.reachable(), { passive: true });
   }
 
   head() {
@@ -68,7 +69,7 @@ export class PoolTable {
   }
 
   arrange() {
-    const value = COLUMNS[this.sort.column][2];
+    const [, , text, , value = text] = COLUMNS[this.sort.column];
     const sign = this.sort.down ? -1 : 1;
     this.list = [...this.rows.values()].filter((row) =>
       (!this.busy || row.waiting) && (!this.words || `${row.pool} ${row.server} ${row.database}`.toLowerCase().includes(this.words)));
@@ -77,58 +78,22 @@ export class PoolTable {
       return (a < b ? -sign : a > b ? sign : 0) || (one.pool < other.pool ? -1 : one.pool > other.pool ? 1 : one.id < other.id ? -1 : 1);
     });
     [...this.root.tHead.rows[0].cells].forEach((cell, number) => {
-      if (number === this.sort.column) cell.setAttribute("aria-sort", this.sort.down ? "descending" : "ascending");
-      else cell.removeAttribute("aria-sort");
+      if (number !== this.sort.column) cell.removeAttribute("aria-sort");
+      else cell.setAttribute("aria-sort", this.sort.down ? "descending" : "ascending");
     });
     this.root.setAttribute("aria-rowcount", String(this.list.length + 1));
-    this.draw();
+    this.sight.show(this.list);
+    this.reachable();
   }
 
-  draw() {
-    const first = Math.max(0, Math.floor(this.scroll.scrollTop / HEIGHT) - 10);
-    const count = Math.ceil(this.scroll.clientHeight / HEIGHT) + 20;
-    const seen = this.list.slice(first, first + count);
-    const lines = new Map();
-    let place = this.before;
-    seen.forEach((row, number) => {
-      const line = this.lines.get(row.id) ?? this.line();
-      this.fill(line, row, first + number + 2);
-      lines.set(row.id, line);
-      if (place.nextSibling !== line) place.after(line);
-      place = line;
-    });
-    for (const [id, line] of this.lines) if (lines.get(id) !== line) line.remove();
-    this.lines = lines;
-    this.before.firstChild.style.height = `${first * HEIGHT}px`;
-    this.after.firstChild.style.height = `${Math.max(0, this.list.length - first - seen.length) * HEIGHT}px`;
-    const buttons = [...this.root.tBodies[0].querySelectorAll("button")];
-    if (!buttons.some((button) => button.tabIndex === 0) && buttons.length) buttons[0].tabIndex = 0;
-  }
+  draw() { this.sight.draw(); }
 
-  line() {
-    const line = document.createElement("tr");
-    COLUMNS.forEach(([, kind]) => { line.insertCell().className = kind; });
-    return line;
-  }
-
-  fill(line, row, index) {
-    line.setAttribute("aria-rowindex", String(index));
-    line.className = row.waiting ? "starving" : "";
-    COLUMNS.forEach(([, , value], number) => {
-      const cell = line.cells[number];
-      const text = (SHOWN[number] ?? String)(value(row));
-      if (number) { if (cell.textContent !== text) cell.textContent = text; return; }
-      if (cell.textContent === text && cell.dataset.kind === row.kind) return;
-      cell.dataset.kind = row.kind;
-      if (row.kind !== "tenant" && row.kind !== "part") { cell.textContent = text; return; }
-      const button = document.createElement("button");
-      button.type = "button";
-      button.className = "link";
-      button.tabIndex = -1;
-      button.dataset.tenant = row.pool;
-      button.textContent = text;
-      cell.replaceChildren(button);
-    });
+  // One of the names can be reached by Tab; the arrows go on from there.
+  reachable() {
+    const body = this.root.tBodies[0];
+    if (body.querySelector('button[tabindex="0"]')) return;
+    const first = body.querySelector("button");
+    if (first) first.tabIndex = 0;
   }
 
   key(event) {
@@ -137,22 +102,29 @@ export class PoolTable {
     if (!step || !line) return;
     event.preventDefault();
     let at = Number(line.getAttribute("aria-rowindex")) - 2 + step;
-    while (this.list[at] && this.list[at].kind !== "tenant" && this.list[at].kind !== "part") at += step;
+    while (this.list[at] && !hasTenant(this.list[at])) at += step;
     if (!this.list[at]) return;
-    const [top, room] = [at * HEIGHT, this.scroll.clientHeight - 2 * HEIGHT];
-    if (top < this.scroll.scrollTop) this.scroll.scrollTop = top;
-    else if (top > this.scroll.scrollTop + room) this.scroll.scrollTop = top - room;
-    this.draw();
-    const next = this.lines.get(this.list[at].id)?.querySelector("button");
+    const next = this.sight.reach(at)?.querySelector("button");
     event.target.tabIndex = -1;
     if (next) { next.tabIndex = 0; next.focus({ preventScroll: true }); }
   }
 }
 
-function space() {
-  const line = document.createElement("tr");
-  line.className = "space";
-  line.setAttribute("aria-hidden", "true");
-  line.insertCell().colSpan = COLUMNS.length;
-  return line;
+function rich(cell, row, text, number) {
+  if (number > 3) return false;
+  cell.title = text;  // where the column is too narrow for it
+  if (number) return false;
+  if (!hasTenant(row)) { cell.textContent = text; return true; }
+  let button = cell.querySelector("button");
+  if (!button) cell.replaceChildren(button = made());
+  button.dataset.tenant = button.textContent = text;
+  button.tabIndex = button === document.activeElement ? 0 : -1;
+  return true;
+}
+
+function made() {
+  const button = document.createElement("button");
+  button.type = "button";
+  button.className = "link";
+  return button;
 }
