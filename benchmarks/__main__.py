@@ -8,6 +8,7 @@ from typing import Final
 
 # A new program is one line here and a module of that name with `main(arguments) -> int`.
 PROGRAMS: Final = {
+    "admin": "being looked at: a scrape of 500 pools, viewers of the operator page, its first paint, scrolling",
     "failover": "a primary ends and its standby is promoted: until writes go on, and what was lost or doubled",
     "fleet": "many processes and one budget: four workers, one that begins, 50 that move and die, a million steps",
     "fuzz": "a million inputs of strangers: the parsers of the PostgreSQL port, and its relay between two of them",
@@ -18,6 +19,7 @@ PROGRAMS: Final = {
     "pg": "the PostgreSQL port: ours, PgBouncer and a direct connection, under pgbench",
     "registry": "10,000 cold tenants at once, one UPDATE of 4,800 under load, a scrape of 500 open pools",
     "resets": "a tenant next to another one of its pool that makes every reset as slow as it can",
+    "soak": "a day in 20 minutes: 10,000 tenants come and go at all doors; memory, tasks and series afterwards",
     "sql": "SQL over HTTP: one select a request, a constant answer and asyncpg.Pool by hand",
     "sqlalchemy": "with SQLAlchemy: sessions of the current tenant and SQLAlchemy's own pool on one database",
     "statemachine": "a million random steps of the pools, their invariants checked after each",

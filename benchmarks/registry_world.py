@@ -50,6 +50,10 @@ class RegistryWorld:
     secret: str = field(default_factory=lambda: secrets.token_urlsafe(48), repr=False)
 
     def settings(self, **changes: Mapping[str, Any]) -> Settings:
+        """The configuration that `mapping` makes."""
+        return Settings.from_mapping(self.mapping(**changes))
+
+    def mapping(self, **changes: Mapping[str, Any]) -> dict[str, Any]:
         """Limits of waiting as they are by default; callers are patient, since the machine is small."""
         server = {"host": self.server.host, "port": self.server.port, "user": _ROLE, "password": self.password}
         mapping: dict[str, Any] = {
@@ -63,7 +67,7 @@ class RegistryWorld:
         }
         for section, keys in changes.items():
             mapping[section] = mapping.get(section, {}) | dict(keys)
-        return Settings.from_mapping(mapping)
+        return mapping
 
     async def admin(self, database: str = "postgres") -> asyncpg.Connection:
         """A superuser's connection; the caller closes it."""
@@ -124,10 +128,11 @@ class Holds:
 
     `longest_ms` is of this thread's own processor time, which counts on a machine that others use: they hold everything
     for longer than we do. `longest_wall_ms` is of the clock. Both without the garbage collector, which is told apart:
-    `collection_ms` of a full collection when the block was over.
+    `collection_ms` of a full collection when the block was over. `collects`: with it, as it comes.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, collects: bool = False) -> None:
+        self._collects = collects
         self.longest_ms = 0.0
         self.longest_wall_ms = 0.0
         self.collection_ms = 0.0
@@ -136,7 +141,8 @@ class Holds:
 
     def __enter__(self) -> Holds:
         gc.collect()
-        gc.disable()
+        if not self._collects:
+            gc.disable()
         self._is_running = True
         self._last = time.thread_time(), time.perf_counter()
         asyncio.get_running_loop().call_soon(self._turn)
