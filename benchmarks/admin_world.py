@@ -51,7 +51,7 @@ class AdminWorld:
 
     @asynccontextmanager
     async def at_work(self, pace: float = PACE) -> AsyncIterator[None]:
-        """The tenants that are named work for the block: one statement after the other, whoever's turn it is."""
+        """The tenants that are named work for the block: one statement after the other, in turn."""
         working = asyncio.create_task(self._work(pace))
         try:
             yield

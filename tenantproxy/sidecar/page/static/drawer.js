@@ -103,7 +103,7 @@ export class Drawer {
         runs ? `${runs.state}, ${shown(runs.seconds)}` : "", element("code", runs ? runs.statement ?? "not to be seen by our user" : "")];
     }));
     const parts = this.parts ??= this.made();
-    parts.paused.hidden = !paused;
+    parts.paused.textContent = paused ? "Paused at the PostgreSQL port: its clients wait, and new ones are refused." : "";
     parts.places.replaceChildren(listed(["pool", "server", "database", "used", "limit", "waiting", "oldest wait"], pools.map((pool) =>
       [pool.pool, pool.server, pool.database, pool.used, pool.limit, pool.waiting, pool.waiting ? shown(pool.oldest) : ""])));
     parts.leases.replaceChildren(
@@ -131,7 +131,7 @@ export class Drawer {
     };
     const box = grid(columns.map(([title]) => title), []);
     box.classList.add("clients");
-    const paused = element("p", "Paused at the PostgreSQL port: its clients wait, and new ones are refused.", "down");
+    const paused = element("p", null, "down");
     const parts = { paused, places: element("div"), leases: element("div"), empty: element("p", "none"), box };
     $("drawer-body").replaceChildren(
       paused, element("h3", "In its pools"), parts.places, element("h3", "Connections that it holds"), parts.leases,
