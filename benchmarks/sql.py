@@ -15,14 +15,15 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import quote
 
 import aiohttp
+import psutil  # type: ignore[import-untyped]
 
 from benchmarks import sql_peers
 from benchmarks.measure import Spread, percentile
@@ -52,13 +53,29 @@ class _Subject:
     headers: Mapping[str, str]
 
 
-async def _wrk(subject: _Subject, folder: Path, seconds: float) -> tuple[float, float]:
-    """Requests a second, and CPU microseconds of the subject for each."""
+class _Turn(NamedTuple):
+    """Requests a second, and CPU microseconds for each: of the subject, and of the server."""
+
+    pace: float
+    cpu: float
+    server_cpu: float
+
+
+def _server_seconds(postmaster: int) -> float:
+    """CPU time of PostgreSQL so far: of the processes that it has now."""
+    found = 0.0
+    for process in [psutil.Process(postmaster), *psutil.Process(postmaster).children()]:
+        with suppress(psutil.Error, OSError):
+            found += cpu_seconds(process.pid)
+    return found
+
+
+async def _wrk(subject: _Subject, folder: Path, seconds: float, postmaster: int) -> _Turn:
     script = folder / "post.lua"
-    each = subject.headers.items()
-    headers = "".join(f"wrk.headers[{json.dumps(name)}] = {json.dumps(value)}\n" for name, value in each)
+    named = subject.headers.items()
+    headers = "".join(f"wrk.headers[{json.dumps(name)}] = {json.dumps(value)}\n" for name, value in named)
     script.write_text(f'wrk.method = "POST"\nwrk.body = {json.dumps(json.dumps(_QUERY))}\n{headers}')
-    before = cpu_seconds(subject.pid)
+    before, server = cpu_seconds(subject.pid), _server_seconds(postmaster)
     command = ["wrk", "-t1", f"-c{_CONNECTIONS}", f"-d{seconds:g}s", "--timeout", "10s", "-s", str(script), subject.url]
     process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE)
     text = (await process.communicate())[0].decode()
@@ -67,7 +84,10 @@ async def _wrk(subject: _Subject, folder: Path, seconds: float) -> tuple[float, 
     total, pace = re.search(r"(\d+) requests in", text), re.search(r"Requests/sec:\s+([\d.]+)", text)
     assert total is not None
     assert pace is not None
-    return float(pace[1]), 1e6 * (cpu_seconds(subject.pid) - before) / int(total[1])
+    each = 1e6 / int(total[1])
+    return _Turn(
+        float(pace[1]), each * (cpu_seconds(subject.pid) - before), each * (_server_seconds(postmaster) - server)
+    )
 
 
 @asynccontextmanager
@@ -137,36 +157,35 @@ async def _run(rounds: int, seconds: float) -> tuple[list[Verdict], str, dict[st
         async with EmbeddedPostgres(durable=False) as server:
             world = await build_world(server, folder, listen="127.0.0.1:0", admin_listen="127.0.0.1:0")
             async with _subjects(world, folder) as subjects:
-                found: dict[str, list[tuple[float, float]]] = {each.name: [] for each in subjects}
+                found: dict[str, list[_Turn]] = {each.name: [] for each in subjects}
+                postmaster = server.postmaster_pid
                 for each in subjects:
-                    await _wrk(each, folder, 1)
+                    await _wrk(each, folder, 1, postmaster)
                 for number in range(rounds):
                     turn = number % len(subjects)
                     for each in subjects[turn:] + subjects[:turn]:
-                        found[each.name].append(await _wrk(each, folder, seconds))
+                        found[each.name].append(await _wrk(each, folder, seconds, postmaster))
                 half = {}
-                for each in (subjects[0], subjects[3]):
-                    pace = Spread.of(pace for pace, _ in found[each.name]).median
+                for each in subjects:
+                    pace = Spread.of(turn.pace for turn in found[each.name]).median
                     half[each.name] = await _half_load(each, pace, 3 * seconds)
     return _judged(found, half)
 
 
 def _judged(
-    found: Mapping[str, Sequence[tuple[float, float]]], half: Mapping[str, Paced]
+    found: Mapping[str, Sequence[_Turn]], half: Mapping[str, Paced]
 ) -> tuple[list[Verdict], str, dict[str, object]]:
     def ratio(name: str) -> Spread:
-        return Spread.of(ours / peer for (ours, _), (peer, _) in zip(found[_OURS], found[name], strict=True))
+        return Spread.of(ours.pace / peer.pace for ours, peer in zip(found[_OURS], found[name], strict=True))
 
     rows = []
     for name, runs in found.items():
-        pace, cpu = (Spread.of(values).median for values in zip(*runs, strict=True))
-        waits = ["", "", ""]
-        if name in half:
-            took, late = half[name]
-            waits = [figure(1e3 * each) for each in (percentile(took, 50), percentile(took, 99), percentile(late, 99))]
-        rows.append((name, figure(pace), figure(cpu), *waits))
+        medians = [figure(Spread.of(values).median) for values in zip(*runs, strict=True)]
+        took, late = half[name]
+        waits = [figure(1e3 * each) for each in (percentile(took, 50), percentile(took, 99), percentile(late, 99))]
+        rows.append((name, *medians, *waits))
     head = (
-        "one select a request", "a second", "CPU µs of its process", "at half load: p50 ms", "p99 ms",
+        "one select a request", "a second", "CPU µs of its process", "of the server", "at half load: p50 ms", "p99 ms",
         "p99 ms by which the load itself was late",
     )  # fmt: skip
     judged = [
