@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import re
 import secrets
 from collections.abc import Mapping, Sequence
@@ -31,6 +32,11 @@ __all__ = ["GONE", "OURS", "ProblemAnswer", "answer_to", "problem_answer", "requ
 GONE: Final = 499
 """What is counted where the client went away before the answer."""
 
+_ID_BYTES: Final = 16
+_AT_ONCE: Final = 64
+_new_ids: Final[list[str]] = []
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_new_ids.clear)  # those are its parent's
 _GIVEN_ID: Final = re.compile(r"[A-Za-z0-9._\-]{1,64}")
 _LOST: Final = (
     asyncpg.PostgresConnectionError,
@@ -57,7 +63,14 @@ class ProblemAnswer:
 
 def request_id(given: Sequence[str]) -> str:
     """The id that the client gave in its X-Request-ID headers, if it can be logged as it is; else a new one."""
-    return given[0] if len(given) == 1 and _GIVEN_ID.fullmatch(given[0]) else secrets.token_hex(16)
+    if len(given) == 1 and _GIVEN_ID.fullmatch(given[0]):
+        return given[0]
+    try:
+        return _new_ids.pop()
+    except IndexError:  # the system is asked for many at once: to ask costs more than to answer
+        many = secrets.token_hex(_ID_BYTES * _AT_ONCE)
+        _new_ids.extend(many[at : at + 2 * _ID_BYTES] for at in range(2 * _ID_BYTES, len(many), 2 * _ID_BYTES))
+        return many[: 2 * _ID_BYTES]
 
 
 def answer_to(error: BaseException, request: str, *, mismatch_text: str = "", tenant: str = "") -> ProblemAnswer:
