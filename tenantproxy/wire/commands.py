@@ -13,6 +13,7 @@ from typing import Final, Literal
 
 __all__ = [
     "ALL",
+    "PLANNED",
     "READ",
     "VACATING",
     "WATCHED",
@@ -60,6 +61,9 @@ VACATING: Final = _written(b"DRO", b"ALT", b"CRE")
 
 WATCHED: Final = _written(b"SET", b"RES", b"DIS", b"DEA", b"SAV", b"DEC")
 """How the texts begin that a relay reads: SET, RESET, DISCARD, DEALLOCATE, SAVEPOINT, DECLARE."""
+
+PLANNED: Final = _written(b"SEL", b"INS", b"UPD", b"DEL", b"MER", b"WIT", b"VAL", b"TAB")
+"""How the texts begin that a server makes a plan for. No word of another statement begins so."""
 
 READ: Final = WATCHED | VACATING
 """Both."""

@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 from tenantproxy.errors import ProtocolError
 from tenantproxy.wire.frames import (
     BIND_COMPLETE,
+    CLOSE_COMPLETE,
     COMMAND_COMPLETE,
     COPY_BOTH,
     COPY_DATA,
@@ -26,6 +27,7 @@ from tenantproxy.wire.frames import (
     IDLE,
     IN_FAILED_TRANSACTION,
     IN_TRANSACTION,
+    MAX_FRAME,
     NO_DATA,
     NOTICE,
     NOTIFICATION,
@@ -38,6 +40,7 @@ from tenantproxy.wire.frames import (
 
 __all__ = ["Column", "Row", "SegmentReader", "StatementResult", "columns_of"]
 
+_UNSIGNED: Final = struct.Struct("!I").unpack_from
 _LONG: Final = struct.Struct("!i").unpack_from
 _SHORT: Final = struct.Struct("!H").unpack_from
 _COLUMN: Final = struct.Struct("!IhIhih")
@@ -47,7 +50,7 @@ _TOLD_OF_COLUMN: Final = 128  # bytes that an answer has for each column, next t
 _LONG_VALUE: Final = 64  # bytes of a value from which on it counts what JSON makes of its characters
 _CONTROLS: Final = bytes({*range(0x20)} - {*b"\b\t\n\f\r"})
 _MORE_OF_CONTROL: Final = 5  # bytes: it is told in six
-_PASSED_OVER: Final = frozenset((PARSE_COMPLETE, BIND_COMPLETE, NO_DATA, NOTICE))
+_PASSED_OVER: Final = frozenset((PARSE_COMPLETE, BIND_COMPLETE, CLOSE_COMPLETE, NO_DATA, NOTICE))
 _COPIES: Final = frozenset((COPY_IN, COPY_OUT, COPY_BOTH, COPY_DATA, COPY_DONE))
 _STATUSES: Final = frozenset((IDLE, IN_TRANSACTION, IN_FAILED_TRANSACTION))
 
@@ -81,19 +84,20 @@ class SegmentReader:
     `status`: what ReadyForQuery said. `is_over`: rows were left out, for `max_rows` or `max_bytes` of all results were
     met: of rows and columns as JSON tells them, and of notices. `is_named`: it tells each row with the names of its
     columns. `is_copying`: a COPY began, whose answer is not read. `is_touched`: the server reported a setting, or a
-    notification came: the session is not what it was.
+    notification came: the session is not what it was. `is_parsed`, `is_bound`: a statement was: before that nothing of
+    it can have run.
     """
 
     __slots__ = (
-        "_columns", "_have", "_is_named", "_left", "_names", "_need", "_parts", "_rows", "_skip", "error", "is_copying",
-        "is_over", "is_touched", "results", "room", "size", "status",
+        "_columns", "_have", "_is_named", "_left", "_names", "_need", "_parts", "_rows", "_skip", "error", "is_bound",
+        "is_copying", "is_over", "is_parsed", "is_touched", "results", "room", "size", "status",
     )  # fmt: skip
 
-    def __init__(self, *, max_rows: int, max_bytes: int, is_named: bool = False) -> None:
+    def __init__(self, max_rows: int, max_bytes: int, *, is_named: bool = False) -> None:
         self.results: list[StatementResult] = []
         self.error: bytes | None = None
         self.status = 0
-        self.is_over = self.is_copying = self.is_touched = False
+        self.is_over = self.is_copying = self.is_touched = self.is_parsed = self.is_bound = False
         self.room = max_bytes  # bytes that may still come
         self.size = 0  # bytes that came
         self._left = max_rows  # rows that may still come
@@ -110,6 +114,12 @@ class SegmentReader:
         """Another segment follows, whose results come behind those that are there."""
         self.status = 0
         self._columns, self._rows = (), []
+
+    def start_over(self) -> None:
+        """The segment failed before anything of it ran, and is sent in other words: nothing was answered."""
+        self.again()
+        self.error = None
+        self.is_parsed = self.is_bound = False
 
     def feed(self, data: bytes) -> bool:
         """Bytes came; whether the server is ready, and has said nothing behind it.
@@ -131,7 +141,8 @@ class SegmentReader:
             self._parts = []
         at, size = 0, len(data)
         while size - at >= HEADER:
-            kind, end = data[at], at + length_of(data, at)
+            kind, length = data[at], _UNSIGNED(data, at + 1)[0]
+            end = at + (length + 1 if 4 <= length <= MAX_FRAME else length_of(data, at))  # which raises
             if end > size and self._is_left_out(kind, end - at):
                 self._skip, at = end - size, size
                 break
@@ -199,8 +210,7 @@ class SegmentReader:
     # --- the rest ----------------------------------------------------------------------------------------------------
     def _other(self, kind: int, payload: bytes) -> None:
         if kind in _PASSED_OVER:
-            if kind == NOTICE:  # a statement may raise them without end
-                self._take(len(payload))
+            self._passed_over(kind, len(payload))
             return
         if self.status and kind not in (PARAMETER_STATUS, NOTIFICATION):
             raise ProtocolError("the server said something behind its last answer")
@@ -222,6 +232,14 @@ class SegmentReader:
             self.is_copying = True
         else:
             raise ProtocolError("the server gave an answer that was not asked for", detail=f"kind {kind:#04x}")
+
+    def _passed_over(self, kind: int, size: int) -> None:
+        if kind == BIND_COMPLETE:
+            self.is_bound = True
+        elif kind == PARSE_COMPLETE:
+            self.is_parsed = True
+        elif kind == NOTICE:  # a statement may raise them without end
+            self._take(size)
 
     def _described(self, payload: bytes) -> None:
         count = int.from_bytes(payload[:2], "big")

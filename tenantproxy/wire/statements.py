@@ -19,7 +19,7 @@ from tenantproxy.wire.leftovers import leftovers
 from tenantproxy.wire.session_texts import sets_untracked
 from tenantproxy.wire.settings import NO_SETTINGS
 
-__all__ = ["NAME_PREFIX", "Definitions", "ServerStatements", "Statement", "Statements"]
+__all__ = ["NAME_PREFIX", "Definitions", "ServerStatements", "Statement", "Statements", "new_statement"]
 
 NAME_PREFIX: Final = b"tp_"
 MAX_PREPARED: Final = 500  # on one backend; a plan costs the server some ten kilobytes
@@ -116,7 +116,7 @@ class Statements:
 
     def nothing(self) -> Statement:
         """An empty one, under a name that no other has."""
-        return Statement(_fresh_name(), b"\0\0\0")
+        return new_statement(b"\0\0\0")
 
     def renew(self, statement: Statement) -> None:
         """Give the next client that prepares the content of `statement` another one."""
@@ -132,15 +132,21 @@ def _fresh_name() -> bytes:
     return NAME_PREFIX + token_hex(8).encode()
 
 
+def new_statement(body: bytes) -> Statement:
+    """One that no other is equal to, under a name that no other has."""
+    return Statement(_fresh_name(), body)
+
+
 class ServerStatements:
     """What is prepared on one backend, the least recently used first. Changed by the holder of the backend."""
 
-    __slots__ = ("_distrusted", "_limit", "_prepared", "_size", "is_doubtful")
+    __slots__ = ("_distrusted", "_limit", "_prepared", "_since", "_size", "is_doubtful")
 
     def __init__(self, limit: int = MAX_PREPARED) -> None:
         self.is_doubtful = False  # there may be more than is known here
         self._limit = limit
         self._prepared: OrderedDict[Statement, bytes | None] = OrderedDict()  # and what the server says of it
+        self._since: dict[Statement, float] = {}  # of those that are trusted for a time alone
         self._size = 0  # bytes of their texts, which the server keeps
         self._distrusted: set[Statement] = set()
 
@@ -168,15 +174,25 @@ class ServerStatements:
         if statement in self._prepared:
             self._prepared[statement] = description
 
-    def add(self, statement: Statement) -> list[Statement]:
-        """`statement` is being prepared; those returned must be closed before, to make room."""
+    def use_since(self, statement: Statement) -> float | None:
+        """As `use`: when `add` was told that it is prepared; None: it is not, or was not told."""
+        found = self._since.get(statement)
+        if found is not None:
+            self._prepared.move_to_end(statement)
+        return found
+
+    def add(self, statement: Statement, *, at: float | None = None) -> list[Statement]:
+        """`statement` is being prepared; those returned must be closed before, to make room. `at`: for `use_since`."""
         out = []
         self._size += statement.size
         while self._prepared and (len(self._prepared) >= self._limit or self._size > MAX_PREPARED_BYTES):
             oldest = self._prepared.popitem(last=False)[0]
             self._size -= oldest.size
+            self._since.pop(oldest, None)
             out.append(oldest)
         self._prepared[statement] = None
+        if at is not None:
+            self._since[statement] = at
         self._distrusted.discard(statement)
         return out
 
@@ -191,6 +207,7 @@ class ServerStatements:
         if statement in self._prepared:
             del self._prepared[statement]
             self._size -= statement.size
+            self._since.pop(statement, None)
 
     def distrust(self, statement: Statement) -> None:
         """What is prepared there may be of another meaning."""
@@ -206,6 +223,7 @@ class ServerStatements:
     def clear(self) -> None:
         """Nothing is prepared."""
         self._prepared.clear()
+        self._since.clear()
         self._distrusted.clear()
         self._size = 0
 

@@ -579,6 +579,10 @@ class PgListener:
             self._sources[tenant] = known
         return known
 
+    def definitions_of(self, pool: Pool[RawBackend], route: Route) -> Definitions:
+        """Of the database that the pool has connections to: for guests that change tables, or prepare statements."""
+        return self._statements_of(pool, route).definitions
+
     def _statements_of(self, pool: Pool[RawBackend], route: Route) -> Statements:
         known = self._statements.get(pool)
         if known is None:

@@ -87,6 +87,11 @@ class TenantSource:
         self._paused = parts.paused
 
     @property
+    def tenant(self) -> TenantId:
+        """Whose."""
+        return self._tenant
+
+    @property
     def memory(self) -> TenantMemory:
         """What the tenant's clients keep."""
         return self._parts.memory

@@ -20,7 +20,7 @@ from tenantproxy.wire.answers import read_error
 from tenantproxy.wire.array_texts import reading_array
 from tenantproxy.wire.results import Column, Row, StatementResult
 
-__all__ = ["answering", "error_body", "retry_after", "server_error"]
+__all__ = ["answer_at_once", "answering", "error_body", "retry_after", "server_error"]
 
 _FIELDS: Final = {
     "M": "message", "C": "code", "D": "detail", "H": "hint", "P": "position", "p": "internalPosition",
@@ -31,6 +31,21 @@ _STEP: Final = 1000  # values that are read or written at once
 _REMEMBERED: Final = 64  # columns of a description that is kept: a caller chooses how many there are, of which names
 
 _encode: Final = msgspec.json.encode
+
+
+def answer_at_once(results: Sequence[StatementResult], request: SqlRequest) -> bytes | None:
+    """The body for all that was asked for, where that is one step of `answering`; None: take its steps."""
+    if request.is_batch:
+        return None
+    ((columns, rows, tag),) = results
+    if len(rows) * max(1, len(columns)) > _STEP:
+        return None
+    modes = request.modes
+    if rows and not modes.is_raw:
+        if any(column.type in _ARRAYS for column in columns):
+            return None
+        rows = _simple(columns, rows)
+    return b"%b%b%b" % (_opening(columns, modes.as_array), _told(columns, rows, modes.as_array), _closing(tag))
 
 
 def answering(results: Sequence[StatementResult], request: SqlRequest) -> Generator[None, None, bytes]:
@@ -49,31 +64,46 @@ def answering(results: Sequence[StatementResult], request: SqlRequest) -> Genera
 
 
 def _result(result: StatementResult, request: SqlRequest, parts: list[bytes]) -> Iterator[None]:
-    columns = result.columns
-    mode = b"true" if request.as_array else b"false"
-    parts.append(b'{"rowAsArray":%b,"fields":%b,"rows":[' % (mode, _fields(columns)))
+    columns, modes = result.columns, request.modes
+    parts.append(_opening(columns, modes.as_array))
     yield
     step = max(1, _STEP // max(1, len(columns)))
-    names = [column.name for column in columns]
     for at in range(0, len(result.rows), step):
-        rows: Any = result.rows[at : at + step]
-        if not request.is_raw:
+        rows: list[Row] = result.rows[at : at + step]
+        if not modes.is_raw:
             rows = yield from _converted(columns, rows)
-        if not request.as_array:
-            rows = [dict(zip(names, row, strict=True)) for row in rows]
-        parts += (b"," if at else b"", _encode(rows)[1:-1])
+        parts += (b"," if at else b"", _told(columns, rows, modes.as_array))
         yield
-    words = result.tag.decode("utf-8", "replace").split(" ")
-    parts.append(b'],"command":%b,"rowCount":%b}' % (_encode(words[0]), _count(words)))
+    parts.append(_closing(result.tag))
+
+
+def _told(columns: tuple[Column, ...], rows: Sequence[Any], as_array: bool) -> bytes:
+    if as_array:
+        return _encode(rows)[1:-1]
+    names = [column.name for column in columns]
+    return _encode([dict(zip(names, row, strict=True)) for row in rows])[1:-1]
+
+
+def _opening(columns: tuple[Column, ...], as_array: bool) -> bytes:
+    return _known_opening(columns, as_array) if len(columns) <= _REMEMBERED else _opening_of(columns, as_array)
+
+
+def _opening_of(columns: tuple[Column, ...], as_array: bool) -> bytes:
+    return b'{"rowAsArray":%b,"fields":%b,"rows":[' % (b"true" if as_array else b"false", _fields_of(columns))
+
+
+_known_opening = lru_cache(maxsize=512)(_opening_of)
+
+
+@lru_cache(maxsize=512)
+def _closing(tag: bytes) -> bytes:
+    words = tag.decode("utf-8", "replace").split(" ")
+    return b'],"command":%b,"rowCount":%b}' % (_encode(words[0]), _count(words))
 
 
 def _count(words: Sequence[str]) -> bytes:
     last = words[-1]
     return last.encode() if len(words) > 1 and last.isascii() and last.isdigit() else b"null"
-
-
-def _fields(columns: tuple[Column, ...]) -> bytes:
-    return _known_fields(columns) if len(columns) <= _REMEMBERED else _fields_of(columns)
 
 
 def _fields_of(columns: tuple[Column, ...]) -> bytes:
@@ -93,16 +123,18 @@ def _fields_of(columns: tuple[Column, ...]) -> bytes:
     )
 
 
-_known_fields = lru_cache(maxsize=512)(_fields_of)
-
-
 # --- values, where they are not wanted as texts ----------------------------------------------------------------------
-def _converted(columns: Sequence[Column], rows: Sequence[Row]) -> Generator[None, None, list[list[Any]]]:
+def _simple(columns: Sequence[Column], rows: Sequence[Row]) -> list[list[Any]]:
+    """All but arrays."""
     readers = [_READERS.get(column.type) for column in columns]
-    found: list[list[Any]] = [
+    return [
         [value if value is None or read is None else read(value) for value, read in zip(row, readers, strict=True)]
         for row in rows
     ]
+
+
+def _converted(columns: Sequence[Column], rows: Sequence[Row]) -> Generator[None, None, list[list[Any]]]:
+    found = _simple(columns, rows)
     for number, column in enumerate(columns):
         element = _ARRAYS.get(column.type)
         if element is None:

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from functools import partial
 from typing import Any, Final, cast
 
-from aiohttp import StreamReader, web
+from aiohttp import web
 from multidict import MultiMapping
 
 from tenantproxy.auth.caller import TrustedProxies, host_of
@@ -18,7 +18,6 @@ from tenantproxy.config import Settings, SqlSettings
 from tenantproxy.context import SERVED_TENANT
 from tenantproxy.errors import (
     AuthError,
-    NotSupported,
     PoolClosed,
     PoolTimeout,
     ProtocolError,
@@ -29,7 +28,7 @@ from tenantproxy.events import Observer
 from tenantproxy.metrics.listeners import HttpRequests
 from tenantproxy.middleware.aiohttp import REQUEST_ID
 from tenantproxy.middleware.problems import GONE
-from tenantproxy.model import Route
+from tenantproxy.model import Route, TenantId
 from tenantproxy.pools.pool import Pool
 from tenantproxy.raw.backend import RawBackend
 from tenantproxy.sidecar.http_protocol import HttpProtocol
@@ -38,17 +37,21 @@ from tenantproxy.sidecar.pg.port import PgPort
 from tenantproxy.sidecar.pg.sources import TenantSource
 from tenantproxy.sidecar.pg.users import Target
 from tenantproxy.sidecar.shortcut import Peer
-from tenantproxy.sidecar.sql.answer import answering, error_body, retry_after, server_error
+from tenantproxy.sidecar.sql.answer import error_body, retry_after, server_error
+from tenantproxy.sidecar.sql.bodies import body_of, refusal, written
 from tenantproxy.sidecar.sql.caller import SqlCallers, Visitor
+from tenantproxy.sidecar.sql.deadlines import Deadlines
 from tenantproxy.sidecar.sql.kept import Kept
 from tenantproxy.sidecar.sql.regions import Regions
-from tenantproxy.sidecar.sql.request import SqlRequest, reading_request, too_large
-from tenantproxy.sidecar.sql.run import SqlRun
+from tenantproxy.sidecar.sql.request import reading_request
+from tenantproxy.sidecar.sql.run import SqlRun, SqlRuns
 from tenantproxy.sidecar.sql.states import ServerSaid
 from tenantproxy.sidecar.sql.straight import StraightSql
+from tenantproxy.sidecar.sql.texts import SqlTexts
 from tenantproxy.sidecar.sql.tunnel import tunnel
 from tenantproxy.slices import found_in_slices
-from tenantproxy.wire.memory import FREE_BYTES
+from tenantproxy.wire.results import StatementResult
+from tenantproxy.wire.statements import Definitions
 from tenantproxy.wire.traceparent import traceparent_of
 
 __all__ = ["SQL", "SqlDoor"]
@@ -56,9 +59,6 @@ __all__ = ["SQL", "SqlDoor"]
 SQL: Final = "/sql"
 _TUNNEL: Final = "/v2"
 _CONNECTION: Final = "Neon-Connection-String"
-_BODY_SECONDS: Final = 10.0  # for all of a body
-_NO_STORE: Final = {"Cache-Control": "no-store"}
-_JSON: Final = "application/json"
 
 
 class SqlDoor:
@@ -71,6 +71,8 @@ class SqlDoor:
         self._proxies = TrustedProxies.configured(settings.http, observer=observer)
         self._callers: SqlCallers | None = None  # from the first request on
         self._regions = Regions(settings)
+        self._texts = SqlTexts(self._definitions_of)
+        self._runs: SqlRuns | None = None  # as `_callers`
         self.straight = StraightSql(self, port, requests)
 
     def routes(self) -> Sequence[web.AbstractRouteDef]:
@@ -82,14 +84,16 @@ class SqlDoor:
         proxies = TrustedProxies.configured(new.http, observer=self._observer)
 
         def commit() -> None:
-            self._settings, self._proxies, self._callers = new, proxies, None
+            self._settings, self._proxies, self._callers, self._runs = new, proxies, None, None
             self._regions.adopt(new)
             self.straight.forget()
 
         return commit
 
     async def close(self) -> None:
-        """End what is asked in other regions."""
+        """End what is asked in other regions. Nothing runs here any more."""
+        if self._runs is not None:
+            self._runs.deadlines.close()
         await self._regions.close()
 
     # --- what `StraightSql` asks -------------------------------------------------------------------------------------
@@ -105,6 +109,17 @@ class SqlDoor:
             attempts = self._settings.login.attempts_per_address
             self._callers = SqlCallers(self._port.users, named=self._port.listener.named_by, attempts=attempts)
         return self._callers
+
+    @property
+    def runs(self) -> SqlRuns:
+        """See `straight.StraightHost`."""
+        lender, limits = self._port.lender, self._settings.sql
+        if self._runs is None or self._runs.lender is not lender:
+            self._runs = SqlRuns(lender, limits, self._texts, Deadlines(limits.statement_timeout))
+        return self._runs
+
+    def _definitions_of(self, pool: Pool[RawBackend], route: Route) -> Definitions:
+        return self._port.listener.definitions_of(pool, route)
 
     def is_elsewhere(self, route: Route) -> bool:
         """See `straight.StraightHost`."""
@@ -129,14 +144,14 @@ class SqlDoor:
         try:
             return await self._answered(request)
         except ServerSaid as exc:
-            return _refusal(server_error(exc.payload))
+            return refusal(server_error(exc.payload))
         except TenantProxyError as exc:
-            return _refusal(error_body(exc), retry_after(exc))
+            return refusal(error_body(exc), retry_after(exc))
 
     async def _answered(self, request: web.Request) -> web.StreamResponse:
         target = await self._caller(request)
         limits = self._settings.sql
-        body = await _body(request, limits.max_body)
+        body = await body_of(request, limits.max_body)
         sql = await found_in_slices(reading_request(body, request.headers, limits))
         listener = self._port.listener
         assert target.tenant is not None
@@ -145,30 +160,40 @@ class SqlDoor:
         if request.transport is None:
             return web.Response(status=GONE)  # no one reads it
         kept = Kept(source.memory)
+        future: asyncio.Future[Sequence[StatementResult]] = asyncio.get_running_loop().create_future()
         try:
             kept.add(len(sql.message))
             traffic = listener.traffic_of(target.tenant)
-            run = SqlRun(target.tenant, sql, self._port.lender, limits, traffic, kept)
+            run = SqlRun(target.tenant, sql, self.runs, traffic, kept, partial(_settle, future))
             run.request_id = request[REQUEST_ID]
             if self._port.lender.watch is not None:
                 run.parent = traceparent_of(request.headers.getall("traceparent", ()))
-            return await self._run(request, sql, run, source, kept, body)
+            results = await self._run(request, run, future, source, body)
+            if isinstance(results, web.StreamResponse):
+                return results
+            return await written(request, sql, results, kept)
         finally:
             kept.end()
 
     async def _run(
-        self, request: web.Request, sql: SqlRequest, run: SqlRun, source: TenantSource, kept: Kept, asked: bytes
-    ) -> web.StreamResponse:
+        self,
+        request: web.Request,
+        run: SqlRun,
+        future: asyncio.Future[Sequence[StatementResult]],
+        source: TenantSource,
+        asked: bytes,
+    ) -> Sequence[StatementResult] | web.StreamResponse:
+        """Its results, or another answer."""
         listener = self._port.listener
         protocol = cast("HttpProtocol", request.protocol)
         protocol.on_gone = run.gone
         listener.guests.add(run)
         try:
-            pool, route = source.known() or await self._found(source, run)
+            pool, route = source.known() or await self._found(source, run.tenant, future)
             if (there := self._regions.find(route.pool.server)) is not None:
                 return await self._regions.answer(request, asked, there, run.tenant)
             run.begin(pool, route)
-            results = await run.future
+            return await future
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
@@ -178,36 +203,27 @@ class SqlDoor:
         finally:
             protocol.on_gone = None
             listener.guests.discard(run)
-        body = await found_in_slices(answering(results, sql))
-        kept.add(len(body))
-        response = web.Response(body=body, content_type=_JSON, headers=_NO_STORE)
-        if sql.echo:
-            response.headers.update(sql.echo)
-        if len(body) > FREE_BYTES:  # it is kept until it is read
-            response.headers["X-Request-Id"] = request[REQUEST_ID]
-            with suppress(ConnectionError):
-                await response.prepare(request)
-                await response.write_eof()
-        return response
 
-    async def _found(self, source: TenantSource, run: SqlRun) -> tuple[Pool[RawBackend], Route]:
+    async def _found(
+        self, source: TenantSource, tenant: TenantId, future: asyncio.Future[Sequence[StatementResult]]
+    ) -> tuple[Pool[RawBackend], Route]:
         """Asks the registry, for as long as one may wait for a connection. A paused tenant may go on by then."""
         finding = asyncio.ensure_future(source.find())
         finding.add_done_callback(_heard)  # where no one waits for it any more
         try:
-            either: set[asyncio.Future[Any]] = {finding, run.future}
+            either: set[asyncio.Future[Any]] = {finding, future}
             timeout = self._port.lender.acquire_timeout
             await asyncio.wait(either, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
             finding.cancel()
             raise
-        if run.future.done():  # first: who has gone, or was ended, in the same turn must lease nothing
+        if future.done():  # first: who has gone, or was ended, in the same turn must lease nothing
             finding.cancel()
-            run.future.result()
+            future.result()
         if finding.done():
             return finding.result()
         finding.cancel()
-        if run.tenant in self._port.listener.paused():
+        if tenant in self._port.listener.paused():
             raise TenantPaused("the tenant is paused", hint="try again later", retry_after=1.0)
         raise PoolTimeout("the tenant could not be looked up in time", hint="try again", retry_after=1.0)
 
@@ -254,43 +270,17 @@ def _peer(request: web.Request) -> Peer:
     return Peer(request.remote, is_encrypted)
 
 
-async def _body(request: web.Request, limit: int) -> bytes:
-    """All of it. Raises StatementTooLong, ProtocolError, and HTTPRequestTimeout where it does not come."""
-    if "Content-Encoding" in request.headers:
-        raise NotSupported("a body is taken as it is: without Content-Encoding")
-    size = request.content_length
-    if size is not None and size > limit:
-        raise too_large("bytes in the body", size, "max_body", limit)
-    content = request.content
-    if content.is_eof():
-        data = content.read_nowait()
+def _settle(future: asyncio.Future[Sequence[StatementResult]], run: SqlRun) -> None:
+    if future.done():
+        return
+    if run.is_gone:
+        future.cancel()
+    elif run.error is not None:
+        future.set_exception(run.error)
     else:
-        try:
-            async with asyncio.timeout(_BODY_SECONDS):
-                data = await _all(content, limit)
-        except TimeoutError:
-            raise web.HTTPRequestTimeout from None
-    if len(data) > limit:
-        raise too_large("bytes in the body", len(data), "max_body", limit)
-    return data
-
-
-async def _all(content: StreamReader, limit: int) -> bytes:
-    parts: list[bytes] = []
-    size = 0
-    while size <= limit and (part := await content.readany()):
-        parts.append(part)
-        size += len(part)
-    return b"".join(parts)
+        future.set_result(run.results)
 
 
 def _heard(finding: asyncio.Future[Any]) -> None:
     if not finding.cancelled():
         finding.exception()
-
-
-def _refusal(body: bytes, retry: str | None = None) -> web.Response:
-    response = web.Response(status=400, body=body, content_type=_JSON, headers=_NO_STORE)
-    if retry is not None:
-        response.headers["Retry-After"] = retry
-    return response

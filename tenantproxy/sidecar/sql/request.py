@@ -9,7 +9,8 @@ import struct
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Any, Final
+from functools import lru_cache
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -17,11 +18,11 @@ from tenantproxy.config import SqlSettings
 from tenantproxy.errors import InvalidSetting, ProtocolError, StatementTooLong
 from tenantproxy.raw.exchange import SYNC_NOW, statement
 from tenantproxy.wire.array_texts import writing_array
-from tenantproxy.wire.commands import is_local
+from tenantproxy.wire.commands import PLANNED, is_local, word_of
 from tenantproxy.wire.frames import BIND, DESCRIBE, EXECUTE, PARSE, frame
 from tenantproxy.wire.leftovers import ANYTHING, leftovers
 
-__all__ = ["BATCH_HEADERS", "HEADERS", "SqlRequest", "reading_request", "too_large"]
+__all__ = ["BATCH_HEADERS", "HEADERS", "Modes", "SqlRequest", "modes_of", "reading_request", "too_large"]
 
 ARRAY_MODE, RAW_TEXT = "Neon-Array-Mode", "Neon-Raw-Text-Output"
 ISOLATION, READ_ONLY, DEFERRABLE = "Neon-Batch-Isolation-Level", "Neon-Batch-Read-Only", "Neon-Batch-Deferrable"
@@ -39,8 +40,10 @@ _LONG: Final = struct.Struct("!i").pack
 _SHORT: Final = struct.Struct("!H").pack
 _NULL: Final = _LONG(-1)
 _DESCRIBE_AND_RUN: Final = frame(DESCRIBE, b"P\0") + frame(EXECUTE, b"\0\0\0\0\0")
+_DESCRIBE_RUN_AND_SYNC: Final = _DESCRIBE_AND_RUN + SYNC_NOW
 _STEP: Final = 500  # parameters that are read at once
-_BIND_ALONE: Final = frame(BIND, b"\0\0\0\0\0\0\0\0")
+_NO_VALUES: Final = b"\0\0\0\0\0\0"
+_SHORT_TEXT: Final = 4096  # bytes of a statement; what is known of a longer one is found out each time
 
 
 class _Query(msgspec.Struct):
@@ -59,29 +62,48 @@ _LIST: Final = msgspec.json.Decoder(list[Any], float_hook=Decimal)  # numbers st
 _ELEMENT: Final = msgspec.json.Encoder(decimal_format="number")
 
 
+class Modes(NamedTuple):
+    """How results are told: rows as lists, values as the texts that the server sent."""
+
+    as_array: bool
+    is_raw: bool
+
+
 @dataclass(frozen=True, slots=True)
 class SqlRequest:
     """One request. `message`: all that is sent for it but the end of a batch's transaction. `texts`: its statements.
 
     `is_batch`: they are one transaction. `leaves`: a text may leave something in the session that no tag tells of.
+    `values`: of a statement that may stay prepared, what its Bind message holds behind the names; empty: it may not.
     `echo`: headers of the answer to a batch.
     """
 
     message: bytes = field(repr=False)
     texts: tuple[bytes, ...] = field(repr=False)
     is_batch: bool
-    as_array: bool
-    is_raw: bool
+    modes: Modes
     leaves: bool
+    values: bytes = field(default=b"", repr=False)
     echo: tuple[tuple[str, str], ...] = ()
+
+    def message_for(self, name: bytes) -> bytes:
+        """What is sent for its one statement, where that is prepared under this name."""
+        return frame(BIND, b"\0%b\0%b" % (name, self.values)) + _DESCRIBE_RUN_AND_SYNC
 
     def is_local_set(self, index: int) -> bool:
         """Whether the statement of this number, whose tag is SET, sets something for its transaction alone."""
         return self.is_batch and is_local(self.texts[index])
 
 
-def reading_request(body: bytes, headers: Mapping[str, str], limits: SqlSettings) -> Generator[None, None, SqlRequest]:
-    """The request in a body and its headers, whose names are matched in any case.
+def modes_of(headers: Mapping[str, str]) -> Modes:
+    """Raises InvalidSetting for a value that is neither true nor false."""
+    return Modes(_flag(headers, ARRAY_MODE), _flag(headers, RAW_TEXT))
+
+
+def reading_request(
+    body: bytes, headers: Mapping[str, str], limits: SqlSettings, modes: Modes | None = None
+) -> Generator[None, None, SqlRequest]:
+    """The request in a body and its headers, whose names are matched in any case. `modes`: theirs, if known already.
 
     In small steps, for `slices.found_in_slices`: what one asks for may be a million values.
     Raises ProtocolError, StatementTooLong, InvalidSetting: what is wrong and the limit, and nothing of what it holds.
@@ -93,27 +115,28 @@ def reading_request(body: bytes, headers: Mapping[str, str], limits: SqlSettings
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as exc:
         detail = str(exc) if isinstance(exc, msgspec.ValidationError) else None
         raise _malformed("the body is not the JSON of a statement or a batch", detail) from None
-    as_array, is_raw = _flag(headers, ARRAY_MODE), _flag(headers, RAW_TEXT)
+    if modes is None:
+        modes = modes_of(headers)
     if given.queries is not None:
         if given.query is not None:
             raise _malformed("the body has both query and queries")
-        return (yield from _batch(given.queries, headers, limits, as_array=as_array, is_raw=is_raw))
+        return (yield from _batch(given.queries, headers, limits, modes))
     if given.query is None:
         raise _malformed("the body has neither query nor queries")
     text = _text(given.query, limits)
-    message = yield from _segment(text, given.params, limits)
+    values = _NO_VALUES if not given.params else (yield from _values(given.params, limits))
     return SqlRequest(
-        message=message + SYNC_NOW,
-        texts=(text,),
+        message=text.parse + frame(BIND, b"\0\0" + values) + _DESCRIBE_RUN_AND_SYNC,
+        texts=(text.sql,),
         is_batch=False,
-        as_array=as_array,
-        is_raw=is_raw,
-        leaves=bool(leftovers(text) & ANYTHING),
+        modes=modes,
+        leaves=text.leaves,
+        values=values if text.may_stay else b"",
     )
 
 
 def _batch(
-    queries: Sequence[_Query], headers: Mapping[str, str], limits: SqlSettings, *, as_array: bool, is_raw: bool
+    queries: Sequence[_Query], headers: Mapping[str, str], limits: SqlSettings, modes: Modes
 ) -> Generator[None, None, SqlRequest]:
     if len(queries) > limits.max_batch:
         raise too_large("statements in one batch", len(queries), "max_batch", limits.max_batch)
@@ -129,9 +152,11 @@ def _batch(
     segments: list[bytes] = []
     leaves = False
     for each in queries:
-        texts.append(text := _text(each.query, limits))
-        segments.append((yield from _segment(text, each.params, limits)))
-        leaves = leaves or bool(leftovers(text) & ANYTHING)
+        text = _text(each.query, limits)
+        texts.append(text.sql)
+        values = _NO_VALUES if not each.params else (yield from _values(each.params, limits))
+        segments.append(text.parse + frame(BIND, b"\0\0" + values) + _DESCRIBE_AND_RUN)
+        leaves = leaves or text.leaves
         yield
     echo = [(ISOLATION, level)] if level else []
     echo += [(name, "true") for name, is_on in ((READ_ONLY, reads), (DEFERRABLE, defers)) if is_on]
@@ -139,8 +164,7 @@ def _batch(
         message=statement(begin) + b"".join(segments) + SYNC_NOW,
         texts=tuple(texts),
         is_batch=True,
-        as_array=as_array,
-        is_raw=is_raw,
+        modes=modes,
         leaves=leaves,
         echo=tuple(echo),
     )
@@ -157,29 +181,46 @@ def _flag(headers: Mapping[str, str], name: str) -> bool:
 
 
 # --- messages --------------------------------------------------------------------------------------------------------
-def _text(query: str, limits: SqlSettings) -> bytes:
-    text = _utf8(query, "a statement")
-    if len(text) > limits.max_statement:
-        raise too_large("bytes in one statement", len(text), "max_statement", limits.max_statement)
-    if b"\0" in text:
-        raise _malformed("a statement has a NUL in it")
+class _Text(NamedTuple):
+    """A statement. `parse`: its Parse message, without a name. `may_stay`: it has a plan, and leaves nothing behind."""
+
+    sql: bytes
+    parse: bytes
+    leaves: bool
+    may_stay: bool
+
+
+def _text(query: str, limits: SqlSettings) -> _Text:
+    text = _known_text(query) if len(query) <= _SHORT_TEXT else _text_of(query)
+    if len(text.sql) > limits.max_statement:
+        raise too_large("bytes in one statement", len(text.sql), "max_statement", limits.max_statement)
     return text
 
 
-def _segment(text: bytes, params: Sequence[msgspec.Raw] | None, limits: SqlSettings) -> Generator[None, None, bytes]:
-    parse = frame(PARSE, b"\0%b\0\0\0" % text)
-    if not params:
-        return parse + _BIND_ALONE + _DESCRIBE_AND_RUN
+def _text_of(query: str) -> _Text:
+    sql = _utf8(query, "a statement")
+    if b"\0" in sql:
+        raise _malformed("a statement has a NUL in it")
+    leaves = bool(leftovers(sql) & ANYTHING)
+    may_stay = not leaves and len(sql) <= _SHORT_TEXT and word_of(sql, 0) in PLANNED
+    return _Text(sql, frame(PARSE, b"\0%b\0\0\0" % sql), leaves, may_stay)
+
+
+_known_text = lru_cache(maxsize=512)(_text_of)
+
+
+def _values(params: Sequence[msgspec.Raw], limits: SqlSettings) -> Generator[None, None, bytes]:
+    """What a Bind message holds behind its names."""
     if len(params) > limits.max_parameters:
         raise too_large("parameters of one statement", len(params), "max_parameters", limits.max_parameters)
-    parts = [b"\0\0\0\0", _SHORT(len(params))]
+    parts = [b"\0\0", _SHORT(len(params))]
     for number, raw in enumerate(params, 1):
         value = yield from _parameter(raw)
         if number % _STEP == 0:
             yield
         parts += (_NULL,) if value is None else (_LONG(len(value)), value)
     parts.append(b"\0\0")
-    return parse + frame(BIND, b"".join(parts)) + _DESCRIBE_AND_RUN
+    return b"".join(parts)
 
 
 def _parameter(raw: msgspec.Raw) -> Generator[None, None, bytes | None]:

@@ -11,10 +11,9 @@ import hashlib
 import logging
 import secrets
 from collections.abc import Callable, Generator, Mapping, Sequence
-from email.utils import formatdate
-from functools import partial
-from time import monotonic, time
-from typing import Final, NamedTuple, Protocol, TypeVar
+from dataclasses import dataclass
+from time import monotonic
+from typing import Final, Protocol, TypeVar
 
 from multidict import MultiMapping
 
@@ -22,18 +21,21 @@ from tenantproxy.config import SqlSettings
 from tenantproxy.errors import AuthError, TenantProxyError
 from tenantproxy.metrics.listeners import HttpRequests
 from tenantproxy.middleware.problems import GONE, request_id
-from tenantproxy.model import Route
+from tenantproxy.model import Route, TenantId
+from tenantproxy.sidecar.pg.listener import PgListener
 from tenantproxy.sidecar.pg.port import PgPort
+from tenantproxy.sidecar.pg.sources import TenantSource
+from tenantproxy.sidecar.pg.users import Target
 from tenantproxy.sidecar.shortcut import Peer, Shortcut
-from tenantproxy.sidecar.sql.answer import answering, error_body, retry_after, server_error
+from tenantproxy.sidecar.sql.answer import answer_at_once, answering, error_body, retry_after, server_error
 from tenantproxy.sidecar.sql.caller import SqlCallers, Visitor
 from tenantproxy.sidecar.sql.head import REQUEST_LINE, read_head
 from tenantproxy.sidecar.sql.kept import Kept
-from tenantproxy.sidecar.sql.request import HEADERS, SqlRequest, reading_request
-from tenantproxy.sidecar.sql.run import SqlRun
+from tenantproxy.sidecar.sql.request import HEADERS, Modes, SqlRequest, modes_of, reading_request
+from tenantproxy.sidecar.sql.run import SqlRun, SqlRuns
 from tenantproxy.sidecar.sql.states import ServerSaid
+from tenantproxy.sidecar.sql.written import response
 from tenantproxy.slices import is_over, slice_end
-from tenantproxy.wire.results import StatementResult
 
 __all__ = ["StraightSql"]
 
@@ -44,10 +46,7 @@ _MOST_BODY: Final = 16 * 1024
 _MOST_KNOWN: Final = 4096
 _KEY_BYTES: Final = 32
 _END: Final = b"\r\n\r\n"
-_STATUS: Final = {
-    200: b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nCache-Control: no-store\r\n",
-    400: b"HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nCache-Control: no-store\r\n",
-}
+_NO_MODES: Final = Modes(as_array=False, is_raw=False)
 
 logger = logging.getLogger("tenantproxy")
 
@@ -65,6 +64,11 @@ class StraightHost(Protocol):
         """Who is known."""
         ...
 
+    @property
+    def runs(self) -> SqlRuns:
+        """What all requests have in common."""
+        ...
+
     def is_elsewhere(self, route: Route) -> bool:
         """Whether another region serves the tenant."""
         ...
@@ -74,14 +78,27 @@ class StraightHost(Protocol):
         ...
 
 
-class _Framed(NamedTuple):
-    """A request by its head. `caller`: the mark of its visitor; None: aiohttp's."""
+@dataclass(slots=True)
+class _Framed:
+    """A request by its head. `caller`: the mark of its visitor; None: aiohttp's.
+
+    `source`: where its tenant was found by `listener`, kept for the next one.
+    """
 
     start: int  # of the body
     size: int
     caller: bytes | None
-    modes: Mapping[str, str]
+    said: Mapping[str, str]  # of `HEADERS`
+    modes: Modes
     request_id: str  # empty: it has none of its own
+    source: TenantSource | None = None
+    listener: PgListener | None = None
+
+    def source_of(self, target: Target, tenant: TenantId, listener: PgListener) -> TenantSource:
+        """Where the tenant of its caller is found."""
+        if self.source is None or self.listener is not listener or self.source.tenant != tenant:
+            self.source, self.listener = listener.source_of(tenant).reading(replica=target.replica), listener
+        return self.source
 
 
 class StraightSql:
@@ -115,16 +132,18 @@ class StraightSql:
         headers = head.headers
         if "traceparent" in headers and self._port.lender.watch is not None:
             return None  # what is its own in each request is for aiohttp
+        modes_said = {name: headers[name] for name in HEADERS if name in headers}
+        modes = _NO_MODES
         try:
+            modes = modes_of(modes_said)
             visitor = self._door.visitor(headers, peer)
             if visitor.connection and not visitor.authorization and self._port.has_backends:
                 caller = self._door.callers.mark(visitor)
         except TenantProxyError:
             pass  # aiohttp tells it
-        modes = {name: headers[name] for name in HEADERS if name in headers}
         given = headers.getall("X-Request-ID", ())
         own = request_id(given)
-        framed = _Framed(start, start + head.length, caller, modes, own if own in given else "")
+        framed = _Framed(start, start + head.length, caller, modes_said, modes, own if own in given else "")
         if caller is not None and self._is_known(caller):  # who is a stranger fills no table
             if len(self._known) >= _MOST_KNOWN:
                 del self._known[next(iter(self._known))]
@@ -141,7 +160,8 @@ class StraightSql:
         """See `shortcut.ShortDoor`."""
         if framed.caller is None or framed.size - framed.start > _MOST_BODY or not self._port.has_backends:
             return None
-        listener, limits = self._port.listener, self._door.limits
+        listener, runs = self._port.listener, self._door.runs
+        limits = runs.limits
         kept = None
         try:
             target = self._door.callers.known(framed.caller)
@@ -150,8 +170,8 @@ class StraightSql:
             body = data[framed.start :]
             if len(body) > limits.max_body:
                 return None
-            sql = _found(reading_request(body, framed.modes, limits))
-            source = listener.source_of(target.tenant).reading(replica=target.replica)
+            sql = _found(reading_request(body, framed.said, limits, framed.modes))
+            source = framed.source_of(target, target.tenant, listener)
             found = source.known()
             if found is None or self._door.is_elsewhere(found[1]):
                 return None
@@ -161,13 +181,14 @@ class StraightSql:
             if kept is not None:
                 kept.end()
             return None  # the same again says it in aiohttp's answer
-        run = SqlRun(target.tenant, sql, self._port.lender, limits, listener.traffic_of(target.tenant), kept)
-        request = _StraightRequest(self, run, sql, kept, shortcut, framed.request_id)
+        request = _StraightRequest(self, sql, kept, shortcut, framed.request_id)
+        run = request.run = SqlRun(target.tenant, sql, runs, listener.traffic_of(target.tenant), kept, request.told)
+        run.request_id = request.id
         listener.guests.add(run)
         try:
             run.begin(*found)
         except TenantProxyError as exc:
-            run.future.set_exception(exc)
+            run.refused(exc)
         return request
 
     def told(self, run: SqlRun, code: int, seconds: float) -> None:
@@ -179,21 +200,19 @@ class StraightSql:
 class _StraightRequest:
     """One that was taken."""
 
-    __slots__ = ("_began", "_door", "_id", "_is_lost", "_kept", "_run", "_shortcut", "_sql", "_steps")
+    __slots__ = ("_began", "_door", "_is_lost", "_kept", "_shortcut", "_sql", "_steps", "id", "run")
 
-    def __init__(
-        self, door: StraightSql, run: SqlRun, sql: SqlRequest, kept: Kept, shortcut: Shortcut, request: str
-    ) -> None:
+    run: SqlRun
+
+    def __init__(self, door: StraightSql, sql: SqlRequest, kept: Kept, shortcut: Shortcut, request: str) -> None:
         self._door = door
-        self._run = run
         self._sql = sql
         self._kept = kept
         self._shortcut = shortcut
-        self._id = run.request_id = request or request_id(())
+        self.id = request or request_id(())
         self._is_lost = False
         self._began = monotonic()
         self._steps: Generator[None, None, bytes] | None = None
-        run.future.add_done_callback(self._told)
 
     def ended(self) -> None:
         """See `shortcut.ShortRequest`."""
@@ -202,28 +221,28 @@ class _StraightRequest:
     def lost(self) -> None:
         """See `shortcut.ShortRequest`."""
         self._is_lost = True
-        self._run.gone()
+        self.run.gone()
         self._kept.end()
 
-    def _told(self, future: asyncio.Future[list[StatementResult]]) -> None:
-        self._guarded(partial(self._heard, future))
+    def told(self, run: SqlRun) -> None:
+        """It is over."""
+        self._guarded(self._heard)
 
-    def _heard(self, future: asyncio.Future[list[StatementResult]]) -> None:
-        if future.cancelled():
-            self._over(GONE, b"")
-            return
-        error = future.exception()
-        if self._is_lost:
+    def _heard(self) -> None:
+        error = self.run.error
+        if self._is_lost or self.run.is_gone:
             self._over(GONE, b"")
         elif error is None:
-            self._steps = answering(future.result(), self._sql)
-            self._answer()
+            body = answer_at_once(self.run.results, self._sql)
+            if body is not None:
+                self._write(200, body, ())
+            else:
+                self._steps = answering(self.run.results, self._sql)
+                self._answer()
         elif isinstance(error, ServerSaid):
             self._refuse(server_error(error.payload))
-        elif isinstance(error, TenantProxyError):
-            self._refuse(error_body(error), retry_after(error))
         else:
-            raise error
+            self._refuse(error_body(error), retry_after(error))
 
     def _answer(self) -> None:
         """Write the answer, in as many slices as it takes."""
@@ -248,8 +267,8 @@ class _StraightRequest:
         try:
             act()
         except Exception:
-            about = {"request_id": self._id, "tenant": self._run.tenant}
-            logger.exception("request %s failed", self._id, extra=about)
+            about = {"request_id": self.id, "tenant": self.run.tenant}
+            logger.exception("request %s failed", self.id, extra=about)
             self._over(500, b"")
 
     def _refuse(self, body: bytes, retry: str | None = None) -> None:
@@ -260,16 +279,10 @@ class _StraightRequest:
             self._kept.add(len(body))
         except TenantProxyError as exc:  # of an answer, which is larger than what it tells
             code, body, headers = 400, error_body(exc), ()
-        parts = [_STATUS[code]]
-        parts += [b"%b: %b\r\n" % (name.encode(), value.encode()) for name, value in headers]
-        if self._shortcut.is_last:
-            parts.append(b"Connection: close\r\n")
-        parts.append(b"Content-Length: %d\r\nX-Request-Id: %b\r\n%b\r\n" % (len(body), self._id.encode(), _date()))
-        parts.append(body)
-        self._over(code, b"".join(parts))
+        self._over(code, response(code, body, headers, request=self.id, is_last=self._shortcut.is_last))
 
     def _over(self, code: int, answer: bytes) -> None:
-        self._door.told(self._run, code, monotonic() - self._began)
+        self._door.told(self.run, code, monotonic() - self._began)
         if not self._is_lost:
             self._shortcut.over(answer)
 
@@ -281,17 +294,3 @@ def _found(steps: Generator[None, None, T]) -> T:
     except StopIteration as end:
         found: T = end.value
         return found
-
-
-class _Clock:
-    """The Date of answers, made once a second."""
-
-    second = 0
-    line = b""
-
-
-def _date() -> bytes:
-    now = int(time())
-    if now != _Clock.second:
-        _Clock.second, _Clock.line = now, f"Date: {formatdate(now, usegmt=True)}\r\n".encode()
-    return _Clock.line

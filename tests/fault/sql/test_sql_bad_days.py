@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Sequence
+from functools import partial
 
 import aiohttp
 import pytest
 
 from tenantproxy.model import tenant_id
+from tenantproxy.sidecar.sql.door import _settle
 from tenantproxy.sidecar.sql.kept import Kept
 from tenantproxy.sidecar.sql.request import reading_request
 from tenantproxy.sidecar.sql.run import SqlRun
@@ -176,17 +178,22 @@ async def test_who_goes_in_the_turn_in_which_its_tenant_is_found_leases_nothing(
             return "a pool and a route"
 
     async with a_sql_house(lasting) as house:
-        limits = house.door._settings.sql
+        runs = house.door.runs
+        limits = runs.limits
         request = await found_in_slices(reading_request(b'{"query": "SELECT 1"}', {}, limits))
-        lender, traffic = house.port.port.lender, house.port.listener.traffic_of(tenant_id("row1"))
-        run = SqlRun(tenant_id("row1"), request, lender, limits, traffic, Kept(TenantMemory()))
-        finding = asyncio.create_task(house.door._found(Source(), run))  # type: ignore[arg-type]
+        tenant, traffic = tenant_id("row1"), house.port.listener.traffic_of(tenant_id("row1"))
+        future: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+        told = partial(_settle, future)  # type: ignore[arg-type]
+        run = SqlRun(tenant, request, runs, traffic, Kept(TenantMemory()), told)
+        finding = asyncio.create_task(house.door._found(Source(), tenant, future))  # type: ignore[arg-type]
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         found.set()
         run.gone()
         with pytest.raises(asyncio.CancelledError):
             await finding
+        run.begin(None, None)  # type: ignore[arg-type]
+        assert not run.holds_backend
 
 
 async def test_results_that_are_not_read_count_as_what_the_tenant_makes_us_keep(lasting: World) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
@@ -35,8 +35,8 @@ def raw(body: bytes, tenant: str = "row1", *more: str) -> bytes:
     return "\r\n".join(["POST /sql HTTP/1.1", *lines, f"Content-Length: {len(body)}", "", ""]).encode() + body
 
 
-def asking(query: str, *more: str) -> bytes:
-    return raw(json.dumps({"query": query}).encode(), "row1", *more)
+def asking(query: str, *more: str, params: Sequence[object] = ()) -> bytes:
+    return raw(json.dumps({"query": query, "params": list(params)}).encode(), "row1", *more)
 
 
 async def connected(house: SqlHouse) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

@@ -10,9 +10,11 @@ from tenantproxy.errors import ProtocolError
 from tenantproxy.wire import answers
 from tenantproxy.wire.frames import (
     BIND_COMPLETE,
+    CLOSE_COMPLETE,
     COPY_OUT,
     DATA_ROW,
     EMPTY_QUERY,
+    ERROR,
     IDLE,
     IN_TRANSACTION,
     NO_DATA,
@@ -42,7 +44,7 @@ ANSWER = (
 
 
 def a_reader(max_rows: int = 100, max_bytes: int = 10_000) -> SegmentReader:
-    return SegmentReader(max_rows=max_rows, max_bytes=max_bytes)
+    return SegmentReader(max_rows, max_bytes)
 
 
 @given(st.lists(st.integers(0, len(ANSWER)), max_size=12))
@@ -90,7 +92,7 @@ def test_names_columns_and_notices_count_as_what_they_are_told_with() -> None:
         (BEGUN + notice * 30, False, True),
         (BEGUN + notice * 10, False, False),
     ):
-        reader = SegmentReader(max_rows=100, max_bytes=2000, is_named=is_named)
+        reader = SegmentReader(100, 2000, is_named=is_named)
         assert reader.feed(said + answers.ready_for_query())
         assert reader.is_over is is_over
 
@@ -138,3 +140,16 @@ def test_rows_that_are_not_utf8_are_refused() -> None:
         a_reader().feed(answers.row_description(["x"]) + answers.data_row([b"\xfc"]))
     with pytest.raises(UnicodeDecodeError):
         columns_of(b"\0\1\xfc\0" + bytes(18))
+
+
+def test_a_segment_that_failed_before_it_ran_is_read_as_if_it_had_not_come() -> None:
+    reader = a_reader()
+    assert reader.feed(frame(CLOSE_COMPLETE) + frame(ERROR, b"SERROR\0C26000\0\0") + answers.ready_for_query())
+    assert (reader.is_parsed, reader.is_bound) == (False, False)
+    reader.start_over()
+    assert not reader.feed(frame(PARSE_COMPLETE))
+    assert (reader.is_parsed, reader.is_bound) == (True, False)
+    assert reader.feed(frame(BIND_COMPLETE) + answers.command_complete("SELECT 0") + answers.ready_for_query())
+    assert reader.is_bound
+    assert reader.error is None
+    assert [result.tag for result in reader.results] == [b"SELECT 0"]
