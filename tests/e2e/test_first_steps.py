@@ -13,7 +13,7 @@ import subprocess
 import tempfile
 import tomllib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -41,12 +41,13 @@ pytestmark = pytest.mark.timeout(900)  # dozens of processes, on a machine that 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operator:
-    """A folder with nothing in it, a shell, and a server."""
+    """A folder with nothing in it, a shell, and a server. `is_told`: where the `db.internal` of a page is."""
 
     server: EmbeddedPostgres
     installed: Environment
     folder: Path
     authority: Path
+    is_told: bool = True
 
     @property
     def environment(self) -> dict[str, str]:
@@ -58,7 +59,7 @@ class Operator:
         return kept | {"PATH": path, "COLUMNS": "200", "NO_COLOR": "1"} | {
             "PGHOST": HOST, "PGPORT": str(self.server.port), "PGUSER": OWNER, "PGPASSWORD": PASSWORD,
             "PGSSLMODE": "verify-full", "PGSSLROOTCERT": str(self.authority),
-        } | self.overrides  # fmt: skip
+        } | (self.overrides if self.is_told else {})  # fmt: skip
 
     @property
     def overrides(self) -> dict[str, str]:
@@ -144,18 +145,38 @@ def test_the_first_steps_lead_to_the_first_query(operator: Operator) -> None:
     ]  # fmt: skip
 
 
-def test_who_reads_only_the_readme_gets_a_service_of_two_tenants(operator: Operator) -> None:
-    """In an empty folder, byte for byte; only where servers are differs, and pip has its packages already."""
-    assert list(MINUTES) == ["tenantproxy.toml", "app.py", "install.sh", "try.sh"]
-    write(operator, "tenantproxy.toml", "app.py", steps=MINUTES)
-    pip, _, install = MINUTES["install.sh"].partition("\n")
+OWN: Final = """
+create table companies (id text primary key, name text not null);
+create table projects (id int generated always as identity primary key, company_id text not null references companies,
+                       name text not null);
+insert into companies values ('acme', 'Acme Corporation'), ('globex', 'Globex');
+insert into projects (company_id, name) values ('acme', 'Rockets'), ('globex', 'Domes');
+"""
+"""What a reader has: two tables of one role, rows of two companies in them, and nothing of tenantproxy's."""
+
+
+def test_who_reads_only_the_readme_serves_the_tenants_of_their_own_database(operator: Operator) -> None:
+    """In an empty folder, byte for byte; only where the server is differs, and pip has its packages already."""
+    assert list(MINUTES) == ["look.sh", "install.sh", "app.py", "try.sh"]
+    operator.shell(f'psql -q -v ON_ERROR_STOP=1 -d app -c "{OWN}"')
+    write(operator, "app.py", steps=MINUTES)
+    pip, _, look = MINUTES["look.sh"].partition("\n")
     assert pip == 'pip install "tenantproxy[cli,jwt]" fastapi uvicorn'
-    operator.shell(install)
-    attempt = MINUTES["try.sh"].replace("8000", str(_free_port()))
-    said = operator.shell(f"trap 'kill $!; wait' EXIT\n{attempt}").splitlines()
-    own, problem = (json.loads(line) for line in said if line.startswith(("[", "{")))  # and not the server's log
-    assert own == ["Anvils"]
+    server = operator.server
+    where = {"postgres@db.internal:5432": f"{server.superuser}@{HOST}:{server.port}", "8000": str(_free_port())}
+    attempt = MINUTES["try.sh"]
+    for shown, real in where.items():
+        assert shown in look + attempt
+        look, attempt = look.replace(shown, real), attempt.replace(shown, real)
+    steps = [f"export PGPASSWORD={server.password}", look, MINUTES["install.sh"], "trap 'kill $!; wait' EXIT", attempt]
+    reader = replace(operator, is_told=False)
+    said = reader.shell("\n".join(steps))
+    names, problem = (
+        json.loads(line) for line in said.splitlines() if line.startswith(('["', "{"))
+    )  # what curl printed
+    assert names == ["Anvils", "Rockets"]
     assert (problem["status"], problem["code"]) == (403, "tenant_mismatch")
+    assert 'ssl = "verify-full"' in (operator.folder / "tenantproxy/tenantproxy.toml").read_text()
 
 
 KINDS: Final = {

@@ -49,7 +49,8 @@ class GivenServer:
 def parse_dsn(text: str, environment: Mapping[str, str]) -> GivenServer:
     """The parts of `postgresql://user:password@host:port/database?sslmode=...`.
 
-    A password may also be in PGPASSWORD of `environment`. Raises ConfigurationError that says which part is wrong.
+    What it leaves out is in `environment`: PGHOST, PGPORT, PGUSER, PGPASSWORD, PGSSLMODE, PGSSLROOTCERT.
+    Raises ConfigurationError that says which part is wrong.
     """
     try:
         parts = urlsplit(text)
@@ -72,7 +73,7 @@ def parse_dsn(text: str, environment: Mapping[str, str]) -> GivenServer:
         raise _wrong("names no user", f"{_FORM}: one that may create roles, best a superuser")
     if not database:
         raise _wrong("names no database", f"{_FORM}: the one that your application uses")
-    ssl = options.get("sslmode", "prefer")
+    ssl = options.get("sslmode") or environment.get("PGSSLMODE") or "prefer"
     if ssl not in get_args(SslMode):
         raise _wrong(f"has an unknown sslmode {ssl!a}", f"one of {', '.join(get_args(SslMode))}")
     given = options.get("password") or unquote(parts.password or "") or environment.get("PGPASSWORD", "")
@@ -83,7 +84,7 @@ def parse_dsn(text: str, environment: Mapping[str, str]) -> GivenServer:
         password=given or None,
         database=database,
         ssl=ssl,
-        ssl_root_cert_file=options.get("sslrootcert", ""),
+        ssl_root_cert_file=options.get("sslrootcert") or environment.get("PGSSLROOTCERT", ""),
     )
 
 

@@ -19,6 +19,7 @@ __all__ = ["CONFIG", "SecretFiles", "secret_files", "sql_files", "write_plan"]
 
 CONFIG: Final = "tenantproxy.toml"
 _SECRETS: Final = "secrets"
+_MADE: Final = ("router_password", "row_key", "role_key", "jwt")
 _LONGEST: Final = 1024  # of a secret's file that is read again
 
 
@@ -39,7 +40,7 @@ class SecretFiles:
 
 def secret_files(folder: Path, given: GivenServer) -> SecretFiles:
     """Those that a former run left in the folder, and new ones for the rest. Writes nothing."""
-    texts = {name: _kept(folder, name) or secrets.token_hex(32) for name in ("router_password", "row_key", "role_key")}
+    texts = {name: _kept(folder, name) or secrets.token_hex(32) for name in _MADE}
     if given.password is not None:
         texts["admin_password"] = given.password
     return SecretFiles(texts)

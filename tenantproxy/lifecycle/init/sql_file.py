@@ -71,10 +71,10 @@ def _transaction(statements: Iterable[str], whole: bool) -> str:
 
 
 def runs(text: str) -> list[str]:
-    """What is to be sent to the server by itself: a file with its own transactions as it is, else each statement."""
-    if "\nBEGIN;\n" in f"\n{text}":
-        return [text]
-    return [part for part in re.split(r"\n\s*\n", text) if any(not line.startswith("--") for line in part.splitlines())]
+    """What is to be sent to the server by itself: each transaction of a file that has its own, else each statement."""
+    has_transactions = "\nBEGIN;\n" in f"\n{text}"
+    parts = re.split(r"(?<=\nCOMMIT;\n)", text) if has_transactions else re.split(r"\n\s*\n", text)
+    return [part for part in parts if any(line and not line.startswith("--") for line in part.splitlines())]
 
 
 def granted(rights: str, on: str, to: str) -> Do:

@@ -12,7 +12,7 @@ from tenantproxy.lifecycle.init.registry import literal
 from tenantproxy.lifecycle.init.role_files import joined, taken_back
 from tenantproxy.lifecycle.init.shape import PlannedTable, Shape, TableState
 from tenantproxy.lifecycle.init.sql_file import Do, SqlFile, when
-from tenantproxy.lifecycle.install_sql import context_sql
+from tenantproxy.lifecycle.install_sql import auth_sql, context_sql
 from tenantproxy.lifecycle.table_facts import Relation
 from tenantproxy.model import quote_identifier
 
@@ -40,15 +40,17 @@ COMMIT;
 
 
 def context_file(shape: Shape, setting: str) -> SqlFile:
-    """The signed context, without its keys: `--apply` stores them, and so does `tenantproxy install`."""
+    """The signed context, without its keys (`--apply` stores them, and so does `tenantproxy install`), and sessions."""
     return SqlFile(
         number=30,
         name="install",
         about=(
-            "What `tenantproxy install` puts into the database: functions that prove whose a session is.",
+            "What `tenantproxy install` puts into the database: functions that prove whose a session is, and tables",
+            "in which the router keeps sessions and revoked tokens.",
             "The key is secret, and not in here: --apply stores it, or tenantproxy install --config FILE.",
         ),
-        body=context_sql(app_role=shape.names.tenants, setting=setting, keys=None),
+        body=context_sql(app_role=shape.names.tenants, setting=setting, keys=None)
+        + auth_sql(app_role=shape.names.router),
         undo_body=_FORGET_CONTEXT,
     )
 

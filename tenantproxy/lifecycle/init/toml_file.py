@@ -74,8 +74,9 @@ def _lines(
     yield from _registry(shape, registry, ids)
     yield from (
         "",
-        "# [auth]                                 # who signs access tokens: docs/tokens.md",
-        '# key_file = "secrets/jwt"',
+        "[auth]                                   # signs access tokens; of another issuer: docs/tokens.md",
+        'key_file = "secrets/jwt"',
+        "",
     )
     yield from (
         "# [pg.users.app]                         # users of the PostgreSQL port: docs/pg.md",

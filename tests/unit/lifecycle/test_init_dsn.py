@@ -22,6 +22,13 @@ def test_what_a_dsn_leaves_out_comes_from_the_environment() -> None:
     assert "secret" not in repr(given)
 
 
+def test_how_to_encrypt_comes_from_the_environment_where_a_dsn_is_silent() -> None:
+    environment = {"PGSSLMODE": "verify-full", "PGSSLROOTCERT": "/ca.pem"}
+    given = parse_dsn("postgresql://ann@db/app", environment)
+    assert (given.ssl, given.ssl_root_cert_file) == ("verify-full", "/ca.pem")
+    assert parse_dsn("postgresql://ann@db/app?sslmode=require", environment).ssl == "require"
+
+
 @pytest.mark.parametrize(
     ("dsn", "said"),
     [

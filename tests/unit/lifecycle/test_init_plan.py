@@ -237,6 +237,13 @@ def test_the_file_is_a_configuration_that_names_what_is_there() -> None:
     assert settings.row.unprotected == ("public.countries",)
     assert settings.registry.query is not None
     assert "'tenantproxy_tenants' as role" in settings.registry.query
+    assert str(settings.auth.key_file) == "secrets/jwt"
+
+
+def test_what_sessions_need_is_installed_with_the_context() -> None:
+    installed = text_of(a_plan(FOUND, ROWS), 30)
+    assert "FUNCTION tenantproxy.bound_tenant()" in installed
+    assert 'GRANT SELECT ON tenantproxy.tenant_epochs, tenantproxy.revoked TO "tenantproxy_router"' in installed
 
 
 def test_tenants_that_no_table_lists_are_in_the_file() -> None:
@@ -317,6 +324,7 @@ def test_statements_outside_of_a_transaction_are_run_one_by_one() -> None:
     assert [part.strip() for part in runs(apart.text())] == [f"{each.sql};" for each in statements]
     together = replace(apart, whole=True)
     assert runs(together.text()) == [together.text()]
+    assert runs(together.text() + together.text()) == [together.text()] * 2
 
 
 def test_a_name_cannot_end_the_body_of_a_condition() -> None:
