@@ -16,7 +16,7 @@ from docs.pages.__main__ import written
 from docs.pages.floors import PICTURE, drawing
 from docs.pages.source import FURTHER, HOME, MADE, SECTIONS, source
 from tenantproxy.errors import TenantProxyError
-from tests.support.readme import DOCS, README
+from tests.support.readme import DOCS, README, blocks
 
 EMPTY = {section: f"# {section}\n" for section in SECTIONS}
 
@@ -114,3 +114,9 @@ def test_each_error_code_has_its_section_with_its_outward_form() -> None:
         for kind in reversed(list(kinds()))  # a kind without a code of its own has that of its base, which is told
     }
     assert told == known
+
+
+@pytest.mark.parametrize("name", ["aiohttp", "django", "litestar"])
+def test_a_guide_shows_the_example_as_it_is(name: str) -> None:
+    example = f"{name}_app.py"
+    assert blocks(name, DOCS / f"{name}.md")[example] == (README.parent / "examples" / example).read_text()

@@ -28,6 +28,7 @@ CONFIG = Path(__file__).parents[3] / "config"
 RULES = CONFIG / "prometheus"
 DASHBOARD = CONFIG / "grafana" / "tenantproxy.json"
 RUNBOOKS = CONFIG.parent / "docs" / "runbooks"
+CAPACITY = CONFIG.parent / "docs" / "capacity.md"
 
 
 PART = FleetServerStats(server="a", granted=1, target=1, wanted=1.0, used=1, cap=1, processes=1, ghosts=0)
@@ -89,7 +90,9 @@ def test_each_alert_is_tried_where_it_must_fire() -> None:
     assert {name for name in alerts() if f"runbook_url: {HOME}docs/runbooks/{name}.md" not in told} == set()
 
 
-@pytest.mark.parametrize("file", [RULES / "rules.yml", DASHBOARD, *RUNBOOKS.glob("*.md")], ids=lambda file: file.name)
+@pytest.mark.parametrize(
+    "file", [RULES / "rules.yml", DASHBOARD, CAPACITY, *RUNBOOKS.glob("*.md")], ids=lambda file: file.name
+)
 def test_every_series_in_a_shipped_file_is_one_that_a_scrape_yields(file: Path) -> None:
     read = set(re.findall("(?<![:a-z_])" + PREFIX + "[a-z_]+", file.read_text()))
     assert read or file.parent == RUNBOOKS
