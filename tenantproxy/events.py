@@ -57,6 +57,7 @@ __all__ = [
     "ServerDown",
     "ServerMovedTo",
     "ServerUp",
+    "ServiceCommanded",
     "SessionEnded",
     "SlowLease",
     "SlowStatement",
@@ -386,6 +387,23 @@ class AdminChangeAnswered(Event):
     user: str
     address: str
     status: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceCommanded(Event):
+    """An operator did something by a signal or on the console of the port, and not over the admin listener.
+
+    `by`: the signal's name, or `console`, with its `user` and the client's `address`. `change`: reload, restart,
+    upgrade, drain, or what was done to `tenant`: pause, resume, kill. `outcome`: done, refused (its user may not) or
+    failed.
+    """
+
+    by: str
+    change: str
+    outcome: str
+    tenant: str = ""
+    user: str = ""
+    address: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import replace
 from time import monotonic
@@ -34,7 +34,7 @@ from tenantproxy.errors import (
 )
 from tenantproxy.events import AdminAccess, Observer, Observers, SessionEnded, ignore, tolerant
 from tenantproxy.fleet.listening import FleetListening, SharedConnection
-from tenantproxy.fleet.stats import FleetStats
+from tenantproxy.fleet.stats import FleetProcess, FleetStats
 from tenantproxy.lending import ScopeLending
 from tenantproxy.life import MainServices, RouterLife
 from tenantproxy.model import Isolation, Route, Tenant, TenantId, TenantStatus, tenant_id
@@ -434,6 +434,10 @@ class Router:
     def fleet(self) -> FleetStats | None:
         """What this process has of its servers' budgets, in a fleet; None: all of them."""
         return self._parts.fleet.stats()
+
+    async def fleet_processes(self) -> Sequence[FleetProcess]:
+        """What each process of the fleet has of each server: asked of the main database, or of the host's file."""
+        return await self._parts.fleet.processes()
 
     def bury(self, dead: Iterable[UUID]) -> None:
         """These processes of the fleet have ended for sure, as their supervisor has seen."""

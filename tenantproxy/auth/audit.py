@@ -30,6 +30,7 @@ from tenantproxy.events import (
     LoginSucceeded,
     OperationEnded,
     RefreshTokenReused,
+    ServiceCommanded,
     SessionEnded,
     TenantChangeAsked,
 )
@@ -38,7 +39,7 @@ __all__ = ["AUDITED", "AuditTable"]
 
 AUDITED: Final = (
     LoginSucceeded, LoginFailed, LoginLocked, LoggedOut, SessionEnded, RefreshTokenReused, AdminAccess,
-    AdminChangeAnswered, TenantChangeAsked, OperationEnded,
+    AdminChangeAnswered, TenantChangeAsked, OperationEnded, ServiceCommanded,
 )  # fmt: skip
 """The events that are written."""
 
@@ -82,14 +83,14 @@ class AuditTable:
         self._written_out = asyncio.Event()  # the queue is empty
         self._task: asyncio.Task[None] | None = None  # there is one from open to close
 
-    def __call__(self, event: Event) -> None:
-        """Keep `event` when it is one of AUDITED."""
+    def __call__(self, event: Event, *, at: float | None = None) -> None:
+        """Keep `event` when it is one of AUDITED. `at`: unix time at which it happened; None: now."""
         if not isinstance(event, AUDITED):
             return
         if len(self._queue) >= self._max_queued:
             self.lost += 1
             return
-        self._queue.append(_row(event, self._clock()))
+        self._queue.append(_row(event, self._clock() if at is None else at))
         self._written_out.clear()
         self._more.set()
 

@@ -11,7 +11,7 @@ import os
 import random
 import time
 import weakref
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from enum import StrEnum
@@ -29,7 +29,7 @@ from tenantproxy.fleet.ledger import HostLedger
 from tenantproxy.fleet.link import FleetLink, Stale, addressed, keeps_budgets
 from tenantproxy.fleet.listening import SharedConnection
 from tenantproxy.fleet.ration import FixedQuota
-from tenantproxy.fleet.stats import FleetStats
+from tenantproxy.fleet.stats import FleetProcess, FleetStats
 from tenantproxy.fleet.values import FleetReport, ServerGrant
 from tenantproxy.pools.budget import ServerBudget
 
@@ -365,6 +365,14 @@ class Fleet:
         return await self._link.shared() if self._link is not None and self.phase is Phase.SHARED else None
 
     # --- what is -----------------------------------------------------------------------------------------------------
+    async def processes(self) -> Sequence[FleetProcess]:
+        """Who has what of each server; none while this process shares with no other, or main does not answer."""
+        if self._link is None or self.phase is not Phase.SHARED:
+            return ()
+        with suppress(TenantProxyError, TimeoutError, *LOST):
+            return await self._link.processes(timeout=_CALL_SECONDS)
+        return ()
+
     def stats(self) -> FleetStats | None:
         """A snapshot; None while this process shares with no other."""
         if self._books is None or self.phase is not Phase.SHARED:

@@ -17,6 +17,7 @@ from uuid import UUID
 
 from tenantproxy.fleet.balance import Asker, raises, targets
 from tenantproxy.fleet.host import HostSlot, locked
+from tenantproxy.fleet.stats import FleetProcess
 from tenantproxy.fleet.values import FleetReport, ServerGrant
 
 __all__ = ["HostLedger", "answer"]
@@ -168,6 +169,23 @@ class HostLedger:
             return found["servers"], {UUID(process) for process in found["awaited"]}, float(found.get("opens", 0.0))
         except (FileNotFoundError, ValueError, LookupError, TypeError):
             return None
+
+    async def processes(self, *, timeout: float) -> list[FleetProcess]:
+        """As `FleetLink.processes`, of the processes of the host. Raises TimeoutError, OSError."""
+        async with asyncio.timeout(timeout):
+            found = await asyncio.to_thread(self._read)
+        return [
+            FleetProcess(
+                server=name,
+                process=process,
+                state="dead" if row["dead"] else "live",
+                granted=row["granted"],
+                used=row["used"],
+                wanted=round(row["want"], 1),
+            )
+            for name, server in sorted((found[0] if found is not None else {}).items())
+            for process, row in server["rows"].items()
+        ]
 
     async def shared(self) -> None:
         """There is no connection to share."""

@@ -20,6 +20,7 @@ from tenantproxy.connect.place import Place
 from tenantproxy.connect.server_tls import ssl_argument
 from tenantproxy.errors import ConfigurationError, ConnectFailed, Problem
 from tenantproxy.fleet.listening import SharedConnection
+from tenantproxy.fleet.stats import FleetProcess
 from tenantproxy.fleet.values import FleetReport, ServerGrant, body, signature
 
 __all__ = ["CHANNEL", "PIDS", "FleetLink", "Stale", "addressed", "connect_main", "connect_serving", "keeps_budgets"]
@@ -30,6 +31,11 @@ _KEEPS_BUDGETS: Final = (
     " FROM pg_catalog.to_regprocedure('tenantproxy.fleet_sync(text, uuid, bigint, text, bytea)') f"
 )
 _SYNC: Final = "SELECT * FROM tenantproxy.fleet_sync($1, $2, $3, $4, $5)"
+_VIEW: Final = (
+    "SELECT server, process, silent, granted, used, wanted, seen_ms FROM tenantproxy.fleet_view($1)"
+    " WHERE process IS NOT NULL ORDER BY server, greatest(granted, used) DESC, process LIMIT $2"
+)
+_MOST_SHOWN: Final = 500
 PIDS: Final = (
     "SELECT pg_catalog.array_agg(a.pid) FROM pg_catalog.pg_stat_get_activity(NULL) a"
     " JOIN pg_catalog.pg_roles r ON r.oid = a.usesysid"
@@ -127,6 +133,30 @@ class FleetLink:
         except BaseException:
             self.drop()
             raise
+
+    async def processes(self, *, timeout: float) -> list[FleetProcess]:
+        """Who has what. Raises as `sync`; nothing where the main database is of a release that cannot tell."""
+        try:
+            async with asyncio.timeout(timeout), self._lock:
+                conn = await self._connected()
+                rows = await conn.fetch(_VIEW, self._fleet.id, _MOST_SHOWN)
+        except asyncpg.UndefinedFunctionError:
+            return []
+        except BaseException:
+            self.drop()
+            raise
+        return [
+            FleetProcess(
+                server=row["server"],
+                process=str(row["process"]),
+                state="silent" if row["silent"] else "live",
+                granted=row["granted"],
+                used=row["used"],
+                wanted=round(row["wanted"], 1),
+                seen_seconds=round(row["seen_ms"] / 1000),
+            )
+            for row in rows
+        ]
 
     async def shared(self) -> SharedConnection:
         """The connection, for what listens on it. Raises TimeoutError, or asyncpg's errors."""

@@ -4,7 +4,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["FleetServerStats", "FleetStats"]
+__all__ = ["FleetProcess", "FleetServerStats", "FleetStats"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FleetProcess:
+    """What one process of the fleet has of one server, in connections, as main or the file of the host knows it.
+
+    `state`: `live`, `silent` (not heard of for a ttl), `dead` (seen to have ended; what it had is reserved).
+    `seen_seconds`: since its last report; None: not known.
+    """
+
+    server: str
+    process: str
+    state: str
+    granted: int
+    used: int
+    wanted: float
+    seen_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

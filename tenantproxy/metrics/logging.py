@@ -54,6 +54,7 @@ from tenantproxy.events import (
     ServerDown,
     ServerMovedTo,
     ServerUp,
+    ServiceCommanded,
     SessionEnded,
     SlowLease,
     SlowStatement,
@@ -108,6 +109,7 @@ LEVELS: Final[Mapping[type[Event], int]] = {
     PoolOpened: logging.INFO,
     RegistryRecovered: logging.INFO,
     ServerUp: logging.INFO,
+    ServiceCommanded: logging.INFO,
     SessionEnded: logging.INFO,
 }
 """Whatever is not here is DEBUG."""

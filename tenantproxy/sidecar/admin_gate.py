@@ -19,12 +19,25 @@ from tenantproxy.events import AdminChangeAnswered, Observer, ignore
 from tenantproxy.middleware.problems import GONE
 from tenantproxy.sidecar.admin_roles import ANYONE, AdminCaller, Role, bearer_of, check_may_change, check_role, known_by
 from tenantproxy.sidecar.admin_routes import AdminRoute, route_for
+from tenantproxy.sidecar.http_protocol import HttpProtocol
 from tenantproxy.sidecar.page.routes import INDEX
 
-__all__ = ["CALLER", "ForeignOrigin", "admin_gate", "audited", "check_own_origin", "own_pattern", "pattern_of"]
+__all__ = [
+    "AUDITED",
+    "CALLER",
+    "ForeignOrigin",
+    "admin_gate",
+    "audited",
+    "check_own_origin",
+    "own_pattern",
+    "pattern_of",
+]
 
 CALLER: Final = web.RequestKey("tenantproxy_admin_caller", AdminCaller)
 """Who asks, for handlers."""
+
+AUDITED: Final = web.RequestKey("tenantproxy_audited", bool)
+"""Whether the change has been told already."""
 
 _ORIGIN: Final = re.compile(r"[a-z0-9._\-]+(:[0-9]+)?|\[[0-9a-f:.]+\](:[0-9]+)?")
 _LOOPBACK: Final = frozenset(("localhost", "127.0.0.1", "::1"))
@@ -68,6 +81,8 @@ def admin_gate(now: Callable[[], Admin], observer: Observer = ignore) -> Middlew
         _check_host(request, names)
         check_own_origin(request, admin.hosts)
         caller = request[CALLER] = _caller(request, admin, route)
+        if caller.by or not admin.each_token:
+            _known(request)
         needed = _needed(pattern, route)
         if request.method in ("GET", "HEAD") or not pattern:
             check_role(caller, needed)
@@ -81,7 +96,10 @@ def admin_gate(now: Callable[[], Admin], observer: Observer = ignore) -> Middlew
 async def audited(
     request: web.Request, handler: Handler, pattern: str, caller: AdminCaller, needed: Role, observer: Observer
 ) -> web.StreamResponse:
-    """The answer of `handler` to a change, if `caller` may ask for it; `observer` is told of either."""
+    """The answer of `handler` to a change, if `caller` may ask for it; `observer` is told of either.
+
+    Unless another process, which did it, was told: the handler sets AUDITED then.
+    """
     code = GONE
     try:
         check_role(caller, needed)
@@ -97,8 +115,15 @@ async def audited(
         code = 500
         raise
     finally:
-        observer(_answered(request, pattern, caller, code))
+        if not request.get(AUDITED, False):
+            observer(_answered(request, pattern, caller, code))
     return response
+
+
+def _known(request: web.Request) -> None:
+    """Its connection is not among those any more that make room for others."""
+    if isinstance(request.protocol, HttpProtocol):
+        request.protocol.on_known()
 
 
 def _needed(pattern: str, route: AdminRoute | None) -> Role:

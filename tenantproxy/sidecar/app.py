@@ -23,6 +23,7 @@ from tenantproxy.config import Settings, listen_address
 from tenantproxy.config.changes import Change, changed_keys, changed_secrets, marks, refuse, told
 from tenantproxy.config.version import VERSION
 from tenantproxy.errors import ConfigurationError, NotSupported, Problem, TenantProxyError, is_passing
+from tenantproxy.events import Event
 from tenantproxy.lifecycle.login_sync import LoginFollower
 from tenantproxy.metrics.exposition import registry_of
 from tenantproxy.metrics.fleet import FleetCollector
@@ -32,7 +33,7 @@ from tenantproxy.metrics.pg import PgCollector
 from tenantproxy.metrics.prometheus import RouterCollector, Seen, TenantCounts, no_traces
 from tenantproxy.pools.base import Stats
 from tenantproxy.router import Router
-from tenantproxy.sidecar.admin import Readiness, admin_app, pools_json, server_json
+from tenantproxy.sidecar.admin import ADMIN_CLIENTS, MOST_UNKNOWN, Readiness, admin_app, pools_json, server_json
 from tenantproxy.sidecar.admin_desk import AdminDesk
 from tenantproxy.sidecar.admin_gate import admin_gate
 from tenantproxy.sidecar.admin_roles import check_may_change
@@ -45,10 +46,11 @@ from tenantproxy.sidecar.lag import LoopLag
 from tenantproxy.sidecar.listener import HttpListener
 from tenantproxy.sidecar.live import LiveRouter
 from tenantproxy.sidecar.live_routes import live_routes
-from tenantproxy.sidecar.page.feed import MAX_VIEWERS, PageFeed
+from tenantproxy.sidecar.page.feed import PageFeed
 from tenantproxy.sidecar.page.recent import RecentEvents
 from tenantproxy.sidecar.page.routes import page_routes
 from tenantproxy.sidecar.page.rows import Look
+from tenantproxy.sidecar.page.shares import FleetShares
 from tenantproxy.sidecar.pg import PgPort, Reread
 from tenantproxy.sidecar.pg.colleagues import Colleagues
 from tenantproxy.sidecar.service import Controls, Peer, UpgradeFailed, check_free
@@ -62,7 +64,6 @@ from tenantproxy.sidecar.tls import listener_tls
 __all__ = ["DRAIN_TIMEOUT", "Sidecar", "run"]
 
 DRAIN_TIMEOUT: Final = 30.0
-_ADMIN_CLIENTS: Final = MAX_VIEWERS + 100
 _YIELD_LOOKS, _YIELD_PAUSE = 250, 0.02  # five seconds for connections to be given back before an upgrade
 _COUNTED_SOURCES: Final = frozenset({"memory", "file"})  # all tenants are in our memory: counting them asks no server
 
@@ -146,9 +147,10 @@ class Sidecar:
         )
         self._drain_timeout = drain_timeout
         self._desk = AdminDesk(router, lambda: check_may_change(self._settings.admin))
-        recent = RecentEvents()
-        router.observer.add(recent)
-        self.page = PageFeed(self._look, recent)
+        self.recent = RecentEvents()
+        router.observer.add(self.recent)
+        self.shares = FleetShares(router.fleet_processes)
+        self.page = PageFeed(self.look, self.recent)
         admin = admin_app(
             self._requests,
             readiness=self._ready_now,
@@ -170,7 +172,8 @@ class Sidecar:
             settings.admin.listen,
             admin,
             protocol="admin",
-            max_clients=_ADMIN_CLIENTS,
+            max_clients=ADMIN_CLIENTS,
+            max_unknown=MOST_UNKNOWN,
             drain_timeout=drain_timeout,
             tls=listener_tls(settings.admin, "admin"),
             sockets=given.get("admin", ()),
@@ -291,6 +294,7 @@ class Sidecar:
         if self.pg is not None:
             await self.pg.close()  # not before: requests of SQL have its backends to their end
         await self._desk.close(timeout=self._drain_timeout)
+        await self.shares.close()
         await self.auth.close()
         await self.router.close()
         if self._admin is not None:
@@ -393,6 +397,10 @@ class Sidecar:
         """Cancel for a client of this process, whose request came to another; False: it has no such client."""
         return self.pg is not None and self.pg.has_listener and await self.pg.listener.cancel_here(pid, secret)
 
+    def tell(self, event: Event) -> None:
+        """See `service.Service`."""
+        self.router.observer(event)
+
     def meet(self, peer: Peer | None) -> None:
         """`peer` is the process before or after this one, while both serve."""
         if self.pg is not None:
@@ -432,12 +440,15 @@ class Sidecar:
     async def _servers(self) -> list[dict[str, Any]]:
         return [server_json(server) for server in (await self.router.snapshot()).servers]
 
-    async def _look(self) -> Look:
-        counts = self.router.login_counts
+    async def look(self, *, processes: bool = True) -> Look:
+        """What the page shows of this process; `processes`: and of all in its fleet."""
+        counts, fleet = self.router.login_counts, self.router.fleet
         listeners = (each.stats() for each in (self._public, self.pg) if each is not None)
         return Look(
             stats=await self.router.snapshot(),
-            fleet=self.router.fleet,
+            fleet=fleet,
+            processes=self.shares.latest() if processes and fleet is not None else (),
+            own=() if fleet is None else (fleet.process,),
             logins={} if counts is None else {str(name): count for name, count in counts.results.items()},
             clients={each.protocol: (each.clients, each.limit) for each in listeners},
             paused=self.pg.view.paused() if self.pg is not None and self.pg.has_listener else (),

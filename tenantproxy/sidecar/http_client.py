@@ -37,6 +37,10 @@ class ClientListener(Protocol):
         """aiohttp's protocol for one more client, or what it is answered."""
         ...
 
+    def known(self, client: HttpClient) -> None:
+        """It is gone; see `HttpListener.known`."""
+        ...
+
 
 class HttpClient(asyncio.Protocol):
     """One connection: admitted and passed on to aiohttp, or refused. A `shortcut.ShortcutClient`."""
@@ -137,6 +141,11 @@ class HttpClient(asyncio.Protocol):
             if self._listener.is_closing and self._transport is not None:
                 self._transport.close()
 
+    def make_room(self, limit: int) -> None:
+        """See `unauthenticated.Pending`. The place is free at once."""
+        self._listener.places.leave(self)
+        self.give_way()
+
     def give_way(self) -> None:
         """Close: another takes the place. What was answered may still be on its way, for a moment."""
         if self._transport is not None:
@@ -187,6 +196,7 @@ class HttpClient(asyncio.Protocol):
         self._stop_timer()
         self._is_read()
         self._listener.places.leave(self)
+        self._listener.known(self)
         if self._shortcut is not None:
             self._shortcut.lost()
         if self._inner is not None:

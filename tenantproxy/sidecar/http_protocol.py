@@ -70,10 +70,18 @@ class HttpProtocol(web.RequestHandler):
     """Whether a request is under way that went past aiohttp, for which the connection only seems to be idle."""
 
     def __init__(
-        self, manager: web.Server, *, loop: asyncio.AbstractEventLoop, on_idle: Callable[[], None], **options: Any
+        self,
+        manager: web.Server,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        on_idle: Callable[[], None],
+        on_known: Callable[[], None] = lambda: None,
+        **options: Any,
     ) -> None:
         super().__init__(manager, loop=loop, **options)
         self._on_idle = on_idle
+        self.on_known = on_known
+        """To be called when a request has shown who asks."""
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """See asyncio.Protocol."""

@@ -6,6 +6,7 @@ import asyncio
 import json
 import socket
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final
 
 from aiohttp import web
@@ -18,6 +19,7 @@ from tenantproxy.sidecar.places import Places
 from tenantproxy.sidecar.shortcut import ShortDoor
 from tenantproxy.sidecar.sockets import Listening, serve
 from tenantproxy.sidecar.tls import ListenerTls
+from tenantproxy.sidecar.unauthenticated import Unauthenticated
 
 __all__ = ["HttpListener"]
 
@@ -52,7 +54,9 @@ class HttpListener:
     address that `is_exempt` does not hold for, with 429. The head of each request must be complete `head_timeout`
     seconds after its first byte, that of the first request after the connection was opened: silence is free of charge,
     and would take the places of all. For the same reason a client that takes nothing of what it asked for is cut off
-    after `write_timeout` seconds. `tls`: with what clients must speak; replaced when certificates are read again. A
+    after `write_timeout` seconds. `max_unknown` (0: no such limit): connections of which no request has shown who asks
+    (`known`); one more closes the oldest of them, so that those who are known find a place however many others come.
+    `tls`: with what clients must speak; replaced when certificates are read again. A
     handshake is part of the first head. `shortcut`: answers what it takes without `app`.
     """
 
@@ -69,6 +73,7 @@ class HttpListener:
         head_timeout: float = _HEAD_SECONDS,
         write_timeout: float = _WRITE_SECONDS,
         max_per_address: int = 0,
+        max_unknown: int = 0,
         idle_grace: float = 1.0,
         is_exempt: Callable[[str], bool] = lambda peer: False,
         tls: ListenerTls | None = None,
@@ -83,6 +88,7 @@ class HttpListener:
         self.write_timeout = write_timeout
         self.is_exempt = is_exempt
         self.places: Places[HttpClient] = Places(max_clients, max_per_address, HttpClient.give_way, grace=idle_grace)
+        self.unknown = Unauthenticated(max_unknown) if max_unknown else None
         app.on_response_prepare.append(self._say_last)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=drain_timeout)
         self._drain_timeout = drain_timeout
@@ -163,15 +169,24 @@ class HttpListener:
         server = self._runner.server
         if server is None:
             return _REFUSAL
+        if self.unknown is not None:
+            self.unknown.add(client)
         if not self.places.take(client):
+            self.known(client)
             return _REFUSAL if client.address is None or len(self.places) >= self.places.limit else _REFUSAL_OF_ADDRESS
         return HttpProtocol(
             server,
             loop=asyncio.get_running_loop(),
             on_idle=client.waits,
+            on_known=partial(self.known, client),
             access_log=None,
             keepalive_timeout=_KEEPALIVE_SECONDS,
             max_line_size=_LINE_BYTES,
             max_field_size=_LINE_BYTES,
             max_headers=_HEADERS,
         )
+
+    def known(self, client: HttpClient) -> None:
+        """A request has shown whose it is, or it is gone. Safe to call again."""
+        if self.unknown is not None:
+            self.unknown.discard(client)

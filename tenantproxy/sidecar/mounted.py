@@ -30,6 +30,7 @@ from tenantproxy.sidecar.page.feed import PageFeed
 from tenantproxy.sidecar.page.recent import RecentEvents
 from tenantproxy.sidecar.page.routes import page_routes
 from tenantproxy.sidecar.page.rows import Look
+from tenantproxy.sidecar.page.shares import FleetShares
 from tenantproxy.sidecar.session_routes import session_routes
 from tenantproxy.sidecar.tenant_routes import TenantRoutes
 
@@ -45,7 +46,8 @@ def mounted_app(router: Router, auth: Auth | None) -> web.Application:
     """The application of aiohttp. `auth` None: by the tokens of `[admin]`; without any, nothing is answered."""
     recent = RecentEvents()
     remove = router.observer.add(recent)
-    feed = PageFeed(lambda: _look(router), recent)
+    shares = FleetShares(router.fleet_processes)
+    feed = PageFeed(lambda: _look(router, shares), recent)
     desk = AdminDesk(router, lambda: None)  # the gate has looked at roles
     series = registry_of(
         RouterCollector(router.stats, version=VERSION, tenants=router.registry.counts),
@@ -84,6 +86,7 @@ def mounted_app(router: Router, auth: Auth | None) -> web.Application:
     async def end(_: web.Application) -> None:
         remove()
         await feed.close()
+        await shares.close()
         await desk.close(timeout=_STREAM_SECONDS)
 
     app.on_shutdown.append(end)
@@ -103,10 +106,13 @@ def _by_name(headers: Iterable[tuple[str, str]]) -> Mapping[str, str]:
     return joined
 
 
-async def _look(router: Router) -> Look:
-    counts = router.login_counts
+async def _look(router: Router, shares: FleetShares) -> Look:
+    counts, fleet = router.login_counts, router.fleet
     logins = {} if counts is None else {str(name): count for name, count in counts.results.items()}
-    return Look(stats=await router.snapshot(), fleet=router.fleet, logins=logins)
+    stats = await router.snapshot()
+    if fleet is None:
+        return Look(stats=stats, logins=logins)
+    return Look(stats=stats, fleet=fleet, logins=logins, processes=shares.latest(), own=(fleet.process,))
 
 
 def _by_token(router: Router, headers: Mapping[str, str]) -> AdminCaller:

@@ -17,6 +17,7 @@ from contextvars import Context
 from typing import Any, Final
 
 from tenantproxy.errors import NotSupported, TenantProxyError
+from tenantproxy.events import ServiceCommanded
 from tenantproxy.sidecar.generation import Generation
 from tenantproxy.sidecar.service import Service, UpgradeFailed
 from tenantproxy.sidecar.sockets import Sockets, close_all
@@ -170,6 +171,7 @@ class Process:
     # --- signals -----------------------------------------------------------------------------------------------------
     def _signalled(self, number: signal.Signals) -> None:
         logger.info("%s: draining", number.name)
+        self._tell(number.name, "drain")
         loop = asyncio.get_running_loop()
         for each in _ENDING:
             loop.remove_signal_handler(each)
@@ -180,18 +182,25 @@ class Process:
             self._upgrading.cancel()
         self._stop.set()
 
+    def _tell(self, by: str, change: str, outcome: str = "done") -> None:
+        if self._service is not None:
+            self._service.tell(ServiceCommanded(by=by, change=change, outcome=outcome))
+
     def _do(self, work: Callable[[], Coroutine[Any, Any, object]], name: str, verb: str) -> None:
         """However many signals come while one is obeyed, that is done once more, as things are then."""
 
         async def done() -> None:
+            outcome = "failed"
             try:
                 await work()
+                outcome = "done"
             except TenantProxyError as exc:
                 logger.error("%s: %s failed, nothing was changed: %s", name, verb, exc)
             except Exception:
                 logger.exception("%s: %s failed", name, verb)
             finally:
                 self._under_way.discard(verb)
+                self._tell(name, verb, outcome)
             if verb in self._once_more:
                 self._once_more.discard(verb)
                 self._do(work, name, verb)

@@ -7,6 +7,7 @@ from typing import Final, Protocol
 
 from tenantproxy.config.shares import LEAST
 from tenantproxy.errors import TenantProxyError
+from tenantproxy.events import Event
 
 __all__ = ["Controls", "Peer", "ReloadRefused", "Service", "UpgradeFailed", "check_free"]
 
@@ -80,6 +81,10 @@ class Service(Protocol):
 
     async def cancel(self, pid: int, secret: bytes) -> bool:
         """Carry out a cancel request for a client of this process; False: it has no such client."""
+        ...
+
+    def tell(self, event: Event) -> None:
+        """Let its observers hear of `event`, and the audit log."""
         ...
 
     def meet(self, peer: Peer | None) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 import pytest
@@ -24,6 +24,7 @@ from tenantproxy.sidecar.admin_gate import admin_gate
 from tenantproxy.sidecar.listener import HttpListener
 from tests.support.command import command
 from tests.support.sidecar import Served
+from tests.support.waiting import PATIENCE
 
 TOKEN = "a token of more than sixteen bytes"
 BARE = """
@@ -53,7 +54,7 @@ async def _servers() -> list[dict[str, Any]]:
 
 
 @asynccontextmanager
-async def an_admin_listener(*, ready: bool = True, **keys: Any) -> AsyncIterator[str]:
+async def an_admin_listener(*, ready: bool = True, max_unknown: int = 0, **keys: Any) -> AsyncIterator[str]:
     async def readiness() -> Readiness:
         return {"up": ready}
 
@@ -67,8 +68,9 @@ async def an_admin_listener(*, ready: bool = True, **keys: Any) -> AsyncIterator
         gate=admin_gate(lambda: admin),
     )
     listener = HttpListener(
-        served, protocol="admin", host="127.0.0.1", port=0, max_clients=10, drain_timeout=5.0, head_timeout=60.0
-    )
+        served, protocol="admin", host="127.0.0.1", port=0, max_clients=10, drain_timeout=5.0, head_timeout=60.0,
+        max_unknown=max_unknown, idle_grace=60.0,
+    )  # fmt: skip
     await listener.open()
     try:
         yield listener.url
@@ -97,6 +99,47 @@ async def ask(url: str, path: str, *headers: str, host: str | None = "127.0.0.1"
 
 def bearer(token: str) -> str:
     return f"Authorization: Bearer {token}"
+
+
+# --- places -----------------------------------------------------------------------------------------------------------
+SLOW: Final = b"GET /v1/pools HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: "
+
+
+async def test_slow_heads_without_a_token_keep_no_one_out_who_has_one() -> None:
+    asked = f"GET /v1/servers HTTP/1.1\r\nHost: 127.0.0.1\r\n{bearer(TOKEN)}\r\n\r\n".encode()
+    async with an_admin_listener(token=TOKEN, max_unknown=4) as url, AsyncExitStack() as stack:
+
+        async def opened(data: bytes) -> asyncio.StreamReader:
+            reader, writer = await asyncio.open_connection(urlsplit(url).hostname, urlsplit(url).port)
+            stack.callback(writer.close)
+            writer.write(data)
+            writers[reader] = writer
+            return reader
+
+        writers: dict[asyncio.StreamReader, asyncio.StreamWriter] = {}
+        known = [await opened(asked) for _ in range(5)]
+        for each in known:
+            assert b"200 OK" in await asyncio.wait_for(each.readuntil(b'{"servers": []}'), PATIENCE)
+        slow = [await opened(SLOW) for _ in range(30)]
+        for each in slow[:26]:
+            with suppress(ConnectionResetError):
+                assert await asyncio.wait_for(each.read(), PATIENCE) == b"", "the oldest made room"
+        assert (await ask(url, "/v1/servers", bearer(TOKEN)))[0] == 200
+        for each in known:
+            writers[each].write(asked)
+            assert b"200 OK" in await asyncio.wait_for(each.readuntil(b'{"servers": []}'), PATIENCE)
+
+
+async def test_a_wrong_token_makes_no_connection_a_known_one() -> None:
+    wrong = f"GET /v1/servers HTTP/1.1\r\nHost: 127.0.0.1\r\n{bearer('wrong')}\r\n\r\n".encode()
+    async with an_admin_listener(token=TOKEN, max_unknown=1) as url:
+        reader, writer = await asyncio.open_connection(urlsplit(url).hostname, urlsplit(url).port)
+        writer.write(wrong)
+        assert b" 401 " in await asyncio.wait_for(reader.readline(), PATIENCE)
+        assert (await ask(url, "/v1/servers", bearer(TOKEN)))[0] == 200
+        with suppress(ConnectionResetError):
+            await asyncio.wait_for(reader.read(), PATIENCE)
+        writer.close()
 
 
 # --- the token -------------------------------------------------------------------------------------------------------

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import aiohttp
+import asyncpg
 import psutil  # type: ignore[import-untyped]
 
 from tenantproxy.demo.world import World
@@ -16,6 +20,7 @@ from tests.support.sidecar import Served
 from tests.support.traffic import traffic
 from tests.support.waiting import PATIENCE, until
 
+TOKEN = "an admin token for tests"
 CAP = "SELECT min(cap) FROM tenantproxy.fleet_share"
 CONNECTIONS = (
     "SELECT count(*) FROM pg_stat_activity a JOIN pg_roles r ON r.oid = a.usesysid"
@@ -110,3 +115,79 @@ async def test_an_upgrade_in_a_fleet_exceeds_no_budget_fails_no_client_and_leave
             assert not former & set(await watch.fetchval(PROCESSES)), "those that left said so"
     finally:
         await watch.close()
+
+
+async def test_the_page_and_the_audit_log_speak_for_all_workers_and_what_was_done_to_them(
+    own_world: World, command: Command, serve: Callable[..., Served]
+) -> None:
+    config = own_world.config.with_name("fleet.toml")
+    more = '\n[audit]\ntable = true\n[pg.users.ops]\npassword = "ops"\nconsole = true\n'
+    text = own_world.config.read_text().replace("[admin]\n", f'[admin]\ntoken = "{TOKEN}"\n')
+    config.write_text(text + more)
+    installed = await asyncio.to_thread(command, "install", "--config", str(config))
+    assert installed.returncode == 0, installed.stderr
+    watch = await own_world.connect("demo_main")
+    served = serve(config, "--workers", "2")
+    seen: dict[str, Any] = {"events": [], "last": {}}
+    async with aiohttp.ClientSession(served.admin, headers={"Authorization": f"Bearer {TOKEN}"}) as http:
+        looking = asyncio.ensure_future(look_on(http, seen))
+        dsn = f"postgresql://demo:{own_world.pg_password}@{served.pg}/wayne?sslmode=disable"
+        clients = [await asyncpg.connect(dsn, timeout=PATIENCE) for _ in range(6)]
+        try:
+            for each in clients:
+                await each.fetchval("SELECT 1")
+            await until(lambda: seen["last"].get("counts", {}).get("clients", {}).get("pg", [0])[0] == 6, "all clients")
+            await until(lambda: {row[2] for row in seen.get("processes", ())} == {True}, "both are of this service")
+            assert len({row[1] for row in seen["processes"]}) == 2
+            async with http.post("/v1/pools/wayne/pause", json={}) as answer:
+                assert (answer.status, await answer.json()) == (200, {"paused": True, "idle": True})
+            await until(lambda: seen["last"]["paused"] == ["wayne"], "the page says so")
+            waits = [asyncio.ensure_future(each.fetchval("SELECT 1")) for each in clients]
+            async with http.post("/v1/pools/wayne/resume", json={}) as answer:
+                assert answer.status == 200
+            assert await asyncio.gather(*waits) == [1] * 6
+            console = await asyncpg.connect(f"postgresql://ops:ops@{served.pg}/tenantproxy?sslmode=disable")
+            await console.execute("KILL wayne")
+            await console.execute("RESUME wayne")
+            await console.close()
+            served.process.send_signal(signal.SIGHUP)
+            rows = "SELECT kind, detail->>'by' AS by, detail->>'change' AS change, tenant FROM tenantproxy.audit_log"
+            wanted = {
+                ("admin_change_answered", "admin", "POST /v1/pools/{tenant}/pause", "wayne"),
+                ("admin_change_answered", "admin", "POST /v1/pools/{tenant}/resume", "wayne"),
+                ("service_commanded", "console", "kill", "wayne"),
+                ("service_commanded", "console", "resume", "wayne"),
+                ("service_commanded", "SIGHUP", "reload", None),
+            }
+
+            async def are_written() -> bool:
+                return wanted <= {tuple(row) for row in await watch.fetch(rows)}
+
+            await until(are_written, "the audit log has all of it")
+            changes = [(each["kind"], each["fields"].get("change")) for each in seen["events"]]
+            assert ("service_commanded", "kill") in changes, "of a worker"
+            await until(lambda: heard(seen, "service_commanded", "reload"), "and of the supervisor")
+            served.process.terminate()
+            await asyncio.to_thread(served.process.wait, PATIENCE)
+            assert ("service_commanded", "SIGTERM", "drain", None) in {tuple(row) for row in await watch.fetch(rows)}
+        finally:
+            looking.cancel()
+            for each in clients:
+                each.terminate()
+            await watch.close()
+
+
+def heard(seen: dict[str, Any], kind: str, change: str) -> bool:
+    return any(each["kind"] == kind and each["fields"].get("change") == change for each in seen["events"])
+
+
+async def look_on(http: aiohttp.ClientSession, seen: dict[str, Any]) -> None:
+    """Put what the page is sent into `seen`: the last frame, all events, and the processes of the fleet."""
+    async with http.get("/v1/events", timeout=aiohttp.ClientTimeout(total=None)) as answer:
+        while line := await answer.content.readline():
+            if line.startswith(b"data: "):
+                frame = json.loads(line.removeprefix(b"data: "))
+                if "counts" in frame:
+                    seen["last"] = frame
+                    seen["events"] += frame["events"]
+                    seen["processes"] = frame.get("processes", seen.get("processes", ()))

@@ -24,6 +24,7 @@ from tenantproxy.sidecar.page.rows import (
     counts_of,
     fleet_of,
     pool_rows,
+    processes_of,
     server_row,
     waits_of,
 )
@@ -87,6 +88,7 @@ class PageFeed:
         self._clock = clock
         self._viewers: set[Viewer] = set()
         self._rows: dict[str, PoolRow] = {}  # of the last look
+        self._processes: list[list[Any]] = []  # likewise
         self._told = 0  # the number of the last event that was sent
         self._task: asyncio.Task[None] | None = None  # there is one while there are viewers
         self._is_closed = False
@@ -152,15 +154,18 @@ class PageFeed:
         news = self._recent.since(self._told)
         self._told = self._recent.last
         rest = self._rest(look, now)
+        former, self._processes = self._processes, processes_of(look)
+        other = {} if self._processes == former else {"processes": self._processes}
         await slices.pause()
         if len(new) < len(self._viewers):
-            more = _frame("more", _whole(rest, changed, gone=gone, events=news))
+            more = _frame("more", _whole(rest, changed, gone=gone, events=news, **other))
             for one in tuple(self._viewers):
                 if one.has_all:
                     one.put(more)
         if new:
             await slices.pause()
-            every = _frame("all", _whole(rest, rows, columns=COLUMNS, events=self._recent.since(0)))
+            kept = {"columns": COLUMNS, "events": self._recent.since(0), "processes": self._processes}
+            every = _frame("all", _whole(rest, rows, **kept))
             for one in new:
                 one.has_all = True
                 one.put(every)
@@ -169,7 +174,7 @@ class PageFeed:
         return {
             "at": round(now, 3),
             "servers": [server_row(each) for each in look.stats.servers],
-            "fleet": fleet_of(look.fleet),
+            "fleet": fleet_of(look),
             "counts": counts_of(look),
             "waits": waits_of(look.stats),
             "starved": self._recent.starved(_STARVED),

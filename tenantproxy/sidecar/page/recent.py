@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any, Final
 
@@ -37,10 +37,13 @@ class RecentEvents:
             return
         if isinstance(event, Exhausted):
             self._count(event.tenant, event.cause)
-        self.last += 1
         values = {each.name: _shown(getattr(event, each.name)) for each in fields(event) if each.name not in _UNTOLD}
-        kind = _WORD.sub("_", type(event).__name__).lower()
-        self._events.append({"n": self.last, "at": round(self._clock(), 3), "kind": kind, "fields": values})
+        self.add(_WORD.sub("_", type(event).__name__).lower(), values, at=round(self._clock(), 3))
+
+    def add(self, kind: str, values: Mapping[str, object], *, at: float) -> None:
+        """Keep what is told of one; `at`: unix time."""
+        self.last += 1
+        self._events.append({"n": self.last, "at": at, "kind": kind, "fields": values})
 
     def _count(self, tenant: str, cause: str) -> None:
         if (tenant, cause) not in self._exhausted and len(self._exhausted) >= _MAX_TENANTS:

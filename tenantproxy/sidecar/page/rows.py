@@ -11,10 +11,21 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, TypeVar
 
-from tenantproxy.fleet.stats import FleetServerStats, FleetStats
+from tenantproxy.fleet.stats import FleetProcess, FleetServerStats, FleetStats
 from tenantproxy.pools.base import HistogramSnapshot, PoolStats, ServerStats, Stats, TenantPoolStats
 
-__all__ = ["COLUMNS", "Look", "PoolRow", "changes", "counts_of", "fleet_of", "pool_rows", "server_row", "waits_of"]
+__all__ = [
+    "COLUMNS",
+    "Look",
+    "PoolRow",
+    "changes",
+    "counts_of",
+    "fleet_of",
+    "pool_rows",
+    "processes_of",
+    "server_row",
+    "waits_of",
+]
 
 COLUMNS: Final = (
     "pool", "kind", "server", "database", "limit", "idle", "used", "opening", "resetting", "retiring", "waiting",
@@ -28,13 +39,18 @@ Row = TypeVar("Row")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Look:
-    """What there is to show. `logins` by result; `clients` by protocol, with their limit; `paused` at the port."""
+    """What there is to show. `logins` by result; `clients` by protocol, with their limit; `paused` at the port.
+
+    `processes`: of the fleet; `own`: the ids of those there that this service is.
+    """
 
     stats: Stats
     fleet: FleetStats | None = None
     logins: Mapping[str, int] = field(default_factory=dict)
     clients: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     paused: Collection[str] = ()
+    processes: Sequence[FleetProcess] = ()
+    own: Collection[str] = ()
 
 
 class PoolRow(NamedTuple):
@@ -102,11 +118,24 @@ def server_row(server: ServerStats) -> dict[str, Any]:
     }
 
 
-def fleet_of(fleet: FleetStats | None) -> dict[str, Any] | None:
-    """This process's part of each server, among the processes of its fleet."""
+def fleet_of(look: Look) -> dict[str, Any] | None:
+    """This service's part of each server, among the processes of its fleet."""
+    fleet = look.fleet
     if fleet is None:
         return None
     return {"name": fleet.fleet, "process": fleet.process, "servers": [_part(each) for each in fleet.servers]}
+
+
+def processes_of(look: Look) -> list[list[Any]]:
+    """What each process of the fleet has: server, its id, whether it is of this service, its state, granted, used,
+    wanted, and of a silent one for how many seconds. Equal lists while nothing changes."""
+    return [
+        [
+            each.server, each.process, each.process in look.own, each.state, each.granted, each.used, each.wanted,
+            None if each.state == "live" else each.seen_seconds,
+        ]
+        for each in look.processes
+    ]  # fmt: skip
 
 
 def _part(part: FleetServerStats) -> dict[str, Any]:

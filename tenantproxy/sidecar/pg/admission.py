@@ -1,4 +1,4 @@
-"""Which connections may the port have? Counts of its clients by tenant, user and address, and those not logged in yet.
+"""Which clients may the port have? Counts of them by tenant, user and address.
 
 Only the listener changes it. Counters: no call costs more because there are more clients.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from typing import Final, Protocol
+from typing import Final
 
 from tenantproxy.config import Pg
 from tenantproxy.errors import TooManyClients
@@ -16,7 +16,7 @@ from tenantproxy.metrics.pg import LimitUsage
 from tenantproxy.model import TenantId
 from tenantproxy.sidecar.places import network_of
 
-__all__ = ["Admission", "ClientPlace", "Pending", "Unauthenticated", "address_of"]
+__all__ = ["Admission", "ClientPlace", "address_of"]
 
 _LOOPBACK: Final = ("127.", "::1", "::/64")
 
@@ -141,73 +141,3 @@ def _less(counts: Counter[str], key: str) -> None:
         counts[key] = left
     else:
         del counts[key]
-
-
-class Pending(Protocol):
-    """A connection that has not logged in."""
-
-    @property
-    def address(self) -> str:
-        """See `address_of`."""
-        ...
-
-    def make_room(self, limit: int) -> None:
-        """Say that another takes its place, and close."""
-        ...
-
-
-class Unauthenticated:
-    """The connections that have not logged in, the oldest first.
-
-    One more than there may be takes the place of the oldest, which is told so: silence must not lock others out. Where
-    one address has half of all, it is its own oldest: who floods from one address takes no other's place.
-    """
-
-    def __init__(self, pg: Pg) -> None:
-        self.pg = pg
-        self.made_room = 0  # closed to make room, since the start
-        self._all: dict[Pending, None] = {}
-        self._by_address: dict[str, dict[Pending, None]] = {}
-
-    def __len__(self) -> int:
-        return len(self._all)
-
-    def __iter__(self) -> Iterator[Pending]:
-        return iter(self._all)
-
-    def add(self, connection: Pending) -> None:
-        """One more."""
-        limit = self.pg.unauthenticated
-        own = self._by_address.setdefault(connection.address, {})
-        if len(own) >= (limit + 1) // 2 and own:
-            self._close_oldest(own)
-        elif len(self._all) >= limit:
-            self.close_oldest()
-        self._all[connection] = None
-        self._by_address.setdefault(connection.address, {})[connection] = None
-
-    def close_oldest(self) -> None:
-        """Make room for another, if there is one."""
-        if self._all:
-            self._close_oldest(self._all)
-
-    def _close_oldest(self, connections: dict[Pending, None]) -> None:
-        oldest = next(iter(connections))
-        self.made_room += 1
-        self.discard(oldest)
-        oldest.make_room(self.pg.unauthenticated)
-
-    def discard(self, connection: Pending) -> None:
-        """It has logged in, or left. Safe to call again."""
-        if connection not in self._all:
-            return
-        del self._all[connection]
-        own = self._by_address[connection.address]
-        del own[connection]
-        if not own:
-            del self._by_address[connection.address]
-
-    def usage(self) -> LimitUsage:
-        """What is used of the limit now."""
-        most = max(self._by_address, key=lambda address: len(self._by_address[address]), default="")
-        return LimitUsage("max_unauthenticated", self.pg.unauthenticated, len(self._all), most, self.made_room)

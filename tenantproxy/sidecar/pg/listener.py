@@ -45,7 +45,7 @@ from tenantproxy.raw.backend import RawBackend
 from tenantproxy.routes import not_served
 from tenantproxy.sidecar.descriptors import is_scarce
 from tenantproxy.sidecar.free_memory import trim
-from tenantproxy.sidecar.pg.admission import Admission, ClientPlace, Unauthenticated
+from tenantproxy.sidecar.pg.admission import Admission, ClientPlace
 from tenantproxy.sidecar.pg.carried import CarriedRelay, relay_on
 from tenantproxy.sidecar.pg.console.client import ConsoleClient
 from tenantproxy.sidecar.pg.console.console import Console
@@ -65,6 +65,7 @@ from tenantproxy.sidecar.pg.traffic import Traffic, TrafficTable
 from tenantproxy.sidecar.pg.users import CONSOLES, JWT, Credential, Target, Users
 from tenantproxy.sidecar.sockets import Listening, serve
 from tenantproxy.sidecar.tls import ListenerTls
+from tenantproxy.sidecar.unauthenticated import Unauthenticated
 from tenantproxy.slices import in_slices
 from tenantproxy.wire import answers, untracked
 from tenantproxy.wire.memory import ProcessMemory, TenantMemory
@@ -127,7 +128,7 @@ class PgListener:
         self._port = port
         self._pg = pg
         self._admission = Admission(pg)
-        self._unauthenticated = Unauthenticated(pg)
+        self._unauthenticated = Unauthenticated(pg.unauthenticated)
         self._memory = ProcessMemory(pg.max_memory, pg.max_memory_per_tenant)
         self._sources: WeakValueDictionary[TenantId, TenantSource] = WeakValueDictionary()  # while they have clients
         self._lists: WeakValueDictionary[tuple[str, ...], DatabaseList] = WeakValueDictionary()  # while in use
@@ -155,7 +156,7 @@ class PgListener:
         self._is_closing = False
         self._ending: list[asyncio.Transport] = []  # of clients that were told that it closes
         self.logins: dict[LoginResult, int] = dict.fromkeys(LOGIN_RESULTS, 0)
-        self.new_console: Callable[[Target], Console] | None = None  # set by the port, once
+        self.new_console: Callable[[Target, str], Console] | None = None  # set by the port, once
 
     # --- life --------------------------------------------------------------------------------------------------------
     async def open(self) -> None:
@@ -331,16 +332,21 @@ class PgListener:
         used = of_tenants[TenantId(most)] if most else 0
         return (
             *self._admission.usage(),
-            self._unauthenticated.usage(),
+            self._unauthenticated_usage(),
             LimitUsage("max_memory", memory.limit, memory.used, "", memory.refused),
             LimitUsage("max_memory_per_tenant", memory.per_tenant, used, most, memory.refused_tenant),
             self._pinning.usage(),
         )
 
+    def _unauthenticated_usage(self) -> LimitUsage:
+        those = self._unauthenticated
+        return LimitUsage("max_unauthenticated", those.limit, len(those), those.most_of, those.made_room)
+
     def reload(self, pg: Pg, tls: ListenerTls | None) -> None:
         """Take over the limits of `pg`, and what new connections are secured with. Who is connected stays."""
         self.encryption.tls = tls
-        self._pg = self._admission.pg = self._unauthenticated.pg = pg
+        self._pg = self._admission.pg = pg
+        self._unauthenticated.limit = pg.unauthenticated
         self._memory.limit, self._memory.per_tenant = pg.max_memory, pg.max_memory_per_tenant
         self._pinning.pg = pg
 
@@ -479,7 +485,7 @@ class PgListener:
         assert self.new_console is not None
         if wish.others:
             raise untracked.not_tracked(wish.others[0][0])
-        console = self.new_console(target)
+        console = self.new_console(target, _address(connection.transport, "peername")[0])
         client = Client(self, connection.transport, self._new_pid(), target, place)
         client.console = ConsoleClient(connection.transport, console, on_end=client.ended)
         self._register(connection, client, console.welcome, client.console)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Awaitable, Callable, Collection, Sequence
+from functools import partial
 from typing import Any, Self
 
 from tenantproxy.config import Settings, listen_address
@@ -22,7 +23,7 @@ from tenantproxy.sidecar.pg.console.tables import Averages
 from tenantproxy.sidecar.pg.lending import RawLending
 from tenantproxy.sidecar.pg.listener import Elsewhere, PgListener
 from tenantproxy.sidecar.pg.traffic import TrafficTable
-from tenantproxy.sidecar.pg.users import Users, seed_of
+from tenantproxy.sidecar.pg.users import Target, Users, seed_of
 from tenantproxy.sidecar.pg.view import PortView
 from tenantproxy.sidecar.tls import listener_tls
 from tenantproxy.wire.oauth_bearer import Discovery
@@ -115,15 +116,23 @@ class PgPort:
             reload=self._reload,
             colleagues=self._colleagues,
         )
-        self._listener.new_console = lambda target: Console(
-            view, user=target.user, may_change=target.may_change, averages=self._averages
-        )
+        self._listener.new_console = partial(self._new_console, view)
         self._router.holders.append(self._listener)
         try:
             await self._listener.open()
         except BaseException:
             await self.close()
             raise
+
+    def _new_console(self, view: PortView, target: Target, address: str) -> Console:
+        return Console(
+            view,
+            user=target.user,
+            may_change=target.may_change,
+            averages=self._averages,
+            address=address,
+            observer=self._router.observer,
+        )
 
     def _shown(self) -> Settings:
         return self.shown()

@@ -9,6 +9,7 @@ from tenantproxy.sidecar.live import joined_statements, joined_views
 from tenantproxy.sidecar.pg.colleagues import TenantVerb
 from tenantproxy.sidecar.workers.link import LinkLost
 from tenantproxy.sidecar.workers.staff import Staff
+from tenantproxy.sidecar.workers.state import WorkerState
 
 __all__ = ["LiveWorkers"]
 
@@ -41,7 +42,7 @@ class LiveWorkers:
 
     async def stop(self, tenant: str, verb: TenantVerb) -> bool:
         """See Live: one worker looks whether there is the tenant, and lets all do it, as its console would."""
-        return bool(await self._staff.ready().ask("stop", [tenant, verb]))
+        return bool(await self._staff.any_of(WorkerState.READY).ask("stop", [tenant, verb]))
 
     async def _all(self, verb: str, body: Any) -> list[Any]:
         """The answers of those that are there. Raises the first error of one, LinkLost where none answers."""

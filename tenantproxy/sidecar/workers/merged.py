@@ -94,12 +94,35 @@ def _fold_of(name: str) -> Callable[[float, float], float]:
     return min if name in _LEAST else add
 
 
-def merged_stats(every: Sequence[Stats]) -> Stats:
-    """The pools and servers of all; what is counted is only in the metrics."""
+_COUNTS: Final = ("exhaustions", "closed", "opened", "evicted", "resets", "violations")
+_TIMES: Final = ("acquire_wait", "hold")
+
+
+def merged_stats(every: Sequence[Stats], past: Sequence[Stats] = ()) -> Stats:
+    """The pools and servers of all, and what they and those in `past` counted that is not of one tenant.
+
+    Counts by tenant are of the first alone: `named.NamedCounters` adds those up.
+    """
     pools = merged_pools(pool for stats in every for pool in stats.pools)
     servers = merged_servers(server for stats in every for server in stats.servers)
     limit = sum(stats.pools_limit for stats in every)
-    return replace(every[0], pools=tuple(pools), servers=tuple(servers), pools_limit=limit)
+    counted = [*every, *past]
+    sums: dict[str, Any] = {name: _summed([getattr(each, name) for each in counted], add) for name in _COUNTS}
+    sums |= {name: _summed([getattr(each, name) for each in counted], _together) for name in _TIMES}
+    return replace(every[0], pools=tuple(pools), servers=tuple(servers), pools_limit=limit, **sums)
+
+
+def _summed(every: Sequence[Mapping[Any, Any]], fold: Callable[[Any, Any], Any]) -> dict[Any, Any]:
+    sums: dict[Any, Any] = {}
+    for each in every:
+        for name, value in each.items():
+            sums[name] = fold(sums[name], value) if name in sums else value
+    return sums
+
+
+def _together(one: HistogramSnapshot, other: HistogramSnapshot) -> HistogramSnapshot:
+    counts = tuple(map(sum, zip(one.counts, other.counts, strict=True)))
+    return HistogramSnapshot(bounds=one.bounds, counts=counts, total=one.total + other.total)
 
 
 def merged_servers(servers: Iterable[ServerStats]) -> list[ServerStats]:
@@ -115,18 +138,13 @@ def _joined(one: ServerStats, other: ServerStats) -> ServerStats:
     names = ("connections", "limit", "waiting_pools", "lingering")
     sums = {name: getattr(one, name) + getattr(other, name) for name in names}
     known = [each for each in (one.max_connections, other.max_connections) if each is not None]
-    seconds = HistogramSnapshot(
-        bounds=one.open_seconds.bounds,
-        counts=tuple(map(sum, zip(one.open_seconds.counts, other.open_seconds.counts, strict=True))),
-        total=one.open_seconds.total + other.open_seconds.total,
-    )
     is_up, configured = one.up and other.up, max(one.configured, other.configured)
     return replace(
         one,
         up=is_up,
         configured=configured,
         max_connections=max(known, default=None),
-        open_seconds=seconds,
+        open_seconds=_together(one.open_seconds, other.open_seconds),
         **sums,
     )
 

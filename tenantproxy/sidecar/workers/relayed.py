@@ -9,12 +9,13 @@ from typing import Final
 
 from aiohttp import web
 
-from tenantproxy.sidecar.admin_gate import CALLER
+from tenantproxy.sidecar.admin_gate import AUDITED, CALLER
 from tenantproxy.sidecar.admin_routes import ROUTES
 from tenantproxy.sidecar.answers import REQUEST_ID
 from tenantproxy.sidecar.bodies import raw_body
 from tenantproxy.sidecar.workers.relay_desk import BY, ROLE
 from tenantproxy.sidecar.workers.staff import Staff
+from tenantproxy.sidecar.workers.state import WorkerState
 
 __all__ = ["relayed_routes"]
 
@@ -40,7 +41,8 @@ def relayed_routes(staff: Staff) -> list[web.RouteDef]:
             "body": await raw_body(request),
             "address": request.remote or "",
         }
-        told = await staff.ready().ask("admin", asked)
+        told = await staff.any_of(WorkerState.READY).ask("admin", asked)
+        request[AUDITED] = True
         return web.Response(status=told["status"], headers=[(*each,) for each in told["headers"]], body=told["body"])
 
     lines = [each for each in ROUTES if each.path.startswith(_RELAYED) and each.path != _OWN]

@@ -225,9 +225,9 @@ class Staff:
                 one.cancel()
         return found
 
-    def ready(self) -> WorkerPlace:
-        """One that answers for all. Raises LinkLost where none is ready."""
-        found = next((place for place in self.places if place.state is WorkerState.READY), None)
+    def any_of(self, *states: WorkerState) -> WorkerPlace:
+        """One that is in the first of these states in which any is. Raises LinkLost where none is."""
+        found = next((place for state in states for place in self.places if place.state is state), None)
         if found is None:
             raise LinkLost("no worker is ready", retry_after=1.0)
         return found

@@ -17,17 +17,17 @@ from prometheus_client import CollectorRegistry
 from tenantproxy.config import Settings, check_budgets, listen_address, packed, settled
 from tenantproxy.config.changes import changed_keys, changed_secrets, marks, refuse, told
 from tenantproxy.errors import TenantProxyError
+from tenantproxy.events import Event, Observers
 from tenantproxy.metrics.exposition import registry_of
 from tenantproxy.metrics.listeners import HttpRequests, ListenerStats, ProcessCollector, ProcessStats
 from tenantproxy.metrics.logging import LogObserver
 from tenantproxy.pools.base import Stats
-from tenantproxy.sidecar.admin import Readiness, admin_app, pools_json, server_json
+from tenantproxy.sidecar.admin import ADMIN_CLIENTS, MOST_UNKNOWN, Readiness, admin_app, pools_json, server_json
 from tenantproxy.sidecar.admin_gate import admin_gate
 from tenantproxy.sidecar.controls import control_routes
 from tenantproxy.sidecar.listener import HttpListener
 from tenantproxy.sidecar.live_routes import live_routes
-from tenantproxy.sidecar.page.feed import MAX_VIEWERS, PageFeed
-from tenantproxy.sidecar.page.recent import RecentEvents
+from tenantproxy.sidecar.page.feed import PageFeed
 from tenantproxy.sidecar.page.routes import page_routes
 from tenantproxy.sidecar.page.rows import Look
 from tenantproxy.sidecar.pg.colleagues import Everything, PortSnapshot
@@ -35,8 +35,10 @@ from tenantproxy.sidecar.pg.keys import worker_of
 from tenantproxy.sidecar.service import Controls, Peer, UpgradeFailed, check_free
 from tenantproxy.sidecar.sockets import Sockets, duplicates
 from tenantproxy.sidecar.tls import listener_tls
+from tenantproxy.sidecar.workers.audit_relay import AuditRelay
 from tenantproxy.sidecar.workers.link import LinkLost, converted
 from tenantproxy.sidecar.workers.live import LiveWorkers
+from tenantproxy.sidecar.workers.look import GatheredEvents, WorkerLook, joined_looks, without_pools
 from tenantproxy.sidecar.workers.merged import Merged, counted, families_of, merged_readiness, merged_stats
 from tenantproxy.sidecar.workers.metrics import WorkerCollector
 from tenantproxy.sidecar.workers.named import NamedCounters
@@ -47,11 +49,12 @@ from tenantproxy.sidecar.workers.state import WorkerEvent, WorkerState
 
 __all__ = ["Supervisor", "WorkerPlan", "run_plain"]
 
-_ADMIN_CLIENTS: Final = MAX_VIEWERS + 100
 _CANCEL_SECONDS: Final = 5.0
 _RELOAD_SECONDS: Final = 30.0
 _COMMAND_SECONDS: Final = 10.0
 _METRICS_SECONDS: Final = 5.0
+_AUDIT_SECONDS: Final = 5.0
+_LAST_SECONDS: Final = 2.0  # for the audit log, when it ends
 
 T = TypeVar("T")
 logger = logging.getLogger("tenantproxy")
@@ -108,7 +111,12 @@ class Supervisor:
             drain_timeout=plan.drain_timeout,
             inherited=inherited,
         )
-        self._page = PageFeed(self._look, RecentEvents())
+        self._audit = AuditRelay(self._record, self._staff.spawn)
+        self._events = GatheredEvents()
+        self._looks: dict[int, Look] = {}  # of each worker, while someone looks
+        self._past_look: Look | None = None
+        self._observer = Observers(LogObserver(), self._audit, self._events)
+        self._page = PageFeed(self._look, self._events)
         self._admin = self._new_admin(controls)
 
     def _new_admin(self, controls: Controls | None) -> HttpListener | None:
@@ -121,7 +129,7 @@ class Supervisor:
             metrics=self._metrics,
             pools=self._pools,
             servers=self._servers,
-            gate=admin_gate(lambda: self._settings.admin, LogObserver()),
+            gate=admin_gate(lambda: self._settings.admin, self._observer),
             routes=[
                 *control_routes(lambda: self._settings.admin, self.reload, controls),
                 *live_routes(LiveWorkers(self._staff)),
@@ -136,7 +144,8 @@ class Supervisor:
             protocol="admin",
             host=host,
             port=port,
-            max_clients=_ADMIN_CLIENTS,
+            max_clients=ADMIN_CLIENTS,
+            max_unknown=MOST_UNKNOWN,
             drain_timeout=self._plan.drain_timeout,
             sockets=duplicates({"admin": self._sockets.get("admin", ())})["admin"],
             tls=listener_tls(settings, "admin"),
@@ -192,6 +201,9 @@ class Supervisor:
     async def close(self) -> None:
         """See Service."""
         self._draining = True
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LAST_SECONDS):
+                await self._audit.flush()
         await self._staff.close()
         if self._admin is not None:
             await self._admin.close()
@@ -203,6 +215,9 @@ class Supervisor:
 
     def _bury(self, place: WorkerPlace) -> None:
         """What it counted stays counted."""
+        self._events.gone(place.number)
+        if (look := self._looks.pop(place.number, None)) is not None:
+            self._past_look = without_pools(look, self._past_look)
         rest = self._named.told(place, place.told)
         self._named.gone(place)
         self._past = families_of(registry_of(Merged([self._past, counted(rest)])))
@@ -211,6 +226,10 @@ class Supervisor:
             self._dead.add(place.member)
             self._staff.spawn(self._tell_dead())
         place.member = ""
+
+    async def _record(self, told: Mapping[str, Any]) -> object:
+        up = self._staff.any_of(WorkerState.READY, WorkerState.LEAVING, WorkerState.DRAINING)
+        return await up.ask("audit", told, timeout=_AUDIT_SECONDS)
 
     async def _tell_dead(self) -> None:
         """That a worker has ended only this process knows; what it had in a fleet is free for others the sooner."""
@@ -274,6 +293,7 @@ class Supervisor:
                 place.happened(WorkerEvent.OPENED)
                 logger.info("worker %d is ready: process %d", place.number, place.row().pid)
                 self._staff.spawn(self._tell_dead())
+                self._staff.spawn(self._audit.flush())
 
     async def _cancel(self, pid: int, secret: bytes, *, asker: WorkerPlace | None = None) -> bool:
         number = worker_of(pid)
@@ -373,6 +393,10 @@ class Supervisor:
         """See Service."""
         return await self._cancel(pid, secret)
 
+    def tell(self, event: Event) -> None:
+        """See Service."""
+        self._observer(event)
+
     def meet(self, peer: Peer | None) -> None:
         """See Service."""
         self._peer = peer
@@ -405,8 +429,16 @@ class Supervisor:
         return merged_stats(every)
 
     async def _look(self) -> Look:
-        """What happened, the workers know; here are the sums of what they have."""
-        return Look(stats=await self._stats(), paused=self._paused)
+        """The sums of what the workers have; one of them asks for the processes of the fleet."""
+        first = next((place.number for place in self._staff.places if place.state is WorkerState.READY), 0)
+        heard = {str(number): last for number, last in self._events.heard.items()}
+        answers = await self._staff.answers("look", {"heard": heard, "asks": first})
+        told = {place.number: converted(answer, WorkerLook) for place, answer in answers if place in self._staff.places}
+        if not told:
+            raise LinkLost("no worker answers", retry_after=1.0)
+        self._events.hear(told)
+        self._looks |= {number: each.look for number, each in told.items()}
+        return joined_looks([each.look for each in told.values()], self._past_look, self._paused)
 
     async def _pools(self) -> bytes:
         return await pools_json(await self._stats())

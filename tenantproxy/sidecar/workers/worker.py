@@ -29,11 +29,15 @@ from tenantproxy.sidecar.pg.colleagues import Everything, TenantVerb
 from tenantproxy.sidecar.pg.view import PortView
 from tenantproxy.sidecar.sockets import inherited
 from tenantproxy.sidecar.traces import ProcessTraces
+from tenantproxy.sidecar.workers.audit_relay import record
 from tenantproxy.sidecar.workers.link import Link, LinkLost, converted
+from tenantproxy.sidecar.workers.look import WorkerLook
 from tenantproxy.sidecar.workers.merged import families_of
 from tenantproxy.sidecar.workers.relay_desk import RelayDesk
 
 __all__ = ["BOOT", "LINK_VARIABLE", "main"]
+
+_MOST_STARVED = 200
 
 LINK_VARIABLE = "_TENANTPROXY_WORKER"
 BOOT = (
@@ -138,11 +142,14 @@ class _Worker:
         seen: dict[str, Callable[[Any], Awaitable[object]]]
         seen = {"tenant": live.tenant, "evict": live.evict, "end_client": live.end_client, "drain_tenant": live.drain}
         seen["statements"] = live.statements
+        seen["look"] = lambda body: self._look(sidecar, body)
         seen["stop"] = lambda body: live.stop(*body)
         if self._relay is not None:
             seen["admin"] = self._relay.answer
         if verb in seen:
             return await seen[verb](body)
+        if verb == "audit":
+            return record(sidecar.router.audit, body)
         return await self._of_sidecar(sidecar, verb, body)
 
     async def _of_sidecar(self, sidecar: Sidecar, verb: str, body: Any) -> Any:
@@ -171,6 +178,12 @@ class _Worker:
                     commit()
                 return None
         raise TenantProxyError(f"a worker does not know {verb}")
+
+    async def _look(self, sidecar: Sidecar, body: Mapping[str, Any]) -> WorkerLook:
+        """What the page shows of it, and the events that the supervisor has not `heard` of."""
+        look, recent = await sidecar.look(processes=body["asks"] == self.number), sidecar.recent
+        events = recent.since(body["heard"].get(str(self.number), 0))
+        return WorkerLook(look=look, events=events, last=recent.last, starved=recent.starved(_MOST_STARVED))
 
     async def _of_port(self, verb: str, body: Any) -> Any:
         """None also where it has none."""

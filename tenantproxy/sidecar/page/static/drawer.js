@@ -1,5 +1,5 @@
 // One tenant: who holds what since when, its sessions, and what may be done. Each action is asked for again first.
-import { element } from "./dom.js";
+import { element, grid } from "./dom.js";
 import { shown } from "./lines.js";
 import { RowsInSight } from "./rows.js";
 
@@ -196,22 +196,5 @@ $("confirm-no").addEventListener("click", () => answered(false));
 $("confirm").addEventListener("cancel", () => answered(false));
 
 function listed(heads, rows) { return rows.length ? grid(heads, rows) : element("p", "none"); }
-
-function grid(heads, rows) {
-  const box = element("div", null, "wide");
-  const table = element("table");
-  const head = table.createTHead().insertRow();
-  for (const text of heads) { const cell = element("th", text); cell.scope = "col"; head.append(cell); }
-  const body = table.createTBody();
-  for (const row of rows) {
-    const line = body.insertRow();
-    for (const value of row) line.insertCell().append(value instanceof Node ? value : String(value));
-  }
-  box.tabIndex = 0;
-  box.setAttribute("role", "region");
-  box.setAttribute("aria-label", `Table of ${heads[0]}`);
-  box.append(table);
-  return box;
-}
 
 function when(text) { return new Date(text).toLocaleString(); }

@@ -1,6 +1,6 @@
 // The operator page: a stream of what changes, a drawer for one tenant, and actions that are asked for twice.
 // Whatever comes from the service is set as text, never as markup. The token is in this module's memory alone.
-import { element } from "./dom.js";
+import { element, grid } from "./dom.js";
 import { PoolTable } from "./table.js";
 import { Lines, shown } from "./lines.js";
 import { Drawer } from "./drawer.js";
@@ -9,6 +9,7 @@ const $ = (id) => document.getElementById(id);
 const MOST_EVENTS = 200;
 let token = "";
 let columns = [];
+let processes = [];
 let stream = null;
 let wait = 1000;
 let role = "read";
@@ -104,6 +105,7 @@ async function take(kind, look) {
   table.take(columns, look.pools, look.gone ?? [], kind === "all");
   count();
   await frame();
+  processes = look.processes ?? processes;
   servers(look.servers, look.fleet);
   counts(look.counts, look.starved, look.paused);
   events(look.events, kind === "all");
@@ -122,7 +124,7 @@ function servers(list, fleet) {
     const part = fleet?.servers.find((each) => each.server === server.name);
     const whole = Math.max(server.configured, server.limit, part?.cap ?? 0, 1);
     const line = box.children[number] ?? box.appendChild(bar());
-    const [name, meter, said] = line.children;
+    const [name, meter, said, shares] = line.children;
     const granted = part?.granted ?? server.limit;
     name.textContent = server.name;
     name.className = server.up ? "" : "down";
@@ -137,8 +139,22 @@ function servers(list, fleet) {
       + `${server.waiting ? `, ${server.waiting} pools wait` : ""}${server.lingering ? `, ${server.lingering} linger` : ""}`
       + `${server.host ? `, at ${server.host}` : ""}${server.lag === null ? "" : `, ${shown(server.lag)} behind`}`;
     if (said.textContent !== text) said.textContent = text;
+    byProcess(shares, server.name, fleet ? processes.filter((each) => each[0] === server.name) : []);
   });
   while (box.children.length > list.length) box.lastChild.remove();
+}
+
+// Of all processes of the fleet, those of this service marked.
+function byProcess(box, server, rows) {
+  const text = JSON.stringify(rows);
+  if (box.dataset.shown === text) return;
+  box.dataset.shown = text;
+  box.hidden = !rows.length;
+  const heads = ["process", "state", "granted", "used", "wanted"];
+  const list = grid(heads, rows.map(([, process, own, kind, granted, used, wanted, silent]) =>
+    [`${process.slice(0, 8)}${own ? ", this service" : ""}`, silent === null ? kind : `${kind} for ${shown(silent)}`, granted, used, wanted]), `Budget of ${server} by process`);
+  box.children[0].textContent = `By process (${rows.length})`;
+  box.children[1].replaceChildren(list);
 }
 
 function bar() {
@@ -147,7 +163,10 @@ function bar() {
   meter.setAttribute("role", "meter");
   meter.setAttribute("aria-valuemin", "0");
   meter.append(element("i", null, "granted"), element("i"), element("b"));
-  line.append(element("strong"), meter, element("p"));
+  const shares = element("details");
+  shares.append(element("summary"), element("div"));
+  shares.hidden = true;
+  line.append(element("strong"), meter, element("p"), shares);
   return line;
 }
 

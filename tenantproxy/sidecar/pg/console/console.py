@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from tenantproxy.errors import AccessDenied, NotSupported, ProtocolError, TenantProxyError
+from tenantproxy.events import Observer, ServiceCommanded, ignore
 from tenantproxy.model import tenant_id
 from tenantproxy.sidecar.pg.console.commands import FIXED, Command, CommandError, parse, tag_of, unknown
 from tenantproxy.sidecar.pg.console.encoding import Malformed, Reader, described, row_of, text_of
@@ -63,10 +64,24 @@ class _Portal:
 
 
 class Console:
-    """One client's. `may_change`: more than SHOW. `averages` is shared by all consoles of a listener."""
+    """One client's. `may_change`: more than SHOW. `averages` is shared by all consoles of a listener.
 
-    def __init__(self, view: ConsoleView, *, user: str, may_change: bool, averages: Averages) -> None:
+    `observer` is told of each command that changes something, with the client's `address`.
+    """
+
+    def __init__(
+        self,
+        view: ConsoleView,
+        *,
+        user: str,
+        may_change: bool,
+        averages: Averages,
+        address: str = "",
+        observer: Observer = ignore,
+    ) -> None:
         self._view = view
+        self._address = address
+        self._observer = observer
         self._user = user
         self._may_change = may_change
         self._averages = averages
@@ -211,18 +226,42 @@ class Console:
                 raise unknown(command)
             return notice("Console usage", detail=_HELP) + command_complete("SHOW")
         if verb in _VERBS:
+            said = await self._told(verb, words)
+            return (notice(said) if said else b"") + command_complete(verb)
+        tag = tag_of(command)
+        if tag is None:
+            raise unknown(command)
+        return command_complete(tag)
+
+    async def _told(self, verb: str, words: tuple[str, ...]) -> str:
+        """`_change`, of which the observer hears how it ended. Cancelled in a PAUSE, the tenant stays paused: done."""
+        outcome = "done"
+        try:
             if not self._may_change:
                 raise AccessDenied(
                     "admin access needed",
                     detail=f"{verb} changes something, and this user may only SHOW",
                     hint=f"give it console = true in [pg.users.{self._user}]",
                 )
-            said = await self._change(verb, words)
-            return (notice(said) if said else b"") + command_complete(verb)
-        tag = tag_of(command)
-        if tag is None:
-            raise unknown(command)
-        return command_complete(tag)
+            return await self._change(verb, words)
+        except AccessDenied:
+            outcome = "refused"
+            raise
+        except Exception:
+            outcome = "failed"
+            raise
+        finally:
+            tenant = words[0] if len(words) == 1 and verb != "RELOAD" else ""
+            self._observer(
+                ServiceCommanded(
+                    by="console",
+                    change=verb.lower(),
+                    outcome=outcome,
+                    tenant=tenant,
+                    user=self._user,
+                    address=self._address,
+                )
+            )
 
     async def _change(self, verb: str, words: tuple[str, ...]) -> str:
         """What is to be said of it, if anything."""

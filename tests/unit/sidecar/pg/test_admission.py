@@ -10,7 +10,8 @@ from tenantproxy.config import Pg
 from tenantproxy.errors import TooManyClients
 from tenantproxy.metrics.pg import LimitUsage
 from tenantproxy.model import tenant_id
-from tenantproxy.sidecar.pg.admission import Admission, ClientPlace, Unauthenticated, address_of
+from tenantproxy.sidecar.pg.admission import Admission, ClientPlace, address_of
+from tenantproxy.sidecar.unauthenticated import Unauthenticated
 
 ACME, GLOBEX = tenant_id("acme"), tenant_id("globex")
 
@@ -123,7 +124,7 @@ class FakeConnection:
 
 
 def crowd(limit: int, *addresses: str) -> tuple[Unauthenticated, list[FakeConnection]]:
-    unauthenticated = Unauthenticated(Pg(max_unauthenticated=limit))
+    unauthenticated = Unauthenticated(limit)
     connections = [FakeConnection(address) for address in addresses]
     for connection in connections:
         unauthenticated.add(connection)
@@ -134,7 +135,7 @@ def test_the_oldest_that_has_not_logged_in_makes_room_for_one_more() -> None:
     unauthenticated, connections = crowd(4, "a", "b", "a", "b", "c")
     assert [each.made_room for each in connections] == [4, 0, 0, 0, 0]
     assert len(unauthenticated) == 4
-    assert unauthenticated.usage() == LimitUsage("max_unauthenticated", 4, 4, "b", 1)
+    assert (unauthenticated.most_of, unauthenticated.made_room) == ("b", 1)
 
 
 def test_who_floods_from_one_address_closes_its_own_connections() -> None:

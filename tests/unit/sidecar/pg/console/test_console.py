@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tenantproxy.errors import ConfigurationError, Problem, ProtocolError
+from tenantproxy.events import Event, ServiceCommanded
 from tenantproxy.sidecar.pg.console.console import Console
 from tenantproxy.sidecar.pg.console.tables import Averages
 from tenantproxy.wire import frames
@@ -366,3 +368,24 @@ async def test_no_message_breaks_the_console_or_its_framing(kind: int, payload: 
         return
     assert all(letter in "TDCZENI123sntS" for letter in kinds(answer))
     assert kinds(await talk(one, SYNC, (frames.QUERY, b"SHOW VERSION\0"))) == "ZTDCZ"
+
+
+async def test_the_observer_hears_what_was_changed_by_whom_and_how_it_ended() -> None:
+    heard: list[Event] = []
+    about: dict[str, Any] = {
+        "view": View(),
+        "user": "ops",
+        "averages": Averages(),
+        "address": "192.0.2.1",
+        "observer": heard.append,
+    }
+    await Console(may_change=True, **about).answer(b"SHOW VERSION; PAUSE acme; RELOAD; KILL missing")
+    await Console(may_change=False, **about).answer(b"SHOW TENANTS; KILL acme")
+    told = [each for each in heard if isinstance(each, ServiceCommanded)]
+    assert [(each.change, each.tenant, each.outcome) for each in told] == [
+        ("pause", "acme", "done"),
+        ("reload", "", "done"),
+        ("kill", "missing", "failed"),
+        ("kill", "acme", "refused"),
+    ]
+    assert {(each.by, each.user, each.address) for each in told} == {("console", "ops", "192.0.2.1")}
