@@ -40,6 +40,12 @@ class NoPort(TenantProxyError):
     http_status, sqlstate, code = 409, "55000", "no_port"
 
 
+class NotBegun(TenantProxyError):
+    """The registry, or another worker, did not answer in time: nothing was changed here."""
+
+    http_status, sqlstate, code, retryable = 503, "57014", "not_begun", True
+
+
 class Live(Protocol):
     """Each call raises TenantNotFound for what cannot be a tenant identifier."""
 
@@ -67,7 +73,7 @@ class Live(Protocol):
         """What PAUSE, RESUME and KILL on the console do; whether nothing of the tenant runs at the port by then.
 
         A pause is waited for `PATIENCE` seconds; what runs longer goes on to its end, and nothing new begins. Raises
-        NoPort, TenantNotFound.
+        NoPort, NotBegun, TenantNotFound.
         """
         ...
 
@@ -178,7 +184,9 @@ class LiveRouter:
         try:
             async with asyncio.timeout(PATIENCE):
                 await work(name)
-        except TimeoutError:
+        except TimeoutError as exc:
+            if (name in view.paused()) is (verb == "resume"):
+                raise NotBegun("the tenant could not be looked up in time", hint="try again", retry_after=1.0) from exc
             return False
         return True
 
