@@ -92,6 +92,11 @@ async def test_the_file_is_of_all_processes_and_of_those_that_run(tmp_path: Path
     assert (grants[0].processes, grants[0].counted) == (1, True)
     assert slots[1].alive() == {members[1].process}
     assert UUID(str(members[0].process)) in slots[1].dead
+    told = await ledgers[1].processes(timeout=5.0)
+    assert [(each.server, UUID(each.process), each.state, each.wanted) for each in told] == [
+        ("one", members[0].process, "dead", 5.0),
+        ("one", members[1].process, "live", 5.0),
+    ]
 
 
 def test_after_the_file_is_lost_nothing_is_raised_before_all_have_said_what_they_have() -> None:

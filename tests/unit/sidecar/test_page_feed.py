@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import aiohttp
@@ -14,6 +15,7 @@ from aiohttp import web
 
 from tenantproxy.errors import PoolClosed
 from tenantproxy.events import ConnectionOpened, Exhausted, PoolEvicted, PoolOpened
+from tenantproxy.fleet.stats import FleetProcess
 from tenantproxy.model import Isolation, PoolKey
 from tenantproxy.pools.base import HistogramSnapshot, PoolStats, Stats, TenantPoolStats
 from tenantproxy.sidecar.listener import HttpListener
@@ -21,6 +23,7 @@ from tenantproxy.sidecar.page.feed import PageFeed, TooManyViewers, Viewer
 from tenantproxy.sidecar.page.recent import RecentEvents
 from tenantproxy.sidecar.page.routes import FILES, page_routes
 from tenantproxy.sidecar.page.rows import Look, changes, pool_rows
+from tenantproxy.sidecar.page.shares import FleetShares
 from tests.support.waiting import PATIENCE, until
 
 WAITS = HistogramSnapshot(bounds=(0.001, 0.01), counts=(3, 2, 1), total=0.1)
@@ -115,6 +118,37 @@ async def test_a_late_viewer_sees_the_same_as_one_that_came_first() -> None:
             await until(lambda: without_times(first) == without_times(second) == rows_of(router), "they see the same")
     assert first.kinds[0] == second.kinds[0] == "all"
     assert first.kinds.count("all") == second.kinds.count("all") == 1
+
+
+async def test_the_processes_of_a_fleet_are_sent_once_while_nothing_of_them_changes() -> None:
+    asked: list[int] = []
+    now = [0.0]
+    known = [FleetProcess(server="primary", process="p", state="live", granted=3, used=2, wanted=1.0, seen_seconds=1)]
+
+    async def ask() -> list[FleetProcess]:
+        asked.append(1)
+        return list(known)
+
+    shares = FleetShares(ask, clock=lambda: now[0])
+    frames: list[dict[str, Any]] = []
+
+    async def look() -> Look:
+        return Look(stats=stats_of(), processes=shares.latest(), own=["p"])
+
+    feed = PageFeed(look, RecentEvents(), seconds=0.001)
+    async with feed.viewer(lambda: None) as viewer:
+        async for frame in viewer.frames():
+            frames.append(parsed(frame)[1])
+            sent = [each["processes"] for each in frames if "processes" in each]
+            if len(frames) == 20:
+                assert sent[-1] == [["primary", "p", True, "live", 3, 2, 1.0, None]]
+                assert (len(sent), len(asked)) == (2, 1), "none were known at first; two seconds have not passed"
+                now[0] = 3.0
+                known[0] = replace(known[0], state="silent", seen_seconds=20)
+            elif len(sent) == 3:
+                break
+    await shares.close()
+    assert sent[-1] == [["primary", "p", True, "silent", 3, 2, 1.0, 20]]
 
 
 async def test_one_look_a_tick_serves_all_viewers_and_without_any_there_is_none() -> None:
