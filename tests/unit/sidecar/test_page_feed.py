@@ -131,6 +131,7 @@ async def test_the_processes_of_a_fleet_are_sent_once_while_nothing_of_them_chan
 
     shares = FleetShares(ask, clock=lambda: now[0])
     frames: list[dict[str, Any]] = []
+    sent: list[Any] = []
 
     async def look() -> Look:
         return Look(stats=stats_of(), processes=shares.latest(), own=["p"])
