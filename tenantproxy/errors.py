@@ -97,6 +97,11 @@ class TenantProxyError(Exception):
         self.hint = hint
         self.retry_after = retry_after
 
+    @property
+    def page(self) -> str:
+        """Where the documentation says what it means and what to do; `docs/` is the project's."""
+        return f"docs/errors.md#{self.code}"
+
     def again(self) -> Self:
         """The same error for another caller: an exception that is raised twice collects both tracebacks."""
         copy = type(self)(self.message, detail=self.detail, hint=self.hint, retry_after=self.retry_after)

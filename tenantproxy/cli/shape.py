@@ -9,9 +9,9 @@ from typing import Any, Final
 import asyncpg
 import typer.core
 
-from tenantproxy.errors import TenantProxyError
+from tenantproxy.errors import ConfigurationError, TenantProxyError
 
-__all__ = ["HELP", "CliCommand", "Group", "with_cause"]
+__all__ = ["HELP", "CliCommand", "Group", "told_whole"]
 
 HELP: Final = {"help_option_names": ["-h", "--help"]}
 
@@ -40,7 +40,16 @@ class Group(typer.core.TyperGroup):
         return _plain_flags(super().get_params(ctx))
 
 
-def with_cause(error: TenantProxyError) -> str:
+_SAY_ALL: Final = {TenantProxyError.code, ConfigurationError.code}  # their pages say no more than they do
+
+
+def told_whole(error: TenantProxyError) -> str:
+    """The error with its cause, and in a line of its own the page that says what it means."""
+    text = _with_cause(error)
+    return text if error.code in _SAY_ALL else f"{text}\n  {error.page}"
+
+
+def _with_cause(error: TenantProxyError) -> str:
     """The error, and what the server, TLS or DNS said, which may name hosts and tables: for operators alone."""
     cause: BaseException | None = error
     while cause is not None:

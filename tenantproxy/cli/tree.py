@@ -11,7 +11,7 @@ import asyncpg
 import typer
 from rich.console import Console
 
-from tenantproxy.cli.shape import HELP, CliCommand, Group, with_cause
+from tenantproxy.cli.shape import HELP, CliCommand, Group, told_whole
 from tenantproxy.errors import TenantProxyError
 
 __all__ = ["DEFAULT_CONFIG", "AsJson", "ConfigFile", "DryRun", "app", "command", "group"]
@@ -59,7 +59,7 @@ def command(parent: typer.Typer, name: str, *, failed: int = 1) -> Callable[[Cal
             except ModuleNotFoundError as exc:
                 _fail(_missing(exc, name), failed)
             except TenantProxyError as exc:
-                _fail(with_cause(exc), failed)
+                _fail(told_whole(exc), failed)
             except asyncpg.PostgresError as exc:
                 _fail(f"PostgreSQL says {exc.sqlstate}: {exc.args[0] if exc.args else type(exc).__name__}", failed)
             except (asyncpg.InterfaceError, OSError, TimeoutError) as exc:

@@ -4,24 +4,51 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator
-from enum import Enum, auto
+from enum import StrEnum
 from typing import Final, Generic, TypeVar
 
 from tenantproxy.model import TenantId
 from tenantproxy.pools.queue import Turn
+from tenantproxy.wire.states import Table
 
-__all__ = ["IdleSlots", "Slot", "State"]
+__all__ = ["SLOT", "IdleSlots", "Slot", "SlotEvent", "State"]
 
 C = TypeVar("C")
 
 
-class State(Enum):
+class State(StrEnum):
     """Where a connection is; in exactly one of these."""
 
-    IDLE = auto()
-    USED = auto()
-    RESETTING = auto()
-    RETIRING = auto()
+    IDLE = "idle"
+    USED = "used"
+    RESETTING = "resetting"
+    RETIRING = "retiring"
+
+
+class SlotEvent(StrEnum):
+    """What happens to a connection."""
+
+    LENT = "lent, to a waiter first"
+    RESET = "reset and bind begin"
+    READY = "ready, and no caller waits"
+    RETIRED = "too old, not needed, or in doubt"
+
+
+SLOT: Final[Table[State, SlotEvent]] = {
+    (State.IDLE, SlotEvent.READY): State.IDLE,  # a new one
+    (State.IDLE, SlotEvent.LENT): State.USED,
+    (State.IDLE, SlotEvent.RESET): State.RESETTING,
+    (State.IDLE, SlotEvent.RETIRED): State.RETIRING,
+    (State.USED, SlotEvent.LENT): State.USED,
+    (State.USED, SlotEvent.RESET): State.RESETTING,
+    (State.USED, SlotEvent.READY): State.IDLE,
+    (State.USED, SlotEvent.RETIRED): State.RETIRING,
+    (State.RESETTING, SlotEvent.LENT): State.USED,
+    (State.RESETTING, SlotEvent.RESET): State.RESETTING,
+    (State.RESETTING, SlotEvent.READY): State.IDLE,
+    (State.RESETTING, SlotEvent.RETIRED): State.RETIRING,
+}
+"""Where a connection goes. The parts of the pool move it, each by its own call; tests hold them to this."""
 
 
 class Slot(Generic[C]):

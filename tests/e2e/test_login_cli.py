@@ -66,7 +66,7 @@ async def test_a_person_logs_in_with_a_password_from_a_pipe(config: Path) -> Non
     }
     ended = await command("login", "both@example.org", "--config", str(config), given="wrong\n")
     assert (ended.returncode, ended.stdout) == (1, "")
-    assert ended.stderr == "error: e-mail or password is wrong\n"
+    assert ended.stderr == "error: e-mail or password is wrong\n  docs/errors.md#invalid_credentials\n"
 
 
 async def test_reconciling_fills_the_directory_drops_what_is_gone_and_names_who_could_not_be_asked(

@@ -9,6 +9,7 @@ from tenantproxy.lifecycle.move.state import MOVE, MoveState
 from tenantproxy.lifecycle.operations import OPERATION, OperationState
 from tenantproxy.lifecycle.provision.state import SAGA, SagaState
 from tenantproxy.lifecycle.status.removal_state import REMOVAL, RemovalState
+from tenantproxy.pools.slots import SLOT, State
 from tenantproxy.sidecar.pg.checkout import CHECKOUT, CheckoutState
 from tenantproxy.sidecar.sql.states import RUN, SqlRunState
 from tenantproxy.sidecar.workers.state import WORKER, WorkerState
@@ -22,6 +23,11 @@ PAGE: Final = Path(__file__).parents[2] / "docs" / "states.md"
 def page() -> str:
     """The whole page."""
     parts = [
+        (
+            "A connection of a pool",
+            "`pools/slots.py`: in which state a connection is. One that is `retiring` goes, and its permit with it.",
+            diagram(SLOT, State.IDLE),
+        ),
         (
             "A client's bytes",
             "`wire/requests.py`: what the next byte of a client is.",

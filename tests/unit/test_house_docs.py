@@ -6,6 +6,7 @@ import importlib
 import pkgutil
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from posixpath import normpath
 from typing import Any
 
@@ -18,6 +19,7 @@ from docs.pages.source import FURTHER, HOME, MADE, SECTIONS, source
 from tenantproxy.errors import TenantProxyError
 from tests.support.readme import DOCS, README, blocks
 
+GUIDES = [page for page in DOCS.glob("*.md") if "<!-- not run: " in page.read_text() or blocks(page.stem, page)]
 EMPTY = {section: f"# {section}\n" for section in SECTIONS}
 
 
@@ -114,6 +116,14 @@ def test_each_error_code_has_its_section_with_its_outward_form() -> None:
         for kind in reversed(list(kinds()))  # a kind without a code of its own has that of its base, which is told
     }
     assert told == known
+
+
+@pytest.mark.parametrize("page", GUIDES, ids=lambda page: page.stem)
+def test_each_block_of_a_guide_is_run_or_says_why_not(page: Path) -> None:
+    lines = page.read_text().splitlines()
+    begun = [at for at, line in enumerate(lines) if re.fullmatch(r"```(sh|python|js|sql|elixir)", line)]
+    assert begun
+    assert [lines[at] + lines[at + 1] for at in begun if not re.match(r"<!-- .+: .+ -->$", lines[at - 1])] == []
 
 
 @pytest.mark.parametrize("name", ["aiohttp", "django", "litestar"])

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
+from tenantproxy.pools import openings
 from tenantproxy.pools.endings import Endings
 from tenantproxy.pools.handover import Handover
 from tenantproxy.pools.openings import Openings
 from tenantproxy.pools.pool import Pool
 from tenantproxy.pools.resets import Resets
+from tenantproxy.pools.slots import SLOT, Slot, State
 from tests.support.pool_machine import PAUSES, PoolMachine, steps_done
 
 SAME_EVERY_TIME = settings(
@@ -27,11 +30,41 @@ SAME_EVERY_TIME = settings(
 )
 
 
-@pytest.mark.timeout(300)  # it only computes: on a busy machine for as long as it gets no time
-def test_thousands_of_random_steps_break_no_invariant() -> None:
+class WatchedSlot(Slot[Any]):
+    """Notes from which state to which it goes."""
+
+    seen: ClassVar[set[tuple[State, State]]] = set()
+    _now: State
+
+    @property
+    def state(self) -> State:
+        """Where it is."""
+        return self._now
+
+    @state.setter
+    def state(self, then: State) -> None:
+        if hasattr(self, "_now"):
+            self.seen.add((self._now, then))
+        self._now = then
+
+
+@pytest.fixture(scope="module")
+def steps() -> int:
+    """Thousands of random steps, and how many they were."""
     before = steps_done()
-    run_state_machine_as_test(PoolMachine, settings=SAME_EVERY_TIME)
-    assert steps_done() - before >= 4_000
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(openings, "Slot", WatchedSlot)
+        run_state_machine_as_test(PoolMachine, settings=SAME_EVERY_TIME)
+    return steps_done() - before
+
+
+@pytest.mark.timeout(300)  # it only computes: on a busy machine for as long as it gets no time
+def test_thousands_of_random_steps_break_no_invariant(steps: int) -> None:
+    assert steps >= 4_000
+
+
+def test_a_connection_goes_along_every_drawn_arrow_and_no_other(steps: int) -> None:
+    assert WatchedSlot.seen == {(state, then) for (state, _), then in SLOT.items()}
 
 
 def a_machine(*, first: bool = False, hold: float = 0.0) -> PoolMachine:
