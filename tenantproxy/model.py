@@ -14,6 +14,7 @@ from tenantproxy.errors import TenantNotFound
 __all__ = [
     "MAX_IDENTIFIER_BYTES",
     "NOTHING",
+    "OWN_SETTINGS",
     "Binding",
     "InvalidTenant",
     "Isolation",
@@ -37,6 +38,9 @@ MAX_IDENTIFIER_BYTES: Final = (
     63  # NAMEDATALEN - 1: PostgreSQL cuts longer names without an error, so two could become one
 )
 NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
+
+OWN_SETTINGS: Final = ("app.tenant_proof", "app.context", "app.context_proof")
+"""What isolation itself sets in a session, besides the setting of `[row]`."""
 
 TenantId = NewType("TenantId", str)
 """A tenant identifier that `tenant_id()` has checked."""
@@ -272,18 +276,24 @@ class Session:
     """What a connection must be set to before a caller may have it, as data: every connector applies the same thing.
 
     What is pinned in the startup packet follows from the PoolKey and is not here. `context` are further settings of
-    the request, not signed, set at each lease. `standby`: of a replica, which must still be one at each lease.
+    the request, set at each lease. `signed`: those of them that its tenant's SQL must not change, as one text that is
+    proven at each lease; None: the deployment signs none. `standby`: of a replica, which must still be one each time.
     """
 
     binding: Binding | None = None
     context: tuple[tuple[str, str], ...] = ()
+    signed: str | None = None
     standby: bool = False
     is_set_each_time: bool = field(init=False, repr=False, compare=False)
     """Whether each lease sets it again: a client can change in any SELECT what carries no proof."""
 
     def __post_init__(self) -> None:
         is_plain = self.binding is not None and self.binding.proof is Proof.PLAIN
-        object.__setattr__(self, "is_set_each_time", bool(self.context or self.standby or is_plain))
+        object.__setattr__(
+            self,
+            "is_set_each_time",
+            bool(self.context or self.signed is not None or self.standby or is_plain),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

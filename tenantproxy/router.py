@@ -35,6 +35,7 @@ from tenantproxy.errors import (
 from tenantproxy.events import AdminAccess, Observer, Observers, SessionEnded, ignore, tolerant
 from tenantproxy.fleet.listening import FleetListening, SharedConnection
 from tenantproxy.fleet.stats import FleetProcess, FleetStats
+from tenantproxy.isolation.signed import check_values
 from tenantproxy.lending import ScopeLending
 from tenantproxy.life import MainServices, RouterLife
 from tenantproxy.model import Isolation, Route, Tenant, TenantId, TenantStatus, tenant_id
@@ -214,9 +215,11 @@ class Router:
         only, or from the primary while none of them serves, or is within `max_replica_lag`. `after`: a position in the
         log, of `TenantScope.position` after a write, that a replica must have replayed; else the primary is read.
         `context` are settings of the caller's own that each session gets (`{"app.user_id": "7"}`), for audit
-        triggers and the like, or `application_name`; they are not signed, and cost a round trip a lease. Raises
-        TenantNotFound for what cannot be a tenant identifier, AccessDenied for a setting that is not the caller's to
-        make, ValueError for what is no position.
+        triggers and the like, or `application_name`; they cost a round trip a lease. In the session of a row tenant
+        those that `[signed_context]` names are signed: `tenantproxy.context(name)` says what was given here, whatever
+        the session's SQL does. Raises TenantNotFound for what cannot be a tenant identifier, AccessDenied for a setting
+        that is not the caller's to make, InvalidSetting for a value that no session can have, ValueError for what is no
+        position.
         """
         if after is not None and not _POSITION.fullmatch(after):
             raise ValueError(f"{after!r} is no position in the log: write what TenantScope.position() said")
@@ -228,6 +231,7 @@ class Router:
                     detail=repr(name),
                     hint="choose a name of your own with a dot in it, such as app.user_id",
                 )
+        check_values(given)
         return TenantScope(self, tenant_id(tenant), system=system, replica=replica, after=after, context=given)
 
     def main(self) -> Scope:

@@ -28,7 +28,8 @@ from tenantproxy.errors import (
     TenantSuspended,
 )
 from tenantproxy.isolation import DatabasePlan, Plan, RowPlan, SchemaPlan
-from tenantproxy.model import Isolation, Limits, PoolKey, Route, Session, Tenant, TenantId, TenantStatus
+from tenantproxy.isolation.signed import with_context
+from tenantproxy.model import OWN_SETTINGS, Isolation, Limits, PoolKey, Route, Session, Tenant, TenantId, TenantStatus
 from tenantproxy.pauses import Pauses
 from tenantproxy.pools.counters import Counters
 from tenantproxy.registry import CachedRegistry, Entry, TenantMisconfigured
@@ -89,6 +90,7 @@ class Routes:
         most: int = _ROUTES,
     ) -> None:
         self._servers = settings.servers
+        self._signed = frozenset(name.lower() for name in settings.signed_context)
         self._registry = registry
         self._counters = counters
         self._fit = fit
@@ -97,7 +99,12 @@ class Routes:
         self._plans: dict[Isolation, Plan] = {
             Isolation.DATABASE: DatabasePlan(),
             Isolation.SCHEMA: SchemaPlan(),
-            Isolation.ROW: RowPlan(signed=settings.row.signed, setting=settings.row.setting, form=settings.row.form),
+            Isolation.ROW: RowPlan(
+                signed=settings.row.signed,
+                setting=settings.row.setting,
+                form=settings.row.form,
+                signs_context=bool(settings.signed_context),
+            ),
         }
         # Good while the entry is; the least recently used first, roughly: the order is kept from half of `most` on.
         self._routes: OrderedDict[RouteKey, tuple[Entry, Route]] = OrderedDict()
@@ -107,7 +114,7 @@ class Routes:
     def known(self, scope: TenantScope) -> Route | None:
         """The route when the registry need not be asked for it."""
         route = self.known_by((scope.id, scope.system, scope.replica, scope.profile))
-        return route if route is None or not scope.context else _with_context(route, scope)
+        return route if route is None or not scope.context else self.with_context(route, scope.context)
 
     def known_by(self, key: RouteKey) -> Route | None:
         """As `known`, without a scope."""
@@ -127,7 +134,7 @@ class Routes:
     async def find(self, scope: TenantScope) -> Route:
         """The route of a tenant that the registry is asked for. Raises TenantError, RegistryUnavailable."""
         route = await self.find_by((scope.id, scope.system, scope.replica, scope.profile))
-        return route if not scope.context else _with_context(route, scope)
+        return route if not scope.context else self.with_context(route, scope.context)
 
     async def find_by(self, key: RouteKey) -> Route:
         """As `find`, without a scope. A tenant that was served a moment ago, and is paused, is waited for."""
@@ -183,7 +190,7 @@ class Routes:
             plan = self._plans[tenant.placement.isolation]
             route = plan.plan(tenant, system=scope.system, replica=name)
             route = replace(route, pool=replace(route.pool, profile=scope.profile))
-            yield route if not scope.context else _with_context(route, scope)
+            yield route if not scope.context else self.with_context(route, scope.context)
 
     def reads(self, key: RouteKey, *, avoid: Callable[[Route], bool]) -> Route | None:
         """Where a tenant known by `key` is read now: the first of its replicas not to `avoid`, or the primary."""
@@ -199,6 +206,10 @@ class Routes:
             if name is None or not avoid(route):
                 return route
         return None
+
+    def with_context(self, route: Route, context: tuple[tuple[str, str], ...]) -> Route:
+        """`route` with the settings that its caller brings; see `isolation.signed`."""
+        return replace(route, session=with_context(route.session, context, self._signed))
 
     def keys_of(self, tenant: Tenant) -> set[PoolKey]:
         """The pools, without their profile, that may hold connections of this tenant."""
@@ -299,11 +310,6 @@ def _server_of(servers: Mapping[str, Server], tenant: Tenant) -> Server:
     return server
 
 
-def _with_context(route: Route, scope: TenantScope) -> Route:
-    """`route` with the settings that its caller asked for."""
-    return replace(route, session=replace(route.session, context=scope.context))
-
-
 def main_size(settings: Settings) -> int:
     """How many connections the main pool may have: `max_size`, and at least one for each of its lanes."""
     return max(settings.main.max_size, _OWN_LANES + 1)
@@ -351,7 +357,7 @@ def admin_route(settings: Settings, tenant: Tenant) -> Route:
 
 def may_choose(setting: str, settings: Settings) -> bool:
     """Whether a caller may have this setting made in its session."""
-    if setting.lower() in (settings.row.setting, "app.tenant_proof"):
+    if setting.lower() in (settings.row.setting, *OWN_SETTINGS):
         return False
     return "." in setting or setting == "application_name"
 

@@ -13,7 +13,7 @@ from tenantproxy.auth.base import RequestContext
 from tenantproxy.config.sections import Http
 from tenantproxy.errors import AuthError, ConfigurationError, Problem, TenantUnresolved
 from tenantproxy.events import Observer, UntrustedForwardedFor, ignore
-from tenantproxy.model import TenantId
+from tenantproxy.model import NOTHING, TenantId
 
 __all__ = [
     "SUBPROTOCOL",
@@ -163,15 +163,21 @@ def _address(text: str) -> _Address | None:
     return mapped if mapped is not None else address  # ::ffff:10.0.0.1 is 10.0.0.1 on a socket for both families
 
 
-def session_settings(context: Mapping[str, str], request: RequestContext, tenant: TenantId) -> dict[str, str]:
-    """The session settings of `[context]` for a request of `tenant`; what the request does not have is left out.
+def session_settings(
+    context: Mapping[str, str], request: RequestContext, tenant: TenantId, *, signed: Mapping[str, str] = NOTHING
+) -> dict[str, str]:
+    """The session settings of `[context]` and `[signed_context]` for a request of `tenant`.
 
-    Raises TenantUnresolved for a value that PostgreSQL cannot hold.
+    What the request does not have is left out of the first, and empty in the second: a policy can tell a request that
+    lacks it from code that says nothing of it, as the lifecycle's. Raises TenantUnresolved for a value that PostgreSQL
+    cannot hold.
     """
     found: dict[str, str] = {}
-    for setting, source in context.items():
+    for setting, source in (*context.items(), *signed.items()):
         kind, _, name = source.partition(":")
         value = tenant if kind == "tenant" else _client_value(kind, name, request)
+        if value is None and setting in signed:
+            value = ""
         if value is None:
             continue
         if "\0" in value:

@@ -23,6 +23,7 @@ from tenantproxy.config.tenant_sections import RegistrySettings, RowSettings, Sc
 from tenantproxy.config.tenants import tenant_problems
 from tenantproxy.config.values import listen_address
 from tenantproxy.errors import Problem
+from tenantproxy.model import OWN_SETTINGS
 
 __all__ = ["MAIN_RESERVE", "WellFormedSections", "check"]
 
@@ -41,6 +42,7 @@ class WellFormedSections:
     tenants: Mapping[str, TenantEntry | None]
     row: RowSettings | None
     context: Mapping[str, str] | None
+    signed_context: Mapping[str, str] | None
     http: Http | None
     admin: Admin | None
     pg: Pg | None
@@ -333,21 +335,33 @@ _ONLY: Final = {"client": "ip", "tenant": "id"}
 
 
 def _context(parts: WellFormedSections) -> Iterator[Problem]:
-    own = {"app.current_tenant_id", "app.tenant_proof"} | ({parts.row.setting} if parts.row else set())
-    for setting, source in (parts.context or {}).items():
-        if setting in own:
-            yield Problem(
-                key=f"context.{setting}",
-                problem="is set by the isolation itself; a request must not choose it",
-                fix="remove it",
-            )
-        kind, colon, rest = source.partition(":")
-        if kind not in _CONTEXT_SOURCES or not colon or not rest or rest != _ONLY.get(kind, rest):
-            yield Problem(
-                key=f"context.{setting}",
-                problem="must say where the value comes from",
-                fix='write "claim:NAME", "header:NAME", "client:ip" or "tenant:id"',
-            )
+    own = set(OWN_SETTINGS) | ({parts.row.setting} if parts.row else set())
+    own.add("app.current_tenant_id")
+    signed = {name.lower() for name in parts.signed_context or ()}
+    for section, settings in (("context", parts.context), ("signed_context", parts.signed_context)):
+        for setting, source in (settings or {}).items():
+            key = f"{section}.{setting}"
+            if setting.lower() in own:
+                problem = "is set by the isolation itself; a request must not choose it"
+                yield Problem(key=key, problem=problem, fix="remove it")
+            elif section == "context" and setting.lower() in signed:
+                problem = "is in [signed_context] too, and can have one source"
+                yield Problem(key=key, problem=problem, fix="remove it here")
+            elif section == "signed_context" and "." not in setting:
+                problem = "is PostgreSQL's own: what it means does not come from a signature"
+                yield Problem(key=key, problem=problem, fix="write it in [context]")
+            kind, colon, rest = source.partition(":")
+            if kind not in _CONTEXT_SOURCES or not colon or not rest or rest != _ONLY.get(kind, rest):
+                yield Problem(
+                    key=key,
+                    problem="must say where the value comes from",
+                    fix='write "claim:NAME", "header:NAME", "client:ip" or "tenant:id"',
+                )
+    if signed and parts.row is not None and not parts.row.signed:
+        problem = "needs a signed context: what is signed is signed for a tenant that is proven"
+        yield Problem(
+            key="signed_context", problem=problem, fix="remove [row] signed = false, or write it in [context]"
+        )
 
 
 def _auth(parts: WellFormedSections) -> Iterator[Problem]:

@@ -51,6 +51,7 @@ class Settings(BaseSettings):
     schema_: tenant_sections.Schema = Field(default=tenant_sections.Schema(), alias="schema")
     tenant_roles: tenant_sections.TenantRoles | None = None
     context: Mapping[ContextName, Text] = Field(default_factory=dict)
+    signed_context: Mapping[ContextName, Text] = Field(default_factory=dict)
     resolve: auth_sections.Resolve = auth_sections.Resolve()
     auth: auth_sections.Auth = auth_sections.Auth()
     login: auth_sections.LoginSettings = auth_sections.LoginSettings()
@@ -149,7 +150,7 @@ def _well_formed(mapping: Mapping[str, Any]) -> WellFormedSections:
         if model is not None:
             entries = given if isinstance(given, Mapping) else {}
             parts[name] = {str(key): _try(model, entry) for key, entry in entries.items()}
-        elif name == "context":
+        elif name in ("context", "signed_context"):
             well_formed = isinstance(given, Mapping) and all(isinstance(one, str) for one in given.values())
             parts[name] = given if well_formed else None
         else:

@@ -46,6 +46,7 @@ def entry_of(opening: Opening, key: PoolKey, session: Session = _NO_SESSION) -> 
         role=key.user or opening.server(key).user,
         settings=(*settings.items(), *session.context),
         binding=session.binding,
+        signed=session.signed,
         is_operators=key.profile == ADMIN_PROFILE,
     )
 

@@ -25,6 +25,7 @@ from tenantproxy.driver.turns import SessionTurns
 from tenantproxy.errors import TenantEnded
 from tenantproxy.isolation.base import IN_RECOVERY
 from tenantproxy.isolation.row import enter, keep_reset
+from tenantproxy.isolation.signed import signing
 from tenantproxy.isolation.turn import change
 from tenantproxy.model import Binding, Proof, Route, Session, TenantId
 from tenantproxy.wire.frames import DATA_ROW
@@ -57,13 +58,13 @@ class DriverBinder:
 
     def must_enter(self, backend: DriverConnection, session: Session) -> bool:
         """Whether something has to be said to the server before a caller may have its connection."""
-        if session.context or session.standby:
+        if session.context or session.standby or session.signed is not None:
             return True
         return session.binding is not None and not self.is_bound(backend, session.binding)
 
     async def enter(self, backend: DriverConnection, route: Route, deadline: float) -> None:
         """Make the session the tenant's. Whatever goes wrong, the connection is retired before this raises."""
-        binding, context = route.session.binding, route.session.context
+        binding = route.session.binding
         resets = binding is not None and backend.bound is not None and backend.bound != binding.tenant
         check: BindCheck = "bind" if backend.bound is None else "rebind"
         try:
@@ -79,9 +80,7 @@ class DriverBinder:
                     await self._check_standby(backend)
                 if binding is not None and not self.is_bound(backend, binding):
                     await self._bind(backend, binding)
-                if context:
-                    names, values = zip(*context, strict=True)
-                    await backend.con.fetch(_CONTEXT_SQL, list(names), list(values))
+                await self._set_context(backend, route.session)
             if binding is not None:
                 self.renew_in_time(backend)
         except BaseException as exc:
@@ -185,6 +184,24 @@ class DriverBinder:
             raise Unconfirmed(DATA_ROW)
         self._is_now(backend, binding, started)
 
+    async def _set_context(self, backend: DriverConnection, session: Session) -> None:
+        backend.signed = session.signed
+        if session.binding is not None and session.signed is not None:
+            await self._sign_context(backend, session.binding, session.signed)
+        if session.context:
+            names, values = zip(*session.context, strict=True)
+            await backend.con.fetch(_CONTEXT_SQL, list(names), list(values))
+
+    async def _sign_context(self, backend: DriverConnection, binding: Binding, context: str) -> None:
+        con, now = backend.con, backend.server_now()
+        asked = signing(binding, context, backend.signer, pid=backend.pid, server_now=now, window=self._window)
+        try:
+            answer = await con.ask_once(asked.sql, asked.args)
+        except asyncpg.ReadOnlySQLTransactionError:  # its user made the session read only, and goes on with it
+            answer = await con.ask_once(asked.sql, asked.args, writing=True)
+        if answer != asked.answer:
+            raise Unconfirmed(DATA_ROW)
+
     def renew_in_time(self, backend: DriverConnection) -> None:
         """Let the lent connection renew its proof at two thirds of the window, between transactions."""
         con = backend.con
@@ -199,6 +216,8 @@ class DriverBinder:
         timer = asyncio.get_running_loop().call_later(RENEW_TIMEOUT, backend.abort)
         try:
             await self._bind(backend, binding)
+            if backend.signed is not None:
+                await self._sign_context(backend, binding, backend.signed)
         except BaseException as exc:
             backend.abort()  # its user holds it: nothing may run on it any more
             if not isinstance(exc, (*LOST, TimeoutError, Unconfirmed)):

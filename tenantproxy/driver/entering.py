@@ -94,6 +94,21 @@ class EnteringConnection(LeavingConnection):
         await self.simple("COMMIT", None)
         return answer
 
+    async def ask_once(self, sql: str, args: tuple[str, ...], *, writing: bool = False) -> object:
+        """Run a statement without a name, in no cache: nothing that a user prepared can stand in its place.
+
+        The first column of its first row. `writing`: where transactions are read only by default. Has no timer: the
+        caller has one.
+        """
+        if writing:
+            await self._protocol.query("BEGIN READ WRITE", None)
+            answer = await self.ask_once(sql, args)
+            await self.simple("COMMIT", None)
+            return answer
+        statement = await self._get_statement(sql, None, named=False, use_cache=False)
+        rows = await self._protocol.bind_execute(statement, args, "", 1, False, None)
+        return rows[0][0] if rows else None
+
     @property
     def prepared(self) -> int:
         """How many statements are prepared that will be used again: the driver's, and those that enter a session."""

@@ -62,7 +62,12 @@ class Lender:
     def acquire_nowait(self, pool: Pool[DriverConnection], route: Route) -> DriverConnection | None:
         """A connection when one is idle and its session need not be entered; None: `acquire` one."""
         session = route.session
-        if session.context or session.standby or (pool.key.shared and not pool.has_idle_of(route.tenant)):
+        if (
+            session.context
+            or session.signed is not None
+            or session.standby
+            or (pool.key.shared and not pool.has_idle_of(route.tenant))
+        ):
             return None
         backend = pool.lease_nowait(route.tenant, route.limits)
         if backend is None:

@@ -41,6 +41,7 @@ class DriverConnection:
         "pid",
         "pool",
         "process",
+        "signed",
         "signer",
         "task",
         "turns",
@@ -70,6 +71,7 @@ class DriverConnection:
         self.bound: TenantId | None = None
         self.bound_until = 0.0
         self.binding: Binding | None = None  # what it was last entered with
+        self.signed: str | None = None  # the signed settings of the lease that it is in
         self.keep = ""  # the reset after which it still is
         self.is_settled = True  # nothing runs on it
         self.is_aborted = False  # we left without the server's knowledge: its side may live on

@@ -60,6 +60,17 @@ class Signer:
         head = b"v1.%d.%010d.%016d.%016d." % (self.kid, pid, from_us, to_us)
         return head.decode() + self._mac(head + self._database + b"|" + tenant.encode()).hex()
 
+    def sign_context(self, tenant: str, context: str, *, pid: int, from_us: int, to_us: int) -> str:
+        """A proof of 120 characters that `context` is what the sessions of `tenant` on the backend `pid` have.
+
+        `context1.<kid 1>.<pid 10>.<from_us 16>.<to_us 16>.<HMAC-SHA256 hex>` over that head +
+        `database|tenant|context`. A tenant's identifier holds no `|`.
+        """
+        head = b"context1.%d.%010d.%016d.%016d." % (self.kid, pid, from_us, to_us)
+        return (
+            head.decode() + self._mac(b"%s%s|%s|%s" % (head, self._database, tenant.encode(), context.encode())).hex()
+        )
+
     def turn(self, tenant: str, *, form: TurnForm, pid: int, nonce: int, until: int) -> TurnProof:
         """The proof of one turn of `tenant` on the backend `pid` that has this `nonce`; good until that unix second.
 

@@ -35,7 +35,15 @@ _EARLY_US: Final = 2_000_000  # a proof is good from two seconds ago: the clocks
 class RowPlan:
     """Row tenants of one database share a pool; each session is bound to its tenant before a caller has it."""
 
-    def __init__(self, *, signed: bool = True, setting: str = "app.current_tenant_id", form: RowForm = "bound") -> None:
+    def __init__(
+        self,
+        *,
+        signed: bool = True,
+        setting: str = "app.current_tenant_id",
+        form: RowForm = "bound",
+        signs_context: bool = False,
+    ) -> None:
+        self._context = "{}" if signed and signs_context else None  # of a caller who gives none
         self._proof = (Proof.TRUSTED if form == "trusted" else Proof.BOUND) if signed else Proof.PLAIN
         self._setting = setting
 
@@ -57,6 +65,7 @@ class RowPlan:
             ),
             session=Session(
                 binding=Binding(tenant=tenant.id, proof=proof, setting=self._setting),
+                signed=self._context,
                 standby=replica is not None,
             ),
             limits=tenant.limits,

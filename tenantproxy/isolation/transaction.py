@@ -70,14 +70,15 @@ class TransactionEntry:
     """What each transaction of one lease must be, and how that is asked for and confirmed.
 
     `role`: that the session logged in as. `settings`: in force in the transaction, in this order, the caller's last.
-    `is_operators`: not a tenant's, so the role may be any. `kept`: names, in lower case, of settings that are made for
-    the session: those that a pooler itself makes again for each of its clients.
+    `signed`: as in `model.Session`. `is_operators`: not a tenant's, so the role may be any. `kept`: names, in
+    lower case, of settings that are made for the session: those that a pooler itself makes again for its clients.
     """
 
     key: PoolKey
     role: str
     settings: tuple[tuple[str, str], ...]
     binding: Binding | None = None
+    signed: str | None = None
     is_operators: bool = False
     kept: tuple[str, ...] = ()
 
@@ -168,9 +169,13 @@ class TransactionEntry:
         assert self.binding is not None
         at, tenant = challenge.at_us, self.binding.tenant
         proof = signer.sign(tenant, pid=challenge.pid, from_us=at, to_us=at)
+        signed = ""
+        if self.signed is not None:
+            mark = signer.sign_context(tenant, self.signed, pid=challenge.pid, from_us=at, to_us=at)
+            signed = f", {_set('app.context', self.signed)}, {_set('app.context_proof', mark)}"
         return (
             f"SELECT pg_catalog.set_config({_text(self.binding.setting)}, {_text(tenant)}, true),"
-            f" pg_catalog.set_config('app.tenant_proof', '{proof}', true);"
+            f" pg_catalog.set_config('app.tenant_proof', '{proof}', true){signed};"
             f" SELECT tenantproxy.bound_tenant(), '{nonce}'"
         )
 

@@ -46,7 +46,14 @@ DEFAULT_SETTING: Final = "app.current_tenant_id"
 _SETTING: Final = re.compile(r"[a-z_][a-z0-9_]*\.[a-z_][a-z0-9_]*")
 AUTH_FILES: Final = ("sessions.sql", "login_directory.sql", "audit.sql")  # of tenantproxy/auth/, in this order
 TRUSTED_FILE: Final = "trusted_setting.sql"  # behind the others, in their transaction
-CONTEXT_FILES: Final = ("keeper_role.sql", "keeper.sql", "signed_context.sql", "bound_lease.sql", "turns.sql")
+CONTEXT_FILES: Final = (
+    "keeper_role.sql",
+    "keeper.sql",
+    "signed_context.sql",
+    "bound_lease.sql",
+    "turns.sql",
+    "signed_settings.sql",
+)
 
 
 async def install(

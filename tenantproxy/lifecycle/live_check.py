@@ -73,7 +73,12 @@ class _Live:
         self._plans: Mapping[Isolation, Plan] = {
             Isolation.DATABASE: DatabasePlan(),
             Isolation.SCHEMA: SchemaPlan(),
-            Isolation.ROW: RowPlan(signed=settings.row.signed, setting=settings.row.setting, form=settings.row.form),
+            Isolation.ROW: RowPlan(
+                signed=settings.row.signed,
+                setting=settings.row.setting,
+                form=settings.row.form,
+                signs_context=bool(settings.signed_context),
+            ),
         }
         self._of_tenants: dict[str, set[str]] = {}  # by server: the databases of database tenants
 

@@ -40,7 +40,7 @@ class Gate:
         self._router = router
         self._resolver = resolver if resolver is not None else from_settings(settings.resolve)
         self._tokens = tokens
-        self._context = dict(settings.context)
+        self._context, self._signed = dict(settings.context), dict(settings.signed_context)
         self._mismatch_text = settings.resolve.mismatch_text
         self._proxies = TrustedProxies.configured(settings.http, observer=router.observer)
 
@@ -76,7 +76,9 @@ class Gate:
             refusal = not_served(tenant.status)
             if isinstance(refusal, TenantPaused):
                 raise refusal
-        settings = session_settings(self._context, request, identity.tenant) if self._context else None
+        settings: dict[str, str] | None = None
+        if self._context or self._signed:
+            settings = session_settings(self._context, request, identity.tenant, signed=self._signed)
         return self._router.tenant(identity.tenant, context=settings), identity
 
     def answer(self, headers: Headers, error: BaseException, request: str, *, tenant: str = "") -> ProblemAnswer:

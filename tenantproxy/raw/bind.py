@@ -10,6 +10,7 @@ from tenantproxy.connect.failures import Refused
 from tenantproxy.connect.lease_policy import BindFailure, bind_failure
 from tenantproxy.isolation.base import IN_RECOVERY
 from tenantproxy.isolation.row import enter
+from tenantproxy.isolation.signed import signing
 from tenantproxy.isolation.turn import TRUST, chained
 from tenantproxy.model import Binding, Proof, Route
 from tenantproxy.pools.base import Clock
@@ -76,6 +77,7 @@ class BackendEntry:
         "_lender",
         "_name",
         "_nonce",
+        "_signed",
         "_start",
         "_then",
         "_until",
@@ -100,6 +102,7 @@ class BackendEntry:
         self._binding = route.session.binding
         self._is_standby = route.session.standby
         self._context = tuple((name.encode(), value.encode()) for name, value in route.session.context)
+        self._signed = route.session.signed
         self._wanted = session + self._context
         self._then = then
         self._again = again  # within a client's session, which owns the unnamed statement
@@ -133,6 +136,10 @@ class BackendEntry:
             messages, expected = self._bind(self._binding)
             self._binds = True
             self._bind_size = len(expected)
+        if self._binding is not None and self._signed is not None:
+            says_signed, is_signed = self._sign(self._binding, self._signed)
+            messages, expected = messages + says_signed, expected + is_signed
+            self._bind_size = len(expected)
         to_set = self._to_set()
         if to_set:
             says_set, is_set = self._set(to_set)
@@ -148,7 +155,9 @@ class BackendEntry:
             self._bind_size += len(_IS_STANDBY)
         if not messages:
             return False
-        is_written = self._binds and self._binding is not None and self._binding.proof in WRITTEN
+        is_written = (
+            (self._binds or self._signed is not None) and self._binding is not None and self._binding.proof in WRITTEN
+        )
         if is_written and (self._again or backend.bound is not None):
             # Its user may have made the session read only, and one that reads only cannot be bound.
             begun = self._answer("BEGIN")
@@ -188,6 +197,17 @@ class BackendEntry:
         return self._say(sql, [part for pair in start for part in pair] + [nonce]), self._answer(
             "SELECT 1", row(b"f", nonce)
         )
+
+    def _sign(self, binding: Binding, context: str) -> tuple[bytes, bytes]:
+        """What gives the session its signed settings: each time, for no former ones may hold. And its answer."""
+        backend, lender = self._backend, self._lender
+        asked = signing(
+            binding, context, backend.signer, pid=backend.pid, server_now=backend.server_now(), window=lender.window
+        )
+        args = [arg.encode() for arg in asked.args]
+        nonce = lender.nonce()
+        values = args if binding.proof is Proof.CARRIED else args[:1]
+        return self._say(f"{asked.sql}, $3", [*args, nonce]), self._answer("SELECT 1", row(*values, nonce))
 
     def _to_set(self) -> Collection[tuple[bytes, bytes | None]]:
         """What the session does not have yet, or what a client may have changed without a word from the server."""

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Final, Protocol, TypeAlias
 
 from tenantproxy.errors import ConnectFailed, TenantProxyError
-from tenantproxy.model import Proof, Route
+from tenantproxy.model import OWN_SETTINGS, Proof, Route
 from tenantproxy.raw.backend import RawBackend
 from tenantproxy.raw.exchange import READY_IDLE, SYNC_NOW, Exchange, answer_of, statement, values_of
 from tenantproxy.wire.leftovers import ADVISORY_LOCK, ANYTHING, HELD_CURSOR, SETTING, TEMPORARY
@@ -50,7 +50,6 @@ _REPORTED: Final = frozenset(
         "statement_timeout",
     )
 )
-_PROOF: Final = "app.tenant_proof"
 
 
 class LookingLender(Protocol):
@@ -104,7 +103,7 @@ def _binding(route: Route) -> list[bytes]:
 
 def _ours(route: Route, backend: RawBackend) -> str:
     """The settings that are none of the client's, or go along with it."""
-    names = {_PROOF} | {name.lower() for name, _ in route.session.context}
+    names = set(OWN_SETTINGS) | {name.lower() for name, _ in route.session.context}
     if route.session.binding is not None:
         names.add(route.session.binding.setting.lower())
     names |= {name.decode().lower() for name, _ in backend.session}

@@ -69,6 +69,7 @@ def _entry(opening: Opening, key: PoolKey, session: Session, settings: Settings)
         role=mine.role,
         settings=_with(mine.settings, chosen, session.context),
         binding=mine.binding,
+        signed=mine.signed,
         kept=_KEPT,
     )
 

@@ -50,11 +50,13 @@ def through(
     signed: bool = True,
     tenants: dict[str, Any] | None = None,
     pg: dict[str, Any] | None = None,
+    signed_context: dict[str, str] | None = None,
     **keys: Any,
 ) -> Settings:
     """The tenants' server is behind the pooler at `port`, and main is not. `tenants`: instead of those of the world."""
     given = {"registry": {"source": "postgres"}} if tenants is None else {"registry": {"source": "file"}}
     given |= {} if pg is None else {"pg": pg}
+    given |= {} if signed_context is None else {"signed_context": signed_context}
     given |= {} if tenants is None else {"tenants": {n: {"server": SERVER} | each for n, each in tenants.items()}}
     pooled = {**keys_of(world.server), "port": port, "pooler": "pgbouncer", **keys}
     return Settings.from_mapping(
@@ -369,6 +371,19 @@ async def test_a_context_lasts_for_the_transactions_of_its_lease(lasting: World,
         asked = "SELECT coalesce(current_setting('app.user_id', true), '')"
         assert await router.tenant(tenant.id).fetchval(asked) == ""
         assert await router.tenant(other.id).fetchval(asked) == ""
+
+
+async def test_signed_settings_hold_for_each_transaction_of_their_lease(lasting: World, pooler: PgBouncer) -> None:
+    tenant, other = lasting.of(Isolation.ROW)
+    said = "SELECT tenantproxy.context('app.role')"
+    async with a_router(lasting, pooler, signed_context={"app.role": "claim:role"}) as router:
+        for each, role in ((tenant, "it's \\ 7 €"), (other, "viewer"), (tenant, "admin")):
+            async with router.tenant(each.id, context={"app.role": role}).connection() as conn:
+                assert [await conn.fetchval(said) for _ in range(2)] == [role, role]
+                forging = "SELECT set_config('app.context', '{\"app.role\": \"owner\"}', true)"
+                with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                    await conn.execute(f"{forging}; {said}")
+        assert await router.tenant(tenant.id).fetchval(said) is None
 
 
 async def test_types_of_its_own_schema_are_read_for_each_tenant(lasting: World, pooler: PgBouncer) -> None:

@@ -12,6 +12,7 @@ import pytest
 import pytest_asyncio
 
 from tenantproxy import Router
+from tenantproxy.driver.renewing import RenewingConnection
 from tenantproxy.errors import ConnectFailed, TenantProxyError
 from tenantproxy.events import ServerDown, ServerUp
 from tenantproxy.lifecycle.prove import Options, prove
@@ -85,6 +86,23 @@ async def test_the_library_reads_each_kind_of_tenant_from_a_replica(lasting: Rep
             with pytest.raises(asyncpg.ReadOnlySQLTransactionError):
                 await scope.execute("CREATE TABLE t ()")
         assert router.stats().resets["failed"] == 0
+
+
+async def test_signed_settings_hold_on_a_replica_and_through_a_renewal(lasting: Replicated) -> None:
+    world, said = lasting.world, "SELECT tenantproxy.context('app.role')"
+    settings = world.settings(servers=lasting.servers(), signed_context={"app.role": "claim:role"})
+    async with checked(settings, world, servers={SERVER: world.server, REPLICA: lasting.standby}) as router:
+        for role in ("viewer", "admin"):
+            scope = router.tenant("row1", replica=True, context={"app.role": role})
+            async with scope.connection() as conn:
+                assert await conn.fetchval(said) == role
+                await conn.execute("RESET app.context")
+                assert isinstance(conn._con, RenewingConnection)
+                conn._con.renew_at = 0.0
+                assert await conn.fetchval(said) == role
+                await conn.execute("SELECT set_config('app.context', '{\"app.role\": \"owner\"}', false)")
+                with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                    await conn.fetchval(said)
 
 
 async def test_raw_backends_of_a_replica_are_each_kind_of_tenants(lasting: Replicated) -> None:

@@ -19,8 +19,8 @@ from tenantproxy.model import Isolation, Limits
 
 EXAMPLE = Path(__file__).parents[2] / "config" / "tenantproxy.toml"
 CONTRACT_SECTIONS = {"schema", "fleet", "provision", "migrations", "backup", "gdpr",
-    "main", "servers", "pools", "registry", "tenants", "row", "tenant_roles", "context", "resolve", "auth", "login",
-    "http", "admin", "audit", "pg", "sql", "metrics", "log", "traces",
+    "main", "servers", "pools", "registry", "tenants", "row", "tenant_roles", "context", "signed_context", "resolve",
+    "auth", "login", "http", "admin", "audit", "pg", "sql", "metrics", "log", "traces",
 }  # fmt: skip
 VERIFIER = (
     "SCRAM-SHA-256$4096:EX3KwYAOFoPOorSBSndI7g==$4WOwYQAY0t+Pl2hZ0Mye/Ipuh3uZ5IbN5FfM0IrAkn0="
@@ -184,6 +184,10 @@ BAD = [
     (changed(context={"user_id": "claim:sub"}), "context.user_id", ["with a dot"]),
     (changed(context={"app.x": "tenant:name"}), "context.app.x", ["tenant:id"]),
     (changed(context={"search_path": "claim:sub"}), "context.search_path", ["with a dot"]),
+    (changed(context={"app.context": "claim:x"}), "context.app.context", ["remove it"]),
+    (changed(signed_context={"app.context_proof": "claim:x"}), "signed_context.app.context_proof", ["remove it"]),
+    (changed(signed_context={"app.role": "role"}), "signed_context.app.role", ["claim:NAME"]),
+    (changed(signed_context={"application_name": "claim:x"}), "signed_context.application_name", ["in [context]"]),
     (changed(http={"listen": "8080"}), "http.listen", ["host:port", "127.0.0.1:8080"]),
     (changed(http={"listen": "::1:8080"}), "http.listen", ["brackets"]),
     (changed(http={"listen": "localhost:http"}), "http.listen", ["port"]),

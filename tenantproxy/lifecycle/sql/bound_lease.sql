@@ -11,7 +11,7 @@ DECLARE
   name  text;
   whole boolean;
 BEGIN
-  FOREACH name IN ARRAY ARRAY['tenant_binding', 'tenant_mark', 'session_nonce', 'trusted_mark'] LOOP
+  FOREACH name IN ARRAY ARRAY['tenant_binding', 'tenant_mark', 'session_nonce', 'trusted_mark', 'context_salt', 'context_mark'] LOOP
     IF to_regclass('tenantproxy.' || name) IS NOT NULL THEN
       EXECUTE format('SELECT EXISTS (SELECT FROM tenantproxy.%I)', name) INTO whole;
       IF NOT whole THEN

@@ -295,6 +295,26 @@ async def test_session_settings_come_from_the_request(lasting: World) -> None:
         assert plain == "tenantproxy"
 
 
+async def test_signed_settings_come_from_the_request_or_are_empty(lasting: World) -> None:
+    async def app(scope: Mapping[str, Any], receive: Any, send: Any) -> None:
+        row = await tenantproxy.current().fetchrow(
+            "SELECT tenantproxy.context('app.user_id'), tenantproxy.context('app.ip'),"
+            " tenantproxy.context('app.agent'), current_setting('app.agent')"
+        )
+        await reply(send, "|".join(str(value) for value in row or ()))
+
+    signed = {"app.user_id": "claim:sub", "app.ip": "client:ip", "app.agent": "header:User-Agent"}
+    async with checked(lasting.settings(auth=AUTH, signed_context=signed, pools={"max_size": 1}), lasting) as router:
+        asker = around(app, router)
+        headers = await Caller.of(router).headers("row1")
+        agent = ("User-Agent", 'it\'s \\ "x"')
+        assert (await ask(asker, "/", *headers, agent)).body.decode() == "|".join(
+            ("user-7", "192.0.2.7", agent[1], agent[1])
+        )
+        assert (await ask(asker, "/", *headers)).body.decode() == "user-7|192.0.2.7||"
+        assert (await ask(asker, "/", *headers, ("User-Agent", "x" * 20_000))).status == 400
+
+
 @pytest.mark.parametrize(("given", "kept"), [("abc-1.2_X", True), ("a" * 64, True), ("a" * 65, False), ("a b", False),
                                              ("a\nb", False), ("", False), ("caf\xe9", False)])  # fmt: skip
 async def test_a_request_id_is_kept_when_it_can_be_logged(router: CheckedRouter, given: str, kept: bool) -> None:

@@ -48,6 +48,15 @@ def test_a_proof_is_of_one_tenant_one_backend_one_time_one_key_and_one_database(
     assert len(set(variants)) == len(variants)
 
 
+def test_no_proof_of_signed_settings_passes_for_one_of_a_tenant() -> None:
+    signer = Signer(KEY, database="d")
+    tenant = signer.sign("acme|{}", pid=7, from_us=1, to_us=2)
+    context = signer.sign_context("acme", "{}", pid=7, from_us=1, to_us=2)
+    assert (len(tenant), len(context)) == (114, 120)
+    assert tenant[-64:] != context[-64:]
+    assert context != signer.sign_context("acme", '{"a": ""}', pid=7, from_us=1, to_us=2)
+
+
 def test_one_signer_signs_again_and_again_without_mixing_anything_up() -> None:
     signer = Signer(KEY, database="d")
     first = signer.sign("a", pid=1, from_us=1, to_us=2)
