@@ -10,10 +10,10 @@ from tenantproxy.config.problems import nearest
 from tenantproxy.config.sections import ListenerSection, Pg, PgUser
 from tenantproxy.config.values import is_loopback
 from tenantproxy.errors import Problem, TenantNotFound
-from tenantproxy.model import MAX_IDENTIFIER_BYTES, tenant_id
+from tenantproxy.model import MAX_IDENTIFIER_BYTES, OWN_SETTINGS, tenant_id
 from tenantproxy.wire.scram import Verifier
 
-__all__ = ["CONSOLE", "JWT", "MAINTENANCE", "OAUTH", "pg_problems", "tls_problems"]
+__all__ = ["CONSOLE", "GIVEN", "JWT", "MAINTENANCE", "OAUTH", "STARTUP", "pg_problems", "tls_problems"]
 
 CONSOLE: Final = "tenantproxy"
 """The database of the PostgreSQL port that is the console."""
@@ -26,6 +26,12 @@ JWT: Final = "jwt"
 
 OAUTH: Final = "oauth"
 """The user of the PostgreSQL port who brings an access token by OAUTHBEARER."""
+
+STARTUP: Final = "startup"
+"""The source of a setting that a client of the user names when it connects."""
+
+GIVEN: Final = "value:"
+"""Begins the source of a setting that is the same for all clients of the user."""
 
 _DOMAIN: Final = re.compile(r"[a-z0-9-]+(\.[a-z0-9-]+)*", re.IGNORECASE)
 
@@ -41,6 +47,7 @@ def pg_problems(pg: Pg, *, verifies: bool, tenants: Collection[str] | None) -> I
         yield from _proof(key, user)
         yield from _certificate(key, user, pg)
         yield from _reach(key, user, tenants)
+        yield from _context(key, user)
     if pg.users and tenants is not None and CONSOLE in tenants:
         problem = "is the name of the console on the PostgreSQL port, so no client could connect to this tenant"
         yield Problem(key=f"tenants.{CONSOLE}", problem=problem, fix="rename the tenant")
@@ -130,6 +137,16 @@ def _certificate(key: str, user: PgUser, pg: Pg) -> Iterator[Problem]:
         yield Problem(key=f"{key}.cert", problem=problem, fix="name its file in [pg] ssl_client_ca_file")
     if user.cert_names and not user.cert:
         yield Problem(key=f"{key}.cert_names", problem="is only read with cert = true", fix="add cert = true")
+
+
+def _context(key: str, user: PgUser) -> Iterator[Problem]:
+    for setting, source in user.context.items():
+        if setting.lower() in ("app.current_tenant_id", *OWN_SETTINGS):
+            problem = "is set by the isolation itself"
+            yield Problem(key=f"{key}.context.{setting}", problem=problem, fix="remove it")
+        if source not in (STARTUP, "client:ip", "tenant:id") and not source.startswith(GIVEN):
+            fix = 'write "value:TEXT", "startup", "client:ip" or "tenant:id"'
+            yield Problem(key=f"{key}.context.{setting}", problem="must say where the value comes from", fix=fix)
 
 
 def _reach(key: str, user: PgUser, known: Collection[str] | None) -> Iterator[Problem]:

@@ -11,6 +11,7 @@ from pydantic_core import PydanticCustomError
 from tenantproxy.config.secret import Secret
 from tenantproxy.config.section import Section
 from tenantproxy.config.values import (
+    ContextName,
     Count,
     Flag,
     GivenText,
@@ -169,6 +170,7 @@ class PgUser(Section):
     tenants: Annotated[Literal["*"] | tuple[Text, ...], BeforeValidator(tenant_list)] = ()
     pool_mode: Literal["transaction", "session"] = "transaction"
     replica: Flag = False  # reads from replicas, unless the client says otherwise
+    context: Mapping[ContextName, Text] = Field(default_factory=dict)  # where settings of its sessions come from
     maintenance: Flag = False
     max_clients: Count | None = None
     cert: Flag = False

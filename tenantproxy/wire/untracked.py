@@ -23,6 +23,7 @@ _MAX_BYTES: Final = 2048  # of all of them
 _NEVER: Final = frozenset(
     # Whose the session is: its role, the setting of row tenants and its proof, whether policies hold.
     b"role session_authorization is_superuser app.current_tenant_id app.tenant_proof row_security"
+    b" app.context app.context_proof"
     # Of the server and of tenantproxy: how long an idle backend may live, what an error ends, what a process loads.
     b" exit_on_error idle_session_timeout local_preload_libraries"
     # Of one transaction, or of none.

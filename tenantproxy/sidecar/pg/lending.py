@@ -23,6 +23,7 @@ from tenantproxy.raw.lender import PROFILE, RawLender
 from tenantproxy.raw.side import new_raw_side
 from tenantproxy.router import Router
 from tenantproxy.routes import RouteKey
+from tenantproxy.sidecar.pg.context import Pairs
 from tenantproxy.slices import in_slices
 
 __all__ = ["RawLending"]
@@ -126,6 +127,10 @@ class RawLending:
         key = (tenant, None, replica, PROFILE)
         route = await self._routes.find_by(key)
         return self._reading(key, route) if route.session.standby else (self._pools.pool(route), route)
+
+    def with_context(self, route: Route, context: Pairs) -> Route:
+        """See `listener.Lending`."""
+        return self._routes.with_context(route, context)
 
     def _reading(self, key: RouteKey, preferred: Route) -> tuple[Pool[RawBackend], Route]:
         """The tenant's replica, or another one where that does not serve or is too far behind, or the primary."""

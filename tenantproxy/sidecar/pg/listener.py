@@ -49,6 +49,7 @@ from tenantproxy.sidecar.pg.admission import Admission, ClientPlace
 from tenantproxy.sidecar.pg.carried import CarriedRelay, relay_on
 from tenantproxy.sidecar.pg.console.client import ConsoleClient
 from tenantproxy.sidecar.pg.console.console import Console
+from tenantproxy.sidecar.pg.context import placed
 from tenantproxy.sidecar.pg.database_list import DatabaseList
 from tenantproxy.sidecar.pg.encryption import Channel, Encryption, check_encryption, encrypted_by
 from tenantproxy.sidecar.pg.greetings import Greetings, greeting
@@ -495,13 +496,16 @@ class PgListener:
     ) -> None:
         if tenant in self._paused:  # who is connected waits; a new client would be cut off by its startup timeout
             raise not_served(TenantStatus.PAUSED)
-        others = dict(wish.others)
+        context = placed(target.context, _address(connection.transport, "peername")[0])
+        others = self._users.left_of(target, wish.others)
         chosen = others.pop(REPLICA, None)
         after = position(others.pop(AFTER, b""))
         if after and target.pool_mode == "session":
             raise unprepared()
-        source = self.source_of(tenant).reading(
-            replica=target.replica if chosen is None else is_on(chosen), after=after
+        source = (
+            self.source_of(tenant)
+            .of(context)
+            .reading(replica=target.replica if chosen is None else is_on(chosen), after=after)
         )
         wish = replace(wish, others=tuple(others.items()))
         pool, route = source.known() or await source.find()

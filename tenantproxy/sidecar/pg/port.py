@@ -20,6 +20,7 @@ from tenantproxy.sidecar.descriptors import ceiling
 from tenantproxy.sidecar.pg.colleagues import Colleagues
 from tenantproxy.sidecar.pg.console.console import Console
 from tenantproxy.sidecar.pg.console.tables import Averages
+from tenantproxy.sidecar.pg.context import ClientContext
 from tenantproxy.sidecar.pg.lending import RawLending
 from tenantproxy.sidecar.pg.listener import Elsewhere, PgListener
 from tenantproxy.sidecar.pg.traffic import TrafficTable
@@ -89,6 +90,7 @@ class PgPort:
             discovery=Discovery(pg.oauth_issuer, pg.oauth_scope) if pg.oauth_issuer else None,
             tenants=self._router.registry,
             seed=seed_of(settings),
+            context=ClientContext.configured(settings),
         )
         self._lending = RawLending(self._router)
         await self._lending.open()

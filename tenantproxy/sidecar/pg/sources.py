@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Container
 from typing import NamedTuple, Protocol
+from weakref import WeakValueDictionary
 
 from tenantproxy.model import Route, TenantId
 from tenantproxy.pools.pool import Pool
 from tenantproxy.raw.backend import RawBackend
 from tenantproxy.raw.lender import RawLender
+from tenantproxy.sidecar.pg.context import Pairs
 from tenantproxy.wire.memory import TenantMemory
 
 __all__ = ["Lending", "SourceParts", "TenantSource"]
@@ -35,6 +37,10 @@ class Lending(Protocol):
 
     async def find(self, tenant: TenantId, *, replica: bool = False) -> tuple[Pool[RawBackend], Route]:
         """The same from the registry. Raises TenantError, RegistryUnavailable, PoolClosed."""
+        ...
+
+    def with_context(self, route: Route, context: Pairs) -> Route:
+        """`route` with the settings of a client."""
         ...
 
     def is_pooled(self, server: str) -> bool:
@@ -64,9 +70,15 @@ class SourceParts(NamedTuple):
 
 
 class TenantSource:
-    """See `checkout.Source`. All clients of a tenant share it, but those that read `after` a position."""
+    """See `checkout.Source`. All clients of a tenant share it, but those that read `after` a position.
 
-    __slots__ = ("__weakref__", "_known", "_parts", "_paused", "_primary", "_readers", "_tenant", "after", "replica")
+    Those that have the same settings of `[context]` share one that is made of it.
+    """
+
+    __slots__ = (
+        "__weakref__", "_contexts", "_known", "_made", "_origin", "_parts", "_paused", "_primary",
+        "_readers", "_tenant", "after", "context", "replica",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -76,11 +88,17 @@ class TenantSource:
         primary: TenantSource | None = None,
         replica: bool = False,
         after: int = 0,
+        context: Pairs = (),
+        origin: TenantSource | None = None,
     ) -> None:
         self.replica = replica
         self.after = after
         self._primary = primary  # of clients that said nothing; None: this one
         self._readers: TenantSource | None = None  # of clients that read from replicas, once there is one
+        self.context = context
+        self._origin = origin  # without a context; it lives as long as this does
+        self._contexts: WeakValueDictionary[Pairs, TenantSource] = WeakValueDictionary()
+        self._made: tuple[Route, Route] | None = None  # the last one, and what became of it
         self._tenant = tenant
         self._parts = parts
         self._known = parts.lending.known  # for each lease
@@ -100,7 +118,8 @@ class TenantSource:
         """See `checkout.Source`."""
         if self._tenant in self._paused:
             return None
-        return self._known(self._tenant, replica=True) if self.replica else self._known(self._tenant)
+        found = self._known(self._tenant, replica=True) if self.replica else self._known(self._tenant)
+        return found if found is None or not self.context else self._in_context(found)
 
     def fresh_until(self) -> float:
         """See `checkout.Source`."""
@@ -108,7 +127,24 @@ class TenantSource:
 
     async def find(self) -> tuple[Pool[RawBackend], Route]:
         """See `checkout.Source`."""
-        return await self._parts.find(self._tenant, replica=self.replica)
+        found = await self._parts.find(self._tenant, replica=self.replica)
+        return self._in_context(found) if self.context else found
+
+    def _in_context(self, found: tuple[Pool[RawBackend], Route]) -> tuple[Pool[RawBackend], Route]:
+        pool, route = found
+        if self._made is None or self._made[0] is not route:
+            self._made = route, self._parts.lending.with_context(route, self.context)
+        return pool, self._made[1]
+
+    def of(self, context: Pairs) -> TenantSource:
+        """That of clients with these settings."""
+        if context == self.context:
+            return self
+        known = self._contexts.get(context)
+        if known is None:
+            known = TenantSource(self._tenant, self._parts, context=context, origin=self)
+            self._contexts[context] = known
+        return known
 
     def reading(self, *, replica: bool, after: int = 0) -> TenantSource:
         """See `checkout.Source`."""
@@ -124,4 +160,4 @@ class TenantSource:
         return primary._readers
 
     def _derived(self, *, replica: bool, after: int) -> TenantSource:
-        return TenantSource(self._tenant, self._parts, primary=self, replica=replica, after=after)
+        return TenantSource(self._tenant, self._parts, primary=self, replica=replica, after=after, context=self.context)

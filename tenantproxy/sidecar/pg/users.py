@@ -16,24 +16,29 @@ from typing import Any, Final, Literal, Protocol, TypeAlias
 
 from tenantproxy.auth.claims import claim_at
 from tenantproxy.config import Auth, PgUser, Settings, pg_users
+from tenantproxy.config.pg_users import STARTUP
 from tenantproxy.errors import (
     AuthError,
     ConfigurationError,
+    InvalidSetting,
     Problem,
     RegistryUnavailable,
     TenantError,
     TenantNotFound,
     TenantProxyError,
+    TenantUnresolved,
     TokenExpired,
 )
 from tenantproxy.model import MAX_IDENTIFIER_BYTES, Tenant, TenantId, TenantStatus, tenant_id
 from tenantproxy.registry.base import TenantMisconfigured
 from tenantproxy.registry.by_database import ByDatabase, CachingRegistry, has_database
 from tenantproxy.router import not_served
+from tenantproxy.sidecar.pg.context import ClientContext, Pairs
 from tenantproxy.sidecar.pg.encryption import Channel
 from tenantproxy.wire.client_auth import failed
 from tenantproxy.wire.oauth_bearer import Discovery
 from tenantproxy.wire.scram import DEFAULT_ITERATIONS, Verifier
+from tenantproxy.wire.untracked import not_tracked
 
 __all__ = [
     "CONSOLE",
@@ -101,6 +106,11 @@ class Wish(Protocol):
         """Name it again, in the options."""
         ...
 
+    @property
+    def others(self) -> tuple[tuple[bytes, bytes], ...]:
+        """Settings that are not tracked, their names in lower case."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Credential:
@@ -126,6 +136,7 @@ class Target:
     pool_mode: PoolMode = "transaction"
     may_change: bool = False
     replica: bool = False  # it reads from replicas, unless it says otherwise
+    context: Pairs = ()  # settings of its sessions; `context.ADDRESS` stands for its address
     databases: tuple[str, ...] = ()  # of a client of the database `postgres`: the tenants that it lists as databases
 
 
@@ -146,6 +157,7 @@ class Users:
         discovery: Discovery | None = None,
         tenants: CachingRegistry,
         seed: bytes | None = None,
+        context: ClientContext | None = None,
     ) -> None:
         self._tokens = tokens
         self._ways: Mapping[bytes, Credential] = {}  # of those whose proof is a token
@@ -154,6 +166,7 @@ class Users:
         if tokens is not None and discovery is not None:
             self._ways = {**self._ways, OAUTH: Credential("oauth", discovery=discovery)}
         self._tenants = tenants
+        self._context = context if context is not None else ClientContext()
         self._by_database = ByDatabase(tenants)
         self._seed = seed if seed is not None else secrets.token_bytes(_KEY_BYTES)
         self._grants: Mapping[bytes, _Grant] = {}
@@ -192,6 +205,7 @@ class Users:
             tenants=None if user.tenants == "*" else tuple(dict.fromkeys(user.tenants)),
             pool_mode=user.pool_mode,
             replica=user.replica,
+            context=tuple(user.context.items()),
             console=user.console,
             maintenance=user.maintenance,
             certificate=frozenset(user.cert_names or [name]) if user.cert else None,
@@ -258,7 +272,7 @@ class Users:
             return None
         name = _text(wish.database)
         tenant = self._tenants.peek(name) if name is not None and grant.reaches(name) else None
-        return None if tenant is None else grant.at(tenant)
+        return None if tenant is None else _at(grant, tenant, wish, self._context)
 
     async def authorise(self, user: bytes, wish: Wish) -> Target | TenantProxyError:
         """Where `user`, whose password was right, may go. Errors are returned; each of them ends the connection.
@@ -272,13 +286,15 @@ class Users:
         grant = self._grants[user]
         try:
             if grant.is_maintenance(_names(wish)):
-                return await self._listed(grant)
+                return await self._listed(grant, wish)
             tenant = await self._agreed(grant, wish)
         except (TenantError, RegistryUnavailable) as exc:
             return exc
-        return failed(user, "the user has no such tenant") if tenant is None else grant.at(tenant)
+        return (
+            failed(user, "the user has no such tenant") if tenant is None else _at(grant, tenant, wish, self._context)
+        )
 
-    async def _listed(self, grant: _Grant) -> Target | TenantProxyError:
+    async def _listed(self, grant: _Grant, wish: Wish) -> Target | TenantProxyError:
         """The first of the tenants that the user may reach, with a list of them."""
         every = self._tenants.inner.tenants(status=TenantStatus.ACTIVE) if grant.tenants is None else None
         found: list[Tenant] = []
@@ -290,7 +306,7 @@ class Users:
         if not found:
             return failed(grant.name.encode(), "the user reaches no tenant that is served")
         found.sort(key=lambda tenant: tenant.id)
-        target = grant.at(found[0])
+        target = _at(grant, found[0], wish, self._context)
         return replace(target, databases=tuple(tenant.id for tenant in found)) if isinstance(target, Target) else target
 
     async def _agreed(self, grant: _Grant, wish: Wish) -> Tenant | None:
@@ -328,6 +344,16 @@ class Users:
             with suppress(TenantNotFound, TenantMisconfigured):
                 yield await self._tenants.get(tenant_id(name))
 
+    def left_of(self, target: Target, others: tuple[tuple[bytes, bytes], ...]) -> dict[bytes, bytes]:
+        """What of `others` is for the client's session itself. Raises InvalidSetting for what it may not choose."""
+        grant = self._grants.get(target.user.encode())
+        chosen = {name.encode() for name, source in (() if grant is None else grant.context) if source == STARTUP}
+        given = {name.encode() for name, _ in target.context}
+        left = {name: value for name, value in others if name not in chosen}
+        for name in left.keys() & given:
+            raise not_tracked(name)
+        return left
+
     def may_vacate(self, target: Target, database: str) -> bool:
         """Whether a client may have idle connections to `database` closed: its user reaches all, or this one alone."""
         grant = self._grants.get(target.user.encode())
@@ -362,7 +388,12 @@ class Users:
             return failed(subject, "the token is another user's")
         named = all(_text(name) == tenant.id or has_database(tenant, _text(name)) for name in _names(wish))
         good = named and CONSOLE not in _names(wish)
-        return _BEARER.at(tenant) if good else failed(JWT, "the database is not the token's tenant")
+        if not good:
+            return failed(JWT, "the database is not the token's tenant")
+        try:
+            return _BEARER.at(tenant, self._context.of_token(claims, tenant.id))
+        except (InvalidSetting, TenantUnresolved) as exc:
+            return exc
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -375,6 +406,7 @@ class _Grant:
     pool_mode: PoolMode
     console: ConsoleAccess
     replica: bool = False
+    context: Pairs = ()  # names and sources
     maintenance: bool = False
     certificate: frozenset[str] | None = None  # one of these names must be in the one that is shown
 
@@ -384,15 +416,29 @@ class _Grant:
     def is_maintenance(self, names: set[bytes]) -> bool:
         return self.maintenance and names == {_MAINTENANCE}
 
-    def at(self, tenant: Tenant) -> Target | TenantProxyError:
+    def at(self, tenant: Tenant, context: Pairs) -> Target | TenantProxyError:
         if tenant.status is not TenantStatus.ACTIVE:
             return not_served(tenant.status)
-        return Target(kind="tenant", user=self.name, tenant=tenant.id, pool_mode=self.pool_mode, replica=self.replica)
+        return Target(
+            kind="tenant",
+            user=self.name,
+            tenant=tenant.id,
+            pool_mode=self.pool_mode,
+            replica=self.replica,
+            context=context,
+        )
 
     def at_console(self) -> Target | TenantProxyError:
         if not self.console:
             return failed(self.name.encode(), "the user may not use the console")
         return Target(kind="console", user=self.name, may_change=self.console is True)
+
+
+def _at(grant: _Grant, tenant: Tenant, wish: Wish, context: ClientContext) -> Target | TenantProxyError:
+    try:
+        return grant.at(tenant, context.of_user(dict(grant.context), wish, tenant.id))
+    except InvalidSetting as exc:
+        return exc
 
 
 _BEARER: Final = _Grant(

@@ -22,7 +22,9 @@ from tenantproxy.errors import AuthError, InvalidCredentials, InvalidSetting, Pr
 from tenantproxy.sidecar.pg.encryption import Channel
 from tenantproxy.sidecar.pg.users import JWT, Credential, Target
 from tenantproxy.wire.client_auth import failed
+from tenantproxy.wire.settings import Settings
 from tenantproxy.wire.startup import SessionWish, options
+from tenantproxy.wire.untracked import untracked
 
 __all__ = ["SqlCallers", "Visitor", "read_connection_string"]
 
@@ -45,6 +47,10 @@ class CallerUsers(Protocol):
 
     async def authorise(self, user: bytes, wish: SessionWish) -> Target | TenantProxyError:
         """Where a user may go whose password was right."""
+        ...
+
+    def left_of(self, target: Target, others: Settings) -> dict[bytes, bytes]:
+        """What a caller says that its session does not have from us. Raises InvalidSetting."""
         ...
 
     async def authorise_token(
@@ -117,7 +123,7 @@ class SqlCallers:
         if token is not None:
             if password and password != token:
                 raise AuthError("a token and a password were sent", hint="send one of them")
-            found = await self._users.authorise_token(token, wish, subject=wish.user)
+            found = self._checked(await self._users.authorise_token(token, wish, subject=wish.user), wish)
         elif not wish.user:
             raise _unnamed()
         else:
@@ -131,7 +137,7 @@ class SqlCallers:
     async def _by_password(self, visitor: Visitor, wish: SessionWish, password: str) -> Target | TenantProxyError:
         credential = self._users.find(wish.user, visitor.channel)
         if wish.user == JWT and credential.method == "cleartext":
-            return await self._users.authorise_token(password, wish)
+            return self._checked(await self._users.authorise_token(password, wish), wish)
         mark = self.mark(visitor)
         known = self._known.get(mark)
         if known is None or known.found is None:  # who was right before is not kept out by others of its network
@@ -141,9 +147,15 @@ class SqlCallers:
             self._tries.count(visitor.address)
             self._remember(mark, None, wish.user)
             return failed(wish.user, credential.missing or "the password is wrong")
-        found = await self._users.authorise(wish.user, wish)
+        found = self._checked(await self._users.authorise(wish.user, wish), wish)
         if isinstance(found, Target):
             self._remember(mark, found, wish.user)
+        return found
+
+    def _checked(self, found: Target | TenantProxyError, wish: SessionWish) -> Target | TenantProxyError:
+        """Before it is remembered: what a caller says in its options must be its own to say. Raises InvalidSetting."""
+        if wish.others and isinstance(found, Target):
+            self._users.left_of(found, wish.others)
         return found
 
     def _remember(self, mark: bytes, found: Target | None, user: bytes) -> None:
@@ -160,16 +172,19 @@ def read_connection_string(text: str, named: Named) -> tuple[SessionWish, str]:
     """What a connection string asks for, and its password. An empty one asks for nothing.
 
     The database names the tenant; so may `tenant` and `options`, and the host where `named` knows it. All else of the
-    host and the port is left out: who calls may reach us by other names. Other parameters are the client's own.
+    host and the port is left out: who calls may reach us by other names. Other parameters are the client's own, and of
+    its options what has a dot in its name may be a setting of `[pg.users.NAME.context]`.
     Raises ProtocolError, InvalidSetting; no error quotes it.
     """
     if not text:
         return SessionWish(user=b"", database=b""), ""
     parts, queried = _split(text)
     tenants = [value.encode() for name, value in queried if name == "tenant"]
+    others: list[tuple[bytes, bytes]] = []
     for name, value in queried:
         if name == "options":
             tenants += [said for key, said in _switches(value) if key == b"tenant"]
+            others += [untracked(key, said) for key, said in _switches(value) if b"." in key]
     database = unquote_to_bytes(parts.path[1:])
     tenants += named(parts.hostname or "")
     user = unquote_to_bytes(parts.username or "")
@@ -177,7 +192,8 @@ def read_connection_string(text: str, named: Named) -> tuple[SessionWish, str]:
         password = unquote_to_bytes(parts.password or "").decode()
     except UnicodeDecodeError:
         raise failed(user, "the password is not UTF-8") from None
-    return SessionWish(user=user, database=database or user, tenants=tuple(dict.fromkeys(tenants))), password
+    named_tenants = tuple(dict.fromkeys(tenants))
+    return SessionWish(user=user, database=database or user, tenants=named_tenants, others=tuple(others)), password
 
 
 def _split(text: str) -> tuple[SplitResult, list[tuple[str, str]]]:

@@ -32,6 +32,7 @@ from tenantproxy.model import Route, TenantId
 from tenantproxy.pools.pool import Pool
 from tenantproxy.raw.backend import RawBackend
 from tenantproxy.sidecar.http_protocol import HttpProtocol
+from tenantproxy.sidecar.pg.context import placed
 from tenantproxy.sidecar.pg.encryption import Channel, is_loopback_host
 from tenantproxy.sidecar.pg.port import PgPort
 from tenantproxy.sidecar.pg.sources import TenantSource
@@ -149,14 +150,15 @@ class SqlDoor:
             return refusal(error_body(exc), retry_after(exc))
 
     async def _answered(self, request: web.Request) -> web.StreamResponse:
-        target = await self._caller(request)
+        target, address = await self._caller(request)
         limits = self._settings.sql
         body = await body_of(request, limits.max_body)
         sql = await found_in_slices(reading_request(body, request.headers, limits))
         listener = self._port.listener
         assert target.tenant is not None
         SERVED_TENANT.set(target.tenant)
-        source = listener.source_of(target.tenant).reading(replica=target.replica)
+        context = placed(target.context, address)
+        source = listener.source_of(target.tenant).of(context).reading(replica=target.replica)
         if request.transport is None:
             return web.Response(status=GONE)  # no one reads it
         kept = Kept(source.memory)
@@ -227,13 +229,13 @@ class SqlDoor:
             raise TenantPaused("the tenant is paused", hint="try again later", retry_after=1.0)
         raise PoolTimeout("the tenant could not be looked up in time", hint="try again", retry_after=1.0)
 
-    async def _caller(self, request: web.Request) -> Target:
-        """Where the request may go. Raises AuthError and what else ends a login."""
+    async def _caller(self, request: web.Request) -> tuple[Target, str]:
+        """Where the request may go, and from which address it comes. Raises AuthError and what else ends a login."""
         if not self._port.has_backends:  # while it drains, the next request of a busy client is served
             raise PoolClosed("the service is shutting down", hint="try again", retry_after=1.0)
         visitor = self.visitor(request.headers, _peer(request))
         callers = self.callers
-        return callers.recall(visitor) or await callers.verify(visitor)
+        return callers.recall(visitor) or await callers.verify(visitor), visitor.address or ""
 
     def _channel(
         self, headers: MultiMapping[str], peer: Peer, *, is_tunnel: bool = False

@@ -22,6 +22,7 @@ from tenantproxy.errors import AuthError, TenantProxyError
 from tenantproxy.metrics.listeners import HttpRequests
 from tenantproxy.middleware.problems import GONE, request_id
 from tenantproxy.model import Route, TenantId
+from tenantproxy.sidecar.pg.context import ADDRESS
 from tenantproxy.sidecar.pg.listener import PgListener
 from tenantproxy.sidecar.pg.port import PgPort
 from tenantproxy.sidecar.pg.sources import TenantSource
@@ -96,9 +97,11 @@ class _Framed:
 
     def source_of(self, target: Target, tenant: TenantId, listener: PgListener) -> TenantSource:
         """Where the tenant of its caller is found."""
-        if self.source is None or self.listener is not listener or self.source.tenant != tenant:
-            self.source, self.listener = listener.source_of(tenant).reading(replica=target.replica), listener
-        return self.source
+        source, wanted = self.source, (tenant, target.context)
+        if source is None or self.listener is not listener or (source.tenant, source.context) != wanted:
+            source = self.source = listener.source_of(tenant).of(target.context).reading(replica=target.replica)
+            self.listener = listener
+        return source
 
 
 class StraightSql:
@@ -165,7 +168,7 @@ class StraightSql:
         kept = None
         try:
             target = self._door.callers.known(framed.caller)
-            if target is None or target.tenant is None:
+            if target is None or target.tenant is None or any(value == ADDRESS for _, value in target.context):
                 return None
             body = data[framed.start :]
             if len(body) > limits.max_body:

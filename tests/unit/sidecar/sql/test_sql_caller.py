@@ -39,6 +39,9 @@ class FakeUsers:
     ) -> InvalidCredentials:
         return failed(b"jwt")
 
+    def left_of(self, target: Target, others: tuple[tuple[bytes, bytes], ...]) -> dict[bytes, bytes]:
+        return dict(others)
+
 
 def visitor(text: str) -> Visitor:
     return Visitor(text, (), "192.0.2.7", Channel(is_local=True))
