@@ -20,6 +20,7 @@ from tenantproxy.auth.caller import SUBPROTOCOL, carries_token, header_texts, un
 from tenantproxy.auth.resolvers import mismatch
 from tenantproxy.context import REQUEST_ID as CURRENT_REQUEST
 from tenantproxy.context import begin, current, end
+from tenantproxy.errors import TenantProxyError
 from tenantproxy.middleware.gate import Gate, RequestCounter
 from tenantproxy.middleware.life import life_of
 from tenantproxy.middleware.problems import GONE, OURS, ProblemAnswer, request_id
@@ -282,7 +283,8 @@ class _Lifespan:
             await self._start()
         except Exception as exc:
             # Any error: raising would tell the server that there is no lifespan here, and it would go on.
-            logger.exception("the router cannot be opened")
+            is_told = isinstance(exc, TenantProxyError)  # and says what to do: a traceback would hide that
+            logger.error("the router cannot be opened: %s", exc, exc_info=None if is_told else exc)
             await send({"type": "lifespan.startup.failed", "message": f"the router cannot be opened: {exc}"})
             return
 

@@ -39,7 +39,7 @@ def served(demo_world: World, tmp_path_factory: pytest.TempPathFactory) -> Itera
         yield served
 
 
-@pytest.mark.parametrize("guide", ["aiohttp", "django", "from-dict-of-pools", "litestar", "netlify", "psql"])
+@pytest.mark.parametrize("guide", ["aiohttp", "django", "ecto", "from-dict-of-pools", "litestar", "netlify", "psql"])
 def test_a_guide_shows_what_it_says(guide: str, demo_world: World, served: Served, tmp_path: Path) -> None:
     port = str(free_port())
     environment = reader(PGPASSWORD=demo_world.pg_password, TENANTPROXY_CONFIG=str(demo_world.config), PORT=port)

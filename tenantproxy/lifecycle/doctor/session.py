@@ -144,4 +144,6 @@ def told(error: BaseException) -> str:
     if isinstance(error, TenantProxyError):
         return error.message
     text = str(error.args[0]) if error.args else type(error).__name__
+    if isinstance(error, OSError) and error.strerror:
+        text = error.strerror  # its first argument is a number
     return (text.splitlines() or [type(error).__name__])[0].rstrip(".") or type(error).__name__

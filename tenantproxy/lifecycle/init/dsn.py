@@ -1,9 +1,10 @@
-"""Where is the server? Takes a PostgreSQL URL apart. Pure; no message repeats the URL, which may hold a password."""
+"""Where is the server? Takes a PostgreSQL URL apart; no message repeats it: it may hold a password. Opens no file."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final, get_args
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -76,6 +77,7 @@ def parse_dsn(text: str, environment: Mapping[str, str]) -> GivenServer:
     ssl = options.get("sslmode") or environment.get("PGSSLMODE") or "prefer"
     if ssl not in get_args(SslMode):
         raise _wrong(f"has an unknown sslmode {ssl!a}", f"one of {', '.join(get_args(SslMode))}")
+    root = options.get("sslrootcert") or environment.get("PGSSLROOTCERT", "")
     given = options.get("password") or unquote(parts.password or "") or environment.get("PGPASSWORD", "")
     return GivenServer(
         host=host,
@@ -84,7 +86,7 @@ def parse_dsn(text: str, environment: Mapping[str, str]) -> GivenServer:
         password=given or None,
         database=database,
         ssl=ssl,
-        ssl_root_cert_file=options.get("sslrootcert") or environment.get("PGSSLROOTCERT", ""),
+        ssl_root_cert_file=str(Path(root).absolute()) if root else "",  # the file that holds it is in another folder
     )
 
 

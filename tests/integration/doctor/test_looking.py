@@ -81,6 +81,7 @@ async def test_a_server_that_does_not_answer_is_told_and_is_not_clean(sick: Worl
     finally:
         sick.server.start()
     assert codes(report) == ["TPD001"]
+    assert "Connect call failed" in report.findings[0].what
     assert report.exit_code == 2
 
 

@@ -691,11 +691,14 @@ async def test_the_first_request_may_go_away_while_the_router_opens(lasting: Wor
         await router.close()
 
 
-async def test_a_router_that_cannot_be_opened_fails_the_start_and_says_why(lasting: World) -> None:
+async def test_a_router_that_cannot_be_opened_fails_the_start_and_says_why(
+    lasting: World, caplog: pytest.LogCaptureFixture
+) -> None:
     router = Router(lasting.settings(registry="postgres", auth=AUTH, servers={"primary": {"port": 1}}))
     lifespan = Lifespan(TenantMiddleware(Living(router), router=router))
     assert await lifespan.startup() == "lifespan.startup.failed"
     assert "cannot be opened" in lifespan.sent[-1]["message"]
+    assert [record.exc_info for record in caplog.records if "cannot be opened" in record.message] == [None]
     await lifespan.task
     answer = await ask(TenantMiddleware(who, router=router))
     assert (answer.status, answer.headers["retry-after"]) == (503, "1")

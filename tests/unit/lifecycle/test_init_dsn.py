@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tenantproxy.errors import ConfigurationError
@@ -27,6 +29,12 @@ def test_how_to_encrypt_comes_from_the_environment_where_a_dsn_is_silent() -> No
     given = parse_dsn("postgresql://ann@db/app", environment)
     assert (given.ssl, given.ssl_root_cert_file) == ("verify-full", "/ca.pem")
     assert parse_dsn("postgresql://ann@db/app?sslmode=require", environment).ssl == "require"
+
+
+def test_an_authority_is_found_from_any_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = parse_dsn("postgresql://ann@db/app?sslrootcert=ca.pem", {})
+    assert given.ssl_root_cert_file == str(tmp_path / "ca.pem")
 
 
 @pytest.mark.parametrize(
