@@ -11,10 +11,12 @@ from tenantproxy._native import data_path
 from tenantproxy.cli.commands import (
     backup,
     checks,
+    completion,
     config,
     gdpr,
     init,
     install,
+    live,
     login,
     migrate,
     move,
@@ -22,13 +24,17 @@ from tenantproxy.cli.commands import (
     tenant_state,
     tenants,
     tries,
+    users,
 )
 from tenantproxy.cli.tree import app
 from tenantproxy.config.version import VERSION
 
 __all__ = ["GROUPS", "app", "main"]
 
-GROUPS = (sidecar, tries, init, install, checks, tenants, tenant_state, move, migrate, backup, login, gdpr, config)
+GROUPS = (
+    sidecar, live, tries, init, install, checks, tenants, tenant_state, move, migrate, backup, users, login, gdpr,
+    config, completion,
+)  # fmt: skip
 """Their import registers their commands."""
 
 

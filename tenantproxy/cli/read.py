@@ -24,6 +24,7 @@ from tenantproxy.router import Router
 
 __all__ = [
     "admin_url",
+    "ask",
     "change",
     "for_readers",
     "live",
@@ -168,13 +169,13 @@ def pools(url: str, token: Secret | None = None) -> list[dict[str, Any]]:
 
 def raw_pools(url: str, token: Secret | None = None) -> list[dict[str, Any]]:
     """The same as the listener tells them."""
-    found: list[dict[str, Any]] = _get(f"{url.rstrip('/')}/v1/pools", token)["pools"]
+    found: list[dict[str, Any]] = ask(f"{url.rstrip('/')}/v1/pools", token)["pools"]
     return found
 
 
 def servers(url: str, token: Secret | None = None) -> list[dict[str, Any]]:
     """The servers of that sidecar, and what of their budgets is taken."""
-    found: list[dict[str, Any]] = _get(f"{url.rstrip('/')}/v1/servers", token)["servers"]
+    found: list[dict[str, Any]] = ask(f"{url.rstrip('/')}/v1/servers", token)["servers"]
     return found
 
 
@@ -250,22 +251,21 @@ _OPENER: Final = urllib.request.build_opener(_NoRedirect, urllib.request.ProxyHa
 
 def change(url: str, token: Secret | None, verb: str) -> dict[str, Any]:
     """Ask the sidecar whose admin listener is at `url` to `reload`, `upgrade` or `restart`; its answer."""
-    found: dict[str, Any] = _get(f"{url.rstrip('/')}/v1/{verb}", token, changes=True)
+    found: dict[str, Any] = ask(f"{url.rstrip('/')}/v1/{verb}", token, method="POST")
     return found
 
 
-def _get(url: str, token: Secret | None, *, changes: bool = False) -> Any:
-    """What is answered; `changes`: to a POST, and an error says in its own words what was wrong."""
+def ask(url: str, token: Secret | None, *, method: str = "GET") -> Any:
+    """What the admin listener answers. Raises TenantProxyError, in the listener's own words where it has some."""
     _host_of(url)
     headers = {} if token is None else {"Authorization": f"Bearer {token.read()}"}
-    asked = urllib.request.Request(url, headers=headers, data=b"" if changes else None)
+    asked = urllib.request.Request(url, headers=headers, data=b"" if method == "POST" else None, method=method)
     try:
-        with _OPENER.open(asked, timeout=_LONG_TIMEOUT if changes else _TIMEOUT) as answer:
+        with _OPENER.open(asked, timeout=_TIMEOUT if method == "GET" else _LONG_TIMEOUT) as answer:
             return json.load(answer)
     except urllib.error.HTTPError as exc:
         with exc:
-            said = _problem(exc) if changes else None
-            raise said or TenantProxyError(
+            raise (_problem(exc) if exc.code not in (401, 403) or method != "GET" else None) or TenantProxyError(
                 f"the sidecar at {url} answers {exc.code}",
                 detail=exc.reason,
                 hint="see [admin] token_file and hosts, here and where it runs, or say --token-file",

@@ -11,7 +11,7 @@ import typer.core
 
 from tenantproxy.errors import ConfigurationError, TenantProxyError
 
-__all__ = ["HELP", "CliCommand", "Group", "told_whole"]
+__all__ = ["HELP", "CliCommand", "Group", "Listing", "told_whole"]
 
 HELP: Final = {"help_option_names": ["-h", "--help"]}
 
@@ -38,6 +38,18 @@ class Group(typer.core.TyperGroup):
     def get_params(self, ctx: Any) -> list[Any]:
         """See click."""
         return _plain_flags(super().get_params(ctx))
+
+
+class Listing(Group):
+    """`pools` alone, or with options, is `pools list`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """See click."""
+        asks_for_help = any(each in HELP["help_option_names"] for each in args)
+        is_plain = not args or args[0].startswith("-")
+        if is_plain and not asks_for_help and not ctx.resilient_parsing:  # which completes what may come next
+            args = ["list", *args]
+        return super().parse_args(ctx, args)
 
 
 _SAY_ALL: Final = {TenantProxyError.code, ConfigurationError.code}  # their pages say no more than they do

@@ -25,12 +25,14 @@ WITHOUT_JSON: Final = {
     "metrics rules": "is a file for Prometheus",
     "metrics dashboard": "is JSON",
     "top": "a view on a terminal; pools --json is for programs",
+    "completion": "is a script for a shell",
 }
 READS: Final = {
     "tenants list", "tenants show", "tenants idle", "tenants unfinished", "backup list", "migrate plan",
-    "migrate status", "gdpr verify", "pools", "top", "fleet", "health", "config check", "config show", "config schema",
+    "migrate status", "gdpr verify", "pools list", "pools show", "servers list", "top", "fleet list", "health", "completion", "config check", "config show", "config schema",
     "config example",
-    "metrics rules", "metrics dashboard", "token inspect", "login as",
+    "metrics rules", "metrics dashboard", "token inspect", "tokens inspect", "login as", "users list", "users sessions",
+    "users verifier",
 }  # fmt: skip
 WITHOUT_DRY_RUN: Final = dict.fromkeys(READS, "changes nothing") | {
     "serve": "a service",
@@ -38,12 +40,14 @@ WITHOUT_DRY_RUN: Final = dict.fromkeys(READS, "changes nothing") | {
     "sql": "the statement is the caller's: BEGIN READ ONLY is its dry run",
     "prove": "--read-only makes nothing; without it canary rows come and go",
     "token issue": "makes a token, which is kept nowhere",
+    "tokens issue": "makes a token, which is kept nowhere",
     "reload": "a process is told to reload, and refuses what it cannot take over",
     "upgrade": "a process is told to",
     "restart": "a process is told to",
 }
 WITHOUT_CONFIG: Final = {
     "demo", "config schema", "config example", "config from-pgbouncer", "metrics rules", "metrics dashboard", "init",
+    "completion", "users verifier",
 }  # fmt: skip
 FAILS_WITH: Final = {"prove": 2}  # 1 says that there is a leak, and nothing else
 

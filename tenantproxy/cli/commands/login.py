@@ -28,7 +28,8 @@ class Logins(Group):
 login_app = group("Try a login: `login EMAIL`. Or correct the directory of accounts.", Logins)
 token_app = group("Make an access token, or see why one is refused.")
 app.add_typer(login_app, name="login")
-app.add_typer(token_app, name="token")
+app.add_typer(token_app, name="tokens")
+app.add_typer(token_app, name="token", hidden=True)  # as it was called first
 _PIPED = "-"
 
 

@@ -15,11 +15,14 @@ from tenantproxy.cli import health as healths
 from tenantproxy.cli import read
 from tenantproxy.cli import top as tops
 from tenantproxy.cli.output import Output
-from tenantproxy.cli.tree import DEFAULT_CONFIG, AsJson, ConfigFile, app, command
+from tenantproxy.cli.shape import Listing
+from tenantproxy.cli.tree import DEFAULT_CONFIG, AsJson, ConfigFile, app, command, group
 from tenantproxy.config import Secret, gather, load
 
-__all__ = ["serve"]
+__all__ = ["AdminUrl", "TokenFile", "admin_listener", "serve"]
 
+fleet_app = group("Processes that share the budgets of servers.", Listing)
+app.add_typer(fleet_app, name="fleet")
 _MOST_WORKERS = 64
 AdminUrl = Annotated[str | None, typer.Option("--url", help="The admin listener; default: the configured one.")]
 TokenFile = Annotated[
@@ -66,7 +69,7 @@ def reload(
     config: ConfigFile = DEFAULT_CONFIG, url: AdminUrl = None, token_file: TokenFile = None, as_json: AsJson = False
 ) -> None:
     """Let the running sidecar take over its configuration as it is now, all or nothing; says what has changed."""
-    changed = read.change(*_admin(config, url, token_file), "reload")["changed"]
+    changed = read.change(*admin_listener(config, url, token_file), "reload")["changed"]
     Output(as_json).rows([{"changed": key} for key in changed], empty="nothing has changed")
 
 
@@ -75,28 +78,13 @@ def upgrade(
     config: ConfigFile = DEFAULT_CONFIG, url: AdminUrl = None, token_file: TokenFile = None, as_json: AsJson = False
 ) -> None:
     """Let a new process take over from the running sidecar, with the code and the configuration of now."""
-    Output(as_json).table(read.change(*_admin(config, url, token_file), "upgrade"))
+    Output(as_json).table(read.change(*admin_listener(config, url, token_file), "upgrade"))
 
 
 @command(app, "restart")
 def restart(config: ConfigFile = DEFAULT_CONFIG, url: AdminUrl = None, token_file: TokenFile = None) -> None:
     """Start each worker of the running sidecar again, one after the other."""
-    read.change(*_admin(config, url, token_file), "restart")
-
-
-@command(app, "pools")
-def pools(
-    config: ConfigFile = DEFAULT_CONFIG,
-    url: AdminUrl = None,
-    token_file: TokenFile = None,
-    as_json: AsJson = False,
-) -> None:
-    """Show the open pools of a running sidecar.
-
-    The configured admin token goes to this machine and to the hosts that [admin] names, and nowhere else.
-    """
-    rows = read.pools(*_admin(config, url, token_file))
-    Output(as_json).rows(rows if as_json else read.for_readers(rows), empty="no pool is open")
+    read.change(*admin_listener(config, url, token_file), "restart")
 
 
 @command(app, "top")
@@ -112,7 +100,7 @@ def top(
     if sort not in tops.ORDERS:
         raise typer.BadParameter(f"must be one of: {', '.join(tops.ORDERS)}", param_hint="--sort")
     try:
-        tops.watch(*_admin(config, url, token_file), order=sort, seconds=every, looks=looks)
+        tops.watch(*admin_listener(config, url, token_file), order=sort, seconds=every, looks=looks)
     except KeyboardInterrupt:
         return
 
@@ -132,14 +120,14 @@ def health(
     sys.stdout.write(f"{healths.ask_health(address, live=live, timeout=timeout)}\n")
 
 
-@command(app, "fleet")
-def fleet(config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
-    """Show which process holds and wants how much of each server, and when it was heard of."""
+@command(fleet_app, "list")
+def fleet_list(config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
+    """Show which process holds and wants how much of each server, and when it was heard of; `fleet` does the same."""
     rows = asyncio.run(fleets.fleet(load(config)))
     Output(as_json).rows(rows, empty="no process has reported yet")
 
 
-def _admin(config: Path, url: str | None, token_file: Path | None) -> tuple[str, Secret | None]:
+def admin_listener(config: Path, url: str | None, token_file: Path | None) -> tuple[str, Secret | None]:
     """Where the admin listener is, and the token for it."""
     settings = load(config, secrets=False) if url is None or config.is_file() else None
     address = url if url is not None else read.admin_url(settings or load(config, secrets=False))
