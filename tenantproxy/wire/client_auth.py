@@ -2,7 +2,7 @@
 
 A listener sends `challenge`, calls `read` with the bytes that came until it returns a message, takes its `size` bytes
 off, and calls `feed` with it. Whether to send AUTHENTICATION_OK after Verdict.PROVEN is for the listener to say, and
-whether the password of Verdict.PASSWORD is good.
+whether the password of Verdict.PASSWORD is good, or that of Verdict.CHECK, which takes too long to be done here.
 """
 
 from __future__ import annotations
@@ -34,12 +34,14 @@ Method: TypeAlias = Literal["scram-sha-256", "cleartext", "oauth"]
 class Verdict(Enum):
     """Where an authentication is.
 
-    MORE: send, and read on. PROVEN: send; it is the user. PASSWORD: nothing is known yet; here is what was sent.
+    MORE: send, and read on. PROVEN: send; it is the user. PASSWORD: nothing is known yet; here is what was sent. CHECK:
+    the same, and `ClientAuth.verifier` says whether it is right; where it is not, `ClientAuth.refusal` is the error.
     """
 
     MORE = "more"
     PROVEN = "proven"
     PASSWORD = "password"  # noqa: S105
+    CHECK = "check"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What to send now, and what is known. `password` with Verdict.PASSWORD only."""
+    """What to send now, and what is known. `password` with Verdict.PASSWORD and CHECK only."""
 
     verdict: Verdict
     send: bytes = field(default=b"", repr=False)
@@ -64,14 +66,14 @@ class ClientAuth:
 
     "scram-sha-256": against `verifier`, for an unknown user one that no password fits: it takes the same messages and
     the same time. `binding`: the hash of the certificate of this connection, for SCRAM-SHA-256-PLUS; empty: none.
-    "cleartext": the password itself, so only where no one can listen; checked against `verifier`, or handed out (a
-    token) without one. "oauth": the same with a bearer token, of what `discovery` tells those who have none. `missing`:
-    why no password can be right, for the log.
+    "cleartext": the password itself, so only where no one can listen; handed out to be checked against `verifier`, or
+    without one as a token. "oauth": the same with a bearer token, of what `discovery` tells those who have none.
+    `missing`: why no password can be right, for the log.
     """
 
     __slots__ = (
-        "_bearer", "_exchange", "_is_begun", "_is_over", "_missing", "_offered", "_verifier", "challenge", "limit",
-        "user",
+        "_bearer", "_exchange", "_is_begun", "_is_over", "_missing", "_offered", "challenge", "limit",
+        "user", "verifier",
     )  # fmt: skip
 
     def __init__(
@@ -92,7 +94,7 @@ class ClientAuth:
             ServerExchange(verifier, binding=binding) if method == "scram-sha-256" and verifier is not None else None
         )
         self._bearer = BearerExchange(discovery) if method == "oauth" and discovery is not None else None
-        self._verifier = verifier
+        self.verifier: Final = verifier
         self._missing = missing
         self._is_begun = False
         self._is_over = False
@@ -149,28 +151,26 @@ class ClientAuth:
         try:
             return Step(Verdict.PROVEN, sasl_final(self._exchange.final(payload)))
         except InvalidCredentials:
-            raise self._refusal() from None
+            raise self.refusal() from None
 
     def _password(self, payload: bytes) -> Step:
         text, nul, rest = payload.partition(b"\0")
         if not nul or rest:
             raise ProtocolError("a password message does not end where it says")
         if not text:
-            raise self._refusal()
+            raise self.refusal()
         try:
             password = text.decode()
         except UnicodeDecodeError:
-            raise self._refusal() from None
-        if self._verifier is None:
+            raise self.refusal() from None
+        if self.verifier is None:
             return Step(Verdict.PASSWORD, password=password)
-        if not self._verifier.matches(password):
-            raise self._refusal()
-        return Step(Verdict.PROVEN)
+        return Step(Verdict.CHECK, password=password)
 
     def _token(self, bearer: BearerExchange, payload: bytes) -> Step:
         if self._is_begun:
             bearer.final(payload)
-            raise self._refusal()
+            raise self.refusal()
         self._is_begun = True
         token = bearer.first(self._initial(payload)[1])
         if token is None:
@@ -183,7 +183,8 @@ class ClientAuth:
         self._is_over, self._missing = False, why
         return Step(Verdict.MORE, sasl_continue(self._bearer.challenge))
 
-    def _refusal(self) -> InvalidCredentials:
+    def refusal(self) -> InvalidCredentials:
+        """What the client is told whose password is wrong."""
         return failed(self.user, self._missing) if self._missing else failed(self.user)
 
     def _initial(self, payload: bytes) -> tuple[bytes, bytes]:

@@ -21,6 +21,7 @@ from typing import Final
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from tenantproxy._native import data_path, why_not
+from tenantproxy.auth.trust import Trust
 from tenantproxy.config import Pg
 from tenantproxy.connect.keepalive import keep_alive
 from tenantproxy.errors import (
@@ -34,6 +35,7 @@ from tenantproxy.errors import (
     TenantPaused,
     TenantProxyError,
     TenantSuspended,
+    TooManyAttempts,
     TooManyClients,
 )
 from tenantproxy.events import Observer, ignore
@@ -58,6 +60,7 @@ from tenantproxy.sidecar.pg.keys import new_pid
 from tenantproxy.sidecar.pg.lanes import Lanes, lanes_on
 from tenantproxy.sidecar.pg.login import StartupConnection
 from tenantproxy.sidecar.pg.maintenance import MaintenanceTransport
+from tenantproxy.sidecar.pg.passwords import PasswordChecks
 from tenantproxy.sidecar.pg.pinning import Pinning
 from tenantproxy.sidecar.pg.refusals import LoginRefusals
 from tenantproxy.sidecar.pg.relay import Relay
@@ -69,6 +72,7 @@ from tenantproxy.sidecar.tls import ListenerTls
 from tenantproxy.sidecar.unauthenticated import Unauthenticated
 from tenantproxy.slices import in_slices
 from tenantproxy.wire import answers, untracked
+from tenantproxy.wire.client_auth import ClientAuth
 from tenantproxy.wire.memory import ProcessMemory, TenantMemory
 from tenantproxy.wire.read_wishes import AFTER, REPLICA, is_on, position, unprepared
 from tenantproxy.wire.session_features import FeaturePolicy, SessionFeatures
@@ -112,6 +116,7 @@ class PgListener:
         drain_timeout: float,
         lending: Lending,
         users: Users,
+        passwords: PasswordChecks,
         tls: ListenerTls | None = None,
         ceiling: int | None = None,
         observer: Observer = ignore,
@@ -138,6 +143,7 @@ class PgListener:
         self._drain_timeout = drain_timeout
         self._lending = lending
         self._users = users
+        self._passwords = passwords
         self._greetings = Greetings(lending.lender)
         self._statements: WeakKeyDictionary[Pool[RawBackend], Statements] = WeakKeyDictionary()
         self._definitions: WeakValueDictionary[tuple[str, str], Definitions] = WeakValueDictionary()  # by database
@@ -392,10 +398,10 @@ class PgListener:
             )
         if isinstance(error, (TenantPaused, TenantSuspended)):
             self.logins["not_served"] += 1
+        elif isinstance(error, (TooManyClients, TooManyAttempts)):
+            self.logins["limited"] += 1
         elif isinstance(error, (AuthError, TenantNotFound)):
             self.logins["refused"] += 1
-        elif isinstance(error, TooManyClients):
-            self.logins["limited"] += 1
         else:
             self.logins["error"] += 1
 
@@ -425,6 +431,12 @@ class PgListener:
     def credential(self, user: bytes, channel: Channel) -> Credential:
         """See `login.LoginHost`."""
         return self._users.find(user, channel)
+
+    async def check_password(self, auth: ClientAuth, password: str) -> None:
+        """See `login.LoginHost`."""
+        assert auth.verifier is not None
+        if not await self._passwords.is_right(auth.verifier, password, Trust.STRANGER):
+            raise auth.refusal()
 
     async def authorise(self, wish: SessionWish, token: str | None) -> Target | TenantProxyError:
         """See `login.LoginHost`."""

@@ -28,7 +28,7 @@ from tenantproxy.sidecar.pg.login_host import LoginHost
 from tenantproxy.sidecar.pg.users import Target
 from tenantproxy.sidecar.tls import ALPN
 from tenantproxy.wire import answers
-from tenantproxy.wire.client_auth import ClientAuth, Verdict
+from tenantproxy.wire.client_auth import ClientAuth, Step, Verdict
 from tenantproxy.wire.frames import HEADER
 from tenantproxy.wire.startup import (
     ACCEPTED,
@@ -191,7 +191,7 @@ class StartupConnection(asyncio.Protocol):
         credential = self._host.credential(wish.user, channel)
         if credential.method == "certificate":
             self.transport.write(negotiate(startup))
-            self._go_on(b"", None)
+            self._go_on(Step(Verdict.PROVEN))
             return
         self._auth = ClientAuth(
             credential.method,
@@ -208,20 +208,23 @@ class StartupConnection(asyncio.Protocol):
         if step.verdict is Verdict.MORE:
             self.transport.write(step.send)
             return
-        self._go_on(step.send, step.password if step.verdict is Verdict.PASSWORD else None)
+        self._go_on(step)
 
-    def _go_on(self, proven: bytes, token: str | None) -> None:
+    def _go_on(self, step: Step) -> None:
         if self._timer is not None:
             self._timer.cancel()  # from now on it is we who take time, and a client that waits in vain is told so
-        coming = self._come_in(proven, token)
-        self._task = asyncio.get_running_loop().create_task(coming, context=Context())
+        self._task = asyncio.get_running_loop().create_task(self._come_in(step), context=Context())
 
-    async def _come_in(self, proven: bytes, token: str | None) -> None:
+    async def _come_in(self, step: Step) -> None:
         wish = self._wish
         assert wish is not None
         REQUEST_ID.set(self.request_id)  # in this task alone
         try:
             async with asyncio.timeout(LOGIN_SECONDS):
+                if step.verdict is Verdict.CHECK:
+                    assert self._auth is not None
+                    await self._host.check_password(self._auth, step.password)
+                token = step.password if step.verdict is Verdict.PASSWORD else None
                 target = await self._host.authorise(wish, token)
                 if isinstance(target, AuthError) and self._auth is not None and self._auth.takes_bearer:
                     self._ask_again(self._auth, target)
@@ -229,7 +232,7 @@ class StartupConnection(asyncio.Protocol):
                 if not isinstance(target, Target):
                     raise target
                 self.tenant = target.tenant or ""
-                self.transport.write(proven + answers.AUTHENTICATION_OK)
+                self.transport.write(step.send + answers.AUTHENTICATION_OK)
                 await self._host.admit(self, target, wish)
         except TimeoutError:
             self.refuse(PoolTimeout("the login took too long", hint="see whether the tenant's server answers"))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 from tenantproxy.errors import TenantProxyError
 from tenantproxy.sidecar.pg.encryption import Channel, Encryption
 from tenantproxy.sidecar.pg.users import Credential, Target
+from tenantproxy.wire.client_auth import ClientAuth
 from tenantproxy.wire.startup import SessionWish
 
 if TYPE_CHECKING:
@@ -54,6 +55,10 @@ class LoginHost(Protocol):
 
     def credential(self, user: bytes, channel: Channel) -> Credential:
         """What this user has to prove."""
+        ...
+
+    async def check_password(self, auth: ClientAuth, password: str) -> None:
+        """Raise InvalidCredentials where its verifier was made of another one, TooManyAttempts where too many wait."""
         ...
 
     async def authorise(self, wish: SessionWish, token: str | None) -> Target | TenantProxyError:

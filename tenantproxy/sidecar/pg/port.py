@@ -23,6 +23,7 @@ from tenantproxy.sidecar.pg.console.tables import Averages
 from tenantproxy.sidecar.pg.context import ClientContext
 from tenantproxy.sidecar.pg.lending import RawLending
 from tenantproxy.sidecar.pg.listener import Elsewhere, PgListener
+from tenantproxy.sidecar.pg.passwords import PasswordChecks
 from tenantproxy.sidecar.pg.traffic import TrafficTable
 from tenantproxy.sidecar.pg.users import Target, Users, seed_of
 from tenantproxy.sidecar.pg.view import PortView
@@ -62,6 +63,7 @@ class PgPort:
         self._lending: RawLending | None = None  # from open to close
         self._listener: PgListener | None = None
         self._users: Users | None = None
+        self.passwords = PasswordChecks()  # its threads begin with the first password, and end with the port
         self._view: PortView | None = None
         self.shown: Callable[[], Settings] = lambda: self._settings
         """What the console shows as the configuration: of a worker, the whole service's."""
@@ -102,6 +104,7 @@ class PgPort:
             drain_timeout=self._drain_timeout,
             lending=self._lending,
             users=users,
+            passwords=self.passwords,
             tls=listener_tls(pg, "pg"),
             ceiling=ceiling(settings.servers.values()),
             observer=self._router.observer,
@@ -195,6 +198,7 @@ class PgPort:
         lending, self._lending = self._lending, None
         if lending is not None:
             await lending.close()
+        self.passwords.close()
 
     @property
     def listener(self) -> PgListener:

@@ -6,10 +6,13 @@ try too often. Dropped at a reload. No password is kept.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from contextvars import Context
 from dataclasses import dataclass, field
+from functools import partial
 from time import monotonic
 from typing import Final, Protocol
 from urllib.parse import SplitResult, parse_qsl, unquote_to_bytes, urlsplit
@@ -18,10 +21,19 @@ from cachetools import LRUCache
 
 from tenantproxy.auth.caller import bearer_token
 from tenantproxy.auth.throttle import AddressLimits
-from tenantproxy.errors import AuthError, InvalidCredentials, InvalidSetting, ProtocolError, TenantProxyError
+from tenantproxy.auth.trust import Trust
+from tenantproxy.errors import (
+    AuthError,
+    InvalidCredentials,
+    InvalidSetting,
+    ProtocolError,
+    TenantProxyError,
+    TooManyAttempts,
+)
 from tenantproxy.sidecar.pg.encryption import Channel
 from tenantproxy.sidecar.pg.users import JWT, Credential, Target
 from tenantproxy.wire.client_auth import failed
+from tenantproxy.wire.scram import Verifier
 from tenantproxy.wire.settings import Settings
 from tenantproxy.wire.startup import SessionWish, options
 from tenantproxy.wire.untracked import untracked
@@ -33,6 +45,9 @@ _MOST: Final = 10_000
 _KEY_BYTES: Final = 32
 _SCHEMES: Final = ("postgresql", "postgres")
 _MOST_SWITCHES: Final = 64
+
+Check = Callable[[Verifier, str, Trust], Awaitable[bool]]
+"""Whether a verifier was made of a password. Raises TooManyAttempts: it takes long, and too many wait for it."""
 
 Named = Callable[[str], tuple[bytes, ...]]
 """The tenant that the name of a server names, if it does."""
@@ -81,7 +96,13 @@ class SqlCallers:
     """Verifies callers by `users`. `attempts`: that a network may fail in a minute, 0: as many as it likes."""
 
     def __init__(
-        self, users: CallerUsers, *, named: Named, attempts: int, clock: Callable[[], float] = monotonic
+        self,
+        users: CallerUsers,
+        *,
+        named: Named,
+        attempts: int,
+        check: Check,
+        clock: Callable[[], float] = monotonic,
     ) -> None:
         self._users = users
         self._named = named
@@ -89,6 +110,8 @@ class SqlCallers:
         self._key = secrets.token_bytes(_KEY_BYTES)
         self._known: LRUCache[bytes, _Known] = LRUCache(_MOST)
         self._tries = AddressLimits(attempts)
+        self._check = check
+        self._checks: dict[bytes, asyncio.Task[bool]] = {}  # under way, by the mark of who is asked about
 
     def forget(self) -> None:
         """Users, passwords or tenants may be others now."""
@@ -140,13 +163,19 @@ class SqlCallers:
             return self._checked(await self._users.authorise_token(password, wish), wish)
         mark = self.mark(visitor)
         known = self._known.get(mark)
-        if known is None or known.found is None:  # who was right before is not kept out by others of its network
+        trust = Trust.STRANGER if known is None or known.found is None else Trust.PROVEN
+        if trust is Trust.STRANGER:  # who was right before is not kept out by others of its network
             self._tries.check(visitor.address)
-        is_right = credential.verifier is not None and credential.verifier.matches(password) and not credential.missing
+        self._tries.count(visitor.address)  # now: while it is checked, more may come
+        try:
+            is_right = await self._is_right(mark, credential, password, trust)
+        except TooManyAttempts as exc:
+            self._tries.give_back(visitor.address)
+            raise exc.again() from None  # several may wait for the same one
         if not is_right:
-            self._tries.count(visitor.address)
             self._remember(mark, None, wish.user)
             return failed(wish.user, credential.missing or "the password is wrong")
+        self._tries.give_back(visitor.address)
         found = self._checked(await self._users.authorise(wish.user, wish), wish)
         if isinstance(found, Target):
             self._remember(mark, found, wish.user)
@@ -158,6 +187,22 @@ class SqlCallers:
             self._users.left_of(found, wish.others)
         return found
 
+    async def _is_right(self, mark: bytes, credential: Credential, password: str, trust: Trust) -> bool:
+        """Checked once for all who ask the same at once; it goes on where one of them leaves."""
+        if credential.verifier is None:
+            return False
+        check = self._checks.get(mark)
+        if check is None:
+            work = _awaited(self._check(credential.verifier, password, trust))
+            check = self._checks[mark] = asyncio.get_running_loop().create_task(work, context=Context())
+            check.add_done_callback(partial(self._check_ended, mark))
+        return await asyncio.shield(check) and not credential.missing
+
+    def _check_ended(self, mark: bytes, check: asyncio.Task[bool]) -> None:
+        self._checks.pop(mark, None)
+        if not check.cancelled():
+            check.exception()  # those who wait have heard it
+
     def _remember(self, mark: bytes, found: Target | None, user: bytes) -> None:
         self._known[mark] = _Known(self._clock() + _SECONDS, found, user)
 
@@ -166,6 +211,10 @@ class SqlCallers:
         return hashlib.blake2b(
             visitor.connection.encode("utf-8", "surrogateescape"), key=self._key, digest_size=32
         ).digest()
+
+
+async def _awaited(work: Awaitable[bool]) -> bool:
+    return await work
 
 
 def read_connection_string(text: str, named: Named) -> tuple[SessionWish, str]:

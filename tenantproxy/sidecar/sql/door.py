@@ -108,7 +108,10 @@ class SqlDoor:
         """See `straight.StraightHost`."""
         if self._callers is None:
             attempts = self._settings.login.attempts_per_address
-            self._callers = SqlCallers(self._port.users, named=self._port.listener.named_by, attempts=attempts)
+            port = self._port
+            self._callers = SqlCallers(
+                port.users, named=port.listener.named_by, attempts=attempts, check=port.passwords.is_right
+            )
         return self._callers
 
     @property

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Iterator
+
 import pytest
 
+from tenantproxy.auth.trust import Trust
 from tenantproxy.errors import InvalidCredentials, ProtocolError, TooManyAttempts
 from tenantproxy.model import tenant_id
 from tenantproxy.sidecar.pg.encryption import Channel
+from tenantproxy.sidecar.pg.passwords import PasswordChecks
 from tenantproxy.sidecar.pg.users import Credential, Target
 from tenantproxy.sidecar.sql.caller import SqlCallers, Visitor, read_connection_string
 from tenantproxy.wire.client_auth import failed
 from tenantproxy.wire.scram import Verifier
 from tenantproxy.wire.startup import SessionWish
 from tests.support.token_desk import Clock
+from tests.support.waiting import until
 
 RIGHT = Verifier.of_password("right", iterations=1)
 
@@ -41,6 +47,10 @@ class FakeUsers:
 
     def left_of(self, target: Target, others: tuple[tuple[bytes, bytes], ...]) -> dict[bytes, bytes]:
         return dict(others)
+
+
+async def at_once(verifier: Verifier, password: str, trust: Trust) -> bool:
+    return verifier.matches(password)
 
 
 def visitor(text: str) -> Visitor:
@@ -82,7 +92,7 @@ def test_what_is_no_connection_string_is_not_quoted(text: str) -> None:
 
 async def test_a_caller_is_verified_once_a_minute_right_or_wrong() -> None:
     users, clock = FakeUsers(), Clock()
-    callers = SqlCallers(users, named=named, attempts=0, clock=clock)
+    callers = SqlCallers(users, named=named, attempts=0, check=at_once, clock=clock)
     good, wrong = visitor("postgresql://u:right@h/acme"), visitor("postgresql://u:wrong@h/acme")
     assert callers.recall(good) is None
     found = await callers.verify(good)
@@ -103,7 +113,7 @@ async def test_a_caller_is_verified_once_a_minute_right_or_wrong() -> None:
 
 
 async def test_a_network_that_guesses_is_slowed_and_who_was_right_there_is_not() -> None:
-    callers = SqlCallers(FakeUsers(), named=named, attempts=2, clock=(clock := Clock()))
+    callers = SqlCallers(FakeUsers(), named=named, attempts=2, check=at_once, clock=(clock := Clock()))
     good = visitor("postgresql://u:right@h/acme")
     await callers.verify(good)
     for number in range(2):
@@ -113,3 +123,71 @@ async def test_a_network_that_guesses_is_slowed_and_who_was_right_there_is_not()
         await callers.verify(visitor("postgresql://u:right@h/globex"))
     clock.now += 61
     assert (await callers.verify(good)).tenant == "acme"
+
+
+# --- how much of it at once ------------------------------------------------------------------------------------------
+class SlowUsers(FakeUsers):
+    """Whose verifier takes some tenths of a second, as it may be configured."""
+
+    def find(self, user: bytes, channel: Channel) -> Credential:
+        self.asked += 1
+        return Credential("scram-sha-256", SLOW)
+
+
+SLOW = Verifier.of_password("right", iterations=400_000)
+
+
+@pytest.fixture
+def checks() -> Iterator[PasswordChecks]:
+    made = PasswordChecks(threads=1, max_waiting=4)
+    yield made
+    made.close()
+
+
+async def test_the_event_loop_is_not_held_while_a_password_is_checked(checks: PasswordChecks) -> None:
+    callers = SqlCallers(SlowUsers(), named=named, attempts=0, check=checks.is_right)
+    verifying = asyncio.create_task(callers.verify(visitor("postgresql://u:right@h/acme")))
+    turns = 0
+    while not verifying.done():
+        await asyncio.sleep(0)
+        turns += 1
+    assert (await verifying).tenant == "acme"
+    assert turns > 50
+
+
+async def test_a_flood_of_strangers_is_refused_and_a_known_caller_is_not(checks: PasswordChecks) -> None:
+    callers = SqlCallers(SlowUsers(), named=named, attempts=0, check=checks.is_right, clock=(clock := Clock()))
+    known = visitor("postgresql://u:right@h/acme")
+    await callers.verify(known)
+    clock.now += 61
+    flood = [asyncio.create_task(callers.verify(visitor(f"postgresql://u:{number}@h/acme"))) for number in range(20)]
+    await asyncio.sleep(0)
+    assert (await callers.verify(known)).tenant == "acme"
+    answers = await asyncio.gather(*flood, return_exceptions=True)
+    assert [type(each) for each in answers[:3]] == [InvalidCredentials] * 3  # one runs, two wait
+    assert {type(each) for each in answers[3:]} == {TooManyAttempts}
+
+
+async def test_the_same_connection_string_at_once_is_checked_once() -> None:
+    asked: list[str] = []
+
+    async def counted(verifier: Verifier, password: str, trust: Trust) -> bool:
+        asked.append(password)
+        await asyncio.sleep(0.01)
+        return verifier.matches(password)
+
+    callers = SqlCallers(FakeUsers(), named=named, attempts=3, check=counted)
+    many = [asyncio.create_task(callers.verify(visitor("postgresql://u:right@h/acme"))) for _ in range(3)]
+    await until(lambda: asked, "it is being checked")
+    many[0].cancel()
+    found = await asyncio.gather(*many, return_exceptions=True)
+    assert isinstance(found[0], asyncio.CancelledError)
+    assert [each.tenant for each in found[1:] if isinstance(each, Target)] == ["acme", "acme"]
+    assert asked == ["right"]
+
+
+async def test_many_guesses_at_once_are_as_many_attempts() -> None:
+    callers = SqlCallers(FakeUsers(), named=named, attempts=2, check=at_once)
+    guesses = [callers.verify(visitor(f"postgresql://u:{number}@h/acme")) for number in range(10)]
+    answers = await asyncio.gather(*guesses, return_exceptions=True)
+    assert [type(each) for each in answers] == [InvalidCredentials] * 2 + [TooManyAttempts] * 8
