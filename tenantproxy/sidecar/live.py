@@ -6,11 +6,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from heapq import nlargest
 from time import time
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from tenantproxy.errors import TenantProxyError
 from tenantproxy.model import TenantId, tenant_id
@@ -20,7 +19,7 @@ from tenantproxy.sidecar.pg.colleagues import TenantVerb
 from tenantproxy.sidecar.pg.console.view import ClientRow
 from tenantproxy.sidecar.pg.port import PgPort
 from tenantproxy.sidecar.pg.view import PortView
-from tenantproxy.sidecar.statements import ActivityLook, NotSeen
+from tenantproxy.sidecar.statements import Activity, ActivityLook, NotSeen
 from tenantproxy.slices import Slices
 
 __all__ = ["MOST_CLIENTS", "PATIENCE", "Live", "LiveRouter", "NoPort", "joined_statements", "joined_views"]
@@ -54,7 +53,7 @@ class Live(Protocol):
         ...
 
     async def statements(self, tenant: str) -> View:
-        """What runs on the connections that it holds, as their servers tell now; of those of which that is known."""
+        """The connections that it holds and what runs on them, as their servers tell now."""
         ...
 
     async def evict(self, tenant: str) -> None:
@@ -99,7 +98,7 @@ class LiveRouter:
                             "used": each.leased, "waiting": each.waiting, "limit": each.max_size,
                             "oldest": round(each.oldest_wait_seconds, 3),
                             "held": [
-                                {"backend": _name_of(pool, conn), "seconds": round(seconds, 3)}
+                                {"backend": f"{pool.key.server}/{conn.pid}", "seconds": round(seconds, 3)}
                                 for conn, seconds in pool.held_by(name)
                             ],
                         }
@@ -123,33 +122,42 @@ class LiveRouter:
     async def statements(self, tenant: str) -> View:
         """See Live."""
         name = tenant_id(tenant)
-        pids: dict[str, list[int]] = {}
-        before = self._held(name)
-        for server, pid in before:
-            pids.setdefault(server, []).append(pid)
-        found: list[dict[str, Any]] = []
+        held: list[dict[str, Any]] = []
         unseen: list[dict[str, str]] = []
-        for server, each in pids.items():
-            try:
-                seen = await self._look.seen(server, each)
-            except NotSeen as exc:
-                unseen.append({"server": server, "why": exc.detail or exc.message})
-                continue
-            now = self._held(name)
-            # Of a backend that was lent again meanwhile it is not known whose the statement was.
-            kept = (pid for pid in each if now.get((server, pid)) == before[server, pid])
-            found += [{"backend": f"{server}/{pid}", **asdict(seen[pid])} for pid in kept if pid in seen]
-        return {"tenant": name, "statements": found, "unseen": unseen}
+        settings = self._router.settings
+        for server in dict.fromkeys(each.server for each in self._held(name)):
+            before: dict[int, _Held] = {}
 
-    def _held(self, tenant: TenantId) -> dict[tuple[str, int], float]:
-        """Server and process id of what it holds, each with how often the connection was lent before."""
-        held = (
-            (pool.key.server, conn.pid, pool.lent_at(conn))
+            def pids(server: str = server, before: dict[int, _Held] = before) -> Iterable[int]:
+                before.update((each.pid, each) for each in self._held(name) if each.server == server and each.pid)
+                return before
+
+            seen: Mapping[int, Activity] = {}
+            if not settings.servers[server].pooler:  # behind which process ids are its own
+                try:
+                    seen = await self._look.seen(server, pids)
+                except NotSeen as exc:
+                    unseen.append({"server": server, "why": exc.detail or exc.message})
+            clients = self._holders(name)
+            for each in self._held(name):
+                if each.server == server:
+                    # Of a shared backend that was lent again meanwhile it is not known whose the statement was.
+                    is_known = each.pid in before and (not each.shared or before[each.pid].since == each.since)
+                    held.append(_holding(each, clients.get(each.name), seen.get(each.pid) if is_known else None))
+        return {"tenant": name, "held": held, "unseen": unseen}
+
+    def _held(self, tenant: TenantId) -> list[_Held]:
+        """What it holds now."""
+        return [
+            _Held(pool.key.server, conn.pid, pool.key.shared, pool.lent_at(conn), seconds)
             for pool in self._pools(tenant)
-            for conn, _ in pool.held_by(tenant)
-        )
-        servers = self._router.settings.servers
-        return {(server, pid): at for server, pid, at in held if pid and not servers[server].pooler}
+            for conn, seconds in pool.held_by(tenant)
+        ]
+
+    def _holders(self, tenant: TenantId) -> dict[str, ClientRow]:
+        """Its clients that hold a backend, by the name of that."""
+        view = self._view
+        return {} if view is None else {row.backend: row for row in view.clients_of(tenant) if row.backend}
 
     async def _clients(self, tenant: TenantId, slices: Slices) -> list[dict[str, Any]]:
         if (view := self._view) is None:
@@ -195,9 +203,37 @@ class LiveRouter:
         return self._port.view if self._port is not None and self._port.has_listener else None
 
 
-def _name_of(pool: Pool[Any], conn: Any) -> str:
-    """By which a client and a statement are found that belong to it; empty: its process id is not known."""
-    return f"{pool.key.server}/{conn.pid}" if conn.pid else ""
+class _Held(NamedTuple):
+    """A connection that is lent, `since` a moment of the pool's clock, for so many `seconds`."""
+
+    server: str
+    pid: int
+    shared: bool
+    since: float
+    seconds: float
+
+    @property
+    def name(self) -> str:
+        """By which a client and a statement are found that belong to it."""
+        return f"{self.server}/{self.pid}"
+
+
+def _holding(held: _Held, client: ClientRow | None, activity: Activity | None) -> dict[str, Any]:
+    """`state` None: what it does is not known."""
+    return {
+        "backend": held.name,
+        "held": round(held.seconds, 3),
+        "client": None if client is None else client.id,
+        "user": "" if client is None else client.user,
+        "application_name": client.application_name
+        if client is not None
+        else activity.application_name
+        if activity
+        else "",
+        "state": None if activity is None else activity.state,
+        "seconds": 0.0 if activity is None else activity.seconds,
+        "statement": None if activity is None else activity.statement,
+    }
 
 
 def _client(row: ClientRow) -> dict[str, Any]:
@@ -220,7 +256,7 @@ def joined_statements(told: Sequence[View]) -> View:
     """As `joined_views`, of statements."""
     return {
         "tenant": told[0]["tenant"],
-        "statements": [one for each in told for one in each["statements"]],
+        "held": [one for each in told for one in each["held"]],
         "unseen": list({one["server"]: one for each in told for one in each["unseen"]}.values()),
     }
 

@@ -61,13 +61,16 @@ class ActivityLook:
         self._settings = settings
         self._slots = KeyedSlots(1)
 
-    async def seen(self, server: str, pids: Iterable[int]) -> Mapping[int, Activity]:
-        """What the backends do, without those that are gone. Raises NotSeen; cancelled, the connection is closed."""
+    async def seen(self, server: str, pids: Callable[[], Iterable[int]]) -> Mapping[int, Activity]:
+        """What the backends do, without those that are gone. Raises NotSeen; cancelled, the connection is closed.
+
+        `pids` is called when the server can be asked at once: who holds a backend then mostly still does at the answer.
+        """
         settings = self._settings()
         try:
             async with asyncio.timeout(_TIMEOUT), self._slots.hold(server):
                 async with admin_connection(settings, server, _database(settings, server), reading=True) as conn:
-                    rows = await conn.fetch(_ASK, list(pids), timeout=_TIMEOUT)
+                    rows = await conn.fetch(_ASK, list(pids()), timeout=_TIMEOUT)
         except ConfigurationError as exc:
             raise NotSeen("the server cannot be asked what runs there", detail=exc.message) from exc
         except (TimeoutError, *LOST) as exc:

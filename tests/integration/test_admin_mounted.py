@@ -93,12 +93,12 @@ async def test_what_a_lease_runs_is_told_without_its_literals_and_by_no_one_else
         pid = await conn.fetchval("SELECT pg_backend_pid() /* s3cr3t */ WHERE 's3cr3t' <> $1", "another")
         code, told = await asked(http, "/v1/pools/database1/statements", "read")
         assert (code, told["unseen"]) == (200, [])
-        (only,) = told["statements"]
-        assert only["backend"] == f"primary/{pid}"
+        (only,) = told["held"]
+        assert (only["backend"], only["client"]) == (f"primary/{pid}", None)
         assert (only["statement"], only["state"]) == ("SELECT pg_backend_pid() WHERE ? <> $1", "idle")
         held = (await asked(http, "/v1/pools/database1", "read"))[1]["pools"][0]["held"]
         assert [each["backend"] for each in held] == [only["backend"]]
-        assert (await asked(http, "/v1/pools/row1/statements", "read"))[1]["statements"] == [], "it holds nothing"
+        assert (await asked(http, "/v1/pools/row1/statements", "read"))[1]["held"] == [], "it holds nothing"
         assert (await asked(http, "/v1/pools/..%2Fx/statements", "read"))[0] == 404
         assert (await asked(http, "/v1/pools/database1/statements"))[0] == 401
 

@@ -28,6 +28,7 @@ FILES: Final[Mapping[str, str]] = {
     "page.js": "text/javascript",
     "dom.js": "text/javascript",
     "drawer.js": "text/javascript",
+    "shares.js": "text/javascript",
     "rows.js": "text/javascript",
     "table.js": "text/javascript",
     "lines.js": "text/javascript",

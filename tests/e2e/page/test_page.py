@@ -174,8 +174,9 @@ async def test_what_is_done_to_the_process_is_offered_to_the_role_admin_alone(br
         await tab.until("document.getElementById('confirm').open", "it asks first")
         await clicked(tab, "document.getElementById('confirm-yes')")
         await tab.until(f"{text_of('process-state')} === 'reload: done'", "it was done")
+    described = "performance.getEntriesByType('resource').some((each) => each.name.endsWith('openapi.json'))"
     async with page_of(browser, looked, "operate") as tab:
-        await tab.until(f"{ROWS}.length > 0", "there are tenants")
+        await tab.until(described, "the page knows what its role may do")
         assert await tab.evaluate("document.getElementById('process').hidden")
 
 
@@ -289,6 +290,25 @@ async def test_a_row_that_changes_is_written_alone_and_lines_are_used_again(bare
     assert found["lines"] < 50
     assert found["has"]
     assert not found["isNew"]
+
+
+async def test_the_budget_is_told_by_process_and_says_which_are_this_service_s_own(bare: Tab) -> None:
+    script = """(async () => {
+      const { byProcess } = await import('/page/shares.js');
+      const box = document.createElement('details');
+      box.append(document.createElement('summary'), document.createElement('div'));
+      box.open = true; document.querySelector('#servers').append(box);
+      document.getElementById('login').close();
+      byProcess(box, 'primary', [['primary', '0123456789ab', true, 'live', 12, 7, 9.5, null],
+        ['primary', 'fedcba987654', false, 'silent', 8, 8, 0, 21]]);
+      const table = box.querySelector('table'); byProcess(box, 'primary', JSON.parse(box.dataset.shown));
+      return [table === box.querySelector('table'), box.children[0].textContent,
+        ...[...table.tBodies[0].rows].map((row) => [...row.cells].map((cell) => cell.textContent).join('|'))];
+    })()"""
+    assert await bare.evaluate(script) == [
+        True, "By process (2)", "01234567, this service|live|12|7|9.5", "fedcba98|silent for 21.0 s|8|8|0"
+    ]  # fmt: skip
+    assert await accessible(bare) == []
 
 
 async def test_quantiles_are_found_within_their_bucket(bare: Tab) -> None:

@@ -94,14 +94,10 @@ export class Drawer {
   }
 
   show({ pools, clients, paused }) {
-    const of = new Map(this.told.statements.map((each) => [each.backend, each]));
-    const by = new Map(clients.filter((client) => client.backend).map((client) => [client.backend, client]));
-    const held = pools.flatMap((pool) => pool.held.map(({ backend, seconds }) => {
-      const [client, runs] = [by.get(backend), of.get(backend)];
-      const who = client ? `client ${client.id}, ${client.user}` : "this process";
-      return [backend || pool.server, shown(seconds), who, client?.application_name ?? runs?.application_name ?? "",
-        runs ? `${runs.state}, ${shown(runs.seconds)}` : "", element("code", runs ? runs.statement ?? "not to be seen by our user" : "")];
-    }));
+    const now = this.told.held ?? pools.flatMap((pool) => pool.held.map(({ backend, seconds }) => ({ backend, held: seconds, state: null })));
+    const held = now.map((each) => [each.backend, shown(each.held), each.client ? `client ${each.client}, ${each.user}` : each.state === null ? "" : "this process",
+      each.application_name ?? "", each.state === null ? "" : `${each.state}, ${shown(each.seconds)}`,
+      element("code", each.state === null ? "" : each.statement ?? "not to be seen by our user")]);
     const parts = this.parts ??= this.made();
     parts.paused.textContent = paused ? "Paused at the PostgreSQL port: its clients wait, and new ones are refused." : "";
     parts.places.replaceChildren(listed(["pool", "server", "database", "used", "limit", "waiting", "oldest wait"], pools.map((pool) =>
@@ -171,7 +167,8 @@ export class Drawer {
   }
 }
 
-function none() { return { statements: [], unseen: [] }; }
+// `held` null: it is not known yet what runs.
+function none() { return { held: null, unseen: [] }; }
 
 let settle = null;
 

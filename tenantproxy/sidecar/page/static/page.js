@@ -1,9 +1,10 @@
 // The operator page: a stream of what changes, a drawer for one tenant, and actions that are asked for twice.
 // Whatever comes from the service is set as text, never as markup. The token is in this module's memory alone.
-import { element, grid } from "./dom.js";
+import { element } from "./dom.js";
 import { PoolTable } from "./table.js";
 import { Lines, shown } from "./lines.js";
 import { Drawer } from "./drawer.js";
+import { byProcess } from "./shares.js";
 
 const $ = (id) => document.getElementById(id);
 const MOST_EVENTS = 200;
@@ -104,8 +105,8 @@ async function take(kind, look) {
   if (kind === "all") columns = look.columns;
   table.take(columns, look.pools, look.gone ?? [], kind === "all");
   count();
-  await frame();
   processes = look.processes ?? processes;
+  await frame();
   servers(look.servers, look.fleet);
   counts(look.counts, look.starved, look.paused);
   events(look.events, kind === "all");
@@ -142,19 +143,6 @@ function servers(list, fleet) {
     byProcess(shares, server.name, fleet ? processes.filter((each) => each[0] === server.name) : []);
   });
   while (box.children.length > list.length) box.lastChild.remove();
-}
-
-// Of all processes of the fleet, those of this service marked.
-function byProcess(box, server, rows) {
-  const text = JSON.stringify(rows);
-  if (box.dataset.shown === text) return;
-  box.dataset.shown = text;
-  box.hidden = !rows.length;
-  const heads = ["process", "state", "granted", "used", "wanted"];
-  const list = grid(heads, rows.map(([, process, own, kind, granted, used, wanted, silent]) =>
-    [`${process.slice(0, 8)}${own ? ", this service" : ""}`, silent === null ? kind : `${kind} for ${shown(silent)}`, granted, used, wanted]), `Budget of ${server} by process`);
-  box.children[0].textContent = `By process (${rows.length})`;
-  box.children[1].replaceChildren(list);
 }
 
 function bar() {

@@ -14,7 +14,7 @@ const COLUMNS = [
   ["Idle", "number phone-no", (row) => String(row.idle), true, (row) => row.idle],
   ["Opening", "number phone-no", (row) => String(row.opening + row.resetting), true, (row) => row.opening + row.resetting],
   ["Waiting", "number", (row) => String(row.waiting), true, (row) => row.waiting],
-  ["Oldest wait", "number", oldest, true, (row) => row.oldest],
+  ["Oldest", "number", oldest, true, (row) => row.oldest],
   ["LRU rank", "number phone-no", rank, true, (row) => row.rank],
 ];
 const hasTenant = (row) => row.kind === "tenant" || row.kind === "part";

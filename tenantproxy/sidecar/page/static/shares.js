@@ -1,0 +1,17 @@
+// Who has how much of a server's budget, of all processes of the fleet; those of this service marked.
+import { grid } from "./dom.js";
+import { shown } from "./lines.js";
+
+const HEADS = ["process", "state", "granted", "used", "wanted"];
+
+// `box`: details with a summary and a place for the table. `rows`: as the stream has them.
+export function byProcess(box, server, rows) {
+  const text = JSON.stringify(rows);
+  if (box.dataset.shown === text) return;
+  box.dataset.shown = text;
+  box.hidden = !rows.length;
+  box.children[0].textContent = `By process (${rows.length})`;
+  box.children[1].replaceChildren(grid(HEADS, rows.map(([, process, isOwn, state, granted, used, wanted, silent]) => [
+    `${process.slice(0, 8)}${isOwn ? ", this service" : ""}`, silent === null ? state : `${state} for ${shown(silent)}`, granted, used, wanted,
+  ]), `Budget of ${server} by process`));
+}
