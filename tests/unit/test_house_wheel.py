@@ -99,6 +99,7 @@ def test_the_wheel_holds_what_is_read_at_run_time(wheel: zipfile.ZipFile) -> Non
     missing = {path.relative_to(ROOT).as_posix() for path in sources} - packed
     assert not missing
     shipped = {"tenantproxy.toml", "prometheus/rules.yml", "grafana/tenantproxy.json"}
+    shipped |= {path.relative_to(ROOT / "config").as_posix() for path in ROOT.glob("config/systems/**/*.*")}
     assert {f"tenantproxy/shipped/{name}" for name in shipped} <= packed
 
 

@@ -1,0 +1,97 @@
+"""Do the databases of the reference platforms hold all that their descriptions name?"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import asyncpg
+import pytest
+
+from tenantproxy.embedded import EmbeddedPostgres
+from tests.support.database import fresh_database
+from tests.support.distributions import ROOT
+
+SYSTEMS: Final = ROOT / "config" / "systems"
+LISTS: Final = {path.stem: tomllib.loads(path.read_text()) for path in (ROOT / "tests/support/systems").glob("*.toml")}
+KINDS: Final = [(name, database) for name in sorted(LISTS) for database in LISTS[name]]
+
+COLUMNS: Final = """
+select c.relname as table, a.attname as column, format_type(a.atttypid, a.atttypmod) as type
+from pg_class c join pg_attribute a on a.attrelid = c.oid
+where c.relnamespace = 'public'::regnamespace and c.relkind in ('r', 'p') and a.attnum > 0 and not a.attisdropped"""
+WITHOUT_KEY: Final = """
+select relname from pg_class c where relnamespace = 'public'::regnamespace and relkind in ('r', 'p')
+and not exists (select from pg_constraint where conrelid = c.oid and contype = 'p')"""
+WITHOUT_INDEX: Final = """
+select conname from pg_constraint f join pg_class c on c.oid = f.conrelid
+where f.contype = 'f' and c.relnamespace = 'public'::regnamespace and not exists (
+    select from pg_index i where i.indrelid = f.conrelid and (i.indkey::int2[])[0] = f.conkey[1])"""
+WITHOUT_TRIGGER: Final = """
+select c.relname from pg_class c join pg_attribute a on a.attrelid = c.oid and a.attname = 'updated_at'
+where c.relnamespace = 'public'::regnamespace and c.relkind in ('r', 'p')
+and not exists (select from pg_trigger t where t.tgrelid = c.oid and not t.tgisinternal and t.tgname ~ 'updated_at')"""
+
+
+class Made(NamedTuple):
+    """A database that the files of a system made, and what its description names."""
+
+    conn: asyncpg.Connection
+    named: dict[str, Any]
+    files: list[Path]
+
+
+@pytest.fixture(params=KINDS, ids="-".join)
+async def made(request: pytest.FixtureRequest, postgres: EmbeddedPostgres) -> AsyncIterator[Made]:
+    name, database = request.param
+    named = LISTS[name][database]
+    files = sorted((SYSTEMS / name / named["folder"]).glob("*.sql"))
+    async with fresh_database(postgres) as fresh, fresh.connect() as conn:
+        for file in files:
+            await conn.execute(file.read_text())
+        yield Made(conn, named, files)
+
+
+def test_each_system_has_a_list_of_what_its_description_names() -> None:
+    assert {path.name for path in SYSTEMS.iterdir()} == set(LISTS)
+
+
+async def test_the_migrations_make_all_that_a_description_names(made: Made) -> None:
+    columns = {(row["table"], row["column"]): row["type"] for row in await made.conn.fetch(COLUMNS)}
+    tables = {table for table, _ in columns}
+    missing = [table for table in made.named["tables"] if table not in tables]
+    missing += [
+        f"{table}.{column} {kind}"
+        for table, named in made.named["tables"].items()
+        for column, kind in named.items()
+        if columns.get((table, column), "missing") != (kind or columns.get((table, column)))
+    ]
+    for what, query in (
+        ("functions", "select proname from pg_proc where pronamespace = 'public'::regnamespace"),
+        ("extensions", "select extname from pg_extension"),
+    ):
+        there = {row[0] for row in await made.conn.fetch(query)}
+        missing += [each for each in made.named.get(what, ()) if each not in there]
+    assert not missing
+    assert len(tables) >= made.named.get("at_least", len(made.named["tables"]))
+
+
+async def test_the_modules_of_a_schema_come_in_the_order_of_the_description(made: Made) -> None:
+    found = [file.stem.partition("_")[2] for file in made.files]
+    assert [file.stem.partition("_")[0] for file in made.files] == [f"{n:04d}" for n in range(1, len(found) + 1)]
+    wanted = [each for each in made.named.get("modules", ()) if each != "..."]
+    assert [each for each in found if each in wanted] == wanted
+    assert not wanted or found[-1] == wanted[-1]
+    assert len(found) >= made.named.get("modules_at_least", 1)
+
+
+async def test_default_rows_are_there(made: Made) -> None:
+    empty = [t for t in made.named.get("filled", ()) if not await made.conn.fetchval(f"select count(*) from {t}")]
+    assert not empty
+
+
+@pytest.mark.parametrize("query", [WITHOUT_KEY, WITHOUT_INDEX, WITHOUT_TRIGGER], ids=["key", "index", "trigger"])
+async def test_no_table_lacks_a_key_an_index_of_a_reference_or_its_trigger(made: Made, query: str) -> None:
+    assert [row[0] for row in await made.conn.fetch(query)] == []
