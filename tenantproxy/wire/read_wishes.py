@@ -8,9 +8,10 @@ from typing import Final
 
 from tenantproxy.errors import InvalidSetting, NotSupported
 
-__all__ = ["AFTER", "REPLICA", "ReadWish", "alone", "is_on", "position", "read_wish", "unprepared"]
+__all__ = ["AFTER", "REPLICA", "SYSTEM", "ReadWish", "alone", "is_on", "position", "read_wish", "unprepared"]
 
 REPLICA: Final = b"tenantproxy.replica"
+SYSTEM: Final = b"tenantproxy.system"  # at the start of a connection alone
 AFTER: Final = b"tenantproxy.after"
 _NAMES: Final = (REPLICA, AFTER)
 _PREFIX: Final = b"tenantproxy."
@@ -52,7 +53,7 @@ def read_wish(sql: bytes) -> ReadWish | None:
     if name not in _NAMES:
         raise InvalidSetting(
             f'unrecognized configuration parameter "{name[:100].decode("ascii", "replace")}"',
-            hint="there are tenantproxy.replica and tenantproxy.after",
+            hint="there are tenantproxy.replica and tenantproxy.after, and at startup tenantproxy.system",
         )
     if (asked["scope"] or b"").lower() == b"local":
         raise NotSupported(f"{name.decode()} is for whole transactions: SET LOCAL cannot set it", hint="write SET")

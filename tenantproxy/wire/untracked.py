@@ -11,7 +11,7 @@ from collections.abc import Collection
 from typing import Final
 
 from tenantproxy.errors import InvalidSetting
-from tenantproxy.wire.read_wishes import AFTER, REPLICA
+from tenantproxy.wire.read_wishes import AFTER, REPLICA, SYSTEM
 from tenantproxy.wire.settings import Settings
 from tenantproxy.wire.values import CHECKS, MAX_VALUE
 
@@ -36,7 +36,7 @@ def untracked(name: bytes, value: bytes) -> tuple[bytes, bytes]:
     """A setting that is not tracked, its name in lower case. Raises InvalidSetting for one that no client may have."""
     lower = name.lower()
     known = _NAME.fullmatch(name) is not None and len(name) <= _MAX_NAME
-    if not known or lower in _NEVER or (lower.startswith(_NEVER_UNDER) and lower not in (REPLICA, AFTER)):
+    if not known or lower in _NEVER or (lower.startswith(_NEVER_UNDER) and lower not in (REPLICA, AFTER, SYSTEM)):
         raise not_tracked(name)
     if len(value) > MAX_VALUE:
         raise InvalidSetting(f'the value of "{name.decode()}" is too long', detail=f"at most {MAX_VALUE} bytes")

@@ -16,7 +16,6 @@ from typing import Final
 from tenantproxy.config import Settings
 from tenantproxy.model import Route, TenantId
 from tenantproxy.pools.manager import PoolManager
-from tenantproxy.pools.pool import Pool
 from tenantproxy.raw.backend import RawBackend
 from tenantproxy.raw.connector import RawConnector
 from tenantproxy.raw.lender import PROFILE, RawLender
@@ -24,6 +23,7 @@ from tenantproxy.raw.side import new_raw_side
 from tenantproxy.router import Router
 from tenantproxy.routes import RouteKey
 from tenantproxy.sidecar.pg.context import Pairs
+from tenantproxy.sidecar.pg.sources import PoolAndRoute
 from tenantproxy.slices import in_slices
 
 __all__ = ["RawLending"]
@@ -110,21 +110,21 @@ class RawLending:
                     pool.expire()
 
     # --- Lending -----------------------------------------------------------------------------------------------------
-    def known(self, tenant: TenantId, *, replica: bool = False) -> tuple[Pool[RawBackend], Route] | None:
+    def known(self, tenant: TenantId, *, replica: bool = False, system: str | None = None) -> PoolAndRoute | None:
         """See `listener.Lending`."""
-        key = (tenant, None, replica, PROFILE)
+        key = (tenant, system, replica, PROFILE)
         route = self._routes.known_by(key)
         if route is None:
             return None
         return self._reading(key, route) if route.session.standby else (self._pools.pool(route), route)
 
-    def fresh_until(self, tenant: TenantId, *, replica: bool = False) -> float:
+    def fresh_until(self, tenant: TenantId, *, replica: bool = False, system: str | None = None) -> float:
         """See `listener.Lending`."""
-        return self._routes.fresh_until((tenant, None, replica, PROFILE))
+        return self._routes.fresh_until((tenant, system, replica, PROFILE))
 
-    async def find(self, tenant: TenantId, *, replica: bool = False) -> tuple[Pool[RawBackend], Route]:
+    async def find(self, tenant: TenantId, *, replica: bool = False, system: str | None = None) -> PoolAndRoute:
         """See `listener.Lending`."""
-        key = (tenant, None, replica, PROFILE)
+        key = (tenant, system, replica, PROFILE)
         route = await self._routes.find_by(key)
         return self._reading(key, route) if route.session.standby else (self._pools.pool(route), route)
 
@@ -132,7 +132,7 @@ class RawLending:
         """See `listener.Lending`."""
         return self._routes.with_context(route, context)
 
-    def _reading(self, key: RouteKey, preferred: Route) -> tuple[Pool[RawBackend], Route]:
+    def _reading(self, key: RouteKey, preferred: Route) -> PoolAndRoute:
         """The tenant's replica, or another one where that does not serve or is too far behind, or the primary."""
         route = preferred
         if self._is_avoided(route):

@@ -74,7 +74,7 @@ from tenantproxy.slices import in_slices
 from tenantproxy.wire import answers, untracked
 from tenantproxy.wire.client_auth import ClientAuth
 from tenantproxy.wire.memory import ProcessMemory, TenantMemory
-from tenantproxy.wire.read_wishes import AFTER, REPLICA, is_on, position, unprepared
+from tenantproxy.wire.read_wishes import AFTER, REPLICA, SYSTEM, is_on, position, unprepared
 from tenantproxy.wire.session_features import FeaturePolicy, SessionFeatures
 from tenantproxy.wire.session_settings import KeptSettings
 from tenantproxy.wire.settings import NO_SETTINGS, Settings
@@ -514,9 +514,10 @@ class PgListener:
         after = position(others.pop(AFTER, b""))
         if after and target.pool_mode == "session":
             raise unprepared()
+        system = others.pop(SYSTEM, b"").decode() or None
         source = (
             self.source_of(tenant)
-            .of(context)
+            .of(context, system)
             .reading(replica=target.replica if chosen is None else is_on(chosen), after=after)
         )
         wish = replace(wish, others=tuple(others.items()))
@@ -638,11 +639,13 @@ class PgListener:
         return self._traffic.of(tenant)
 
     # --- Source: what relays ask -------------------------------------------------------------------------------------
-    async def find(self, tenant: TenantId, *, replica: bool = False) -> tuple[Pool[RawBackend], Route]:
+    async def find(
+        self, tenant: TenantId, *, replica: bool = False, system: str | None = None
+    ) -> tuple[Pool[RawBackend], Route]:
         """See `relay.Source`."""
         while (paused := self._paused.get(tenant)) is not None:
             await paused.wait()
-        return await self._lending.find(tenant, replica=replica)
+        return await self._lending.find(tenant, replica=replica, system=system)
 
     # --- what an operator does ---------------------------------------------------------------------------------------
     async def pause(self, tenant: TenantId) -> None:

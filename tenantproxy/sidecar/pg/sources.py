@@ -6,7 +6,7 @@ State: whether the tenant has readers. The clients of a tenant share its sources
 from __future__ import annotations
 
 from collections.abc import Awaitable, Container
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeAlias
 from weakref import WeakValueDictionary
 
 from tenantproxy.model import Route, TenantId
@@ -16,7 +16,10 @@ from tenantproxy.raw.lender import RawLender
 from tenantproxy.sidecar.pg.context import Pairs
 from tenantproxy.wire.memory import TenantMemory
 
-__all__ = ["Lending", "SourceParts", "TenantSource"]
+__all__ = ["Lending", "PoolAndRoute", "SourceParts", "TenantSource"]
+
+
+PoolAndRoute: TypeAlias = tuple[Pool[RawBackend], Route]
 
 
 class Lending(Protocol):
@@ -27,15 +30,17 @@ class Lending(Protocol):
         """Lends raw backends."""
         ...
 
-    def known(self, tenant: TenantId, *, replica: bool = False) -> tuple[Pool[RawBackend], Route] | None:
-        """The tenant's pool and route without I/O; None: `find` it. `replica`: to read, where it has replicas."""
+    def known(self, tenant: TenantId, *, replica: bool = False, system: str | None = None) -> PoolAndRoute | None:
+        """The tenant's pool and route without I/O; None: `find` it. `replica`: to read, where it has replicas.
+
+        `system`: of a tenant that has several schemas."""
         ...
 
-    def fresh_until(self, tenant: TenantId, *, replica: bool = False) -> float:
+    def fresh_until(self, tenant: TenantId, *, replica: bool = False, system: str | None = None) -> float:
         """Until when that holds, unless something happens meanwhile; monotonic."""
         ...
 
-    async def find(self, tenant: TenantId, *, replica: bool = False) -> tuple[Pool[RawBackend], Route]:
+    async def find(self, tenant: TenantId, *, replica: bool = False, system: str | None = None) -> PoolAndRoute:
         """The same from the registry. Raises TenantError, RegistryUnavailable, PoolClosed."""
         ...
 
@@ -55,7 +60,7 @@ class Lending(Protocol):
 class Find(Protocol):
     """Asks the registry for a tenant's pool and route."""
 
-    def __call__(self, tenant: TenantId, *, replica: bool) -> Awaitable[tuple[Pool[RawBackend], Route]]:
+    def __call__(self, tenant: TenantId, *, replica: bool, system: str | None) -> Awaitable[PoolAndRoute]:
         """Of its primary, or to read from."""
         ...
 
@@ -72,12 +77,12 @@ class SourceParts(NamedTuple):
 class TenantSource:
     """See `checkout.Source`. All clients of a tenant share it, but those that read `after` a position.
 
-    Those that have the same settings of `[context]` share one that is made of it.
+    Those that have the same settings of `[context]`, in the same one of its systems, share one that is made of it.
     """
 
     __slots__ = (
         "__weakref__", "_contexts", "_known", "_made", "_origin", "_parts", "_paused", "_primary",
-        "_readers", "_tenant", "after", "context", "replica",
+        "_readers", "_tenant", "after", "context", "replica", "system",
     )  # fmt: skip
 
     def __init__(
@@ -89,6 +94,7 @@ class TenantSource:
         replica: bool = False,
         after: int = 0,
         context: Pairs = (),
+        system: str | None = None,
         origin: TenantSource | None = None,
     ) -> None:
         self.replica = replica
@@ -96,8 +102,9 @@ class TenantSource:
         self._primary = primary  # of clients that said nothing; None: this one
         self._readers: TenantSource | None = None  # of clients that read from replicas, once there is one
         self.context = context
+        self.system = system
         self._origin = origin  # without a context; it lives as long as this does
-        self._contexts: WeakValueDictionary[Pairs, TenantSource] = WeakValueDictionary()
+        self._contexts: WeakValueDictionary[tuple[Pairs, str | None], TenantSource] = WeakValueDictionary()
         self._made: tuple[Route, Route] | None = None  # the last one, and what became of it
         self._tenant = tenant
         self._parts = parts
@@ -114,36 +121,39 @@ class TenantSource:
         """What the tenant's clients keep."""
         return self._parts.memory
 
-    def known(self) -> tuple[Pool[RawBackend], Route] | None:
+    def known(self) -> PoolAndRoute | None:
         """See `checkout.Source`."""
         if self._tenant in self._paused:
             return None
-        found = self._known(self._tenant, replica=True) if self.replica else self._known(self._tenant)
+        if self.system is not None:
+            found = self._known(self._tenant, replica=self.replica, system=self.system)
+        else:
+            found = self._known(self._tenant, replica=True) if self.replica else self._known(self._tenant)
         return found if found is None or not self.context else self._in_context(found)
 
     def fresh_until(self) -> float:
         """See `checkout.Source`."""
-        return self._parts.lending.fresh_until(self._tenant, replica=self.replica)
+        return self._parts.lending.fresh_until(self._tenant, replica=self.replica, system=self.system)
 
-    async def find(self) -> tuple[Pool[RawBackend], Route]:
+    async def find(self) -> PoolAndRoute:
         """See `checkout.Source`."""
-        found = await self._parts.find(self._tenant, replica=self.replica)
+        found = await self._parts.find(self._tenant, replica=self.replica, system=self.system)
         return self._in_context(found) if self.context else found
 
-    def _in_context(self, found: tuple[Pool[RawBackend], Route]) -> tuple[Pool[RawBackend], Route]:
+    def _in_context(self, found: PoolAndRoute) -> PoolAndRoute:
         pool, route = found
         if self._made is None or self._made[0] is not route:
             self._made = route, self._parts.lending.with_context(route, self.context)
         return pool, self._made[1]
 
-    def of(self, context: Pairs) -> TenantSource:
-        """That of clients with these settings."""
-        if context == self.context:
+    def of(self, context: Pairs, system: str | None = None) -> TenantSource:
+        """That of clients with these settings, in this one of the tenant's systems."""
+        if (context, system) == (self.context, self.system):
             return self
-        known = self._contexts.get(context)
+        known = self._contexts.get((context, system))
         if known is None:
-            known = TenantSource(self._tenant, self._parts, context=context, origin=self)
-            self._contexts[context] = known
+            known = TenantSource(self._tenant, self._parts, context=context, system=system, origin=self)
+            self._contexts[context, system] = known
         return known
 
     def reading(self, *, replica: bool, after: int = 0) -> TenantSource:
@@ -160,4 +170,12 @@ class TenantSource:
         return primary._readers
 
     def _derived(self, *, replica: bool, after: int) -> TenantSource:
-        return TenantSource(self._tenant, self._parts, primary=self, replica=replica, after=after, context=self.context)
+        return TenantSource(
+            self._tenant,
+            self._parts,
+            primary=self,
+            replica=replica,
+            after=after,
+            context=self.context,
+            system=self.system,
+        )

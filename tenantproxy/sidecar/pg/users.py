@@ -137,6 +137,7 @@ class Target:
     may_change: bool = False
     replica: bool = False  # it reads from replicas, unless it says otherwise
     context: Pairs = ()  # settings of its sessions; `context.ADDRESS` stands for its address
+    system: str | None = None  # of SQL over HTTP: one of the tenant's; the port's clients say it at startup
     databases: tuple[str, ...] = ()  # of a client of the database `postgres`: the tenants that it lists as databases
 
 

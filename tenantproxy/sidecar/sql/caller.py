@@ -11,7 +11,7 @@ import hashlib
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from time import monotonic
 from typing import Final, Protocol
@@ -33,6 +33,7 @@ from tenantproxy.errors import (
 from tenantproxy.sidecar.pg.encryption import Channel
 from tenantproxy.sidecar.pg.users import JWT, Credential, Target
 from tenantproxy.wire.client_auth import failed
+from tenantproxy.wire.read_wishes import SYSTEM
 from tenantproxy.wire.scram import Verifier
 from tenantproxy.wire.settings import Settings
 from tenantproxy.wire.startup import SessionWish, options
@@ -182,9 +183,13 @@ class SqlCallers:
         return found
 
     def _checked(self, found: Target | TenantProxyError, wish: SessionWish) -> Target | TenantProxyError:
-        """Before it is remembered: what a caller says in its options must be its own to say. Raises InvalidSetting."""
+        """Before it is remembered: what a caller says in its options must be its own to say. Raises InvalidSetting.
+
+        Of the rest only the tenant's system means something here.
+        """
         if wish.others and isinstance(found, Target):
-            self._users.left_of(found, wish.others)
+            left = self._users.left_of(found, wish.others)
+            return replace(found, system=left.get(SYSTEM, b"").decode() or None)
         return found
 
     async def _is_right(self, mark: bytes, credential: Credential, password: str, trust: Trust) -> bool:
@@ -222,7 +227,8 @@ def read_connection_string(text: str, named: Named) -> tuple[SessionWish, str]:
 
     The database names the tenant; so may `tenant` and `options`, and the host where `named` knows it. All else of the
     host and the port is left out: who calls may reach us by other names. Other parameters are the client's own, and of
-    its options what has a dot in its name may be a setting of `[pg.users.NAME.context]`.
+    its options what has a dot in its name may be a setting of
+    `[pg.users.NAME.context]`, or the tenant's system.
     Raises ProtocolError, InvalidSetting; no error quotes it.
     """
     if not text:

@@ -212,10 +212,10 @@ async def test_nothing_is_carried_for_a_tenant_that_is_not_served_any_more(
         suspended: set[str] = set()
         known, find = house.lending.known, house.lending.find
 
-        def knowing(tenant: TenantId, **asked: bool) -> object:
+        def knowing(tenant: TenantId, **asked: Any) -> object:
             return None if tenant in suspended else known(tenant, **asked)
 
-        async def finding(tenant: TenantId, **asked: bool) -> object:
+        async def finding(tenant: TenantId, **asked: Any) -> object:
             if tenant in suspended:
                 raise TenantSuspended("the tenant is suspended")
             return await find(tenant, **asked)
