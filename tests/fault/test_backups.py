@@ -47,8 +47,8 @@ from tenantproxy.lifecycle.backup.store import MAIN
 from tenantproxy.lifecycle.backup.tools import ToolFailed
 from tenantproxy.lifecycle.backup.verify import content_of
 from tenantproxy.lifecycle.migrate import Migrator, targets_of
-from tenantproxy.lifecycle.migrate.journal import read_journal
-from tenantproxy.lifecycle.provision import Provisioner, ProvisioningFailed, Wanted
+from tenantproxy.lifecycle.migrate.journal import read_journal, write_journal
+from tenantproxy.lifecycle.provision import Provisioner, ProvisioningFailed, Wanted, wanted
 from tenantproxy.model import Isolation, Placement, Tenant, TenantStatus, tenant_id
 from tests.support.database import Database, fresh_database
 from tests.support.lasting import lasting as kept
@@ -495,6 +495,92 @@ async def test_a_run_goes_on_where_it_was_interrupted_and_no_failure_stops_the_o
     assert {name for name, each in outcomes.items() if each.error} == {"ghost"}
     assert {each.tenant for each in again if not each.again} == {"ghost"}
     assert len(list_backups(writer.folder)) == 4, "none was saved twice"
+
+
+SYSTEMS: Final = """
+CREATE TABLE {crm}.leads (id serial PRIMARY KEY, thing int REFERENCES {own}.things, name text);
+INSERT INTO {crm}.leads (thing, name) SELECT n, 'lead ' || n FROM generate_series(1, 20) n;
+CREATE VIEW {own}.led WITH (security_invoker = true) AS SELECT l.name, t.body FROM {crm}.leads l
+  JOIN {own}.things t ON t.id = l.thing;
+CREATE TABLE {billing}.bills (total numeric); INSERT INTO {billing}.bills VALUES (1.50);
+GRANT SELECT ON {own}.led, {crm}.leads, {billing}.bills TO {role};
+"""
+
+
+@asynccontextmanager
+async def with_systems(house: World, settings: Settings) -> AsyncIterator[Tenant]:
+    """A schema tenant whose systems refer to it, and it to them; `crm` is migrated. It is gone behind the block."""
+    rules = settings.provision.model_copy(update={"systems": ("crm", "billing")})
+    async with Provisioner(settings.model_copy(update={"provision": rules})).open() as making:
+        want = (await making.create(wanted(making._settings, "systemic", isolation=Isolation.SCHEMA))).wanted
+    crm, billing = (schema for _, schema in want.systems)
+    async with house.shared.connect() as conn:
+        await conn.execute(f'CREATE TABLE "{want.schema}".things (id int PRIMARY KEY, body text)')
+        await conn.execute(f"INSERT INTO \"{want.schema}\".things SELECT n, 't' || n FROM generate_series(1, 30) n")
+        await conn.execute(SYSTEMS.format(own=want.schema, crm=crm, billing=billing, role=want.role))
+        await write_journal(conn, crm, [APPLIED])
+    try:
+        yield want.tenant(TenantStatus.ACTIVE)
+    finally:
+        await removed(house, want)
+
+
+async def removed(house: World, want: Wanted) -> None:
+    async with house.shared.connect() as conn:
+        for _, schema in want.systems:
+            await conn.execute(f'DROP SCHEMA IF EXISTS "{schema}" CASCADE')
+        await conn.execute(f"DELETE FROM tenantproxy_migrations.applied WHERE place LIKE 'tenant_%'")
+    await remove_place(house, want)
+
+
+async def of_systems(settings: Settings, tenant: str) -> list[Any]:
+    async with Router(settings) as router:
+        found = [await router.tenant(tenant).fetch("SELECT name, body FROM led ORDER BY 1")]
+        for system, table in (("crm", "leads"), ("billing", "bills")):
+            found.append(await router.tenant(tenant, system=system).fetch(f"SELECT * FROM {table} ORDER BY 1"))
+        return [[tuple(row) for row in rows] for rows in found]
+
+
+@pytest.mark.parametrize("name", ["systemic", "again"])
+async def test_a_tenant_with_systems_comes_back_whole_by_any_name_or_leaves_nothing(
+    house: World, tmp_path: Path, unchanged: None, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    settings = settings_of(house, tmp_path)
+    async with with_systems(house, settings) as tenant:
+        saved = await verify_backup(settings, await backup_tenant(settings, tenant))
+        before = await of_systems(settings, tenant.id)
+        if name == "again":
+            await tried(house, settings, saved, name, before, monkeypatch)
+    if name != "again":  # the first one is gone by now
+        await tried(house, settings, saved, name, before, monkeypatch)
+
+
+async def tried(
+    house: World, settings: Settings, saved: StoredBackup, name: str, before: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A restore that dies behind the filling, is abandoned, and is made again."""
+    fill = BackupContent.fill
+
+    async def dies(mine: BackupContent, wanted: Wanted) -> None:
+        await fill(mine, wanted)
+        raise ConnectionResetError("the process is gone")
+
+    monkeypatch.setattr(BackupContent, "fill", dies)
+    for ending in ("abandon", "finish"):
+        monkeypatch.setattr(BackupContent, "fill", dies)
+        with pytest.raises(ProvisioningFailed, match=r"it is at the step has_access"):
+            await restore_backup(settings, saved, as_id=name)
+        monkeypatch.setattr(BackupContent, "fill", fill)
+        filler = BackupContent(settings, admin_connect(settings))
+        async with Provisioner(settings, content=filler).open() as making:
+            (saga,) = await making.store.unfinished(name)
+            saga = await (making.abandon(saga) if ending == "abandon" else making.finish(saga))
+        await filler.close()
+    assert await of_systems(settings, name) == before
+    assert dict(saga.wanted.systems).keys() == {"crm", "billing"}
+    async with house.shared.connect() as conn:
+        assert await read_journal(conn, dict(saga.wanted.systems)["crm"]) == [APPLIED]
+    await removed(house, saga.wanted)
 
 
 async def test_the_main_database_comes_back_as_a_new_one_and_never_over_another(

@@ -6,7 +6,7 @@ change how values are written all set: equal rows have equal sums on every versi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,7 +14,7 @@ import asyncpg
 
 from tenantproxy.lifecycle.backup.errors import BackupDamaged, BackupFailed
 from tenantproxy.lifecycle.backup.manifest import Content, SavedTable
-from tenantproxy.model import quote_identifier
+from tenantproxy.model import NOTHING, quote_identifier
 
 __all__ = ["KEY_TABLE", "checksum_of", "compare", "owners_in", "read_content", "settle", "snapshot_schemas"]
 
@@ -182,14 +182,14 @@ async def _large_objects(conn: asyncpg.Connection) -> list[SavedTable]:
     ]
 
 
-def compare(saved: Content, found: Content, *, renamed: tuple[str, str] | None = None) -> None:
-    """Whether what was restored is what was saved. `renamed`: a schema that has another name now, (old, new).
+def compare(saved: Content, found: Content, *, renamed: Mapping[str, str] = NOTHING) -> None:
+    """Whether what was restored is what was saved. `renamed`: what schemas are called now that have another name.
 
     Raises BackupDamaged with what differs.
     """
 
     def now(schema: str) -> str:
-        return renamed[1] if renamed is not None and schema == renamed[0] else schema
+        return renamed.get(schema, schema)
 
     there = {(each.schema, each.name): each for each in found.tables}
     differences = list(_different(((now(each.schema), each) for each in saved.tables), there))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -19,7 +19,7 @@ from tenantproxy.lifecycle.backup.crypt import Identities
 from tenantproxy.lifecycle.backup.dumped import dump_command
 from tenantproxy.lifecycle.backup.errors import RestoreRefused
 from tenantproxy.lifecycle.backup.loading import LoaderNeeds, discard, loading
-from tenantproxy.lifecycle.backup.manifest import Content, StoredBackup
+from tenantproxy.lifecycle.backup.manifest import BackupManifest, Content, StoredBackup
 from tenantproxy.lifecycle.backup.pg_restores import (
     Dump,
     defined,
@@ -49,7 +49,7 @@ SELECT NOT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relna
 """
 _NAMES_IT: Final = """
 SELECT p.oid::regprocedure::text FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
-WHERE n.nspname = $1 AND (position($2 in p.prosrc) > 0 OR position($2 in array_to_string(p.proconfig, ' ')) > 0)
+WHERE n.nspname = ANY ($1) AND (position($2 in p.prosrc) > 0 OR position($2 in array_to_string(p.proconfig, ' ')) > 0)
 ORDER BY 1
 """
 
@@ -128,60 +128,58 @@ class BackupContent:
     async def _fill_place(self, wanted: Wanted, backup: StoredBackup, content: Content) -> None:
         version = await server_version(self._connect, wanted.server)
         dump = Dump(self._settings, backup, server=wanted.server, server_version=version, identities=self.identities)
-        old, new = backup.manifest.schema, wanted.schema
+        moved = _moved(backup, wanted)
         async with opened(self._connect, wanted.server, wanted.database) as conn:
-            schemas = [new] if new is not None else await snapshot_schemas(conn)
+            schemas = list(moved.values()) or await snapshot_schemas(conn)
             await discard(conn, wanted.mark)
             if await conn.fetchval(_IS_EMPTY, schemas):
-                await self._restore(wanted, dump, content, old)
+                await self._restore(wanted, dump, content, moved)
             roles = await self._renamed(conn, wanted, backup, content)
-            moved = {old: new} if old is not None and new is not None else {}
             owners = {roles.get(each, each) for each in content.owners} if keeps_owners(content) else set[str]()
             if lacking := await act_for(conn, owners):
                 raise may_not_act(roles[content.admin], lacking)
             if owners:
                 await dump.give_owners(conn, roles=roles, owners=owners, schemas=moved)
             self.notes += await dump.give_access(conn, roles=roles, owners=owners, schemas=moved)
-            if new is not None and backup.manifest.migrations:
-                await ensure_journal(conn, is_own=False)
-                await write_journal(conn, new, backup.manifest.migrations)
+            if moved:
+                await _write_journals(conn, backup.manifest, moved)
             async with conn.transaction(isolation="repeatable_read", readonly=True):
-                renamed = (old, new) if old is not None and new is not None else None
-                found = await read_content(conn, schemas if new else await snapshot_schemas(conn), is_whole=new is None)
-                compare(content, found, renamed=renamed)
+                found = await read_content(
+                    conn, schemas if moved else await snapshot_schemas(conn), is_whole=not moved
+                )  # fmt: skip
+                compare(content, found, renamed=moved)
 
-    async def _restore(self, wanted: Wanted, dump: Dump, content: Content, old: str | None) -> None:
-        if wanted.schema is None or wanted.schema == old:
+    async def _restore(self, wanted: Wanted, dump: Dump, content: Content, moved: Mapping[str, str]) -> None:
+        if all(old == new for old, new in moved.items()):
             self.notes += await dump.restore(
-                self._connect, wanted.database, content, wanted.mark, schema=wanted.schema
+                self._connect, wanted.database, content, wanted.mark, schemas=list(moved.values())
             )  # fmt: skip
             return
-        assert old is not None
         async with scratch_database(self._connect, wanted.server) as scratch:
             self.notes += await dump.restore(self._connect, scratch, content, scratch_mark(scratch))
             async with opened(self._connect, wanted.server, scratch) as conn:
-                await conn.execute(f"ALTER SCHEMA {quote_identifier(old)} RENAME TO {quote_identifier(wanted.schema)}")
-                named = [row[0] for row in await conn.fetch(_NAMES_IT, wanted.schema, old)]
-                self.notes += [f"the function {name} names the schema {old}: look at it" for name in named]
-            await self._copy(wanted, scratch, dump, content)
+                await _rename(conn, moved)
+                for old, new in moved.items():
+                    named = await conn.fetch(_NAMES_IT, list(moved.values()), old) if old != new else ()
+                    self.notes += [f"the function {row[0]} names the schema {old}: look at it" for row in named]
+            await self._copy(wanted, scratch, dump, content, list(moved.values()))
 
-    async def _copy(self, wanted: Wanted, scratch: str, dump: Dump, content: Content) -> None:
-        """The renamed schema, from one database into the other, without a file in between."""
-        assert wanted.schema is not None
+    async def _copy(self, wanted: Wanted, scratch: str, dump: Dump, content: Content, schemas: Sequence[str]) -> None:
+        """The renamed schemas, from one database into the other, without a file in between."""
         server = self._settings.servers[wanted.server]
-        needs = LoaderNeeds(is_whole=False, into=[wanted.schema], sees=sorted({name for _, name in content.extensions}))
+        needs = LoaderNeeds(is_whole=False, into=schemas, sees=sorted({name for _, name in content.extensions}))
         async with loading(self._connect, wanted.server, wanted.database, wanted.mark, needs) as loader:
             await run_piped(
-                (dump_command(dump.tools, [wanted.schema]), child_environment(server, scratch)),
+                (dump_command(dump.tools, schemas), child_environment(server, scratch)),
                 (
-                    restore_command(dump.tools, wanted.database, schema=wanted.schema),
+                    restore_command(dump.tools, wanted.database, schemas=schemas),
                     child_environment(server, wanted.database, loader=loader),
                 ),
             )
             if keeps_owners(content):
-                saved = await defined(dump.tools, child_environment(server, scratch), schema=wanted.schema)
+                saved = await defined(dump.tools, child_environment(server, scratch), schemas=schemas)
                 await dump.check_definitions(
-                    self._connect, wanted.database, loader, saved, schema=wanted.schema, ours={wanted.schema}
+                    self._connect, wanted.database, loader, saved, schemas=schemas, ours=set(schemas)
                 )
 
     async def _renamed(
@@ -192,3 +190,32 @@ class BackupContent:
         if backup.manifest.role is not None:
             roles[backup.manifest.role] = wanted.role or self._settings.servers[wanted.server].user
         return roles
+
+
+def _moved(backup: StoredBackup, wanted: Wanted) -> dict[str, str]:
+    """What each schema of a schema tenant was called, and is called now; nothing for a whole database."""
+    if backup.manifest.schema is None or wanted.schema is None:
+        return {}
+    now = dict(wanted.systems)
+    return {backup.manifest.schema: wanted.schema} | {old: now[name] for name, old in backup.manifest.systems}
+
+
+async def _rename(conn: asyncpg.Connection, moved: Mapping[str, str]) -> None:
+    """In a database of its own; by names that none has, as the new name of one may be the old one of another."""
+    async with conn.transaction():
+        between = {old: f"tenantproxy_between_{number}" for number, old in enumerate(moved)}
+        steps = [*between.items(), *((name, moved[old]) for old, name in between.items())]
+        for old, new in steps:
+            await conn.execute(f"ALTER SCHEMA {quote_identifier(old)} RENAME TO {quote_identifier(new)}")
+
+
+async def _write_journals(conn: asyncpg.Connection, manifest: BackupManifest, moved: Mapping[str, str]) -> None:
+    """What was applied to each schema before it was here."""
+    assert manifest.schema is not None
+    schemas = dict(manifest.systems)
+    journals = {manifest.schema: manifest.migrations}
+    journals |= {schemas[name]: applied for name, applied in manifest.system_migrations}
+    if any(journals.values()):
+        await ensure_journal(conn, is_own=False)
+        for schema, applied in journals.items():
+            await write_journal(conn, moved[schema], applied)

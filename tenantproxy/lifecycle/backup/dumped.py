@@ -33,7 +33,7 @@ _LOCK_WAIT: Final = 30_000  # ms; then pg_dump fails rather than have all writer
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Saved:
-    """What was saved of one place, at which moment, and by what."""
+    """What was saved of one place, at which moment, and by what. `further`: the journals of its other schemas."""
 
     content: Content
     files: tuple[BackupFile, ...]
@@ -41,6 +41,7 @@ class Saved:
     server_version: int
     pg_dump: str | None
     migrations: tuple[Applied, ...]
+    further: tuple[tuple[Applied, ...], ...] = ()
 
 
 async def save_dump(
@@ -65,6 +66,7 @@ async def save_dump(
             moment = await conn.fetchval("SELECT pg_catalog.now()")
             snapshot = await conn.fetchval("SELECT pg_catalog.pg_export_snapshot()")
             migrations = await read_journal(conn, place.schema or "public")
+            further = [tuple(await read_journal(conn, each)) for each in (schemas or ())[1:]]
             content = await read_content(conn, named, is_whole=schemas is None)
             command = [*dump_command(tools, schemas), f"--snapshot={snapshot}"]
             environment = child_environment(settings.servers[place.server], place.database)
@@ -73,7 +75,7 @@ async def save_dump(
     assert sink.file is not None
     return Saved(
         content=content, files=(sink.file,), snapshot_at=moment, server_version=version, pg_dump=tools.version,
-        migrations=tuple(migrations),
+        migrations=tuple(migrations), further=tuple(further),
     )  # fmt: skip
 
 

@@ -110,7 +110,8 @@ class BackupManifest:
     """A finished backup. `tenant`: its identifier; of the main database, its name. `files`: all but this one.
 
     `server_version` as `server_version_num`; `pg_dump`: its version, None where rows were copied. `migrations`: the
-    journal of its place, by version; `systems`: (name, schema) of each. `snapshot_at`: the moment that it shows, and
+    journal of its place, by version; `systems`: (name, schema) of each, and
+    `system_migrations` their journals by name. `snapshot_at`: the moment that it shows, and
     `tables`, `rows` how much there is.
     """
 
@@ -129,6 +130,7 @@ class BackupManifest:
     pg_dump: str | None
     tenantproxy: str
     migrations: tuple[Applied, ...]
+    system_migrations: tuple[tuple[str, tuple[Applied, ...]], ...] = ()
     encrypted: bool
     content: str
     files: tuple[BackupFile, ...]
@@ -160,6 +162,10 @@ class BackupManifest:
                     "snapshot_at": datetime.fromisoformat(row["snapshot_at"]),
                     "finished_at": datetime.fromisoformat(row["finished_at"]),
                     "migrations": tuple(Applied(**line) for line in row["migrations"]),
+                    "system_migrations": tuple(
+                        (name, tuple(Applied(**line) for line in lines))
+                        for name, lines in row.get("system_migrations", ())
+                    ),
                     "files": files,
                     "systems": tuple((name, schema) for name, schema in row["systems"]),
                 }

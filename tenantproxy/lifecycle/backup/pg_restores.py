@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import tempfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import BinaryIO, Final
 
@@ -77,10 +77,10 @@ class Dump:
         self.tools: DumpTools = find_tools(settings, server_version, written_by=backup.manifest.pg_dump)
 
     async def restore(
-        self, connect: ConnectTo, database: str, content: Content, mark: str, *, schema: str | None = None,
+        self, connect: ConnectTo, database: str, content: Content, mark: str, *, schemas: Sequence[str] = (),
         is_used: bool = True, has_rows: bool = True,
     ) -> list[str]:  # fmt: skip
-        """Everything but access and owners, into `database`; of `schema` alone only what is in it. All of it is the
+        """Everything but access and owners, into `database`; of `schemas` alone only what is in them. All of it is the
         admin user's. What an operator should hear of.
 
         `mark`: by which the role that reads it in is found again behind a crash. `is_used`: it is more than tried, and
@@ -88,43 +88,43 @@ class Dump:
         BackupDamaged, what asyncpg raises: nothing of the dump is there then.
         """
         async with opened(connect, self._server, database) as conn:
-            if schema is None:
+            if not schemas:
                 await make_extensions(conn, content)
-            tables = [(row[0], row[1]) for row in await conn.fetch(_EXTENSION_TABLES)] if schema is None else []
+            tables = [(row[0], row[1]) for row in await conn.fetch(_EXTENSION_TABLES)] if not schemas else []
         extensions = {name for _, name in content.extensions if name != "pg_catalog"}
         listing = await self._listing()
-        entries = sort_entries(listing, extension_schemas=extensions if schema is None else (), extension_tables=tables)
+        entries = sort_entries(listing, extension_schemas=() if schemas else extensions, extension_tables=tables)
         of_admin, of_loader = (
             each if has_rows else defined_entries(each) for each in (entries.admin, entries.loader)
         )  # fmt: skip
-        if schema is None and of_admin:
+        if of_admin and not schemas:
             await self._read_in(database, of_admin, self._environment(database))
-        async with loading(connect, self._server, database, mark, _needs(entries, extensions, schema)) as loader:
-            await self._read_in(database, of_loader, self._environment(database, loader), schema=schema)
+        async with loading(connect, self._server, database, mark, _needs(entries, extensions, schemas)) as loader:
+            await self._read_in(database, of_loader, self._environment(database, loader), schemas=schemas)
             if is_used and keeps_owners(content):
-                saved = await self._as_defined(connect, content, schema)
-                ours = {"public", *extensions} if schema is None else {schema}
-                await self.check_definitions(connect, database, loader, saved, schema=schema, ours=ours)
+                saved = await self._as_defined(connect, content, schemas)
+                ours = set(schemas) or {"public", *extensions}
+                await self.check_definitions(connect, database, loader, saved, schemas=schemas, ours=ours)
         return [f"the event trigger {name} is left out: make it by hand" for name in entries.left_out]
 
-    async def _as_defined(self, connect: ConnectTo, content: Content, schema: str | None) -> str:
+    async def _as_defined(self, connect: ConnectTo, content: Content, schemas: Sequence[str]) -> str:
         """What is there when no row has called a function. What pg_dump wrote is not the same text as what it writes of
         that again: PostgreSQL has other brackets and casts then.
         """
         async with scratch_database(connect, self._server) as scratch:
             await self.restore(connect, scratch, content, scratch_mark(scratch), is_used=False, has_rows=False)
-            return await defined(self.tools, self._environment(scratch), schema=schema)
+            return await defined(self.tools, self._environment(scratch), schemas=schemas)
 
     async def check_definitions(
-        self, connect: ConnectTo, database: str, loader: Loader, saved: str, *, schema: str | None, ours: set[str]
+        self, connect: ConnectTo, database: str, loader: Loader, saved: str, *, schemas: Sequence[str], ours: set[str]
     ) -> None:
         """Whether what `loader` made is what `saved` defines: a function that ran meanwhile could change, as the
         loader, what is to be the admin user's. Raises BackupDamaged.
         """
-        found = await defined(self.tools, self._environment(database), schema=schema)
+        found = await defined(self.tools, self._environment(database), schemas=schemas)
         differing = other_definitions(saved, found, ours=ours)
         async with opened(connect, self._server, database) as conn:
-            if schema is not None and await has_besides(conn, loader):
+            if schemas and await has_besides(conn, loader):
                 differing.append("casts of its types")
         if differing:
             raise BackupDamaged(
@@ -133,11 +133,11 @@ class Dump:
             )
 
     async def _read_in(
-        self, database: str, entries: str, environment: Mapping[str, str], *, schema: str | None = None
+        self, database: str, entries: str, environment: Mapping[str, str], *, schemas: Sequence[str] = ()
     ) -> None:
         with _listed(entries) as chosen:
             command = [
-                *restore_command(self.tools, database, schema=schema), f"--use-list=/dev/fd/{chosen.fileno()}"
+                *restore_command(self.tools, database, schemas=schemas), f"--use-list=/dev/fd/{chosen.fileno()}"
             ]  # fmt: skip
             async with reading(self._backup, self.file, self._identities) as source:
                 await run_tool(command, environment, stdin=source, pass_fds=[chosen.fileno()])
@@ -198,18 +198,18 @@ class Dump:
         return child_environment(self._settings.servers[self._server], database, loader=loader)
 
 
-def _needs(entries: DumpEntries, extensions: set[str], schema: str | None) -> LoaderNeeds:
+def _needs(entries: DumpEntries, extensions: set[str], schemas: Sequence[str]) -> LoaderNeeds:
     return LoaderNeeds(
-        is_whole=schema is None, into=sorted({"public", *extensions}) if schema is None else [schema],
-        sees=sorted(extensions) if schema is not None else (), large_objects=entries.large_objects,
+        is_whole=not schemas, into=schemas or sorted({"public", *extensions}),
+        sees=sorted(extensions) if schemas else (), large_objects=entries.large_objects,
         foreign_servers=entries.foreign_servers,
     )  # fmt: skip
 
 
-async def defined(tools: DumpTools, environment: Mapping[str, str], *, schema: str | None) -> str:
-    """What pg_dump says is in a database, or in one `schema` of it, with all rights and without rows."""
+async def defined(tools: DumpTools, environment: Mapping[str, str], *, schemas: Sequence[str]) -> str:
+    """What pg_dump says is in a database, or in `schemas` of it, with all rights and without rows."""
     command = [tools.pg_dump, "--schema-only", "--no-password", *_PLAIN]
-    command += [] if schema is None else [f"--schema={quote_identifier(schema)}"]
+    command += [f"--schema={quote_identifier(schema)}" for schema in schemas]
     return (await run_tool(command, environment, stdout=asyncio.subprocess.PIPE)).decode()
 
 
@@ -218,7 +218,7 @@ async def known_roles(conn: asyncpg.Connection) -> frozenset[str]:
     return frozenset(row[0] for row in await conn.fetch("SELECT rolname::text FROM pg_roles"))
 
 
-def restore_command(tools: DumpTools, database: str, *, schema: str | None = None) -> list[str]:
+def restore_command(tools: DumpTools, database: str, *, schemas: Sequence[str] = ()) -> list[str]:
     """pg_restore from its standard input into `database`, in one transaction."""
     escaped = database.replace("\\", "\\\\").replace("'", "\\'")  # a plain name would be read as a connection string
     command = [
@@ -230,7 +230,7 @@ def restore_command(tools: DumpTools, database: str, *, schema: str | None = Non
         "--no-tablespaces",
         f"--dbname=dbname='{escaped}'",
     ]
-    return command if schema is None else [*command, f"--schema={schema}"]
+    return [*command, *(f"--schema={schema}" for schema in schemas)]
 
 
 @contextmanager

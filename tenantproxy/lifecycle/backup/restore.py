@@ -112,18 +112,14 @@ def _wanted(
     if manifest.kind is BackupKind.MAIN:
         hint = "restore it under the name of a new database: --as NAME"
         raise RestoreRefused("this is a backup of the main database, not of a tenant", hint=hint)
-    if manifest.kind is BackupKind.SCHEMA and manifest.systems:
-        named = ", ".join(schema for _, schema in manifest.systems)
-        raise RestoreRefused(
-            f"the backup holds schemas of systems too: {named}",
-            hint="restore it with pg_restore, from its content.dump",
-        )
     here = manifest.server if manifest.server in settings.servers else None
     want = wanted(
         settings, as_id or manifest.tenant, isolation=Isolation(manifest.kind.value), server=server or here,
-        tier=manifest.tier, region=manifest.region, domain=domain,
+        tier=manifest.tier, region=manifest.region, domain=domain, systems=[name for name, _ in manifest.systems],
     )  # fmt: skip
-    return replace(want, systems=manifest.systems, restore_from=os.fspath(backup.path.absolute()))
+    if want.isolation is not Isolation.SCHEMA:
+        want = replace(want, systems=manifest.systems)
+    return replace(want, restore_from=os.fspath(backup.path.absolute()))
 
 
 async def _refuse_existing(settings: Settings, want: Wanted) -> None:

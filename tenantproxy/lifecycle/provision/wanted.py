@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import secrets
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Final, Self
 
@@ -110,12 +111,14 @@ def _fitting(text: str, plain: str, room: int, *, is_hashed: bool) -> str:
 def wanted(
     settings: Settings, tenant: str, *, isolation: Isolation | None = None, server: str | None = None,
     tier: str = "standard", region: str | None = None, domain: str | None = None, mark: str | None = None,
+    systems: Sequence[str] | None = None,
 ) -> Wanted:  # fmt: skip
-    """The tenant by `[provision]`. Raises ConfigurationError with all that forbids it, TenantNotFound for a bad id."""
+    """The tenant by `[provision]`, with other `systems` where they are given. Raises ConfigurationError with all that forbids it, TenantNotFound for a bad id."""
     rules, checked = settings.provision, tenant_id(tenant)
     kind, mark = isolation or rules.isolation, mark or secrets.token_hex(16)
     where = server or rules.server or settings.main.server
-    if problems := [*_problems(settings, kind, where), *_domain_problems(settings, kind, domain)]:
+    systems = rules.systems if systems is None else systems
+    if problems := [*_problems(settings, kind, where), *_domain_problems(settings, kind, domain, systems)]:
         raise ConfigurationError(problems)
     is_own, is_schema = kind is not Isolation.ROW, kind is Isolation.SCHEMA
 
@@ -132,15 +135,17 @@ def wanted(
         tier=tier,
         region=region,
         mark=mark,
-        systems=tuple((each, name(rules.system_schema, system=each)) for each in rules.systems) if is_schema else (),
+        systems=tuple((each, name(rules.system_schema, system=each)) for each in systems) if is_schema else (),
     )
 
 
-def _domain_problems(settings: Settings, kind: Isolation, domain: str | None) -> list[Problem]:
+def _domain_problems(
+    settings: Settings, kind: Isolation, domain: str | None, systems: Sequence[str]
+) -> list[Problem]:
     rules = settings.provision
     used = {
         Isolation.DATABASE: (rules.database, rules.role),
-        Isolation.SCHEMA: (rules.schema_, rules.role, *(rules.system_schema for _ in rules.systems)),
+        Isolation.SCHEMA: (rules.schema_, rules.role, *(rules.system_schema for _ in systems)),
         Isolation.ROW: (),
     }[kind]
     needed = any("{domain}" in pattern for pattern in used)
