@@ -316,6 +316,41 @@ async def test_a_template_is_sealed_and_goes_when_the_files_change(house: World,
             await Database(server=house.server, name=template_name([text])).open()
 
 
+async def test_a_database_with_a_templates_name_is_copied_only_where_we_made_it(
+    house: World, tmp_path: Path, unchanged: None
+) -> None:
+    settings = settings_of(house, tmp_path, f"{FILE} SELECT 2;")
+    name = template_name([f"{FILE} SELECT 2;"])
+
+    async def leads() -> bool:
+        async with Provisioner(settings, connecting(house).connect()).open() as making:
+            want = (await making.create(wanted(settings, "acme"))).wanted
+        async with Database(server=house.server, name=want.database).connect() as conn:
+            found = bool(await conn.fetchval("SELECT to_regclass('planted') IS NOT NULL"))
+        await remove(house, want)
+        return found
+
+    async with house.main.connect() as conn:
+        await conn.execute("CREATE ROLE planter CREATEDB LOGIN PASSWORD 'x'")
+        await conn.execute(f"CREATE DATABASE {name} OWNER planter")
+        try:
+            async with Database(server=house.server, name=name).connect() as inside:
+                await inside.execute("CREATE TABLE planted ()")
+            for state in ("false IS_TEMPLATE false", "false IS_TEMPLATE true"):
+                await conn.execute(f"ALTER DATABASE {name} WITH ALLOW_CONNECTIONS {state}")
+                with pytest.raises(ProvisioningFailed, match=f"database {name} that tenantproxy did not make"):
+                    await leads()
+            await conn.execute(f"ALTER DATABASE {name} OWNER TO CURRENT_USER")  # as of a release that gave no sign
+            assert not await leads(), "it is made again"
+            await conn.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+            with pytest.raises(ProvisioningFailed, match="or that can be changed"):
+                await leads()
+        finally:
+            await conn.execute(f"ALTER DATABASE {name} WITH ALLOW_CONNECTIONS false IS_TEMPLATE false")
+            await conn.execute(f"DROP DATABASE {name}")
+            await conn.execute("DROP ROLE planter")
+
+
 async def test_a_tenant_that_is_active_cannot_be_abandoned(house: World, settings: Settings, unchanged: None) -> None:
     async with Provisioner(settings, connecting(house).connect()).open() as making:
         saga = await making.create(wanted(settings, "acme"))

@@ -8,6 +8,7 @@ from typing import Final
 
 import asyncpg
 
+from tenantproxy.errors import ConfigurationError, Problem
 from tenantproxy.lifecycle.provisioner import Connect, close_functions, create_closed, run_statements
 from tenantproxy.model import quote_identifier
 
@@ -17,6 +18,11 @@ _LOCK: Final = "SELECT pg_advisory_lock(hashtextextended('tenantproxy template',
 _UNLOCK: Final = "SELECT pg_advisory_unlock(hashtextextended('tenantproxy template', 0))"
 _PREFIX: Final = "tenantproxy_template_"
 _BUILDING: Final = "tenantproxy_template_being_made"
+_FOUND: Final = """
+SELECT datistemplate AND NOT datallowconn AS is_sealed, shobj_description(d.oid, 'pg_database') AS sign,
+  r.rolname = current_user OR r.rolsuper AS is_ours
+FROM pg_database d JOIN pg_roles r ON r.oid = d.datdba WHERE datname = $1
+"""
 
 
 def template_name(files: Sequence[str]) -> str:
@@ -28,14 +34,17 @@ def template_name(files: Sequence[str]) -> str:
 async def ensure_template(connect: Connect, conn: asyncpg.Connection, files: Sequence[str]) -> str:
     """The name of the database in which `files` ran, which no one can connect to. `conn`: of a maintenance database.
 
-    It gets its name last, so one that is there is whole; what a crash left is made again. Those of former files go.
+    It gets its name last, so one that is there is whole; what a crash left is made again. Those of former files go. One
+    without our sign is made again where it is the admin user's and sealed. Raises ConfigurationError for any other
+    database of that name: what is in it would be in each new tenant.
     """
     name = template_name(files)
-    if await conn.fetchval("SELECT true FROM pg_database WHERE datname = $1", name):
+    if await _is_ours(conn, name, files):
         return name
     await conn.execute(_LOCK)
     try:
-        if not await conn.fetchval("SELECT true FROM pg_database WHERE datname = $1", name):
+        if not await _is_ours(conn, name, files):
+            await _drop(conn, name)
             await _drop(conn, _BUILDING)
             await create_closed(conn, _BUILDING)
             inside = await connect(_BUILDING)
@@ -44,12 +53,32 @@ async def ensure_template(connect: Connect, conn: asyncpg.Connection, files: Seq
                 await run_statements(inside, files)
             finally:
                 await inside.close()
+            await conn.execute(f"COMMENT ON DATABASE {_BUILDING} IS '{_sign(files)}'")
             await conn.execute(f"ALTER DATABASE {_BUILDING} WITH ALLOW_CONNECTIONS false IS_TEMPLATE true")
             await conn.execute(f"ALTER DATABASE {_BUILDING} RENAME TO {quote_identifier(name)}")
             await _drop_former(conn, name)
     finally:
         await conn.execute(_UNLOCK)
     return name
+
+
+def _sign(files: Sequence[str]) -> str:
+    """The comment of the template in which `files` ran: only its owner can give it one, and a copy has none."""
+    return f"tenantproxy: template of {hashlib.sha256(chr(0).join(files).encode()).hexdigest()}"
+
+
+async def _is_ours(conn: asyncpg.Connection, name: str, files: Sequence[str]) -> bool:
+    """Whether the template `name` is there, as we made it for `files`."""
+    found = await conn.fetchrow(_FOUND, name)
+    if found is not None and not (found["is_ours"] and found["is_sealed"]):
+        raise _not_ours(name)
+    return found is not None and found["sign"] == _sign(files)
+
+
+def _not_ours(name: str) -> ConfigurationError:
+    problem = f"there is a database {name} that tenantproxy did not make, or that can be changed; it is left as it is"
+    fix = "look whose it is; when it is dropped or renamed, the template is made again"
+    return ConfigurationError([Problem(key="provision.template", problem=problem, fix=fix)])
 
 
 async def _drop_former(conn: asyncpg.Connection, name: str) -> None:
@@ -63,6 +92,8 @@ async def _drop_former(conn: asyncpg.Connection, name: str) -> None:
 
 
 async def _drop(conn: asyncpg.Connection, name: str) -> None:
-    if await conn.fetchval("SELECT true FROM pg_database WHERE datname = $1", name):
+    if (found := await conn.fetchrow(_FOUND, name)) is not None:
+        if not found["is_ours"]:
+            raise _not_ours(name)
         await conn.execute(f"ALTER DATABASE {quote_identifier(name)} WITH IS_TEMPLATE false")
         await conn.execute(f"DROP DATABASE IF EXISTS {quote_identifier(name)} WITH (FORCE)")
