@@ -511,8 +511,9 @@ GRANT SELECT ON {own}.led, {crm}.leads, {billing}.bills TO {role};
 async def with_systems(house: World, settings: Settings) -> AsyncIterator[Tenant]:
     """A schema tenant whose systems refer to it, and it to them; `crm` is migrated. It is gone behind the block."""
     rules = settings.provision.model_copy(update={"systems": ("crm", "billing")})
-    async with Provisioner(settings.model_copy(update={"provision": rules})).open() as making:
-        want = (await making.create(wanted(making._settings, "systemic", isolation=Isolation.SCHEMA))).wanted
+    ruled = settings.model_copy(update={"provision": rules})
+    async with Provisioner(ruled).open() as making:
+        want = (await making.create(wanted(ruled, "systemic", isolation=Isolation.SCHEMA))).wanted
     crm, billing = (schema for _, schema in want.systems)
     async with house.shared.connect() as conn:
         await conn.execute(f'CREATE TABLE "{want.schema}".things (id int PRIMARY KEY, body text)')

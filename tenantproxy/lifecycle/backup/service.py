@@ -136,7 +136,9 @@ class BackupWriter:
             pg_dump=saved.pg_dump,
             tenantproxy=VERSION,
             migrations=saved.migrations,
-            system_migrations=tuple(zip(tenant.systems, saved.further, strict=True)) if saved.further and tenant else (),
+            system_migrations=tuple(zip(tenant.systems, saved.further, strict=True))
+            if saved.further and tenant
+            else (),
             encrypted=bool(self._recipients),
             content=name,
             files=(*saved.files, content),

@@ -139,9 +139,7 @@ def wanted(
     )
 
 
-def _domain_problems(
-    settings: Settings, kind: Isolation, domain: str | None, systems: Sequence[str]
-) -> list[Problem]:
+def _domain_problems(settings: Settings, kind: Isolation, domain: str | None, systems: Sequence[str]) -> list[Problem]:
     rules = settings.provision
     used = {
         Isolation.DATABASE: (rules.database, rules.role),
