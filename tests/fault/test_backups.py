@@ -530,7 +530,7 @@ async def removed(house: World, want: Wanted) -> None:
     async with house.shared.connect() as conn:
         for _, schema in want.systems:
             await conn.execute(f'DROP SCHEMA IF EXISTS "{schema}" CASCADE')
-        await conn.execute(f"DELETE FROM tenantproxy_migrations.applied WHERE place LIKE 'tenant_%'")
+        await conn.execute("DELETE FROM tenantproxy_migrations.applied WHERE place LIKE 'tenant_%'")
     await remove_place(house, want)
 
 
@@ -566,8 +566,7 @@ async def tried(
         await fill(mine, wanted)
         raise ConnectionResetError("the process is gone")
 
-    monkeypatch.setattr(BackupContent, "fill", dies)
-    for ending in ("abandon", "finish"):
+    async def ended(*, is_undone: bool) -> Wanted:
         monkeypatch.setattr(BackupContent, "fill", dies)
         with pytest.raises(ProvisioningFailed, match=r"it is at the step has_access"):
             await restore_backup(settings, saved, as_id=name)
@@ -575,13 +574,17 @@ async def tried(
         filler = BackupContent(settings, admin_connect(settings))
         async with Provisioner(settings, content=filler).open() as making:
             (saga,) = await making.store.unfinished(name)
-            saga = await (making.abandon(saga) if ending == "abandon" else making.finish(saga))
+            saga = await (making.abandon(saga) if is_undone else making.finish(saga))
         await filler.close()
+        return saga.wanted
+
+    await ended(is_undone=True)
+    want = await ended(is_undone=False)
     assert await of_systems(settings, name) == before
-    assert dict(saga.wanted.systems).keys() == {"crm", "billing"}
+    assert dict(want.systems).keys() == {"crm", "billing"}
     async with house.shared.connect() as conn:
-        assert await read_journal(conn, dict(saga.wanted.systems)["crm"]) == [APPLIED]
-    await removed(house, saga.wanted)
+        assert await read_journal(conn, dict(want.systems)["crm"]) == [APPLIED]
+    await removed(house, want)
 
 
 async def test_the_main_database_comes_back_as_a_new_one_and_never_over_another(

@@ -113,7 +113,10 @@ def wanted(
     tier: str = "standard", region: str | None = None, domain: str | None = None, mark: str | None = None,
     systems: Sequence[str] | None = None,
 ) -> Wanted:  # fmt: skip
-    """The tenant by `[provision]`, with other `systems` where they are given. Raises ConfigurationError with all that forbids it, TenantNotFound for a bad id."""
+    """The tenant by `[provision]`, with other `systems` where they are given.
+
+    Raises ConfigurationError with all that forbids it, TenantNotFound for a bad id.
+    """
     rules, checked = settings.provision, tenant_id(tenant)
     kind, mark = isolation or rules.isolation, mark or secrets.token_hex(16)
     where = server or rules.server or settings.main.server
