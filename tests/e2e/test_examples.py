@@ -20,7 +20,6 @@ import pytest
 from tenantproxy.auth.tokens import Tokens
 from tenantproxy.embedded import EmbeddedPostgres
 from tests.support.lasting import a_lasting_world
-from tests.support.readme import DOCS, blocks
 from tests.support.waiting import PATIENCE, wait_until
 from tests.support.web import AUTH, HEADER
 from tests.support.world import World
@@ -34,7 +33,6 @@ SERVERS: Final[dict[str, tuple[str, ...]]] = {
     "litestar_app": (*UVICORN, "examples.litestar_app:app"),
     "django_app": (*UVICORN, "examples.django_app:app"),
     "aiohttp_app": ("-m", "examples.aiohttp_app"),
-    "page": (*UVICORN, "app:app"),
 }
 TENANTS: Final = ("row1", "schema1", "database1", "row2")
 
@@ -54,12 +52,12 @@ def config(example_world: World, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 @contextmanager
-def running(name: str, config: Path, folder: Path = ROOT) -> Iterator[str]:
+def running(name: str, config: Path) -> Iterator[str]:
     """The example's server as a process of its own; its URL. It must end in order when it is asked to."""
     environment = {**os.environ, "TENANTPROXY_CONFIG": str(config), "PORT": "0", "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(
         [sys.executable, *SERVERS[name]],
-        cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     said: list[str] = []
     assert process.stdout is not None
@@ -95,7 +93,7 @@ def headers(example_world: World) -> dict[str, dict[str, str]]:
     return {**made, "liar": {**made["row1"], HEADER: "row2"}, "stranger": {HEADER: "row1"}}
 
 
-@pytest.mark.parametrize("name", [name for name in SERVERS if name != "page"])
+@pytest.mark.parametrize("name", SERVERS)
 async def test_an_example_serves_each_tenant_its_own(
     config: Path, headers: dict[str, dict[str, str]], name: str
 ) -> None:
@@ -109,16 +107,6 @@ async def test_an_example_serves_each_tenant_its_own(
                     problem = await answer.json(content_type="application/problem+json")
                     assert (answer.status, problem["status"]) == (status, status), name
                     assert answer.headers["X-Request-ID"] == problem["request_id"]
-
-
-async def test_the_application_that_the_page_shows_runs_as_it_stands(
-    config: Path, headers: dict[str, dict[str, str]]
-) -> None:
-    (config.parent / "app.py").write_text(blocks("web application", DOCS / "web-applications.md")["app.py"])
-    with running("page", config, config.parent) as url:
-        async with aiohttp.ClientSession() as http:
-            async with http.get(f"{url}/projects", headers=headers["row1"]) as answer:
-                assert await answer.json() == ["row1 1", "row1 2", "row1 3"]
 
 
 async def test_the_fastapi_example_streams_and_talks(config: Path, headers: dict[str, dict[str, str]]) -> None:

@@ -39,13 +39,15 @@ def served(demo_world: World, tmp_path_factory: pytest.TempPathFactory) -> Itera
         yield served
 
 
-@pytest.mark.parametrize("guide", ["aiohttp", "django", "ecto", "from-dict-of-pools", "litestar", "netlify", "psql"])
+@pytest.mark.parametrize(
+    "guide", ["aiohttp", "django", "ecto", "from-dict-of-pools", "litestar", "netlify", "psql", "web-applications"]
+)
 def test_a_guide_shows_what_it_says(guide: str, demo_world: World, served: Served, tmp_path: Path) -> None:
     port = str(free_port())
     environment = reader(PGPASSWORD=demo_world.pg_password, TENANTPROXY_CONFIG=str(demo_world.config), PORT=port)
     real = {
         "https://db.example.com": served.public, "127.0.0.1:6432": served.pg, "6432": served.pg.rpartition(":")[2],
-        "8000": port, "billing": PG_USER,
+        "8000": port, "billing": PG_USER, '"tenantproxy.toml"': f'"{demo_world.config}"',
     }  # fmt: skip
     (tmp_path / "node_modules").symlink_to(NODE / "node_modules")
     follow(guide, DOCS / f"{guide}.md", folder=tmp_path, environment=environment, real=real)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from tenantproxy.cli.commands.sidecar import serve
 from tenantproxy.config import Http, Settings, is_loopback, load
 from tenantproxy.config.version import VERSION
 from tenantproxy.errors import ConfigurationError
+from tests.support.waiting import PATIENCE
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 CHART = DEPLOY / "helm" / "tenantproxy"
@@ -151,3 +154,17 @@ def test_only_the_applications_port_is_published_and_on_the_loopback() -> None:
     }
     with_admin = {name for name, service in services.items() if "pg_admin" in service["secrets"]}
     assert with_admin == {"postgres", "install"}
+
+
+def test_systemd_finds_no_fault_in_the_units(tmp_path: Path) -> None:
+    program = shutil.which("systemd-analyze")
+    if program is None:
+        pytest.skip("needs systemd-analyze: apt-get install systemd")
+    for unit in (DEPLOY.parent / "config" / "systemd").iterdir():
+        text = unit.read_text().replace("/opt/tenantproxy/bin/tenantproxy", "/bin/true")  # it must be there
+        (tmp_path / unit.name).write_text(text)
+    done = subprocess.run(
+        [program, "verify", *tmp_path.iterdir()], capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
+    ours = [line for line in done.stderr.splitlines() if "tenantproxy" in line]
+    assert (done.returncode, ours) == (0, [])
