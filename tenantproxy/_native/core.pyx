@@ -13,6 +13,7 @@ does they are given back. So nothing that is written in Python ever meets one.
 from cpython.buffer cimport PyBUF_READ, PyBUF_WRITE
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.memoryview cimport PyMemoryView_FromMemory
+from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
@@ -26,6 +27,7 @@ from asyncio.trsock import TransportSocket
 
 include "system.pxi"
 include "texts.pxi"
+include "answers.pxi"
 
 cdef class Pump
 cdef class Conn

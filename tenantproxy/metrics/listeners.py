@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from prometheus_client.core import Metric
@@ -31,13 +32,23 @@ class HttpRequests:
     def __init__(self) -> None:
         self._codes: Counter[tuple[str, str, int]] = Counter()
         self._seconds: dict[tuple[str, str], Histogram] = {}
+        self._observers: dict[tuple[str, str], Callable[[int, float], None]] = {}
 
     def observe(self, *, route: str, method: str, code: int, seconds: float) -> None:
         """Count one finished request."""
-        known = method if method in _METHODS else "other"
-        self._codes[route, known, code] += 1
-        if (kept := self._seconds.get((route, known))) is None:
-            kept = self._seconds[route, known] = Histogram()
+        self.observer(route=route, method=method)(code, seconds)
+
+    def observer(self, *, route: str, method: str) -> Callable[[int, float], None]:
+        """What counts finished requests of one route and method, by code and seconds."""
+        labels = route, method if method in _METHODS else "other"
+        if (known := self._observers.get(labels)) is None:
+            known = self._observers[labels] = partial(self._observe, labels)
+        return known
+
+    def _observe(self, labels: tuple[str, str], code: int, seconds: float) -> None:
+        self._codes[(*labels, code)] += 1
+        if (kept := self._seconds.get(labels)) is None:
+            kept = self._seconds[labels] = Histogram()
         kept.observe(seconds)
 
     @property

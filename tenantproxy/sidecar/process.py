@@ -7,7 +7,6 @@ SIGHUP: reload. SIGUSR1: start the workers again, one by one. SIGUSR2: let a new
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import os
 import signal
@@ -18,6 +17,7 @@ from typing import Any, Final
 
 from tenantproxy.errors import NotSupported, TenantProxyError
 from tenantproxy.events import ServiceCommanded
+from tenantproxy.sidecar.free_memory import keep
 from tenantproxy.sidecar.generation import Generation
 from tenantproxy.sidecar.service import Service, UpgradeFailed
 from tenantproxy.sidecar.sockets import Sockets, close_all
@@ -109,9 +109,7 @@ class Process:
         return True
 
     async def _serve(self, service: Service, ready: Ready) -> None:
-        # What is there now stays: a full collection need not look through it, and hold the event loop, each time.
-        gc.collect()
-        gc.freeze()
+        keep()
         self._is_ready = True
         if self._predecessor is not None:
             await self._predecessor.say("ready")

@@ -7,10 +7,11 @@ says so (`is_over`), and reads on to the end.
 from __future__ import annotations
 
 import struct
-from functools import lru_cache
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from tenantproxy.errors import ProtocolError
+from tenantproxy.wire.columns import Column, columns_of
 from tenantproxy.wire.frames import (
     BIND_COMPLETE,
     CLOSE_COMPLETE,
@@ -38,17 +39,17 @@ from tenantproxy.wire.frames import (
     length_of,
 )
 
-__all__ = ["Column", "Row", "SegmentReader", "StatementResult", "columns_of"]
+__all__ = ["Row", "RowsAnswered", "SegmentReader", "StatementResult"]
 
 _UNSIGNED: Final = struct.Struct("!I").unpack_from
 _LONG: Final = struct.Struct("!i").unpack_from
 _SHORT: Final = struct.Struct("!H").unpack_from
-_COLUMN: Final = struct.Struct("!IhIhih")
 _MOST: Final = 1024 * 1024  # bytes of a message that is no row: a description of 1600 columns, an error with its DETAIL
-_REMEMBERED: Final = 4096  # bytes of a description that is kept, read
 _TOLD_OF_COLUMN: Final = 128  # bytes that an answer has for each column, next to its name
 _LONG_VALUE: Final = 64  # bytes of a value from which on it counts what JSON makes of its characters
 _CONTROLS: Final = bytes({*range(0x20)} - {*b"\b\t\n\f\r"})
+_AT_ONCE: Final = 64 * 1024  # bytes of an answer that may be read at once
+_MOST_TOLD: Final = 16  # bytes, at most, that count for each of an answer's: _TOLD_OF_COLUMN for a column of 19
 _MORE_OF_CONTROL: Final = 5  # bytes: it is told in six
 _PASSED_OVER: Final = frozenset((PARSE_COMPLETE, BIND_COMPLETE, CLOSE_COMPLETE, NO_DATA, NOTICE))
 _COPIES: Final = frozenset((COPY_IN, COPY_OUT, COPY_BOTH, COPY_DATA, COPY_DONE))
@@ -58,23 +59,16 @@ Row = list[str | None]
 """The texts of one row; None is NULL."""
 
 
-class Column(NamedTuple):
-    """One column of a result, as a RowDescription has it. `table`, `number`: 0 where it is none of a table."""
-
-    name: str
-    table: int
-    number: int
-    type: int
-    size: int
-    modifier: int
-
-
 class StatementResult(NamedTuple):
     """What one statement was answered. `tag` is empty for an empty statement."""
 
     columns: tuple[Column, ...]
     rows: list[Row]
     tag: bytes
+
+
+RowsAnswered = Callable[[bytes], tuple[bool, bytes, list[Row], bytes] | None]
+"""What `_native.core.rows_answered` says of an answer: whether its statement was parsed, columns, rows and tag."""
 
 
 class SegmentReader:
@@ -89,11 +83,15 @@ class SegmentReader:
     """
 
     __slots__ = (
-        "_columns", "_have", "_is_named", "_left", "_names", "_need", "_parts", "_rows", "_skip", "error", "is_bound",
-        "is_copying", "is_over", "is_parsed", "is_touched", "results", "room", "size", "status",
+        "_columns", "_have", "_is_named", "_left", "_names", "_need", "_parts", "_rows", "_rows_answered",
+        "_skip", "error", "is_bound", "is_copying", "is_over", "is_parsed", "is_touched", "results", "room", "size",
+        "status",
     )  # fmt: skip
 
-    def __init__(self, max_rows: int, max_bytes: int, *, is_named: bool = False) -> None:
+    def __init__(
+        self, max_rows: int, max_bytes: int, *, is_named: bool = False, rows_answered: RowsAnswered | None = None
+    ) -> None:
+        self._rows_answered = rows_answered  # for the answer that begins now, if that is all
         self.results: list[StatementResult] = []
         self.error: bytes | None = None
         self.status = 0
@@ -128,6 +126,8 @@ class SegmentReader:
         the connection is of no more use.
         """
         self.size += len(data)
+        if self._rows_answered is not None and self._is_read_at_once(data):
+            return True
         if self._skip:
             skipped = min(self._skip, len(data))
             self._skip -= skipped
@@ -159,6 +159,22 @@ class SegmentReader:
         elif self.status:
             return True
         return False
+
+    def _is_read_at_once(self, data: bytes) -> bool:
+        """The compiled one has read an answer that is far from all limits; names of columns are counted here alone."""
+        rows_answered, self._rows_answered = self._rows_answered, None
+        if rows_answered is None or self._is_named or len(data) > _AT_ONCE or len(data) * _MOST_TOLD > self.room:
+            return False
+        found = rows_answered(data)
+        if found is None:
+            return False
+        is_parsed, description, rows, tag = found
+        if len(rows) > self._left:
+            return False
+        columns = columns_of(description)
+        self.is_parsed, self.is_bound, self.status = is_parsed, True, IDLE
+        self.results.append(StatementResult(columns, rows, tag))
+        return True
 
     def _keep(self, beginning: bytes, need: int) -> None:
         self._parts, self._have, self._need = [beginning], len(beginning), need
@@ -246,35 +262,12 @@ class SegmentReader:
         self._take(len(payload) + count * _TOLD_OF_COLUMN)
         if self.is_over:  # a batch may describe as many columns as it has statements, times 1664
             return
-        self._columns = _columns(payload) if len(payload) <= _REMEMBERED else columns_of(payload)
+        self._columns = columns_of(payload)
         self._names = sum(len(column.name) + 3 for column in self._columns) if self._is_named else 0
 
     def _completed(self, tag: bytes) -> None:
         self.results.append(StatementResult(self._columns, self._rows, tag))
         self._columns, self._rows = (), []
-
-
-def columns_of(payload: bytes) -> tuple[Column, ...]:
-    """The columns of a RowDescription. Raises ProtocolError when it is none, UnicodeDecodeError for other encodings."""
-    found: list[Column] = []
-    try:
-        (count,) = _SHORT(payload, 0)
-        at = 2
-        for _ in range(count):
-            end = payload.index(b"\0", at)
-            table, number, kind, size, modifier, _ = _COLUMN.unpack_from(payload, end + 1)
-            found.append(Column(payload[at:end].decode(), table, number, kind, size, modifier))
-            at = end + 1 + _COLUMN.size
-    except (struct.error, ValueError) as exc:
-        if isinstance(exc, UnicodeDecodeError):
-            raise
-        raise ProtocolError("the server described its rows in no way that there is") from None
-    if at != len(payload):
-        raise ProtocolError("the server described its rows in no way that there is")
-    return tuple(found)
-
-
-_columns = lru_cache(maxsize=512)(columns_of)
 
 
 def _no_row() -> ProtocolError:

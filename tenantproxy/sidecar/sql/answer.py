@@ -18,7 +18,8 @@ from tenantproxy.errors import (
 from tenantproxy.sidecar.sql.request import SqlRequest
 from tenantproxy.wire.answers import read_error
 from tenantproxy.wire.array_texts import reading_array
-from tenantproxy.wire.results import Column, Row, StatementResult
+from tenantproxy.wire.columns import Column
+from tenantproxy.wire.results import Row, StatementResult
 
 __all__ = ["answer_at_once", "answering", "error_body", "retry_after", "server_error"]
 

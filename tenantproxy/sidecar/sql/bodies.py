@@ -13,7 +13,8 @@ from tenantproxy.errors import NotSupported
 from tenantproxy.middleware.aiohttp import REQUEST_ID
 from tenantproxy.sidecar.sql.answer import answering
 from tenantproxy.sidecar.sql.kept import Kept
-from tenantproxy.sidecar.sql.request import SqlRequest, too_large
+from tenantproxy.sidecar.sql.malformed import too_large
+from tenantproxy.sidecar.sql.request import SqlRequest
 from tenantproxy.slices import found_in_slices
 from tenantproxy.wire.memory import FREE_BYTES
 from tenantproxy.wire.results import StatementResult

@@ -45,7 +45,7 @@ from tenantproxy.sidecar.sql.deadlines import Deadlines
 from tenantproxy.sidecar.sql.kept import Kept
 from tenantproxy.sidecar.sql.regions import Regions
 from tenantproxy.sidecar.sql.request import reading_request
-from tenantproxy.sidecar.sql.run import SqlRun, SqlRuns
+from tenantproxy.sidecar.sql.run import SqlRun, SqlRuns, compiled_reader
 from tenantproxy.sidecar.sql.states import ServerSaid
 from tenantproxy.sidecar.sql.straight import StraightSql
 from tenantproxy.sidecar.sql.texts import SqlTexts
@@ -119,7 +119,8 @@ class SqlDoor:
         """See `straight.StraightHost`."""
         lender, limits = self._port.lender, self._settings.sql
         if self._runs is None or self._runs.lender is not lender:
-            self._runs = SqlRuns(lender, limits, self._texts, Deadlines(limits.statement_timeout))
+            deadlines = Deadlines(limits.statement_timeout)
+            self._runs = SqlRuns(lender, limits, self._texts, deadlines, compiled_reader())
         return self._runs
 
     def _definitions_of(self, pool: Pool[RawBackend], route: Route) -> Definitions:

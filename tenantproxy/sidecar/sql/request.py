@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
@@ -15,14 +14,24 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from tenantproxy.config import SqlSettings
-from tenantproxy.errors import InvalidSetting, ProtocolError, StatementTooLong
+from tenantproxy.errors import InvalidSetting
 from tenantproxy.raw.exchange import SYNC_NOW, statement
+from tenantproxy.sidecar.sql.malformed import malformed, too_large, utf8
 from tenantproxy.wire.array_texts import writing_array
 from tenantproxy.wire.commands import PLANNED, is_local, word_of
 from tenantproxy.wire.frames import BIND, DESCRIBE, EXECUTE, PARSE, frame
 from tenantproxy.wire.leftovers import ANYTHING, leftovers
 
-__all__ = ["BATCH_HEADERS", "HEADERS", "Modes", "SqlRequest", "modes_of", "reading_request", "too_large"]
+__all__ = [
+    "BATCH_HEADERS",
+    "HEADERS",
+    "Modes",
+    "SqlRequest",
+    "modes_of",
+    "reading_request",
+    "request_at_once",
+    "too_large",
+]
 
 ARRAY_MODE, RAW_TEXT = "Neon-Array-Mode", "Neon-Raw-Text-Output"
 ISOLATION, READ_ONLY, DEFERRABLE = "Neon-Batch-Isolation-Level", "Neon-Batch-Read-Only", "Neon-Batch-Deferrable"
@@ -69,8 +78,7 @@ class Modes(NamedTuple):
     is_raw: bool
 
 
-@dataclass(frozen=True, slots=True)
-class SqlRequest:
+class SqlRequest(NamedTuple):
     """One request. `message`: all that is sent for it but the end of a batch's transaction. `texts`: its statements.
 
     `is_batch`: they are one transaction. `leaves`: a text may leave something in the session that no tag tells of.
@@ -78,13 +86,16 @@ class SqlRequest:
     `echo`: headers of the answer to a batch.
     """
 
-    message: bytes = field(repr=False)
-    texts: tuple[bytes, ...] = field(repr=False)
+    message: bytes
+    texts: tuple[bytes, ...]
     is_batch: bool
     modes: Modes
     leaves: bool
-    values: bytes = field(default=b"", repr=False)
+    values: bytes = b""
     echo: tuple[tuple[str, str], ...] = ()
+
+    def __repr__(self) -> str:
+        return f"<SqlRequest of {len(self.texts)}>"  # neither texts nor values are shown
 
     def message_for(self, name: bytes) -> bytes:
         """What is sent for its one statement, where that is prepared under this name."""
@@ -114,25 +125,44 @@ def reading_request(
         given = _BODY.decode(body)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as exc:
         detail = str(exc) if isinstance(exc, msgspec.ValidationError) else None
-        raise _malformed("the body is not the JSON of a statement or a batch", detail) from None
+        raise malformed("the body is not the JSON of a statement or a batch", detail) from None
     if modes is None:
         modes = modes_of(headers)
     if given.queries is not None:
         if given.query is not None:
-            raise _malformed("the body has both query and queries")
+            raise malformed("the body has both query and queries")
         return (yield from _batch(given.queries, headers, limits, modes))
     if given.query is None:
-        raise _malformed("the body has neither query nor queries")
+        raise malformed("the body has neither query nor queries")
     text = _text(given.query, limits)
-    values = _NO_VALUES if not given.params else (yield from _values(given.params, limits))
-    return SqlRequest(
-        message=text.parse + frame(BIND, b"\0\0" + values) + _DESCRIBE_RUN_AND_SYNC,
-        texts=(text.sql,),
-        is_batch=False,
-        modes=modes,
-        leaves=text.leaves,
-        values=values if text.may_stay else b"",
-    )
+    return _single(text, _NO_VALUES if not given.params else (yield from _values(given.params, limits)), modes)
+
+
+def request_at_once(body: bytes, limits: SqlSettings, modes: Modes) -> SqlRequest | None:
+    """The same where it is one small step; None: take those of `reading_request`, which says too what is wrong."""
+    try:
+        given = _BODY.decode(body)
+    except (msgspec.DecodeError, RecursionError):
+        return None
+    params = given.params or ()
+    if given.query is None or given.queries is not None or len(params) > _STEP or not body.isascii():
+        return None
+    parts = [b"\0\0", _SHORT(len(params))]
+    for raw in params:
+        written = bytes(raw)
+        if written[:1] == b"[":
+            return None
+        value = _scalar(written)
+        parts += (_NULL,) if value is None else (_LONG(len(value)), value)
+    if len(params) > limits.max_parameters:
+        return None
+    parts.append(b"\0\0")
+    return _single(_text(given.query, limits), b"".join(parts), modes)
+
+
+def _single(text: _Text, values: bytes, modes: Modes) -> SqlRequest:
+    message = text.parse + frame(BIND, b"\0\0" + values) + _DESCRIBE_RUN_AND_SYNC
+    return SqlRequest(message, (text.sql,), False, modes, text.leaves, values if text.may_stay else b"")
 
 
 def _batch(
@@ -198,9 +228,9 @@ def _text(query: str, limits: SqlSettings) -> _Text:
 
 
 def _text_of(query: str) -> _Text:
-    sql = _utf8(query, "a statement")
+    sql = utf8(query, "a statement")
     if b"\0" in sql:
-        raise _malformed("a statement has a NUL in it")
+        raise malformed("a statement has a NUL in it")
     leaves = bool(leftovers(sql) & ANYTHING)
     may_stay = not leaves and len(sql) <= _SHORT_TEXT and word_of(sql, 0) in PLANNED
     return _Text(sql, frame(PARSE, b"\0%b\0\0\0" % sql), leaves, may_stay)
@@ -226,20 +256,26 @@ def _values(params: Sequence[msgspec.Raw], limits: SqlSettings) -> Generator[Non
 def _parameter(raw: msgspec.Raw) -> Generator[None, None, bytes | None]:
     """A value of JSON as PostgreSQL reads it: an object is JSON, a list an array, a number what was written."""
     written = bytes(raw)
+    if written[:1] != b"[":
+        return _scalar(written)
+    try:
+        value = utf8((yield from writing_array(_LIST.decode(written), _element)), "a parameter")
+    except (ValueError, ArithmeticError, RecursionError):  # of numbers beyond what there is, too
+        raise malformed("a parameter is a list that is no array of PostgreSQL") from None
+    return _without_nul(value)
+
+
+def _scalar(written: bytes) -> bytes | None:
+    """Any but a list."""
     first = written[:1]
-    if first == b'"':
-        value = _utf8(msgspec.json.decode(written), "a parameter")
-    elif first == b"n":
+    if first == b"n":
         return None
-    elif first == b"[":
-        try:
-            value = _utf8((yield from writing_array(_LIST.decode(written), _element)), "a parameter")
-        except (ValueError, ArithmeticError, RecursionError):  # of numbers beyond what there is, too
-            raise _malformed("a parameter is a list that is no array of PostgreSQL") from None
-    else:
-        value = written
+    return _without_nul(utf8(msgspec.json.decode(written), "a parameter") if first == b'"' else written)
+
+
+def _without_nul(value: bytes) -> bytes:
     if b"\0" in value:
-        raise _malformed("a parameter has a NUL in it")
+        raise malformed("a parameter has a NUL in it")
     return value
 
 
@@ -249,23 +285,3 @@ def _element(value: Any) -> str | None:
     if isinstance(value, bool):
         return "true" if value else "false"
     return _ELEMENT.encode(value).decode()
-
-
-def _utf8(text: str, what: str) -> bytes:
-    try:
-        return text.encode()
-    except UnicodeEncodeError:
-        raise _malformed(f"{what} is not UTF-8") from None
-
-
-# --- errors ----------------------------------------------------------------------------------------------------------
-def _malformed(message: str, detail: str | None = None) -> ProtocolError:
-    hint = 'send {"query": "select $1", "params": [1]}, or {"queries": [...]} for one transaction'
-    return ProtocolError(message, detail=detail, hint=hint)
-
-
-def too_large(what: str, size: int, key: str, limit: int) -> StatementTooLong:
-    """The error for more of something than `[sql]` lets a request have."""
-    return StatementTooLong(
-        f"too many {what}", detail=f"{size}, and [sql] {key} = {limit}", hint=f"send less at once, or raise [sql] {key}"
-    )

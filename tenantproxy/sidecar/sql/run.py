@@ -12,6 +12,7 @@ from contextvars import Context
 from time import monotonic
 from typing import Final, NamedTuple
 
+from tenantproxy._native import why_not
 from tenantproxy.config import SqlSettings
 from tenantproxy.context import REQUEST_ID
 from tenantproxy.errors import (
@@ -49,12 +50,12 @@ from tenantproxy.wire.answers import read_error
 from tenantproxy.wire.commands import changes_meanings, leaves_state
 from tenantproxy.wire.frames import IDLE, IN_TRANSACTION
 from tenantproxy.wire.responses import is_unexpected
-from tenantproxy.wire.results import SegmentReader, StatementResult
+from tenantproxy.wire.results import RowsAnswered, SegmentReader, StatementResult
 from tenantproxy.wire.settings import NO_SETTINGS
 from tenantproxy.wire.statements import Statement
 from tenantproxy.wire.traceparent import traceparent_in
 
-__all__ = ["SqlRun", "SqlRuns"]
+__all__ = ["SqlRun", "SqlRuns", "compiled_reader"]
 
 _SETTLE_SECONDS: Final = 1.0  # that a statement which is cancelled has to end, while its caller waits to be told
 _GONE_SECONDS: Final = 0.1  # and when there is no one to be told
@@ -73,6 +74,7 @@ class SqlRuns(NamedTuple):
     limits: SqlSettings
     texts: SqlTexts
     deadlines: Deadlines
+    rows_answered: RowsAnswered | None  # the compiled one, where there is one
 
 
 class SqlRun:
@@ -104,14 +106,15 @@ class SqlRun:
         self.error: TenantProxyError | ServerSaid | None = None
         self.is_gone = False
         self._request = request
-        self._lender, limits, self._texts, self._deadlines = runs
+        self._lender, limits, self._texts, self._deadlines, rows_answered = runs
         self._limits = limits
         self._traffic = traffic
         self._kept = kept
         self._told = told
         self._is_told = False
         self._state = _S.ASKED
-        self._reader = SegmentReader(limits.max_rows, limits.max_result, is_named=not request.modes.as_array)
+        is_named = not request.modes.as_array
+        self._reader = SegmentReader(limits.max_rows, limits.max_result, is_named=is_named, rows_answered=rows_answered)
         self._backend: RawBackend | None = None
         self._route: Route | None = None
         self._acquire: Acquire | None = None
@@ -282,9 +285,12 @@ class SqlRun:
         error = reader.error
         if error is not None and _READ_ONLY in error:
             backend.saw_read_only = True
-        has_commands = any(result.tag[:6] not in _OF_ROWS for result in reader.results)
-        if has_commands:
-            self._note_changes(backend)
+        has_commands = False
+        for result in reader.results:
+            if result.tag[:6] not in _OF_ROWS:
+                has_commands = True
+                self._note_changes(backend)
+                break
         is_dirty = self._is_dirty(error, has_commands=has_commands)
         if self._lender.watch is not None:
             self._tell_statement(self._lender.watch, backend, error)
@@ -435,6 +441,15 @@ class SqlRun:
         if is_done and not self._reader.results[-1].tag.startswith(b"SELECT"):
             error.detail = f"{error.detail}; the statement had ended: what it changed is kept"
         return error
+
+
+def compiled_reader() -> RowsAnswered | None:
+    """What reads answers that are rows alone; None: all of it is Python."""
+    if why_not() is not None:
+        return None
+    from tenantproxy._native.core import rows_answered
+
+    return rows_answered
 
 
 _NO_CONTEXT: Final = Context()

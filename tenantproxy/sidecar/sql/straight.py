@@ -32,7 +32,7 @@ from tenantproxy.sidecar.sql.answer import answer_at_once, answering, error_body
 from tenantproxy.sidecar.sql.caller import SqlCallers, Visitor
 from tenantproxy.sidecar.sql.head import REQUEST_LINE, read_head
 from tenantproxy.sidecar.sql.kept import Kept
-from tenantproxy.sidecar.sql.request import HEADERS, Modes, SqlRequest, modes_of, reading_request
+from tenantproxy.sidecar.sql.request import HEADERS, Modes, SqlRequest, modes_of, reading_request, request_at_once
 from tenantproxy.sidecar.sql.run import SqlRun, SqlRuns
 from tenantproxy.sidecar.sql.states import ServerSaid
 from tenantproxy.sidecar.sql.written import response
@@ -110,7 +110,7 @@ class StraightSql:
     def __init__(self, door: StraightHost, port: PgPort, requests: HttpRequests) -> None:
         self._door = door
         self._port = port
-        self._requests = requests
+        self._observe = requests.observer(route="/sql", method="POST")
         self._key = secrets.token_bytes(_KEY_BYTES)
         self._known: dict[bytes, _Framed] = {}
 
@@ -173,7 +173,8 @@ class StraightSql:
             body = data[framed.start :]
             if len(body) > limits.max_body:
                 return None
-            sql = _found(reading_request(body, framed.said, limits, framed.modes))
+            sql = request_at_once(body, limits, framed.modes)
+            sql = sql or _found(reading_request(body, framed.said, limits, framed.modes))
             source = framed.source_of(target, target.tenant, listener)
             found = source.known()
             if found is None or self._door.is_elsewhere(found[1]):
@@ -197,7 +198,7 @@ class StraightSql:
     def told(self, run: SqlRun, code: int, seconds: float) -> None:
         """A request is over."""
         self._port.listener.guests.discard(run)
-        self._requests.observe(route="/sql", method="POST", code=code, seconds=seconds)
+        self._observe(code, seconds)
 
 
 class _StraightRequest:

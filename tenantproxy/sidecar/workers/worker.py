@@ -6,7 +6,6 @@ It ends when it is told to, or when the supervisor is gone: it drains first.
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import signal
 import socket
@@ -23,6 +22,7 @@ from tenantproxy.metrics.logging import LogObserver
 from tenantproxy.model import TenantId
 from tenantproxy.router import Router
 from tenantproxy.sidecar.app import Sidecar, run
+from tenantproxy.sidecar.free_memory import keep
 from tenantproxy.sidecar.live import LiveRouter
 from tenantproxy.sidecar.logs import configure_logging
 from tenantproxy.sidecar.pg.colleagues import Everything, TenantVerb
@@ -89,8 +89,7 @@ class _Worker:
         except TenantProxyError as exc:
             await self._link.ask("failed", str(exc))
             return False
-        gc.collect()
-        gc.freeze()
+        keep()
         await self._stop.wait()
         sidecar.start_draining()
         await self._relay.close()

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from tenantproxy.errors import ProtocolError
 from tenantproxy.wire import answers
+from tenantproxy.wire.columns import columns_of
 from tenantproxy.wire.frames import (
     BIND_COMPLETE,
     CLOSE_COMPLETE,
@@ -23,7 +24,7 @@ from tenantproxy.wire.frames import (
     ROW_DESCRIPTION,
     frame,
 )
-from tenantproxy.wire.results import SegmentReader, columns_of
+from tenantproxy.wire.results import SegmentReader
 
 BEGUN = frame(PARSE_COMPLETE) + frame(BIND_COMPLETE)
 ROWS: list[list[str | bytes | None]] = [["a", None], ["ü", ""], ["x" * 300, "1"]]

@@ -12,7 +12,8 @@ import pytest
 from tenantproxy.config import SqlSettings
 from tenantproxy.sidecar.sql.answer import answering
 from tenantproxy.sidecar.sql.request import reading_request
-from tenantproxy.wire.results import Column, Row, StatementResult
+from tenantproxy.wire.columns import Column
+from tenantproxy.wire.results import Row, StatementResult
 from tests.support.steps import steps_of
 
 ARRAY_OF_INT4, ARRAY_OF_TEXT, INT4, TEXT = 1007, 1009, 23, 25
