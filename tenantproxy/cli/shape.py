@@ -9,7 +9,8 @@ from typing import Any, Final
 import asyncpg
 import typer.core
 
-from tenantproxy.errors import ConfigurationError, TenantProxyError
+from tenantproxy.cli.next_steps import step_of, tell_next
+from tenantproxy.errors import TenantProxyError
 
 __all__ = ["HELP", "CliCommand", "Group", "Listing", "told_whole"]
 
@@ -25,7 +26,13 @@ def _plain_flags(params: list[Any]) -> list[Any]:
 
 
 class CliCommand(typer.core.TyperCommand):
-    """One command."""
+    """One command. When it is done, it says what comes next."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """See click."""
+        value = super().invoke(ctx)
+        tell_next(" ".join(ctx.command_path.split()[1:]), ctx.params)
+        return value
 
     def get_params(self, ctx: Any) -> list[Any]:
         """See click."""
@@ -52,13 +59,10 @@ class Listing(Group):
         return super().parse_args(ctx, args)
 
 
-_SAY_ALL: Final = {TenantProxyError.code, ConfigurationError.code}  # their pages say no more than they do
-
-
 def told_whole(error: TenantProxyError) -> str:
-    """The error with its cause, and in a line of its own the page that says what it means."""
-    text = _with_cause(error)
-    return text if error.code in _SAY_ALL else f"{text}\n  {error.page}"
+    """The error with its cause, and in a line of its own the page that says what it means, or what to do next."""
+    text, step = _with_cause(error), step_of(error)
+    return f"{text}\n  {step}" if step else text
 
 
 def _with_cause(error: TenantProxyError) -> str:

@@ -11,6 +11,7 @@ import asyncpg
 import typer
 from rich.console import Console
 
+from tenantproxy.cli.next_steps import step_of_other
 from tenantproxy.cli.shape import HELP, CliCommand, Group, told_whole
 from tenantproxy.errors import TenantProxyError
 
@@ -61,9 +62,10 @@ def command(parent: typer.Typer, name: str, *, failed: int = 1) -> Callable[[Cal
             except TenantProxyError as exc:
                 _fail(told_whole(exc), failed)
             except asyncpg.PostgresError as exc:
-                _fail(f"PostgreSQL says {exc.sqlstate}: {exc.args[0] if exc.args else type(exc).__name__}", failed)
+                said = f"PostgreSQL says {exc.sqlstate}: {exc.args[0] if exc.args else type(exc).__name__}"
+                _fail(f"{said}\n  {step_of_other(exc)}", failed)
             except (asyncpg.InterfaceError, OSError, TimeoutError) as exc:
-                _fail(f"{exc}" if str(exc) else type(exc).__name__, failed)
+                _fail(f"{exc if str(exc) else type(exc).__name__}\n  {step_of_other(exc)}", failed)
 
         parent.command(name, cls=CliCommand, context_settings=HELP)(told)
         return told

@@ -144,11 +144,13 @@ def test_sql_stops_at_its_limit_and_says_so(demo_world: World, cli: Cli) -> None
     assert "first 3 rows" in result.stderr
 
 
-def test_what_postgresql_refuses_is_told_in_one_line_with_its_code(demo_world: World, cli: Cli) -> None:
+def test_what_postgresql_refuses_is_told_with_its_code_and_a_next_step(demo_world: World, cli: Cli) -> None:
     result = cli("sql", "initech", "select * from tenant_hooli.projects", "--config", demo_world.config)
     assert result.exit_code == 1
     assert "42501" in result.stderr
-    assert len(result.stderr.strip().splitlines()) == 1
+    error, step = result.stderr.splitlines()
+    assert error.startswith("error: PostgreSQL says 42501: ")
+    assert "appendix A" in step
 
 
 # --- pools -----------------------------------------------------------------------------------------------------------
