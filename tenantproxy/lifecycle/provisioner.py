@@ -21,6 +21,7 @@ from tenantproxy.model import quote_identifier
 __all__ = [
     "Connect",
     "ConnectTo",
+    "change_grants",
     "close_database",
     "close_functions",
     "close_maintenance",
@@ -41,6 +42,7 @@ Connect = Callable[[str], Awaitable[asyncpg.Connection]]
 ConnectTo = Callable[[str, str], Awaitable[asyncpg.Connection]]
 """Opens a connection to a database (the second) of a server with the server's admin credentials."""
 
+_GRANTS: Final = "SELECT pg_advisory_xact_lock(hashtextextended('tenantproxy grants on ' || $1, 0))"
 # Functions that reach other sessions or run SQL from text, open to PUBLIC by default. pg_stat_get_backend_activity and
 # its like show the statements of other sessions of the same role; pg_prepared_statement those of its former tenants.
 _OPEN_FUNCTIONS: Final = """
@@ -118,6 +120,17 @@ async def close_database(conn: asyncpg.Connection, database: str, *, roles: Sequ
         if grantees:
             await conn.execute(f"REVOKE CREATE, TEMPORARY ON DATABASE {name} FROM {grantees}")
             await conn.execute(f"GRANT CONNECT ON DATABASE {name} TO {grantees}")
+
+
+async def change_grants(conn: asyncpg.Connection, database: str, sql: str) -> None:
+    """GRANT or REVOKE on `database`, the one of `conn`, which several tenants share; one change after the other.
+
+    PostgreSQL refuses the second of two at once ("tuple concurrently updated", XX000). They must be in one database to
+    wait for each other: advisory locks are a database's own. In a transaction the others wait for its end.
+    """
+    async with conn.transaction():
+        await conn.execute(_GRANTS, database)
+        await conn.execute(sql)
 
 
 async def close_maintenance(conn: asyncpg.Connection) -> None:

@@ -21,13 +21,15 @@ from tenantproxy.lifecycle.migrate import Migrator, targets_of
 from tenantproxy.lifecycle.provision import Provisioner, ProvisioningFailed, Saga, SagaHeld, SagaState, Wanted, wanted
 from tenantproxy.lifecycle.provision.state import SagaEvent
 from tenantproxy.lifecycle.provision.template import template_name
+from tenantproxy.lifecycle.provisioner import change_grants
+from tenantproxy.lifecycle.status import delete
 from tenantproxy.model import Isolation, TenantStatus
 from tests.fault.conftest import own_world
 from tests.support.database import Database
 from tests.support.lasting import lasting as kept
 from tests.support.made_tenants import everything, remove
 from tests.support.mortal import Mortality
-from tests.support.waiting import PATIENCE
+from tests.support.waiting import PATIENCE, until
 from tests.support.world import OWN_PROJECTS, World
 
 KINDS: Final = (Isolation.DATABASE, Isolation.SCHEMA, Isolation.ROW)
@@ -365,3 +367,23 @@ def test_what_is_not_configured_is_told_all_at_once_before_anything_is_begun(hou
         wanted(settings, "acme", isolation=Isolation.SCHEMA)
     keys = {problem.key for problem in told.value.problems}
     assert keys == {"registry", "servers.primary.admin", "provision.shared_database"}
+
+
+async def test_grants_to_other_tenants_meanwhile_fail_neither_making_nor_removing(
+    house: World, settings: Settings, unchanged: None
+) -> None:
+    shared = house.shared.name
+    waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = $1 AND wait_event_type = 'Lock'"
+
+    async def is_waiting() -> bool:
+        return bool(await other.fetchval(waits, shared))
+
+    async with house.shared.connect() as conn, house.shared.connect() as other, Provisioner(settings).open() as making:
+        want = wanted(settings, "among_others", isolation=Isolation.SCHEMA)
+        for work in (lambda: making.create(want), lambda: delete(settings, want.id, grace_days=0, no_backup=True)):
+            async with conn.transaction():
+                await change_grants(conn, shared, f'GRANT CONNECT ON DATABASE "{shared}" TO PUBLIC')
+                task = asyncio.ensure_future(work())
+                await until(is_waiting, "it waits for the other change")
+                await conn.execute(f'REVOKE ALL ON DATABASE "{shared}" FROM PUBLIC')
+            await task

@@ -15,7 +15,14 @@ from tenantproxy.lifecycle.move.tools import MAINTENANCE, MoveTools
 from tenantproxy.lifecycle.owned import OwnedPlace
 from tenantproxy.lifecycle.provision import places
 from tenantproxy.lifecycle.provision.wanted import Wanted, temporary_name
-from tenantproxy.lifecycle.provisioner import close_database, close_functions, close_public, ensure_schema, grant_access
+from tenantproxy.lifecycle.provisioner import (
+    change_grants,
+    close_database,
+    close_functions,
+    close_public,
+    ensure_schema,
+    grant_access,
+)
 from tenantproxy.lifecycle.status.erase import erase_rows
 from tenantproxy.model import Isolation, Placement, TenantStatus, quote_identifier
 
@@ -69,7 +76,8 @@ async def open_place(tools: MoveTools, target: asyncpg.Connection, new: Wanted) 
         await close_public(target, role=role)
         return
     await ensure_schema(target, new.schema, role=role)
-    await target.execute(f"GRANT CONNECT ON DATABASE {quote_identifier(new.database)} TO {quote_identifier(role)}")
+    grant = f"GRANT CONNECT ON DATABASE {quote_identifier(new.database)} TO {quote_identifier(role)}"
+    await change_grants(target, new.database, grant)
 
 
 async def finish_place(

@@ -14,7 +14,7 @@ import asyncpg
 from tenantproxy.errors import ConfigurationError, Problem
 from tenantproxy.lifecycle.acting import act_for
 from tenantproxy.lifecycle.provision.wanted import Wanted
-from tenantproxy.lifecycle.provisioner import create_closed, ensure_role
+from tenantproxy.lifecycle.provisioner import change_grants, create_closed, ensure_role
 from tenantproxy.model import quote_identifier
 
 __all__ = [
@@ -124,7 +124,8 @@ async def _release(conn: asyncpg.Connection, role: str, database: str) -> None:
     """Nothing in the database of `conn` keeps `role` from being dropped: it may have default privileges of its own
     making, or large objects.
     """
-    await conn.execute(f"REVOKE ALL ON DATABASE {quote_identifier(database)} FROM {quote_identifier(role)}")
+    revoke = f"REVOKE ALL ON DATABASE {quote_identifier(database)} FROM {quote_identifier(role)}"
+    await change_grants(conn, database, revoke)
     await act_for(conn, [role])
     await conn.execute(f"DROP OWNED BY {quote_identifier(role)}")
 

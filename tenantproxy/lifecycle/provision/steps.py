@@ -23,6 +23,7 @@ from tenantproxy.lifecycle.provision.template import ensure_template, template_n
 from tenantproxy.lifecycle.provision.wanted import Wanted, temporary_name
 from tenantproxy.lifecycle.provisioner import (
     ConnectTo,
+    change_grants,
     close_database,
     close_functions,
     close_public,
@@ -166,7 +167,8 @@ class Steps:
             if wanted.schema is None:
                 return
             database = quote_identifier(wanted.database)
-            await conn.execute(f"GRANT CONNECT ON DATABASE {database} TO {quote_identifier(role)}")
+            grant = f"GRANT CONNECT ON DATABASE {database} TO {quote_identifier(role)}"
+            await change_grants(conn, wanted.database, grant)
 
     async def _fill(self, held: HeldSaga) -> None:
         wanted = held.wanted
