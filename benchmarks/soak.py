@@ -41,7 +41,8 @@ PAUSE_SECONDS: Final = 1.2  # between two uses by one tenant
 MOST_PRESENT: Final = 400
 VIEWERS: Final = 3
 GROWS_KB: Final = 4.0  # a second, at the upper end of the interval: a leak of half a KB a tenant
-MORE: Final = 1.1  # the second half of the run, to the first one behind the warm-up
+TOOLS: Final = 6  # backends of tools that make and remove tenants, which come on top of the budget
+MORE: Final = 1.2  # the second half of the run, to the first one behind the warm-up
 _REST_SECONDS: Final = 90.0
 _EXPECTED: Final = {
     "57014": "cancelled",
@@ -252,7 +253,7 @@ def _judged(world: SoakWorld, watch: Watch, before: Look, after: Look, slope: Sl
                 measured=f"{kilobytes[0]:.2f} [{kilobytes[1]:.2f} to {kilobytes[2]:.2f}] KB/s",
                 met=kilobytes[2] <= GROWS_KB),
         *bounded,
-        _most("backends at once, as PostgreSQL counts them", watch.most("backends"), BUDGET),
+        _most("backends at once, those of tools on top", watch.most("backends"), BUDGET + TOOLS),
         _most("tasks at rest, to those before", after.tasks, before.tasks),
         _most("descriptors at rest, to those before", after.descriptors, before.descriptors),
     ]  # fmt: skip
