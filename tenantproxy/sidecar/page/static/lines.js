@@ -2,6 +2,17 @@
 const KEPT = 600;
 const WINDOW = 10;
 
+// uPlot is asked for when there is something to draw: the page is there without it.
+let asked = false;
+function load() {
+  if (asked) return;
+  asked = true;
+  const [style, script] = [document.createElement("link"), document.createElement("script")];
+  Object.assign(style, { rel: "stylesheet", href: "page/uplot.css" });
+  script.src = "page/uplot.js";
+  document.head.append(style, script);
+}
+
 export class Lines {
   constructor(box, text) {
     [this.box, this.text] = [box, text];
@@ -29,6 +40,7 @@ export class Lines {
   }
 
   draw() {
+    load();
     if (!window.uPlot || !this.box.clientWidth) return;
     if (this.plot) { this.plot.setData(this.data); return; }
     const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
