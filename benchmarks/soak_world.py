@@ -89,6 +89,7 @@ class SoakWorld:
     answers: Counter[str] = field(default_factory=Counter)
     errors: Counter[str] = field(default_factory=Counter)
     done: Counter[str] = field(default_factory=Counter)
+    making: int = 0  # tenants that are made or removed with admin credentials, or wait for it
     makers: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_MAKERS))
 
     def check(self, door: str, tenant: str, names: list[str | None]) -> None:
@@ -114,7 +115,7 @@ class SoakWorld:
             )
         else:
             body = {"id": name, "isolation": kind.removeprefix("made ")}
-            async with self.makers:
+            async with self._maker():
                 status, said = await self.ask("POST", "/v1/tenants", body, key=f"make-{name}")
             if status != 201:
                 raise RuntimeError(f"{name} was not made: {status} {said[:300]!r}")
@@ -129,9 +130,18 @@ class SoakWorld:
             await self.main.execute("DELETE FROM tenantproxy.tenants WHERE id = $1", resident.id)
             await self.shared.execute("DELETE FROM projects WHERE tenant_id = $1", resident.id)
         else:
-            async with self.makers:
+            async with self._maker():
                 await delete(self.settings, resident.id, grace_days=0, no_backup=True)
         self.done[f"went: {resident.kind}"] += 1
+
+    @asynccontextmanager
+    async def _maker(self) -> AsyncIterator[None]:
+        self.making += 1
+        try:
+            async with self.makers:
+                yield
+        finally:
+            self.making -= 1
 
     async def stop(self, resident: Resident, rng: random.Random) -> None:
         """Suspend it for a moment: what it is answered meanwhile is refused."""
