@@ -422,7 +422,9 @@ class LoginFollowFailed(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OperationEnded(Event):
-    """Long work that a program had asked the admin listener for is over; `outcome`: done, failed or interrupted.
+    """Long work that a program had asked the admin listener for is over.
+
+    `outcome`: done, failed, cancelled or interrupted.
 
     `by` is the name of the token that had asked.
     """

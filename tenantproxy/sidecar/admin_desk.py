@@ -93,13 +93,17 @@ class AdminDesk:
 
     async def begun(
         self, request: web.Request, verb: str, tenant: str | None, work: Callable[[Progress], Awaitable[Finished]],
-        asked: Mapping[str, Any],
+        asked: Mapping[str, Any], *, undo: Callable[[], Awaitable[None]] | None = None,
     ) -> web.Response:  # fmt: skip
-        """202 with the operation that does `work`; with the same key again the same one, 200 when it is over."""
+        """202 with the operation that does `work`; with the same key again the same one, 200 when it is over.
+
+        `undo`: takes away what `work` leaves where it is cancelled.
+        """
         key = idempotency_key(request)
         self._note(request, verb, tenant or "")
         wanted = OperationRequest(
-            change=verb, tenant=tenant, key=key, asked=asked, by=request[CALLER].by, address=request.remote or ""
+            change=verb, tenant=tenant, key=key, asked=asked, by=request[CALLER].by, address=request.remote or "",
+            undo=undo,
         )  # fmt: skip
         # Written down and begun, or neither, whether or not the client waits for the answer.
         found = await asyncio.shield(asyncio.ensure_future(told(self.operations.begin(wanted, work))))
@@ -107,6 +111,15 @@ class AdminDesk:
         if found.state is not OperationState.RUNNING:
             return web.json_response(operation_json(found), headers=where)
         return web.json_response(operation_json(found), status=202, headers={**where, "Retry-After": "1"})
+
+    async def cancelled(self, request: web.Request, number: int) -> web.Response:
+        """202 with an operation that is asked to end, of whichever process; 200 where it is cancelled by now."""
+        self._note(request, "cancel", "")
+        found = await told(self.operations.cancel(number))
+        if found is None:
+            raise web.HTTPNotFound(reason="operation not found")
+        is_over = found.state is not OperationState.RUNNING
+        return web.json_response(operation_json(found), status=200 if is_over else 202)
 
     def _note(self, request: web.Request, verb: str, tenant: str) -> None:
         self._may_change()
@@ -144,4 +157,5 @@ def operation_json(operation: Operation) -> dict[str, Any]:
         "error": operation.error,
         "started_at": operation.started_at.isoformat(),
         "ended_at": None if operation.ended_at is None else operation.ended_at.isoformat(),
+        "is_cancelling": operation.cancel_at is not None and operation.state is OperationState.RUNNING,
     }

@@ -179,6 +179,11 @@ ROUTES: Final = (
         ),
     ),
     _get("/v1/operations/{number}", "How far an operation is, and what came of it", codes=(200, 400, 404, 409)),
+    _post(
+        "/v1/operations/{number}/cancel", Role.OPERATE,
+        "Let an operation end at its next safe step, whole or undone; one that removes something goes on",
+        made=_OPERATION,
+    ),
     _get("/v1/migrations", "The newest run of migrations", codes=(200, 409)),
     _post(
         "/v1/migrations", Role.ADMIN, "Bring tenants to a version, or back to one",

@@ -44,6 +44,7 @@ class DeploymentRoutes:
         return [
             web.get("/v1/operations", self.operations),
             web.get("/v1/operations/{number}", self.operation),
+            web.post("/v1/operations/{number}/cancel", self.cancel),
             web.get("/v1/migrations", self.migrations),
             web.post("/v1/migrations", self.migrate),
             web.get("/v1/backups", self.backups),
@@ -75,6 +76,12 @@ class DeploymentRoutes:
         if found is None:
             raise web.HTTPNotFound(reason="operation not found")
         return web.json_response(operation_json(found))
+
+    async def cancel(self, request: web.Request) -> web.Response:
+        """Ask one to end at its next safe step."""
+        number = whole_number(request.match_info["number"], "the operation", 1, _HIGHEST)
+        await body_of(request, {})
+        return await self._desk.cancelled(request, number)
 
     # --- migrations --------------------------------------------------------------------------------------------------
     async def migrations(self, request: web.Request) -> web.Response:
@@ -129,7 +136,15 @@ class DeploymentRoutes:
             done = await self._life.restore(name, **where)
             return Finished(result=saga_json(done.saga) | {"notes": list(done.notes)})
 
-        return await self._desk.begun(request, "restore", None, work, {"backup": name, **body})
+        async def undo() -> None:
+            """What was begun of the tenant, if anything was."""
+            for saga in await self._life.unfinished():
+                if saga.wanted.restore_from is not None and saga.wanted.id == (
+                    body.get("as") or name.partition("/")[0]
+                ):
+                    await self._life.abandon(saga.wanted.id)
+
+        return await self._desk.begun(request, "restore", None, work, {"backup": name, **body}, undo=undo)
 
     # --- does isolation hold? ----------------------------------------------------------------------------------------
     async def doctor(self, request: web.Request) -> web.Response:

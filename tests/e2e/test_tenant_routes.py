@@ -153,6 +153,52 @@ async def test_a_tenant_is_moved_by_a_request_after_a_dry_run(place: tuple[Serve
     assert "nowhere" in f"{refused['title']} {refused['detail']}"
 
 
+async def test_what_is_cancelled_in_the_middle_leaves_nothing_and_may_be_asked_for_again(
+    place: tuple[Served, World],
+) -> None:
+    world = place[1]
+    assert (await ask(place, "POST", "/v1/tenants", {"id": "calm", "isolation": "schema"}))[0] == 201
+    saved = await done(place, "/v1/tenants/calm/backup")
+    waits = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = $1 AND wait_event_type = 'Lock')"
+    asked = {
+        "/v1/tenants/calm/backup": ("tenant_calm.projects", None),
+        f"/v1/backups/{saved['backup']}/restore": ("tenantproxy_migrations.applied", {"as": "calmer"}),
+    }
+    async with world.shared.connect() as locking, world.main.connect() as looking:
+        for path, (table, body) in asked.items():
+            async with locking.transaction():
+                await locking.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
+                code, begun = await ask(place, "POST", path, body, key=f"cancelled-{path[-7:]}")
+                assert (code, begun.get("is_cancelling")) == (202, False), begun
+
+                async def is_waiting() -> bool:
+                    return bool(await looking.fetchval(waits, world.shared.name))
+
+                await until(is_waiting, "it is in the middle")
+                cancel = f"/v1/operations/{begun['id']}/cancel"
+                assert (await ask(place, "POST", cancel, token=READER))[0] == 403
+                code, ending = await ask(place, "POST", cancel, token=OPERATOR)
+                assert (code, ending["is_cancelling"]) == (202, True)
+
+                async def is_over() -> bool:
+                    now = (await ask(place, "GET", f"/v1/operations/{begun['id']}"))[1]  # noqa: B023 - awaited here
+                    return bool(now["state"] == "cancelled")
+
+                await until(is_over, "it is cancelled")
+            assert (await ask(place, "POST", cancel))[0] == 200, "it is by now"
+        assert not await locking.fetchval("SELECT to_regnamespace('tenant_calmer') IS NOT NULL")
+        assert not await locking.fetchval("SELECT count(*) FROM pg_roles WHERE rolname LIKE '%calmer%'")
+        audit = (
+            "SELECT count(*) FROM tenantproxy.audit_log WHERE detail->>'change' = 'cancel' AND detail->>'by' = 'shift'"
+        )
+        assert await looking.fetchval(audit) == 2
+    assert (await ask(place, "GET", "/v1/tenants/unfinished"))[1]["tenants"] == []
+    assert (await ask(place, "GET", "/v1/tenants/calm/backups"))[1]["backups"] == [saved]
+    again = await done(place, f"/v1/backups/{saved['backup']}/restore", {"as": "calmer"})
+    assert again["status"] == "active"
+    assert (await ask(place, "POST", f"/v1/operations/{10**9}/cancel"))[0] == 404
+
+
 async def test_a_whole_tenant_is_erased_with_its_backups_and_the_report_is_genuine(place: tuple[Served, World]) -> None:
     code, _ = await ask(place, "POST", "/v1/tenants", {"id": "goner", "isolation": "database"})
     assert code == 201
@@ -332,7 +378,7 @@ def test_each_route_hears_of_a_missing_token_and_of_each_role_that_is_too_weak(p
 def test_whatever_is_asked_is_answered_as_it_is_described(place: tuple[Served, World]) -> None:
     url = place[0].admin
     described = json.loads(described_by.ask(url, Asked(method="GET", path="/v1/openapi.json"), READER).body)
-    heavy = ("/v1/upgrade", "/v1/reload", "/v1/doctor", "/v1/prove", "/v1/migrations")
+    heavy = ("/v1/upgrade", "/v1/reload", "/v1/drain", "/v1/restart", "/v1/doctor", "/v1/prove", "/v1/migrations")
     known = [each for each in described_by.operations(described) if each[0] == "GET" or each[1] not in heavy]
     known = [each for each in known if each[1] != "/v1/events"]  # which has no end
     dry = ("/v1/tenants", "/v1/persons/export", "/v1/persons/erase")

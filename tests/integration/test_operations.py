@@ -14,7 +14,7 @@ from tenantproxy.config import Settings
 from tenantproxy.errors import TenantProxyError
 from tenantproxy.events import Event, OperationEnded
 from tenantproxy.lifecycle.operations import Finished, KeyReused, Operation, OperationRequest, Operations, Progress
-from tenantproxy.lifecycle.operations.run import TooManyOperations
+from tenantproxy.lifecycle.operations.run import NotCancellable, TooManyOperations
 from tests.support.lasting import lasting as kept
 from tests.support.waiting import until
 from tests.support.world import World, a_world
@@ -153,6 +153,43 @@ async def test_one_that_is_silent_is_taken_over_and_its_former_process_stops(hou
         await until(lambda: bool(desk.events), "the former one has stopped")
         assert not desk.goes_on.is_set()
         assert [event.outcome for event in desk.events if isinstance(event, OperationEnded)] == ["interrupted"]
+
+
+async def test_a_cancelled_one_ends_in_its_process_and_what_it_left_is_undone(house: World) -> None:
+    async def undo() -> None:
+        undone.append(True)
+
+    async def fails() -> None:
+        raise ChangeOfTheTest("something is left")
+
+    async with a_desk(house) as desk, a_desk(house) as other:
+        for key, taking_back, state in (("c1", undo, "cancelled"), ("c2", fails, "failed"), ("c3", None, "cancelled")):
+            undone: list[bool] = []
+            request = OperationRequest(change="backup", key=key, undo=taking_back)
+            begun = await desk.operations.begin(request, desk.work)
+            asked = await other.operations.cancel(begun.id)
+            assert asked is not None
+            assert asked.cancel_at is not None
+            over = await other.ended(begun)
+            assert (over.state, undone) == (state, [True] * (taking_back is undo))
+            assert over.error is not None
+            assert over.error["code"] == ("cancelled" if state == "cancelled" else ChangeOfTheTest.code)
+            assert (await desk.operations.begin(request, desk.work)).state == state, "its key does not begin it again"
+            if state == "cancelled":
+                assert (await other.operations.cancel(begun.id)) == over, "it is cancelled by now"
+        assert [e.outcome for e in desk.events if isinstance(e, OperationEnded)] == ["cancelled", "failed", "cancelled"]
+
+
+async def test_what_is_over_or_removes_something_is_not_cancelled(house: World) -> None:
+    async with a_desk(house) as desk:
+        removing = await desk.operations.begin(OperationRequest(change="erase"), desk.work)
+        with pytest.raises(NotCancellable, match=r"what 'erase' has begun"):
+            await desk.operations.cancel(removing.id)
+        desk.goes_on.set()
+        assert (await desk.ended(removing)).state == "done"
+        with pytest.raises(NotCancellable, match="it is done"):
+            await desk.operations.cancel(removing.id)
+        assert await desk.operations.cancel(10**17) is None
 
 
 async def test_a_process_has_a_bound_and_a_main_database_without_the_table_says_what_to_do(house: World) -> None:

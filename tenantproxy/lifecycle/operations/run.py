@@ -28,15 +28,26 @@ from tenantproxy.lifecycle.operations.progress import Progress
 from tenantproxy.lifecycle.operations.state import OPERATION, OperationEvent, OperationState
 from tenantproxy.lifecycle.operations.store import Operation
 
-__all__ = ["Finished", "OperationRequest", "Operations", "TooManyOperations"]
+__all__ = ["Finished", "NotCancellable", "OperationRequest", "Operations", "TooManyOperations"]
 
 _LOST: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
+_CANCELLABLE: Final = (
+    "migrate", "roll_back", "move", "backup", "verify", "restore", "doctor", "doctor_fix", "prove", "export",
+    "export_person", "count_person",
+)  # fmt: skip
+"""What can end whole or undone. What removes cannot: it goes on to its end, or is gone on with."""
 _MOST: Final = 8  # under way in one process at once
 _BEAT_SECONDS: Final = 1.0
 _TRIES: Final = 10  # to write down how it ended, while the main database is down
 _TIMEOUT: Final = 5.0
 
 logger = logging.getLogger("tenantproxy")
+
+
+class NotCancellable(TenantProxyError):
+    """It is over, or no one can say how it would end in the middle."""
+
+    http_status, sqlstate, code = 409, "55000", "change_refused"
 
 
 class TooManyOperations(TenantProxyError):
@@ -49,7 +60,7 @@ class TooManyOperations(TenantProxyError):
 class OperationRequest:
     """What was asked for. `asked`: all that tells this request from others, as JSON; it is kept as a hash alone.
 
-    `by`: whose token asked for it.
+    `by`: whose token asked for it. `undo`: takes away what the work leaves that was cancelled.
     """
 
     change: str
@@ -58,6 +69,7 @@ class OperationRequest:
     asked: Mapping[str, Any] = field(default_factory=dict, repr=False)
     by: str = ""
     address: str = ""
+    undo: Callable[[], Awaitable[None]] | None = field(default=None, repr=False)
 
     def digest(self) -> bytes:
         """By which the same request is known again."""
@@ -113,6 +125,21 @@ class Operations:
             task.add_done_callback(self._tasks.discard)
         return found
 
+    async def cancel(self, number: int) -> Operation | None:
+        """Ask one to end at its next safe step, in whichever process it runs: whole or undone, then it is `cancelled`.
+
+        Returns at once, as it is now; None: no operation has that number. Work that is done before it hears of it is
+        done. Raises NotCancellable where it does not run, or removes something.
+        """
+        async with self._main() as conn:
+            found = await store.cancel(conn, number, _CANCELLABLE)
+        if found is not None and found.cancel_at is None:
+            is_over = found.state is not OperationState.RUNNING
+            why = f"it is {found.state}" if is_over else f"what {found.change!r} has begun is not taken back"
+            hint = "look at what came of it" if is_over else f"wait for its end: GET /v1/operations/{number}"
+            raise NotCancellable(f"operation {number} cannot be cancelled: {why}", hint=hint)
+        return found
+
     async def find(self, number: int) -> Operation | None:
         """The one with this number, of whichever process."""
         async with self._main() as conn:
@@ -148,6 +175,8 @@ class Operations:
             doing.cancel()
             await asyncio.wait([doing])
             error = {"code": "interrupted", "title": "the process that worked on it ended, or was taken for dead"}
+            if running.is_called_off:
+                event, error = await _called_off(request)
         except Exception as exc:  # noqa: BLE001 - a boundary: it is told to who asks for the operation
             event, error = OperationEvent.FAILED, _told(exc)
         finally:
@@ -172,22 +201,27 @@ class _Running:
         self._main = main
         self._holder = holder
         self._so_far: tuple[int, int | None, str] = (0, None, "")
+        self.is_called_off = False
 
     def progress(self, done: int, total: int | None, what: str = "", /) -> None:
         """See `Progress`."""
         self._so_far = (done, total, what or self._so_far[2])
 
     async def beat(self, doing: asyncio.Future[Any]) -> None:
-        """Say every second how far it is; end `doing` when another process has taken it over."""
+        """Say every second how far it is; end `doing` when another process has taken it over,
+        or someone asked for that.
+        """
         while True:
             with suppress(*_LOST):  # the next try, with another connection
                 async with self._main() as conn:
                     while True:
                         await asyncio.sleep(_BEAT_SECONDS)
                         async with asyncio.timeout(_TIMEOUT):
-                            is_ours = await store.tell(conn, self.operation.id, self._holder, *self._so_far)
-                        if not is_ours:
+                            asked = await store.tell(conn, self.operation.id, self._holder, *self._so_far)
+                        if (asked or asked is None) and not self.is_called_off:
+                            self.is_called_off = bool(asked)
                             doing.cancel()
+                        if asked is None:
                             return
             await asyncio.sleep(_BEAT_SECONDS)
 
@@ -202,6 +236,16 @@ class _Running:
                 return
             await asyncio.sleep(_BEAT_SECONDS)
         logger.error("what came of operation %d could not be written down: %s", self.operation.id, state)
+
+
+async def _called_off(request: OperationRequest) -> tuple[OperationEvent, dict[str, Any]]:
+    """What became of one that was cancelled: what it left is gone, or it failed and says what is left."""
+    try:
+        if request.undo is not None:
+            await request.undo()
+    except Exception as exc:  # noqa: BLE001 - a boundary, as below
+        return OperationEvent.FAILED, _told(exc)
+    return OperationEvent.CALLED_OFF, {"code": "cancelled", "title": "it was cancelled, and ended whole or undone"}
 
 
 def _told(error: Exception) -> dict[str, Any]:

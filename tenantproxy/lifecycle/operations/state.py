@@ -17,6 +17,7 @@ class OperationState(StrEnum):
     DONE = "done"
     FAILED = "failed"
     INTERRUPTED = "interrupted"
+    CANCELLED = "cancelled"
 
 
 class OperationEvent(StrEnum):
@@ -25,6 +26,7 @@ class OperationEvent(StrEnum):
     SUCCEEDED = "all of it is done"
     FAILED = "refused, or a part of it failed"
     STOPPED = "its process ended, or is silent"
+    CALLED_OFF = "ended as it was asked to, whole or undone"
     ASKED_AGAIN = "asked for again with its key"
 
 
@@ -33,7 +35,8 @@ _S, _E = OperationState, OperationEvent
 OPERATION: Final[Table[OperationState, OperationEvent]] = {
     (_S.RUNNING, _E.SUCCEEDED): _S.DONE,
     (_S.RUNNING, _E.FAILED): _S.FAILED,
+    (_S.RUNNING, _E.CALLED_OFF): _S.CANCELLED,
     (_S.RUNNING, _E.STOPPED): _S.INTERRUPTED,
     (_S.INTERRUPTED, _E.ASKED_AGAIN): _S.RUNNING,
 }
-"""One that is done or failed is over: its key gives what came of it, and a new try has a new key."""
+"""One that is done, failed or cancelled is over: its key gives what came of it, and a new try has a new key."""

@@ -14,13 +14,16 @@ import asyncpg
 from tenantproxy.errors import ConfigurationError, Problem, TenantProxyError
 from tenantproxy.lifecycle.operations.state import OperationState
 
-__all__ = ["SILENT", "KeyReused", "Operation", "begin", "end", "find", "newest", "tell"]
+__all__ = ["SILENT", "KeyReused", "Operation", "begin", "cancel", "end", "find", "newest", "tell"]
 
 SILENT: Final = 30.0  # seconds after which a process that works on one is thought to be gone
 _KEPT: Final = "30 days"
-_INSTALLED: Final = "SELECT to_regclass('tenantproxy.operations') IS NOT NULL"
+_INSTALLED: Final = """
+SELECT EXISTS (SELECT FROM pg_attribute
+               WHERE attrelid = to_regclass('tenantproxy.operations') AND attname = 'cancel_at')
+"""
 _COLUMNS: Final = f"""
-id, change, tenant, done, total, what, result::text, error::text, started_at, ended_at,
+id, change, tenant, done, total, what, result::text, error::text, started_at, ended_at, cancel_at,
 CASE WHEN state = 'running' AND seen_at < now() - interval '{SILENT:.0f} seconds'
   THEN 'interrupted' ELSE state END AS state
 """
@@ -30,13 +33,18 @@ ON CONFLICT (key) DO NOTHING RETURNING {_COLUMNS}
 """
 _OF_KEY: Final = f"SELECT asked, {_COLUMNS} FROM tenantproxy.operations WHERE key = $1"
 _CLAIM: Final = f"""
-UPDATE tenantproxy.operations SET state = 'running', holder = $2, seen_at = now(), ended_at = NULL, error = NULL
+UPDATE tenantproxy.operations SET state = 'running', holder = $2, seen_at = now(), ended_at = NULL, error = NULL,
+  cancel_at = NULL
 WHERE id = $1 AND (state = 'interrupted' OR (state = 'running' AND seen_at < now() - make_interval(secs => $3)))
 RETURNING {_COLUMNS}
 """
 _TELL: Final = """
 UPDATE tenantproxy.operations SET seen_at = now(), done = $3, total = $4, what = $5
-WHERE id = $1 AND holder = $2 AND state = 'running' RETURNING true
+WHERE id = $1 AND holder = $2 AND state = 'running' RETURNING cancel_at IS NOT NULL
+"""
+_CANCEL: Final = """
+UPDATE tenantproxy.operations SET cancel_at = coalesce(cancel_at, now())
+WHERE id = $1 AND state = 'running' AND seen_at >= now() - make_interval(secs => $2) AND change = ANY ($3)
 """
 _END: Final = """
 UPDATE tenantproxy.operations SET state = $3, result = $4::text::jsonb, error = $5::text::jsonb, ended_at = now()
@@ -55,7 +63,10 @@ class KeyReused(TenantProxyError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
-    """One of them. `tenant` None: not of one tenant; `total` None: not known. `result`, `error`: JSON values."""
+    """One of them. `tenant` None: not of one tenant; `total` None: not known. `result`, `error`: JSON values.
+
+    `cancel_at`: when someone asked that it ends.
+    """
 
     id: int
     change: str
@@ -68,6 +79,7 @@ class Operation:
     error: Mapping[str, Any] | None
     started_at: datetime
     ended_at: datetime | None
+    cancel_at: datetime | None = None
 
 
 async def begin(
@@ -93,9 +105,17 @@ async def begin(
 
 async def tell(
     conn: asyncpg.Connection, number: int, holder: uuid.UUID, done: int, total: int | None, what: str
-) -> bool:
-    """Say how far it is; False: it is not this process's any more."""
-    return bool(await conn.fetchval(_TELL, number, holder, done, total, what))
+) -> bool | None:
+    """Say how far it is; True: it was asked to end. None: it is not this process's any more."""
+    asked: bool | None = await conn.fetchval(_TELL, number, holder, done, total, what)
+    return asked
+
+
+async def cancel(conn: asyncpg.Connection, number: int, changes: Sequence[str]) -> Operation | None:
+    """Ask it to end, where it runs and is one of `changes`; as it is now. None: none has that number."""
+    if await conn.fetchval(_INSTALLED):
+        await conn.execute(_CANCEL, number, SILENT, changes)
+    return await find(conn, number)
 
 
 async def end(
@@ -122,7 +142,7 @@ def _operation(row: asyncpg.Record) -> Operation:
     return Operation(
         id=row["id"], change=row["change"], tenant=row["tenant"], state=OperationState(row["state"]), done=row["done"],
         total=row["total"], what=row["what"], result=_read(row["result"]), error=_read(row["error"]),
-        started_at=row["started_at"], ended_at=row["ended_at"],
+        started_at=row["started_at"], ended_at=row["ended_at"], cancel_at=row["cancel_at"],
     )  # fmt: skip
 
 
