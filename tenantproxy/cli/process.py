@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 
 from tenantproxy.config import Settings, check_budgets, settled
-from tenantproxy.demo import run_demo
+from tenantproxy.demo import run_demo, run_system
 from tenantproxy.errors import TenantProxyError
 from tenantproxy.metrics.logging import LogObserver
 from tenantproxy.router import Router
@@ -108,9 +108,11 @@ def _say_where(service: Sidecar | Supervisor) -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def show_demo(*, once: bool, tour: str) -> int:
-    """Run the demo, or its tour; returns the exit code."""
+def show_demo(*, once: bool, tour: str, system: str | None = None) -> int:
+    """Run the demo, or its tour; with `system` that of this platform. Returns the exit code."""
     configure_logging(level="ERROR" if once else "WARNING")
+    if system is not None:
+        return run(run_system(_wide_console(), system, once=once))
     return run(run_demo(_wide_console(), once=once, tour=tour))
 
 

@@ -32,7 +32,7 @@ from tenantproxy.router import Router
 from tenantproxy.sidecar.app import Sidecar
 from tenantproxy.sidecar.process import serve_until_signalled
 
-__all__ = ["Tour", "run_demo"]
+__all__ = ["Tour", "run_demo", "show_lines"]
 
 _DRAIN_SECONDS = 5.0
 
@@ -105,11 +105,16 @@ async def _tour(console: Console, tour: Tour, world: World, sidecar: Sidecar) ->
             good = await take_tour(stage, lines.append, steps=tour.steps)
     finally:
         await watch.close()
-    console.print(_table(tour.title, lines))
+    show_lines(console, tour.title, lines)
+    return good
+
+
+def show_lines(console: Console, title: str, lines: list[Seen]) -> None:
+    """What a tour saw, as a table, and behind it what was not as expected."""
+    console.print(_table(title, lines))
     for line in lines:
         if not line.ok:
             console.print(f"[red]failed[/]: {escape(line.what)}: {escape(line.expected)}; saw {escape(line.saw)}")
-    return good
 
 
 def _table(title: str, lines: list[Seen]) -> Table:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import Final
+from typing import Final, TypeVar
 
 import asyncpg
 
@@ -15,17 +15,24 @@ from tenantproxy.demo.world import APP_ROLE, SERVER, SHARED
 from tenantproxy.errors import PoolTimeout
 from tenantproxy.model import Isolation, quote_identifier
 
-__all__ = ["STEPS", "Step", "take_tour"]
+__all__ = ["STEPS", "Step", "SystemStep", "take_tour", "walk"]
 
 DENIED: Final = "42501"
 
-Step = Callable[[Stage], AsyncIterator[Seen]]
+On = TypeVar("On")
+SystemStep = Callable[[On], AsyncIterator[Seen]]
+Step = SystemStep[Stage]
 
 
 async def take_tour(stage: Stage, tell: Callable[[Seen], None], *, steps: Sequence[Step] | None = None) -> bool:
+    """`walk` through these steps, or through the first tour's."""
+    return await walk(stage, tell, STEPS if steps is None else steps)
+
+
+async def walk(stage: On, tell: Callable[[Seen], None], steps: Sequence[SystemStep[On]]) -> bool:
     """Run the steps and `tell` each line; whether all were as expected. A step that breaks is a failed line."""
     good = True
-    for step in STEPS if steps is None else steps:
+    for step in steps:
         try:
             async for seen in step(stage):
                 tell(seen)

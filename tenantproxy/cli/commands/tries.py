@@ -22,17 +22,27 @@ class TourName(StrEnum):
     LIFECYCLE = "lifecycle"
 
 
+class SystemName(StrEnum):
+    """Those of `demo.system_show`, imported as late."""
+
+    BUILDFLOW = "buildflow"
+
+
 @command(app, "demo")
 def demo(
     once: Annotated[bool, typer.Option("--once", help="Take the tour, check every step, and leave.")] = False,
     tour: Annotated[
         TourName, typer.Option(help="isolation: six tenants and attempts to break out; lifecycle: a tenant's life.")
     ] = TourName.ISOLATION,
+    system: Annotated[
+        SystemName | None,
+        typer.Option(help="A whole platform instead, with its own service: buildflow, a database for each agency."),
+    ] = None,
 ) -> None:
     """Start a PostgreSQL of its own with tenants of each kind, and show what tenantproxy does."""
     from tenantproxy.cli import process
 
-    if (code := process.show_demo(once=once, tour=tour.value)) != 0:
+    if (code := process.show_demo(once=once, tour=tour.value, system=system and system.value)) != 0:
         raise typer.Exit(code)
 
 

@@ -1,4 +1,4 @@
--- What all agencies share: who they are, what they pay for, and accounts that are nobody's in particular.
+-- What all agencies share: who they are, what they pay for, and the accounts of the platform's own staff.
 CREATE TABLE subscription_plans (
     id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
     name text NOT NULL UNIQUE,

@@ -1,0 +1,103 @@
+"""How is a reference platform run and shown? Its service on a PostgreSQL of its own, and its day as a tour."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import aiohttp
+from aiohttp import web
+from rich.console import Console
+
+from tenantproxy.demo import buildflow
+from tenantproxy.demo.show import show_lines
+from tenantproxy.demo.stage import Seen
+from tenantproxy.demo.system_stage import SystemStage
+from tenantproxy.demo.system_world import SystemWorld, build_system
+from tenantproxy.demo.tour import SystemStep, walk
+from tenantproxy.embedded import EmbeddedPostgres
+from tenantproxy.metrics.logging import LogObserver
+from tenantproxy.router import Router
+
+__all__ = ["SYSTEMS", "System", "run_system", "staged"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class System:
+    """A platform: its service from its own files, its day, and what a user may try while it serves."""
+
+    title: str
+    size: int
+    service: Callable[[SystemWorld, Router], web.Application]
+    steps: Sequence[SystemStep[SystemStage]]
+    invite: Callable[[SystemStage], Sequence[str]]
+
+
+SYSTEMS: Final = {
+    "buildflow": System(
+        title="BuildFlow, a database for each agency", size=25, service=buildflow.service, steps=buildflow.STEPS,
+        invite=buildflow.invite,
+    ),
+}  # fmt: skip
+
+
+async def run_system(console: Console, name: str, *, once: bool) -> int:
+    """Serve the platform until Ctrl-C, or (`once`) play its day; the exit code: 0, or 1 when it saw something else."""
+    started, system = time.monotonic(), SYSTEMS[name]
+    async with staged(name, port=0 if once else 8000) as stage:
+        if not once:
+            for line in (f"{name} serves at {stage.url}; Ctrl-C ends it all.", *system.invite(stage)):
+                console.print(line, soft_wrap=True, markup=False, highlight=False)
+            await _until_interrupted()
+            return 0
+        lines: list[Seen] = []
+        good = await walk(stage, lines.append, system.steps)
+        show_lines(console, system.title, lines)
+    console.print(f"{'all as expected' if good else 'NOT as expected'}, {time.monotonic() - started:.1f} s")
+    return 0 if good else 1
+
+
+@asynccontextmanager
+async def staged(name: str, *, port: int = 0, size: int | None = None) -> AsyncIterator[SystemStage]:
+    """The platform's service in this process, on `port` of loopback (0: any), in a folder that is gone afterwards.
+
+    `size`: how many tenants its day has; None: as many as the platform.
+    """
+    with tempfile.TemporaryDirectory(prefix="tenantproxy-demo-") as folder:
+        async with EmbeddedPostgres(durable=False, max_connections=200) as server:
+            world = await build_system(server, Path(folder), name)
+            router = Router(world.settings, observer=LogObserver())
+            runner = web.AppRunner(SYSTEMS[name].service(world, router), access_log=None)
+            await runner.setup()
+            watch = await world.connect()
+            try:
+                site = web.TCPSite(runner, "127.0.0.1", port)
+                await site.start()
+                host, bound = runner.addresses[0][:2]
+                async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=120)) as http:
+                    yield SystemStage(
+                        world=world, router=router, url=f"http://{host}:{bound}", http=http, watch=watch,
+                        size=size or SYSTEMS[name].size,
+                    )  # fmt: skip
+            finally:
+                await watch.close()
+                await runner.cleanup()
+
+
+async def _until_interrupted() -> None:
+    """Until SIGINT or SIGTERM."""
+    loop, ended = asyncio.get_running_loop(), asyncio.Event()
+    for each in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(each, ended.set)
+    try:
+        await ended.wait()
+    finally:
+        for each in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(each)
