@@ -202,7 +202,7 @@ async def verdict(stage: SystemStage) -> AsyncIterator[Seen]:
 
 
 STEPS: Final[Sequence[SystemStep[SystemStage]]] = (
-    founding, logging_in, requests, pools, monitoring, migration, saving, verdict, letting_go,
+    founding, logging_in, requests, pools, monitoring, migration, saving, letting_go, verdict,
 )  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from tenantproxy.config import Settings
 from tenantproxy.errors import TenantNotFound, TenantProxyError, TenantSuspended
 from tenantproxy.lifecycle.backup import newest_verified
 from tenantproxy.lifecycle.change_store import ChangeHeld
+from tenantproxy.lifecycle.doctor import examine
 from tenantproxy.lifecycle.provision import Provisioner, wanted
 from tenantproxy.lifecycle.status import (
     FolderBackups,
@@ -382,6 +383,21 @@ async def test_an_archived_tenant_stays_registered_and_is_resumed_only_with_what
     assert (dropped.state, dropped.left) == ("cleaned", ())
     with pytest.raises(ConfigurationError, match="is archived, and what it had was removed"):
         await resume(settings, name)
+    await drop(house, settings, name)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_doctor_finds_nothing_wrong_with_a_suspended_or_archived_tenant(
+    house: World, settings: Settings, unchanged: None, kind: Isolation
+) -> None:
+    name = await a_tenant(house, settings, kind)
+    served = (await examine(settings)).findings
+    await suspend(settings, name)
+    assert (await examine(settings)).findings == served
+    await archive(settings, name, backups=Kept())
+    assert (await examine(settings)).findings == served
+    await archive(settings, name, backups=Kept(), drop_place=True)
+    assert (await examine(settings)).findings == served
     await drop(house, settings, name)
 
 

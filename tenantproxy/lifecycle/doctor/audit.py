@@ -34,6 +34,8 @@ _PLACE_SECONDS: Final = 120.0
 _HOME_SECONDS: Final = 0.5  # more for each schema tenant of a database
 _REACHES_ALL: Final = frozenset({"TPD011", "TPD013", "TPD014", "TPD015"})  # of such roles, what they reach is no news
 _NOT_THERE: Final = "TPD016"
+_ABSENT: Final = "does not exist"  # how the detail of such a role begins that is not there; else it cannot log in
+_NO_DATABASE: Final = "TPD056"
 _ORPHANS: Final = frozenset({"TPD057", "TPD058"})
 _FACTS: Final = """
 SELECT current_setting('server_version_num')::int AS version, pg_backend_pid() AS pid, pg_is_in_recovery() AS standby,
@@ -153,12 +155,10 @@ class _Audit:
             self._findings.append(found("TPD001", server=server.name, detail=told(exc)))
             self._step(len(places))
             return
-        self._findings += findings
-        missing = {each.object for each in findings if each.code == "TPD056"}
+        self._findings += [each for each in findings if not _is_meant(each, server)]
+        missing = {each.object for each in findings if each.code == _NO_DATABASE}
         unfit = {each.object for each in findings if each.code in _REACHES_ALL}
-        absent = {
-            each.object for each in findings if each.code == _NOT_THERE and each.detail.startswith("does not exist")
-        }
+        absent = {each.object for each in findings if each.code == _NOT_THERE and each.detail.startswith(_ABSENT)}
         healthy = frozenset(server.roles) - unfit - absent
         gate = asyncio.Semaphore(max(1, min(_AT_ONCE, server.section.max_connections // _OF_BUDGET)))
         async with asyncio.TaskGroup() as group:
@@ -273,3 +273,10 @@ def _check_tenants(registered: Sequence[Tenant], tenants: Collection[str]) -> No
 
 def _is_chosen(place: AuditPlace, tenants: Collection[str]) -> bool:
     return not tenants or bool(set(place.tenants) & set(tenants))
+
+
+def _is_meant(finding: DoctorFinding, server: AuditServer) -> bool:
+    """Whether it is how suspended and archived tenants are to be: closed, and some of them without a place."""
+    if finding.code == _NOT_THERE and not finding.detail.startswith(_ABSENT):
+        return finding.object in server.closed
+    return finding.code in {_NOT_THERE, _NO_DATABASE} and finding.object in server.left

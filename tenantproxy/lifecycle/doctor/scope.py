@@ -15,6 +15,7 @@ from tenantproxy.model import Isolation, PoolKey, Tenant, TenantStatus
 __all__ = ["AuditPlace", "AuditServer", "SchemaHome", "audit_servers"]
 
 _UNFINISHED: Final = frozenset({TenantStatus.PROVISIONING, TenantStatus.DELETING})
+_CLOSED: Final = frozenset({TenantStatus.SUSPENDED, TenantStatus.INACTIVE})
 _TELLING: Final = 4  # letters of a pattern, without which it could be the name of anything
 _OWN_ROLES: Final = ("tenantproxy_keeper", "tenantproxy_lookup")
 
@@ -78,6 +79,8 @@ class AuditServer:
 
     `others`, `leaving`: databases and roles of tenants that are being made or deleted, or of other sections.
     `patterns`: regular expressions of what databases and roles of tenants are called.
+    `closed`: roles of suspended and archived tenants alone, which may not log in; `left`: databases and roles of
+    archived tenants alone, which may be removed.
     """
 
     name: str
@@ -92,6 +95,8 @@ class AuditServer:
     needs: tuple[tuple[str, int], ...]
     pinned: tuple[str, ...]
     database: str
+    closed: frozenset[str]
+    left: frozenset[str]
 
     def argument(self) -> str:
         """The parameter of the SQL files that are about a server."""
@@ -150,6 +155,8 @@ def _server(settings: Settings, name: str, tenants: Sequence[Tenant], primary: s
     if settings.fleet.user and name == settings.main.server:
         known.append(settings.fleet.user)
     of_primary = settings.main.database if primary == settings.main.server else ""
+    served = [tenant for tenant in living if tenant.status not in _CLOSED]
+    kept = [tenant for tenant in living if tenant.status is not TenantStatus.INACTIVE]
     pins = startup_pins(PoolKey(server=name, database="", schema=None, user=None), Pins(), setting=settings.row.setting)
     return AuditServer(
         name=name,
@@ -167,7 +174,19 @@ def _server(settings: Settings, name: str, tenants: Sequence[Tenant], primary: s
         needs=tuple((role, min(need, section.max_connections)) for role, need in needs.items()),
         pinned=(*pins, "transaction_timeout"),
         database=(places[0].database if places else of_primary or section.probe_database or "postgres"),
+        closed=frozenset(needs) - _roles(served, section.user),
+        left=(frozenset(needs) | databases.keys()) - _roles(kept, section.user) - _databases(settings, name, kept),
     )
+
+
+def _roles(tenants: Iterable[Tenant], user: str) -> frozenset[str]:
+    """What the SQL of `tenants` runs as, and that of the main database."""
+    return frozenset(tenant.placement.role or user for tenant in tenants) | {user}
+
+
+def _databases(settings: Settings, name: str, tenants: Iterable[Tenant]) -> frozenset[str]:
+    main = {settings.main.database} if name == settings.main.server else frozenset[str]()
+    return frozenset(tenant.placement.database for tenant in tenants) | main
 
 
 def _place(settings: Settings, server: str, database: str, tenants: Sequence[Tenant]) -> AuditPlace:
