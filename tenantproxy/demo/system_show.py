@@ -53,9 +53,9 @@ async def run_system(console: Console, name: str, *, once: bool) -> int:
     started, system = time.monotonic(), SYSTEMS[name]
     async with staged(name, port=0 if once else 8000) as stage:
         if not once:
-            for line in (f"{name} serves at {stage.url}; Ctrl-C ends it all.", *system.invite(stage)):
-                console.print(line, soft_wrap=True, markup=False, highlight=False)
-            await _until_interrupted()
+            async with _until_interrupted():
+                for line in (f"{name} serves at {stage.url}; Ctrl-C ends it all.", *system.invite(stage)):
+                    console.print(line, soft_wrap=True, markup=False, highlight=False)
             return 0
         lines: list[Seen] = []
         good = await walk(stage, lines.append, system.steps)
@@ -91,12 +91,14 @@ async def staged(name: str, *, port: int = 0, size: int | None = None) -> AsyncI
                 await runner.cleanup()
 
 
-async def _until_interrupted() -> None:
-    """Until SIGINT or SIGTERM."""
+@asynccontextmanager
+async def _until_interrupted() -> AsyncIterator[None]:
+    """Ends with SIGINT or SIGTERM, also where that comes inside."""
     loop, ended = asyncio.get_running_loop(), asyncio.Event()
     for each in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(each, ended.set)
     try:
+        yield
         await ended.wait()
     finally:
         for each in (signal.SIGINT, signal.SIGTERM):
