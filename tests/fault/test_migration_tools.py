@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any, Final
 
 import asyncpg
+import psycopg
 import pytest
+import sqlalchemy.exc
 
 from tenantproxy import ConfigurationError, Router
 from tenantproxy.config import Settings
 from tenantproxy.lifecycle.migrate import Migrated, Migrator, SchemaPlace, targets_of
+from tenantproxy.lifecycle.migrate.tool.child import _sqlstate
 from tests.support.lasting import lasting as kept
 from tests.support.waiting import until
 from tests.support.world import World, a_world
@@ -144,6 +147,31 @@ async def test_a_project_brings_tenants_of_all_kinds_to_its_newest_version_and_b
     back = await migrator.roll_back(places(house, settings), to=first)
     await migrator.close()
     assert {(each.error, each.applied, each.version, each.left) for each in back} == {(None, (second,), first, 1)}
+
+
+@pytest.mark.parametrize("how", ["SELECT pg_terminate_backend(pg_backend_pid())", "DO $$ BEGIN ASSERT false; END $$"])
+@pytest.mark.parametrize("tool", list(NAMES))
+async def test_a_project_whose_connection_is_lost_says_nothing_of_its_migrations(
+    house: World, tmp_path: Path, clean: None, tool: str, how: str
+) -> None:
+    (outcome,) = await run(house, project(house, tmp_path, tool, (how, "")), "schema1")
+    assert outcome.error is not None
+    assert (outcome.is_lost, outcome.applied) == ("terminate" in how, ())
+
+
+@pytest.mark.parametrize(
+    ("error", "sqlstate"),
+    [
+        (psycopg.OperationalError("server closed the connection unexpectedly"), "08006"),
+        (sqlalchemy.exc.OperationalError("SELECT 1", {}, psycopg.OperationalError("gone")), "08006"),
+        (sqlalchemy.exc.DBAPIError("SELECT 1", {}, psycopg.errors.AdminShutdown("ended")), "57P01"),
+        (psycopg.errors.SyntaxError("near x"), "42601"),
+        (ValueError("of the project's own"), None),
+    ],
+    ids=["closed", "wrapped", "ended", "syntax", "own"],
+)
+def test_a_server_that_goes_without_a_word_has_a_code_too(error: Exception, sqlstate: str | None) -> None:
+    assert _sqlstate(error) == sqlstate
 
 
 @pytest.mark.parametrize("tool", list(NAMES))

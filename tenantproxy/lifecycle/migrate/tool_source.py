@@ -37,6 +37,7 @@ _PASSING: Final = {
     "40P01": asyncpg.DeadlockDetectedError,
     "40001": asyncpg.SerializationError,
 }
+_GONE: Final = ("08", "57P01", "57P02", "57P03", "53300")  # as `failures.LOST`: a server that is gone or full
 
 
 class ToolSource:
@@ -169,6 +170,8 @@ class ToolSource:
             return passing(answer["error"])
         if answer["is_refused"]:
             return MigrationsDiffer(answer["error"])
+        if (answer["sqlstate"] or "").startswith(_GONE):
+            return ConnectionError(f"{self._tool} says {answer['error']}")
         return TenantProxyError(f"{self._tool} says {answer['error']}")
 
     def _order(self, conn: asyncpg.Connection, place: SchemaPlace) -> dict[str, Any]:

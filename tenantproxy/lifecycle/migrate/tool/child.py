@@ -72,15 +72,17 @@ def _said(error: BaseException) -> str:
 
 
 def _sqlstate(error: BaseException) -> str | None:
-    """That of the driver's error, which each tool wraps in its own."""
+    """That of the driver's error, which each tool wraps in its own. Of a server that went without a word: 08006."""
     seen: BaseException | None = error
+    is_lost = False
     while seen is not None:
         for each in (seen, getattr(seen, "orig", None)):
             found = getattr(each, "sqlstate", None) or getattr(each, "pgcode", None)
             if isinstance(found, str):
                 return found
+            is_lost = is_lost or any(base.__name__ == "OperationalError" for base in type(each).__mro__)  # PEP 249
         seen = seen.__cause__ or seen.__context__
-    return None
+    return "08006" if is_lost else None
 
 
 if __name__ == "__main__":
