@@ -289,6 +289,72 @@ async def test_what_a_function_changes_while_it_is_restored_never_becomes_the_ad
         await restore_backup(settings, saved, as_id="again")
 
 
+GAINS: Final = {
+    "a statement like those of the session": (
+        "SELECT 1; END",
+        "SELECT 1; SELECT pg_catalog.x FROM (SELECT public.mine() AS x) pg_catalog; END",
+        "SELECT 2; END",
+    ),
+    "a statement of the tenant's own function": (
+        "SELECT 1; END", "SELECT 1; SELECT public.mine() AS x; END", "SELECT 2 AS two; END"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("attempt", GAINS)
+async def test_no_statement_comes_into_the_admin_users_function_while_it_is_restored(
+    house: World, tmp_path: Path, unchanged: None, attempt: str
+) -> None:
+    settings, tenant = settings_of(house, tmp_path), of_kind(house, Isolation.DATABASE)
+    was, becomes, own = GAINS[attempt]
+    had = "SELECT 2 AS two; SELECT public.mine() AS x; END" if "own" in attempt else own
+    guarded = "CREATE OR REPLACE FUNCTION public.guarded() RETURNS int LANGUAGE sql SECURITY DEFINER BEGIN ATOMIC"
+    theirs = "CREATE OR REPLACE FUNCTION public.theirs() RETURNS int LANGUAGE sql BEGIN ATOMIC"
+    body = f"IF current_database() <> '{tenant.placement.database}' THEN"
+    body += f" EXECUTE $e${guarded} {becomes}$e$; EXECUTE $e${theirs} {own}$e$; END IF; RETURN 1;"
+    role = house.role_of(tenant)
+    async with house.database(tenant).connect() as admin:
+        await admin.execute(
+            "CREATE FUNCTION public.mine() RETURNS int LANGUAGE plpgsql AS $$BEGIN"
+            " RETURN (SELECT rolsuper::int + 40 FROM pg_roles WHERE rolname = current_user); END$$;"
+            f"{guarded} {was}; {theirs} {had};"
+            f" CREATE FUNCTION public.ran(public.size) RETURNS int LANGUAGE plpgsql AS $$BEGIN {body} END$$;"
+            f" ALTER FUNCTION public.ran OWNER TO {role}; ALTER FUNCTION public.mine OWNER TO {role};"
+            f" ALTER FUNCTION public.theirs OWNER TO {role};"
+            " CREATE TABLE public.checked (s public.size CHECK (public.ran(s) > 0));"
+            " INSERT INTO public.checked VALUES ('s')"
+        )
+        try:
+            saved = await backup_tenant(settings, tenant)
+        finally:
+            await admin.execute("DROP TABLE public.checked; DROP FUNCTION ran, guarded, theirs, mine")
+    with pytest.raises(ProvisioningFailed, match="is defined otherwise than in the backup"):
+        await restore_backup(settings, saved, as_id="again")
+
+
+async def test_what_is_called_schema_comes_back_with_its_owners_and_rights(
+    house: World, tmp_path: Path, unchanged: None
+) -> None:
+    settings, tenant = settings_of(house, tmp_path), of_kind(house, Isolation.DATABASE)
+    role = house.role_of(tenant)
+    async with house.database(tenant).connect() as admin:
+        await admin.execute(
+            f"CREATE TABLE public.schema (schema int); GRANT SELECT (schema) ON public.schema TO {role};"
+            " CREATE FUNCTION public.of(schema int) RETURNS int LANGUAGE sql AS 'SELECT 1';"
+            f" GRANT ALL ON FUNCTION public.of TO {role}; CREATE SCHEMA schema AUTHORIZATION {role}"
+        )
+        try:
+            saved = await backup_tenant(settings, tenant)
+        finally:
+            await admin.execute("DROP TABLE public.schema; DROP FUNCTION public.of; DROP SCHEMA schema")
+    assert (await verify_backup(settings, saved)).verified_at is not None
+    restored = await restore_backup(settings, saved, as_id="again")
+    async with Database(server=house.server, name=restored.saga.wanted.database).connect() as conn:
+        owner = "SELECT pg_get_userbyid(nspowner) FROM pg_namespace WHERE nspname = 'schema'"
+        assert await conn.fetchval(owner) == restored.saga.wanted.role
+    await remove(house, restored.saga.wanted)
+
+
 async def test_a_check_of_postgresqls_own_functions_has_no_rights_while_rows_are_read_in(
     house: World, tmp_path: Path, unchanged: None
 ) -> None:

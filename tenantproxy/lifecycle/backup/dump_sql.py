@@ -1,6 +1,8 @@
 """Which statements are in what pg_dump or pg_restore wrote? Each as a list of SQL tokens. Pure.
 
-A name with a semicolon or a newline in it is a name, and the text of a function is one token, whatever it says.
+A name with a semicolon or a newline in it is a name, and the text of a function is one token, whatever it says. What is
+between BEGIN ATOMIC and END, and between the brackets of a rule, belongs to the statement that it is in: as statements
+of their own they could go from one function to another unseen.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ _TOLD: Final = 120  # characters
 def statements(text: str) -> Iterator[list[str]]:
     """The tokens of each. Raises BackupDamaged for what cannot be read."""
     tokens: list[str] = []
-    place = 0
+    place, depth, is_atomic = 0, 0, False
     while place < len(text):
         if text.startswith("\\", place) and (place == 0 or text[place - 1] == "\n"):  # \restrict: for psql alone
             place = text.find("\n", place) + 1 or len(text)
@@ -35,14 +37,35 @@ def statements(text: str) -> Iterator[list[str]]:
         if found is None:
             raise BackupDamaged("a statement in the dump cannot be read")
         place = found.end()
-        if found["end"]:
+        if found["blank"]:
+            continue
+        if found["end"] and not depth and not is_atomic:
             if tokens:
                 yield tokens
             tokens = []
-        elif not found["blank"]:
-            tokens.append(found[0])
+            continue
+        tokens.append(found[0])
+        depth += {"(": 1, ")": -1}.get(found[0], 0)
+        if found["word"] and not depth:
+            is_atomic = _begins_body(tokens) or (is_atomic and not _ends_body(tokens))
     if tokens:
         raise BackupDamaged("the last statement in the dump is cut off")
+
+
+def _begins_body(tokens: list[str]) -> bool:
+    """Whether the last of them begin what a function does, in the words of SQL's standard."""
+    words = [token.upper() for token in (*tokens[:2], *tokens[-2:])]
+    return (
+        len(tokens) > 3
+        and words[0] == "CREATE"
+        and words[1] in ("FUNCTION", "PROCEDURE")
+        and (words[2:] == ["BEGIN", "ATOMIC"] and tokens[-3] != ".")
+    )
+
+
+def _ends_body(tokens: list[str]) -> bool:
+    """Whether the last of them is its END, and not that of a CASE."""
+    return tokens[-1].upper() == "END" and tokens[-2].upper() in (";", "ATOMIC")
 
 
 def plain_name(token: str) -> str:

@@ -99,10 +99,18 @@ def _roles_at(words: list[str]) -> Iterator[int]:
 
 
 def _schemas_at(words: list[str]) -> Iterator[int]:
-    """Where the names of schemas are: behind SCHEMA, and the first part of a name that has two."""
+    """Where the names of schemas are: behind ON, IN and ALTER SCHEMA, and the first part of a name that has two.
+
+    The word alone will not do: tables, columns, arguments and roles may be called so.
+    """
+    depth = 0
     for place, word in enumerate(words):
+        depth += {"(": 1, ")": -1}.get(word, 0)
         is_first = place + 1 < len(words) and words[place + 1] == "." and words[place - 1] != "."
-        if is_first or (place and words[place - 1] == "SCHEMA" and word != "."):
+        is_named = (
+            not depth and place > 1 and words[place - 1] == "SCHEMA" and words[place - 2] in ("ON", "IN", "ALTER")
+        )
+        if is_first or is_named:
             yield place
 
 

@@ -55,10 +55,11 @@ async def restore_backup(
     domain: str | None = None,
     connect: ConnectTo | None = None,
     key_files: Sequence[str] = (),
+    key: str | None = None,
 ) -> Restored:
     """Make a tenant of `backup`, of its own identifier or `as_id`, on its own server or `server`.
 
-    `domain`: for names by `[provision]` that have it.
+    `domain`: for names by `[provision]` that have it. `key`: the saga's, by which it is told from others of that name.
 
     Raises RestoreRefused (nothing was begun), BackupDamaged, ConfigurationError, ProvisioningFailed, which says what
     became of it. Cancelled, the saga is left for `tenants finish` and `abandon`.
@@ -68,7 +69,7 @@ async def restore_backup(
     try:
         want = await _planned(settings, backup, _wanted(settings, backup, as_id, server, domain), connect, filler)
         async with Provisioner(settings, connect, content=filler).open() as making:
-            saga = await making.create(want)
+            saga = await making.create(want, key=key)
     finally:
         await filler.close()
     return Restored(saga=saga, notes=(*filler.notes, *version_notes(settings, backup)))
