@@ -27,6 +27,7 @@ _OF_A_SETTING: Final = ("22", "42", "55")  # a bad value; an unknown name or a r
 WRITTEN: Final = (Proof.BOUND, Proof.TRUSTED)
 """In the backend's own memory, as sequences are: no tenant can make it another one's."""
 _ECHO: Final = "SELECT $1"
+_ENCODING: Final = b"client_encoding"  # in which the session reads what we say, in UTF-8
 # The source of what a client or we have set is `session`, and no other is.
 _SET_BACK: Final = (
     "SELECT pg_catalog.count(pg_catalog.set_config(start.name, start.value, false)) IS NULL, {nonce}"
@@ -131,9 +132,11 @@ class BackendEntry:
             raise AssertionError("a session that is bound again has to be told so")
 
     def _begin(self, timeout: float | None) -> bool:
-        backend, messages, expected = self._backend, b"", b""
+        backend = self._backend
+        messages, expected = self._read_utf8()
         if self._binding is not None and self._must_bind(self._binding):
-            messages, expected = self._bind(self._binding)
+            says_bound, is_bound = self._bind(self._binding)
+            messages, expected = messages + says_bound, expected + is_bound
             self._binds = True
             self._bind_size = len(expected)
         if self._binding is not None and self._signed is not None:
@@ -176,6 +179,15 @@ class BackendEntry:
 
     def _answer(self, text: str, *rows: bytes) -> bytes:
         return answer_of(text, *rows, is_named=bool(self._name))
+
+    def _read_utf8(self) -> tuple[bytes, bytes]:
+        """What lets the session read our values as they are, whatever encoding a client chose in it; and its answer."""
+        backend = self._backend
+        if not (self._context or self._signed is not None) or _ENCODING not in dict(backend.session):
+            return b"", b""
+        backend.session = tuple(pair for pair in backend.session if pair[0] != _ENCODING)  # set again behind them
+        sql = "SELECT pg_catalog.set_config($1, NULL, false) IS NULL"
+        return self._say(sql, [_ENCODING]), self._answer("SELECT 1", row(b"f"))
 
     def _set(self, to_set: Collection[tuple[bytes, bytes | None]]) -> tuple[bytes, bytes]:
         """What sets this, and its answer. A setting without a value goes back to what it was at start-up."""

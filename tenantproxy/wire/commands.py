@@ -23,6 +23,7 @@ __all__ = [
     "deallocate_of",
     "deallocate_within",
     "is_local",
+    "is_of_a_moment",
     "is_temporary",
     "leaves_state",
     "pins",
@@ -89,6 +90,18 @@ class Every(Enum):
 
 
 ALL: Final = Every.ALL
+
+
+_OF_A_MOMENT: Final = re.compile(rb"\bnow\b(?!\s*\()|\btoday\b|\btomorrow\b|\byesterday\b")
+
+
+def is_of_a_moment(sql: bytes) -> bool:
+    """Whether it may hold a literal that a server reads when it parses: `'now'` stays the time of that.
+
+    It is parsed for each client then, and each time. A column of such a name costs no more than that.
+    """
+    low = sql.lower()  # mostly none of them is there, and to look for a word in any case costs four times as much
+    return (b"now" in low or b"day" in low or b"tomorrow" in low) and _OF_A_MOMENT.search(low) is not None
 
 
 def leaves_state(tag: bytes) -> bool:

@@ -95,6 +95,12 @@ _ROUTINES: Final = (
         why="A subscriber can be any tenant with them.",
         advice="create it again with the tables that it needs",
     ),
+    DoctorRule(
+        code="TPD078", severity=_HIGH, title="A function that reads the session is IMMUTABLE",
+        says="{object} is IMMUTABLE, and reads a setting or whose the session is.",
+        why="A plan keeps what it said: the next caller of a prepared statement gets the value of the one before, and "
+        "where a policy asks the function, rows.",
+    ),
 )  # fmt: skip
 
 _TABLES: Final = (

@@ -254,6 +254,8 @@ def read_connection_string(text: str, named: Named) -> tuple[SessionWish, str]:
 def _split(text: str) -> tuple[SplitResult, list[tuple[str, str]]]:
     try:
         text.encode()  # bytes of a header that are no UTF-8 are surrogates here
+        if "%00" in text:  # no value of PostgreSQL has one; here it stands for the address
+            raise _malformed()
         parts = urlsplit(text)
         _ = parts.hostname  # which may raise, for what is no address
         queried = parse_qsl(parts.query, keep_blank_values=True, max_num_fields=_MOST_SWITCHES)

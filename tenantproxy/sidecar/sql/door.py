@@ -43,7 +43,7 @@ from tenantproxy.sidecar.sql.bodies import body_of, refusal, written
 from tenantproxy.sidecar.sql.caller import SqlCallers, Visitor
 from tenantproxy.sidecar.sql.deadlines import Deadlines
 from tenantproxy.sidecar.sql.kept import Kept
-from tenantproxy.sidecar.sql.regions import Regions
+from tenantproxy.sidecar.sql.regions import Regions, RequestOrigin
 from tenantproxy.sidecar.sql.request import reading_request
 from tenantproxy.sidecar.sql.run import SqlRun, SqlRuns, compiled_reader
 from tenantproxy.sidecar.sql.states import ServerSaid
@@ -154,14 +154,14 @@ class SqlDoor:
             return refusal(error_body(exc), retry_after(exc))
 
     async def _answered(self, request: web.Request) -> web.StreamResponse:
-        target, address = await self._caller(request)
+        target, client = await self._caller(request)
         limits = self._settings.sql
         body = await body_of(request, limits.max_body)
         sql = await found_in_slices(reading_request(body, request.headers, limits))
         listener = self._port.listener
         assert target.tenant is not None
         SERVED_TENANT.set(target.tenant)
-        context = placed(target.context, address)
+        context = placed(target.context, client.address)
         source = listener.source_of(target.tenant).of(context, target.system).reading(replica=target.replica)
         if request.transport is None:
             return web.Response(status=GONE)  # no one reads it
@@ -174,7 +174,7 @@ class SqlDoor:
             run.request_id = request[REQUEST_ID]
             if self._port.lender.watch is not None:
                 run.parent = traceparent_of(request.headers.getall("traceparent", ()))
-            results = await self._run(request, run, future, source, body)
+            results = await self._run(request, run, future, source, body, client)
             if isinstance(results, web.StreamResponse):
                 return results
             return await written(request, sql, results, kept)
@@ -188,6 +188,7 @@ class SqlDoor:
         future: asyncio.Future[Sequence[StatementResult]],
         source: TenantSource,
         asked: bytes,
+        client: RequestOrigin,
     ) -> Sequence[StatementResult] | web.StreamResponse:
         """Its results, or another answer."""
         listener = self._port.listener
@@ -197,7 +198,7 @@ class SqlDoor:
         try:
             pool, route = source.known() or await self._found(source, run.tenant, future)
             if (there := self._regions.find(route.pool.server)) is not None:
-                return await self._regions.answer(request, asked, there, run.tenant)
+                return await self._regions.answer(request, asked, there, run.tenant, client)
             run.begin(pool, route)
             return await future
         except asyncio.CancelledError:
@@ -233,13 +234,14 @@ class SqlDoor:
             raise TenantPaused("the tenant is paused", hint="try again later", retry_after=1.0)
         raise PoolTimeout("the tenant could not be looked up in time", hint="try again", retry_after=1.0)
 
-    async def _caller(self, request: web.Request) -> tuple[Target, str]:
+    async def _caller(self, request: web.Request) -> tuple[Target, RequestOrigin]:
         """Where the request may go, and from which address it comes. Raises AuthError and what else ends a login."""
         if not self._port.has_backends:  # while it drains, the next request of a busy client is served
             raise PoolClosed("the service is shutting down", hint="try again", retry_after=1.0)
         visitor = self.visitor(request.headers, _peer(request))
         callers = self.callers
-        return callers.recall(visitor) or await callers.verify(visitor), visitor.address or ""
+        client = RequestOrigin(visitor.address or "", visitor.channel.is_encrypted)
+        return callers.recall(visitor) or await callers.verify(visitor), client
 
     def _channel(
         self, headers: MultiMapping[str], peer: Peer, *, is_tunnel: bool = False

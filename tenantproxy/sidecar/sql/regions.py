@@ -27,7 +27,7 @@ from tenantproxy.sidecar.http_protocol import HttpProtocol
 from tenantproxy.sidecar.sql.answer import error_body
 from tenantproxy.sidecar.sql.request import HEADERS
 
-__all__ = ["Elsewhere", "Regions"]
+__all__ = ["Elsewhere", "Regions", "RequestOrigin"]
 
 _SENT_ON: Final = "Tenantproxy-Region"  # by a sidecar that asks in another region
 _REDIRECTED: Final = "region"  # of the query of an address that a client was sent to
@@ -44,6 +44,13 @@ class Elsewhere(NamedTuple):
 
     region: str
     url: str
+
+
+class RequestOrigin(NamedTuple):
+    """Who asks: from where, and whether others could read it on the way here."""
+
+    address: str
+    is_encrypted: bool
 
 
 class Regions:
@@ -72,7 +79,9 @@ class Regions:
             return None
         return Elsewhere(region, self._sql.regions[region])
 
-    async def answer(self, request: web.Request, body: bytes, there: Elsewhere, tenant: TenantId) -> web.StreamResponse:
+    async def answer(
+        self, request: web.Request, body: bytes, there: Elsewhere, tenant: TenantId, client: RequestOrigin
+    ) -> web.StreamResponse:
         """The answer for a caller who may reach the tenant. Raises NotSupported for one who was sent here already.
 
         A caller with a token is not sent elsewhere: clients take it along to no other address. Raises PoolFull where
@@ -87,7 +96,7 @@ class Regions:
         if self._sql.elsewhere == "redirect" and "Authorization" not in request.headers:
             return _moved(there)
         with self._share(there.region, tenant):
-            return await self._answered(request, body, there)
+            return await self._answered(request, body, there, client)
 
     @contextmanager
     def _share(self, region: str, tenant: TenantId) -> Iterator[None]:
@@ -108,9 +117,11 @@ class Regions:
             if not running[tenant]:
                 del running[tenant]
 
-    async def _answered(self, request: web.Request, body: bytes, there: Elsewhere) -> web.StreamResponse:
+    async def _answered(
+        self, request: web.Request, body: bytes, there: Elsewhere, client: RequestOrigin
+    ) -> web.StreamResponse:
         protocol = cast("HttpProtocol", request.protocol)
-        asking = asyncio.ensure_future(self._asked(request, body, there))
+        asking = asyncio.ensure_future(self._asked(request, body, there, client))
         protocol.on_gone = partial(_end, asking)
         try:
             return await asking
@@ -123,10 +134,15 @@ class Regions:
         finally:
             protocol.on_gone = None
 
-    async def _asked(self, request: web.Request, body: bytes, there: Elsewhere) -> web.StreamResponse:
+    async def _asked(
+        self, request: web.Request, body: bytes, there: Elsewhere, client: RequestOrigin
+    ) -> web.StreamResponse:
         """Asks there, and passes the answer on as it comes."""
         sent = CIMultiDict((name, value) for name in _ASKED for value in request.headers.getall(name, ()))
         sent[_SENT_ON] = self._sql.region or ""
+        if client.address:  # believed there where this one is among its trusted proxies
+            sent["X-Forwarded-For"] = client.address
+            sent["X-Forwarded-Proto"] = "https" if client.is_encrypted else "http"
         sent["Accept-Encoding"], sent["X-Request-Id"] = "identity", request[REQUEST_ID]
         seconds = self._sql.statement_timeout + _SLACK_SECONDS
         timeout = aiohttp.ClientTimeout(total=seconds, sock_connect=_CONNECT_SECONDS)

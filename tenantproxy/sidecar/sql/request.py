@@ -18,7 +18,7 @@ from tenantproxy.errors import InvalidSetting
 from tenantproxy.raw.exchange import SYNC_NOW, statement
 from tenantproxy.sidecar.sql.malformed import malformed, too_large, utf8
 from tenantproxy.wire.array_texts import writing_array
-from tenantproxy.wire.commands import PLANNED, is_local, word_of
+from tenantproxy.wire.commands import PLANNED, is_local, is_of_a_moment, word_of
 from tenantproxy.wire.frames import BIND, DESCRIBE, EXECUTE, PARSE, frame
 from tenantproxy.wire.leftovers import ANYTHING, leftovers
 
@@ -232,7 +232,8 @@ def _text_of(query: str) -> _Text:
     if b"\0" in sql:
         raise malformed("a statement has a NUL in it")
     leaves = bool(leftovers(sql) & ANYTHING)
-    may_stay = not leaves and len(sql) <= _SHORT_TEXT and word_of(sql, 0) in PLANNED
+    is_short = len(sql) <= _SHORT_TEXT
+    may_stay = not leaves and is_short and word_of(sql, 0) in PLANNED and not is_of_a_moment(sql)
     return _Text(sql, frame(PARSE, b"\0%b\0\0\0" % sql), leaves, may_stay)
 
 

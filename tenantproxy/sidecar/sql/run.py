@@ -61,7 +61,9 @@ _SETTLE_SECONDS: Final = 1.0  # that a statement which is cancelled has to end, 
 _GONE_SECONDS: Final = 0.1  # and when there is no one to be told
 _COMMIT, _ROLLBACK = statement("COMMIT") + SYNC_NOW, statement("ROLLBACK") + SYNC_NOW
 _READ_ONLY: Final = b"\0C25006\0"
-_INTERVENED: Final = b"\0C57"  # of an error: an operator has, or a cancel
+_MAY_CHANGE: Final = (b"COMMIT PREPARED", b"PREPARE TRANSACTION", b"DO")  # what a block has changed it does not tell
+_OUT_OF_DATE: Final = (b"\0C0A", b"\0C22", b"\0C26", b"\0C42", b"\0CXX")
+"""What a change of tables may be the cause of. Of another error, code may have run: the CHECK of a domain, say."""
 _OF_ROWS: Final = frozenset((b"SELECT", b"INSERT", b"UPDATE", b"DELETE"))  # how most tags begin
 _SET: Final = b"SET"
 _S, _E = SqlRunState, SqlRunEvent
@@ -266,8 +268,8 @@ class SqlRun:
             return False  # without a name it would mean the same
         if reader.is_bound or status != IDLE or self._failure is not None or self._state is not _S.RUNNING:
             return False
-        if _INTERVENED in error:
-            return False
+        if not any(each in error for each in _OUT_OF_DATE):
+            return False  # code of its own said so, or an operator, or a cancel
         if is_lost:
             self._is_lost = True
             backend.prepared.doubt()
@@ -317,7 +319,7 @@ class SqlRun:
     def _note_changes(self, backend: RawBackend) -> None:
         """Tables, types or functions may be others for the next who asks, of the port too."""
         tags = [result.tag for result in self._reader.results]
-        if any(changes_meanings(tag) or tag in (b"COMMIT PREPARED", b"PREPARE TRANSACTION") for tag in tags):
+        if any(changes_meanings(tag) or tag in _MAY_CHANGE for tag in tags):
             assert self._route is not None
             self._texts.of(backend.pool, self._route).changed(is_delayed=b"PREPARE TRANSACTION" in tags)
 

@@ -45,6 +45,12 @@ UNION ALL
 SELECT 'TPD077', '', p.pubname, '', ARRAY[format('DROP PUBLICATION %I', p.pubname)]
 FROM pg_publication p WHERE p.puballtables AND to_regclass('tenantproxy.context_key') IS NOT NULL
 UNION ALL
+SELECT 'TPD078', n.nspname, p.oid::regprocedure::text, '', ARRAY[format('ALTER FUNCTION %s STABLE', p.oid::regprocedure)]
+FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace, given g
+WHERE g.shared AND p.provolatile = 'i' AND p.prokind = 'f' AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'tenantproxy')
+  AND concat(p.prosrc, pg_get_function_sqlbody(p.oid)) ~* '\m(current_setting|bound_tenant|current_tenant|current_user|session_user)\M|\mtenantproxy\s*\.'
+  AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e')
+UNION ALL
 SELECT 'TPD103', 'pg_catalog', c.relname, CASE x.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_get_userbyid(x.grantee)::text END,
   ARRAY[format('REVOKE ALL ON pg_catalog.%I FROM %s', c.relname, CASE x.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(x.grantee)) END)]
 FROM pg_class c, given g, LATERAL (SELECT DISTINCT a.grantee FROM aclexplode(c.relacl) a WHERE a.privilege_type = 'SELECT' AND a.grantee <> c.relowner) x
