@@ -199,10 +199,15 @@ class Lifecycle:
         settings = self._now()
         return await plan_restore(settings, await _found(settings, backup), as_id=as_id, server=server)
 
-    async def restore(self, backup: str, *, as_id: str | None = None, server: str | None = None) -> Restored:
-        """Make a tenant of it, one that does not exist. Raises BackupNotFound, RestoreRefused, BackupDamaged."""
+    async def restore(
+        self, backup: str, *, as_id: str | None = None, server: str | None = None, key: str | None = None
+    ) -> Restored:
+        """Make a tenant of it, one that does not exist. Raises BackupNotFound, RestoreRefused, BackupDamaged.
+
+        `key`: what its saga is known by.
+        """
         settings = self._now()
-        return await restore_backup(settings, await _found(settings, backup), as_id=as_id, server=server)
+        return await restore_backup(settings, await _found(settings, backup), as_id=as_id, server=server, key=key)
 
     # --- does isolation hold? ----------------------------------------------------------------------------------------
     async def doctor(

@@ -6,7 +6,9 @@ Each step looks first and may be run again after a crash. They take a connection
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
@@ -42,7 +44,7 @@ Connect = Callable[[str], Awaitable[asyncpg.Connection]]
 ConnectTo = Callable[[str, str], Awaitable[asyncpg.Connection]]
 """Opens a connection to a database (the second) of a server with the server's admin credentials."""
 
-_GRANTS: Final = "SELECT pg_advisory_xact_lock(hashtextextended('tenantproxy grants on ' || $1, 0))"
+_TRIES: Final = 20  # to change the grants of a database that others change
 # Functions that reach other sessions or run SQL from text, open to PUBLIC by default. pg_stat_get_backend_activity and
 # its like show the statements of other sessions of the same role; pg_prepared_statement those of its former tenants.
 _OPEN_FUNCTIONS: Final = """
@@ -122,15 +124,21 @@ async def close_database(conn: asyncpg.Connection, database: str, *, roles: Sequ
             await conn.execute(f"GRANT CONNECT ON DATABASE {name} TO {grantees}")
 
 
-async def change_grants(conn: asyncpg.Connection, database: str, sql: str) -> None:
-    """GRANT or REVOKE on `database`, the one of `conn`, which several tenants share; one change after the other.
+async def change_grants(conn: asyncpg.Connection, sql: str) -> None:
+    """GRANT or REVOKE on a database that several tenants share, again where another change came first.
 
-    PostgreSQL refuses the second of two at once ("tuple concurrently updated", XX000). They must be in one database to
-    wait for each other: advisory locks are a database's own. In a transaction the others wait for its end.
+    PostgreSQL lets the second of two at once wait for the first, and refuses it then ("tuple concurrently updated",
+    XX000). No advisory lock: any tenant of the database could hold it.
     """
-    async with conn.transaction():
-        await conn.execute(_GRANTS, database)
-        await conn.execute(sql)
+    for left in reversed(range(_TRIES)):
+        try:
+            async with conn.transaction():
+                await conn.execute(sql)
+            return
+        except asyncpg.InternalServerError:
+            if not left:
+                raise
+            await asyncio.sleep(random.uniform(0.0, 0.05))
 
 
 async def close_maintenance(conn: asyncpg.Connection) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import secrets
 from dataclasses import asdict
 from typing import Any, Final
 
@@ -132,16 +133,16 @@ class DeploymentRoutes:
             want = await told(self._life.restore_plan(name, **where))
             return web.json_response(wanted_json(want.tenant(TenantStatus.PROVISIONING)))
 
+        key = f"restore {secrets.token_hex(16)}"
+
         async def work(progress: Progress) -> Finished:
-            done = await self._life.restore(name, **where)
+            done = await self._life.restore(name, **where, key=key)
             return Finished(result=saga_json(done.saga) | {"notes": list(done.notes)})
 
         async def undo() -> None:
-            """What was begun of the tenant, if anything was."""
+            """What it began of the tenant, if it did; another one of that name is someone else's."""
             for saga in await self._life.unfinished():
-                if saga.wanted.restore_from is not None and saga.wanted.id == (
-                    body.get("as") or name.partition("/")[0]
-                ):
+                if saga.key == key:
                     await self._life.abandon(saga.wanted.id)
 
         return await self._desk.begun(request, "restore", None, work, {"backup": name, **body}, undo=undo)

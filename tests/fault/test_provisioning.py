@@ -382,8 +382,20 @@ async def test_grants_to_other_tenants_meanwhile_fail_neither_making_nor_removin
         want = wanted(settings, "among_others", isolation=Isolation.SCHEMA)
         for work in (lambda: making.create(want), lambda: delete(settings, want.id, grace_days=0, no_backup=True)):
             async with conn.transaction():
-                await change_grants(conn, shared, f'GRANT CONNECT ON DATABASE "{shared}" TO PUBLIC')
+                await change_grants(conn, f'GRANT CONNECT ON DATABASE "{shared}" TO PUBLIC')
                 task = asyncio.ensure_future(work())
                 await until(is_waiting, "it waits for the other change")
                 await conn.execute(f'REVOKE ALL ON DATABASE "{shared}" FROM PUBLIC')
             await task
+
+
+async def test_no_tenant_of_a_shared_database_keeps_others_from_being_made_and_removed(
+    house: World, settings: Settings, unchanged: None
+) -> None:
+    every = "SELECT pg_advisory_lock(hashtextextended('tenantproxy grants on ' || current_database(), 0))"
+    async with house.app(house.shared) as hostile:  # as any tenant's SQL in it
+        await hostile.execute(every)
+        async with asyncio.timeout(15), Provisioner(settings).open() as making:
+            want = wanted(settings, "not_held_up", isolation=Isolation.SCHEMA)
+            await making.create(want)
+            await delete(settings, want.id, grace_days=0, no_backup=True)

@@ -431,3 +431,26 @@ async def test_the_status_of_a_table_of_the_operators_is_written_by_its_own_stat
             await heard(router, "row1", TenantStatus.ACTIVE)
             assert await router.tenant("row1").fetchval("SELECT count(*) FROM projects") == 3
         await conn.execute("DROP TABLE public.agencies")
+
+
+async def test_no_tenant_keeps_itself_from_being_suspended(house: World) -> None:
+    shared = house.settings(registry="postgres")  # where rows of tenants are in the main database
+    async with house.main.connect() as conn:
+        await conn.execute("CREATE TABLE public.agencies (name text PRIMARY KEY, is_active boolean DEFAULT true)")
+        await conn.execute("INSERT INTO public.agencies VALUES ('row1')")
+        await conn.execute("GRANT SELECT ON public.agencies TO app; GRANT USAGE ON SCHEMA public TO app")
+        query = (
+            f"SELECT name AS id, 'row' AS isolation, '{house.shared.name}' AS database,"
+            " CASE WHEN is_active THEN 'active' ELSE 'suspended' END AS status FROM agencies WHERE name"
+        )
+        update = "UPDATE agencies SET is_active = $2::text = 'active' WHERE name = $1"
+        queries = {"query": f"{query} = $1", "list_query": f"{query} > $1 ORDER BY 1 LIMIT $2", "status_update": update}
+        settings = shared.model_copy(update={"registry": shared.registry.model_copy(update=queries)})
+        try:
+            async with house.app(house.main) as hostile:
+                await hostile.execute("SELECT pg_advisory_lock(hashtextextended('tenantproxy status row1', 0))")
+                async with asyncio.timeout(10):
+                    await suspend(settings, "row1")
+        finally:
+            await resume(settings, "row1")
+            await conn.execute("DROP TABLE public.agencies")

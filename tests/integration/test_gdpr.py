@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import json
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from tenantproxy.lifecycle.prove import verified_report
 from tenantproxy.lifecycle.signing import ReportRefused, verified_json
 from tests.support.lasting import lasting as kept
 from tests.support.logins import PASSWORD, change, directory, failure, login_settings, populate
+from tests.support.waiting import until
 from tests.support.world import World, a_world
 
 ANNA: Final = "anna@example.com"
@@ -101,6 +103,19 @@ async def test_a_tenants_export_is_what_it_holds_and_nothing_of_others(house: Wo
         assert f"{tenant} 1" in names
         assert all(tenant in name for name in names)
         assert ANNA in (tmp_path / "all" / tenant / f"{schema}.users.jsonl").read_text()
+
+
+async def test_nothing_is_left_of_an_export_that_is_ended_in_the_middle(house: World, tmp_path: Path) -> None:
+    into, row1 = tmp_path / "ended", next(each for each in house.tenants if each.id == "row1")
+    async with house.database(row1).connect() as locking:
+        await locking.execute("BEGIN; LOCK TABLE projects IN ACCESS EXCLUSIVE MODE")
+        task = asyncio.ensure_future(gdpr.export(settings_of(house), ("schema1", "row1"), None, into))
+        await until(lambda: list(tmp_path.rglob("*.users.jsonl")), "a part of it is there")
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await locking.execute("ROLLBACK")
+    assert await asyncio.to_thread(lambda: list(tmp_path.iterdir())) == []
 
 
 async def test_an_erasure_counts_first_and_then_takes_one_person_with_logins_and_directory(house: World) -> None:

@@ -60,8 +60,12 @@ async def export(
             return await export_tenant(router, tenant, folder)
         return await export_person(router, tenant, person, folder)
 
-    rows = await _each(settings, tenants, one, progress)
-    folder.finish(report_of(settings, "export", person, rows, files=folder.manifest()))
+    try:
+        rows = await _each(settings, tenants, one, progress)
+        folder.finish(report_of(settings, "export", person, rows, files=folder.manifest()))
+    except BaseException:
+        folder.discard()
+        raise
     return rows
 
 

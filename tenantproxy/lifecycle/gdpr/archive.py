@@ -43,6 +43,10 @@ class ExportFolder:
             shutil.rmtree(self._part)
         self._part.mkdir(mode=0o700, parents=True)
 
+    def discard(self) -> None:
+        """Nothing is left of what was written until now."""
+        shutil.rmtree(self._part, ignore_errors=True)
+
     def _add(self, tenant: str, name: str, lines: Sequence[str]) -> None:
         path = f"{tenant}/{quote(name, safe='')}.jsonl"  # a table may be called as it likes
         known = self.files.setdefault(path, {"rows": 0, "sha256": hashlib.sha256()})

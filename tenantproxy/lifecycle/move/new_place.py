@@ -77,7 +77,7 @@ async def open_place(tools: MoveTools, target: asyncpg.Connection, new: Wanted) 
         return
     await ensure_schema(target, new.schema, role=role)
     grant = f"GRANT CONNECT ON DATABASE {quote_identifier(new.database)} TO {quote_identifier(role)}"
-    await change_grants(target, new.database, grant)
+    await change_grants(target, grant)
 
 
 async def finish_place(

@@ -125,7 +125,7 @@ async def _release(conn: asyncpg.Connection, role: str, database: str) -> None:
     making, or large objects.
     """
     revoke = f"REVOKE ALL ON DATABASE {quote_identifier(database)} FROM {quote_identifier(role)}"
-    await change_grants(conn, database, revoke)
+    await change_grants(conn, revoke)
     await act_for(conn, [role])
     await conn.execute(f"DROP OWNED BY {quote_identifier(role)}")
 

@@ -168,7 +168,7 @@ class Steps:
                 return
             database = quote_identifier(wanted.database)
             grant = f"GRANT CONNECT ON DATABASE {database} TO {quote_identifier(role)}"
-            await change_grants(conn, wanted.database, grant)
+            await change_grants(conn, grant)
 
     async def _fill(self, held: HeldSaga) -> None:
         wanted = held.wanted

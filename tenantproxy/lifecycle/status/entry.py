@@ -43,7 +43,9 @@ async def look_up(conn: asyncpg.Connection, settings: Settings, tenant: str, *, 
     if lock and is_ours(settings):
         await conn.execute("SELECT FROM tenantproxy.tenants WHERE id = $1 FOR UPDATE", tenant)
     elif lock:
-        await conn.execute("SELECT pg_advisory_xact_lock(hashtextextended('tenantproxy status ' || $1, 0))", tenant)
+        # No advisory lock: a tenant that runs SQL in this database could hold it, and so keep itself from being
+        # suspended. Nothing but this takes such a lock on a table that tenants may not write.
+        await conn.execute("LOCK TABLE tenantproxy.tenants IN SHARE ROW EXCLUSIVE MODE")
     return await registry_on(settings, conn).get(tenant_id(tenant))
 
 
