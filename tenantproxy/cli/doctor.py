@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from rich.console import Console
 
-from tenantproxy.cli.output import progress_bar
+from tenantproxy.cli.output import printable, progress_bar
 from tenantproxy.config import Settings
 from tenantproxy.lifecycle.doctor import AuditReport, DoctorFinding, Severity, as_mapping, examine
 from tenantproxy.lifecycle.doctor.repair import DoctorRepair, audit_mapping, repair
@@ -74,8 +74,7 @@ def _show(report: AuditReport, repairs: Sequence[DoctorRepair], planned: Sequenc
 
     def say(text: str, style: str = "") -> None:
         # What tenants name their objects must not move the cursor of an operator's terminal.
-        shown = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
-        console.print(shown, markup=False, style=style or None)
+        console.print(printable(text), markup=False, style=style or None)
 
     for each in repairs:
         outcome = f"not repaired: {each.error}" if each.error else "repaired"

@@ -17,7 +17,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from tenantproxy.lifecycle.operations.progress import Progress as Told
 
-__all__ = ["Output", "progress_bar", "progress_of"]
+__all__ = ["Output", "printable", "progress_bar", "progress_of"]
 
 _ANY_WIDTH: Final = 10_000  # columns: of a table that nothing makes narrower
 
@@ -75,7 +75,7 @@ class Output:
         table.add_column(no_wrap=True)
         table.add_column(overflow="fold")
         for name, value in values.items():
-            table.add_row(escape(name), escape(_shown(value)))
+            table.add_row(escape(printable(name)), escape(printable(_shown(value))))
         Console().print(table)
 
     def tree(self, values: Mapping[str, Any]) -> None:
@@ -96,7 +96,7 @@ def _table(rows: Sequence[Mapping[str, Any]], **style: Any) -> Table:
         # Nothing is cut: a narrow terminal has more lines. A heading stays whole while there is room for all of them.
         table.add_column(escape(name), overflow="fold", min_width=len(name))
     for row in rows:
-        table.add_row(*(escape(_shown(value)) for value in row.values()))
+        table.add_row(*(escape(printable(_shown(value))) for value in row.values()))
     return table
 
 
@@ -110,6 +110,11 @@ def _shown(value: object) -> str:
 
 def _text(value: object) -> str:
     return f"\\x{value.hex()}" if isinstance(value, bytes) else str(value)
+
+
+def printable(text: str) -> str:
+    """`text` without what moves the cursor: tenants name objects, and write errors, as they like."""
+    return "".join(char if char.isprintable() or char == "\n" else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

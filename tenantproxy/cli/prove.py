@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from rich.console import Console
 
-from tenantproxy.cli.output import Output, progress_bar
+from tenantproxy.cli.output import Output, printable, progress_bar
 from tenantproxy.config import Settings
 from tenantproxy.errors import ConfigurationError, Problem, TenantProxyError
 from tenantproxy.lifecycle.prove import (
@@ -112,7 +112,7 @@ def _verdict(code: int, results: Sequence[tuple[TrialState, str]]) -> None:
     err = Console(stderr=True, soft_wrap=True)
     for state, word in ((TrialState.LEAK, "LEAK"), (TrialState.UNTRIED, "NOT TRIED"), (TrialState.OPEN, "NO WALL")):
         for _, where in (each for each in results if each[0] is state):
-            err.print(f"{word}: {where}", markup=False, highlight=False)
+            err.print(f"{word}: {printable(where)}", markup=False, highlight=False)
     verdict = {0: "isolation held", 1: "isolation does NOT hold", 2: "NOT proven: not all of it could be tried"}[code]
     err.print(verdict, style=_COLOURS[code], markup=False, highlight=False)
 

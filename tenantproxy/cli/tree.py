@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from tenantproxy.cli.next_steps import step_of_other
+from tenantproxy.cli.output import printable
 from tenantproxy.cli.shape import HELP, CliCommand, Group, told_whole
 from tenantproxy.errors import TenantProxyError
 
@@ -83,5 +84,7 @@ def _missing(error: ModuleNotFoundError, name: str) -> str:
 
 
 def _fail(message: str, code: int) -> None:
-    Console(stderr=True, soft_wrap=True).print(f"error: {message}", markup=False, highlight=False, style="red")
+    Console(stderr=True, soft_wrap=True).print(
+        f"error: {printable(message)}", markup=False, highlight=False, style="red"
+    )
     raise typer.Exit(code)

@@ -27,8 +27,9 @@ class Pending(Protocol):
 class Unauthenticated:
     """At most `limit` connections, the oldest first.
 
-    One more than there may be takes the place of the oldest, which is told so: silence must not lock others out. Where
-    one address has half of all, it is its own oldest: who floods from one address takes no other's place.
+    One more than there may be takes the place of the oldest of those addresses that have the most, which is told so:
+    silence must not lock others out, nor a flood from a few addresses. Where one address has half of all, it is its own
+    oldest: who floods from one address takes no other's place.
     """
 
     def __init__(self, limit: int) -> None:
@@ -36,6 +37,8 @@ class Unauthenticated:
         self.made_room = 0  # closed to make room, since the start
         self._all: dict[Pending, None] = {}
         self._by_address: dict[str | None, dict[Pending, None]] = {}
+        self._with: dict[int, dict[str | None, None]] = {}  # addresses by how many they have; none is empty
+        self._most = 0  # that an address has
 
     def __len__(self) -> int:
         return len(self._all)
@@ -45,18 +48,20 @@ class Unauthenticated:
 
     def add(self, connection: Pending) -> None:
         """One more."""
-        own = self._by_address.setdefault(connection.address, {})
+        own = self._by_address.get(connection.address, {})
         if len(own) >= (self.limit + 1) // 2 and own:
             self._close_oldest(own)
         elif len(self._all) >= self.limit:
             self.close_oldest()
         self._all[connection] = None
-        self._by_address.setdefault(connection.address, {})[connection] = None
+        own = self._by_address.setdefault(connection.address, {})
+        own[connection] = None
+        self._count(connection.address, len(own) - 1, len(own))
 
     def close_oldest(self) -> None:
         """Make room for another, if there is one."""
         if self._all:
-            self._close_oldest(self._all)
+            self._close_oldest(self._by_address[next(iter(self._with[self._most]))])
 
     def _close_oldest(self, connections: dict[Pending, None]) -> None:
         oldest = next(iter(connections))
@@ -71,10 +76,20 @@ class Unauthenticated:
         del self._all[connection]
         own = self._by_address[connection.address]
         del own[connection]
+        self._count(connection.address, len(own) + 1, len(own))
         if not own:
             del self._by_address[connection.address]
+
+    def _count(self, address: str | None, before: int, now: int) -> None:
+        if now:
+            self._with.setdefault(now, {})[address] = None
+        if before:
+            del self._with[before][address]
+            if not self._with[before]:
+                del self._with[before]
+        self._most = max(self._most, now) if self._most in self._with or now > self._most else now
 
     @property
     def most_of(self) -> str:
         """The address that has the most; "": none has any."""
-        return max(self._by_address, key=lambda address: len(self._by_address[address]), default="") or ""
+        return (next(iter(self._with[self._most])) if self._all else "") or ""

@@ -2,8 +2,9 @@
 
 Literals are where passwords and people's data are. What cannot be read for sure is left out, with all that follows:
 an open quotation, and a backslash in a plain literal, whose meaning is up to `standard_conforming_strings`. Values that
-need no quotation are left out too: those of settings, and what stands in the place of a password; and what follows a
-COPY from the client, which is its data.
+need no quotation are left out too: those of settings, and what follows the word PASSWORD; and what follows a COPY from
+the client, which is its data. Letters are those of PostgreSQL: whatever is not ASCII may be part of a name, and of the
+tag of a dollar quotation, and is no blank.
 """
 
 from __future__ import annotations
@@ -19,15 +20,15 @@ _CUT: Final = "..."
 
 _TOKEN: Final = re.compile(
     r"""
-      (?P<space> \s+ | --[^\n\r]* )
+      (?P<space> [ \t\n\r\f\v]+ | --[^\n\r]* )
     | (?P<comment> /\* )
     | (?P<escaped> [eE]'(?:[^'\\]|''|\\.)*' )
     | (?P<plain> (?:[bBxXnN]|[uU]&)?'(?:[^'\\]|'')*' )
-    | (?P<dollar> \$(?P<tag>(?:[^\W\d]\w*)?)\$ .*? \$(?P=tag)\$ )
+    | (?P<dollar> \$(?P<tag>(?:[A-Za-z_\x80-\U0010ffff][A-Za-z0-9_\x80-\U0010ffff]*)?)\$ .*? \$(?P=tag)\$ )
     | (?P<name> "(?:[^"]|"")*" )
-    | (?P<word> [^\W\d][\w$]* | \$\d+ )
-    | (?P<number> (?: \d[\w.]* | \.\d[\w.]* ) (?: (?<=[eE])[+-]\d+ )? )
-    | (?P<open> ['"] | \$(?=[^\W\d]|\$) )
+    | (?P<word> [A-Za-z_\x80-\U0010ffff][A-Za-z0-9_$\x80-\U0010ffff]* | \$[0-9]+ )
+    | (?P<number> (?: [0-9] | \.[0-9] ) (?: (?<=[eE])[+-](?=[0-9]) | [A-Za-z0-9_.$\x80-\U0010ffff] )* )
+    | (?P<open> ['"] | \$(?=[A-Za-z_$\x80-\U0010ffff]) )
     | (?P<sign> . )
     """,
     re.VERBOSE | re.DOTALL,
@@ -103,7 +104,8 @@ class _Values:
             return "?"
         if self._first in _SETTING:
             self._has_set = self._has_set or word == "SET"
-            if last == "PASSWORD" and word != "NULL" and (part[0] in '"_' or part[0].isalnum()):
+            if last == "PASSWORD" and word not in ("NULL", "?", ")", ","):
+                self._is_hiding = True  # it was to be a literal: what was typed instead may be several words
                 return "?"
         elif self._first == "COPY" and word == "STDIN":
             self._has_stdin = True

@@ -13,7 +13,7 @@ from secrets import token_hex
 from typing import Final
 from weakref import WeakValueDictionary
 
-from tenantproxy.wire.commands import WATCHED, word_of
+from tenantproxy.wire.commands import WATCHED, is_of_a_moment, word_of
 from tenantproxy.wire.frames import CLOSE, HEADER, PARSE, frame
 from tenantproxy.wire.leftovers import leftovers
 from tenantproxy.wire.session_texts import sets_untracked
@@ -107,6 +107,8 @@ class Statements:
             self._generation = self.definitions.generation
             self._known = WeakValueDictionary()
         content = blake2b(body, digest_size=32).digest()  # not the text itself, which is kept once
+        if is_of_a_moment(body):
+            return Statement(_fresh_name(), body, meaning, content)
         statement = self._known.get((content, meaning))
         if statement is None:
             statement = self._known[content, meaning] = Statement(_fresh_name(), body, meaning, content)

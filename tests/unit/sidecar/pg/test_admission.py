@@ -144,6 +144,12 @@ def test_who_floods_from_one_address_closes_its_own_connections() -> None:
     assert sum(bool(each.made_room) for each in connections) == 17
 
 
+@pytest.mark.parametrize("addresses", [1, 2, 4])
+def test_who_floods_from_a_few_addresses_closes_no_other_ones_connection(addresses: int) -> None:
+    _, connections = crowd(10, "other", *(f"flood{number % addresses}" for number in range(200)))
+    assert not connections[0].made_room
+
+
 def test_a_connection_that_has_logged_in_makes_no_room_any_more() -> None:
     unauthenticated, connections = crowd(2, "a", "b")
     unauthenticated.discard(connections[0])
