@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Final
 
 import asyncpg
 from asyncpg.connect_utils import SessionAttribute
@@ -19,6 +20,7 @@ from tenantproxy.registry.rows import RowReader
 from tenantproxy.registry.unusable import TellsUnusable
 
 __all__ = [
+    "PINNED",
     "OneConnection",
     "admin_connect",
     "admin_connection",
@@ -29,6 +31,15 @@ __all__ = [
     "registry_of",
     "registry_on",
 ]
+
+
+PINNED: Final = {
+    "role": "none",  # else the session is a tenant's until code of that tenant says SET ROLE NONE
+    "local_preload_libraries": "",
+    "default_transaction_read_only": "off",
+    "standard_conforming_strings": "on",
+}
+"""What an admin session in a tenant's database has, whatever its owner set for all sessions there."""
 
 
 async def registered(settings: Settings) -> list[Tenant]:
@@ -132,11 +143,12 @@ async def _connect(settings: Settings, name: str, database: str, *, reading: boo
 async def connect_as(
     server: Server, database: str, user: str, password: str | None, *, search_path: str | None = None
 ) -> asyncpg.Connection:
-    """A plain connection to a configured server, to the host that takes writes; the caller closes it. `search_path`:
-    whatever database and role set; a pooler would refuse it.
+    """A plain connection to a configured server, to the host that takes writes; the caller closes it. `search_path`,
+    and then `PINNED` too: whatever database and role set; a pooler would refuse it.
 
     Raises ConfigurationError where the pooler answers that is between us and the server.
     """
+    pinned = None if search_path is None or server.pooler else {"search_path": search_path, **PINNED}
     conn: asyncpg.Connection = await asyncpg.connect(
         host=[each.host for each in server.each_host],
         port=[each.port for each in server.each_host],
@@ -146,7 +158,7 @@ async def connect_as(
         database=database,
         ssl=ssl_argument(server),
         timeout=server.connect_timeout,
-        server_settings={"search_path": search_path} if search_path is not None and not server.pooler else None,
+        server_settings=pinned,
     )
     if server.pooler and await conn.fetchval("SELECT pg_backend_pid()") != conn.get_server_pid():
         await conn.close()

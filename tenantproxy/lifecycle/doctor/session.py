@@ -36,7 +36,10 @@ async def audit_session(settings: Settings, server: str, database: str) -> Async
     """A connection with the server's admin credentials, or without them as its own user. Raises FAILURES."""
     section = settings.servers[server]
     user = section.admin or section
-    conn = await connect_as(section, database, user.user, user.password.read() if user.password is not None else None)
+    password = user.password.read() if user.password is not None else None
+    # Who owns a tenant's database may set another role for all sessions: what that one does not see would not be told.
+    is_main = (server, database) == (settings.main.server, settings.main.database)
+    conn = await connect_as(section, database, user.user, password, search_path=None if is_main else "pg_catalog")
     try:
         yield conn
     finally:
