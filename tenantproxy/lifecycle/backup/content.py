@@ -6,7 +6,8 @@ change how values are written all set: equal rows have equal sums on every versi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,7 +15,7 @@ import asyncpg
 
 from tenantproxy.lifecycle.backup.errors import BackupDamaged, BackupFailed
 from tenantproxy.lifecycle.backup.manifest import Content, SavedTable
-from tenantproxy.model import NOTHING, quote_identifier
+from tenantproxy.model import NOTHING
 
 __all__ = ["KEY_TABLE", "checksum_of", "compare", "owners_in", "read_content", "settle", "snapshot_schemas"]
 
@@ -32,7 +33,7 @@ _SETTINGS: Final = {
     "constraint_exclusion": "off",  # checks are not looked at, and none of their functions is called
     "search_path": "pg_catalog",
     "statement_timeout": "0",
-    "lock_timeout": "0",
+    "lock_timeout": "30s",  # then it fails, rather than wait for who holds a table for as long as he likes
     "idle_in_transaction_session_timeout": "0",  # it waits for pg_dump
     "transaction_timeout": "0",  # since 17
 }
@@ -47,7 +48,9 @@ _OF_EXTENSION: Final = (
     "EXISTS (SELECT FROM pg_depend d WHERE d.classid = '{catalogue}'::regclass AND d.objid = {oid} AND d.deptype = 'e')"
 )
 _TABLES: Final = f"""
-SELECT n.nspname::text AS schema, c.relname::text AS name, c.relkind = 'p' AS is_partitioned
+SELECT n.nspname::text AS schema, c.relname::text AS name, c.relkind = 'p' AS is_partitioned,
+  format('%I.%I', n.nspname, c.relname) AS sql_name,
+  has_table_privilege(c.oid, 'UPDATE, DELETE, TRUNCATE') AS may_lock
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.relpersistence <> 't' AND n.nspname = ANY ($1)
   AND NOT {_OF_EXTENSION.format(catalogue="pg_class", oid="c.oid")}
@@ -79,6 +82,9 @@ SELECT DISTINCT pg_get_userbyid(owner)::text FROM (
 """
 _LARGE_OBJECTS: Final = "SELECT count(*) AS rows, sum(oid::bigint)::text AS checksum FROM pg_largeobject_metadata"
 _FOLDED: Final = """
+WITH RECURSIVE looked (oid) AS (
+  SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = ANY ($1)
+  UNION SELECT i.inhrelid FROM pg_inherits i JOIN looked ON i.inhparent = looked.oid)
 SELECT DISTINCT coalesce(c.relname, x.stxname)::text AS what, p.oid::regprocedure::text AS calls,
   pg_get_userbyid(p.proowner)::text AS whose
 FROM pg_depend d
@@ -86,8 +92,14 @@ LEFT JOIN pg_operator o ON d.refclassid = 'pg_operator'::regclass AND o.oid = d.
 JOIN pg_proc p ON p.oid = CASE WHEN d.refclassid = 'pg_proc'::regclass THEN d.refobjid ELSE o.oprcode END
 LEFT JOIN pg_class c ON d.classid = 'pg_class'::regclass AND c.oid = d.objid AND c.relkind IN ('i', 'I', 'p')
 LEFT JOIN pg_statistic_ext x ON d.classid = 'pg_statistic_ext'::regclass AND x.oid = d.objid
+LEFT JOIN pg_index i ON i.indexrelid = c.oid
 JOIN pg_roles r ON r.oid = p.proowner
-WHERE (c.oid IS NOT NULL OR x.oid IS NOT NULL) AND NOT r.rolsuper AND r.rolname <> current_user
+WHERE coalesce(i.indrelid, c.oid, x.stxrelid) IN (SELECT oid FROM looked) AND NOT r.rolsuper
+  AND r.rolname <> current_user
+UNION SELECT t.typname::text, p.oid::regprocedure::text, r.rolname::text
+FROM pg_range g JOIN pg_type t ON t.oid = g.rngtypid JOIN pg_namespace n ON n.oid = t.typnamespace
+JOIN pg_proc p ON p.oid IN (g.rngsubdiff, g.rngcanonical) JOIN pg_roles r ON r.oid = p.proowner
+WHERE n.nspname = ANY ($1) AND NOT r.rolsuper AND r.rolname <> current_user
 ORDER BY 1, 2 LIMIT 1
 """
 _ADMIN: Final = """
@@ -103,6 +115,8 @@ class _Table:
     schema: str
     name: str
     is_partitioned: bool
+    sql_name: str  # as PostgreSQL writes it: a tenant may have a line feed in a name
+    may_lock: bool
 
 
 async def settle(conn: asyncpg.Connection) -> None:
@@ -126,21 +140,30 @@ async def owners_in(conn: asyncpg.Connection, schemas: Sequence[str], *, is_whol
     return tuple(row[0] for row in await conn.fetch(_OWNERS, schemas, is_whole))
 
 
-async def read_content(conn: asyncpg.Connection, schemas: Sequence[str], *, is_whole: bool = False) -> Content:
+async def read_content(
+    conn: asyncpg.Connection, schemas: Sequence[str], *, is_whole: bool = False,
+    fresh: asyncpg.Connection | None = None,
+) -> Content:  # fmt: skip
     """What is in `schemas`, in the transaction of `conn`, an admin user's: one snapshot of all but sequences.
 
-    `is_whole`: they are all of the database, and its large objects count too, by their number and identifiers.
+    `is_whole`: they are all of the database, and its large objects count too, by their number and identifiers. `fresh`:
+    that user's too, in a transaction that sees what is committed meanwhile; None: no one else changes tables there.
 
     Raises asyncpg.InsufficientPrivilegeError where that user does not see every row, BackupFailed where a function of
     another role would be called.
     """
     await settle(conn)
-    await conn.fetch(_SET, ["restrict_nonsystem_relation_kind"], ["view"])  # one that was a table a moment ago
+    # One that was a table a moment ago, and a partition on another server, which is read as the admin user.
+    await conn.fetch(_SET, ["restrict_nonsystem_relation_kind"], ["view, foreign-table"])
     await conn.execute("SET LOCAL row_security = off")  # a policy is an error, and not fewer rows
-    await _check_folded(conn)
     sequences = await conn.fetch(_SEQUENCES, schemas)
     tables = [_Table(**row) for row in await conn.fetch(_TABLES, schemas)]
-    saved = [await _count(conn, each) for each in tables if (each.schema, each.name) != KEY_TABLE]
+    counted = [each for each in tables if (each.schema, each.name) != KEY_TABLE]
+    if fresh is not None and await fresh.fetchval("SELECT rolsuper FROM pg_roles WHERE rolname = current_user"):
+        await fresh.fetch("SELECT FROM pg_namespace WHERE nspname = ANY ($1) FOR SHARE", schemas)  # none is renamed
+    async with _unchanged(conn, counted if fresh is not None else ()):
+        await _check_folded(fresh or conn, schemas)
+        saved = [await _count(conn, each) for each in counted]
     if is_whole:
         saved += await _large_objects(conn)
     admin = await conn.fetchrow(_ADMIN, schemas)
@@ -156,9 +179,28 @@ async def read_content(conn: asyncpg.Connection, schemas: Sequence[str], *, is_w
     )
 
 
-async def _check_folded(conn: asyncpg.Connection) -> None:
-    """To plan a query of a table is to call the functions that its indexes and statistics give constants to."""
-    for row in await conn.fetch(_FOLDED):
+@asynccontextmanager
+async def _unchanged(conn: asyncpg.Connection, tables: Sequence[_Table]) -> AsyncIterator[None]:
+    """None of `tables` gets an index, statistics or a partition within the block, which ends in a savepoint's end.
+
+    The planner sees what is committed now, and not the snapshot: an index made behind the look at them would be used.
+    """
+    locked = [f"{'ONLY ' * (not each.is_partitioned)}{each.sql_name}" for each in tables if each.may_lock]
+    if not locked:
+        yield
+        return
+    within = conn.transaction()
+    await within.start()
+    await conn.execute(f"LOCK TABLE {', '.join(locked)} IN SHARE UPDATE EXCLUSIVE MODE")
+    yield
+    await within.rollback()
+
+
+async def _check_folded(conn: asyncpg.Connection, schemas: Sequence[str]) -> None:
+    """To plan a query of a table is to call the functions that its indexes and statistics give constants to; to analyze
+    it is to call those of its columns' range types.
+    """
+    for row in await conn.fetch(_FOLDED, schemas):
         raise BackupFailed(
             f"{row['what']} calls {row['calls']}, which belongs to {row['whose']}: to count the rows of its table would"
             " call it as the admin user",
@@ -167,8 +209,7 @@ async def _check_folded(conn: asyncpg.Connection) -> None:
 
 
 async def _count(conn: asyncpg.Connection, table: _Table) -> SavedTable:
-    name = f"{quote_identifier(table.schema)}.{quote_identifier(table.name)}"
-    row = await conn.fetchrow(checksum_of(name, "ROW(r.*)::text", only=not table.is_partitioned))
+    row = await conn.fetchrow(checksum_of(table.sql_name, "ROW(r.*)::text", only=not table.is_partitioned))
     assert row is not None
     return SavedTable(schema=table.schema, name=table.name, rows=row["rows"], checksum=row["checksum"])
 

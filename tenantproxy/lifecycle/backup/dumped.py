@@ -13,7 +13,7 @@ import asyncpg
 from tenantproxy.config import Settings
 from tenantproxy.lifecycle.access import opened
 from tenantproxy.lifecycle.acting import let_read
-from tenantproxy.lifecycle.backup.content import KEY_TABLE, owners_in, read_content, snapshot_schemas
+from tenantproxy.lifecycle.backup.content import KEY_TABLE, owners_in, read_content, settle, snapshot_schemas
 from tenantproxy.lifecycle.backup.crypt import Recipients
 from tenantproxy.lifecycle.backup.manifest import BackupFile, Content
 from tenantproxy.lifecycle.backup.streams import saving
@@ -67,7 +67,9 @@ async def save_dump(
             snapshot = await conn.fetchval("SELECT pg_catalog.pg_export_snapshot()")
             migrations = await read_journal(conn, place.schema or "public")
             further = [tuple(await read_journal(conn, each)) for each in (schemas or ())[1:]]
-            content = await read_content(conn, named, is_whole=schemas is None)
+            async with opened(connect, place.server, place.database) as fresh, fresh.transaction():
+                await settle(fresh)
+                content = await read_content(conn, named, is_whole=schemas is None, fresh=fresh)
             command = [*dump_command(tools, schemas), f"--snapshot={snapshot}"]
             environment = child_environment(settings.servers[place.server], place.database)
             async with saving(folder / f"{DUMP}{'.age' if recipients else ''}", recipients) as sink:

@@ -37,7 +37,10 @@ _RIGHTS: Final = (
     "the admin user must read all of it: as a member of the role that owns it (GRANT ... TO ... WITH ADMIN OPTION), by"
     " GRANT SELECT, and where row security holds for the owner too by ALTER TABLE ... NO FORCE ROW LEVEL SECURITY"
 )
-_FAILURES: Final = (TenantProxyError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
+# ValueError: a name in the place that cannot be printed or read. It is that tenant's failure, and no other's.
+_FAILURES: Final = (
+    TenantProxyError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError, ValueError
+)  # fmt: skip
 
 
 class BackupWriter:
