@@ -59,7 +59,8 @@ def targets_of(settings: Settings, tenants: Iterable[Tenant]) -> list[SchemaPlac
     for tenant in tenants:
         place = tenant.placement
         if place.schema is not None:
-            schemas.setdefault((place.server, place.database), []).append(place.schema)
+            theirs = schemas.setdefault((place.server, place.database), [])
+            theirs += [place.schema, *tenant.systems.values()]
         if tenant.status in _LEFT_OUT:
             continue
         where: list[tuple[str, str | None]] = [(place.schema or "public", None)] if rules.folder else []

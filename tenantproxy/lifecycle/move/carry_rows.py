@@ -43,16 +43,20 @@ class _Pair:
         return f"{quote_identifier(self.shared.tenant_column.name)} = $1::text::{self.shared.tenant_column.type}"
 
 
-async def held_back(conn: asyncpg.Connection) -> list[str]:
+async def held_back(conn: asyncpg.Connection, own_roles: Sequence[str]) -> list[str]:
     """The shared tables of which the user of `conn` sees what policies show it, and not all."""
     active = "SELECT row_security_active($1::oid)"
-    return [f"{each.schema}.{each.name}" for each in await row_tables(conn) if await conn.fetchval(active, each.oid)]
+    return [
+        f"{each.schema}.{each.name}"
+        for each in await row_tables(conn, own_roles=own_roles)
+        if await conn.fetchval(active, each.oid)
+    ]
 
 
-async def has_rows(conn: asyncpg.Connection, tenant: str) -> str | None:
+async def has_rows(conn: asyncpg.Connection, tenant: str, own_roles: Sequence[str]) -> str | None:
     """A shared table in which the tenant has a row; None: none has."""
     await settle(conn)
-    for table in await row_tables(conn):
+    for table in await row_tables(conn, own_roles=own_roles):
         column, kind = quote_identifier(table.tenant_column.name), table.tenant_column.type
         query = f"SELECT EXISTS (SELECT FROM {table.source} WHERE {column} = $1::text::{kind})"
         if await conn.fetchval(query, tenant):
@@ -99,7 +103,9 @@ class RowCarrier:
             raise MoveFailed("its database has further schemas, which shared tables have no place for")
         theirs = {table.name: table for table in await read_tables(own, [schema])}
         pairs, lacking = [], []
-        for table in await row_tables(shared):
+        place = self._old if self._is_leaving else self._new
+        own_roles = await self._tools.roles_of_tenants(shared, place.server)
+        for table in await row_tables(shared, own_roles=own_roles):
             mine = theirs.pop(table.name, None)
             if mine is not None:
                 columns = self._carried(table, mine)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import AsyncExitStack
-from typing import Final
 
 import asyncpg
 
@@ -24,11 +23,8 @@ from tenantproxy.lifecycle.provisioner import (
     grant_access,
 )
 from tenantproxy.lifecycle.status.erase import erase_rows
+from tenantproxy.lifecycle.tenant_roles import schemas_of_tenants
 from tenantproxy.model import Isolation, Placement, TenantStatus, quote_identifier
-
-_SCHEMAS: Final = """
-SELECT schema FROM tenantproxy.tenants WHERE isolation = 'schema' AND coalesce(server, $1) = $2 AND database = $3
-"""
 
 __all__ = ["drop_owned", "finish_place", "make_place", "open_place", "remove_place", "slot_of"]
 
@@ -155,13 +151,12 @@ async def drop_owned(tools: MoveTools, owned: OwnedPlace) -> None:
 async def erase_shared(tools: MoveTools, place: Wanted) -> None:
     """Delete the tenant's rows from shared tables."""
     async with tools.opened(place.server, place.database) as conn:
-        own = await own_schemas(tools, place)
-        await erase_rows(conn, place.id, tools.settings.migrations.column, own_schemas=own)
-
-
-async def own_schemas(tools: MoveTools, place: Wanted) -> list[str]:
-    """Those of schema tenants in the database of `place`."""
-    main = tools.settings.main.server
-    async with tools.store.turn:
-        rows = await tools.main.fetch(_SCHEMAS, main, place.server, place.database)
-    return [row["schema"] for row in rows]
+        default = tools.settings.main.server
+        async with tools.store.turn:
+            schemas = await schemas_of_tenants(
+                tools.main, default=default, server=place.server, database=place.database
+            )
+        roles = await tools.roles_of_tenants(conn, place.server)
+        await erase_rows(
+            conn, place.id, tools.settings.migrations.column, own_schemas=schemas, own_roles=roles
+        )  # fmt: skip

@@ -230,7 +230,7 @@ async def _check(tools: MoveTools, old: Placement, new: Wanted) -> None:
 async def _check_seen(tools: MoveTools, shared: Placement | Wanted) -> None:
     """Policies must not hide the rows of shared tables from the admin user: it copies and counts them."""
     async with tools.opened(shared.server, shared.database) as conn:
-        if held := await held_back(conn):
+        if held := await held_back(conn, await tools.roles_of_tenants(conn, shared.server)):
             user = await conn.fetchval("SELECT current_user::text")
             problem = f"has tables whose rows row security hides from the admin user {user}: {', '.join(held)}"
             fix = "name a superuser, or a user with BYPASSRLS, in [servers.NAME.admin]; or move it by a backup"
@@ -241,7 +241,7 @@ async def _taken(tools: MoveTools, target: asyncpg.Connection, new: Wanted) -> l
     taken = []
     if new.isolation is Isolation.ROW:
         async with tools.opened(new.server, new.database) as inside:
-            if (table := await has_rows(inside, new.id)) is not None:
+            if (table := await has_rows(inside, new.id, await tools.roles_of_tenants(inside, new.server))) is not None:
                 taken.append(f"rows in {table}")
     elif new.isolation is Isolation.SCHEMA:
         async with tools.opened(new.server, new.database) as inside:

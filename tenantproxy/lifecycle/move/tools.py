@@ -15,6 +15,7 @@ from tenantproxy.lifecycle.change_store import ChangeStore
 from tenantproxy.lifecycle.move.state import MoveState
 from tenantproxy.lifecycle.provisioner import ConnectTo
 from tenantproxy.lifecycle.status.closing import PlaceDoor
+from tenantproxy.lifecycle.tenant_roles import roles_of_tenants
 from tenantproxy.model import Isolation, Placement
 
 __all__ = ["MAINTENANCE", "MoveFailed", "MoveOptions", "MoveTools", "Moved", "Told"]
@@ -70,6 +71,11 @@ class MoveTools:
     store: ChangeStore
     door: PlaceDoor
     told: Told = field(default=lambda state: None)
+
+    async def roles_of_tenants(self, conn: asyncpg.Connection, server: str) -> list[str]:
+        """Those of all tenants on `server`, to which `conn` is."""
+        async with self.store.turn:
+            return await roles_of_tenants(self.main, conn, default=self.settings.main.server, server=server)
 
     @asynccontextmanager
     async def opened(self, server: str, database: str) -> AsyncIterator[asyncpg.Connection]:

@@ -14,7 +14,9 @@ from tenantproxy.model import quote_identifier
 
 __all__ = ["erase_rows", "forget_tenant", "shared_tables"]
 
-_ISOLATED: Final = "SELECT relrowsecurity FROM pg_class WHERE oid = to_regclass($1)"
+_ISOLATED: Final = """
+SELECT relrowsecurity AND pg_get_userbyid(relowner) <> ALL ($2) FROM pg_class WHERE oid = to_regclass($1)
+"""
 _HELD: Final = """
 SELECT t FROM unnest($1::text[]) t JOIN pg_class c ON c.oid = to_regclass(t)
 WHERE row_security_active(c.oid) AND c.relforcerowsecurity AND pg_has_role(current_user, c.relowner, 'USAGE')
@@ -30,21 +32,27 @@ _KNOWN: Final = (
 )
 
 
-async def shared_tables(conn: asyncpg.Connection, column: str, *, own_schemas: Sequence[str]) -> list[str]:
-    """The tables of row tenants: those with `column` that row security guards, outside the schemas of other tenants."""
+async def shared_tables(
+    conn: asyncpg.Connection, column: str, *, own_schemas: Sequence[str], own_roles: Sequence[str] = ()
+) -> list[str]:
+    """The tables of row tenants: those with `column` that row security guards, outside the schemas of other tenants.
+
+    `own_roles`: other tenants'. To delete from a table of theirs would be to run their triggers.
+    """
     found = await tables_with(conn, column, outside=own_schemas)
-    return [name for name in found if await conn.fetchval(_ISOLATED, name)]
+    return [name for name in found if await conn.fetchval(_ISOLATED, name, own_roles)]
 
 
 async def erase_rows(
-    conn: asyncpg.Connection, tenant: str, column: str, *, own_schemas: Sequence[str]
+    conn: asyncpg.Connection, tenant: str, column: str, *, own_schemas: Sequence[str], own_roles: Sequence[str] = ()
 ) -> Mapping[str, int]:
-    """Delete the tenant's rows from all shared tables, by table; all or none.
+    """Delete the tenant's rows from all shared tables, by table; all or none. `own_schemas`, `own_roles`: those of
+    tenants that have a place of their own in this database.
 
     One statement, so that foreign keys between them are looked at when all are gone. Raises TenantProxyError where the
     user of `conn` sees the rows of one tenant alone, and is not their owner.
     """
-    tables = await shared_tables(conn, column, own_schemas=own_schemas)
+    tables = await shared_tables(conn, column, own_schemas=own_schemas, own_roles=own_roles)
     if not tables:
         return {}
     name = quote_identifier(column)

@@ -27,6 +27,7 @@ from tenantproxy.lifecycle.status.entry import change_status, look_up
 from tenantproxy.lifecycle.status.erase import erase_rows, forget_tenant
 from tenantproxy.lifecycle.status.older import moment_of, until_none_is_older
 from tenantproxy.lifecycle.status.removal_state import REMOVAL, RemovalEvent, RemovalState
+from tenantproxy.lifecycle.tenant_roles import roles_of_tenants, schemas_of_tenants
 from tenantproxy.model import Isolation, Tenant, TenantStatus
 
 __all__ = ["Removal"]
@@ -35,9 +36,6 @@ PATIENCE: Final = 10.0
 """Seconds for transactions to end that began before a row tenant was fenced."""
 
 _MAINTENANCE: Final = "postgres"
-_SCHEMAS: Final = """
-SELECT schema FROM tenantproxy.tenants WHERE isolation = 'schema' AND coalesce(server, $1) = $2 AND database = $3
-"""
 _IS_THERE: Final = {
     Isolation.DATABASE: "SELECT true FROM pg_database WHERE datname = $1",
     Isolation.SCHEMA: "SELECT true FROM pg_namespace WHERE nspname = $1",
@@ -137,12 +135,17 @@ class Removal:
     async def _erase(self, change: TenantChange) -> None:
         place = change.wanted
         await until_none_is_older(self._settings, self._connect, place, patience=PATIENCE)
-        async with self._store.turn:
-            rows = await self._main.fetch(_SCHEMAS, self._settings.main.server, place.server, place.database)
+        default = self._settings.main.server
         async with self._opened(place.server, place.database) as conn:
-            own = [row["schema"] for row in rows]
+            async with self._store.turn:
+                schemas = await schemas_of_tenants(
+                    self._main, default=default, server=place.server, database=place.database
+                )
+                roles = await roles_of_tenants(self._main, conn, default=default, server=place.server)
             # Its fence stays: nothing is written under this name again.
-            await erase_rows(conn, place.id, self._settings.migrations.column, own_schemas=own)
+            await erase_rows(
+                conn, place.id, self._settings.migrations.column, own_schemas=schemas, own_roles=roles
+            )  # fmt: skip
 
     async def _end(self, change: TenantChange) -> TenantChange:
         async def entry_gone(conn: asyncpg.Connection) -> None:
