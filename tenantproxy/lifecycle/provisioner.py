@@ -44,7 +44,8 @@ Connect = Callable[[str], Awaitable[asyncpg.Connection]]
 ConnectTo = Callable[[str, str], Awaitable[asyncpg.Connection]]
 """Opens a connection to a database (the second) of a server with the server's admin credentials."""
 
-_TRIES: Final = 20  # to change the grants of a database that others change
+_TRIES: Final = 50
+_PAUSE: Final = 0.05  # seconds between them, at most
 # Functions that reach other sessions or run SQL from text, open to PUBLIC by default. pg_stat_get_backend_activity and
 # its like show the statements of other sessions of the same role; pg_prepared_statement those of its former tenants.
 _OPEN_FUNCTIONS: Final = """
@@ -56,6 +57,7 @@ WHERE pronamespace = 'pg_catalog'::regnamespace AND prokind = 'f'
        OR proname LIKE 'pg\\_stat\\_get\\_backend\\_%')
   AND EXISTS (SELECT FROM aclexplode(coalesce(proacl, acldefault('f', proowner))) WHERE grantee = 0)
 """
+_HAS_KEEPER: Final = "SELECT true FROM pg_roles WHERE rolname = 'tenantproxy_keeper'"
 _KEEPER_SEES_PREPARED: Final = (  # by a grant of its own, and not only as long as PUBLIC does
     "SELECT EXISTS (SELECT FROM pg_proc p, aclexplode(p.proacl) a JOIN pg_roles r ON r.oid = a.grantee"
     " WHERE p.oid = 'pg_catalog.pg_prepared_statement()'::regprocedure AND r.rolname = 'tenantproxy_keeper')"
@@ -125,12 +127,12 @@ async def close_database(conn: asyncpg.Connection, database: str, *, roles: Sequ
 
 
 async def change_grants(conn: asyncpg.Connection, sql: str) -> None:
-    """GRANT or REVOKE on a database that several tenants share, again where another change came first.
+    """GRANT or REVOKE on a database that several tenants share; one change after the other.
 
-    PostgreSQL lets the second of two at once wait for the first, and refuses it then ("tuple concurrently updated",
-    XX000). No advisory lock: any tenant of the database could hold it.
+    PostgreSQL refuses the second of two at once ("tuple concurrently updated", XX000) behind the first one's end: then
+    it is done again. No advisory lock: each tenant of that database could hold it.
     """
-    for left in reversed(range(_TRIES)):
+    for left in range(_TRIES, -1, -1):
         try:
             async with conn.transaction():
                 await conn.execute(sql)
@@ -138,7 +140,7 @@ async def change_grants(conn: asyncpg.Connection, sql: str) -> None:
         except asyncpg.InternalServerError:
             if not left:
                 raise
-            await asyncio.sleep(random.uniform(0.0, 0.05))
+            await asyncio.sleep(random.uniform(0, _PAUSE))
 
 
 async def close_maintenance(conn: asyncpg.Connection) -> None:
@@ -175,6 +177,8 @@ async def close_functions(conn: asyncpg.Connection) -> bool:
     """
     if not await conn.fetchval("SELECT rolsuper FROM pg_roles WHERE rolname = current_user"):
         return False
+    if await conn.fetchval(_HAS_KEEPER) and not await functions_closing(conn):
+        return True  # and no lock is taken, which a tenant of this database could hold
     async with alone(conn, 5.0):
         await ensure_keeper(conn)
         for statement in await functions_closing(conn):

@@ -145,7 +145,7 @@ async def drop_owned(tools: MoveTools, owned: OwnedPlace) -> None:
     async with tools.opened(place.server, MAINTENANCE) as conn:
         if place.isolation is Isolation.DATABASE:
             await places.drop_database(conn, temporary_name(place.mark), owned.database, final=place.database)
-        await places.drop_role(conn, place)
+        await places.drop_role(conn, place, lambda database: tools.connect(place.server, database))
 
 
 async def erase_shared(tools: MoveTools, place: Wanted) -> None:

@@ -23,6 +23,7 @@ __all__ = ["StructurePlace", "check_movable", "copy_journal", "dump", "rename_sc
 _META: Final = re.compile(r"^\\(?:un)?restrict .*$", re.M)  # for psql alone
 _OF_SCHEMA: Final = re.compile(r"^(?:CREATE SCHEMA|COMMENT ON SCHEMA) .*;$", re.M)
 _OURS: Final = ("tenantproxy", "tenantproxy_migrations")
+_LOCK_WAIT: Final = 30_000  # ms, as a backup waits
 _EXTENSIONS: Final = "SELECT extname::text FROM pg_extension WHERE extname <> 'plpgsql' ORDER BY 1"
 _NAMED: Final = """
 SELECT p.oid::regprocedure::text FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang
@@ -54,7 +55,8 @@ async def dump(settings: Settings, conn: asyncpg.Connection, place: StructurePla
     out = [f"--exclude-schema={name}" for name in _OURS] if place.schema is None else []
     command = [
         tools.pg_dump, f"--section={section}", "--no-owner", "--no-privileges", "--no-publications",
-        "--no-subscriptions", "--no-tablespaces", "--no-security-labels", *which, *out,
+        "--no-subscriptions", "--no-tablespaces", "--no-security-labels", f"--lock-wait-timeout={_LOCK_WAIT}",
+        *which, *out,
     ]  # fmt: skip
     text = await run_tool(
         command, child_environment(settings.servers[place.server], place.database), stdout=asyncio.subprocess.PIPE

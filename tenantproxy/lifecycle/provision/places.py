@@ -14,7 +14,7 @@ import asyncpg
 from tenantproxy.errors import ConfigurationError, Problem
 from tenantproxy.lifecycle.acting import act_for
 from tenantproxy.lifecycle.provision.wanted import Wanted
-from tenantproxy.lifecycle.provisioner import change_grants, create_closed, ensure_role
+from tenantproxy.lifecycle.provisioner import Connect, change_grants, create_closed, ensure_role
 from tenantproxy.model import quote_identifier
 
 __all__ = [
@@ -29,9 +29,17 @@ __all__ = [
     "name_database",
 ]
 
+_PATIENCE: Final = "30s"
 _ROLE: Final = "SELECT shobj_description(oid, 'pg_authid') FROM pg_roles WHERE rolname = $1"
+_GRANTED: Final = """
+SELECT coalesce(d.datname::text, current_database()) FROM pg_shdepend s LEFT JOIN pg_database d ON d.oid = s.dbid
+WHERE s.refclassid = 'pg_authid'::regclass AND s.refobjid = (SELECT oid FROM pg_roles WHERE rolname = $1)
+  AND (s.dbid = 0 OR d.datallowconn)
+GROUP BY 1 HAVING bool_and(s.deptype <> 'o')
+"""
 _SCHEMA: Final = (
-    "SELECT oid, nspname::text AS name, obj_description(oid, 'pg_namespace') AS sign FROM pg_namespace"
+    "SELECT oid, nspname::text AS name, obj_description(oid, 'pg_namespace') AS sign,"
+    " pg_get_userbyid(nspowner)::text AS owner FROM pg_namespace"
     " WHERE oid = $1 OR nspname = $2 ORDER BY oid = $1 DESC NULLS LAST LIMIT 1"
 )
 
@@ -48,10 +56,23 @@ async def make_role(conn: asyncpg.Connection, wanted: Wanted, password: str) -> 
         await conn.execute(f"COMMENT ON ROLE {name} IS '{wanted.sign}'")
 
 
-async def drop_role(conn: asyncpg.Connection, wanted: Wanted) -> None:
-    """Its role, if it is this saga's. What it may reach elsewhere must be gone before."""
-    if wanted.role is not None and await conn.fetchval(_ROLE, wanted.role) == wanted.sign:
-        await conn.execute(f"DROP ROLE {quote_identifier(wanted.role)}")
+async def drop_role(conn: asyncpg.Connection, wanted: Wanted, connect: Connect) -> None:
+    """Its role, if it is this saga's, with what others granted it. What it owns elsewhere must be gone before.
+
+    `conn`: of a maintenance database; `connect` opens others of that server. Each owner of a table may grant it to any
+    role, and would keep that from being dropped.
+    """
+    if wanted.role is None or await conn.fetchval(_ROLE, wanted.role) != wanted.sign:
+        return
+    role = quote_identifier(wanted.role)
+    for row in await conn.fetch(_GRANTED, wanted.role):
+        inside = await connect(row[0])
+        try:
+            await act_for(inside, [wanted.role])
+            await inside.execute(f"DROP OWNED BY {role}")  # it owns nothing there: rights, and names in policies
+        finally:
+            await inside.close()
+    await conn.execute(f"DROP ROLE {role}")
 
 
 async def make_database(conn: asyncpg.Connection, temporary: str, template: str | None) -> int:
@@ -90,6 +111,8 @@ async def drop_database(conn: asyncpg.Connection, temporary: str, oid: int | Non
     """The database `oid`, when it has one of its two names; without an `oid` the one called `temporary`."""
     name = temporary if oid is None else await _database(conn, oid)
     if name is not None and name in (temporary, final):
+        if await conn.fetchval("SELECT datistemplate FROM pg_database WHERE datname = $1", name):  # by its owner
+            await conn.execute(f"ALTER DATABASE {quote_identifier(name)} IS_TEMPLATE false")
         await conn.execute(f"DROP DATABASE IF EXISTS {quote_identifier(name)} WITH (FORCE)")
 
 
@@ -112,12 +135,17 @@ async def make_schema(conn: asyncpg.Connection, wanted: Wanted, schema: str, oid
 async def drop_schemas(conn: asyncpg.Connection, wanted: Wanted, oid: int | None) -> None:
     """Its schemas with all that is in them, and what its role was granted on the shared database."""
     async with conn.transaction():
+        await conn.execute(f"SET LOCAL lock_timeout = '{_PATIENCE}'")  # a prepared transaction may hold its tables
+        # Who owns a schema may take its sign away.
+        role = wanted.role if wanted.role and await conn.fetchval(_ROLE, wanted.role) == wanted.sign else None
         for name, known in ((wanted.schema, oid), *((schema, None) for _, schema in wanted.systems)):
             found = await conn.fetchrow(_SCHEMA, known, name)
-            if found is not None and (found["oid"] == known or found["sign"] == wanted.sign):
+            if found is not None and (
+                found["oid"] == known or found["sign"] == wanted.sign or found["owner"] == role
+            ):  # fmt: skip
                 await conn.execute(f"DROP SCHEMA {quote_identifier(found['name'])} CASCADE")
-        if wanted.role is not None and await conn.fetchval(_ROLE, wanted.role) == wanted.sign:
-            await _release(conn, wanted.role, wanted.database)
+        if role is not None:
+            await _release(conn, role, wanted.database)
 
 
 async def _release(conn: asyncpg.Connection, role: str, database: str) -> None:

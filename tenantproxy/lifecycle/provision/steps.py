@@ -228,7 +228,7 @@ class Steps:
             async with self._maintenance(wanted.server) as conn:
                 if wanted.isolation is Isolation.DATABASE:
                     await places.drop_database(conn, saga.temporary, saga.database, final=wanted.database)
-                await places.drop_role(conn, wanted)
+                await places.drop_role(conn, wanted, lambda database: self._connect(wanted.server, database))
 
     # --- for the stock -----------------------------------------------------------------------------------------------
     async def make_stocked(self, server: str, mark: str) -> int:

@@ -127,7 +127,7 @@ class Removal:
                 await places.drop_database(conn, temporary_name(wanted.mark), change.database, final=wanted.database)
                 if await conn.fetchval(_IS_THERE[Isolation.DATABASE], wanted.database):
                     left.append(f"database {wanted.database}")
-            await places.drop_role(conn, wanted)
+            await places.drop_role(conn, wanted, lambda database: self._connect(wanted.server, database))
             if await conn.fetchval("SELECT true FROM pg_roles WHERE rolname = $1", wanted.role):
                 left.append(f"role {wanted.role}")
         return left
