@@ -49,7 +49,7 @@ def access_statements(
             continue  # how pg_restore sets its session; here it is set
         if words[0] not in ("GRANT", "REVOKE") and words[:3] != ["ALTER", "DEFAULT", "PRIVILEGES"]:
             raise BackupDamaged("an entry of access in the dump does more than grant and revoke")
-        if "PG_CATALOG" in words:
+        if _is_postgresqls(words):
             continue
         named = {place: _role(tokens[place]) for place in _roles_at(words)}
         missing = [name for name in named.values() if name is not None and roles.get(name, name) not in known]
@@ -84,8 +84,8 @@ def owner_statements(text: str, *, roles: Mapping[str, str], schemas: Mapping[st
 
 def _rename(tokens: list[str], words: list[str], schemas: Mapping[str, str]) -> None:
     for place in _schemas_at(words):
-        name = plain_name(tokens[place])
-        tokens[place] = quote_identifier(schemas.get(name, name))
+        if (now := schemas.get(plain_name(tokens[place]))) is not None:
+            tokens[place] = quote_identifier(now)
 
 
 def _roles_at(words: list[str]) -> Iterator[int]:
@@ -96,6 +96,12 @@ def _roles_at(words: list[str]) -> Iterator[int]:
     for place, pair in enumerate(itertools.pairwise(words)):
         if pair in (("FOR", "ROLE"), ("GRANTED", "BY")):
             yield place + 2
+
+
+def _is_postgresqls(words: list[str]) -> bool:
+    """Whether it is about what PostgreSQL has; an argument of a function may be called so too."""
+    on = words.index("ON") if "ON" in words else 0
+    return "PG_CATALOG" in words[on + 1 : on + 4] and "." in words[on + 2 : on + 5]
 
 
 def _schemas_at(words: list[str]) -> Iterator[int]:
