@@ -48,7 +48,7 @@ async def test_a_literal_now_is_the_time_of_each_request_and_client(lasting: Wor
         told = []
         for _ in range(3):
             told.append((await house.ask(NOW, tenant=OWN)).value)
-            where = {"host": "127.0.0.1", "port": house.port.number, "database": OWN, "ssl": False}
+            where: dict[str, Any] = {"host": "127.0.0.1", "port": house.port.number, "database": OWN, "ssl": False}
             conn = await asyncpg.connect(**where, user="all", password=PASSWORD)
             told.append(await conn.fetchval(NOW))
             await conn.close()

@@ -1,0 +1,356 @@
+"""A hostile tenant owns its schema or database: does what it makes there reach the admin user or its neighbours?"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import asyncpg
+import pytest
+
+from tenantproxy import ConfigurationError, Router
+from tenantproxy.config import Settings
+from tenantproxy.embedded import EmbeddedPostgres
+from tenantproxy.lifecycle.access import admin_connection
+from tenantproxy.lifecycle.backup import (
+    BackupFailed,
+    BackupWriter,
+    backup_tenant,
+    begin_run,
+    content,
+    restore_backup,
+    run_all,
+    verify_backup,
+)
+from tenantproxy.lifecycle.migrate import Migrator, targets_of
+from tenantproxy.lifecycle.move import MoveOptions, Mover
+from tenantproxy.lifecycle.provision import Provisioner, Wanted, wanted
+from tenantproxy.lifecycle.status import delete
+from tenantproxy.model import Isolation, Tenant, TenantStatus
+from tests.support.database import Database
+from tests.support.lasting import lasting as kept
+from tests.support.waiting import until
+from tests.support.world import World, a_world
+
+NAMES: Final = (f"o{number}" for number in itertools.count())
+# Raises where the session could become a superuser's, which RESET ROLE or SET ROLE NONE would do.
+CANARY: Final = """
+CREATE FUNCTION {schema}.canary() RETURNS void LANGUAGE plpgsql AS $$BEGIN
+  IF (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = session_user) THEN
+    RAISE 'ran as %', session_user;
+  END IF;
+END$$;
+CREATE FUNCTION {schema}.soft(int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS
+  'BEGIN PERFORM {schema}.canary(); RETURN $1; END';
+CREATE FUNCTION {schema}.fires() RETURNS trigger LANGUAGE plpgsql AS
+  'BEGIN PERFORM {schema}.canary(); RETURN NEW; END';
+CREATE FUNCTION {schema}.holds(text) RETURNS bool LANGUAGE plpgsql AS
+  'BEGIN PERFORM {schema}.canary(); RETURN true; END';
+CREATE FUNCTION {schema}.apart(int, int) RETURNS float8 LANGUAGE plpgsql IMMUTABLE AS
+  'BEGIN PERFORM {schema}.canary(); RETURN 1; END';
+"""
+
+
+@asynccontextmanager
+async def own_world() -> AsyncIterator[World]:
+    async with EmbeddedPostgres(version=18, durable=False, max_connections=60) as server:
+        async with a_world(server, rows=1, schemas=1, databases=0) as world:
+            yield world
+
+
+@pytest.fixture(scope="module")
+def house() -> Iterator[World]:
+    with kept(own_world()) as world:
+        yield world
+
+
+@pytest.fixture
+def settings(house: World, tmp_path: Path) -> Settings:
+    return settings_of(house, tmp_path)
+
+
+def settings_of(house: World, folder: Path, **more: Any) -> Settings:
+    backup = {"folder": str(folder / "saved")}
+    provision = {"shared_database": house.shared.name, **more.pop("provision", {})}
+    return house.settings(registry="postgres", backup=backup, provision=provision, **more)
+
+
+@asynccontextmanager
+async def an_owner(
+    house: World, settings: Settings, kind: Isolation
+) -> AsyncIterator[tuple[Wanted, Tenant, asyncpg.Connection]]:
+    """A tenant whose role owns its schemas, or its database; a session of that role. It is gone behind the block."""
+    name = next(NAMES)  # one that was deleted is not given again
+    async with Provisioner(settings).open() as making:
+        want = (await making.create(wanted(settings, name, isolation=kind))).wanted
+    tenant = want.tenant(TenantStatus.ACTIVE)
+    async with house.database(tenant).connect() as admin:
+        if kind is Isolation.DATABASE:
+            await admin.execute(f'ALTER DATABASE "{want.database}" OWNER TO "{want.role}"')
+        else:
+            for schema in (want.schema, *dict(want.systems).values()):
+                await admin.execute(f'ALTER SCHEMA "{schema}" OWNER TO "{want.role}"')
+    try:
+        async with house.as_role_of(tenant) as conn:
+            schema = want.schema or "public"
+            await conn.execute(f"SET search_path = {schema}")
+            await conn.execute(CANARY.format(schema=schema))
+            yield want, tenant, conn
+    finally:
+        async with house.main.connect() as main:
+            there = await main.fetchval("SELECT true FROM tenantproxy.tenants WHERE id = $1", name)
+        if there:
+            await delete(settings, name, grace_days=0, no_backup=True)
+
+
+async def test_a_role_that_is_set_for_a_database_runs_nothing_of_its_owner_as_the_admin_user(
+    house: World, tmp_path: Path
+) -> None:
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "1_x.sql").write_text("INSERT INTO things DEFAULT VALUES")
+    settings = settings_of(house, tmp_path)
+    newer = settings_of(house, tmp_path, migrations={"folder": str(tmp_path / "files")})
+    async with an_owner(house, settings, Isolation.DATABASE) as (want, tenant, conn):
+        await conn.execute(
+            "CREATE TABLE things (n int); INSERT INTO things VALUES (1); CREATE INDEX ON things ((n + soft(1)));"
+            " CREATE TRIGGER fires BEFORE INSERT ON things FOR EACH ROW EXECUTE FUNCTION fires()"
+        )
+        await conn.execute(f"ALTER DATABASE \"{want.database}\" SET role = '{want.role}'")
+        await conn.execute(f'ALTER DATABASE "{want.database}" SET default_transaction_read_only = on')
+        async with admin_connection(settings, "primary", want.database) as admin:
+            assert await admin.fetchval("SELECT current_user = session_user")
+            assert await admin.fetchval("SHOW transaction_read_only") == "off"
+        with pytest.raises(BackupFailed, match=r"things_expr_idx calls public\.soft\(integer\), which belongs to"):
+            await backup_tenant(settings, tenant)
+        migrator = Migrator(newer)
+        migrator.read()
+        (outcome,) = await migrator.run(targets_of(newer, [tenant]))
+        await migrator.close()
+        assert "the tenant's own role" in (outcome.error or "")
+        async with house.main.connect() as main:
+            await main.execute("DELETE FROM tenantproxy.migration_runs")
+
+
+async def test_an_index_that_is_made_while_a_backup_waits_for_its_table_is_seen(
+    house: World, settings: Settings
+) -> None:
+    async with an_owner(house, settings, Isolation.SCHEMA) as (_, tenant, conn), house.shared.connect() as looking:
+        await conn.execute("CREATE TABLE things (n int); INSERT INTO things VALUES (1)")
+        await conn.execute("BEGIN; LOCK TABLE things IN ACCESS EXCLUSIVE MODE")
+        saving = asyncio.create_task(backup_tenant(settings, tenant))
+
+        async def waits() -> bool:
+            return bool(await looking.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"))
+
+        await until(waits, "a backup that waits for the table")
+        await conn.execute("CREATE INDEX ON things ((n + soft(1))); COMMIT")
+        with pytest.raises(BackupFailed, match=r"things_expr_idx calls .*soft\(integer\), which belongs to"):
+            await saving
+
+
+async def test_a_range_type_whose_values_are_told_apart_by_its_owner_is_not_saved(
+    house: World, settings: Settings
+) -> None:
+    """ANALYZE calls that function as the owner of the table, which is the admin user while a backup is tried."""
+    async with an_owner(house, settings, Isolation.SCHEMA) as (_, tenant, conn):
+        await conn.execute("CREATE TYPE odd AS RANGE (subtype = int4, subtype_diff = apart)")
+        with pytest.raises(BackupFailed, match=r"odd calls .*apart\(integer,integer\), which belongs to"):
+            await backup_tenant(settings, tenant)
+
+
+async def test_what_an_owner_makes_stops_no_backup_but_its_own(
+    house: World, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(content._SETTINGS, "lock_timeout", "500ms")
+    others = ["schema1", "row1"]
+    async with an_owner(house, settings, Isolation.SCHEMA) as (want, tenant, conn):
+        tenants: dict[str, Tenant] = {want.id: tenant, **{each.id: each for each in house.tenants}}
+
+        async def failed() -> dict[str, str | None]:
+            writer = BackupWriter(settings)
+            async with writer.open(), begin_run(writer.folder, [want.id, *others]) as run:
+                return {each.tenant: each.error for each in await run_all(settings, writer, run, tenants)}
+
+        await conn.execute('CREATE TABLE "a\nb" (n int); INSERT INTO "a\nb" VALUES (1)')
+        assert await failed() == {want.id: None, "schema1": None, "row1": None}
+        await conn.execute('CREATE INDEX later ON "a\nb" ((n + soft(1)))')
+        assert {name for name, error in (await failed()).items() if error} == {want.id}
+        await conn.execute('DROP INDEX later; BEGIN; LOCK TABLE "a\nb" IN ACCESS EXCLUSIVE MODE')
+        assert {name for name, error in (await failed()).items() if error} == {want.id}
+        await conn.execute("ROLLBACK")
+
+
+async def test_a_table_that_looks_like_a_shared_one_is_not_touched_for_a_row_tenant(
+    house: World, tmp_path: Path
+) -> None:
+    settings = settings_of(house, tmp_path, provision={"systems": ["crm"]})
+    async with an_owner(house, settings, Isolation.SCHEMA) as (want, _, conn):
+        crm = dict(want.systems)["crm"]
+        await conn.execute(
+            f"CREATE DOMAIN whose AS text CHECK ({want.schema}.holds(VALUE));"
+            " CREATE TABLE looks (tenant_id whose); INSERT INTO looks VALUES ('x');"
+            " ALTER TABLE looks ENABLE ROW LEVEL SECURITY; CREATE POLICY tenantproxy ON looks USING (tenant_id = 'x');"
+            f" CREATE TABLE {crm}.looks (tenant_id text); ALTER TABLE {crm}.looks ENABLE ROW LEVEL SECURITY;"
+            f" CREATE TRIGGER fires BEFORE DELETE ON {crm}.looks FOR EACH STATEMENT EXECUTE FUNCTION fires()"
+        )
+        async with Provisioner(settings).open() as making:
+            for name in ("moved", "deleted"):
+                await making.create(wanted(settings, name, isolation=Isolation.ROW))
+        await delete(settings, "deleted", grace_days=0, no_backup=True)
+        plain = settings_of(house, tmp_path)
+        async with Mover(plain).open() as mover:
+            await mover.move("moved", MoveOptions(isolation=Isolation.SCHEMA))
+            assert (await mover.plan("moved", MoveOptions(isolation=Isolation.ROW))).isolation is Isolation.ROW
+        await delete(settings, "moved", grace_days=0, no_backup=True)
+
+
+async def test_nothing_that_an_owner_does_keeps_a_tenant_from_being_deleted(house: World, tmp_path: Path) -> None:
+    settings = settings_of(house, tmp_path, provision={"systems": ["crm"]})
+    async with an_owner(house, settings, Isolation.DATABASE) as (want, _, conn):
+        async with an_owner(house, settings, Isolation.SCHEMA) as (victim, _, own):
+            await conn.execute(f'CREATE TABLE things (n int); GRANT SELECT ON things TO "{victim.role}"')
+            await conn.execute(f'CREATE POLICY p ON things TO "{victim.role}" USING (true)')
+            await conn.execute(f'GRANT CONNECT ON DATABASE "{want.database}" TO "{victim.role}"')
+            crm = dict(victim.systems)["crm"]
+            async with house.shared.connect() as admin:
+                await admin.execute(f"CREATE TABLE {crm}.of_a_migration (n int)")
+            await own.execute(f"COMMENT ON SCHEMA {crm} IS NULL")
+        await conn.execute(f'ALTER DATABASE "{want.database}" IS_TEMPLATE true')
+    async with house.shared.connect() as admin:
+        names = f"SELECT count(*) FROM {{}} WHERE {{}} ~ '({want.id}|{victim.id})'"
+        assert await admin.fetchval(names.format("pg_roles", "rolname")) == 0
+        assert await admin.fetchval(names.format("pg_namespace", "nspname")) == 0
+        assert await admin.fetchval(names.format("pg_database", "datname")) == 0
+
+
+LOCKS: Final = ("tenantproxy grants on ' || current_database() || '", "tenantproxy install")
+
+
+async def test_locks_that_a_tenant_holds_stop_no_other_from_being_made(house: World, settings: Settings) -> None:
+    async with an_owner(house, settings, Isolation.SCHEMA) as (_, _, conn):
+        for lock in LOCKS:
+            await conn.execute(f"SELECT pg_advisory_lock(hashtextextended('{lock}', 0))")
+        async with asyncio.timeout(10), an_owner(house, settings, Isolation.SCHEMA):
+            pass
+
+
+ODD: Final = r"""
+CREATE SCHEMA "o
+""dd\restrict y";
+CREATE TABLE "o
+""dd\restrict y"."t -- Name: z; Type: ACL" (n serial, "a.b" text);
+INSERT INTO "o
+""dd\restrict y"."t -- Name: z; Type: ACL" ("a.b") VALUES (E'\\.\n\\.');
+CREATE FUNCTION "o
+""dd\restrict y"."f $x$ ;"(schema int, pg_catalog int) RETURNS text LANGUAGE sql AS $q$
+  SELECT $x$ $b$ ; \restrict $x$ $q$;
+REVOKE ALL ON FUNCTION "o
+""dd\restrict y"."f $x$ ;" FROM PUBLIC;
+COMMENT ON FUNCTION "o
+""dd\restrict y"."f $x$ ;" IS E'\n\\connect postgres\n\\! id\n-- Name: x; Type: EVENT TRIGGER; Schema: -; Owner: x';
+CREATE DOMAIN positive AS int CHECK (VALUE > 0);
+CREATE TABLE kinds (a positive, b int, g int GENERATED ALWAYS AS (b * 2) STORED);
+INSERT INTO kinds VALUES (1, 2);
+CREATE STATISTICS many ON a, b FROM kinds;
+CREATE RULE never AS ON UPDATE TO kinds WHERE new.b < 0 DO INSTEAD NOTHING;
+CREATE OPERATOR === (LEFTARG = int, RIGHTARG = int, FUNCTION = int4eq);
+CREATE TEXT SEARCH DICTIONARY plain (TEMPLATE = simple);
+CREATE TEXT SEARCH CONFIGURATION words (COPY = pg_catalog.english);
+CREATE CONVERSION conv FOR 'LATIN1' TO 'UTF8' FROM iso8859_1_to_utf8;
+CREATE COLLATION plainly (provider = libc, locale = 'C');
+ALTER DEFAULT PRIVILEGES REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC;
+"""
+FOUND: Final = r"""
+SELECT 'operator', oprname::text FROM pg_operator WHERE oid > 16383 UNION ALL
+SELECT 'dictionary', dictname FROM pg_ts_dict WHERE oid > 16383 UNION ALL
+SELECT 'configuration', cfgname FROM pg_ts_config WHERE oid > 16383 UNION ALL
+SELECT 'conversion', conname FROM pg_conversion WHERE oid > 16383 UNION ALL
+SELECT 'collation', collname FROM pg_collation WHERE oid > 16383 UNION ALL
+SELECT 'statistics', stxname FROM pg_statistic_ext UNION ALL
+SELECT 'rule', rulename FROM pg_rewrite WHERE rulename = 'never' UNION ALL
+SELECT 'schema', nspname FROM pg_namespace WHERE oid > 16383 UNION ALL
+SELECT 'comment', description FROM pg_description WHERE objoid > 16383 UNION ALL
+SELECT 'default', defaclobjtype::text FROM pg_default_acl WHERE defaclnamespace = 0 UNION ALL
+SELECT 'closed', p.prosrc FROM pg_proc p WHERE proname LIKE 'f %'
+  AND NOT has_function_privilege('public', p.oid, 'EXECUTE') UNION ALL
+SELECT 'rows', (SELECT count(*) FROM public.kinds)::text
+"""
+
+
+async def test_what_is_odd_comes_back_as_it_was(house: World, settings: Settings) -> None:
+    async with an_owner(house, settings, Isolation.DATABASE) as (want, tenant, conn):
+        await conn.execute(ODD)
+        saved = await verify_backup(settings, await backup_tenant(settings, tenant))
+        again = (await restore_backup(settings, saved, as_id="again")).saga.wanted
+        found = []
+        for name in (want.database, again.database):
+            async with Database(server=house.server, name=name).connect() as admin:
+                found.append(sorted(tuple(row) for row in await admin.fetch(FOUND)))
+        assert found[0] == found[1]
+        assert {kind for kind, _ in found[0]} >= {"closed", "comment", "statistics", "rule", "operator", "default"}
+        await delete(settings, "again", grace_days=0, no_backup=True)
+
+
+async def test_a_row_tenant_is_served_whatever_a_neighbour_makes_in_its_own_schema(
+    house: World, settings: Settings
+) -> None:
+    async with an_owner(house, settings, Isolation.SCHEMA) as (want, _, conn):
+        await conn.execute("CREATE TABLE projects (tenant_id text, name text); GRANT ALL ON projects TO PUBLIC")
+        await conn.execute(f"CREATE FUNCTION {want.schema}.lower(varchar) RETURNS text LANGUAGE sql AS 'SELECT $1'")
+        async with Router(settings) as router:
+            assert await router.tenant("row1").fetchval("SELECT count(*) FROM projects") == 3
+            assert await router.tenant("schema1").fetchval("SELECT count(*) FROM projects") == 3
+
+
+FORBIDDEN: Final = (
+    "CREATE PUBLICATION p FOR ALL TABLES",
+    "CREATE SUBSCRIPTION s CONNECTION 'host=127.0.0.1' PUBLICATION p WITH (connect = false)",
+    "SELECT pg_create_logical_replication_slot('s', 'pgoutput')",
+    "CREATE TABLESPACE t LOCATION '/tmp'",
+    "CREATE EVENT TRIGGER e ON ddl_command_end EXECUTE FUNCTION fires()",
+    "CREATE EXTENSION dblink",
+    "CREATE FOREIGN DATA WRAPPER w",
+    "CREATE TYPE shell",
+    "CREATE CAST (int AS text) WITH FUNCTION holds(text)",
+    "SELECT lo_create(0)",
+    "ALTER ROLE CURRENT_USER SUPERUSER",
+    "CREATE FUNCTION c() RETURNS int LANGUAGE c AS 'x'",
+)
+
+
+async def test_an_owner_makes_nothing_that_reaches_out_of_its_database(house: World, settings: Settings) -> None:
+    async with an_owner(house, settings, Isolation.DATABASE) as (_, _, conn):
+        for statement in FORBIDDEN:
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await conn.execute(statement)
+
+
+async def test_a_database_is_not_moved_when_its_owner_takes_its_own_rights_away(
+    house: World, settings: Settings
+) -> None:
+    """It could give them back to itself while it is moved."""
+    async with an_owner(house, settings, Isolation.DATABASE) as (want, tenant, conn):
+        await conn.execute("DROP FUNCTION canary, soft, fires, holds, apart")
+        await conn.execute(f'REVOKE ALL ON DATABASE "{want.database}" FROM CURRENT_USER')
+        await conn.execute("REVOKE CREATE ON SCHEMA public FROM CURRENT_USER, pg_database_owner")
+        async with Mover(settings).open() as mover:
+            with pytest.raises(ConfigurationError, match="belong to the tenant's own role"):
+                await mover.move(tenant.id, MoveOptions(isolation=Isolation.SCHEMA))
+
+
+async def test_nothing_of_a_deleted_owner_is_left_in_the_shared_database(house: World, settings: Settings) -> None:
+    async with an_owner(house, settings, Isolation.SCHEMA) as (want, _, conn):
+        await conn.execute(
+            "ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO PUBLIC;"
+            " CREATE OPERATOR === (LEFTARG = int, RIGHTARG = int, FUNCTION = int4eq);"
+            " CREATE COLLATION plainly (provider = libc, locale = 'C');"
+            " CREATE TEXT SEARCH CONFIGURATION words (COPY = pg_catalog.english)"
+        )
+    async with house.shared.connect() as admin:
+        left = await admin.fetchval("SELECT count(*) FROM pg_default_acl WHERE defaclnamespace = 0")
+        assert left == 0
+        assert await admin.fetchval("SELECT to_regnamespace($1)", want.schema) is None
