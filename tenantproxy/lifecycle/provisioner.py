@@ -44,8 +44,7 @@ Connect = Callable[[str], Awaitable[asyncpg.Connection]]
 ConnectTo = Callable[[str, str], Awaitable[asyncpg.Connection]]
 """Opens a connection to a database (the second) of a server with the server's admin credentials."""
 
-_TRIES: Final = 50
-_PAUSE: Final = 0.05  # seconds between them, at most
+_TRIES: Final = 50  # to change the grants of a database that others change
 # Functions that reach other sessions or run SQL from text, open to PUBLIC by default. pg_stat_get_backend_activity and
 # its like show the statements of other sessions of the same role; pg_prepared_statement those of its former tenants.
 _OPEN_FUNCTIONS: Final = """
@@ -127,10 +126,9 @@ async def close_database(conn: asyncpg.Connection, database: str, *, roles: Sequ
 
 
 async def change_grants(conn: asyncpg.Connection, sql: str) -> None:
-    """GRANT or REVOKE on a database that several tenants share; one change after the other.
+    """GRANT or REVOKE on a database that several tenants share; again where another change came first.
 
-    PostgreSQL refuses the second of two at once ("tuple concurrently updated", XX000) behind the first one's end: then
-    it is done again. No advisory lock: each tenant of that database could hold it.
+    PostgreSQL refuses the second of two at once (XX000). No advisory lock: each tenant of that database could hold it.
     """
     for left in range(_TRIES, -1, -1):
         try:
@@ -140,7 +138,7 @@ async def change_grants(conn: asyncpg.Connection, sql: str) -> None:
         except asyncpg.InternalServerError:
             if not left:
                 raise
-            await asyncio.sleep(random.uniform(0, _PAUSE))
+            await asyncio.sleep(random.uniform(0.0, 0.05))
 
 
 async def close_maintenance(conn: asyncpg.Connection) -> None:
