@@ -102,7 +102,7 @@ async def test_a_server_that_comes_back_elsewhere_shares_the_budget_of_its_new_p
 
 
 async def test_keys_of_rows_rotate_while_two_tenants_share_one_backend(world: World, tmp_path: Path) -> None:
-    """Before, while and after both are there: each answer is the tenant's own, whoever signs."""
+    """Before, while and after both are there: each answer is the tenant's own, whichever process signs."""
     one, two = world.of(Isolation.ROW)[:2]
     files = {}
     for kid in (1, 2):
