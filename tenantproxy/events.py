@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
 __all__ = [
     "LATENCY_BUCKETS",
     "AdminAccess",
+    "AdminActedOn",
     "AdminChangeAnswered",
     "BackendLingers",
     "CloseReason",
@@ -387,6 +388,26 @@ class AdminChangeAnswered(Event):
     user: str
     address: str
     status: int
+    request_id: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdminActedOn(Event):
+    """What exactly an operator acted upon at `tenant`: clients of the port, requests of SQL, connections, sessions.
+
+    Told by the process that did it, before the answer (`AdminChangeAnswered` of the same `request_id`), or the
+    `ServiceCommanded` of the console. `acted_on`: a mapping for each, with its number, whose it was and the moment
+    since which it was there; so many of `count` at once that a line of the log and a row of the table stay readable.
+    """
+
+    by: str
+    change: str
+    tenant: str
+    address: str
+    request_id: str
+    count: int
+    user: str = ""
+    acted_on: tuple[Mapping[str, object], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

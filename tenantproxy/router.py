@@ -362,13 +362,18 @@ class Router:
             if not self._life.is_open:
                 self._life.returned.set()
 
-    async def expire_connections(self, tenant: str) -> None:
-        """Close the connections that serve this tenant: idle ones now, lent ones when they come back."""
+    async def expire_connections(self, tenant: str) -> list[str]:
+        """Close the connections that serve this tenant: idle ones now, lent ones when they come back.
+
+        Returns which they are, as `server/process id`; a shared pool's serve others too.
+        """
         found = await self._look_up(tenant_id(tenant))
         keys, own = self._routes.keys_of(found), set(self._parts.of_tenant(found.id))
+        expired: list[str] = []
         for pool in self._parts.pools():
             if pool in own or replace(pool.key, profile="") in keys:
-                pool.expire()
+                expired += [f"{pool.key.server}/{conn.pid}" for conn in pool.expire()]
+        return expired
 
     # --- other kinds of connections ----------------------------------------------------------------------------------
     @property

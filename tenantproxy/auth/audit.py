@@ -10,7 +10,7 @@ import json
 import re
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from contextvars import Context
 from dataclasses import fields
@@ -22,6 +22,7 @@ from tenantproxy.auth.base import AuthDatabase
 from tenantproxy.errors import ConfigurationError, Problem
 from tenantproxy.events import (
     AdminAccess,
+    AdminActedOn,
     AdminChangeAnswered,
     Event,
     LoggedOut,
@@ -39,7 +40,7 @@ __all__ = ["AUDITED", "AuditTable"]
 
 AUDITED: Final = (
     LoginSucceeded, LoginFailed, LoginLocked, LoggedOut, SessionEnded, RefreshTokenReused, AdminAccess,
-    AdminChangeAnswered, TenantChangeAsked, OperationEnded, ServiceCommanded,
+    AdminActedOn, AdminChangeAnswered, TenantChangeAsked, OperationEnded, ServiceCommanded,
 )  # fmt: skip
 """The events that are written."""
 
@@ -158,6 +159,10 @@ def _row(event: Event, at: float) -> dict[str, object]:
 
 def _stored(value: object) -> object:
     """A value that jsonb takes: no NUL, no half of a surrogate pair, and no longer than an index takes."""
+    if isinstance(value, Mapping):
+        return {name: _stored(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_stored(each) for each in value]
     if isinstance(value, str):
         return value[:_MAX_TEXT].encode("utf-8", "replace").decode().replace("\0", "\ufffd")
     return value

@@ -16,6 +16,7 @@ from typing import Final
 
 from tenantproxy.events import (
     AdminAccess,
+    AdminActedOn,
     AdminChangeAnswered,
     BackendLingers,
     ConnectFailure,
@@ -95,6 +96,7 @@ LEVELS: Final[Mapping[type[Event], int]] = {
     TenantUnusable: logging.WARNING,
     UntrustedForwardedFor: logging.WARNING,
     AdminAccess: logging.INFO,
+    AdminActedOn: logging.INFO,
     AdminChangeAnswered: logging.INFO,
     TenantChangeAsked: logging.INFO,
     OperationEnded: logging.INFO,
@@ -141,6 +143,8 @@ class LogObserver:
 def _shown(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
+    if isinstance(value, tuple | list):
+        return json.dumps(value, default=str)
     text = str(value)
     # Quoted and escaped: a reason that an operator typed must not be able to write a second line.
     return text if _BARE.fullmatch(text) else json.dumps(text)

@@ -69,7 +69,7 @@ class Claimant(Protocol):
         """Close its least recently used idle connection; False when none has been idle for so long."""
         ...
 
-    def expire(self) -> None:
+    def expire(self) -> object:
         """Close every connection that exists now: idle ones at once, the others when they come back."""
         ...
 

@@ -67,13 +67,15 @@ class Endings(Generic[C]):
                 self.unidle(slot)
                 self.found_dead(slot)
 
-    def expire(self) -> None:
-        """Close the idle connections now, and mark the others to be closed when they are released."""
-        for slot in list(self._state.slots.values()):
+    def expire(self) -> list[C]:
+        """Close the idle connections now, mark the others to be closed when they are released; which they all are."""
+        slots = list(self._state.slots.values())
+        for slot in slots:
             if slot.state is State.IDLE:
                 self.end_idle(slot, "evicted")
             else:
                 slot.retire_on_release = True
+        return [slot.conn for slot in slots]
 
     # --- any connection ----------------------------------------------------------------------------------------------
     def begin(self, slot: Slot[C], reason: CloseReason) -> None:

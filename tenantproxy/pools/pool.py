@@ -395,9 +395,9 @@ class Pool(Generic[C]):
         self._endings.end_idle(slot, "evicted")
         return True
 
-    def expire(self) -> None:
-        """Close every connection that exists now: the idle ones at once, the others when they come back."""
-        self._endings.expire()
+    def expire(self) -> list[C]:
+        """Close every connection that exists now: idle ones at once, others when they come back; which they are."""
+        return self._endings.expire()
 
     def end_leases(self, most: int) -> int:
         """See `budget.Claimant`."""

@@ -6,7 +6,7 @@ No cookie is ever taken: what a web page of another site makes a browser send ca
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from ipaddress import ip_address
 from typing import Final
 
@@ -15,14 +15,17 @@ from aiohttp.typedefs import Handler, Middleware
 
 from tenantproxy.config import Admin, listen_address
 from tenantproxy.errors import AccessDenied, TenantProxyError
-from tenantproxy.events import AdminChangeAnswered, Observer, ignore
+from tenantproxy.events import AdminActedOn, AdminChangeAnswered, Observer, ignore
 from tenantproxy.middleware.problems import GONE
+from tenantproxy.sidecar.acted_on import Thing, told_of
 from tenantproxy.sidecar.admin_roles import ANYONE, AdminCaller, Role, bearer_of, check_may_change, check_role, known_by
 from tenantproxy.sidecar.admin_routes import AdminRoute, route_for
+from tenantproxy.sidecar.answers import REQUEST_ID
 from tenantproxy.sidecar.http_protocol import HttpProtocol
 from tenantproxy.sidecar.page.routes import INDEX
 
 __all__ = [
+    "ACTED_ON",
     "AUDITED",
     "CALLER",
     "ForeignOrigin",
@@ -38,6 +41,9 @@ CALLER: Final = web.RequestKey("tenantproxy_admin_caller", AdminCaller)
 
 AUDITED: Final = web.RequestKey("tenantproxy_audited", bool)
 """Whether the change has been told already."""
+
+ACTED_ON: Final = web.RequestKey("tenantproxy_acted_on", tuple[str, list[Thing]])
+"""What the change acted upon, and whose that was where the path does not say so."""
 
 _ORIGIN: Final = re.compile(r"[a-z0-9._\-]+(:[0-9]+)?|\[[0-9a-f:.]+\](:[0-9]+)?")
 _LOOPBACK: Final = frozenset(("localhost", "127.0.0.1", "::1"))
@@ -116,6 +122,8 @@ async def audited(
         raise
     finally:
         if not request.get(AUDITED, False):
+            for event in _acted_on(request, pattern, caller):
+                observer(event)
             observer(_answered(request, pattern, caller, code))
     return response
 
@@ -137,12 +145,26 @@ def _answered(request: web.Request, pattern: str, caller: AdminCaller, code: int
     found = request.match_info
     return AdminChangeAnswered(
         by=caller.by,
-        change=f"{request.method} {pattern.replace('{verb}', found.get('verb', ''))}",
+        change=_change(request, pattern),
         tenant=found.get("tenant", ""),
         user=found.get("user", ""),
         address=request.remote or "",
         status=code,
+        request_id=request.get(REQUEST_ID, ""),
     )
+
+
+def _acted_on(request: web.Request, pattern: str, caller: AdminCaller) -> Iterator[AdminActedOn]:
+    """What the handler says that it did it to; also where the answer did not reach its client."""
+    tenant, things = request.get(ACTED_ON, ("", []))
+    return told_of(
+        things, by=caller.by, change=_change(request, pattern), tenant=tenant or request.match_info.get("tenant", ""),
+        user=request.match_info.get("user", ""), address=request.remote or "", request_id=request.get(REQUEST_ID, ""),
+    )  # fmt: skip
+
+
+def _change(request: web.Request, pattern: str) -> str:
+    return f"{request.method} {pattern.replace('{verb}', request.match_info.get('verb', ''))}"
 
 
 def _caller(request: web.Request, admin: Admin, route: AdminRoute | None) -> AdminCaller:

@@ -15,6 +15,7 @@ from tenantproxy.errors import TenantProxyError
 from tenantproxy.model import TenantId, tenant_id
 from tenantproxy.pools.pool import Pool
 from tenantproxy.router import Router
+from tenantproxy.sidecar.acted_on import Thing, connection_thing
 from tenantproxy.sidecar.pg.colleagues import TenantVerb
 from tenantproxy.sidecar.pg.console.view import ClientRow
 from tenantproxy.sidecar.pg.port import PgPort
@@ -46,7 +47,10 @@ class NotBegun(TenantProxyError):
 
 
 class Live(Protocol):
-    """Each call raises TenantNotFound for what cannot be a tenant identifier."""
+    """Each call raises TenantNotFound for what cannot be a tenant identifier.
+
+    What changes something tells what exactly it acted upon, for the audit log.
+    """
 
     async def tenant(self, tenant: str) -> View:
         """Its pools, leases and clients, as they are now."""
@@ -56,19 +60,19 @@ class Live(Protocol):
         """The connections that it holds and what runs on them, as their servers tell now."""
         ...
 
-    async def evict(self, tenant: str) -> None:
+    async def evict(self, tenant: str) -> list[Thing]:
         """Close its connections: idle ones now, lent ones when they come back. Raises TenantNotFound: none such."""
         ...
 
-    async def end_client(self, client: int) -> bool:
-        """End a client of the PostgreSQL port; False: it has no such client."""
+    async def end_client(self, client: int) -> tuple[str, Thing] | None:
+        """End a client of the PostgreSQL port: its tenant, and who it was. None: it has no such client."""
         ...
 
-    async def drain(self, tenant: str) -> None:
+    async def drain(self, tenant: str) -> list[Thing]:
         """As `evict`, and let its clients of the port go, each when nothing of it is under way. They may come again."""
         ...
 
-    async def stop(self, tenant: str, verb: TenantVerb) -> bool:
+    async def stop(self, tenant: str, verb: TenantVerb) -> tuple[bool, list[Thing]]:
         """What PAUSE, RESUME and KILL on the console do; whether nothing of the tenant runs at the port by then.
 
         A pause is waited for `PATIENCE` seconds; what runs longer goes on to its end, and nothing new begins. Raises
@@ -168,35 +172,40 @@ class LiveRouter:
             await slices.pause()
         return _longest(found)
 
-    async def evict(self, tenant: str) -> None:
+    async def evict(self, tenant: str) -> list[Thing]:
         """See Live."""
-        await self._router.expire_connections(tenant)
+        return [connection_thing(each) for each in await self._router.expire_connections(tenant)]
 
-    async def end_client(self, client: int) -> bool:
+    async def end_client(self, client: int) -> tuple[str, Thing] | None:
         """See Live."""
         view = self._view
-        return view is not None and view.end_client(client)
+        return None if view is None else view.end_client(client)
 
-    async def drain(self, tenant: str) -> None:
+    async def drain(self, tenant: str) -> list[Thing]:
         """See Live."""
-        await self._router.expire_connections(tenant)
+        things = await self.evict(tenant)
         if (view := self._view) is not None:
-            view.drain_here(tenant_id(tenant))
+            things += view.drain_here(tenant_id(tenant))
+        return things
 
-    async def stop(self, tenant: str, verb: TenantVerb) -> bool:
+    async def stop(self, tenant: str, verb: TenantVerb) -> tuple[bool, list[Thing]]:
         """See Live. Of all workers, where this is one of several."""
         name, view = tenant_id(tenant), self._view
         if view is None:
             raise NoPort("this process has no PostgreSQL port, where tenants are paused", hint="suspend the tenant")
-        work = {"pause": view.pause, "resume": view.resume, "kill": view.kill}[verb]
+        things: list[Thing] = []
         try:
             async with asyncio.timeout(PATIENCE):
-                await work(name)
+                things = await view.things(name)
+                if verb == "kill":
+                    things = await view.kill(name)
+                else:
+                    await (view.pause if verb == "pause" else view.resume)(name)
         except TimeoutError as exc:
             if (name in view.paused()) is (verb == "resume"):
                 raise NotBegun("the tenant could not be looked up in time", hint="try again", retry_after=1.0) from exc
-            return False
-        return True
+            return False, things
+        return True, things
 
     @property
     def _view(self) -> PortView | None:

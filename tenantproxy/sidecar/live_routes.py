@@ -8,6 +8,7 @@ from typing import Final, TypeVar
 from aiohttp import web
 
 from tenantproxy.errors import TenantError, TenantNotFound, TenantProxyError
+from tenantproxy.sidecar.admin_gate import ACTED_ON
 from tenantproxy.sidecar.live import Live
 from tenantproxy.sidecar.pg.colleagues import TenantVerb
 
@@ -43,23 +44,26 @@ def live_routes(live: Live, *, has_port: bool = True) -> list[web.RouteDef]:
         return web.json_response(await _known(live.statements(request.match_info["tenant"])))
 
     async def evicted(request: web.Request) -> web.Response:
-        await _known(live.evict(request.match_info["tenant"]))
+        request[ACTED_ON] = ("", await _known(live.evict(request.match_info["tenant"])))
         return web.json_response({})
 
     async def ended(request: web.Request) -> web.Response:
         given = request.match_info["client"]
         is_number = given.isascii() and given.isdecimal() and len(given) <= 10 and int(given) <= _MAX_PID
-        if not is_number or not await live.end_client(int(given)):
+        ended = await live.end_client(int(given)) if is_number else None
+        if ended is None:
             raise ClientNotFound("the PostgreSQL port has no such client")
+        request[ACTED_ON] = (ended[0], [ended[1]])
         return web.json_response({})
 
     async def drained(request: web.Request) -> web.Response:
-        await _known(live.drain(request.match_info["tenant"]))
+        request[ACTED_ON] = ("", await _known(live.drain(request.match_info["tenant"])))
         return web.json_response({})
 
     def stops(verb: TenantVerb) -> web.RouteDef:
         async def stopped(request: web.Request) -> web.Response:
-            is_idle = await _known(live.stop(request.match_info["tenant"], verb))
+            is_idle, things = await _known(live.stop(request.match_info["tenant"], verb))
+            request[ACTED_ON] = ("", things)
             return web.json_response({"paused": verb != "resume", "idle": verb != "resume" and is_idle})
 
         return web.post(f"/v1/pools/{{tenant}}/{verb}", stopped)

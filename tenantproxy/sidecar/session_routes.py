@@ -10,6 +10,8 @@ from aiohttp import web
 from tenantproxy.auth.user_sessions import UserSession
 from tenantproxy.errors import ConfigurationError, TenantNotFound, TenantProxyError
 from tenantproxy.router import Router
+from tenantproxy.sidecar.acted_on import session_thing
+from tenantproxy.sidecar.admin_gate import ACTED_ON
 from tenantproxy.sidecar.bodies import is_text
 
 __all__ = ["session_routes"]
@@ -42,8 +44,10 @@ def session_routes(router: Router) -> list[web.RouteDef]:
     async def ended(request: web.Request) -> web.Response:
         tenant, user = _whose(request)
         session = request.match_info.get("session")
-        await _told(router.sessions(tenant, user))  # says what is not installed
+        found = await _told(router.sessions(tenant, user))  # says what is not installed
         count = await _told(router.end_sessions(tenant, user, session=session))
+        if count:
+            request[ACTED_ON] = ("", [session_thing(each) for each in found if session in (None, each.id)])
         if not count and session is not None:
             raise SessionNotFound("the user has no such session")
         return web.json_response({"ended": count})

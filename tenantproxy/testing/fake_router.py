@@ -139,9 +139,10 @@ class FakeRouter:
         async with self.tenant(tenant).connection() as conn:
             yield conn
 
-    async def expire_connections(self, tenant: str) -> None:
-        """See `Router.expire_connections`."""
+    async def expire_connections(self, tenant: str) -> list[str]:
+        """See `Router.expire_connections`: it has none of its own."""
         await self.registry.get(tenant_id(tenant))
+        return []
 
     def stats(self) -> Stats:
         """See `Router.stats`: one pool, with the connections that blocks hold; all else is zero."""

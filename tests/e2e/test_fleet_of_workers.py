@@ -117,6 +117,16 @@ async def test_an_upgrade_in_a_fleet_exceeds_no_budget_fails_no_client_and_leave
         await watch.close()
 
 
+async def named_by(watch: asyncpg.Connection, change: str, count: int) -> list[dict[str, Any]]:
+    """What the audit log says that a change was done to; nothing before it is so much."""
+    found = await watch.fetch(
+        "SELECT jsonb_array_elements(detail->'acted_on')::text FROM tenantproxy.audit_log"
+        " WHERE kind = 'admin_acted_on' AND tenant = 'wayne' AND detail->>'change' = $1",
+        change,
+    )
+    return [json.loads(row[0]) for row in found] if len(found) == count else []
+
+
 async def test_the_page_and_the_audit_log_speak_for_all_workers_and_what_was_done_to_them(
     own_world: World, command: Command, serve: Callable[..., Served]
 ) -> None:
@@ -132,7 +142,8 @@ async def test_the_page_and_the_audit_log_speak_for_all_workers_and_what_was_don
     async with aiohttp.ClientSession(served.admin, headers={"Authorization": f"Bearer {TOKEN}"}) as http:
         looking = asyncio.ensure_future(look_on(http, seen))
         dsn = f"postgresql://demo:{own_world.pg_password}@{served.pg}/wayne?sslmode=disable"
-        clients = [await asyncpg.connect(dsn, timeout=PATIENCE) for _ in range(6)]
+        named = {"application_name": "a job"}
+        clients = [await asyncpg.connect(dsn, timeout=PATIENCE, server_settings=named) for _ in range(6)]
         try:
             for each in clients:
                 await each.fetchval("SELECT 1")
@@ -146,6 +157,9 @@ async def test_the_page_and_the_audit_log_speak_for_all_workers_and_what_was_don
             async with http.post("/v1/pools/wayne/resume", json={}) as answer:
                 assert answer.status == 200
             assert await asyncio.gather(*waits) == [1] * 6
+            numbers = [each.get_server_pid() for each in clients]
+            async with http.delete(f"/v1/clients/{numbers.pop()}") as answer:
+                assert answer.status == 200
             console = await asyncpg.connect(f"postgresql://ops:ops@{served.pg}/tenantproxy?sslmode=disable")
             await console.execute("KILL wayne")
             await console.execute("RESUME wayne")
@@ -164,6 +178,12 @@ async def test_the_page_and_the_audit_log_speak_for_all_workers_and_what_was_don
                 return wanted <= {tuple(row) for row in await watch.fetch(rows)}
 
             await until(are_written, "the audit log has all of it")
+            await until(lambda: named_by(watch, "DELETE /v1/clients/{client}", 1), "which client was ended")
+            killed = await named_by(watch, "kill", 5)
+            assert {each["client"] for each in killed} == set(numbers), "the numbers that they were told"
+            assert {each["application_name"] for each in killed} == {"a job"}
+            assert all(each["address"].startswith("127.0.0.1:") and each["connected_at"] for each in killed)
+            assert {each["worker"] for each in killed} <= {1, 2}
             await until(lambda: heard(seen, "service_commanded", "kill"), "the page has what a worker was asked")
             await until(lambda: heard(seen, "service_commanded", "reload"), "and what the supervisor was")
             served.process.terminate()

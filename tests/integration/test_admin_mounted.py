@@ -15,7 +15,7 @@ from fastapi import FastAPI
 
 from tenantproxy import Router
 from tenantproxy.admin import AdminCaller, Role, aiohttp_app, asgi_app
-from tenantproxy.events import AdminChangeAnswered, Event
+from tenantproxy.events import AdminActedOn, AdminChangeAnswered, Event
 from tenantproxy.sidecar.page.feed import PageFeed
 from tests.support.waiting import until
 from tests.support.web import served, served_aiohttp
@@ -123,6 +123,12 @@ async def test_the_application_says_who_may_do_what_and_each_change_is_told(moun
         assert (await asked(http, "/v1/tenants/nowhere/evict", "operate", "POST", **own))[0] == 404
     changes = [(each.by, each.status) for each in told if isinstance(each, AdminChangeAnswered)]
     assert changes == [("read.person", 403), ("operate.person", 200), ("operate.person", 404)]
+    (which,) = [each for each in told if isinstance(each, AdminActedOn)]
+    assert (which.by, which.tenant, which.count) == ("operate.person", "database1", 1)
+    assert str(which.acted_on[0]["backend"]).startswith("primary/"), "its connection there was closed"
+    assert which.request_id == next(
+        each.request_id for each in told if isinstance(each, AdminChangeAnswered) and each.status == 200
+    )
 
 
 @EACH

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import Any, Final
 
 from tenantproxy.config import Settings
 from tenantproxy.errors import TenantNotFound, TenantProxyError
@@ -14,6 +14,7 @@ from tenantproxy.metrics.pg import LimitUsage
 from tenantproxy.model import Isolation, PoolKey, TenantId
 from tenantproxy.pools.base import PoolStats, ServerStats, Stats, TenantPoolStats
 from tenantproxy.pools.snapshot import snapshot
+from tenantproxy.sidecar.acted_on import client_thing
 from tenantproxy.sidecar.pg.console.console import Console
 from tenantproxy.sidecar.pg.console.tables import Averages
 from tenantproxy.sidecar.pg.console.view import ClientRow, Counts, ServerRow, WorkerRow
@@ -99,6 +100,9 @@ class View:
     def paused(self) -> set[str]:
         return self.stopped
 
+    async def things(self, tenant: TenantId) -> list[dict[str, Any]]:
+        return [client_thing(row) for row in self.shown_clients if row.tenant == tenant]
+
     async def pause(self, tenant: TenantId) -> None:
         self._did("pause", tenant)
         self.stopped.add(tenant)
@@ -108,9 +112,10 @@ class View:
         self._did("resume", tenant)
         self.stopped.discard(tenant)
 
-    async def kill(self, tenant: TenantId) -> None:
+    async def kill(self, tenant: TenantId) -> list[dict[str, Any]]:
         self._did("kill", tenant)
         self.stopped.add(tenant)
+        return await self.things(tenant)
 
     async def reload(self) -> list[str]:
         self._did("reload", "")

@@ -8,6 +8,7 @@ from typing import Literal, Protocol
 
 from tenantproxy.metrics.pg import LimitUsage
 from tenantproxy.pools.base import Stats
+from tenantproxy.sidecar.acted_on import Thing
 from tenantproxy.sidecar.pg.console.view import ClientRow, Counts, ServerRow, WorkerRow
 
 __all__ = ["Colleagues", "Everything", "PortSnapshot", "TenantVerb"]
@@ -52,8 +53,11 @@ class Colleagues(Protocol):
         """Ask all of them."""
         ...
 
-    async def command(self, verb: TenantVerb, tenant: str) -> None:
-        """Let each of them do it; returns when all have. Raises the first error of one, when all have tried."""
+    async def command(self, verb: TenantVerb | Literal["things"], tenant: str) -> list[Thing]:
+        """Let each of them do it; returns when all have, with whom it concerned where they say so.
+
+        `things`: say whom it would concern. Raises the first error of one, when all have tried.
+        """
         ...
 
     async def reload(self) -> Collection[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import fields, replace
+from typing import Any
 
 from tenantproxy.config import Settings
 from tenantproxy.metrics.pg import LimitUsage
@@ -95,6 +96,10 @@ class GatheredView:
         """By any of them."""
         return {tenant for port in self._found.ports for tenant in port.paused}
 
+    async def things(self, tenant: TenantId) -> list[dict[str, Any]]:
+        """See ConsoleView."""
+        return await self._here.things(tenant)
+
     async def pause(self, tenant: TenantId) -> None:
         """See ConsoleView."""
         await self._here.pause(tenant)
@@ -103,9 +108,9 @@ class GatheredView:
         """See ConsoleView."""
         await self._here.resume(tenant)
 
-    async def kill(self, tenant: TenantId) -> None:
+    async def kill(self, tenant: TenantId) -> list[dict[str, Any]]:
         """See ConsoleView."""
-        await self._here.kill(tenant)
+        return await self._here.kill(tenant)
 
     async def reload(self) -> Collection[str]:
         """See ConsoleView."""

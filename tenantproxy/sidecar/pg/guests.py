@@ -23,6 +23,11 @@ class Guest(Protocol):
         ...
 
     @property
+    def request_id(self) -> str:
+        """By which the log has it."""
+        ...
+
+    @property
     def holds_backend(self) -> bool:
         """Whether something may run for it now."""
         ...

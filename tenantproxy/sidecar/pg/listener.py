@@ -667,15 +667,13 @@ class PgListener:
         event.set()
         return True
 
-    def kill(self, tenant: TenantId) -> int:
-        """End all clients of `tenant` now, and serve none until `resume`; returns how many they were."""
+    def kill(self, tenant: TenantId) -> None:
+        """End all clients of `tenant` now, and serve none until `resume`."""
         self._paused.setdefault(tenant, asyncio.Event())
-        clients = list(self.clients(tenant))
-        for client in clients:
+        for client in list(self.clients(tenant)):
             client.kill()
         for guest in self.guests.of(tenant):
             guest.kill(PoolClosed("terminating connection due to administrator command", hint="try again"))
-        return len(clients)
 
     def drain_clients(self, tenant: TenantId) -> None:
         """Let each client of `tenant` go when nothing of it is under way. They may come again at once."""
@@ -717,12 +715,9 @@ class PgListener:
             other.relay.cancel(lambda: None)
         return True
 
-    def end_client(self, pid: int) -> bool:
-        """End the client that was told `pid`, now; False: no client was."""
-        client = self._clients.get(pid)
-        if client is not None:
-            client.kill(PoolClosed("terminating connection due to administrator command"))
-        return client is not None
+    def client(self, pid: int) -> Client | None:
+        """Who was told `pid`; None: no client was."""
+        return self._clients.get(pid)
 
     def vacate(self, client: Client, database: bytes) -> None:
         """`client` needs `database` of its server without other connections: those that are idle are closed."""

@@ -9,11 +9,13 @@ from time import monotonic
 from typing import Literal
 
 from tenantproxy.config import Settings
+from tenantproxy.errors import PoolClosed
 from tenantproxy.metrics.pg import LimitUsage
 from tenantproxy.model import TenantId
 from tenantproxy.pools.base import Stats
 from tenantproxy.raw.backend import RawBackend
 from tenantproxy.router import Router
+from tenantproxy.sidecar.acted_on import Thing, client_thing
 from tenantproxy.sidecar.pg.colleagues import Colleagues, PortSnapshot
 from tenantproxy.sidecar.pg.console.view import ClientRow, ConsoleView, Counts, ServerRow, WorkerRow
 from tenantproxy.sidecar.pg.encryption import encrypted_by
@@ -75,9 +77,20 @@ class PortView:
         now = monotonic()
         return (_client_row(client, now, self._worker) for client in tuple(self._listener.clients(tenant)))
 
-    def end_client(self, pid: int) -> bool:
-        """End the client that was told this process id; False: no client was."""
-        return self._listener.end_client(pid)
+    def things_of(self, tenant: TenantId) -> list[Thing]:
+        """Its clients here, and its requests of SQL over HTTP, as the audit log names them."""
+        guests = self._listener.guests.of(tenant)
+        clients = [client_thing(row) for row in self.clients_of(tenant)]
+        return clients + [{"request": each.request_id, "worker": self._worker} for each in guests]
+
+    def end_client(self, pid: int) -> tuple[str, Thing] | None:
+        """End who was told this process id: its tenant ("": on the console), and who it was; None: no one was."""
+        client = self._listener.client(pid)
+        if client is None:
+            return None
+        row = _client_row(client, monotonic(), self._worker)
+        client.kill(PoolClosed("terminating connection due to administrator command"))
+        return row.tenant or "", client_thing(row)
 
     def servers(self) -> Iterator[ServerRow]:
         """All backends of the port's pools."""
@@ -140,6 +153,12 @@ class PortView:
             paused=sorted(self.paused()),
         )
 
+    async def things(self, tenant: TenantId) -> list[Thing]:
+        """See ConsoleView."""
+        if self._colleagues is None:
+            return self.things_of(tenant)
+        return await self._colleagues.command("things", tenant)
+
     async def pause(self, tenant: TenantId) -> None:
         """See ConsoleView. Raises TenantNotFound."""
         await self._router.registry.get(tenant)
@@ -157,13 +176,12 @@ class PortView:
         else:
             await self._colleagues.command("resume", tenant)
 
-    async def kill(self, tenant: TenantId) -> None:
+    async def kill(self, tenant: TenantId) -> list[Thing]:
         """See ConsoleView. Raises TenantNotFound."""
         await self._router.registry.get(tenant)
         if self._colleagues is None:
-            await self.kill_here(tenant)
-        else:
-            await self._colleagues.command("kill", tenant)
+            return await self.kill_here(tenant)
+        return await self._colleagues.command("kill", tenant)
 
     async def pause_here(self, tenant: TenantId) -> None:
         """`pause`, in this process."""
@@ -173,13 +191,17 @@ class PortView:
         """`resume`, in this process."""
         self._listener.resume(tenant)
 
-    async def kill_here(self, tenant: TenantId) -> None:
-        """`kill`, in this process."""
+    async def kill_here(self, tenant: TenantId) -> list[Thing]:
+        """`kill`, in this process; whom it ended."""
+        ended = self.things_of(tenant)
         self._listener.kill(tenant)
+        return ended
 
-    def drain_here(self, tenant: TenantId) -> None:
-        """Let the tenant's clients of this process go, each when nothing of it is under way."""
+    def drain_here(self, tenant: TenantId) -> list[Thing]:
+        """Let the tenant's clients of this process go, each when nothing of it is under way; which they are."""
+        clients = [client_thing(row) for row in self.clients_of(tenant)]
         self._listener.drain_clients(tenant)
+        return clients
 
     async def reload(self) -> Collection[str]:
         """See ConsoleView."""

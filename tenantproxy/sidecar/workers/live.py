@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tenantproxy.errors import TenantProxyError
+from tenantproxy.sidecar.acted_on import Thing
 from tenantproxy.sidecar.live import joined_statements, joined_views
 from tenantproxy.sidecar.pg.colleagues import TenantVerb
 from tenantproxy.sidecar.workers.link import LinkLost
@@ -28,21 +29,23 @@ class LiveWorkers:
         """See Live."""
         return joined_statements(await self._all("statements", tenant))
 
-    async def evict(self, tenant: str) -> None:
+    async def evict(self, tenant: str) -> list[Thing]:
         """See Live."""
-        await self._all("evict", tenant)
+        return [thing for each in await self._all("evict", tenant) for thing in each]
 
-    async def end_client(self, client: int) -> bool:
+    async def end_client(self, client: int) -> tuple[str, Thing] | None:
         """See Live."""
-        return any(await self._all("end_client", client))
+        found = next((each for each in await self._all("end_client", client) if each), None)
+        return None if found is None else (found[0], found[1])
 
-    async def drain(self, tenant: str) -> None:
+    async def drain(self, tenant: str) -> list[Thing]:
         """See Live."""
-        await self._all("drain_tenant", tenant)
+        return [thing for each in await self._all("drain_tenant", tenant) for thing in each]
 
-    async def stop(self, tenant: str, verb: TenantVerb) -> bool:
+    async def stop(self, tenant: str, verb: TenantVerb) -> tuple[bool, list[Thing]]:
         """See Live: one worker looks whether there is the tenant, and lets all do it, as its console would."""
-        return bool(await self._staff.any_of(WorkerState.READY).ask("stop", [tenant, verb]))
+        is_idle, things = await self._staff.any_of(WorkerState.READY).ask("stop", [tenant, verb])
+        return is_idle, things
 
     async def _all(self, verb: str, body: Any) -> list[Any]:
         """The answers of those that are there. Raises the first error of one, LinkLost where none answers."""

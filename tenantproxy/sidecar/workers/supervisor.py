@@ -22,6 +22,7 @@ from tenantproxy.metrics.exposition import registry_of
 from tenantproxy.metrics.listeners import HttpRequests, ListenerStats, ProcessCollector, ProcessStats
 from tenantproxy.metrics.logging import LogObserver
 from tenantproxy.pools.base import Stats
+from tenantproxy.sidecar.acted_on import Thing
 from tenantproxy.sidecar.admin import ADMIN_CLIENTS, MOST_UNKNOWN, Readiness, admin_app, pools_json, server_json
 from tenantproxy.sidecar.admin_gate import admin_gate
 from tenantproxy.sidecar.controls import control_routes
@@ -309,15 +310,17 @@ class Supervisor:
     async def _cancel_at_peer(self, pid: int, secret: bytes) -> bool:
         return self._peer is not None and bool(await self._peer(pid, secret))
 
-    async def _command(self, verb: str, tenant: str) -> None:
+    async def _command(self, verb: str, tenant: str) -> list[Thing]:
+        """Whom it concerned, as far as they say so."""
         if verb == "resume":
             self._paused.discard(tenant)
-        else:
+        elif verb != "things":
             self._paused.add(tenant)
         places = [place for place in self._staff.places if place.is_up]
         answers = await asyncio.gather(*(place.ask(verb, tenant) for place in places), return_exceptions=True)
         if errors := _errors(answers):
             raise errors[0]
+        return [thing for each in answers if isinstance(each, list) for thing in each]
 
     # --- reload ------------------------------------------------------------------------------------------------------
     async def reload(self) -> Collection[str]:

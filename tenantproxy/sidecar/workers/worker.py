@@ -12,7 +12,7 @@ import socket
 import sys
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 from tenantproxy.config import settled, share_of, unpacked
@@ -21,6 +21,7 @@ from tenantproxy.errors import TenantProxyError
 from tenantproxy.metrics.logging import LogObserver
 from tenantproxy.model import TenantId
 from tenantproxy.router import Router
+from tenantproxy.sidecar.acted_on import Thing
 from tenantproxy.sidecar.app import Sidecar, run
 from tenantproxy.sidecar.free_memory import keep
 from tenantproxy.sidecar.live import LiveRouter
@@ -167,7 +168,7 @@ class _Worker:
                 return sidecar.router.bury(map(UUID, body))
             case "relieve" | "recall":
                 return await sidecar.take_clients(verb == "recall")
-            case "port" | "pause" | "resume" | "kill":
+            case "port" | "things" | "pause" | "resume" | "kill":
                 return await self._of_port(verb, body)
             case "prepare":
                 return self._prepare(sidecar, body)
@@ -192,13 +193,16 @@ class _Worker:
         match verb:
             case "port":
                 return port.view.snapshot()
+            case "things":
+                return port.view.things_of(TenantId(body))
             case "pause" | "resume" | "kill":
                 return await self._command(port.view, verb, body)
         raise TenantProxyError(f"a port does not know {verb}")
 
-    async def _command(self, view: PortView, verb: TenantVerb, tenant: str) -> None:
+    async def _command(self, view: PortView, verb: TenantVerb, tenant: str) -> object:
+        work: dict[TenantVerb, Callable[[TenantId], Awaitable[object]]]
         work = {"pause": view.pause_here, "resume": view.resume_here, "kill": view.kill_here}
-        await work[verb](TenantId(tenant))
+        return await work[verb](TenantId(tenant))
 
     def _prepare(self, sidecar: Sidecar, values: Mapping[str, Any]) -> None:
         whole = settled(unpacked(values), source=self._source)
@@ -217,9 +221,10 @@ class _Worker:
         """See `colleagues.Colleagues`."""
         return converted(await self._link.ask("everything", timeout=10.0), Everything)
 
-    async def command(self, verb: TenantVerb, tenant: str) -> None:
+    async def command(self, verb: TenantVerb | Literal["things"], tenant: str) -> list[Thing]:
         """See `colleagues.Colleagues`."""
-        await self._link.ask("command", [verb, tenant])
+        found: list[Thing] = await self._link.ask("command", [verb, tenant])
+        return found
 
     async def reload(self) -> Collection[str]:
         """See `colleagues.Colleagues`."""

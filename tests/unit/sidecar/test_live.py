@@ -32,6 +32,9 @@ class FakeView:
     def paused(self) -> set[str]:
         return self.known
 
+    async def things(self, tenant: str) -> list[dict[str, Any]]:
+        return [{"client": 7}]
+
     async def pause(self, tenant: str) -> None:
         if not self.is_stuck:
             self.known.add(tenant)
@@ -43,7 +46,9 @@ class FakeView:
             await asyncio.Event().wait()
         self.known.discard(tenant)
 
-    kill = pause
+    async def kill(self, tenant: str) -> list[dict[str, Any]]:
+        await self.pause(tenant)
+        return [{"client": 7}]
 
 
 def of(view: FakeView | None) -> LiveRouter:
@@ -58,10 +63,11 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def test_a_pause_is_told_to_hold_while_what_runs_is_not_over() -> None:
     view = FakeView(is_busy=True)
-    assert not await of(view).stop("acme", "pause")
+    concerned = [{"client": 7}]
+    assert await of(view).stop("acme", "pause") == (False, concerned)
     assert view.paused() == {"acme"}
-    assert await of(view).stop("acme", "resume")
-    assert await of(FakeView()).stop("acme", "pause")
+    assert await of(view).stop("acme", "resume") == (True, concerned)
+    assert await of(FakeView()).stop("acme", "pause") == (True, concerned)
 
 
 @pytest.mark.parametrize("verb", ["pause", "kill", "resume"])

@@ -7,13 +7,14 @@ its arguments is looked at.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from tenantproxy.errors import AccessDenied, NotSupported, ProtocolError, TenantProxyError
 from tenantproxy.events import Observer, ServiceCommanded, ignore
 from tenantproxy.model import tenant_id
+from tenantproxy.sidecar.acted_on import told_of
 from tenantproxy.sidecar.pg.console.commands import FIXED, Command, CommandError, parse, tag_of, unknown
 from tenantproxy.sidecar.pg.console.encoding import Malformed, Reader, described, row_of, text_of
 from tenantproxy.sidecar.pg.console.tables import Averages, Row
@@ -272,12 +273,14 @@ class Console:
             return f"changed: {', '.join(changed)}" if changed else "nothing has changed"
         if len(words) != 1:
             raise CommandError(f"{verb} needs one tenant", hint=f"write {verb} acme; SHOW TENANTS names them")
-        verbs: dict[str, Callable[..., Awaitable[None]]] = {
-            "PAUSE": self._view.pause,
-            "RESUME": self._view.resume,
-            "KILL": self._view.kill,
-        }
-        await verbs[verb](tenant_id(words[0]))
+        tenant = tenant_id(words[0])
+        # The observer hears whom it concerns first: who asked for a pause may not wait for its end.
+        things = await (self._view.kill(tenant) if verb == "KILL" else self._view.things(tenant))
+        by, change = f"console {self._user}", verb.lower()
+        for event in told_of(things, by=by, change=change, tenant=tenant, address=self._address):
+            self._observer(event)
+        if verb != "KILL":
+            await (self._view.pause if verb == "PAUSE" else self._view.resume)(tenant)
         return ""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from tenantproxy.config import Settings
 from tenantproxy.metrics.pg import LimitUsage
@@ -149,6 +149,10 @@ class ConsoleView(Protocol):
         """The tenants that `pause` stopped."""
         ...
 
+    async def things(self, tenant: TenantId) -> list[dict[str, Any]]:
+        """Whom a `pause`, `resume` or `kill` concerns now, as the audit log names them."""
+        ...
+
     async def pause(self, tenant: TenantId) -> None:
         """Lend nothing to the tenant; returns when its last transaction is over. Cancelled, it stays paused."""
         ...
@@ -157,8 +161,8 @@ class ConsoleView(Protocol):
         """Undo `pause` and `kill`."""
         ...
 
-    async def kill(self, tenant: TenantId) -> None:
-        """As `pause`, and end its clients and what runs for them at once."""
+    async def kill(self, tenant: TenantId) -> list[dict[str, Any]]:
+        """As `pause`, and end its clients and what runs for them at once; whom, as the audit log names them."""
         ...
 
     async def reload(self) -> Collection[str]:

@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tenantproxy.errors import ConfigurationError, Problem, ProtocolError
-from tenantproxy.events import Event, ServiceCommanded
+from tenantproxy.events import AdminActedOn, Event, ServiceCommanded
 from tenantproxy.sidecar.pg.console.console import Console
 from tenantproxy.sidecar.pg.console.tables import Averages
+from tenantproxy.sidecar.pg.console.view import ClientRow
 from tenantproxy.wire import frames
 from tenantproxy.wire.answers import read_error
 from tests.support.console import View, client
@@ -389,3 +390,23 @@ async def test_the_observer_hears_what_was_changed_by_whom_and_how_it_ended() ->
         ("kill", "acme", "refused"),
     ]
     assert {(each.by, each.user, each.address) for each in told} == {("console", "ops", "192.0.2.1")}
+
+
+async def test_the_observer_hears_exactly_whom_a_command_concerned() -> None:
+    heard: list[Event] = []
+    view = View()
+    about: dict[str, Any] = {"user": "app", "tenant": "acme", "state": "active", "local_address": "", "local_port": 0}
+    view.shown_clients = [
+        ClientRow(id=number, address="::1", port=number, connected_at=0.0, application_name="a job", **about)
+        for number in range(120)
+    ]
+    await Console(may_change=True, view=view, user="ops", averages=Averages(), observer=heard.append).answer(
+        b"KILL acme"
+    )
+    told = [each for each in heard if isinstance(each, AdminActedOn)]
+    assert [len(each.acted_on) for each in told] == [50, 50, 20], "no event is too long for a line"
+    assert {(each.by, each.change, each.tenant, each.count) for each in told} == {("console ops", "kill", "acme", 120)}
+    assert told[2].acted_on[-1] == {
+        "client": 119, "user": "app", "application_name": "a job", "address": "[::1]:119", "state": "active",
+        "connected_at": "1970-01-01T00:00:00.000+00:00", "backend": "", "worker": 0,
+    }  # fmt: skip
