@@ -19,18 +19,20 @@ from tenantproxy.sidecar.admin_openapi import description
 from tenantproxy.sidecar.admin_routes import ROUTES
 from tenantproxy.sidecar.answers import MAX_BODY_BYTES, answering
 from tenantproxy.sidecar.http_protocol import unmarked
-from tenantproxy.sidecar.page.feed import MAX_VIEWERS
+from tenantproxy.sidecar.page.feed import FOR_OPERATORS, MAX_VIEWERS
 from tenantproxy.slices import Slices
 
-__all__ = ["ADMIN_CLIENTS", "MOST_UNKNOWN", "Readiness", "admin_app", "pools_json", "server_json"]
+__all__ = ["ADMIN_CLIENTS", "MOST_READERS", "MOST_UNKNOWN", "Readiness", "admin_app", "pools_json", "server_json"]
 
 _POOL_FIELDS: Final = [each.name for each in fields(PoolStats) if each.name not in ("key", "tenants")]
 _TENANT_FIELDS: Final = [each.name for each in fields(TenantPoolStats)]
 
 MOST_UNKNOWN: Final = 100
 """Connections of the admin listener that have shown no token."""
-ADMIN_CLIENTS: Final = MAX_VIEWERS + MOST_UNKNOWN
-"""All of its connections."""
+MOST_READERS: Final = MAX_VIEWERS
+"""Those that have shown a token which may only look."""
+ADMIN_CLIENTS: Final = MOST_READERS + MOST_UNKNOWN + FOR_OPERATORS
+"""All of its connections: so many are left for tokens that may do something."""
 
 Readiness = Mapping[str, bool]
 """Each thing that must hold before traffic may come, in words, and whether it does."""

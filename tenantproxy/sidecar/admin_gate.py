@@ -19,10 +19,9 @@ from tenantproxy.events import AdminActedOn, AdminChangeAnswered, Observer, igno
 from tenantproxy.middleware.problems import GONE
 from tenantproxy.sidecar.acted_on import Thing, told_of
 from tenantproxy.sidecar.admin_roles import ANYONE, AdminCaller, Role, bearer_of, check_may_change, check_role, known_by
-from tenantproxy.sidecar.admin_routes import AdminRoute, route_for
+from tenantproxy.sidecar.admin_routes import INDEX, AdminRoute, route_for
 from tenantproxy.sidecar.answers import REQUEST_ID
 from tenantproxy.sidecar.http_protocol import HttpProtocol
-from tenantproxy.sidecar.page.routes import INDEX
 
 __all__ = [
     "ACTED_ON",
@@ -61,6 +60,12 @@ class ForeignOrigin(AccessDenied):
     code = "foreign_origin"
 
 
+class TooManyReaders(TenantProxyError):
+    """Those who may only look hold all the places that there are for them; the others have more."""
+
+    http_status, sqlstate, code, retryable = 503, "53300", "too_many_readers", True
+
+
 class TokenInClear(AccessDenied):
     """Another machine asks without TLS for what needs the token: it could be read on its way."""
 
@@ -88,7 +93,7 @@ def admin_gate(now: Callable[[], Admin], observer: Observer = ignore) -> Middlew
         check_own_origin(request, admin.hosts)
         caller = request[CALLER] = _caller(request, admin, route)
         if caller.by or not admin.each_token:
-            _known(request)
+            _check_place(request, caller)
         needed = _needed(pattern, route)
         if request.method in ("GET", "HEAD") or not pattern:
             check_role(caller, needed)
@@ -128,10 +133,15 @@ async def audited(
     return response
 
 
-def _known(request: web.Request) -> None:
-    """Its connection is not among those any more that make room for others."""
-    if isinstance(request.protocol, HttpProtocol):
-        request.protocol.on_known()
+def _check_place(request: web.Request, caller: AdminCaller) -> None:
+    """Its connection is not among those any more that make room for others. Raises TooManyReaders."""
+    is_reader = not caller.role.includes(Role.OPERATE)
+    if isinstance(request.protocol, HttpProtocol) and not request.protocol.on_known(is_reader):
+        raise TooManyReaders(
+            "too many connections of those who may only look",
+            hint="close some, or ask with a token of the role operate: there are places for it",
+            retry_after=5.0,
+        )
 
 
 def _needed(pattern: str, route: AdminRoute | None) -> Role:

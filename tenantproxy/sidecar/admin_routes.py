@@ -11,7 +11,10 @@ from typing import Any, Final
 
 from tenantproxy.sidecar.admin_roles import Role
 
-__all__ = ["ROUTES", "AdminRoute", "Given", "route_for"]
+__all__ = ["INDEX", "ROUTES", "AdminRoute", "Given", "route_for"]
+
+INDEX: Final = "page"
+"""The name of the page's route: all others are under its path."""
 
 Schema = Mapping[str, Any]
 

@@ -33,7 +33,15 @@ from tenantproxy.metrics.pg import PgCollector
 from tenantproxy.metrics.prometheus import RouterCollector, Seen, TenantCounts, no_traces
 from tenantproxy.pools.base import Stats
 from tenantproxy.router import Router
-from tenantproxy.sidecar.admin import ADMIN_CLIENTS, MOST_UNKNOWN, Readiness, admin_app, pools_json, server_json
+from tenantproxy.sidecar.admin import (
+    ADMIN_CLIENTS,
+    MOST_READERS,
+    MOST_UNKNOWN,
+    Readiness,
+    admin_app,
+    pools_json,
+    server_json,
+)
 from tenantproxy.sidecar.admin_desk import AdminDesk
 from tenantproxy.sidecar.admin_gate import admin_gate
 from tenantproxy.sidecar.admin_roles import check_may_change
@@ -174,6 +182,7 @@ class Sidecar:
             protocol="admin",
             max_clients=ADMIN_CLIENTS,
             max_unknown=MOST_UNKNOWN,
+            max_readers=MOST_READERS,
             drain_timeout=drain_timeout,
             tls=listener_tls(settings.admin, "admin"),
             sockets=given.get("admin", ()),

@@ -37,8 +37,8 @@ class ClientListener(Protocol):
         """aiohttp's protocol for one more client, or what it is answered."""
         ...
 
-    def known(self, client: HttpClient) -> None:
-        """It is gone; see `HttpListener.known`."""
+    def gone(self, client: HttpClient) -> None:
+        """Its connection is over."""
         ...
 
 
@@ -196,7 +196,7 @@ class HttpClient(asyncio.Protocol):
         self._stop_timer()
         self._is_read()
         self._listener.places.leave(self)
-        self._listener.known(self)
+        self._listener.gone(self)
         if self._shortcut is not None:
             self._shortcut.lost()
         if self._inner is not None:

@@ -75,13 +75,14 @@ class HttpProtocol(web.RequestHandler):
         *,
         loop: asyncio.AbstractEventLoop,
         on_idle: Callable[[], None],
-        on_known: Callable[[], None] = lambda: None,
+        on_known: Callable[[bool], bool] = lambda is_reader: True,
         **options: Any,
     ) -> None:
         super().__init__(manager, loop=loop, **options)
         self._on_idle = on_idle
         self.on_known = on_known
-        """To be called when a request has shown who asks."""
+        """To be called with whether who asks may only look, when a request has shown it; False: no place for one more.
+        """
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """See asyncio.Protocol."""

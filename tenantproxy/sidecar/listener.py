@@ -56,8 +56,9 @@ class HttpListener:
     and would take the places of all. For the same reason a client that takes nothing of what it asked for is cut off
     after `write_timeout` seconds. `max_unknown` (0: no such limit): connections of which no request has shown who asks
     (`known`); one more closes the oldest of them, so that those who are known find a place however many others come.
-    `tls`: with what clients must speak; replaced when certificates are read again. A
-    handshake is part of the first head. `shortcut`: answers what it takes without `app`.
+    `max_readers`, where there is `max_unknown`: connections of those who may only look; one more takes the place of one
+    that has waited for long, or finds none. `tls`: with what clients must speak; replaced when certificates are read
+    again. A handshake is part of the first head. `shortcut`: answers what it takes without `app`.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class HttpListener:
         write_timeout: float = _WRITE_SECONDS,
         max_per_address: int = 0,
         max_unknown: int = 0,
+        max_readers: int | None = None,
         idle_grace: float = 1.0,
         is_exempt: Callable[[str], bool] = lambda peer: False,
         tls: ListenerTls | None = None,
@@ -89,6 +91,8 @@ class HttpListener:
         self.is_exempt = is_exempt
         self.places: Places[HttpClient] = Places(max_clients, max_per_address, HttpClient.give_way, grace=idle_grace)
         self.unknown = Unauthenticated(max_unknown) if max_unknown else None
+        self.readers: set[HttpClient] = set()
+        self._max_readers = max_clients if max_readers is None else max_readers
         app.on_response_prepare.append(self._say_last)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=drain_timeout)
         self._drain_timeout = drain_timeout
@@ -172,7 +176,7 @@ class HttpListener:
         if self.unknown is not None:
             self.unknown.add(client)
         if not self.places.take(client):
-            self.known(client)
+            self.gone(client)
             return _REFUSAL if client.address is None or len(self.places) >= self.places.limit else _REFUSAL_OF_ADDRESS
         return HttpProtocol(
             server,
@@ -186,7 +190,27 @@ class HttpListener:
             max_headers=_HEADERS,
         )
 
-    def known(self, client: HttpClient) -> None:
-        """A request has shown whose it is, or it is gone. Safe to call again."""
+    def known(self, client: HttpClient, is_reader: bool) -> bool:
+        """A request has shown whose it is; False: one that may only look, and there are enough of these already.
+
+        Who may do more once is not counted among those any more. Safe to call again.
+        """
+        if self.unknown is None:
+            return True
+        if is_reader and client in self.unknown:
+            if len(self.readers) >= self._max_readers:
+                closed = self.places.close_idle_of(self.readers)
+                if closed is None:
+                    return False
+                self.readers.discard(closed)
+            self.readers.add(client)
+        elif not is_reader:
+            self.readers.discard(client)
+        self.unknown.discard(client)
+        return True
+
+    def gone(self, client: HttpClient) -> None:
+        """Its connection is over. Safe to call again."""
+        self.readers.discard(client)
         if self.unknown is not None:
             self.unknown.discard(client)

@@ -8,7 +8,7 @@ bits, can hold no more than its share; trusted proxies have no such limit.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Container, Hashable, Iterator, Mapping
 from functools import lru_cache
 from ipaddress import ip_address, ip_network
 from time import monotonic
@@ -107,6 +107,11 @@ class Places(Generic[C]):
             self._of[address] -= 1
             if not self._of[address]:
                 del self._of[address]
+
+    def close_idle_of(self, clients: Container[C]) -> C | None:
+        """Close that of `clients` which has waited longest, if it is long; None: none has."""
+        longest = next((each for each in self._idle if each in clients), None)
+        return longest if longest is not None and self._make_way({longest: self._idle[longest]}) else None
 
     def _make_way(self, waiting: Mapping[C, float]) -> bool:
         longest = next(iter(waiting), None)

@@ -43,6 +43,9 @@ class Unauthenticated:
     def __len__(self) -> int:
         return len(self._all)
 
+    def __contains__(self, connection: object) -> bool:
+        return connection in self._all
+
     def __iter__(self) -> Iterator[Pending]:
         return iter(self._all)
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 import pytest
+from aiohttp import web
 from prometheus_client import CollectorRegistry
 from typer.testing import CliRunner
 
@@ -22,6 +23,10 @@ from tenantproxy.pools.base import Stats
 from tenantproxy.sidecar.admin import Readiness, admin_app, pools_json
 from tenantproxy.sidecar.admin_gate import admin_gate
 from tenantproxy.sidecar.listener import HttpListener
+from tenantproxy.sidecar.page.feed import PageFeed
+from tenantproxy.sidecar.page.recent import RecentEvents
+from tenantproxy.sidecar.page.routes import page_routes
+from tenantproxy.sidecar.page.rows import Look
 from tests.support.command import command
 from tests.support.sidecar import Served
 from tests.support.waiting import PATIENCE
@@ -54,7 +59,10 @@ async def _servers() -> list[dict[str, Any]]:
 
 
 @asynccontextmanager
-async def an_admin_listener(*, ready: bool = True, max_unknown: int = 0, **keys: Any) -> AsyncIterator[str]:
+async def an_admin_listener(
+    *, ready: bool = True, max_unknown: int = 0, max_readers: int | None = None, idle_grace: float = 60.0,
+    routes: Iterable[web.AbstractRouteDef] = (), **keys: Any,
+) -> AsyncIterator[str]:  # fmt: skip
     async def readiness() -> Readiness:
         return {"up": ready}
 
@@ -66,10 +74,11 @@ async def an_admin_listener(*, ready: bool = True, max_unknown: int = 0, **keys:
         pools=_pools,
         servers=_servers,
         gate=admin_gate(lambda: admin),
+        routes=routes,
     )
     listener = HttpListener(
         served, protocol="admin", host="127.0.0.1", port=0, max_clients=10, drain_timeout=5.0, head_timeout=60.0,
-        max_unknown=max_unknown, idle_grace=60.0,
+        max_unknown=max_unknown, max_readers=max_readers, idle_grace=idle_grace,
     )  # fmt: skip
     await listener.open()
     try:
@@ -140,6 +149,50 @@ async def test_a_wrong_token_makes_no_connection_a_known_one() -> None:
         with suppress(ConnectionResetError):
             await asyncio.wait_for(reader.read(), PATIENCE)
         writer.close()
+
+
+READING: Final = "another token of more than sixteen bytes"
+TOKENS: Final[dict[str, Any]] = {"token": TOKEN, "tokens": {"wall": {"token": READING, "role": "read"}}}
+
+
+async def asking(url: str, path: str, token: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, int]:
+    """A connection that stays, and the status of its first answer."""
+    reader, writer = await asyncio.open_connection(urlsplit(url).hostname, urlsplit(url).port)
+    writer.write(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n{bearer(token)}\r\n\r\n".encode())
+    return reader, writer, int((await asyncio.wait_for(reader.readline(), PATIENCE)).split()[1])
+
+
+async def no_look() -> Look:
+    return Look(stats=STATS)
+
+
+@pytest.mark.parametrize("limited", ["connections", "viewers"])
+async def test_those_who_only_look_leave_places_to_those_who_may_act(limited: str) -> None:
+    feed = PageFeed(no_look, RecentEvents(), max_viewers=3 if limited == "viewers" else 100)
+    most = 3 if limited == "connections" else 100
+    async with an_admin_listener(routes=page_routes(feed), max_unknown=4, max_readers=most, **TOKENS) as url:
+        open_ = [await asking(url, "/v1/events", READING) for _ in range(5)]
+        assert [status for *_, status in open_] == [200] * 3 + [503] * 2
+        reader = open_[-1][0]
+        told = (await asyncio.wait_for(reader.readuntil(b'"request_id"'), PATIENCE)).decode()
+        assert ("too_many_readers" if limited == "connections" else "too_many_viewers") in told
+        acting = [await asking(url, "/v1/events", TOKEN) for _ in range(2)]
+        assert [status for *_, status in acting] == [200, 200], "they find places"
+        assert (await ask(url, "/livez"))[0] == 200
+        for _, writer, _ in (*open_, *acting):
+            writer.close()
+        await feed.close()
+
+
+async def test_a_reader_that_waits_for_nothing_makes_room_for_the_next_one() -> None:
+    async with an_admin_listener(max_unknown=4, max_readers=2, idle_grace=0.0, **TOKENS) as url:
+        first = await asking(url, "/v1/servers", READING)
+        others = [await asking(url, "/v1/servers", READING) for _ in range(3)]
+        assert [status for *_, status in (first, *others)] == [200] * 4
+        with suppress(ConnectionResetError):
+            await asyncio.wait_for(first[0].read(), PATIENCE)
+        for _, writer, _ in (first, *others):
+            writer.close()
 
 
 # --- the token -------------------------------------------------------------------------------------------------------

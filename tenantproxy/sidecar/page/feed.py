@@ -30,9 +30,11 @@ from tenantproxy.sidecar.page.rows import (
 )
 from tenantproxy.slices import Slices
 
-__all__ = ["MAX_VIEWERS", "PageFeed", "TooManyViewers", "Viewer"]
+__all__ = ["FOR_OPERATORS", "MAX_VIEWERS", "PageFeed", "TooManyViewers", "Viewer"]
 
 MAX_VIEWERS: Final = 200
+FOR_OPERATORS: Final = 50
+"""More of them, who may do something: others do not keep them from it."""
 _SECONDS: Final = 1.0  # between two looks
 _MAX_QUEUED: Final = 10  # frames that a viewer may be behind
 _STARVED: Final = 100
@@ -99,10 +101,11 @@ class PageFeed:
         return len(self._viewers)
 
     @asynccontextmanager
-    async def viewer(self, drop: Callable[[], None]) -> AsyncIterator[Viewer]:
+    async def viewer(self, drop: Callable[[], None], *, is_operator: bool = False) -> AsyncIterator[Viewer]:
         """One more, who gets everything first. Raises TooManyViewers."""
-        if self._is_closed or len(self._viewers) >= self._max_viewers:
-            raise TooManyViewers("too many look at the page", detail=f"at most {self._max_viewers}", retry_after=5.0)
+        most = self._max_viewers + (FOR_OPERATORS if is_operator else 0)
+        if self._is_closed or len(self._viewers) >= most:
+            raise TooManyViewers("too many look at the page", detail=f"at most {most}", retry_after=5.0)
         one = Viewer(drop, self._max_queued)
         self._viewers.add(one)
         if self._task is None:

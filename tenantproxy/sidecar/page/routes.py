@@ -14,12 +14,12 @@ from typing import Final
 
 from aiohttp import web
 
+from tenantproxy.sidecar.admin_gate import CALLER
+from tenantproxy.sidecar.admin_roles import ANYONE, Role
+from tenantproxy.sidecar.admin_routes import INDEX
 from tenantproxy.sidecar.page.feed import PageFeed
 
-__all__ = ["FILES", "INDEX", "page_routes"]
-
-INDEX: Final = "page"
-"""The name of the page's route: all others are under its path."""
+__all__ = ["FILES", "page_routes"]
 
 _FOLDER: Final = Path(__file__).with_name("static")
 FILES: Final[Mapping[str, str]] = {
@@ -81,7 +81,8 @@ def page_routes(feed: PageFeed, *, stream_seconds: float = _STREAM_SECONDS) -> l
             elif task is not None:
                 task.cancel()
 
-        async with feed.viewer(drop) as viewer:
+        is_operator = request.get(CALLER, ANYONE).role.includes(Role.OPERATE)
+        async with feed.viewer(drop, is_operator=is_operator) as viewer:
             response = web.StreamResponse(headers={"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"})
             response.content_type, response.charset = "text/event-stream", "utf-8"
             await response.prepare(request)

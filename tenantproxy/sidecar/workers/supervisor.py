@@ -23,7 +23,15 @@ from tenantproxy.metrics.listeners import HttpRequests, ListenerStats, ProcessCo
 from tenantproxy.metrics.logging import LogObserver
 from tenantproxy.pools.base import Stats
 from tenantproxy.sidecar.acted_on import Thing
-from tenantproxy.sidecar.admin import ADMIN_CLIENTS, MOST_UNKNOWN, Readiness, admin_app, pools_json, server_json
+from tenantproxy.sidecar.admin import (
+    ADMIN_CLIENTS,
+    MOST_READERS,
+    MOST_UNKNOWN,
+    Readiness,
+    admin_app,
+    pools_json,
+    server_json,
+)
 from tenantproxy.sidecar.admin_gate import admin_gate
 from tenantproxy.sidecar.controls import control_routes
 from tenantproxy.sidecar.listener import HttpListener
@@ -147,6 +155,7 @@ class Supervisor:
             port=port,
             max_clients=ADMIN_CLIENTS,
             max_unknown=MOST_UNKNOWN,
+            max_readers=MOST_READERS,
             drain_timeout=self._plan.drain_timeout,
             sockets=duplicates({"admin": self._sockets.get("admin", ())})["admin"],
             tls=listener_tls(settings, "admin"),
