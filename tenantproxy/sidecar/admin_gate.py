@@ -45,6 +45,7 @@ ACTED_ON: Final = web.RequestKey("tenantproxy_acted_on", tuple[str, list[Thing]]
 """What the change acted upon, and whose that was where the path does not say so."""
 
 _ORIGIN: Final = re.compile(r"[a-z0-9._\-]+(:[0-9]+)?|\[[0-9a-f:.]+\](:[0-9]+)?")
+_SAYS_TLS: Final = re.compile(r"(?:^|[,;=\s\"])https(?:[,;\s\"]|$)", re.IGNORECASE)
 _LOOPBACK: Final = frozenset(("localhost", "127.0.0.1", "::1"))
 
 
@@ -220,18 +221,35 @@ def _check_host(request: web.Request, names: set[str]) -> None:
 
 
 def check_own_origin(request: web.Request, hosts: Iterable[str]) -> None:
-    """A browser says whose page asks. It must be this listener's own, or be at one of `hosts`: else ForeignOrigin."""
+    """A browser says whose page asks. It must be this listener's own, or be at one of `hosts`: else ForeignOrigin.
+
+    A page that came in clear text is not that of the same name by TLS: anyone on its way could have written it. One by
+    TLS may ask a listener without: a proxy that ends TLS is in front, and may not say so.
+    """
     for given in request.headers.getall("Origin", []):
-        origin = _origin_of(given)
+        scheme, origin = _origin_of(given)
         is_own = bool(origin) and origin == request.headers.get("Host", "").lower()
-        if not is_own and _name_of(origin) not in {name.lower() for name in hosts}:
+        is_known = is_own or _name_of(origin) in {name.lower() for name in hosts}
+        if not is_known or (scheme == "http" and _was_asked_by_tls(request)) or not _is_same_origin(request):
             raise ForeignOrigin("a web page of another origin may not ask the admin listener")
 
 
-def _origin_of(text: str) -> str:
-    """Host and port of an origin; empty for what is none (`null`)."""
+def _origin_of(text: str) -> tuple[str, str]:
+    """Scheme, and host with port, of an origin; empty for what is none (`null`)."""
     scheme, found, rest = text.lower().partition("://")
-    return rest if found and scheme in ("http", "https") and _ORIGIN.fullmatch(rest) else ""
+    return (scheme, rest) if found and scheme in ("http", "https") and _ORIGIN.fullmatch(rest) else ("", "")
+
+
+def _was_asked_by_tls(request: web.Request) -> bool:
+    """As far as is known: by the server, or by what any proxy says. Who lies with that is refused, no more."""
+    headers = request.headers
+    told = (*headers.getall("X-Forwarded-Proto", []), *headers.getall("Forwarded", []))
+    return request.scheme == "https" or any(_SAYS_TLS.search(each) for each in told)
+
+
+def _is_same_origin(request: web.Request) -> bool:
+    """By a browser's own word, which it gives to who it reaches by TLS, whatever is between."""
+    return all(each.strip().lower() == "same-origin" for each in request.headers.getall("Sec-Fetch-Site", []))
 
 
 def _name_of(host: str) -> str:

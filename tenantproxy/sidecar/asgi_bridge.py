@@ -73,6 +73,7 @@ class AsgiBridge:
         task = asyncio.current_task()
         assert task is not None
         request = server.request_factory(_message_of(scope), body, protocol, writer, task)
+        request = request.clone(scheme=scope.get("scheme", "http"))
         if client := scope.get("client"):
             request = request.clone(remote=str(client[0]))
         if not await _take(receive, body):

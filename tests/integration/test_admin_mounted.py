@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -141,6 +142,47 @@ async def test_a_cookie_alone_changes_nothing_for_another_site(mounted: Mounted,
         for headers in ({}, {"Origin": "https://evil.example"}, {"Origin": "null"}):
             code, problem = await asked(http, "/v1/tenants/database1/evict", "admin", "POST", **headers)
             assert (code, problem["code"]) == (403, "foreign_origin")
+
+
+@EACH
+async def test_behind_tls_a_page_of_its_name_in_clear_text_changes_nothing(mounted: Mounted, world: World) -> None:
+    async with (
+        Router(world.settings()) as router,
+        mounted(router, auth=by_cookie) as url,
+        aiohttp.ClientSession(url) as http,
+    ):
+        evict, secure = "/v1/tenants/database1/evict", url.replace("http:", "https:")
+        for headers in ({"Origin": url, "X-Forwarded-Proto": "https"}, {"Origin": url, "Sec-Fetch-Site": "cross-site"}):
+            code, problem = await asked(http, evict, "operate", "POST", **headers)
+            assert (code, problem["code"]) == (403, "foreign_origin")
+        for told in ({}, {"X-Forwarded-Proto": "https", "Sec-Fetch-Site": "same-origin"}):
+            assert await asked(http, evict, "operate", "POST", **{"Origin": secure, **told}) == (200, {})
+
+
+async def test_the_scheme_that_the_server_says_is_that_of_the_request(world: World) -> None:
+    sent: list[Any] = []
+    scope: dict[str, Any] = {
+        "type": "http", "method": "GET", "path": "/v1/pools", "query_string": b"", "scheme": "https",
+        "headers": [(b"host", b"app.example"), (b"origin", b"http://app.example"), (b"cookie", b"session=read-cookie")],
+    }  # fmt: skip
+    async with Router(world.settings()) as router:
+        app: Any = asgi_app(router, auth=by_cookie)
+        bodies = [{"type": "http.request"}]
+
+        async def receive() -> Any:
+            return bodies.pop() if bodies else await asyncio.Event().wait()
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        await app(scope, receive, send)
+        assert sent[0]["status"] == 403
+        scope["headers"][1] = (b"origin", b"https://app.example")
+        bodies.append({"type": "http.request"})
+        sent.clear()
+        await app(scope, receive, send)
+        assert sent[0]["status"] == 200
+        await app.close()
 
 
 @EACH

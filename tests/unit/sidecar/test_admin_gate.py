@@ -173,6 +173,29 @@ async def test_a_web_page_of_another_origin_is_refused(origin: str, method: str)
         await asked("/v1/reload", method=method, headers=[("Origin", origin)], hosts=["ops.internal"])
 
 
+@pytest.mark.parametrize(
+    "told",
+    [
+        ("X-Forwarded-Proto", "https"),
+        ("X-Forwarded-Proto", "http, HTTPS"),
+        ("Forwarded", 'for=192.0.2.1;proto="https"'),
+        ("Forwarded", "proto=http, for=_x;Proto=https;by=_y"),
+        ("Sec-Fetch-Site", "cross-site"),
+        ("Sec-Fetch-Site", "same-site"),
+    ],
+)
+async def test_a_page_in_clear_text_is_not_that_of_its_name_by_tls(told: tuple[str, str]) -> None:
+    with pytest.raises(ForeignOrigin):
+        await asked("/v1/pools", headers=[("Origin", "http://10.0.0.5:8081"), told])
+
+
+@pytest.mark.parametrize(
+    "told", [("X-Forwarded-Proto", "http"), ("Forwarded", "host=https.example"), ("Sec-Fetch-Site", "same-origin")]
+)
+async def test_a_page_in_clear_text_asks_where_there_is_no_tls(told: tuple[str, str]) -> None:
+    assert (await asked("/v1/pools", headers=[("Origin", "http://10.0.0.5:8081"), told])).status == 200
+
+
 @pytest.mark.parametrize("origin", ["http://10.0.0.5:8081", "https://10.0.0.5:8081", "https://ops.internal"])
 async def test_its_own_page_may_ask_behind_a_proxy_with_another_name_too(origin: str) -> None:
     assert (await asked("/v1/pools", headers=[("Origin", origin)], hosts=["ops.internal"])).status == 200
