@@ -55,6 +55,7 @@ __all__ = [
     "RegistryDegraded",
     "RegistryRecovered",
     "ResetFailed",
+    "RightsGiven",
     "ServerDown",
     "ServerMovedTo",
     "ServerUp",
@@ -203,6 +204,20 @@ class FunctionsNotVerified(Event):
     server: str
     database: str
     functions: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RightsGiven(Event):
+    """The tenant whose role is `giver` lets `role`, as whom other tenants' SQL runs, use `relations` of its own.
+
+    They are served, as it would stop them else. Told when it is first seen, and when it changes.
+    """
+
+    server: str
+    database: str
+    role: str
+    giver: str
+    relations: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -32,7 +32,8 @@ async def exposure_notes(settings: Settings, targets: Iterable[deploy.DeployTarg
         try:
             async with conn.transaction(readonly=True):
                 await conn.execute(PIN_PATH)
-                found = parse(await conn.fetchval(REACH, argument(names(settings.row.unprotected))))
+                path = settings.servers[target.server].search_path
+                found = parse(await conn.fetchval(REACH, argument(names(settings.row.unprotected), path=path)))
         finally:
             await conn.close()
         notes += [

@@ -26,11 +26,16 @@ PIN_PATH: Final = (
 # Roles: who the session can become, itself first of all. Shown: what views and SQL functions in sight read with their
 # caller's rights; no USAGE of its schema is asked for then. A relation is open when the catalogue alone says so; of
 # these at most 100 are told. The others are tables whose policies have to be read.
+# Given: what is in a schema that the role of another tenant owns, who alone lets others look into it (decision 108).
+# Behind: what views and rules there use with the rights of `as`, who owns them, or 0 for the caller. They are not given
+# where one of these relations is no tenant's own either, nor where their owner is no tenant: what they read of
+# PostgreSQL's own tables is not in the catalogue.
 REACH: Final = """
 WITH RECURSIVE given AS MATERIALIZED (
   SELECT ARRAY(SELECT json_array_elements_text($1::text::json -> 'schemas')) AS schemas,
          ARRAY(SELECT json_array_elements_text($1::text::json -> 'relations')) AS relations,
          ARRAY(SELECT json_array_elements_text($1::text::json -> 'faithful')) AS faithful,
+         ARRAY(SELECT json_array_elements_text($1::text::json -> 'path')) AS path,
          EXISTS (SELECT FROM pg_collation l WHERE NOT l.collisdeterministic) AS has_loose
 ), roles AS MATERIALIZED (
   SELECT r.oid, r.rolname::text AS name, r.rolsuper OR r.rolbypassrls OR r.rolcreaterole OR r.rolreplication
@@ -41,6 +46,11 @@ WITH RECURSIVE given AS MATERIALIZED (
   SELECT n.oid, n.nspname::text AS name FROM pg_namespace n
   WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
     AND EXISTS (SELECT FROM roles r WHERE has_schema_privilege(r.oid, n.oid, 'USAGE'))
+), tenants AS NOT MATERIALIZED (
+  SELECT r.oid, r.rolname::text AS name, s.description AS sign FROM pg_roles r JOIN pg_shdescription s
+    ON s.objoid = r.oid AND s.classoid = 'pg_authid'::regclass AND s.description LIKE 'tenantproxy: made for %'
+  WHERE NOT (r.rolsuper OR r.rolbypassrls OR r.rolcreaterole OR r.rolreplication)
+    AND NOT EXISTS (SELECT FROM pg_auth_members m WHERE m.member = r.oid)
 ), members AS MATERIALIZED (
   SELECT d.objid AS oid, min(e.extname::text) AS extension FROM pg_extension e JOIN pg_depend d ON d.refobjid = e.oid
     AND d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e' AND d.classid = 'pg_class'::regclass GROUP BY 1
@@ -58,18 +68,54 @@ WITH RECURSIVE given AS MATERIALIZED (
       AND d.objid = coalesce(p.oid, w.oid)
     WHERE d.refclassid IN ('pg_class'::regclass, 'pg_proc'::regclass)
 ), within AS MATERIALIZED (
-  SELECT c.oid, n.name FROM schemas n JOIN pg_class c ON c.relnamespace = n.oid
-  UNION SELECT c.oid, n.nspname::text FROM shown s JOIN pg_class c ON c.oid = s.oid AND s.class = 'pg_class'::regclass
+  SELECT c.oid, n.name, n.oid AS space FROM schemas n JOIN pg_class c ON c.relnamespace = n.oid
+  UNION SELECT c.oid, n.nspname::text, n.oid FROM shown s
+    JOIN pg_class c ON c.oid = s.oid AND s.class = 'pg_class'::regclass
     JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
+), givers AS MATERIALIZED (
+  SELECT n.oid AS space, t.* FROM (SELECT DISTINCT w.space FROM within w) s JOIN pg_namespace n ON n.oid = s.space
+    JOIN tenants t ON t.oid = n.nspowner CROSS JOIN given g
+  WHERE n.nspname <> ALL (g.path) AND NOT pg_has_role(t.oid, 'MEMBER')
+    AND NOT EXISTS (SELECT FROM pg_foreign_table f JOIN pg_class c ON c.oid = f.ftrelid
+      WHERE c.relowner = t.oid OR c.relnamespace = n.oid)
+), behind (oid, by, "as") AS (
+  SELECT c.oid, 0::oid, 0::oid FROM within n JOIN givers v ON v.space = n.space
+    JOIN pg_class c ON c.oid = n.oid AND c.relhasrules
+  UNION SELECT u.oid, c.oid, x."as" FROM behind b JOIN pg_class c ON c.oid = b.oid AND c.relhasrules
+    JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname NOT IN ('pg_catalog', 'information_schema')
+    JOIN pg_rewrite w ON w.ev_class = c.oid
+    JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = w.oid AND d.refclassid = 'pg_class'::regclass
+    JOIN pg_class u ON u.oid = d.refobjid AND u.oid <> c.oid AND u.relkind IN ('r', 'p', 'v', 'm', 'f')
+    CROSS JOIN LATERAL (SELECT CASE WHEN w.ev_type = '1' AND c.relkind = 'v' AND EXISTS (
+        SELECT FROM pg_options_to_table(c.reloptions) o WHERE o.option_name = 'security_invoker'
+          AND o.option_value::boolean) THEN 0 ELSE c.relowner END AS "as" OFFSET 0) x
+  WHERE CASE x."as" WHEN 0 THEN EXISTS (SELECT FROM roles r WHERE has_table_privilege(r.oid, u.oid, 'DELETE')
+      OR has_any_column_privilege(r.oid, u.oid, 'SELECT, INSERT, UPDATE'))
+    ELSE has_table_privilege(x."as", u.oid, 'DELETE')
+      OR has_any_column_privilege(x."as", u.oid, 'SELECT, INSERT, UPDATE') END
+), not_given (oid) AS (
+  SELECT b.by FROM behind b JOIN pg_class c ON c.oid = b.oid JOIN pg_namespace n ON n.oid = c.relnamespace
+    LEFT JOIN tenants t ON t.oid = b."as" CROSS JOIN given g
+  WHERE b.by <> 0 AND n.nspname <> ALL (g.schemas) AND (t.oid IS NULL OR c.relowner <> t.oid)
+    AND format('"%s"."%s"', replace(n.nspname, '"', '""'), replace(c.relname::text, '"', '""')) <> ALL (g.relations)
+    AND NOT (b."as" = 0 AND n.oid IN (SELECT o.oid FROM schemas o))
+    AND n.nspname <> 'information_schema' AND NOT EXISTS (SELECT FROM tenants o WHERE o.oid = n.nspowner)
+    AND (t.sign IS NULL OR obj_description(n.oid, 'pg_namespace') IS DISTINCT FROM t.sign)
+  UNION SELECT b.oid FROM behind b JOIN pg_class c ON c.oid = b.oid AND c.relhasrules
+    JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname NOT IN ('pg_catalog', 'information_schema')
+  WHERE c.relowner NOT IN (SELECT t.oid FROM tenants t)
+  UNION SELECT b.by FROM not_given o JOIN behind b ON b.oid = o.oid AND b.by <> 0
 ), relations AS MATERIALIZED (
-  SELECT c.oid, n.name AS schema, c.relname::text AS name, c.relkind::text AS kind, x.rights,
+  SELECT c.oid, n.name AS schema,
+    CASE WHEN c.oid NOT IN (SELECT o.oid FROM not_given o) THEN v.name END AS giver,
+    c.relname::text AS name, c.relkind::text AS kind, x.rights,
     c.relkind IN ('r', 'p') AND c.relrowsecurity AS secured, c.relispartition AS is_partition,
     CASE WHEN c.relkind = 'v' THEN EXISTS (SELECT FROM pg_options_to_table(c.reloptions) o
       WHERE o.option_name = 'security_invoker' AND o.option_value::boolean) ELSE false END AS is_invoker,
     CASE WHEN c.relhasrules THEN ARRAY(SELECT w.rulename::text FROM pg_rewrite w
       WHERE w.ev_class = c.oid AND w.ev_type <> '1' AND w.ev_enabled <> 'D'
         AND NOT (w.is_instead AND pg_get_ruledef(w.oid) ~ ' DO INSTEAD NOTHING;$')) ELSE '{}' END AS rules
-  FROM within n JOIN pg_class c ON c.oid = n.oid CROSS JOIN given g
+  FROM within n JOIN pg_class c ON c.oid = n.oid LEFT JOIN givers v ON v.space = n.space CROSS JOIN given g
   CROSS JOIN LATERAL (SELECT ARRAY(
     SELECT p FROM unnest('{SELECT,INSERT,UPDATE,REFERENCES}'::text[]) p
     WHERE EXISTS (SELECT FROM roles r WHERE has_any_column_privilege(r.oid, c.oid, p))
@@ -79,18 +125,19 @@ WITH RECURSIVE given AS MATERIALIZED (
   WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND n.name <> ALL (g.schemas) AND x.rights <> '{}'
     AND format('"%s"."%s"', replace(n.name, '"', '""'), replace(c.relname::text, '"', '""')) <> ALL (g.relations)
 ), described AS MATERIALIZED (
-  SELECT r.*, x.is_open, row_number() OVER (PARTITION BY x.is_open ORDER BY r.schema, r.name) AS number
-  FROM relations r CROSS JOIN LATERAL (SELECT NOT r.secured AND NOT r.is_invoker AS is_open) x
+  SELECT r.*, x.is_open, row_number() OVER (PARTITION BY r.giver IS NULL, x.is_open ORDER BY r.schema, r.name) AS number
+  FROM relations r
+    CROSS JOIN LATERAL (SELECT r.giver IS NOT NULL OR NOT r.secured AND NOT r.is_invoker AS is_open) x
 )
 SELECT json_build_object(
   'role', current_user::text,
   'mighty', ARRAY(SELECT r.name FROM roles r WHERE r.is_mighty ORDER BY 1),
-  'open', (SELECT count(*) FROM described WHERE is_open),
+  'open', (SELECT count(*) FROM described WHERE is_open AND giver IS NULL),
   'relations', (SELECT json_agg(json_build_object(
     'schema', r.schema, 'name', r.name, 'kind', r.kind, 'rights', r.rights, 'secured', r.secured,
-    'partition', r.is_partition, 'invoker', r.is_invoker, 'rules', r.rules,
+    'partition', r.is_partition, 'invoker', r.is_invoker, 'rules', r.rules, 'giver', r.giver,
     'extension', (SELECT m.extension FROM members m WHERE m.oid = r.oid),
-    'policies', CASE WHEN r.secured THEN (SELECT json_agg(json_build_object(
+    'policies', CASE WHEN r.secured AND r.giver IS NULL THEN (SELECT json_agg(json_build_object(
       'name', p.polname::text, 'permissive', p.polpermissive, 'command', p.polcmd::text,
       'for_all_roles', 0 = ANY (p.polroles), 'using', pg_get_expr(p.polqual, p.polrelid),
       'check', CASE WHEN p.polwithcheck::text IS DISTINCT FROM p.polqual::text
@@ -123,7 +170,8 @@ SELECT json_build_object(
     ORDER BY 1 LIMIT 100)
 )::text
 """
-"""$1: JSON, `schemas` and `relations` (quoted, `"s"."t"`) that are not looked at, `faithful` types.
+"""$1: JSON, `schemas` and `relations` (quoted, `"s"."t"`) that are not looked at, `faithful` types, `path`: schemas in
+which the session finds names by itself, of which none is given.
 
 One row with one text, JSON.
 """
@@ -142,7 +190,10 @@ _RIGHTS: Final = (*COMMANDS, *_BESIDES_ROWS)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReachedRelation:
-    """What the role may do something with. `kind`: a letter of pg_class.relkind; `secured`: row security is enabled."""
+    """What the role may do something with. `kind`: a letter of pg_class.relkind; `secured`: row security is enabled.
+
+    `giver`: the role of another tenant, whose own it is and who let others look at it; its policies are not read.
+    """
 
     schema: str
     name: str
@@ -152,6 +203,7 @@ class ReachedRelation:
     partition: bool
     invoker: bool
     rules: tuple[str, ...]
+    giver: str | None
     extension: str | None
     policies: tuple[Policy, ...]
 
@@ -176,8 +228,11 @@ class Reach:
     definers: tuple[str, ...]
 
 
-def argument(names: Iterable[tuple[str, str | None]]) -> str:
-    """The parameter of REACH: (schema, relation) that are not looked at; without a relation, all of a schema."""
+def argument(names: Iterable[tuple[str, str | None]], *, path: Iterable[str] = ()) -> str:
+    """The parameter of REACH: (schema, relation) that are not looked at; without a relation, all of a schema.
+
+    `path`: in which schemas the session finds names that say none.
+    """
     names = list(names)
     return json.dumps(
         {
@@ -188,6 +243,7 @@ def argument(names: Iterable[tuple[str, str | None]]) -> str:
                 if relation is not None
             ],
             "faithful": sorted(FAITHFUL),
+            "path": list(path),
         }
     )
 
@@ -214,11 +270,14 @@ def _relation(given: Mapping[str, Any]) -> ReachedRelation:
 
 
 def exposures(reach: Reach, *, form: TenantForm) -> Iterator[Exposure]:
-    """Everything that one tenant's session could use to get at another's rows, with what closes it."""
+    """Everything that one tenant's session could use to get at another's rows, with what closes it. What a tenant gave
+    of its own is not among it.
+    """
     for role in reach.mighty:
         yield _of_role(role, reach.role)
     for relation in reach.relations:
-        yield from _of_relation(relation, reach.role, form)
+        if relation.giver is None:
+            yield from _of_relation(relation, reach.role, form)
 
 
 def _of_role(role: str, own: str) -> Exposure:
@@ -300,7 +359,9 @@ def refusal(reach: Reach, key: PoolKey, *, form: TenantForm) -> UnprotectedRelat
     found = list(exposures(reach, form=form))
     if not found:
         return None
-    unseen = max(0, reach.open - sum(1 for each in reach.relations if not (each.secured or each.invoker)))
+    unseen = max(
+        0, reach.open - sum(1 for each in reach.relations if each.giver is None and not (each.secured or each.invoker))
+    )
     count = len(found) + unseen
     told = [f"{each.what} ({each.why})" for each in found[:_TOLD]]
     more = f"; and {count - len(told)} more" if count > len(told) else ""

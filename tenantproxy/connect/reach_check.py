@@ -10,9 +10,9 @@ from time import monotonic
 from typing import Final
 
 from tenantproxy.config import Settings, names
-from tenantproxy.connect.reach import argument, parse, refusal
+from tenantproxy.connect.reach import Reach, argument, parse, refusal
 from tenantproxy.errors import Exposure
-from tenantproxy.events import FunctionsNotVerified, Observer
+from tenantproxy.events import FunctionsNotVerified, Observer, RightsGiven
 from tenantproxy.isolation.policies import TenantForm
 from tenantproxy.model import PoolKey
 from tenantproxy.pools.base import Clock
@@ -20,6 +20,7 @@ from tenantproxy.pools.base import Clock
 __all__ = ["GOOD_SECONDS", "ReachCheck"]
 
 GOOD_SECONDS: Final = 60.0  # a new connection of a pool does not look again for so long after one that found no fault
+_TOLD: Final = 20
 _KNOWN: Final = 1000  # pools remembered before those that were looked at long ago are forgotten
 
 
@@ -40,10 +41,12 @@ class ReachCheck:
         self._shared_role = settings.schema_.shared_role
         self._unprotected = names(settings.row.unprotected)
         self._common = names(settings.schema_.common)
+        self._paths = {name: server.search_path for name, server in settings.servers.items()}
         self._signed_form = TenantForm()
         self._row_form = self._signed_form if settings.row.signed else TenantForm(settings.row.setting)
         self._good_at: dict[PoolKey, float] = {}
         self._told: dict[PoolKey, tuple[Exposure, ...]] = {}  # of pools that are refused now
+        self._given: dict[PoolKey, tuple[tuple[str, str], ...]] = {}  # relations that others gave, of pools that serve
         self._named: set[tuple[str, str, str]] = set()
 
     def is_due(self, key: PoolKey) -> bool:
@@ -56,7 +59,7 @@ class ReachCheck:
     def argument(self, key: PoolKey) -> str:
         """The parameter of REACH for this pool."""
         if key.shared:
-            return argument(self._unprotected)
+            return argument(self._unprotected, path=self._paths[key.server])
         own = (key.schema or "", *key.systems)
         return argument([*self._common, *((schema, None) for schema in own)])
 
@@ -74,11 +77,29 @@ class ReachCheck:
             raise error
         self._told.pop(key, None)
         self._remember(key)
+        self._tell_given(key, reach)
         place = (key.server, key.database, reach.role)
         if reach.definers and place not in self._named:
             self._named.add(place)
             functions = ", ".join(reach.definers)
             self._observer(FunctionsNotVerified(server=key.server, database=key.database, functions=functions))
+
+    def _tell_given(self, key: PoolKey, reach: Reach) -> None:
+        given = tuple((each.giver, each.label) for each in reach.relations if each.giver is not None)
+        if self._given.get(key, ()) == given:
+            return
+        if len(self._given) >= _KNOWN:
+            self._given.clear()
+        self._given[key] = given
+        by_giver: dict[str, list[str]] = {}
+        for giver, relation in given:
+            by_giver.setdefault(giver, []).append(relation)
+        for giver, relations in by_giver.items():
+            more = f" and {len(relations) - _TOLD} more" if len(relations) > _TOLD else ""
+            told = ", ".join(relations[:_TOLD]) + more
+            self._observer(
+                RightsGiven(server=key.server, database=key.database, role=reach.role, giver=giver, relations=told)
+            )
 
     def _remember(self, key: PoolKey) -> None:
         now = self._clock()

@@ -118,14 +118,15 @@ def _database(row: asyncpg.Record, home: Home) -> Iterator[Change]:
         yield Change(what=what, sql=f"REVOKE {rights} ON DATABASE {database} FROM {role}")
     for stranger in map(quote_identifier, row["strangers"] if home.whole else ()):
         what = f"database {database}: closed to {stranger}"
-        yield Change(what=what, sql=f"REVOKE ALL ON DATABASE {database} FROM {stranger}")
+        yield Change(what=what, sql=f"REVOKE ALL ON DATABASE {database} FROM {stranger} CASCADE")
 
 
 def _schema(row: asyncpg.Record, grantee: str) -> Iterator[Change]:
     schema, role = quote_identifier(row["name"]), quote_identifier(grantee)
     for stranger in [*(["PUBLIC"] if row["is_public"] else []), *map(quote_identifier, row["strangers"])]:
         what = f"schema {schema}: closed to {stranger}"
-        yield Change(what=what, sql=f"REVOKE ALL ON SCHEMA {schema} FROM {stranger}")
+        # Its owner may have let them go on granting.
+        yield Change(what=what, sql=f"REVOKE ALL ON SCHEMA {schema} FROM {stranger} CASCADE")
     if not row["is_owner"]:
         if row["creates"]:
             what = f"schema {schema}: {role} creates nothing in it"

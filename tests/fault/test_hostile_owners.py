@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import asyncpg
 import pytest
 
 from tenantproxy import ConfigurationError, Router
 from tenantproxy.config import Settings
-from tenantproxy.embedded import EmbeddedPostgres
 from tenantproxy.lifecycle.access import admin_connection
 from tenantproxy.lifecycle.backup import (
     BackupFailed,
@@ -28,38 +25,14 @@ from tenantproxy.lifecycle.backup import (
 )
 from tenantproxy.lifecycle.migrate import Migrator, targets_of
 from tenantproxy.lifecycle.move import MoveOptions, Mover
-from tenantproxy.lifecycle.provision import Provisioner, Wanted, wanted
+from tenantproxy.lifecycle.provision import Provisioner, wanted
 from tenantproxy.lifecycle.status import delete
-from tenantproxy.model import Isolation, Tenant, TenantStatus
+from tenantproxy.model import Isolation, Tenant
 from tests.support.database import Database
 from tests.support.lasting import lasting as kept
+from tests.support.owners import an_owner, own_world, settings_of
 from tests.support.waiting import until
-from tests.support.world import World, a_world
-
-NAMES: Final = (f"o{number}" for number in itertools.count())
-# Raises where the session could become a superuser's, which RESET ROLE or SET ROLE NONE would do.
-CANARY: Final = """
-CREATE FUNCTION {schema}.canary() RETURNS void LANGUAGE plpgsql AS $$BEGIN
-  IF (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = session_user) THEN
-    RAISE 'ran as %', session_user;
-  END IF;
-END$$;
-CREATE FUNCTION {schema}.soft(int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS
-  'BEGIN PERFORM {schema}.canary(); RETURN $1; END';
-CREATE FUNCTION {schema}.fires() RETURNS trigger LANGUAGE plpgsql AS
-  'BEGIN PERFORM {schema}.canary(); RETURN NEW; END';
-CREATE FUNCTION {schema}.holds(text) RETURNS bool LANGUAGE plpgsql AS
-  'BEGIN PERFORM {schema}.canary(); RETURN true; END';
-CREATE FUNCTION {schema}.apart(int, int) RETURNS float8 LANGUAGE plpgsql IMMUTABLE AS
-  'BEGIN PERFORM {schema}.canary(); RETURN 1; END';
-"""
-
-
-@asynccontextmanager
-async def own_world() -> AsyncIterator[World]:
-    async with EmbeddedPostgres(version=18, durable=False, max_connections=60) as server:
-        async with a_world(server, rows=1, schemas=1, databases=0) as world:
-            yield world
+from tests.support.world import World
 
 
 @pytest.fixture(scope="module")
@@ -71,40 +44,6 @@ def house() -> Iterator[World]:
 @pytest.fixture
 def settings(house: World, tmp_path: Path) -> Settings:
     return settings_of(house, tmp_path)
-
-
-def settings_of(house: World, folder: Path, **more: Any) -> Settings:
-    backup = {"folder": str(folder / "saved")}
-    provision = {"shared_database": house.shared.name, **more.pop("provision", {})}
-    return house.settings(registry="postgres", backup=backup, provision=provision, **more)
-
-
-@asynccontextmanager
-async def an_owner(
-    house: World, settings: Settings, kind: Isolation
-) -> AsyncIterator[tuple[Wanted, Tenant, asyncpg.Connection]]:
-    """A tenant whose role owns its schemas, or its database; a session of that role. It is gone behind the block."""
-    name = next(NAMES)  # one that was deleted is not given again
-    async with Provisioner(settings).open() as making:
-        want = (await making.create(wanted(settings, name, isolation=kind))).wanted
-    tenant = want.tenant(TenantStatus.ACTIVE)
-    async with house.database(tenant).connect() as admin:
-        if kind is Isolation.DATABASE:
-            await admin.execute(f'ALTER DATABASE "{want.database}" OWNER TO "{want.role}"')
-        else:
-            for schema in (want.schema, *dict(want.systems).values()):
-                await admin.execute(f'ALTER SCHEMA "{schema}" OWNER TO "{want.role}"')
-    try:
-        async with house.as_role_of(tenant) as conn:
-            schema = want.schema or "public"
-            await conn.execute(f"SET search_path = {schema}")
-            await conn.execute(CANARY.format(schema=schema))
-            yield want, tenant, conn
-    finally:
-        async with house.main.connect() as main:
-            there = await main.fetchval("SELECT true FROM tenantproxy.tenants WHERE id = $1", name)
-        if there:
-            await delete(settings, name, grace_days=0, no_backup=True)
 
 
 async def test_a_role_that_is_set_for_a_database_runs_nothing_of_its_owner_as_the_admin_user(

@@ -39,7 +39,8 @@ _SCHEMAS: Final = (
     DoctorRule(
         code="TPD066", severity=_CRITICAL, title="A schema tenant reaches what is not its own",
         says="The role {detail} reaches {object}, outside of the schemas of its tenant.",
-        why="It is another tenant's, or shared by all. Connections of such a role are refused.",
+        why="It is another tenant's, or shared by all. Connections of such a role are refused, unless a tenant gave "
+        "what is its own.",
         advice="or name in [schema] common what tenants may share",
     ),
     DoctorRule(

@@ -48,11 +48,11 @@ async def look_at_database(
     findings = await look(conn, "schemas.sql", given, **where)
     findings += await look(conn, "routines.sql", given, **where)
     findings += await _open_functions(conn, place)
+    closed = {finding.object for finding in findings if finding.code == "TPD062"}
     if place.row_roles:
-        findings += await _row_tables(conn, settings, place, healthy)
+        findings += await _row_tables(conn, settings, place, healthy, closed)
         findings += await look_at_installation(conn, settings, place, given)
     if place.homes and not settings.schema_.shared_role:
-        closed = {finding.object for finding in findings if finding.code == "TPD062"}
         findings += [each async for each in _homes(conn, settings, place, healthy, closed)]
     return findings
 
@@ -74,8 +74,9 @@ async def _open_functions(conn: asyncpg.Connection, place: AuditPlace) -> list[D
 
 # --- row tenants -----------------------------------------------------------------------------------------------------
 async def _row_tables(
-    conn: asyncpg.Connection, settings: Settings, place: AuditPlace, healthy: frozenset[str]
+    conn: asyncpg.Connection, settings: Settings, place: AuditPlace, healthy: frozenset[str], closed: set[str]
 ) -> list[DoctorFinding]:
+    """`closed`: schemas of which it is told already that they are open."""
     columns = [row[0] for row in await rows(conn, "columns.sql")]
     given = place.argument(columns=list(dict.fromkeys([*columns, _COLUMN])), healthy=healthy)
     where = {"server": place.server, "database": place.database}
@@ -86,7 +87,7 @@ async def _row_tables(
     }
     owned = {key for key, table in guarded.items() if table.owner in place.row_roles}
     form = TenantForm(None if settings.row.signed else settings.row.setting)
-    shared = argument(names(settings.row.unprotected))
+    shared = argument(names(settings.row.unprotected), path=settings.servers[place.server].search_path)
     seen: list[tuple[str, Leak]] = []
     granted: set[tuple[str, str]] = set()
     for role in place.row_roles:
@@ -95,7 +96,8 @@ async def _row_tables(
             if reach is not None:
                 granted |= {(relation.schema, relation.name) for relation in reach.relations}
                 seen += [(role, leak) for leak in leaks(reach, form=form, guarded=guarded)]
-    seen = [each for each in seen if (each[1].relation.schema, each[1].relation.name) not in owned]
+    seen = [(role, leak) for role, leak in seen if (leak.relation.schema, leak.relation.name) not in owned
+            and not (leak.relation.giver is not None and leak.relation.schema in closed)]  # fmt: skip
     isolating = {key: await _isolating(conn, settings, table, place.row_roles) for key, table in guarded.items()
                  if _needs_plan(key, table, seen)}  # fmt: skip
 

@@ -2,22 +2,27 @@
 -- of each schema tenant), whole (the role whose own database it is, or null), strangers (roles of tenants that have nothing to do here).
 WITH given AS MATERIALIZED (
   SELECT ARRAY(SELECT json_array_elements_text($1::text::json -> 'roles')) AS roles,
-    ARRAY(SELECT json_array_elements_text($1::text::json -> 'strangers')) AS strangers, $1::text::json ->> 'whole' AS whole
+    ARRAY(SELECT json_array_elements_text($1::text::json -> 'strangers')) AS strangers,
+    ARRAY(SELECT json_array_elements_text($1::text::json -> 'row_roles')) AS row_roles, $1::text::json ->> 'whole' AS whole
 ), tenant AS MATERIALIZED (
   SELECT t.value ->> 'schema' AS schema, t.value ->> 'role' AS role FROM json_array_elements($1::text::json -> 'tenants') t
 ), space AS MATERIALIZED (
   SELECT n.oid, n.nspname::text AS name, n.nspowner, n.nspacl, pg_get_userbyid(n.nspowner)::text AS owner
   FROM pg_namespace n WHERE n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'tenantproxy')
 ), acl AS MATERIALIZED (
-  SELECT s.name, s.owner, a.privilege_type, a.grantee, CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END AS written,
+  SELECT s.name, s.owner, s.nspowner, a.privilege_type, a.grantor, a.grantee, a.is_grantable, CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END AS written,
     CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_get_userbyid(a.grantee)::text END AS who
   FROM space s, aclexplode(coalesce(s.nspacl, acldefault('n', s.nspowner))) a WHERE a.grantee <> s.nspowner
 )
 SELECT 'TPD061' AS code, a.name AS schema, a.name AS object, a.who AS detail, ARRAY[format('REVOKE CREATE ON SCHEMA %I FROM %s', a.name, a.written)] AS sql
 FROM acl a, given g WHERE a.privilege_type = 'CREATE' AND (a.grantee = 0 OR a.who = ANY (g.roles))
 UNION ALL
-SELECT 'TPD062', a.name, a.name, a.who, ARRAY[format('REVOKE ALL ON SCHEMA %I FROM %s', a.name, a.written)]
-FROM acl a, given g WHERE a.privilege_type = 'USAGE' AND EXISTS (SELECT FROM tenant t WHERE t.schema = a.name)
+-- Who owns it may have let others go on granting: they stand behind what is taken away first.
+SELECT DISTINCT 'TPD062', a.name, a.name, a.who, ARRAY(SELECT DISTINCT format('REVOKE GRANT OPTION FOR ALL ON SCHEMA %I FROM %s CASCADE', o.name, o.written)
+    FROM acl o WHERE o.name = a.name AND o.grantor = o.nspowner AND o.is_grantable AND a.grantor <> a.nspowner)
+  || format('REVOKE ALL ON SCHEMA %I FROM %s%s', a.name, a.written, CASE WHEN a.is_grantable THEN ' CASCADE' ELSE '' END)
+FROM acl a, given g WHERE a.privilege_type = 'USAGE' AND (EXISTS (SELECT FROM tenant t WHERE t.schema = a.name)
+    OR shobj_description(a.nspowner, 'pg_authid') LIKE 'tenantproxy: made for %' AND NOT a.owner = ANY (g.row_roles))
   AND NOT EXISTS (SELECT FROM tenant t WHERE t.schema = a.name AND t.role = a.who)
   AND (a.grantee = 0 OR a.who = ANY (g.roles) OR a.who = ANY (g.strangers))
 UNION ALL
