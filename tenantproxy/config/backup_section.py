@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from tenantproxy.config.section import Section
-from tenantproxy.config.values import Count, Size, Text, Texts
+from tenantproxy.config.values import Count, NoTimeout, Size, Text, Texts
 
 __all__ = ["BackupSettings"]
 
@@ -20,6 +20,8 @@ class BackupSettings(Section):
     `verify` and `restore`. `pg_dump`: the program, `pg_restore` is next to it; empty: the newest that is found and not
     older than the server. `keep`: backups of a tenant that `prune` leaves at least; `keep_days`: and all that are
     younger; 0: that rule is out of use. `parallel`: tenants at once, each with two connections to its server.
+    `timeout`: seconds for one to be saved, and a tenth more for each MiB of its database; or to be read in, and one
+    more for each MiB and each thousand rows of the backup; 0: no bound.
     """
 
     folder: Text = ""
@@ -29,3 +31,4 @@ class BackupSettings(Section):
     keep: Count = 7
     keep_days: Count = 0
     parallel: Annotated[Size, Field(le=32)] = 2
+    timeout: NoTimeout = 600.0

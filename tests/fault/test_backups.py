@@ -495,7 +495,8 @@ async def test_a_backup_that_is_cancelled_leaves_no_file_and_no_child(house: Wor
     settings, tenant = settings_of(house, tmp_path), of_kind(house, Isolation.DATABASE)
     dumping = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'tenantproxy backup'"
     async with house.database(tenant).connect() as locking, house.main.connect() as looking:
-        await locking.execute("CREATE VIEW late AS SELECT 1 AS n; BEGIN; LOCK TABLE late IN ACCESS EXCLUSIVE MODE")
+        await locking.execute("CREATE VIEW late AS SELECT 1 AS n")
+        await locking.execute("BEGIN; LOCK TABLE late IN ACCESS EXCLUSIVE MODE")
         saving = asyncio.create_task(backup_tenant(settings, tenant))
 
         async def runs() -> bool:

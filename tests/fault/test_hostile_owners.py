@@ -11,11 +11,13 @@ import asyncpg
 import pytest
 
 from tenantproxy import ConfigurationError, Router
+from tenantproxy.cli.backup import verify
 from tenantproxy.config import Settings
 from tenantproxy.lifecycle.access import admin_connection
 from tenantproxy.lifecycle.backup import (
     BackupFailed,
     BackupWriter,
+    StoredBackup,
     backup_tenant,
     begin_run,
     content,
@@ -25,7 +27,7 @@ from tenantproxy.lifecycle.backup import (
 )
 from tenantproxy.lifecycle.migrate import Migrator, targets_of
 from tenantproxy.lifecycle.move import MoveOptions, Mover
-from tenantproxy.lifecycle.provision import Provisioner, wanted
+from tenantproxy.lifecycle.provision import Provisioner, ProvisioningFailed, Wanted, wanted
 from tenantproxy.lifecycle.status import delete
 from tenantproxy.model import Isolation, Tenant
 from tests.support.database import Database
@@ -232,6 +234,111 @@ async def test_what_is_odd_comes_back_as_it_was(house: World, settings: Settings
         assert found[0] == found[1]
         assert {kind for kind, _ in found[0]} >= {"closed", "comment", "statistics", "rule", "operator", "default"}
         await delete(settings, "again", grace_days=0, no_backup=True)
+
+
+# To read the text of the first policy is to run the domain's check, as the role that makes the policy.
+NAMING: Final = """
+CREATE FUNCTION sly(int) RETURNS bool LANGUAGE plpgsql AS $$BEGIN
+  IF (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = session_user) THEN RAISE 'as %', session_user; END IF;
+  RETURN true;
+END$$;
+CREATE DOMAIN planted AS int CHECK (sly(VALUE));
+CREATE TABLE things (n int); INSERT INTO things VALUES (1), (2);
+ALTER TABLE things ENABLE ROW LEVEL SECURITY; ALTER TABLE things FORCE ROW LEVEL SECURITY;
+CREATE POLICY "own; TO x (USING)" ON things TO "{role}", "{other}" USING (n = ANY ('{{1,2}}'::planted[]) AND 1.5 > 1);
+COMMENT ON POLICY "own; TO x (USING)" ON things IS 'TO all';
+CREATE POLICY less ON things AS RESTRICTIVE FOR SELECT TO "{role}" USING (n < 2);
+CREATE POLICY mighty ON things FOR INSERT TO "{boss}", pg_monitor WITH CHECK (false);
+CREATE POLICY theirs ON things FOR INSERT TO "{other}" WITH CHECK (true);
+COMMENT ON POLICY theirs ON things IS 'of another';
+CREATE POLICY anyone ON things FOR DELETE USING (true);
+"""
+NAMED: Final = "SELECT policyname::text, roles::text[] FROM pg_policies WHERE schemaname = $1"
+
+
+async def test_policies_of_a_restored_tenant_are_for_its_role_and_no_others_gain(
+    house: World, settings: Settings
+) -> None:
+    boss = house.server.superuser
+
+    async def restored(saved: StoredBackup, name: str) -> tuple[Wanted, dict[str, set[str]], str]:
+        assert (await verify_backup(settings, saved)).verified_at is not None
+        done = await restore_backup(settings, saved, as_id=name)
+        want = done.saga.wanted
+        async with Router(settings) as router:
+            assert [row[0] for row in await router.tenant(name).fetch("SELECT n FROM things")] == [1]
+        async with Database(server=house.server, name=want.database).connect() as admin:
+            rows = await admin.fetch(NAMED, want.schema or "public")
+        return want, {row[0]: set(row[1]) for row in rows}, "; ".join(done.notes)
+
+    async with an_owner(house, settings, Isolation.SCHEMA) as (other, _, _):
+        async with an_owner(house, settings, Isolation.SCHEMA) as (want, tenant, conn):
+            await conn.execute(NAMING.format(role=want.role, other=other.role, boss=boss))
+            saved = await backup_tenant(settings, tenant)
+            again, policies, notes = await restored(saved, f"{want.id}-again")
+            assert policies["own; TO x (USING)"] == {again.role, other.role}
+            assert policies["less"] == {again.role}
+            assert policies["mighty"] == {boss, "pg_monitor"}
+            assert (policies["theirs"], policies["anyone"]) == ({other.role}, {"public"})
+            assert "policy" not in notes
+    third, policies, notes = await restored(saved, f"{want.id}-third")
+    assert policies["own; TO x (USING)"] == policies["less"] == {third.role}
+    assert policies.keys() == {"own; TO x (USING)", "less", "mighty", "anyone"}
+    assert f"and not for them any more: {other.role}" in notes
+    for made in (again, third):
+        await delete(settings, made.id, grace_days=0, no_backup=True)
+
+
+# Ends nowhere but at home, and takes no cancellation for an answer.
+ENDLESS: Final = """
+CREATE FUNCTION endless(int) RETURNS bool LANGUAGE plpgsql AS $$BEGIN
+  IF current_database() = '{home}' AND current_schema() = '{schema}' THEN RETURN true; END IF;
+  LOOP
+    BEGIN PERFORM pg_catalog.pg_sleep(60); EXCEPTION WHEN query_canceled THEN NULL; END;
+  END LOOP;
+END$$;
+CREATE TABLE checked (n int CHECK (endless(n)));
+INSERT INTO checked VALUES (1);
+"""
+LEFT: Final = r"""
+SELECT datname FROM pg_database WHERE datname LIKE 'tenantproxy\_scratch%' UNION ALL
+SELECT rolname FROM pg_roles WHERE rolname LIKE 'tenantproxy\_load%' UNION ALL
+SELECT usename FROM pg_stat_activity WHERE application_name = 'tenantproxy backup'
+"""
+
+
+async def test_a_tenant_whose_checks_never_end_keeps_no_backup_behind_it(house: World, tmp_path: Path) -> None:
+    settings = settings_of(house, tmp_path, backup={"timeout": 1})
+    async with an_owner(house, settings, Isolation.SCHEMA) as (want, tenant, conn), house.main.connect() as admin:
+        await conn.execute(ENDLESS.format(home=want.database, schema=want.schema))
+        saved = await backup_tenant(settings, tenant)
+        await backup_tenant(settings, house.of(Isolation.SCHEMA)[0])
+        mine, next_one = await verify(settings, [], into=None, key_files=(), dry_run=False)
+        assert f"trying the backup {saved.id} was ended: it took longer than 1 s" in mine["error"]
+        assert next_one["verified_at"] is not None
+        assert await admin.fetch(LEFT) == []
+        with pytest.raises(ProvisioningFailed, match=r"restoring the backup .* was ended.*made for it is gone"):
+            await restore_backup(settings, saved, as_id="again")
+        assert await admin.fetch(LEFT) == []
+
+
+async def test_a_lock_that_is_never_let_go_keeps_no_backup_behind_it(house: World, tmp_path: Path) -> None:
+    settings = settings_of(house, tmp_path, backup={"timeout": 1})
+    async with an_owner(house, settings, Isolation.SCHEMA) as (want, tenant, conn), house.main.connect() as admin:
+        await conn.execute("CREATE VIEW late AS SELECT 1 AS n")
+        await conn.execute("BEGIN; LOCK TABLE late IN ACCESS EXCLUSIVE MODE")
+        others: dict[str, Tenant] = {want.id: tenant, **{each.id: each for each in house.tenants}}
+        writer = BackupWriter(settings)
+        async with writer.open(), begin_run(writer.folder, [want.id, "schema1"]) as run:
+            errors = {each.tenant: each.error for each in await run_all(settings, writer, run, others)}
+        assert f"saving the tenant {want.id} was ended: it took longer than" in (errors[want.id] or "")
+        assert errors["schema1"] is None
+
+        async def is_gone() -> bool:
+            return await admin.fetch(LEFT) == []
+
+        await until(is_gone, "the end of pg_dump's session, while the lock is kept")
+        await conn.execute("ROLLBACK")
 
 
 async def test_a_row_tenant_is_served_whatever_a_neighbour_makes_in_its_own_schema(

@@ -54,6 +54,8 @@ CREATE FUNCTION {schema}.twice(int) RETURNS int LANGUAGE sql AS 'SELECT $1 * 2';
 ALTER TABLE {schema}.owned OWNER TO {role}; ALTER FUNCTION {schema}.twice OWNER TO {role};
 ALTER DEFAULT PRIVILEGES FOR ROLE {role} IN SCHEMA {schema} GRANT SELECT ON TABLES TO app;
 GRANT SELECT ON {schema}.owned TO app;
+ALTER TABLE {schema}.projects ENABLE ROW LEVEL SECURITY;
+CREATE POLICY own ON {schema}.projects TO {role} USING (id > 0);
 """
 
 

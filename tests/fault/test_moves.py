@@ -368,7 +368,8 @@ async def test_what_was_closed_to_a_tenant_is_closed_at_its_new_place_too(
             f" REVOKE USAGE ON SEQUENCE projects_id_seq FROM {role};"
             " CREATE FUNCTION liked(mood) RETURNS bool LANGUAGE sql AS 'SELECT $1 = $1';"
             " CREATE FUNCTION liked(text) RETURNS bool LANGUAGE sql AS 'SELECT true';"
-            " REVOKE EXECUTE ON FUNCTION liked(mood) FROM PUBLIC"
+            " REVOKE EXECUTE ON FUNCTION liked(mood) FROM PUBLIC;"
+            f" CREATE POLICY own ON projects AS RESTRICTIVE TO {role} USING (name <> ' TO x')"
         )
     for options, where in (
         ({"isolation": DATABASE}, two.world.server),
@@ -391,6 +392,7 @@ async def test_what_was_closed_to_a_tenant_is_closed_at_its_new_place_too(
                 ["liked(mood)", "liked(text)", "how_many()"],
             )  # fmt: skip
             assert [row[0] for row in functions] == [False, True, True]
+            assert await conn.fetchval("SELECT roles::text[] FROM pg_policies") == [place.role]
     await remove(settings, name)
 
 

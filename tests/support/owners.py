@@ -44,7 +44,7 @@ async def own_world() -> AsyncIterator[World]:
 
 
 def settings_of(house: World, folder: Path, **more: Any) -> Settings:
-    backup = {"folder": str(folder / "saved")}
+    backup = {"folder": str(folder / "saved"), **more.pop("backup", {})}
     provision = {"shared_database": house.shared.name, **more.pop("provision", {})}
     return house.settings(registry="postgres", backup=backup, provision=provision, **more)
 

@@ -16,6 +16,7 @@ from tenantproxy.lifecycle.access import opened
 from tenantproxy.lifecycle.acting import act_for, may_not_act
 from tenantproxy.lifecycle.backup.content import compare, read_content, settle, snapshot_schemas
 from tenantproxy.lifecycle.backup.crypt import Identities
+from tenantproxy.lifecycle.backup.deadline import in_time, time_to_read
 from tenantproxy.lifecycle.backup.dumped import dump_command
 from tenantproxy.lifecycle.backup.errors import RestoreRefused
 from tenantproxy.lifecycle.backup.loading import LoaderNeeds, discard, loading
@@ -77,15 +78,18 @@ class BackupContent:
         await self._sessions.close()
 
     async def fill(self, wanted: Wanted) -> None:
-        """Restore it, and compare. Raises BackupDamaged, RestoreRefused, ToolFailed, and what asyncpg raises."""
+        """Restore it, and compare. Raises BackupDamaged, RestoreRefused, ToolFailed, BackupFailed behind `[backup]
+        timeout`, and what asyncpg raises.
+        """
         assert wanted.restore_from is not None
         backup = find_backup(Path(wanted.restore_from), os.fspath(wanted.restore_from))
         await asyncio.to_thread(check_files, backup)  # again: it may be another day than that of the first try
         content = await content_of(backup, self.identities)
-        if wanted.isolation is Isolation.ROW:
-            await self._fill_rows(wanted, backup, content)
-        else:
-            await self._fill_place(wanted, backup, content)
+        async with in_time(time_to_read(self._settings, backup), f"restoring the backup {backup.id}"):
+            if wanted.isolation is Isolation.ROW:
+                await self._fill_rows(wanted, backup, content)
+            else:
+                await self._fill_place(wanted, backup, content)
 
     async def remove(self, wanted: Wanted) -> None:
         """Take the rows of a row tenant away again, and the role that read in what others are made of: that itself goes
@@ -132,9 +136,9 @@ class BackupContent:
         async with opened(self._connect, wanted.server, wanted.database) as conn:
             schemas = list(moved.values()) or await snapshot_schemas(conn)
             await discard(conn, wanted.mark)
-            if await conn.fetchval(_IS_EMPTY, schemas):
-                await self._restore(wanted, dump, content, moved)
             roles = await self._renamed(conn, wanted, backup, content)
+            if await conn.fetchval(_IS_EMPTY, schemas):
+                await self._restore(wanted, dump, content, moved, roles)
             owners = {roles.get(each, each) for each in content.owners} if keeps_owners(content) else set[str]()
             if lacking := await act_for(conn, owners):
                 raise may_not_act(roles[content.admin], lacking)
@@ -149,14 +153,16 @@ class BackupContent:
                 )  # fmt: skip
                 compare(content, found, renamed=moved)
 
-    async def _restore(self, wanted: Wanted, dump: Dump, content: Content, moved: Mapping[str, str]) -> None:
+    async def _restore(
+        self, wanted: Wanted, dump: Dump, content: Content, moved: Mapping[str, str], roles: Mapping[str, str]
+    ) -> None:
         if all(old == new for old, new in moved.items()):
             self.notes += await dump.restore(
-                self._connect, wanted.database, content, wanted.mark, schemas=list(moved.values())
+                self._connect, wanted.database, content, wanted.mark, schemas=list(moved.values()), roles=roles
             )  # fmt: skip
             return
         async with scratch_database(self._connect, wanted.server) as scratch:
-            self.notes += await dump.restore(self._connect, scratch, content, scratch_mark(scratch))
+            self.notes += await dump.restore(self._connect, scratch, content, scratch_mark(scratch), roles=roles)
             async with opened(self._connect, wanted.server, scratch) as conn:
                 await _rename(conn, moved)
                 for old, new in moved.items():

@@ -14,7 +14,7 @@ from typing import Final
 
 from tenantproxy.lifecycle.backup.errors import BackupDamaged
 
-__all__ = ["other_definitions", "plain_name", "statements"]
+__all__ = ["other_definitions", "placed_statements", "plain_name", "statements"]
 
 _TOKEN: Final = re.compile(
     r"""(?P<blank>\s+|--[^\n]*(?:\n|$))|(?P<name>"(?:[^"]|"")+")|(?P<text>'(?:[^']|'')*'|[eE]'(?:[^'\\]|\\.|'')*')"""
@@ -27,7 +27,14 @@ _TOLD: Final = 120  # characters
 
 def statements(text: str) -> Iterator[list[str]]:
     """The tokens of each. Raises BackupDamaged for what cannot be read."""
+    for placed in placed_statements(text):
+        yield [token for token, _ in placed]
+
+
+def placed_statements(text: str) -> Iterator[list[tuple[str, int]]]:
+    """As `statements`, each token with where it begins in `text`. Raises BackupDamaged."""
     tokens: list[str] = []
+    places: list[int] = []
     place, depth, is_atomic = 0, 0, False
     while place < len(text):
         if text.startswith("\\", place) and (place == 0 or text[place - 1] == "\n"):  # \restrict: for psql alone
@@ -41,10 +48,11 @@ def statements(text: str) -> Iterator[list[str]]:
             continue
         if found["end"] and not depth and not is_atomic:
             if tokens:
-                yield tokens
-            tokens = []
+                yield list(zip(tokens, places, strict=True))
+            tokens, places = [], []
             continue
         tokens.append(found[0])
+        places.append(found.start())
         depth += {"(": 1, ")": -1}.get(found[0], 0)
         if found["word"] and not depth:
             is_atomic = _begins_body(tokens) or (is_atomic and not _ends_body(tokens))

@@ -11,6 +11,7 @@ __all__ = ["DumpEntries", "defined_entries", "made_entries", "sort_entries"]
 
 _ENTRY: Final = re.compile(r"\d+; \d+ \d+ (?P<what>.*)")
 _DATA: Final = "TABLE DATA|BLOBS|BLOB DATA|SEQUENCE SET|MATERIALIZED VIEW DATA|STATISTICS DATA|ACL|DEFAULT ACL"
+_NAMED: Final = re.compile(r"POLICY |COMMENT .* POLICY |USER MAPPING - USER MAPPING (?!public )")
 _NOT_MADE: Final = re.compile(rf"(?:{_DATA}|COMMENT) ")
 _NOT_DEFINED: Final = re.compile(
     rf"(?:{_DATA}|BLOB|BLOB METADATA|EVENT TRIGGER|COMMENT - (?:LARGE OBJECTS?|EVENT TRIGGER)) "
@@ -21,11 +22,13 @@ _NOT_DEFINED: Final = re.compile(
 class DumpEntries:
     """Entries for `--use-list`. `admin`: comments of what is there, and rows of extensions' own tables.
 
-    `left_out`: event triggers, which run with the rights of each user of their database, by name.
+    `named`: what is for roles that may have other names: policies, comments of those, and user mappings. `left_out`:
+    event triggers, which run with the rights of each user of their database, by name.
     """
 
     loader: str
     admin: str
+    named: str
     large_objects: bool
     foreign_servers: bool
     left_out: tuple[str, ...]
@@ -41,7 +44,7 @@ def sort_entries(
     there = {f"SCHEMA - {name}" for name in extension_schemas if name != "public"}
     of_admin = {f"COMMENT - SCHEMA {name}" for name in ("public", *extension_schemas)}
     of_admin |= {f"TABLE DATA {schema} {name}" for schema, name in extension_tables}
-    loader, admin, left_out = [], [], []
+    loader, admin, naming, left_out = [], [], [], []
     large_objects = foreign_servers = False
     for line in listing.split("\n"):
         found = _ENTRY.match(line)
@@ -55,13 +58,15 @@ def sort_entries(
                 left_out.append(what.removeprefix("EVENT TRIGGER - ").rpartition(" ")[0])
         elif what.startswith("COMMENT - EXTENSION ") or named in of_admin:
             admin.append(line)
+        elif _NAMED.match(what):  # a comment that only looks so is run by the same role, a little later
+            naming.append(line)
         else:
             loader.append(line)
             large_objects = large_objects or what.startswith("BLOB")
             foreign_servers = foreign_servers or what.startswith("SERVER ")
     return DumpEntries(
-        loader=_lines(loader), admin=_lines(admin), large_objects=large_objects, foreign_servers=foreign_servers,
-        left_out=tuple(left_out),
+        loader=_lines(loader), admin=_lines(admin), named=_lines(naming), large_objects=large_objects,
+        foreign_servers=foreign_servers, left_out=tuple(left_out),
     )  # fmt: skip
 
 

@@ -98,6 +98,7 @@ async def _remove(conn: asyncpg.Connection, mark: str, *, is_kept: bool) -> None
     await conn.execute(f"ALTER ROLE {role} NOLOGIN")
     await conn.fetchval(_END, name, _WAIT)
     async with conn.transaction():
+        await conn.execute(f"SET LOCAL lock_timeout = {_WAIT}")  # that session may not have ended
         if is_kept:
             await conn.execute(f"REASSIGN OWNED BY {role} TO CURRENT_USER")
         await conn.execute(f"DROP OWNED BY {role} CASCADE")

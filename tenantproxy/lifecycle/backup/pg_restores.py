@@ -15,7 +15,7 @@ from typing import BinaryIO, Final
 import asyncpg
 
 from tenantproxy.config import Settings
-from tenantproxy.lifecycle.access import opened
+from tenantproxy.lifecycle.access import connect_as, opened
 from tenantproxy.lifecycle.acting import acting_for, may_own
 from tenantproxy.lifecycle.backup.crypt import Identities
 from tenantproxy.lifecycle.backup.dump_sql import other_definitions
@@ -23,6 +23,7 @@ from tenantproxy.lifecycle.backup.entries import DumpEntries, defined_entries, m
 from tenantproxy.lifecycle.backup.errors import BackupDamaged, RestoreRefused
 from tenantproxy.lifecycle.backup.loading import Loader, LoaderNeeds, has_besides, loading
 from tenantproxy.lifecycle.backup.manifest import Content, StoredBackup
+from tenantproxy.lifecycle.backup.named_roles import named_roles
 from tenantproxy.lifecycle.backup.privileges import access_entries, access_statements, owner_statements
 from tenantproxy.lifecycle.backup.scratch import scratch_database, scratch_mark
 from tenantproxy.lifecycle.backup.streams import reading
@@ -78,14 +79,15 @@ class Dump:
 
     async def restore(
         self, connect: ConnectTo, database: str, content: Content, mark: str, *, schemas: Sequence[str] = (),
-        is_used: bool = True, has_rows: bool = True,
+        roles: Mapping[str, str] | None = None, is_used: bool = True, has_rows: bool = True,
     ) -> list[str]:  # fmt: skip
         """Everything but access and owners, into `database`; of `schemas` alone only what is in them. All of it is the
         admin user's. What an operator should hear of.
 
-        `mark`: by which the role that reads it in is found again behind a crash. `is_used`: it is more than tried, and
-        what is there is compared with what the dump defines. `has_rows`: with them. Raises ToolFailed, OSError,
-        BackupDamaged, what asyncpg raises: nothing of the dump is there then.
+        `mark`: by which the role that reads it in is found again behind a crash. `roles`: the new names of those that
+        policies and user mappings name; None: it is tried, and who reads it in stands for the tenant's. `is_used`: it
+        is more than tried, and what is there is compared with what the dump defines. `has_rows`: with them. Raises
+        ToolFailed, OSError, BackupDamaged, RestoreRefused, what asyncpg raises: nothing of the dump is there then.
         """
         async with opened(connect, self._server, database) as conn:
             if not schemas:
@@ -97,22 +99,29 @@ class Dump:
         of_admin, of_loader = (
             each if has_rows else defined_entries(each) for each in (entries.admin, entries.loader)
         )  # fmt: skip
+        notes = [f"the event trigger {name} is left out: make it by hand" for name in entries.left_out]
         if of_admin and not schemas:
             await self._read_in(database, of_admin, self._environment(database))
         async with loading(connect, self._server, database, mark, _needs(entries, extensions, schemas)) as loader:
             await self._read_in(database, of_loader, self._environment(database, loader), schemas=schemas)
+            renamed = {self._backup.manifest.role or "": loader.name} if roles is None else roles
+            notes += await self._read_named(database, entries.named, loader, renamed, schemas=schemas)
             if is_used and keeps_owners(content):
-                saved = await self._as_defined(connect, content, schemas)
+                saved = await self._as_defined(connect, content, schemas, renamed)
                 ours = set(schemas) or {"public", *extensions}
                 await self.check_definitions(connect, database, loader, saved, schemas=schemas, ours=ours)
-        return [f"the event trigger {name} is left out: make it by hand" for name in entries.left_out]
+        return notes
 
-    async def _as_defined(self, connect: ConnectTo, content: Content, schemas: Sequence[str]) -> str:
+    async def _as_defined(
+        self, connect: ConnectTo, content: Content, schemas: Sequence[str], roles: Mapping[str, str]
+    ) -> str:
         """What is there when no row has called a function. What pg_dump wrote is not the same text as what it writes of
         that again: PostgreSQL has other brackets and casts then.
         """
         async with scratch_database(connect, self._server) as scratch:
-            await self.restore(connect, scratch, content, scratch_mark(scratch), is_used=False, has_rows=False)
+            await self.restore(
+                connect, scratch, content, scratch_mark(scratch), roles=roles, is_used=False, has_rows=False
+            )
             return await defined(self.tools, self._environment(scratch), schemas=schemas)
 
     async def check_definitions(
@@ -141,6 +150,27 @@ class Dump:
             ]  # fmt: skip
             async with reading(self._backup, self.file, self._identities) as source:
                 await run_tool(command, environment, stdin=source, pass_fds=[chosen.fileno()])
+
+    async def _read_named(
+        self, database: str, entries: str, loader: Loader, roles: Mapping[str, str], *, schemas: Sequence[str]
+    ) -> list[str]:
+        """What names roles, with those of here. By `loader` too: to read a value in such an expression can call a
+        function of the tenant's.
+        """
+        text = await self._printed(entries, *(f"--schema={schema}" for schema in schemas))
+        if not text:
+            return []
+        server = self._settings.servers[self._server]
+        conn = await connect_as(server, database, loader.name, loader.password, search_path="pg_catalog")
+        try:
+            found = named_roles(text, roles=roles, known=await known_roles(conn))
+            async with conn.transaction():
+                await conn.execute("SET LOCAL row_security = off; SET LOCAL xmloption = content")
+                for statement in found.statements:
+                    await conn.execute(statement)
+        finally:
+            await conn.close()
+        return list(found.notes)
 
     async def give_owners(
         self, conn: asyncpg.Connection, *, roles: Mapping[str, str], owners: Collection[str],

@@ -21,6 +21,7 @@ from tenantproxy.lifecycle.acting import cannot_act_for, let_read, may_not_act
 from tenantproxy.lifecycle.backup.content import compare, read_content, snapshot_schemas
 from tenantproxy.lifecycle.backup.content_filler import BackupContent
 from tenantproxy.lifecycle.backup.crypt import Identities
+from tenantproxy.lifecycle.backup.deadline import in_time, time_to_read
 from tenantproxy.lifecycle.backup.errors import RestoreRefused
 from tenantproxy.lifecycle.backup.manifest import BackupKind, Content, StoredBackup
 from tenantproxy.lifecycle.backup.pg_restores import Dump, check_version, keeps_owners, known_roles
@@ -188,7 +189,7 @@ async def restore_main(
     """Make a new database of a backup of the main database, with what was granted in it; notes as in `Restored`.
 
     The service goes on with the one that is configured. Raises RestoreRefused where there is a database of that name,
-    BackupDamaged, ToolFailed, what asyncpg raises: nothing of it stays then.
+    BackupDamaged, ToolFailed, BackupFailed behind `[backup] timeout`, what asyncpg raises: nothing of it stays then.
     """
     connect = connect or admin_connect(settings)
     identities = Identities.of(settings, key_files)
@@ -205,7 +206,8 @@ async def restore_main(
         dump = Dump(settings, backup, server=server, server_version=version, identities=identities)
         try:
             await create_closed(conn, temporary, template="template0")
-            notes = await _fill_main(settings, connect, conn, dump, content, mark)
+            async with in_time(time_to_read(settings, backup), f"restoring the backup {backup.id}"):
+                notes = await _fill_main(settings, connect, conn, dump, content, mark)
             await conn.execute(f"ALTER DATABASE {quote_identifier(temporary)} RENAME TO {quote_identifier(database)}")
         except BaseException:
             await asyncio.shield(drop_made(connect, conn, server, temporary))
@@ -222,10 +224,9 @@ async def _fill_main(
         raise ConfigurationError([Problem(key="roles", problem=problem, fix="run: tenantproxy install")])
     if lacking := await cannot_act_for(conn, set(content.owners) - {content.admin}):
         raise may_not_act(await conn.fetchval("SELECT current_user::text"), lacking)
-    notes = await dump.restore(connect, database, content, mark)
+    roles: dict[str, str] = {content.admin: await conn.fetchval("SELECT current_user::text")}
+    notes = await dump.restore(connect, database, content, mark, roles=roles)
     async with opened(connect, settings.main.server, database) as inside:
-        admin = await inside.fetchval("SELECT current_user::text")
-        roles = {content.admin: admin}
         owners = {roles.get(each, each) for each in content.owners}
         if keeps_owners(content):
             await dump.give_owners(inside, roles=roles, owners=owners)

@@ -16,8 +16,9 @@ import asyncpg
 from tenantproxy.config import Settings
 from tenantproxy.config.version import VERSION
 from tenantproxy.errors import ConfigurationError, TenantProxyError
-from tenantproxy.lifecycle.access import admin_connect
+from tenantproxy.lifecycle.access import admin_connect, opened
 from tenantproxy.lifecycle.backup.crypt import Identities, Recipients
+from tenantproxy.lifecycle.backup.deadline import in_time, time_to_save
 from tenantproxy.lifecycle.backup.dumped import Saved, save_dump
 from tenantproxy.lifecycle.backup.errors import BackupFailed
 from tenantproxy.lifecycle.backup.manifest import BackupKind, BackupManifest, StoredBackup
@@ -33,6 +34,7 @@ from tenantproxy.model import Isolation, Placement, Tenant, TenantStatus
 __all__ = ["BackupWriter", "backup_tenant", "verify_backup"]
 
 _Work = Callable[[Draft], Awaitable[BackupManifest]]
+_SIZE: Final = "SELECT pg_catalog.pg_database_size(pg_catalog.current_database())"
 _RIGHTS: Final = (
     "the admin user must read all of it: as a member of the role that owns it (GRANT ... TO ... WITH ADMIN OPTION), by"
     " GRANT SELECT, and where row security holds for the owner too by ALTER TABLE ... NO FORCE ROW LEVEL SECURITY"
@@ -101,18 +103,28 @@ class BackupWriter:
 
     async def _save(self, tenant: Tenant, draft: Draft) -> BackupManifest:
         place = tenant.placement
-        if place.isolation is Isolation.ROW:
-            saved = await save_rows(self._sessions, self._connect, tenant, draft.path, self._recipients)
-        else:
-            schemas = None if place.schema is None else [place.schema, *tenant.systems.values()]
-            saved = await self._dump(place, draft, schemas)
+        async with self._in_time(tenant.id, place):
+            if place.isolation is Isolation.ROW:
+                saved = await save_rows(self._sessions, self._connect, tenant, draft.path, self._recipients)
+            else:
+                schemas = None if place.schema is None else [place.schema, *tenant.systems.values()]
+                saved = await self._dump(place, draft, schemas)
         return await self._manifest(draft, saved, place, BackupKind(place.isolation.value), tenant)
 
     async def _save_main(self, draft: Draft) -> BackupManifest:
         main = self._settings.main
         place = Placement(isolation=Isolation.DATABASE, server=main.server, database=main.database)
-        saved = await self._dump(place, draft, None)
+        async with self._in_time(MAIN, place):
+            saved = await self._dump(place, draft, None)
         return await self._manifest(draft, saved, place, BackupKind.MAIN, None)
+
+    @asynccontextmanager
+    async def _in_time(self, name: str, place: Placement) -> AsyncIterator[None]:
+        """By the size of its database: that of a schema would be asked of tables that someone may have locked."""
+        async with opened(self._connect, place.server, place.database) as conn:
+            size: int = await conn.fetchval(_SIZE)
+        async with in_time(time_to_save(self._settings, size), f"saving {_whose(name)}"):
+            yield
 
     async def _dump(self, place: Placement, draft: Draft, schemas: Sequence[str] | None) -> Saved:
         return await save_dump(self._settings, self._connect, place, draft.path, self._recipients, schemas=schemas)

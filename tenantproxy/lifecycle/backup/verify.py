@@ -14,6 +14,7 @@ from tenantproxy.config import Settings
 from tenantproxy.lifecycle.access import opened
 from tenantproxy.lifecycle.backup.content import compare, read_content, settle, snapshot_schemas
 from tenantproxy.lifecycle.backup.crypt import Identities
+from tenantproxy.lifecycle.backup.deadline import in_time, time_to_read
 from tenantproxy.lifecycle.backup.errors import BackupDamaged
 from tenantproxy.lifecycle.backup.manifest import BackupKind, Content, SavedTable, StoredBackup
 from tenantproxy.lifecycle.backup.pg_restores import Dump, check_version
@@ -33,15 +34,16 @@ async def verify(settings: Settings, connect: ConnectTo, backup: StoredBackup, i
     """Restore it into a scratch place of its server, or of the main database's, and compare.
 
     What held is written next to its manifest. Raises BackupDamaged, RestoreRefused (an older server), ToolFailed, what
-    asyncpg raises, OSError.
+    asyncpg raises, OSError, BackupFailed behind `[backup] timeout`.
     """
     server = backup.manifest.server if backup.manifest.server in settings.servers else settings.main.server
     await asyncio.to_thread(check_files, backup)
     content = await content_of(backup, identities)
-    if backup.manifest.kind is BackupKind.ROW:
-        await _verify_rows(connect, backup, content, identities)
-    else:
-        await _verify_dump(settings, connect, backup, content, server, identities)
+    async with in_time(time_to_read(settings, backup), f"trying the backup {backup.id}"):
+        if backup.manifest.kind is BackupKind.ROW:
+            await _verify_rows(connect, backup, content, identities)
+        else:
+            await _verify_dump(settings, connect, backup, content, server, identities)
     return await asyncio.to_thread(note_verified, backup, datetime.now(UTC))
 
 

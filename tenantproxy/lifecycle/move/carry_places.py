@@ -8,8 +8,9 @@ from typing import Final
 
 import asyncpg
 
+from tenantproxy.lifecycle.backup.named_roles import renamed_policies
 from tenantproxy.lifecycle.move import replicate, structure, tables
-from tenantproxy.lifecycle.move.new_place import slot_of
+from tenantproxy.lifecycle.move.new_place import role_of, slot_of
 from tenantproxy.lifecycle.move.structure import StructurePlace
 from tenantproxy.lifecycle.move.tools import MAINTENANCE, MoveFailed, MoveOptions, MoveTools
 from tenantproxy.lifecycle.provision import places
@@ -79,7 +80,11 @@ class PlaceCarrier:
     async def _both(self, conn: asyncpg.Connection, place: StructurePlace) -> tuple[str, str]:
         settings = self._tools.settings
         before = await structure.dump(settings, conn, place, "pre-data")
-        return before, await structure.dump(settings, conn, place, "post-data")
+        after = await structure.dump(settings, conn, place, "post-data")
+        if "CREATE POLICY" in after:  # one for the tenant's role is for that which it has at the new place
+            former = self._old.role or settings.servers[self._old.server].user
+            after = renamed_policies(after, {former: role_of(self._tools, self._new)})
+        return before, after
 
     @asynccontextmanager
     async def _scratch(self) -> AsyncIterator[asyncpg.Connection]:

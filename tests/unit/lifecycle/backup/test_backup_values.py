@@ -28,6 +28,7 @@ from tenantproxy.lifecycle.backup.manifest import (
     SavedTable,
     StoredBackup,
 )
+from tenantproxy.lifecycle.backup.named_roles import named_roles, renamed_policies
 from tenantproxy.lifecycle.backup.pg_restores import check_version, restore_command
 from tenantproxy.lifecycle.backup.privileges import access_entries, access_statements, owner_statements
 from tenantproxy.lifecycle.backup.restore import version_notes
@@ -191,10 +192,11 @@ def test_the_admin_user_reads_in_what_extensions_hold_and_comments_of_what_is_th
     entries = sort_entries(
         "\n".join(LISTED), extension_schemas=["public", "ext"], extension_tables=[("ext", "spatial")]
     )
-    assert entries.loader == "".join(f"{LISTED[place]}\n" for place in (4, 6, 8, 9, 10, 13, 14))
+    assert entries.loader == "".join(f"{LISTED[place]}\n" for place in (4, 6, 8, 9, 10, 13, 14, 18))
     assert entries.admin == "".join(f"{LISTED[place]}\n" for place in (2, 5, 7))
     assert (entries.large_objects, entries.foreign_servers) == (True, True)
     assert entries.left_out == ("on change",)
+    assert entries.named == "".join(f"{LISTED[place]}\n" for place in (15, 16, 17))
 
 
 LISTED: Final = (
@@ -213,7 +215,63 @@ LISTED: Final = (
     '12; 0 0 COMMENT - EVENT TRIGGER "on change" boss',
     "13; 0 7 TABLE DATA public x\u20284; 0 0 COMMENT - EXTENSION citext boss",
     "14; 0 7 TABLE DATA ext spatial of mine boss",
+    "15; 3256 7 POLICY public t own boss",
+    "16; 0 0 COMMENT public POLICY own ON t boss",
+    "17; 0 0 USER MAPPING - USER MAPPING old SERVER s boss",
+    "18; 0 0 USER MAPPING - USER MAPPING public SERVER s boss",
 )
+
+
+POLICIES: Final = r"""--
+SET row_security = off;
+SELECT pg_catalog.set_config('search_path', '', false);
+CREATE POLICY "a TO b" ON public."t TO c" FOR SELECT TO old, "x, y" USING (((n > 1.5) AND (b <> E'; TO old'::text)));
+COMMENT ON POLICY "a TO b" ON public."t TO c" IS 'TO old';
+CREATE POLICY restrictive ON public.t AS RESTRICTIVE TO old;
+CREATE POLICY every ON public.t USING ((EXISTS ( SELECT 1 FROM public.u WHERE (u."TO" = 'x'))));
+CREATE POLICY theirs ON public.t TO gone USING (true);
+COMMENT ON POLICY theirs ON public.t IS 'x';
+CREATE POLICY lesser ON public.t TO gone, old WITH CHECK (true);
+CREATE USER MAPPING FOR old SERVER s OPTIONS (password 'FOR old');
+CREATE USER MAPPING FOR gone SERVER s;
+"""
+
+
+def test_policies_and_user_mappings_are_for_roles_of_other_names_and_change_in_nothing_else() -> None:
+    found = named_roles(POLICIES, roles={"old": "new", "boss": "admin"}, known={"new", "x, y"})
+    assert found.statements == (
+        'CREATE POLICY "a TO b" ON public."t TO c" FOR SELECT TO "new", "x, y"'
+        " USING (((n > 1.5) AND (b <> E'; TO old'::text)))",
+        """COMMENT ON POLICY "a TO b" ON public."t TO c" IS 'TO old'""",
+        'CREATE POLICY restrictive ON public.t AS RESTRICTIVE TO "new"',
+        """CREATE POLICY every ON public.t USING ((EXISTS ( SELECT 1 FROM public.u WHERE (u."TO" = 'x'))))""",
+        'CREATE POLICY lesser ON public.t TO "new" WITH CHECK (true)',
+        """CREATE USER MAPPING FOR "new" SERVER s OPTIONS (password 'FOR old')""",
+    )
+    assert found.notes == (
+        "the policy theirs on public.t is for roles that are not here, and not for them any more: gone",
+        "the policy lesser on public.t is for roles that are not here, and not for them any more: gone",
+        "the role gone is not here: its user mapping is left out",
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("CREATE POLICY p ON s.t AS RESTRICTIVE TO gone USING (true);", RestoreRefused),
+        ("ALTER ROLE x SUPERUSER;", BackupDamaged),
+        ("CREATE POLICY p ON s.t", BackupDamaged),
+    ],
+)
+def test_a_policy_that_would_hold_less_or_is_none_is_refused(text: str, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        named_roles(text, roles={}, known={"x"})
+
+
+def test_a_moved_dump_changes_in_the_roles_of_its_policies_alone() -> None:
+    dump = "CREATE FUNCTION f() RETURNS int LANGUAGE sql AS $$ CREATE POLICY a ON b TO old; $$;\n\n"
+    text = dump + "CREATE POLICY p ON t TO old, PUBLIC, new USING (x);\nALTER TABLE t ENABLE ROW LEVEL SECURITY;\n"
+    assert renamed_policies(text, {"old": "new"}) == text.replace("old, PUBLIC, new", '"new", PUBLIC')
 
 
 def test_only_entries_of_access_are_taken_from_the_list_of_a_dump() -> None:
