@@ -122,7 +122,7 @@ async def deletion(stage: Stage) -> AsyncIterator[Seen]:
     command = _command(stage, "undelete")
     yield _told(command, await command.run(), "active", lambda row: row["after"])
     yield await _served(stage, BANK)
-    for name, state in (("archive", "archived"), ("delete now", "cleaned")):
+    for name, state in (("archive", "archived"), ("delete now", "deleted")):
         command = _command(stage, name)
         yield _told(command, await command.run(), f"{state}, saved", lambda row: f"{row['state']}, {_is_saved(row)}")
     gone = await _asked(stage, "SELECT count(*) FROM pg_database WHERE datname = 'tenant_bank'")

@@ -14,13 +14,19 @@ from tenantproxy.lifecycle import doctor, gdpr, status
 from tenantproxy.lifecycle.access import admin_connect, admin_connection, registered, registry_of
 from tenantproxy.lifecycle.backup import (
     BackupContent,
+    BackupOutcome,
     Restored,
+    SaveRequest,
     StoredBackup,
+    TriedBackup,
     backup_tenant,
     find_backup,
     list_backups,
     plan_restore,
+    prune_backups,
     restore_backup,
+    save_all,
+    verify_all,
     verify_backup,
 )
 from tenantproxy.lifecycle.backup.store import folder_of
@@ -184,6 +190,33 @@ class Lifecycle:
         """Save it into `[backup] folder`. Raises BackupFailed; nothing is left of it then."""
         settings = self._now()
         return await backup_tenant(settings, await _registered_one(settings, tenant))
+
+    async def back_up_all(
+        self, request: SaveRequest | None = None, *, key: str | None = None, dry_run: bool = False,
+        progress: Progress = silent,
+    ) -> list[BackupOutcome]:  # fmt: skip
+        """Save the main database and all tenants, or those of `request`; what became of each, or whom it would save.
+
+        With a `key` of before it goes on with that run: what is whole is not saved again. Raises BackupFailed while
+        another process works on it, OSError.
+        """
+        wanted = request or SaveRequest(everything=True)
+        return await save_all(self._now(), wanted, key=key, dry_run=dry_run, progress=progress)
+
+    async def verify_all(
+        self, backups: Sequence[str] = (), *, dry_run: bool = False, progress: Progress = silent
+    ) -> list[TriedBackup]:
+        """Try those named, or the newest of each tenant, one after the other. Raises BackupNotFound, BackupDamaged."""
+        return await verify_all(self._now(), backups, dry_run=dry_run, progress=progress)
+
+    async def prune(
+        self, tenants: Sequence[str] = (), *, keep: int | None = None, keep_days: int | None = None,
+        dry_run: bool = False, progress: Progress = silent,
+    ) -> list[str]:  # fmt: skip
+        """Remove what the rules of `[backup]`, or these, let go; the names of it. Raises OSError."""
+        return await prune_backups(
+            self._now(), tenants, keep=keep, keep_days=keep_days, dry_run=dry_run, progress=progress
+        )
 
     async def backups(self, tenant: str | None = None) -> list[StoredBackup]:
         """Those that are finished, the oldest of a tenant first. Raises OSError."""

@@ -58,6 +58,7 @@ _STATUSES: Final = ("provisioning", "active", "paused", "suspended", "inactive",
 _KINDS: Final[Schema] = {"type": "string", "enum": ["database", "schema", "row"]}
 _ID: Final = Given(name="id", schema=_TEXT, needed=True)
 _TEXTS: Final[Schema] = {"type": "array", "items": _TEXT}
+_KEPT: Final[Schema] = {"type": "integer", "minimum": 0, "maximum": 100_000}
 _DRY_RUN: Final = Given(name="dry_run", schema=_FLAG)
 _REFUSED: Final = (400, 404, 409, 415, 422)
 _OPERATION: Final = (200, 202)  # over, or dry; begun
@@ -194,6 +195,20 @@ ROUTES: Final = (
         _DRY_RUN, made=_OPERATION,
     ),
     _get("/v1/backups", "The finished backups of all tenants", codes=(200, 409)),
+    _post(
+        "/v1/backups", Role.ADMIN, "Save tenants or the main database, all of them, or what the newest run has left",
+        Given(name="tenants", schema=_TEXTS), Given(name="all", schema=_FLAG), Given(name="resume", schema=_FLAG),
+        _DRY_RUN, made=_OPERATION,
+    ),
+    _post(
+        "/v1/backups/verify", Role.ADMIN, "Try backups, or the newest of each tenant, one after the other",
+        Given(name="backups", schema=_TEXTS), _DRY_RUN, made=_OPERATION,
+    ),
+    _post(
+        "/v1/backups/prune", Role.ADMIN, "Remove old backups by the rules of [backup], or by others",
+        Given(name="tenants", schema=_TEXTS), Given(name="keep", schema=_KEPT), Given(name="keep_days", schema=_KEPT),
+        _DRY_RUN, made=_OPERATION,
+    ),
     _post(
         "/v1/backups/{tenant}/{moment}/verify", Role.ADMIN, "Restore a backup into a scratch place and compare",
         made=_OPERATION,

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from tenantproxy.lifecycle.backup import StoredBackup
+from tenantproxy.lifecycle.backup import SaveRequest, StoredBackup
 from tenantproxy.lifecycle.desk import Lifecycle
 from tenantproxy.lifecycle.doctor.repair import audit_mapping
 from tenantproxy.lifecycle.gdpr import Person, has_failed
@@ -23,12 +23,20 @@ from tenantproxy.model import TenantStatus
 from tenantproxy.sidecar.admin_desk import AdminDesk, operation_json, told
 from tenantproxy.sidecar.bodies import body_of, idempotency_key, whole_number
 from tenantproxy.sidecar.exports import export_folder
-from tenantproxy.sidecar.tenant_json import backup_json, migrated_json, saga_json, wanted_json
+from tenantproxy.sidecar.tenant_json import (
+    backup_json,
+    migrated_json,
+    outcome_json,
+    saga_json,
+    tried_json,
+    wanted_json,
+)
 
 __all__ = ["DeploymentRoutes"]
 
 _MAX_OPERATIONS: Final = 200
 _HIGHEST: Final = 10**18 - 1
+_MOST_KEPT: Final = 100_000
 _BACKUP: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}/\d{8}T\d{6}Z-[0-9a-f]{8}")
 _PERSON: Final = {"email": str, "user": str, "tenants": list, "dry_run": bool}
 
@@ -49,6 +57,9 @@ class DeploymentRoutes:
             web.get("/v1/migrations", self.migrations),
             web.post("/v1/migrations", self.migrate),
             web.get("/v1/backups", self.backups),
+            web.post("/v1/backups", self.save),
+            web.post("/v1/backups/verify", self.verify_all),
+            web.post("/v1/backups/prune", self.prune),
             web.post("/v1/backups/{tenant}/{moment}/verify", self.verify),
             web.post("/v1/backups/{tenant}/{moment}/restore", self.restore),
             web.post("/v1/doctor", self.doctor),
@@ -115,6 +126,58 @@ class DeploymentRoutes:
         """All that are finished, the oldest of each tenant first."""
         found: list[StoredBackup] = await self._desk.looked(self._life.backups)
         return web.json_response({"backups": [backup_json(each) for each in found]})
+
+    async def save(self, request: web.Request) -> web.Response:
+        """Save these tenants (`main` is the main database), or all, or go on with the newest run."""
+        body = await body_of(request, {"tenants": list, "all": bool, "resume": bool, "dry_run": bool})
+        wanted = SaveRequest(
+            tenants=tuple(body.get("tenants", ())), everything=body.get("all", False), resume=body.get("resume", False)
+        )
+        if sum((bool(wanted.tenants), wanted.everything, wanted.resume)) != 1:
+            raise web.HTTPBadRequest(reason="name one of tenants, all and resume")
+        if body.get("dry_run"):
+            would = await told(self._life.back_up_all(wanted, dry_run=True))
+            return web.json_response({"backups": [outcome_json(each) for each in would]})
+        key = idempotency_key(request)
+
+        async def work(progress: Progress) -> Finished:
+            outcomes = await self._life.back_up_all(wanted, key=key, progress=progress)
+            rows = [outcome_json(each) for each in outcomes]
+            return Finished(result={"backups": rows}, has_failed=any(row["error"] for row in rows))
+
+        return await self._desk.begun(request, "backup", None, work, body)
+
+    async def verify_all(self, request: web.Request) -> web.Response:
+        """Try these backups, or the newest of each tenant, one after the other."""
+        body = await body_of(request, {"backups": list, "dry_run": bool})
+        names = body.get("backups", [])
+        if not all(_BACKUP.fullmatch(each) for each in names):
+            raise web.HTTPBadRequest(reason="backups are named as they are listed: TENANT/MOMENT")
+        if body.get("dry_run"):
+            would = await told(self._life.verify_all(names, dry_run=True))
+            return web.json_response({"backups": [tried_json(each) for each in would]})
+
+        async def work(progress: Progress) -> Finished:
+            rows = [tried_json(each) for each in await self._life.verify_all(names, progress=progress)]
+            return Finished(result={"backups": rows}, has_failed=any(row["error"] for row in rows))
+
+        return await self._desk.begun(request, "verify", None, work, body)
+
+    async def prune(self, request: web.Request) -> web.Response:
+        """Remove old backups, of these tenants or of all, by `[backup]` or by the rules given."""
+        body = await body_of(request, {"tenants": list, "keep": int, "keep_days": int, "dry_run": bool})
+        keep, keep_days, tenants = body.get("keep"), body.get("keep_days"), body.get("tenants", [])
+        if any(each is not None and not 0 <= each <= _MOST_KEPT for each in (keep, keep_days)):
+            raise web.HTTPBadRequest(reason=f"keep and keep_days are numbers from 0 to {_MOST_KEPT}")
+        if body.get("dry_run"):
+            would = await told(self._life.prune(tenants, keep=keep, keep_days=keep_days, dry_run=True))
+            return web.json_response({"backups": would})
+
+        async def work(progress: Progress) -> Finished:
+            gone = await self._life.prune(tenants, keep=keep, keep_days=keep_days, progress=progress)
+            return Finished(result={"backups": gone})
+
+        return await self._desk.begun(request, "prune", None, work, body)
 
     async def verify(self, request: web.Request) -> web.Response:
         """Restore it into a scratch place and compare."""

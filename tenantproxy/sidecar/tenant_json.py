@@ -6,13 +6,22 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from tenantproxy.lifecycle.backup import StoredBackup
+from tenantproxy.lifecycle.backup import BackupOutcome, StoredBackup, TriedBackup
 from tenantproxy.lifecycle.gdpr import TenantErased
 from tenantproxy.lifecycle.migrate import Migrated
 from tenantproxy.lifecycle.provision import Saga
 from tenantproxy.model import Tenant, TenantStatus
 
-__all__ = ["backup_json", "erased_json", "migrated_json", "saga_json", "tenant_json", "wanted_json"]
+__all__ = [
+    "backup_json",
+    "erased_json",
+    "migrated_json",
+    "outcome_json",
+    "saga_json",
+    "tenant_json",
+    "tried_json",
+    "wanted_json",
+]
 
 
 def wanted_json(tenant: Tenant) -> dict[str, Any]:
@@ -56,6 +65,16 @@ def backup_json(backup: StoredBackup) -> dict[str, Any]:
         "encrypted": manifest.encrypted,
         "verified_at": None if backup.verified_at is None else backup.verified_at.isoformat(),
     }
+
+
+def outcome_json(outcome: BackupOutcome) -> dict[str, Any]:
+    """What became of one tenant, or of the main database, in a run that saves several."""
+    return {"tenant": outcome.name, "state": outcome.state, "backup": outcome.backup, "error": outcome.error}
+
+
+def tried_json(tried: TriedBackup) -> dict[str, Any]:
+    """A backup that was tried among others."""
+    return backup_json(tried.backup) | {"error": tried.error}
 
 
 def migrated_json(outcome: Migrated) -> dict[str, Any]:

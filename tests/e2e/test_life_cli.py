@@ -122,7 +122,7 @@ def test_a_tenant_is_archived_and_resumed_with_what_it_had(tenants: Typing) -> N
     assert tenants.one("resume", "shelf")["before"] == "inactive"
     assert tenants.sees("shelf") == 2
     dropped = tenants.one("archive", "shelf", "--drop-place")
-    assert (dropped["state"], dropped["left"]) == ("cleaned", "")
+    assert (dropped["state"], dropped["left"]) == ("archived", "")
     for args in (("shelf",), ("shelf", "--dry-run")):
         assert "is archived, and what it had was removed" in tenants.refused("resume", *args)
     assert "there is no such tenant" in tenants.refused("archive", "unknown")
@@ -146,7 +146,7 @@ def test_a_deletion_is_planned_waits_is_taken_back_and_is_final(tenants: Typing)
         assert "was not deleted" in tenants.refused("undelete", *args)
     assert tenants.said("delete", "--due") == []
     gone = tenants.one("delete", "goer", "--grace", "0")
-    assert (gone["state"], gone["left"], gone["backup"].partition("/")[0]) == ("cleaned", "", "goer")
+    assert (gone["state"], gone["left"], gone["backup"].partition("/")[0]) == ("deleted", "", "goer")
     assert "there is no such tenant" in tenants.refused("delete", "goer")
     assert "a name is not given again" in tenants.one("create", "goer", code=1)["error"]
 

@@ -120,7 +120,7 @@ async def test_a_tenant_is_made_migrated_saved_stopped_and_deleted_by_requests(p
     assert (code, going["state"]) == (200, "waiting")
     assert (await ask(place, "POST", "/v1/tenants/acme/undelete"))[1]["after"] == "active"
     code, gone = await ask(place, "DELETE", "/v1/tenants/acme", {"id": "acme", "grace_days": 0})
-    assert (code, gone["state"]) == (200, "cleaned")
+    assert (code, gone["state"]) == (200, "deleted")
     assert gone["backup"]
     code, _ = await ask(place, "POST", "/v1/tenants", wanted)
     assert code == 409, "its name is not given again"
@@ -136,6 +136,35 @@ async def test_a_tenant_is_made_migrated_saved_stopped_and_deleted_by_requests(p
     assert {each["change"] for each in asked} >= {"create", "backup", "migrate", "suspend", "resume", "delete"}
     assert {each["by"] for each in asked} == {"admin"}
     assert ended == 1
+
+
+async def test_all_tenants_are_saved_tried_and_pruned_by_requests(place: tuple[Served, World]) -> None:
+    code, would = await ask(place, "POST", "/v1/backups", {"all": True, "dry_run": True})
+    assert code == 200
+    assert {("main", "would_save"), ("row1", "would_save")} <= {(x["tenant"], x["state"]) for x in would["backups"]}
+    first, other = (await done(place, "/v1/backups", {"tenants": ["row1", "database1"]}))["backups"]
+    assert [(each["tenant"], each["state"]) for each in (first, other)] == [("row1", "saved"), ("database1", "saved")]
+    again = (await done(place, "/v1/backups", {"resume": True}))["backups"]
+    assert [each["state"] for each in again] == ["whole_before"] * 2
+    (second,) = (await done(place, "/v1/backups", {"tenants": ["row1"]}))["backups"]
+    names = [other["backup"], second["backup"]]
+    assert (await ask(place, "POST", "/v1/backups/verify", {"backups": names, "dry_run": True}))[0] == 200
+    tried = (await done(place, "/v1/backups/verify", {"backups": names}))["backups"]
+    assert [(each["backup"], each["error"]) for each in tried] == [(name, None) for name in names]
+    assert all(each["verified_at"] for each in tried)
+    rules = {"tenants": ["row1"], "keep": 1}
+    code, would = await ask(place, "POST", "/v1/backups/prune", {**rules, "dry_run": True})
+    assert (code, would) == (200, {"backups": [first["backup"]]})
+    assert await done(place, "/v1/backups/prune", rules) == {"backups": [first["backup"]]}
+    kept = (await ask(place, "GET", "/v1/tenants/row1/backups"))[1]["backups"]
+    assert [each["backup"] for each in kept] == [second["backup"]]
+    refused = await done(place, "/v1/backups", {"tenants": ["nowhere"]}, state="failed")
+    assert "nowhere: is not registered" in refused["title"]
+    for path, body in (
+        ("", {}), ("", {"all": True, "tenants": ["row1"]}), ("/verify", {"backups": ["/etc/passwd"]}),
+        ("/prune", {"keep": -1}), ("/prune", {"keep": True}),
+    ):  # fmt: skip
+        assert (await ask(place, "POST", f"/v1/backups{path}", body))[0] == 400, (path, body)
 
 
 async def test_a_tenant_is_moved_by_a_request_after_a_dry_run(place: tuple[Served, World]) -> None:
@@ -162,6 +191,7 @@ async def test_what_is_cancelled_in_the_middle_leaves_nothing_and_may_be_asked_f
     waits = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = $1 AND wait_event_type = 'Lock')"
     asked = {
         "/v1/tenants/calm/backup": ("tenant_calm.projects", None),
+        "/v1/backups": ("tenant_calm.projects", {"tenants": ["calm"]}),
         f"/v1/backups/{saved['backup']}/restore": ("tenantproxy_migrations.applied", {"as": "calmer"}),
     }
     async with world.shared.connect() as locking, world.main.connect() as looking:
@@ -191,7 +221,7 @@ async def test_what_is_cancelled_in_the_middle_leaves_nothing_and_may_be_asked_f
         audit = (
             "SELECT count(*) FROM tenantproxy.audit_log WHERE detail->>'change' = 'cancel' AND detail->>'by' = 'shift'"
         )
-        assert await looking.fetchval(audit) == 2
+        assert await looking.fetchval(audit) == len(asked)
     assert (await ask(place, "GET", "/v1/tenants/unfinished"))[1]["tenants"] == []
     assert (await ask(place, "GET", "/v1/tenants/calm/backups"))[1]["backups"] == [saved]
     again = await done(place, f"/v1/backups/{saved['backup']}/restore", {"as": "calmer"})
@@ -317,7 +347,7 @@ async def test_the_registered_tenants_are_listed_in_pages_of_one_status_or_kind(
         ("GET", "/v1/tenants?after=a%20b", None, 400, "no tenant identifier"),
         ("POST", "/v1/tenants/row1/migrate", {"to": True}, 400, "to is not a str"),
         ("DELETE", "/v1/tenants/row1", None, 400, "id is missing"),
-        ("DELETE", "/v1/tenants/row1", {"id": "row2"}, 400, "another one"),
+        ("DELETE", "/v1/tenants/row1", {"id": "database1"}, 400, "another one"),
     ],
 )
 async def test_what_is_wrong_with_a_request_is_said_and_nothing_is_changed(
@@ -407,7 +437,7 @@ async def test_sessions_of_a_user_are_listed_and_ended_one_by_one_and_together(p
     path = "/v1/tenants/row1/users/ada%2F1/sessions"
     code, found = await ask(place, "GET", path, token=READER)
     assert (code, {each["id"] for each in found["sessions"]}) == (200, {"session0", "session1", "session2"})
-    assert (await ask(place, "GET", path.replace("row1", "row2"), token=READER))[1] == {"sessions": []}
+    assert (await ask(place, "GET", path.replace("row1", "database1"), token=READER))[1] == {"sessions": []}
     other = path.replace("ada", "eve")
     assert (await ask(place, "DELETE", f"{other}/session1", token=OPERATOR))[0] == 404, "it is of another user"
     assert (await ask(place, "DELETE", f"{path}/session1", token=OPERATOR)) == (200, {"ended": 1})

@@ -686,6 +686,7 @@ def test_an_operator_saves_tries_restores_and_prunes_from_the_command_line(house
     assert [row["state"] for row in rows("create", "row1", "row2", "--dry-run")] == ["would_save"] * 2
     assert [row["state"] for row in rows("create", "row1", "row2")] == ["saved", "saved"]
     assert [row["state"] for row in rows("create", "--resume")] == ["whole_before", "whole_before"]
+    assert [row["tenant"] for row in rows("create", "main")] == ["main"]
     (first,) = rows("verify", "row1")
     assert first["verified_at"] is not None
     rows("create", "row1")

@@ -318,7 +318,7 @@ async def test_a_tenant_whose_checks_never_end_keeps_no_backup_behind_it(house: 
         assert next_one["verified_at"] is not None
         assert await admin.fetch(LEFT) == []
         with pytest.raises(ProvisioningFailed, match=r"restoring the backup .* was ended.*made for it is gone"):
-            await restore_backup(settings, saved, as_id="again")
+            await restore_backup(settings, saved, as_id=f"{want.id}-again")
         assert await admin.fetch(LEFT) == []
 
 

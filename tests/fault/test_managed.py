@@ -171,7 +171,7 @@ async def test_a_tenant_of_each_kind_is_saved_tried_and_restored_without_a_super
             assert await root.fetchval(kept_rights, want.role) == 1
             assert not await root.fetchval("SELECT count(*) FROM pg_roles WHERE rolname LIKE 'tenantproxy_load%'")
     removed = await delete(managed.settings, want.id, grace_days=0, backups=None, no_backup=True)
-    assert (removed.state, removed.left) == ("cleaned", ())
+    assert (removed.state, removed.left) == ("deleted", ())
 
 
 async def test_the_main_database_is_saved_and_restored_without_a_superuser(managed: Managed) -> None:
@@ -233,7 +233,7 @@ async def test_a_session_that_the_admin_user_may_not_end_is_told_and_never_passe
 async def test_rows_of_a_deleted_tenant_go_and_row_security_holds_its_owner_again(managed: Managed) -> None:
     await managed.made("leaving", Isolation.ROW)
     removed = await delete(managed.settings, "leaving", grace_days=0, no_backup=True)
-    assert removed.state == "cleaned"
+    assert removed.state == "deleted"
     async with managed.root("shared") as root:
         rows = "SELECT count(*) FROM projects WHERE tenant_id = $1"
         assert [await root.fetchval(rows, name) for name in ("leaving", "row1")] == [0, 9]

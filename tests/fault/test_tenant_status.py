@@ -172,7 +172,7 @@ async def test_a_process_that_dies_behind_any_statement_of_a_deletion_leaves_wha
         await gone_for_long(house)
         if dying.is_dead:
             try:
-                assert (await delete(settings, name, grace_days=0, no_backup=True)).state == "cleaned"
+                assert (await delete(settings, name, grace_days=0, no_backup=True)).state == "deleted"
             except TenantNotFound:
                 pass  # it died behind the last statement
         await is_gone(house, settings, name)
@@ -221,7 +221,7 @@ async def test_a_deletion_is_taken_back_in_its_grace_and_not_behind_it(
             """UPDATE tenantproxy.sagas SET notes = notes || '{"final_at": 1}' WHERE state = 'waiting'"""
         )
     (done,) = await delete_due(settings, backups=backups)
-    assert (done.state, done.backup, backups.taken) == ("cleaned", f"of {name}", [name])
+    assert (done.state, done.backup, backups.taken) == ("deleted", f"of {name}", [name])
     with pytest.raises(ConfigurationError, match="was not deleted"):
         await undelete(settings, name)
 
@@ -256,7 +256,7 @@ async def test_the_last_backup_is_made_and_verified_and_one_of_before_does_not_c
         tenant = await look_up(conn, settings, name)
     former = await backups.take(tenant)
     done = await delete(settings, name, grace_days=0, backups=backups)
-    assert done.state == "cleaned"
+    assert done.state == "deleted"
     assert done.backup not in (None, former)
     found = await newest_verified(settings, name)
     assert found is not None
@@ -303,7 +303,7 @@ async def test_rows_are_not_removed_before_those_who_saw_no_fence_have_ended(
         await scope.__aexit__(None, None, None)
         assert await shared.fetchval("SELECT count(*) FROM projects WHERE tenant_id = $1", name) == 3
         done = await delete(settings, name, grace_days=0, backups=backups)
-        assert (done.state, backups.taken) == ("cleaned", [name])
+        assert (done.state, backups.taken) == ("deleted", [name])
     await is_gone(house, settings, name)
 
 
@@ -364,7 +364,7 @@ async def test_two_operators_delete_one_tenant_once(house: World, settings: Sett
         *(delete(settings, name, grace_days=0, no_backup=True) for _ in range(2)), return_exceptions=True
     )
     done = [each for each in both if not isinstance(each, BaseException)]
-    assert [each.state for each in done] == ["cleaned"]
+    assert [each.state for each in done] == ["deleted"]
     (refused,) = [each for each in both if isinstance(each, BaseException)]
     assert isinstance(refused, ConfigurationError | ChangeHeld | TenantNotFound)
 
@@ -380,7 +380,7 @@ async def test_an_archived_tenant_stays_registered_and_is_resumed_only_with_what
             await router.tenant(name).fetchval("SELECT 1")
     assert (await resume(settings, name)).before is TenantStatus.INACTIVE
     dropped = await archive(settings, name, backups=backups, drop_place=True)
-    assert (dropped.state, dropped.left) == ("cleaned", ())
+    assert (dropped.state, dropped.left) == ("archived", ())
     with pytest.raises(ConfigurationError, match="is archived, and what it had was removed"):
         await resume(settings, name)
     await drop(house, settings, name)

@@ -23,7 +23,9 @@ KeyFiles = Annotated[
 
 @command(backup_app, "create")
 def backup_create(
-    tenant: Annotated[list[str] | None, typer.Argument(help="Its identifier; several are saved in one run.")] = None,
+    tenant: Annotated[
+        list[str] | None, typer.Argument(help="Its identifier, or main; several are saved in one run.")
+    ] = None,
     config: ConfigFile = DEFAULT_CONFIG,
     everything: Annotated[bool, typer.Option("--all", help="The main database and all tenants.")] = False,
     resume: Annotated[

@@ -2,6 +2,7 @@
 
 from tenantproxy.lifecycle.backup.content_filler import BackupContent
 from tenantproxy.lifecycle.backup.errors import BackupDamaged, BackupFailed, BackupNotFound, RestoreRefused
+from tenantproxy.lifecycle.backup.fleet import SaveRequest, TriedBackup, prune_backups, save_all, verify_all
 from tenantproxy.lifecycle.backup.manifest import BackupKind, BackupManifest, StoredBackup
 from tenantproxy.lifecycle.backup.restore import Restored, plan_restore, restore_backup, restore_main
 from tenantproxy.lifecycle.backup.retention import expendable
@@ -20,7 +21,9 @@ __all__ = [
     "BackupWriter",
     "RestoreRefused",
     "Restored",
+    "SaveRequest",
     "StoredBackup",
+    "TriedBackup",
     "backup_tenant",
     "begin_run",
     "expendable",
@@ -28,9 +31,12 @@ __all__ = [
     "list_backups",
     "newest_verified",
     "plan_restore",
+    "prune_backups",
     "restore_backup",
     "restore_main",
     "resume_run",
     "run_all",
+    "save_all",
+    "verify_all",
     "verify_backup",
 ]

@@ -7,11 +7,12 @@ never work on one run.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import os
 import secrets
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,9 +31,10 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["BackupOutcome", "BackupRun", "begin_run", "resume_run", "run_all"]
+__all__ = ["BackupOutcome", "BackupRun", "begin_run", "keyed_run", "resume_run", "run_all"]
 
 _KEPT: Final = 50  # journals: only the newest is gone on with
+_PATIENCE: Final = 60.0  # seconds
 _RUNS: Final = "_runs"  # no tenant's identifier begins so
 
 
@@ -44,6 +46,18 @@ class BackupOutcome:
     backup: str | None = None
     error: str | None = None
     again: bool = False
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return "main" if self.tenant == MAIN else self.tenant
+
+    @property
+    def state(self) -> str:
+        """In a word."""
+        if self.error is not None:
+            return "failed"
+        return "would_save" if self.backup is None else "whole_before" if self.again else "saved"
 
 
 class BackupRun:
@@ -68,8 +82,8 @@ class BackupRun:
 
 
 @asynccontextmanager
-async def begin_run(folder: Path, targets: Sequence[str]) -> AsyncIterator[BackupRun]:
-    """A new run of `targets`, for the block. Raises OSError."""
+async def begin_run(folder: Path, targets: Sequence[str], *, key: str | None = None) -> AsyncIterator[BackupRun]:
+    """A new run of `targets`, for the block; `keyed_run` finds it again by `key`. Raises OSError."""
     runs = folder / _RUNS
     runs.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = runs / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}.jsonl"
@@ -77,7 +91,7 @@ async def begin_run(folder: Path, targets: Sequence[str]) -> AsyncIterator[Backu
     with os.fdopen(opened, "a+", encoding="utf-8") as file:
         _hold(file, path)
         run = BackupRun(path, file, targets, {})
-        run._line({"targets": list(targets)})
+        run._line({"targets": list(targets), "key": _digest(key)})
         for old in sorted(runs.glob("*.jsonl"))[:-_KEPT]:
             old.unlink(missing_ok=True)
         yield run
@@ -93,9 +107,45 @@ async def resume_run(folder: Path) -> AsyncIterator[BackupRun]:
     if not found:
         hint = "begin one: tenantproxy backup create --all"
         raise BackupNotFound(f"there is no run in {folder} to go on with", hint=hint)
-    path = found[-1]
+    async with _gone_on_with(found[-1], patience=0.0) as run:
+        yield run
+
+
+@asynccontextmanager
+async def keyed_run(folder: Path, targets: Sequence[str], key: str) -> AsyncIterator[BackupRun]:
+    """The run that was begun with `key`, gone on with as it was, or else a new one of `targets`, for the block.
+
+    It waits a little for a process that was taken for dead to let go of it. Raises as `resume_run`, OSError.
+    """
+    for path in sorted((folder / _RUNS).glob("*.jsonl"), reverse=True):
+        with path.open(encoding="utf-8") as file, suppress(ValueError):
+            if json.loads(file.readline()).get("key") == _digest(key):
+                break
+    else:
+        async with begin_run(folder, targets, key=key) as run:
+            yield run
+        return
+    async with _gone_on_with(path, patience=_PATIENCE) as run:
+        yield run
+
+
+def _digest(key: str | None) -> str | None:
+    return None if key is None else hashlib.sha256(key.encode()).hexdigest()
+
+
+@asynccontextmanager
+async def _gone_on_with(path: Path, *, patience: float) -> AsyncIterator[BackupRun]:
+    loop = asyncio.get_running_loop()
+    until = loop.time() + patience
     with path.open("a+", encoding="utf-8") as file:
-        _hold(file, path)
+        while True:
+            try:
+                _hold(file, path)
+                break
+            except BackupFailed:
+                if loop.time() >= until:
+                    raise
+            await asyncio.sleep(0.2)
         targets, done = _read(file)
         file.write("\n")  # behind a line that may have been cut off
         yield BackupRun(path, file, targets, done)

@@ -278,7 +278,10 @@ def _changed(before: Tenant, after: Tenant, closed: Closed) -> StatusChanged:
 
 def _removed(change: TenantChange) -> Removed:
     final_at = change.notes["final_at"] if change.state == RemovalState.WAITING else None
+    state = change.state
+    if state == RemovalState.CLEANED:
+        state = "archived" if change.kind == "archive" else "deleted"
     return Removed(
-        tenant=change.tenant, state=change.state, final_at=final_at, backup=change.notes.get("backup"),
+        tenant=change.tenant, state=state, final_at=final_at, backup=change.notes.get("backup"),
         left=tuple(change.notes.get("left", ())),
     )  # fmt: skip

@@ -28,8 +28,8 @@ class StatusChanged:
 class Removed:
     """How far the removal of a tenant is.
 
-    `state`: waiting (until `final_at`, unix time), backed_up, removed or cleaned. `backup`: the one that holds what was
-    removed. `left`: what is still there, as it was not made for this tenant by us.
+    `state`: waiting (until `final_at`, unix time), backed_up or removed; at the end deleted or archived. `backup`: the
+    one that holds what was removed. `left`: what is still there, as it was not made for this tenant by us.
     """
 
     tenant: str

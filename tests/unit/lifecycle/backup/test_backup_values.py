@@ -35,6 +35,7 @@ from tenantproxy.lifecycle.backup.restore import version_notes
 from tenantproxy.lifecycle.backup.retention import expendable
 from tenantproxy.lifecycle.backup.row_restore import check_fit, copy_fields
 from tenantproxy.lifecycle.backup.row_tables import ForeignKey, PolicyTable, fill_order
+from tenantproxy.lifecycle.backup.run import BackupOutcome, keyed_run
 from tenantproxy.lifecycle.backup.store import (
     MAIN,
     Draft,
@@ -72,6 +73,16 @@ def settings(**backup: object) -> Settings:
     return Settings.from_mapping(
         {"main": {"server": "primary", "database": "d"}, "servers": {"primary": primary}, "backup": backup}
     )
+
+
+async def test_a_run_is_gone_on_with_by_its_key_alone(tmp_path: Path) -> None:
+    async with keyed_run(tmp_path, ["a", "b"], "one") as run:
+        run.note(BackupOutcome(tenant="a", backup="a/x"))
+    async with keyed_run(tmp_path, ["c"], "two") as other:
+        assert (other.targets, other.done) == (("c",), {})
+    async with keyed_run(tmp_path, ["a", "b", "c"], "one") as again:
+        assert (again.id, again.targets, again.done) == (run.id, ("a", "b"), {"a": "a/x"})
+    assert "one" not in (tmp_path / "_runs" / f"{run.id}.jsonl").read_text(), "a key is kept as a hash alone"
 
 
 def test_what_a_backup_says_of_itself_is_read_as_it_was_written() -> None:
