@@ -347,7 +347,7 @@ async def test_the_registered_tenants_are_listed_in_pages_of_one_status_or_kind(
         ("GET", "/v1/tenants?after=a%20b", None, 400, "no tenant identifier"),
         ("POST", "/v1/tenants/row1/migrate", {"to": True}, 400, "to is not a str"),
         ("DELETE", "/v1/tenants/row1", None, 400, "id is missing"),
-        ("DELETE", "/v1/tenants/row1", {"id": "database1"}, 400, "another one"),
+        ("DELETE", "/v1/tenants/row1", {"id": "row2"}, 400, "another one"),
     ],
 )
 async def test_what_is_wrong_with_a_request_is_said_and_nothing_is_changed(
@@ -437,7 +437,7 @@ async def test_sessions_of_a_user_are_listed_and_ended_one_by_one_and_together(p
     path = "/v1/tenants/row1/users/ada%2F1/sessions"
     code, found = await ask(place, "GET", path, token=READER)
     assert (code, {each["id"] for each in found["sessions"]}) == (200, {"session0", "session1", "session2"})
-    assert (await ask(place, "GET", path.replace("row1", "database1"), token=READER))[1] == {"sessions": []}
+    assert (await ask(place, "GET", path.replace("row1", "row2"), token=READER))[1] == {"sessions": []}
     other = path.replace("ada", "eve")
     assert (await ask(place, "DELETE", f"{other}/session1", token=OPERATOR))[0] == 404, "it is of another user"
     assert (await ask(place, "DELETE", f"{path}/session1", token=OPERATOR)) == (200, {"ended": 1})
