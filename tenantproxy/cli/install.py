@@ -256,6 +256,8 @@ def _table_requests(
         fix = "register one, or name the database: --database SERVER/DATABASE"
         raise ConfigurationError([Problem(key="--table", problem="there is no row tenant, so no database", fix=fix)])
     comparison = Comparison(signed=settings.row.signed, setting=settings.row.setting)
+    rules = settings.migrations
+    through = tuple(rules.through.items()) if rules.column in request.all_with else ()
     for place in dict.fromkeys((target.server, target.database) for target in found):
         here = [t for t in tenants if (t.placement.server, t.placement.database) == place]
         rows = [t for t in here if t.placement.isolation is Isolation.ROW]
@@ -266,6 +268,8 @@ def _table_requests(
             TableRequest(
                 tables=request.tables,
                 all_with=request.all_with,
+                through=through,
+                parent_column=settings.migrations.column,
                 roles=tuple(dict.fromkeys(t.placement.role or user for t in rows)) or (user,),
                 comparison=comparison,
                 tenants=tuple(t.id for t in rows),

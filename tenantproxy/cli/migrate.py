@@ -9,7 +9,7 @@ from tenantproxy.cli.output import progress_bar
 from tenantproxy.config import Settings
 from tenantproxy.errors import ConfigurationError, Problem
 from tenantproxy.lifecycle.access import admin_connection, registered
-from tenantproxy.lifecycle.migrate import Migrated, Migrator, SchemaPlace, last_run, targets_of
+from tenantproxy.lifecycle.migrate import Migrated, Migrator, SchemaPlace, all_targets, last_run
 
 __all__ = ["has_failed", "plan", "roll_back", "run", "status"]
 
@@ -59,7 +59,7 @@ async def _prepared(settings: Settings, tenants: Sequence[str], told: Any = None
     """Raises ConfigurationError for folders that cannot be read, and tenants that are not registered."""
     migrator = Migrator(settings, told=told)
     migrator.read()
-    targets = targets_of(settings, await registered(settings))
+    targets = all_targets(settings, await registered(settings))
     if unknown := sorted(set(tenants) - {name for target in targets for name in target.tenants}):
         fix = "tenantproxy tenants list shows those that are registered"
         raise ConfigurationError([Problem(key=f"--tenant {name}", problem="has no place", fix=fix) for name in unknown])

@@ -23,6 +23,7 @@ class MigrationSettings(Section):
     `tenants.systems`. `lock_timeout`: how long a file waits for a lock before it gives way and is tried again, up to
     `retries` times. `canary`: tenants that come first; the others only when these succeeded. `max_failures`: with more
     than so many, none is begun any more. `parallel`: at once on one server. `column`: what says whose a shared row is.
+    `through`: columns by which rows of tables without it refer to one that has it, by the name of that table.
     """
 
     source: Literal["files", "alembic", "django"] = "files"
@@ -35,6 +36,7 @@ class MigrationSettings(Section):
     max_failures: Count = 0
     parallel: Annotated[Size, Field(le=64)] = 4
     column: Name = "tenant_id"
+    through: Mapping[Name, Text] = Field(default_factory=dict)
     python: Text = ""
     django_settings: Text = ""
 

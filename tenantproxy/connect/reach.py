@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from tenantproxy.errors import Exposure, UnprotectedRelations
-from tenantproxy.isolation.policies import COMMANDS, FAITHFUL, Policy, TenantForm, open_commands
+from tenantproxy.isolation.policies import COMMANDS, FAITHFUL, Policy, Reference, TenantForm, open_commands
 from tenantproxy.model import PoolKey, quote_identifier
 
-__all__ = ["PIN_PATH", "REACH", "Reach", "argument", "exposures", "parse", "refusal"]
+__all__ = ["PIN_PATH", "REACH", "Reach", "argument", "exposures", "judged", "parse", "refusal"]
 
 # The planner takes the question for far dearer than it is, and compiling it would take longer than to answer it.
 PIN_PATH: Final = (
@@ -110,6 +110,7 @@ WITH RECURSIVE given AS MATERIALIZED (
     CASE WHEN c.oid NOT IN (SELECT o.oid FROM not_given o) THEN v.name END AS giver,
     c.relname::text AS name, c.relkind::text AS kind, x.rights,
     c.relkind IN ('r', 'p') AND c.relrowsecurity AS secured, c.relispartition AS is_partition,
+    c.relkind = 'r' AND c.relhassubclass AS has_children,
     CASE WHEN c.relkind = 'v' THEN EXISTS (SELECT FROM pg_options_to_table(c.reloptions) o
       WHERE o.option_name = 'security_invoker' AND o.option_value::boolean) ELSE false END AS is_invoker,
     CASE WHEN c.relhasrules THEN ARRAY(SELECT w.rulename::text FROM pg_rewrite w
@@ -136,6 +137,16 @@ SELECT json_build_object(
   'relations', (SELECT json_agg(json_build_object(
     'schema', r.schema, 'name', r.name, 'kind', r.kind, 'rights', r.rights, 'secured', r.secured,
     'partition', r.is_partition, 'invoker', r.is_invoker, 'rules', r.rules, 'giver', r.giver,
+    'parental', r.secured AND NOT r.has_children AND r.giver IS NULL, 'written', format('%I.%I', r.schema, r.name),
+    'references', CASE WHEN r.secured THEN ARRAY(
+      SELECT json_build_array(quote_ident(a.attname), quote_ident(b.attname), format('%I.%I', n.nspname, t.relname))
+      FROM pg_constraint k JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = k.conkey[1]
+      JOIN pg_attribute b ON b.attrelid = k.confrelid AND b.attnum = k.confkey[1]
+      JOIN pg_class t ON t.oid = k.confrelid JOIN pg_namespace n ON n.oid = t.relnamespace
+      WHERE k.contype = 'f' AND k.conrelid = r.oid AND k.confrelid <> r.oid AND cardinality(k.conkey) = 1
+        AND k.convalidated AND coalesce((to_jsonb(k) ->> 'conenforced')::boolean, true)
+        AND NOT EXISTS (SELECT FROM pg_trigger g WHERE g.tgconstraint = k.oid AND g.tgenabled IN ('D', 'R'))
+      ORDER BY k.conname) ELSE '{}' END,
     'extension', (SELECT m.extension FROM members m WHERE m.oid = r.oid),
     'policies', CASE WHEN r.secured AND r.giver IS NULL THEN (SELECT json_agg(json_build_object(
       'name', p.polname::text, 'permissive', p.polpermissive, 'command', p.polcmd::text,
@@ -193,6 +204,8 @@ class ReachedRelation:
     """What the role may do something with. `kind`: a letter of pg_class.relkind; `secured`: row security is enabled.
 
     `giver`: the role of another tenant, whose own it is and who let others look at it; its policies are not read.
+    `parental`: its policies hold for all rows whose keys it has, so that others may refer to it for whose they are.
+    `written`: its name as PostgreSQL writes it. `references`: its foreign keys of one column that hold for all rows.
     """
 
     schema: str
@@ -206,6 +219,9 @@ class ReachedRelation:
     giver: str | None
     extension: str | None
     policies: tuple[Policy, ...]
+    parental: bool = False
+    written: str = ""
+    references: tuple[Reference, ...] = ()
 
     @property
     def label(self) -> str:
@@ -266,13 +282,36 @@ def _relation(given: Mapping[str, Any]) -> ReachedRelation:
         Policy(**{**policy, "keeping": tuple(policy["keeping"])}) for policy in values.pop("policies") or ()
     )
     rights, rules = tuple(values.pop("rights")), tuple(values.pop("rules"))
-    return ReachedRelation(**values, rights=rights, rules=rules, policies=policies)
+    references = tuple(Reference(*each) for each in values.pop("references", ()))
+    return ReachedRelation(**values, rights=rights, rules=rules, policies=policies, references=references)
+
+
+def judged(reach: Reach, form: TenantForm) -> Reach:
+    """The same; its policies know through which references a row is surely one tenant's.
+
+    Those to a table in sight of the role whose own rows are: by a column, for everything that the role may do there.
+    """
+    parents = {each.written for each in reach.relations if each.parental and _is_kept(each, form)}
+    return replace(reach, relations=tuple(_referring(each, parents) for each in reach.relations))
+
+
+def _is_kept(relation: ReachedRelation, form: TenantForm) -> bool:
+    commands = tuple(right for right in relation.rights if right in COMMANDS)
+    return not relation.rules and not open_commands(relation.policies, commands, form)
+
+
+def _referring(relation: ReachedRelation, parents: set[str]) -> ReachedRelation:
+    through = tuple(each for each in relation.references if each.table in parents)
+    if not through:
+        return relation
+    return replace(relation, policies=tuple(replace(each, through=through) for each in relation.policies))
 
 
 def exposures(reach: Reach, *, form: TenantForm) -> Iterator[Exposure]:
     """Everything that one tenant's session could use to get at another's rows, with what closes it. What a tenant gave
     of its own is not among it.
     """
+    reach = judged(reach, form)
     for role in reach.mighty:
         yield _of_role(role, reach.role)
     for relation in reach.relations:

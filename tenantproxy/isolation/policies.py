@@ -11,9 +11,9 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 
-__all__ = ["COMMANDS", "FAITHFUL", "Policy", "TenantForm", "open_commands"]
+__all__ = ["COMMANDS", "FAITHFUL", "Policy", "Reference", "TenantForm", "open_commands"]
 
 COMMANDS: Final = {"SELECT": "r", "INSERT": "a", "UPDATE": "w", "DELETE": "d"}
 """The commands that policies are about, and the letter of each in pg_policy.polcmd."""
@@ -24,7 +24,22 @@ _ALIAS: Final = r'(?:[a-z_]+|"[a-z_]+")'
 FAITHFUL: Final = frozenset({"uuid", "text", "character varying", "bpchar", "smallint", "integer", "bigint", "numeric"})
 """PostgreSQL's own types that leave the texts of two tenants different, as it writes them without a length."""
 
+_THROUGH: Final = re.compile(
+    rf"({_COLUMN}) = ANY \(ARRAY\( SELECT (?P<alias>{_COLUMN})\.({_COLUMN})"
+    rf"\s+FROM (?:ONLY )?({_COLUMN}\.(?P<table>{_COLUMN}))(?: (?P<named>{_COLUMN}))?\s+WHERE (?P<condition>\(.*\))\)\)",
+    re.DOTALL,
+)
+"""Rows that refer to rows of another table, those of the session's tenant."""
+
 _SIGNED: Final = r"tenantproxy\.(?:bound_tenant|current_tenant)\(\)"
+
+
+class Reference(NamedTuple):
+    """A foreign key of one column. `table`: to which, with its schema; all as PostgreSQL writes them in SQL."""
+
+    column: str
+    key: str
+    table: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +50,7 @@ class Policy:
     `calls_others`: it depends on a function that is neither PostgreSQL's nor ours. `is_loose`: it compares a column
     whose collation calls different texts equal. `keeping`: the types of the operator's own in it, with their schema,
     that leave the texts of two tenants different: enums, and domains over FAITHFUL types without a length.
+    `through`: the references of its table to tables whose rows are known to be each one tenant's.
     """
 
     name: str
@@ -46,6 +62,7 @@ class Policy:
     calls_others: bool = False
     is_loose: bool = False
     keeping: tuple[str, ...] = ()
+    through: tuple[Reference, ...] = ()
 
     def applies_to(self, command: str) -> bool:
         """Whether it is asked for this command, a key of COMMANDS."""
@@ -55,7 +72,9 @@ class Policy:
 class TenantForm:
     """The expressions that compare a column with the session's tenant: `column = (SELECT tenantproxy.bound_tenant())`.
 
-    With `setting`, also those that compare it with that setting, which proves nothing and is for unsigned tenants.
+    With `setting`, also those that compare it with that setting, which proves nothing and is for unsigned tenants. And
+    `column = ANY (ARRAY(SELECT p.key FROM parent p WHERE p.column = (SELECT ...)))`, where the table has that reference
+    to a parent whose rows are known to be each one tenant's: a foreign key, so that `key` is unique there.
     """
 
     def __init__(self, setting: str | None = None) -> None:
@@ -73,8 +92,23 @@ class TenantForm:
         self.holds: Final = lru_cache(maxsize=1024)(self._holds)
         """Whether rows for which the expression is true are the session's tenant's. Most tables say the same."""
 
-    def _holds(self, expression: str | None, keeping: tuple[str, ...] = ()) -> bool:
-        return expression is not None and any(self._is_one(each, keeping) for each in _conjuncts(expression))
+    def _holds(
+        self, expression: str | None, keeping: tuple[str, ...] = (), through: tuple[Reference, ...] = ()
+    ) -> bool:
+        return expression is not None and any(
+            self._is_one(each, keeping) or (bool(through) and self._is_through(each, keeping, through))
+            for each in _conjuncts(expression)
+        )
+
+    def _is_through(self, expression: str, keeping: tuple[str, ...], through: tuple[Reference, ...]) -> bool:
+        found = _THROUGH.fullmatch(expression)
+        if found is None or Reference(*found.group(1, 3, 4)) not in through:
+            return False
+        condition, alias = found["condition"], f"{found['alias']}."
+        if found["alias"] != (found["named"] or found["table"]) or _end_of_group(condition) != len(condition) - 1:
+            return False
+        condition = _bare(condition)
+        return condition.startswith(alias) and self._is_one(condition.removeprefix(alias), keeping)
 
     def _is_one(self, expression: str, keeping: tuple[str, ...]) -> bool:
         found = self._form.fullmatch(expression)
@@ -121,7 +155,7 @@ def _holds(policy: Policy, clause: str, form: TenantForm) -> bool:
     if clause == "check" and policy.check is not None:
         expression = policy.check  # without one, rows that are written are held against USING
     # A function that casts to a type of the operator's own may do anything.
-    return not policy.is_loose and form.holds(expression, () if policy.calls_others else policy.keeping)
+    return not policy.is_loose and form.holds(expression, () if policy.calls_others else policy.keeping, policy.through)
 
 
 def _conjuncts(expression: str) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Final
 
 import asyncpg
 
-__all__ = ["ColumnType", "Comparison", "describe_type", "unusable_ids"]
+__all__ = ["ColumnType", "Comparison", "ParentTable", "describe_type", "unusable_ids"]
 
 _AS_TEXT: Final = frozenset({"text", "character varying", "name"})  # compared with a text as they are
 # The column of a domain is printed with its base type. None of these can make two values one, as a length could.
@@ -56,19 +56,50 @@ class ColumnType:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ParentTable:
+    """Where rows find whose they are: they refer to `key` of `table`, whose `column` names the tenant. Quoted.
+
+    `cast`: what the tenant is cast to there, '' for nothing.
+    """
+
+    table: str
+    key: str
+    column: str
+    cast: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """The rule of a policy. `signed`: against the proven tenant, else the plain setting, which proves nothing."""
+    """The rule of a policy. `signed`: against the proven tenant, else the plain setting, which proves nothing.
+
+    `parent`: where the rows of its table find whose they are; None: they say so themselves.
+    """
 
     signed: bool
     setting: str
+    parent: ParentTable | None = None
 
     def rule(self, column: str, cast: str) -> str:
-        """True for the rows of the session's tenant. The sub-select makes it one call a statement, not one a row."""
-        value = f"(SELECT {self._tenant})"
-        return f"{column} = {value}{f'::{cast}' if cast else ''}"
+        """True for the rows of the session's tenant. The sub-select makes it one call a statement, not one a row.
 
-    def default(self, cast: str) -> str:
-        """The column's value where a statement gives none. Not a sub-select: a DEFAULT must not hold one."""
+        Through a parent it is an array, looked up once a statement as well, so that an index on `column` serves: with
+        IN or EXISTS PostgreSQL reads the rows of all tenants.
+        """
+        if (parent := self.parent) is None:
+            return self._is_tenants(column, cast)
+        condition = self._is_tenants(f"parent.{parent.column}", parent.cast)
+        return f"{column} = ANY (ARRAY(SELECT parent.{parent.key} FROM {parent.table} parent WHERE {condition}))"
+
+    def _is_tenants(self, column: str, cast: str) -> str:
+        return f"{column} = (SELECT {self._tenant}){f'::{cast}' if cast else ''}"
+
+    def default(self, cast: str) -> str | None:
+        """The column's value where a statement gives none; None: that is not to be told, it refers to a parent.
+
+        Not a sub-select: a DEFAULT must not hold one.
+        """
+        if self.parent is not None:
+            return None
         return f"({self._tenant})::{cast}" if cast else self._tenant
 
     @property

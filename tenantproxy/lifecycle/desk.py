@@ -33,7 +33,7 @@ from tenantproxy.lifecycle.backup.store import folder_of
 from tenantproxy.lifecycle.doctor import AuditReport
 from tenantproxy.lifecycle.doctor.repair import DoctorRepair, repair
 from tenantproxy.lifecycle.gdpr import Person, TenantErased
-from tenantproxy.lifecycle.migrate import Migrated, Migrator, SchemaPlace, last_run, targets_of
+from tenantproxy.lifecycle.migrate import Migrated, Migrator, SchemaPlace, all_targets, last_run
 from tenantproxy.lifecycle.move import MOVE_STEPS, Moved, MoveOptions, Mover
 from tenantproxy.lifecycle.operations.progress import Progress, silent
 from tenantproxy.lifecycle.prove import IsolationProof, Options, prove, signed_report
@@ -142,7 +142,7 @@ class Lifecycle:
         migrator = Migrator(settings, told=told)
         try:
             await asyncio.to_thread(migrator.read)  # it may wait for a project's own process
-            places = targets_of(settings, await registered(settings))
+            places = all_targets(settings, await registered(settings))
             if unknown := sorted(set(tenants) - {name for place in places for name in place.tenants}):
                 fix = "tenantproxy tenants list shows those that are registered"
                 raise ConfigurationError(

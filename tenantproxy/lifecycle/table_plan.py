@@ -47,7 +47,7 @@ def plan_table(
     `unusable`: registered tenants that its column cannot name; `creating`: roles that are about to be created.
     """
     root = facts.relations[0]
-    problems = [*_problems(facts, unusable, creating)]
+    problems = [*_problems(facts, unusable, creating, names_tenant=comparison.parent is None)]
     if problems:
         return ChangePlan(problems=tuple(problems))
     cast = facts.kind.cast or ""
@@ -102,7 +102,7 @@ def isolation_changes(relation: Relation, column: str, cast: str, comparison: Co
 
 def _default(relation: Relation, column: str, cast: str, comparison: Comparison) -> Iterator[Change]:
     wanted = comparison.default(cast)
-    if not relation.settable or comparison.says(relation.default, wanted):
+    if wanted is None or not relation.settable or comparison.says(relation.default, wanted):
         return
     instead = "" if relation.default is None else f", instead of {relation.default}"
     yield Change(
@@ -141,13 +141,15 @@ def _grants(facts: TableFacts, access: Access) -> Iterator[Change]:
         yield Change(what=f"{sequence}: {role} may use it", sql=f"GRANT USAGE ON SEQUENCE {sequence} TO {role}")
 
 
-def _problems(facts: TableFacts, unusable: Sequence[str], creating: Collection[str]) -> Iterator[Problem]:
+def _problems(
+    facts: TableFacts, unusable: Sequence[str], creating: Collection[str], *, names_tenant: bool
+) -> Iterator[Problem]:
     root = facts.relations[0]
     key = f"--table {root.name}"
     if facts.parent is not None:
         problem = f"is a part of {facts.parent}, where its rows would still be read"
         yield Problem(key=key, problem=problem, fix=f"name {facts.parent}: its parts go with it")
-    if (objection := facts.kind.objection()) is not None:
+    if names_tenant and (objection := facts.kind.objection()) is not None:
         fix = "name the column that says whose a row is: of type uuid, text, varchar, bigint or integer"
         yield Problem(key=f"{key} --column {facts.column}", problem=objection, fix=fix)
     if root.identity:

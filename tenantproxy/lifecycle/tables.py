@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Final
 
 import asyncpg
 
 from tenantproxy.errors import Problem
 from tenantproxy.isolation.base import search_path
 from tenantproxy.lifecycle.change import SEARCH_PATH, ChangePlan, apply, merged
-from tenantproxy.lifecycle.column_type import Comparison, unusable_ids
+from tenantproxy.lifecycle.column_type import Comparison, ParentTable, describe_type, unusable_ids
 from tenantproxy.lifecycle.install import alone
 from tenantproxy.lifecycle.table_facts import find_table, read_table, tables_with
 from tenantproxy.lifecycle.table_plan import no_table, plan_table
+from tenantproxy.model import quote_identifier
 
-__all__ = ["TableRequest", "install_tables", "plan_tables", "plan_within"]
+__all__ = ["TableRequest", "install_tables", "plan_tables", "plan_through", "plan_within"]
+
+_HAS_COLUMN: Final = """
+SELECT EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass($1) AND attname = $2 AND NOT attisdropped)
+"""
+_REFERS: Final = """
+SELECT quote_ident(b.attname) FROM pg_constraint k
+JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = k.conkey[1] AND cardinality(k.conkey) = 1
+JOIN pg_attribute b ON b.attrelid = k.confrelid AND b.attnum = k.confkey[1]
+WHERE k.contype = 'f' AND k.convalidated AND k.conrelid = to_regclass($1) AND a.attname = $2
+  AND k.confrelid = $3::int8::oid LIMIT 1
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,13 +36,16 @@ class TableRequest:
     """What is to be isolated in one database.
 
     `tables`: names as in SQL, each with its column. `all_with`: columns; every table that has one, outside of
-    `own_schemas`, which are schema tenants'. `roles`: what row tenants' SQL runs as; `creating`: of those, the ones
-    that are about to be created. `tenants`: the ids of the row tenants that are registered here. `path`: where a name
-    without a schema is looked for.
+    `own_schemas`, which are schema tenants'. `through`: for tables without `parent_column`, columns of theirs and the
+    table with `parent_column` that they refer to. `roles`: what row tenants' SQL runs as; `creating`: of those, the
+    ones that are about to be created. `tenants`: the ids of the row tenants that are registered here. `path`: where a
+    name without a schema is looked for.
     """
 
     tables: tuple[tuple[str, str], ...] = ()
     all_with: tuple[str, ...] = ()
+    through: tuple[tuple[str, str], ...] = ()
+    parent_column: str = ""
     roles: tuple[str, ...]
     comparison: Comparison
     tenants: tuple[str, ...] = ()
@@ -80,7 +96,38 @@ async def plan_within(conn: asyncpg.Connection, request: TableRequest) -> Change
             notes.append(f"no table of this database has a column {column}")
         tables += [(table, column) for table in found]
     plans = [await _plan_one(conn, table, column, request) for table, column in dict.fromkeys(tables)]
+    plans += [await plan_through(conn, request, *each, done={table for table, _ in tables}) for each in request.through]
     return merged([*plans, ChangePlan(notes=tuple(notes))])
+
+
+async def plan_through(
+    conn: asyncpg.Connection, request: TableRequest, column: str, parent: str, *, done: Collection[str]
+) -> ChangePlan:
+    """The plan of each table that has `column`, and says by it alone whose its rows are. `done`: those that say it."""
+    others = [
+        each for each in await tables_with(conn, column, outside=request.own_schemas)
+        if each not in done and not await conn.fetchval(_HAS_COLUMN, each, request.parent_column)
+    ]  # fmt: skip
+    found = await find_table(conn, parent, request.parent_column, search_path(request.path)) if others else ""
+    if isinstance(found, str) or not found["has_column"]:
+        lacks = "is not there" if isinstance(found, str) else f"has no column {request.parent_column}"
+        key, fix = f"migrations.through.{column}", f"name a table that has {request.parent_column}"
+        return ChangePlan(problems=(Problem(key=key, problem=f"{parent} {lacks}", fix=fix),) if others else ())
+    kind = await describe_type(conn, found["oid"], request.parent_column)
+    plans = []
+    for table in others:
+        key = await conn.fetchval(_REFERS, table, column, found["oid"])
+        if key is None:
+            problem = f"its column {column} does not refer to {parent}, which says whose a row is"
+            fix = f"ALTER TABLE {table} ADD FOREIGN KEY ({quote_identifier(column)}) REFERENCES {found['name']}"
+            plans.append(ChangePlan(problems=(Problem(key=f"--table {table}", problem=problem, fix=fix),)))
+            continue
+        where = ParentTable(
+            table=found["name"], key=key, column=quote_identifier(request.parent_column), cast=kind.cast or ""
+        )
+        one = replace(request, comparison=replace(request.comparison, parent=where), tenants=())
+        plans.append(await _plan_one(conn, table, column, one))
+    return merged(plans)
 
 
 async def _plan_one(conn: asyncpg.Connection, table: str, column: str, request: TableRequest) -> ChangePlan:

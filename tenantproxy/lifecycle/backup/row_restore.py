@@ -124,30 +124,35 @@ Row = list[str | None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Insert:
-    """The statement of one table: `$1` is the tenant, then an array of text for each column."""
+    """The statement of one table: `$1` is the tenant, where a column says whose it is, then an array of text for each
+    other column.
+    """
 
     sql: str
-    tenant: str
+    tenant: tuple[str, ...]
     width: int
 
     @classmethod
     def of(cls, table: PolicyTable, saved: SavedTable, tenant: str) -> _Insert:
         types = {each.name: each.type for each in table.columns}
         names = [each.name for each in saved.columns]
-        columns = ", ".join(map(quote_identifier, [table.tenant_column.name, *names]))
-        arrays = ", ".join(f"${number}::text[]" for number in range(2, len(names) + 2)) or "$2::text[]"
+        own = table.tenant_column
+        first = 1 if own is None else 2
+        columns = ", ".join(map(quote_identifier, names if own is None else [own.name, *names]))
+        arrays = ", ".join(f"${number + first}::text[]" for number in range(max(1, len(names))))
         aliases = ", ".join(f"c{number}" for number in range(max(1, len(names))))
-        values = "".join(f", u.c{number}::{types[name]}" for number, name in enumerate(names))
+        values = [f"u.c{number}::{types[name]}" for number, name in enumerate(names)]
+        values = values if own is None else [f"$1::text::{own.type}", *values]
         return cls(
             sql=f"INSERT INTO {table.sql_name} ({columns}) OVERRIDING SYSTEM VALUE"
-            f" SELECT $1::text::{table.tenant_column.type}{values} FROM unnest({arrays}) AS u ({aliases})",
-            tenant=tenant,
+            f" SELECT {', '.join(values)} FROM unnest({arrays}) AS u ({aliases})",
+            tenant=() if own is None else (tenant,),
             width=len(names),
         )
 
     async def run(self, conn: asyncpg.Connection, rows: Sequence[Row]) -> None:
         arrays = [list(column) for column in zip(*rows, strict=True)] if self.width else [[None] * len(rows)]
-        await conn.execute(self.sql, self.tenant, *arrays)
+        await conn.execute(self.sql, *self.tenant, *arrays)
 
 
 async def _batches(

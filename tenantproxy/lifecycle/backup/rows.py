@@ -85,8 +85,7 @@ async def _looked_at(
             await admin.execute("SET LOCAL row_security = off")
             for table, seen in zip(tables, saved, strict=True):
                 if table.has_others:
-                    column, kind = quote_identifier(table.tenant_column.name), table.tenant_column.type
-                    query = f"SELECT count(*) FROM {table.source} WHERE {column} = $1::text::{kind}"
+                    query = f"SELECT count(*) FROM {table.source} WHERE {table.condition}"
                     if (there := await admin.fetchval(query, tenant.id)) != seen.rows:
                         raise BackupFailed(
                             f"other policies of {seen.full_name} show the tenant {seen.rows} of its {there} rows",

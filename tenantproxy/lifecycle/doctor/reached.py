@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from tenantproxy.connect.reach import Reach, ReachedRelation
+from tenantproxy.connect.reach import Reach, ReachedRelation, judged
 from tenantproxy.isolation.policies import COMMANDS, TenantForm, open_commands
 from tenantproxy.lifecycle.doctor.finding import DoctorFinding
 from tenantproxy.lifecycle.doctor.rules import found
@@ -48,7 +48,7 @@ class Leak(NamedTuple):
 
 def leaks(reach: Reach, *, form: TenantForm, guarded: Mapping[tuple[str, str], GuardedTable]) -> Iterator[Leak]:
     """Everything that the role of `reach` could use to get at rows of another tenant."""
-    for relation in reach.relations:
+    for relation in judged(reach, form).relations:
         if relation.schema == "tenantproxy" and relation.name in _KEEPERS:
             continue
         table = guarded.get((relation.schema, relation.name))

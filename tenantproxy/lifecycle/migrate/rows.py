@@ -35,6 +35,8 @@ async def guard_rows(conn: asyncpg.Connection, settings: Settings, *, role: str,
     await conn.execute("SELECT pg_catalog.set_config('search_path', $1, true)", SEARCH_PATH)
     request = TableRequest(
         all_with=(settings.migrations.column,),
+        through=tuple(settings.migrations.through.items()),
+        parent_column=settings.migrations.column,
         roles=(role,),
         comparison=Comparison(signed=settings.row.signed, setting=settings.row.setting),
         own_schemas=tuple(own_schemas),

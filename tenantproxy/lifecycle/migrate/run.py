@@ -25,11 +25,12 @@ from tenantproxy.lifecycle.migrate.planted import refuse_their_code
 from tenantproxy.lifecycle.migrate.runs import MigrationRun, being_moved, running
 from tenantproxy.lifecycle.migrate.tool_source import ToolSource
 from tenantproxy.lifecycle.provisioner import ConnectTo
-from tenantproxy.model import Tenant, TenantStatus
+from tenantproxy.model import Isolation, Tenant, TenantStatus
 
-__all__ = ["Migrated", "Migrator", "targets_of"]
+__all__ = ["Migrated", "Migrator", "all_targets", "targets_of"]
 
 _FAILURES: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
+_SHARED: Final = "the shared tables"
 _LEFT_OUT: Final = frozenset({TenantStatus.PROVISIONING, TenantStatus.DELETING})
 
 
@@ -80,6 +81,23 @@ def targets_of(settings: Settings, tenants: Iterable[Tenant]) -> list[SchemaPlac
         )
         for (server, database, schema, system), theirs in found.items()
     ]
+
+
+def all_targets(settings: Settings, tenants: Iterable[Tenant]) -> list[SchemaPlace]:
+    """The same, and first the tables that new row tenants will share, where no tenant has rows there yet: they have to
+    be there before the first one is made.
+    """
+    found, rules = targets_of(settings, tenants), settings.provision
+    if not (settings.migrations.folder and rules.isolation is Isolation.ROW and rules.shared_database):
+        return found
+    server = rules.server or settings.main.server
+    if any((each.server, each.database, each.schema) == (server, rules.shared_database, "public") for each in found):
+        return found
+    shared = SchemaPlace(
+        tenants=(_SHARED,), isolation=Isolation.ROW, server=server, database=rules.shared_database, schema="public",
+        role=settings.servers[server].user,
+    )  # fmt: skip
+    return [shared, *found]
 
 
 Work = Callable[[SchemaPlace], Awaitable[Migrated]]

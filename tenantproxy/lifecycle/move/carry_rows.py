@@ -14,6 +14,7 @@ from typing import Final
 import asyncpg
 
 from tenantproxy.errors import TenantProxyError
+from tenantproxy.lifecycle.backup.manifest import BackupColumn
 from tenantproxy.lifecycle.backup.row_restore import advance_sequences
 from tenantproxy.lifecycle.backup.row_tables import PolicyTable, row_tables
 from tenantproxy.lifecycle.move.tables import MovedTable, pipe, read_tables, schemas_of, settle
@@ -40,7 +41,12 @@ class _Pair:
 
     @property
     def condition(self) -> str:
-        return f"{quote_identifier(self.shared.tenant_column.name)} = $1::text::{self.shared.tenant_column.type}"
+        return self.shared.condition
+
+    @property
+    def tenant_column(self) -> BackupColumn:
+        assert self.shared.tenant_column is not None  # refused before
+        return self.shared.tenant_column
 
 
 async def held_back(conn: asyncpg.Connection, own_roles: Sequence[str]) -> list[str]:
@@ -57,8 +63,7 @@ async def has_rows(conn: asyncpg.Connection, tenant: str, own_roles: Sequence[st
     """A shared table in which the tenant has a row; None: none has."""
     await settle(conn)
     for table in await row_tables(conn, own_roles=own_roles):
-        column, kind = quote_identifier(table.tenant_column.name), table.tenant_column.type
-        query = f"SELECT EXISTS (SELECT FROM {table.source} WHERE {column} = $1::text::{kind})"
+        query = f"SELECT EXISTS (SELECT FROM {table.source} WHERE {table.condition})"
         if await conn.fetchval(query, tenant):
             return f"{table.schema}.{table.name}"
     return None
@@ -105,7 +110,13 @@ class RowCarrier:
         pairs, lacking = [], []
         place = self._old if self._is_leaving else self._new
         own_roles = await self._tools.roles_of_tenants(shared, place.server)
-        for table in await row_tables(shared, own_roles=own_roles):
+        tables = await row_tables(shared, own_roles=own_roles)
+        if through := [table.name for table in tables if table.through is not None]:
+            raise MoveFailed(
+                f"rows of {', '.join(sorted(through))} say through another table whose they are, and are not moved",
+                hint="save the tenant, and restore it elsewhere",
+            )
+        for table in tables:
             mine = theirs.pop(table.name, None)
             if mine is not None:
                 columns = self._carried(table, mine)
@@ -136,8 +147,7 @@ class RowCarrier:
         ]  # fmt: skip
 
     async def _is_used(self, table: PolicyTable) -> bool:
-        column, kind = quote_identifier(table.tenant_column.name), table.tenant_column.type
-        query = f"SELECT EXISTS (SELECT FROM {table.source} WHERE {column} = $1::text::{kind})"
+        query = f"SELECT EXISTS (SELECT FROM {table.source} WHERE {table.condition})"
         return bool(await self._source.fetchval(query, self._new.id))
 
     async def _has_any(self, table: MovedTable) -> bool:
@@ -166,10 +176,10 @@ class RowCarrier:
                 query = f"SELECT {pair.columns} FROM {pair.shared.source} WHERE {pair.condition}"
                 schema, name = pair.own.schema, pair.own.name
             else:
-                whose = f"$1::text::{pair.shared.tenant_column.type}"
+                whose = f"$1::text::{pair.tenant_column.type}"
                 query = f"SELECT {', '.join(filter(None, (pair.columns, whose)))} FROM ONLY {pair.own.sql_name}"
                 schema, name = pair.shared.schema, pair.shared.name
-                columns = (*columns, pair.shared.tenant_column.name)
+                columns = (*columns, pair.tenant_column.name)
             group.create_task(written(self._source.copy_from_query, query, tenant))
             group.create_task(_put(self._target, chunks, schema, name, columns))
 

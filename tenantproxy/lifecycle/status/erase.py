@@ -9,6 +9,7 @@ from typing import Final
 import asyncpg
 
 from tenantproxy.errors import TenantProxyError
+from tenantproxy.lifecycle.backup.row_tables import PolicyTable, policy_tables
 from tenantproxy.lifecycle.table_facts import tables_with
 from tenantproxy.model import quote_identifier
 
@@ -25,6 +26,7 @@ _PATIENCE: Final = "5s"
 _TYPE: Final = """
 SELECT format_type(atttypid, atttypmod) FROM pg_attribute WHERE attrelid = to_regclass($1) AND attname = $2
 """
+_OID: Final = "SELECT to_regclass($1)::oid::int8"
 _KNOWN: Final = (
     ("tenantproxy.login_directory", "tenant_id"),
     ("tenantproxy.sessions", "tenant"),
@@ -35,7 +37,7 @@ _KNOWN: Final = (
 async def shared_tables(
     conn: asyncpg.Connection, column: str, *, own_schemas: Sequence[str], own_roles: Sequence[str] = ()
 ) -> list[str]:
-    """The tables of row tenants: those with `column` that row security guards, outside the schemas of other tenants.
+    """The tables with `column` that row security guards, outside the schemas of other tenants.
 
     `own_roles`: other tenants'. To delete from a table of theirs would be to run their triggers.
     """
@@ -46,20 +48,30 @@ async def shared_tables(
 async def erase_rows(
     conn: asyncpg.Connection, tenant: str, column: str, *, own_schemas: Sequence[str], own_roles: Sequence[str] = ()
 ) -> Mapping[str, int]:
-    """Delete the tenant's rows from all shared tables, by table; all or none. `own_schemas`, `own_roles`: those of
-    tenants that have a place of their own in this database.
+    """Delete the tenant's rows from all shared tables, by table; all or none: from those with `column`, and from those
+    whose tenantproxy policy says by another one, or through another table, whose a row is. `own_schemas`, `own_roles`:
+    those of tenants that have a place of their own in this database.
 
     One statement, so that foreign keys between them are looked at when all are gone. Raises TenantProxyError where the
     user of `conn` sees the rows of one tenant alone, and is not their owner.
     """
     tables = await shared_tables(conn, column, own_schemas=own_schemas, own_roles=own_roles)
-    if not tables:
-        return {}
     name = quote_identifier(column)
-    kinds = [await conn.fetchval(_TYPE, table, column) for table in tables]
+    conditions = {
+        table: f"{name} = $1::text::{await conn.fetchval(_TYPE, table, column)}" for table in tables
+    }  # fmt: skip
+    known = {await conn.fetchval(_OID, table) for table in tables}
+    conditions |= {
+        each.sql_name: each.condition
+        for each in await _policed(conn, own_roles)
+        if each.oid not in known and each.schema not in own_schemas
+    }
+    if not conditions:
+        return {}
+    tables = list(conditions)
     parts = [
-        f"d{number} AS (DELETE FROM {table} WHERE {name} = $1::text::{kind} RETURNING 1)"
-        for number, (table, kind) in enumerate(zip(tables, kinds, strict=True))
+        f"d{number} AS (DELETE FROM {table} WHERE {condition} RETURNING 1)"
+        for number, (table, condition) in enumerate(conditions.items())
     ]
     counts = ", ".join(f"(SELECT count(*) FROM d{number})" for number in range(len(tables)))
     try:
@@ -78,6 +90,13 @@ async def erase_rows(
         ) from exc
     assert row is not None
     return dict(zip(tables, row, strict=True))
+
+
+async def _policed(conn: asyncpg.Connection, own_roles: Sequence[str]) -> list[PolicyTable]:
+    """The tables with a tenantproxy policy, with types and tables written in full."""
+    async with conn.transaction():
+        await conn.execute("SET LOCAL search_path = pg_catalog")
+        return await policy_tables(conn, own_roles=own_roles)
 
 
 @asynccontextmanager

@@ -1,0 +1,160 @@
+"""Are rows that say through another table whose they are kept apart, saved, restored and removed as others are?"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, Final
+
+import asyncpg
+import pytest
+import pytest_asyncio
+
+from tenantproxy import Router
+from tenantproxy.config import Settings
+from tenantproxy.connect.reach import PIN_PATH, REACH, argument, exposures, parse
+from tenantproxy.embedded import EmbeddedPostgres
+from tenantproxy.errors import TenantProxyError
+from tenantproxy.isolation.policies import TenantForm
+from tenantproxy.lifecycle.backup import backup_tenant, restore_backup, verify_backup
+from tenantproxy.lifecycle.doctor import examine
+from tenantproxy.lifecycle.migrate.rows import guard_rows
+from tenantproxy.lifecycle.status.erase import erase_rows
+from tests.support.world import APP_ROLE, World, a_world
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+TABLES: Final = """
+CREATE TABLE firms (id text PRIMARY KEY, name text);
+CREATE TABLE teams (id uuid PRIMARY KEY, firm text NOT NULL REFERENCES firms);
+CREATE INDEX ON teams (firm);
+CREATE TABLE members (team uuid NOT NULL REFERENCES teams, number int, PRIMARY KEY (team, number));
+ALTER TABLE firms ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
+CREATE POLICY tenantproxy ON firms USING (id = (SELECT tenantproxy.bound_tenant()));
+GRANT SELECT, INSERT, UPDATE, DELETE ON firms TO app;
+"""
+ROWS: Final = """
+INSERT INTO firms SELECT t, 'firm of ' || t FROM unnest('{row1,row2}'::text[]) t;
+INSERT INTO teams SELECT md5(t || n)::uuid, t FROM unnest('{row1,row2}'::text[]) t, generate_series(1, 2) n;
+INSERT INTO members SELECT id, n FROM teams, generate_series(1, 3) n;
+"""
+SHAPE: Final = {"column": "firm", "through": {"team": "teams"}}
+THEIRS: Final = "SELECT md5('row21')::uuid"
+DENIED: Final = asyncpg.InsufficientPrivilegeError
+
+
+def settings_of(world: World, folder: Path | None = None) -> Settings:
+    changes: dict[str, Any] = {"migrations": SHAPE, "provision": {"shared_database": world.shared.name}}
+    return world.settings(registry="postgres", backup={"folder": str(folder)} if folder else {}, **changes)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def house(postgres: EmbeddedPostgres) -> AsyncIterator[World]:
+    async with a_world(postgres, schemas=0, databases=0) as world:
+        async with world.shared.connect() as conn, conn.transaction():
+            await conn.execute(TABLES)
+            await guard_rows(conn, settings_of(world), role=APP_ROLE, own_schemas=())
+            await conn.execute(ROWS)
+        yield world
+
+
+async def opened(world: World, change: str = "SELECT") -> list[str]:
+    """What the role of tenants' SQL reaches when a superuser has done that."""
+    async with world.shared.connect() as conn:
+        async with conn.transaction():
+            await conn.execute(change)
+            await conn.execute(PIN_PATH)
+            await conn.execute(f"SET LOCAL ROLE {APP_ROLE}")
+            text = await conn.fetchval(REACH, argument([("public", "countries")]))
+            found = [each.what for each in exposures(parse(text), form=TenantForm())]
+            await conn.execute("SET LOCAL ROLE NONE; ROLLBACK AND CHAIN")
+    return found
+
+
+async def test_a_migration_isolates_them_and_the_doctor_finds_nothing(house: World) -> None:
+    assert await opened(house) == []
+    found = {(each.code, each.object) for each in (await examine(settings_of(house))).findings}
+    assert not {each for each in found if "members" in each[1] or "teams" in each[1]} - {
+        ("TPD099", "public.teams_pkey"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "table"),
+    [
+        ("ALTER TABLE members DROP CONSTRAINT members_team_fkey", "members"),
+        ("ALTER TABLE members DROP CONSTRAINT members_team_fkey, ADD FOREIGN KEY (team) REFERENCES teams NOT VALID",
+         "members"),
+        ("ALTER TABLE members DISABLE TRIGGER ALL", "members"),
+        ("CREATE POLICY all_of_them ON teams USING (true)", "members"),
+        ("ALTER TABLE teams DISABLE ROW LEVEL SECURITY", "members"),
+        ("CREATE TABLE more () INHERITS (teams)", "members"),
+        ("ALTER POLICY tenantproxy ON members USING (team = ANY (ARRAY(SELECT t.id FROM teams t)))", "members"),
+        ("ALTER POLICY tenantproxy ON members USING (team = ANY (ARRAY(SELECT t.id FROM teams t"
+         " WHERE t.firm = (SELECT tenantproxy.bound_tenant()) OR true)))", "members"),
+        ("ALTER POLICY tenantproxy ON members USING (team = ANY (ARRAY(SELECT t.id FROM teams t"
+         " WHERE t.firm = (SELECT tenantproxy.bound_tenant()) UNION SELECT t.id FROM teams t)))", "members"),
+        ("ALTER POLICY tenantproxy ON members USING (team = ANY (ARRAY(SELECT t.id FROM teams t, teams u"
+         " WHERE u.firm = (SELECT tenantproxy.bound_tenant()))))", "members"),
+        ("CREATE TABLE copies AS TABLE teams; ALTER POLICY tenantproxy ON members USING (team = ANY (ARRAY("
+         "SELECT t.id FROM copies t WHERE t.firm = (SELECT tenantproxy.bound_tenant()))))", "members"),
+    ],
+)  # fmt: skip
+async def test_what_makes_the_way_to_the_tenant_unsure_is_an_exposure(house: World, change: str, table: str) -> None:
+    assert f"table public.{table}" in await opened(house, change)
+
+
+async def test_a_tenant_reads_and_writes_its_own_rows_alone(house: World) -> None:
+    async with Router(settings_of(house)) as router:
+        scope = router.tenant("row1")
+        assert await scope.fetchval("SELECT count(*) FROM members") == 6
+        assert await scope.fetchval(f"SELECT count(*) FROM members WHERE team = ({THEIRS})") == 0
+        assert await scope.execute(f"UPDATE members SET number = 9 WHERE team = ({THEIRS})") == "UPDATE 0"
+        for hostile in (
+            f"INSERT INTO members SELECT ({THEIRS}), 7",
+            f"UPDATE members SET team = ({THEIRS})",
+            f"INSERT INTO teams SELECT ({THEIRS}), 'row2'",
+            "UPDATE teams SET firm = 'row2'",
+        ):
+            with pytest.raises(DENIED):
+                await scope.execute(hostile)
+        with pytest.raises(asyncpg.UniqueViolationError):
+            await scope.execute(f"INSERT INTO teams SELECT ({THEIRS}), 'row1'")
+
+
+async def test_their_policy_is_served_by_the_index_of_the_reference(house: World) -> None:
+    async with Router(settings_of(house)) as router, router.tenant("row1").transaction() as conn:
+        await conn.execute("SET LOCAL enable_seqscan = off")
+        plan = "\n".join(row[0] for row in await conn.fetch("EXPLAIN SELECT * FROM members"))
+    assert "members_pkey" in plan
+    assert "Filter" not in plan.partition("InitPlan")[0]
+
+
+async def test_a_table_that_does_not_refer_is_refused_by_name(house: World) -> None:
+    async with house.shared.connect() as conn:
+        async with conn.transaction():
+            await conn.execute("CREATE TABLE loose (team uuid); GRANT SELECT ON loose TO app")
+            with pytest.raises(TenantProxyError, match=r"public\.loose: its column team does not refer to teams"):
+                await guard_rows(conn, settings_of(house), role=APP_ROLE, own_schemas=())
+            await conn.execute("ROLLBACK AND CHAIN")
+
+
+async def test_their_rows_are_saved_removed_and_restored_with_the_tenants(house: World, tmp_path: Path) -> None:
+    settings = settings_of(house, tmp_path)
+    query = (
+        "SELECT f.name, m.* FROM members m JOIN teams t ON t.id = m.team JOIN firms f ON f.id = t.firm ORDER BY 2, 3"
+    )
+    async with Router(settings) as router:
+        before = await router.tenant("row1").fetch(query)
+        saved = await backup_tenant(settings, house.tenants[0])
+        assert (await verify_backup(settings, saved)).verified_at is not None
+        async with house.shared.connect() as conn:
+            gone = await erase_rows(conn, "row1", "firm", own_schemas=())
+            assert {each.replace('"', ""): count for each, count in gone.items() if count} == {
+                "public.firms": 1, "public.teams": 2, "public.members": 6, "public.projects": 3,
+            }  # fmt: skip
+            assert await conn.fetchval("SELECT count(*) FROM members") == 6
+        await restore_backup(settings, saved, as_id="again")
+        after = await router.tenant("again").fetch(query)
+        assert [row[1:] for row in map(tuple, after)] == [row[1:] for row in map(tuple, before)]
+        assert len(after) == 6
