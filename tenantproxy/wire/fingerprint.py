@@ -1,10 +1,10 @@
 """What may be told of a statement? Its text without literals and comments. Pure.
 
 Literals are where passwords and people's data are. What cannot be read for sure is left out, with all that follows:
-an open quotation, and a backslash in a plain literal, whose meaning is up to `standard_conforming_strings`. Values that
-need no quotation are left out too: those of settings, and what follows the word PASSWORD; and what follows a COPY from
-the client, which is its data. Letters are those of PostgreSQL: whatever is not ASCII may be part of a name, and of the
-tag of a dollar quotation, and is no blank.
+an open quotation, a backslash in a plain literal, whose meaning is up to `standard_conforming_strings`, and what looks
+like a quotation to people alone. Statements that PostgreSQL refuses are told too, so what was meant as a value is left
+out wherever it can be one: see `fingerprint_values`. Letters are those of PostgreSQL: whatever is not ASCII may be part
+of a name, and of the tag of a dollar quotation, and is no blank.
 """
 
 from __future__ import annotations
@@ -12,15 +12,16 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from tenantproxy.wire.fingerprint_values import CUT, Values
+
 __all__ = ["LONGEST", "fingerprint", "text_of"]
 
 LONGEST: Final = 200  # characters of a fingerprint
 _READ: Final = 4_000  # characters of a statement that are looked at
-_CUT: Final = "..."
 
 _TOKEN: Final = re.compile(
     r"""
-      (?P<space> [ \t\n\r\f\v]+ | --[^\n\r]* )
+      (?P<space> [ \t\n\r\f\v]+ | --[^\n\r]* | \#(?![>\-\#=<@&|])[^\n\r]* )
     | (?P<comment> /\* )
     | (?P<escaped> [eE]'(?:[^'\\]|''|\\.)*' )
     | (?P<plain> (?:[bBxXnN]|[uU]&)?'(?:[^'\\]|'')*' )
@@ -28,12 +29,17 @@ _TOKEN: Final = re.compile(
     | (?P<name> "(?:[^"]|"")*" )
     | (?P<word> [A-Za-z_\x80-\U0010ffff][A-Za-z0-9_$\x80-\U0010ffff]* | \$[0-9]+ )
     | (?P<number> (?: [0-9] | \.[0-9] ) (?: (?<=[eE])[+-](?=[0-9]) | [A-Za-z0-9_.$\x80-\U0010ffff] )* )
-    | (?P<open> ['"] | \$(?=[A-Za-z_$\x80-\U0010ffff]) )
+    | (?P<open> ['"\\] | \$(?=[A-Za-z_$\x80-\U0010ffff]) )
     | (?P<sign> . )
     """,
     re.VERBOSE | re.DOTALL,
 )
-_SETTING: Final = frozenset(("SET", "ALTER", "CREATE"))  # the first words of statements with values of settings
+_LITERALS: Final = frozenset(("escaped", "plain", "dollar", "number"))
+_LIKE_QUOTES: Final = re.compile(
+    "[\u00ab\u00b4\u00bb\u02b9-\u02bd\u2018-\u201f\u2032-\u2037\u2039\u203a\u300c-\u300f\u301d-\u301f\uff02\uff07]"
+    r"|[^$]\$(?=.)"
+)
+"""What a text that was copied has in place of quotation marks; and a word with a dollar, which was to begin one."""
 _LIST: Final = re.compile(r"\?(?:, ?\?)+")
 
 
@@ -52,7 +58,7 @@ def fingerprint(text: str) -> str:
     """`text` with `?` for each literal, lists of them as one, spaces as one, and no comment; cut to `LONGEST`."""
     text = text[:_READ]
     parts: list[str] = []
-    values = _Values()
+    values = Values()
     at, is_apart, size = 0, False, 0
     while at < len(text) and size <= LONGEST:
         found = _TOKEN.match(text, at)
@@ -62,54 +68,20 @@ def fingerprint(text: str) -> str:
             at = found.end() if kind == "space" else _behind_comment(text, at)
             is_apart = True
             continue
-        part = "?" if kind in ("escaped", "plain", "dollar", "number") else _CUT if kind == "open" else found[0]
-        part = _CUT if part == _CUT else values.shown(part)
+        part = "?" if kind in _LITERALS else found[0]
+        if kind == "open" or (kind in ("word", "name", "sign") and _LIKE_QUOTES.search(part)):
+            part = CUT
+        else:
+            is_qualified = text[found.end() : found.end() + 1] == "."
+            part = values.shown(part, is_name=kind == "name", is_qualified=is_qualified)
         if part:
             parts.append(f" {part}" if is_apart and parts else part)
             size += len(parts[-1])
-        if part == _CUT:
+        if part == CUT:
             break
         is_apart, at = False, found.end()
     told = _LIST.sub("?", "".join(parts))
-    return told if len(told) <= LONGEST else told[: LONGEST - len(_CUT)] + _CUT
-
-
-class _Values:
-    """Which words and names of a statement are values? Told one after the other, `;` between two statements."""
-
-    __slots__ = ("_first", "_has_set", "_has_stdin", "_is_hiding", "_last")
-
-    def __init__(self) -> None:
-        self._begin()
-        self._has_stdin = False
-
-    def _begin(self) -> None:
-        self._first = self._last = ""
-        self._has_set = self._is_hiding = False
-
-    def shown(self, part: str) -> str:
-        """`part`, what is told in its place, or nothing; `...`: nothing that follows is to be told."""
-        if part == ";":
-            self._begin()
-            return part
-        if self._has_stdin and not self._first:
-            return _CUT
-        if self._is_hiding:
-            return ""
-        word, last = part.upper(), self._last
-        self._first = self._first or word
-        self._last = word
-        if self._has_set and last in ("TO", "="):
-            self._is_hiding = True  # to the end: a value may be a list, and what follows one is seldom of interest
-            return "?"
-        if self._first in _SETTING:
-            self._has_set = self._has_set or word == "SET"
-            if last == "PASSWORD" and word not in ("NULL", "?", ")", ","):
-                self._is_hiding = True  # it was to be a literal: what was typed instead may be several words
-                return "?"
-        elif self._first == "COPY" and word == "STDIN":
-            self._has_stdin = True
-        return part
+    return told if len(told) <= LONGEST else told[: LONGEST - len(CUT)] + CUT
 
 
 def _behind_comment(text: str, at: int) -> int:
