@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,10 +9,11 @@ from typing import Any, Final
 
 from rich.console import Console
 
-from tenantproxy.cli.output import printable, progress_bar
+from tenantproxy.cli.output import progress_bar
 from tenantproxy.config import Settings
 from tenantproxy.lifecycle.doctor import AuditReport, DoctorFinding, Severity, as_mapping, examine
 from tenantproxy.lifecycle.doctor.repair import DoctorRepair, audit_mapping, repair
+from tenantproxy.printable import json_text, line_text
 
 __all__ = ["DoctorRequest", "run_doctor"]
 
@@ -47,7 +47,7 @@ async def run_doctor(settings: Settings, request: DoctorRequest) -> int:
         report = await _examine(settings, request)
     planned = would if request.is_dry else []
     if request.as_json:
-        sys.stdout.write(json.dumps(_answer(report, repairs, planned), indent=2, ensure_ascii=False) + "\n")
+        sys.stdout.write(json_text(_answer(report, repairs, planned), indent=2) + "\n")
     else:
         _show(report, repairs, planned)
     return report.exit_code
@@ -74,7 +74,7 @@ def _show(report: AuditReport, repairs: Sequence[DoctorRepair], planned: Sequenc
 
     def say(text: str, style: str = "") -> None:
         # What tenants name their objects must not move the cursor of an operator's terminal.
-        console.print(printable(text), markup=False, style=style or None)
+        console.print(line_text(text), markup=False, style=style or None)
 
     for each in repairs:
         outcome = f"not repaired: {each.error}" if each.error else "repaired"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Final
@@ -11,6 +10,7 @@ from rich.console import Console
 
 from tenantproxy.cli.output import Output
 from tenantproxy.lifecycle.from_pgbouncer import Remark, Translated, read_ini, toml_text, translate, write_folder
+from tenantproxy.printable import json_text
 
 __all__ = ["run_from_pgbouncer"]
 
@@ -26,7 +26,7 @@ def run_from_pgbouncer(file: Path, into: Path | None, *, as_json: bool) -> None:
     found = translate(read_ini(file))
     written = [] if into is None else write_folder(found, into)
     if as_json:
-        sys.stdout.write(json.dumps(_told(found, into is None, written), indent=2, ensure_ascii=False) + "\n")
+        sys.stdout.write(json_text(_told(found, into is None, written), indent=2) + "\n")
         return
     if into is None:
         sys.stdout.write(toml_text(found))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections import Counter
@@ -19,6 +18,7 @@ from tenantproxy.lifecycle.init.plan import InitPlan, InitRequest
 from tenantproxy.lifecycle.init.run import AppliedFile, apply_folder, prepare
 from tenantproxy.lifecycle.init.sql_file import LATER
 from tenantproxy.model import Isolation
+from tenantproxy.printable import json_text, printable
 
 __all__ = ["InitCommand", "run_init"]
 
@@ -52,7 +52,7 @@ async def run_init(command: InitCommand) -> int:
         applied = await _apply(given, command.into)
     said["applied"] = [{"file": each.file, "state": each.state} for each in applied]
     if command.as_json:
-        sys.stdout.write(json.dumps(said, indent=2, ensure_ascii=False) + "\n")
+        sys.stdout.write(json_text(said, indent=2) + "\n")
     else:
         _show(command, plan, said)
     return int(bool(command.applies and blocked))
@@ -147,4 +147,4 @@ def _next_steps(command: InitCommand, said: dict[str, Any]) -> list[str]:
 
 
 def _say(text: str, style: str | None = None) -> None:
-    Console(stderr=True, soft_wrap=True).print(text, markup=False, highlight=False, style=style)
+    Console(stderr=True, soft_wrap=True).print(printable(text), markup=False, highlight=False, style=style)

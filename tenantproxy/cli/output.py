@@ -14,10 +14,12 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from tenantproxy.printable import json_text, line_text, printable
+
 if TYPE_CHECKING:
     from tenantproxy.lifecycle.operations.progress import Progress as Told
 
-__all__ = ["Output", "printable", "progress_bar", "progress_of"]
+__all__ = ["Output", "progress_bar", "progress_of"]
 
 _ANY_WIDTH: Final = 10_000  # columns: of a table that nothing makes narrower
 
@@ -42,7 +44,7 @@ def progress_of(what: str) -> Iterator[Told]:
         task = bar.add_task(what, total=None)
 
         def told(done: int, total: int | None, now: str = "", /) -> None:
-            bar.update(task, completed=done, total=total, description=now or None)
+            bar.update(task, completed=done, total=total, description=escape(line_text(now)) or None)
 
         yield told
 
@@ -75,7 +77,7 @@ class Output:
         table.add_column(no_wrap=True)
         table.add_column(overflow="fold")
         for name, value in values.items():
-            table.add_row(escape(printable(name)), escape(printable(_shown(value))))
+            table.add_row(escape(line_text(name)), escape(printable(_shown(value))))
         Console().print(table)
 
     def tree(self, values: Mapping[str, Any]) -> None:
@@ -84,10 +86,11 @@ class Output:
             self._json(values)
             return
         for name, value in _flat(values):
-            Console(soft_wrap=True).print(f"{name} = {json.dumps(value, default=_text)}", markup=False, highlight=False)
+            line = f"{line_text(name)} = {json.dumps(value, default=_text)}"
+            Console(soft_wrap=True).print(line, markup=False, highlight=False)
 
     def _json(self, value: object) -> None:
-        sys.stdout.write(json.dumps(value, indent=2, default=_text, ensure_ascii=False) + "\n")
+        sys.stdout.write(json_text(value, indent=2, default=_text) + "\n")
 
 
 def _table(rows: Sequence[Mapping[str, Any]], **style: Any) -> Table:
@@ -96,7 +99,7 @@ def _table(rows: Sequence[Mapping[str, Any]], **style: Any) -> Table:
         # Nothing is cut: a narrow terminal has more lines. A heading stays whole while there is room for all of them.
         table.add_column(escape(name), overflow="fold", min_width=len(name))
     for row in rows:
-        table.add_row(*(escape(printable(_shown(value))) for value in row.values()))
+        table.add_row(*(escape(line_text(_shown(value))) for value in row.values()))
     return table
 
 
@@ -110,11 +113,6 @@ def _shown(value: object) -> str:
 
 def _text(value: object) -> str:
     return f"\\x{value.hex()}" if isinstance(value, bytes) else str(value)
-
-
-def printable(text: str) -> str:
-    """`text` without what moves the cursor: tenants name objects, and write errors, as they like."""
-    return "".join(char if char.isprintable() or char == "\n" else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

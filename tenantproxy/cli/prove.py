@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from rich.console import Console
+from rich.markup import escape
 
-from tenantproxy.cli.output import Output, printable, progress_bar
+from tenantproxy.cli.output import Output, progress_bar
 from tenantproxy.config import Settings
 from tenantproxy.errors import ConfigurationError, Problem, TenantProxyError
 from tenantproxy.lifecycle.prove import (
@@ -27,6 +28,7 @@ from tenantproxy.lifecycle.prove import (
     signed_report,
     verified_report,
 )
+from tenantproxy.printable import line_text, printable
 
 __all__ = ["options", "run_proof", "show_report"]
 
@@ -59,7 +61,9 @@ def run_proof(settings: Settings, chosen: Options, json_file: Path | None) -> in
     try:
         with progress_bar() as bar:
             task = bar.add_task("connecting", total=None)
-            proof = asyncio.run(_interruptible(settings, chosen, lambda what: bar.update(task, description=what)))
+            proof = asyncio.run(
+                _interruptible(settings, chosen, lambda what: bar.update(task, description=escape(line_text(what))))
+            )
     except (KeyboardInterrupt, asyncio.CancelledError):
         err.print("interrupted: nothing is proven; the canary rows are dropped", style="yellow")
         return _INTERRUPTED
@@ -112,7 +116,7 @@ def _verdict(code: int, results: Sequence[tuple[TrialState, str]]) -> None:
     err = Console(stderr=True, soft_wrap=True)
     for state, word in ((TrialState.LEAK, "LEAK"), (TrialState.UNTRIED, "NOT TRIED"), (TrialState.OPEN, "NO WALL")):
         for _, where in (each for each in results if each[0] is state):
-            err.print(f"{word}: {printable(where)}", markup=False, highlight=False)
+            err.print(f"{word}: {line_text(where)}", markup=False, highlight=False)
     verdict = {0: "isolation held", 1: "isolation does NOT hold", 2: "NOT proven: not all of it could be tried"}[code]
     err.print(verdict, style=_COLOURS[code], markup=False, highlight=False)
 
@@ -126,7 +130,9 @@ def show_report(settings: Settings, path: Path) -> int:
         report = verified_report(sys.stdin.read() if path == _STDOUT else path.read_text(), settings)
     except ReportRefused as exc:
         text = ". ".join(part for part in (exc.message, exc.hint) if part)
-        Console(stderr=True, soft_wrap=True).print(f"NOT genuine: {text}", style="red", markup=False, highlight=False)
+        Console(stderr=True, soft_wrap=True).print(
+            f"NOT genuine: {printable(text)}", style="red", markup=False, highlight=False
+        )
         return 1
     try:
         results = [Result(**each | {"state": TrialState(each["state"])}) for each in report["results"]]

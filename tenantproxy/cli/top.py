@@ -16,6 +16,7 @@ from rich.text import Text
 from tenantproxy.cli import read
 from tenantproxy.config import Secret
 from tenantproxy.errors import TenantProxyError
+from tenantproxy.printable import line_text, printable
 
 __all__ = ["ORDERS", "shown", "watch"]
 
@@ -36,7 +37,7 @@ def shown(servers: Rows, pools: Rows, *, order: str = "waiting", lines: int = 40
     """One look: a line for each server, then the pools that matter most, as many as `lines` hold. `said`: below it."""
     parts: list[RenderableType] = [_servers(servers), _pools(pools, order, max(1, lines - _HEADING - len(servers)))]
     if said:
-        parts.append(Text(said, style="red"))
+        parts.append(Text(printable(said), style="red"))
     return Group(*parts)
 
 
@@ -50,7 +51,7 @@ def _servers(servers: Rows) -> Table:
         bar = ProgressBar(total=max(1, limit), completed=used, width=20, complete_style=style, finished_style=style)
         where = each["host"] if each["up"] else "down"
         waiting = str(each["waiting_pools"])
-        table.add_row(escape(each["server"]), str(used), bar, str(limit), waiting, escape(where))
+        table.add_row(escape(line_text(each["server"])), str(used), bar, str(limit), waiting, escape(line_text(where)))
     return table
 
 
@@ -68,7 +69,7 @@ def _pools(pools: Rows, order: str, most: int) -> Table:
         counts = (pool["used"], pool["limit"], pool["idle"], changing, pool["waiting"])
         style = "red" if pool["waiting"] else None
         wait = f"{oldest:.2f} s" if pool["waiting"] else ""
-        table.add_row(escape(pool["label"]), *map(str, counts), wait, style=style)
+        table.add_row(escape(line_text(pool["label"])), *map(str, counts), wait, style=style)
     return table
 
 

@@ -12,9 +12,9 @@ import typer
 from rich.console import Console
 
 from tenantproxy.cli.next_steps import step_of_other
-from tenantproxy.cli.output import printable
 from tenantproxy.cli.shape import HELP, CliCommand, Group, told_whole
 from tenantproxy.errors import TenantProxyError
+from tenantproxy.printable import printable
 
 __all__ = ["DEFAULT_CONFIG", "AsJson", "ConfigFile", "DryRun", "app", "command", "group"]
 

@@ -16,6 +16,7 @@ from typing import Any, Final
 from tenantproxy.auth.keys import Key, KeyRing, own_keys
 from tenantproxy.config import Settings
 from tenantproxy.errors import ConfigurationError, Problem, TenantProxyError
+from tenantproxy.printable import json_text
 
 __all__ = ["ReportRefused", "check_signing", "signed_json", "verified_json"]
 
@@ -39,7 +40,7 @@ def signed_json(kind: str, values: Mapping[str, Any], settings: Settings) -> str
     body = {"report": f"tenantproxy {kind}", **values}
     value = _sign(kind, key, _message(kind, body))
     signed = {**body, "signature": {"algorithm": key.algorithm, "kid": key.kid, "value": value}}
-    return json.dumps(signed, indent=2, ensure_ascii=False) + "\n"
+    return json_text(signed, indent=2) + "\n"
 
 
 def verified_json(kind: str, text: str, settings: Settings) -> dict[str, Any]:

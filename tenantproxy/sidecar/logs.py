@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
 from contextlib import suppress
 from time import monotonic
-from typing import Final, Literal
+from typing import Final, Literal, TextIO
 
 import structlog
 
 from tenantproxy.context import REQUEST_ID, SERVED_TENANT, current
 from tenantproxy.errors import AccessDenied, TenantUnresolved
+from tenantproxy.printable import printable
 
 __all__ = ["RequestFields", "configure_logging"]
 
@@ -59,7 +61,14 @@ class RequestFields(logging.Filter):
 def _console() -> structlog.dev.ConsoleRenderer:
     """In colour at a terminal alone. A traceback has no variables: structlog's default shows them, secrets too."""
     is_coloured = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
-    return structlog.dev.ConsoleRenderer(colors=is_coloured, exception_formatter=structlog.dev.plain_traceback)
+    return structlog.dev.ConsoleRenderer(colors=is_coloured, exception_formatter=_traceback)
+
+
+def _traceback(out: TextIO, exc_info: structlog.typing.ExcInfo) -> None:
+    """What a server or a client says in an exception must not write to a terminal either."""
+    text = io.StringIO()
+    structlog.dev.plain_traceback(text, exc_info)
+    out.write(printable(text.getvalue()))
 
 
 def _printable(_logger: object, _name: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:

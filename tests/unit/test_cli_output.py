@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
-from tenantproxy.cli.output import Output
+from tenantproxy.cli.output import Output, progress_of
 
 TENANT = {"id": "acme", "isolation": "database", "status": "active", "server": "primary", "database": "acme_projects",
           "schema": None, "role": None, "tier": "standard"}  # fmt: skip
@@ -28,5 +30,24 @@ def test_what_tenants_call_their_things_does_not_move_an_operators_cursor(capsys
     hostile = "public.\x1b]0;t\x07\x1b[2J\x9b1A\N{RIGHT-TO-LEFT OVERRIDE}x"
     Output(False).rows([{"tenant": "acme", "what": hostile}], empty="")
     Output(False).table({"notes": hostile, hostile: 1})
-    Output(False).tree({"notes": hostile})
-    assert all(char.isprintable() or char == "\n" for char in capsys.readouterr().out)
+    Output(False).tree({"notes": hostile, hostile: 1})
+    with progress_of("working") as told:
+        told(1, 2, hostile)
+    assert all(char.isprintable() or char == "\n" for char in "".join(capsys.readouterr()))
+
+
+@pytest.mark.parametrize(
+    "char", ["\x1b", "\x7f", "\x9b", "\u202e", "\u2066", "\u200b", "\u2028", "\ud800", "\U000e0001"]
+)
+def test_json_escapes_what_a_terminal_obeys_and_nothing_else(char: str, capsys: pytest.CaptureFixture[str]) -> None:
+    values = {"name": f"a{char}é日b", f"k{char}": [char]}
+    Output(True).rows([values], empty="")
+    out = capsys.readouterr().out
+    assert all(each.isprintable() or each == "\n" for each in out)
+    assert "é日" in out
+    assert json.loads(out) == [values]
+
+
+def test_a_name_cannot_begin_a_line_of_a_table(capsys: pytest.CaptureFixture[str]) -> None:
+    Output(False).rows([{"tenant": "acme\nwayne", "what": "x"}], empty="")
+    assert any("acme" in line and "wayne" in line for line in capsys.readouterr().out.splitlines())

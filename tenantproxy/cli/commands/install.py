@@ -13,6 +13,7 @@ from tenantproxy.cli import install as installing
 from tenantproxy.cli.output import Output
 from tenantproxy.cli.tree import DEFAULT_CONFIG, AsJson, ConfigFile, app, command
 from tenantproxy.config import load
+from tenantproxy.printable import printable
 
 
 @command(app, "install")
@@ -71,7 +72,7 @@ def install(
         nothing = "nothing to install: no row tenants are registered; name one with --database"
         Output(as_json).rows([*report.rows, *(report.notes if as_json else [])], empty=nothing)
     for note in [] if as_json else report.notes:
-        Console(stderr=True, soft_wrap=True).print(f"note: {note['note']}", markup=False, highlight=False)
+        Console(stderr=True, soft_wrap=True).print(printable(f"note: {note['note']}"), markup=False, highlight=False)
 
 
 def _with_columns(tables: list[str], columns: list[str]) -> list[tuple[str, str]]:

@@ -13,6 +13,7 @@ from tenantproxy.errors import PoolClosed
 from tenantproxy.metrics.pg import LimitUsage
 from tenantproxy.model import TenantId
 from tenantproxy.pools.base import Stats
+from tenantproxy.printable import line_text
 from tenantproxy.raw.backend import RawBackend
 from tenantproxy.router import Router
 from tenantproxy.sidecar.acted_on import Thing, client_thing
@@ -235,7 +236,7 @@ def _client_row(client: Client, now: float, worker: int) -> ClientRow:
         pool=backend.pool.label if backend is not None else None,
         backend=f"{backend.pool.key.server}/{backend.pid}" if backend is not None else "",
         pool_mode=client.target.pool_mode,
-        application_name=settings.get(b"application_name", b"").decode("utf-8", "replace"),
+        application_name=line_text(settings.get(b"application_name", b"").decode("utf-8", "replace")),
         prepared_statements=relay.prepared_statements if relay is not None else 0,
         is_pinned=relay is not None and relay.is_pinned,
         tls=client.tls,
@@ -266,7 +267,7 @@ def _server_row(backend: RawBackend, holder: int | None, settings: Settings, wor
         connected_at=backend.connected_at,
         pid=backend.pid,
         client_id=holder,
-        application_name=session.get(b"application_name", b"").decode("utf-8", "replace"),
+        application_name=line_text(session.get(b"application_name", b"").decode("utf-8", "replace")),
         prepared_statements=len(backend.prepared),
         tls=encrypted_by(backend.transport),
         worker=worker,

@@ -75,6 +75,11 @@ def test_what_a_client_chose_writes_no_escape_sequence(form: str, written: Writt
     read = written(form)
     logging.getLogger("tenantproxy").warning("slow", extra={"statement": "\x1b[2J\x07\x9b31m"})
     assert read().strip().isprintable()
+    try:
+        raise ValueError("\x1b[2J\x9b31m\u202e")
+    except ValueError:
+        logging.getLogger("tenantproxy").exception("failed", extra={"told": ({"name": "\x1b[2J\u202e"},)})
+    assert all(each.isprintable() or each == "\n" for each in read())
 
 
 class Args:
