@@ -36,6 +36,7 @@ __all__ = [
     "tenant",
     "tenants",
     "unusable_tenants",
+    "workers",
 ]
 
 _TIMEOUT: Final = 5.0
@@ -252,6 +253,12 @@ _OPENER: Final = urllib.request.build_opener(_NoRedirect, urllib.request.ProxyHa
 def change(url: str, token: Secret | None, verb: str) -> dict[str, Any]:
     """Ask the sidecar whose admin listener is at `url` to `reload`, `upgrade` or `restart`; its answer."""
     found: dict[str, Any] = ask(f"{url.rstrip('/')}/v1/{verb}", token, method="POST")
+    return found
+
+
+def workers(url: str, token: Secret | None) -> list[dict[str, Any]]:
+    """A row for each worker of the sidecar whose admin listener is at `url`."""
+    found: list[dict[str, Any]] = ask(f"{url.rstrip('/')}/v1/workers", token)["workers"]
     return found
 
 

@@ -127,7 +127,11 @@ ROUTES: Final = (
     _post("/v1/reload", Role.ADMIN, "Take over the configuration as it is now, all or nothing"),
     _post("/v1/upgrade", Role.ADMIN, "Let a new process take over"),
     _post("/v1/drain", Role.ADMIN, "Take no more clients, let what runs end, and end the process, as SIGTERM does"),
+    _get("/v1/workers", "The workers of the process; none where it serves by itself"),
     _post("/v1/restart", Role.ADMIN, "Start each worker again, one after the other"),
+    _post(
+        "/v1/workers/{worker}/restart", Role.ADMIN, "Start one worker again: a new one first, then this one drains"
+    ),
     # --- tenants
     _get(
         "/v1/tenants", "The registered tenants, in pages", codes=(200, 400),

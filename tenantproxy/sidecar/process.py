@@ -10,7 +10,7 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from contextvars import Context
 from typing import Any, Final
@@ -29,7 +29,7 @@ __all__ = ["Process", "serve_until_signalled"]
 logger = logging.getLogger("tenantproxy")
 
 Ready = Callable[[], Awaitable[None] | None]
-Restart = Callable[[], Awaitable[None]]
+Restart = Callable[[int | None], Awaitable[Sequence[int]]]
 _ANSWER_SECONDS: Final = 0.05  # for the answer to who asked over the admin listener
 _ENDING: Final = (signal.SIGTERM, signal.SIGINT)
 
@@ -220,12 +220,12 @@ class Process:
         finally:
             self._notifier.tell("READY=1")
 
-    async def restart(self) -> None:
+    async def restart(self, worker: int | None = None) -> Sequence[int]:
         """See Controls."""
         self._serving()
         if self.restarter is None:
             raise NotSupported("there are no workers to restart", hint="tenantproxy upgrade replaces this process")
-        await self.restarter()
+        return await self.restarter(worker)
 
     def drain(self) -> None:
         """See Controls."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Final, Protocol
 
 from tenantproxy.config.shares import LEAST
 from tenantproxy.errors import TenantProxyError
 from tenantproxy.events import Event
 
-__all__ = ["Controls", "Peer", "ReloadRefused", "Service", "UpgradeFailed", "check_free"]
+__all__ = ["Controls", "Peer", "ReloadRefused", "Service", "UpgradeFailed", "WorkerNotFound", "check_free"]
 
 _PARTS: Final = 2  # an upgrade has the old and the new process at once
 
@@ -29,6 +29,12 @@ class ReloadRefused(TenantProxyError):
     http_status, sqlstate, code = 409, "F0000", "reload_refused"
 
 
+class WorkerNotFound(TenantProxyError):
+    """No worker has this number, or it is leaving already."""
+
+    http_status, sqlstate, code = 404, "42704", "worker_not_found"
+
+
 class Controls(Protocol):
     """What an operator can ask of a process, besides reloading."""
 
@@ -36,8 +42,11 @@ class Controls(Protocol):
         """Start a new process on the same sockets, and drain this one; its pid. Raises UpgradeFailed."""
         ...
 
-    async def restart(self) -> None:
-        """Start each worker again, one after the other. Raises NotSupported where there is only this process."""
+    async def restart(self, worker: int | None = None) -> Sequence[int]:
+        """Start each worker again, one after the other, or that of this number alone; the numbers of the new ones.
+
+        Raises NotSupported where there is only this process, WorkerNotFound.
+        """
         ...
 
     def drain(self) -> None:

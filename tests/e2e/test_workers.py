@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 from collections.abc import Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -185,6 +186,37 @@ async def test_workers_are_started_again_and_each_client_is_sent_away_once(
         for kind in ("port", "WebSocket"):
             assert any(client.startswith(kind) for client in each.ended), "clients were asked to connect again"
         assert set(each.ended.values()) == {1}, "each once at most: where it came to, nothing was started again"
+
+
+async def test_one_worker_is_started_again_by_name_and_no_request_fails(
+    config: Path, demo_world: World, serve: Serve, command: Any, tmp_path: Path
+) -> None:
+    served = serve(config, "--workers", "2")
+    token = tmp_path / "token"
+    token.write_text(ADMIN_TOKEN)
+    at = ("--url", served.admin, "--token-file", str(token))
+
+    async def asked(*words: str) -> Any:
+        ended = await asyncio.to_thread(command, *words, *at)
+        assert ended.returncode == 0, ended.stderr
+        return json.loads(ended.stdout) if ended.stdout else None
+
+    before = {row["worker"]: row["pid"] for row in await asked("fleet", "workers", "--json")}
+    assert set(before.values()) == {process.pid for process in workers(served)}
+    async with traffic(dsn(served, demo_world), served.public, port_clients=4, http_clients=3, websockets=2) as seen:
+        await until(lambda: seen.transactions > 50 and seen.requests > 50, "clients work")
+        await asked("restart", "--worker", "1")
+        now = {process.pid for process in workers(served)}
+        assert len(now) == 2
+        assert now & set(before.values()) == {before[2]}, "the other one is as it was"
+        requests = seen.requests
+        await until(lambda: seen.requests > requests + 50, "clients work")
+    assert seen.failed == []
+    assert set(seen.ended.values()) <= {1}, "no client was sent away twice"
+    ended = await asyncio.to_thread(command, "restart", "--worker", "1", *at)
+    assert (ended.returncode, "no worker 1" in ended.stderr) == (1, True), ended.stderr
+    log = await asyncio.to_thread((tmp_path / "sidecar.log").read_text)
+    assert f'"pid": {before[1]}' in log, "which process it was is told"
 
 
 def is_renewed(served: Served, former: set[int]) -> bool:

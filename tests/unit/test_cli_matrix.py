@@ -29,8 +29,8 @@ WITHOUT_JSON: Final = {
 }
 READS: Final = {
     "tenants list", "tenants show", "tenants idle", "tenants unfinished", "backup list", "migrate plan",
-    "migrate status", "gdpr verify", "pools list", "pools show", "servers list", "top", "fleet list", "health",
-    "completion", "config check", "config show", "config schema",
+    "migrate status", "gdpr verify", "pools list", "pools show", "servers list", "top", "fleet list", "fleet workers",
+    "health", "completion", "config check", "config show", "config schema",
     "config example",
     "metrics rules", "metrics dashboard", "token inspect", "tokens inspect", "login as", "users list", "users sessions",
     "users verifier",

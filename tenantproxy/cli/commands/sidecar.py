@@ -82,9 +82,17 @@ def upgrade(
 
 
 @command(app, "restart")
-def restart(config: ConfigFile = DEFAULT_CONFIG, url: AdminUrl = None, token_file: TokenFile = None) -> None:
-    """Start each worker of the running sidecar again, one after the other."""
-    read.change(*admin_listener(config, url, token_file), "restart")
+def restart(
+    config: ConfigFile = DEFAULT_CONFIG,
+    url: AdminUrl = None,
+    token_file: TokenFile = None,
+    worker: Annotated[
+        int | None, typer.Option(min=1, help="This one alone; `fleet workers` lists them. Default: each.")
+    ] = None,
+) -> None:
+    """Start each worker of the running sidecar again, one after the other: new ones first, then the former drain."""
+    what = "restart" if worker is None else f"workers/{worker}/restart"
+    read.change(*admin_listener(config, url, token_file), what)
 
 
 @command(app, "top")
@@ -125,6 +133,15 @@ def fleet_list(config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> 
     """Show which process holds and wants how much of each server, and when it was heard of; `fleet` does the same."""
     rows = asyncio.run(fleets.fleet(load(config)))
     Output(as_json).rows(rows, empty="no process has reported yet")
+
+
+@command(fleet_app, "workers")
+def fleet_workers(
+    config: ConfigFile = DEFAULT_CONFIG, url: AdminUrl = None, token_file: TokenFile = None, as_json: AsJson = False
+) -> None:
+    """Show the workers of a running sidecar; `tenantproxy restart --worker N` starts one of them again."""
+    rows = read.workers(*admin_listener(config, url, token_file))
+    Output(as_json).rows(rows, empty="it has no workers: it serves by itself")
 
 
 def admin_listener(config: Path, url: str | None, token_file: Path | None) -> tuple[str, Secret | None]:

@@ -182,6 +182,10 @@ class PageFeed:
             "waits": waits_of(look.stats),
             "starved": self._recent.starved(_STARVED),
             "paused": sorted(look.paused),
+            "workers": [
+                [each.number, each.pid, str(each.state), round(each.started_at), each.restarts, each.version]
+                for each in look.workers
+            ],
         }
 
 

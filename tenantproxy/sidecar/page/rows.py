@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 from tenantproxy.fleet.stats import FleetProcess, FleetServerStats, FleetStats
 from tenantproxy.pools.base import HistogramSnapshot, PoolStats, ServerStats, Stats, TenantPoolStats
+from tenantproxy.sidecar.pg.console.view import WorkerRow
 
 __all__ = [
     "COLUMNS",
@@ -42,6 +43,7 @@ class Look:
     """What there is to show. `logins` by result; `clients` by protocol, with their limit; `paused` at the port.
 
     `processes`: of the fleet; `own`: the ids of those there that this service is.
+    `workers`: of this service, where it has any.
     """
 
     stats: Stats
@@ -51,6 +53,7 @@ class Look:
     paused: Collection[str] = ()
     processes: Sequence[FleetProcess] = ()
     own: Collection[str] = ()
+    workers: Sequence[WorkerRow] = ()
 
 
 class PoolRow(NamedTuple):

@@ -14,7 +14,7 @@ from typing import Any, Final, TypeVar
 
 from tenantproxy.errors import TenantProxyError
 from tenantproxy.sidecar.pg.keys import MOST_WORKERS
-from tenantproxy.sidecar.service import UpgradeFailed
+from tenantproxy.sidecar.service import UpgradeFailed, WorkerNotFound
 from tenantproxy.sidecar.sockets import Sockets
 from tenantproxy.sidecar.workers.allotment import Allotment
 from tenantproxy.sidecar.workers.budgets import Grant, raised
@@ -152,13 +152,15 @@ class Staff:
             await asyncio.wait([place.task])
 
     # --- all of them -------------------------------------------------------------------------------------------------
-    async def restart(self) -> None:
-        """Start each again: new ones first, as many as the budgets have room for; then the former drain in turn.
+    async def restart(self, number: int | None = None) -> list[int]:
+        """Start each again, or the one of this `number`; the numbers of the new ones, which come first.
 
         From the first new one on no former one takes a client of the port: who is sent away meets none that will send
-        it away again. Raises TenantProxyError when a new one does not start; the former that are left serve on then.
+        it away again. Raises WorkerNotFound, TenantProxyError when a new one does not start: the former serve on then.
         """
-        former = [place for place in self.places if place.is_active]
+        former = [place for place in self.places if place.is_active and number in (None, place.number)]
+        if not former:
+            raise WorkerNotFound(f"there is no worker {number}", hint="tenantproxy fleet workers lists them")
         new = await self._in_advance(len(former))
         try:
             for old in former:
@@ -172,13 +174,11 @@ class Staff:
         except TenantProxyError:
             await self._tell(former, WorkerState.LEAVING, WorkerEvent.RECALLED, "recall")
             raise
-        logger.info("all workers were started again")
+        logger.info("started again: %s", "all workers" if number is None else f"worker {number}")
+        return [place.number for place in new]
 
     async def _in_advance(self, wanted: int) -> list[WorkerPlace]:
-        """So many new workers, or as many as the budgets have room for.
-
-        Raises TenantProxyError when one does not start, or no connection is free for any; there are none of them then.
-        """
+        """So many, or as many as the budgets have room for. Raises TenantProxyError: there are none of them then."""
         new: list[WorkerPlace] = []
         try:
             while len(new) < wanted and self.allotment.can_have(1 + sum(place.is_active for place in self.places)):
@@ -198,8 +198,7 @@ class Staff:
 
     async def _tell(self, places: Sequence[WorkerPlace], state: WorkerState, event: WorkerEvent, verb: str) -> None:
         """Tell those in `state` that it happens; one that hangs takes no client either."""
-        told = [place for place in places if place.state is state]
-        for place in told:
+        for place in (told := [each for each in places if each.state is state]):
             place.happened(event)
         await asyncio.gather(*(place.ask(verb, timeout=_ASK_SECONDS) for place in told), return_exceptions=True)
 

@@ -9,7 +9,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
 
 from prometheus_client import CollectorRegistry
@@ -40,6 +40,7 @@ from tenantproxy.sidecar.page.feed import PageFeed
 from tenantproxy.sidecar.page.routes import page_routes
 from tenantproxy.sidecar.page.rows import Look
 from tenantproxy.sidecar.pg.colleagues import Everything, PortSnapshot
+from tenantproxy.sidecar.pg.console.view import WorkerRow
 from tenantproxy.sidecar.pg.keys import worker_of
 from tenantproxy.sidecar.service import Controls, Peer, UpgradeFailed, check_free
 from tenantproxy.sidecar.sockets import Sockets, duplicates
@@ -140,7 +141,7 @@ class Supervisor:
             servers=self._servers,
             gate=admin_gate(lambda: self._settings.admin, self._observer),
             routes=[
-                *control_routes(lambda: self._settings.admin, self.reload, controls),
+                *control_routes(lambda: self._settings.admin, self.reload, controls, self.workers),
                 *live_routes(LiveWorkers(self._staff)),
                 *relayed_routes(self._staff),
                 *page_routes(self._page),
@@ -218,10 +219,14 @@ class Supervisor:
         if self._admin is not None:
             await self._admin.close()
 
-    async def restart(self) -> None:
-        """Start each worker again. Raises TenantProxyError: see `Staff.restart`."""
+    async def restart(self, worker: int | None = None) -> list[int]:
+        """Start each worker again, or one of them; the numbers of the new ones. Raises: see `Staff.restart`."""
         async with self._changing:
-            await self._staff.restart()
+            return await self._staff.restart(worker)
+
+    def workers(self) -> list[WorkerRow]:
+        """Those that there are."""
+        return [place.row() for place in self._staff.places]
 
     def _bury(self, place: WorkerPlace) -> None:
         """What it counted stays counted."""
@@ -262,7 +267,7 @@ class Supervisor:
                 return await self._cancel(*body, asker=place) or await self._cancel_at_peer(*body)
             case "everything":
                 ports = [converted(port, PortSnapshot) for _, port in await self._staff.answers("port") if port]
-                return Everything(ports=ports, workers=[each.row() for each in self._staff.places])
+                return Everything(ports=ports, workers=self.workers())
             case "command":
                 return await self._command(*body)
             case "reload":
@@ -450,7 +455,8 @@ class Supervisor:
             raise LinkLost("no worker answers", retry_after=1.0)
         self._events.hear(told)
         self._looks |= {number: each.look for number, each in told.items()}
-        return joined_looks([each.look for each in told.values()], self._past_look, self._paused)
+        joined = joined_looks([each.look for each in told.values()], self._past_look, self._paused)
+        return replace(joined, workers=self.workers())
 
     async def _pools(self) -> bytes:
         return await pools_json(await self._stats())

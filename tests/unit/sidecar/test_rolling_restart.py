@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 
 from tenantproxy.errors import TenantProxyError
+from tenantproxy.sidecar.service import WorkerNotFound
 from tenantproxy.sidecar.workers import allotment
 from tenantproxy.sidecar.workers.state import WorkerState
 from tests.support.fake_workers import BornWorkers
@@ -65,6 +66,20 @@ async def test_all_new_workers_take_clients_before_one_is_sent_away(born: Born) 
     await house.supervisor.restart()
     assert takers(house) == [{4, 5, 6}] * 3
     assert budgets(house) == [6, 6, 6]
+
+
+async def test_one_worker_is_started_again_behind_a_new_one_and_no_other(born: Born) -> None:
+    house = await born(3, 24)
+    assert await house.supervisor.restart(2) == [4]
+    assert takers(house) == [{1, 3, 4}]
+    assert [row.number for row in house.supervisor.workers()] == [1, 3, 4]
+    assert house.in_state(WorkerState.READY) == {1, 3, 4}
+    with pytest.raises(WorkerNotFound, match="no worker 2"):
+        await house.supervisor.restart(2)
+    house.failing = {5}
+    with pytest.raises(TenantProxyError, match="it cannot start"):
+        await house.supervisor.restart(3)
+    assert house.in_state(WorkerState.READY) == {1, 3, 4}, "it serves on"
 
 
 async def test_with_no_budget_for_one_more_a_worker_ends_before_another_starts(born: Born) -> None:

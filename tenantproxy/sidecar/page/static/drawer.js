@@ -33,7 +33,12 @@ export class Drawer {
       return found ? [this.button(verb, title, found.summary, "POST", `v1/${verb}`, () => {}, $("process-state"))] : [];
     });
     $("process-actions").replaceChildren(...buttons);
-    $("process").hidden = !buttons.length;
+    $("process").hidden = !buttons.length && !$("workers").children.length;
+  }
+
+  ofWorker(number) {
+    const found = this.may("/v1/workers/{worker}/restart", "post");
+    return found && this.button("restart", `Restart worker ${number}?`, found.summary, "POST", `v1/workers/${number}/restart`, () => {}, $("process-state"));
   }
 
   may(path, method) {

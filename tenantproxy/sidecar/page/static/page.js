@@ -4,7 +4,7 @@ import { element } from "./dom.js";
 import { PoolTable } from "./table.js";
 import { Lines, shown } from "./lines.js";
 import { Drawer } from "./drawer.js";
-import { byProcess } from "./shares.js";
+import { byProcess, byWorker } from "./shares.js";
 
 const $ = (id) => document.getElementById(id);
 const MOST_EVENTS = 200;
@@ -109,6 +109,8 @@ async function take(kind, look) {
   await frame();
   servers(look.servers, look.fleet);
   counts(look.counts, look.starved, look.paused);
+  byWorker($("workers"), look.workers, (number) => drawer.ofWorker(number));
+  $("process").hidden = !look.workers.length && !$("process-actions").children.length;
   events(look.events, kind === "all");
   for (const name of ["wait", "hold"]) {
     await frame();
