@@ -4,10 +4,12 @@
       ConfigurationError                 at start only: names the key, the problem and the fix
       AuthError 401 28000
         TenantUnresolved 400 08P01: TenantMissing  InvalidCredentials 401 28P01  TokenExpired 401 28000
-        AccessDenied 403 42501: TenantMismatch      TooManyAttempts 429 53400  LoginUnavailable 503 08006 retry
+        AccessDenied 403 42501: TenantMismatch  DocumentRefused
+        TooManyAttempts 429 53400  LoginUnavailable 503 08006 retry
       TenantError
         TenantNotFound 404 3D000    TenantPaused 503 57P03 retry  TenantSuspended 403 28000
       RegistryUnavailable 503 08006 retry
+      DocumentsUnavailable 503 08006 retry
       TooManyClients 503 53300 retry
       OutOfMemory 503 53200 retry        StatementTooLong 400 54000
       QueryTimeout 504 57014    IdleSession 503 57P05
@@ -36,6 +38,8 @@ __all__ = [
     "BudgetExhausted",
     "ConfigurationError",
     "ConnectFailed",
+    "DocumentRefused",
+    "DocumentsUnavailable",
     "Exposure",
     "IdlePinned",
     "IdleSession",
@@ -180,6 +184,12 @@ class AccessDenied(AuthError):
     http_status, sqlstate, code = 403, "42501", "access_denied"
 
 
+class DocumentRefused(AccessDenied):
+    """An operation on documents that could reach those of other tenants, or that the guard does not know."""
+
+    code = "document_refused"
+
+
 class TenantMismatch(AccessDenied):
     """Sources name different tenants, or one that does not exist; `[resolve] mismatch_text` is what callers read."""
 
@@ -226,6 +236,12 @@ class RegistryUnavailable(TenantProxyError):
     """Where the tenant lives could not be looked up, and nothing known for it is recent enough."""
 
     http_status, sqlstate, code, retryable = 503, "08006", "registry_unavailable", True
+
+
+class DocumentsUnavailable(TenantProxyError):
+    """A MongoDB cluster cannot be asked, or did not answer in time."""
+
+    http_status, sqlstate, code, retryable = 503, "08006", "documents_unavailable", True
 
 
 class TooManyClients(TenantProxyError):

@@ -20,10 +20,11 @@ from tenantproxy.changes import Changes
 from tenantproxy.config import Settings
 from tenantproxy.errors import PoolClosed, PoolError, is_passing
 from tenantproxy.model import Isolation, PoolKey, TenantStatus
+from tenantproxy.mongo.clusters import MongoClusters
 from tenantproxy.notifications import Listener
 from tenantproxy.opened import OpenedIn
 from tenantproxy.parts import Parts
-from tenantproxy.registry import CachedRegistry, PostgresRegistry, Registry
+from tenantproxy.registry import CachedRegistry, MongoRegistry, PostgresRegistry, Registry
 from tenantproxy.registry.postgres import CHANNEL
 from tenantproxy.routes import Routes
 from tenantproxy.scope import Scope
@@ -59,7 +60,9 @@ class RouterLife:
         registry: CachedRegistry,
         new_source: Callable[[], Registry],
         main: MainServices,
+        clusters: MongoClusters,
     ) -> None:
+        self._clusters = clusters
         self._settings = settings
         self._parts = parts
         self._routes = routes
@@ -123,7 +126,7 @@ class RouterLife:
             if self.is_open:  # not closed meanwhile
                 self._parts.watch.start()
             await self._registry.open()
-            if self._is_registry_in_main:
+            if isinstance(self._registry.inner, PostgresRegistry | MongoRegistry):
                 await self._registry.probe()
             await self._check_roles()
             if manager.is_closed:
@@ -205,6 +208,7 @@ class RouterLife:
         self._changes.forget_loop()
         self._registry.forget_loop()
         self._routes.clear()
+        self._clusters.forget_loop()
         self.returned = asyncio.Event()
 
     async def _shut(self, timeout: float) -> None:
@@ -249,7 +253,8 @@ class RouterLife:
         await self._parts.connector.close()
         await self._parts.fleet.close()
         self._routes.clear()
-        await self._registry.close()  # last: it may be the user's, and fail or hang
+        await self._registry.close()  # late: it may be the user's, and fail or hang
+        await self._clusters.close()
 
     async def _sweep(self) -> None:
         while True:

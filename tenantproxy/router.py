@@ -39,6 +39,8 @@ from tenantproxy.isolation.signed import check_values
 from tenantproxy.lending import ScopeLending
 from tenantproxy.life import MainServices, RouterLife
 from tenantproxy.model import Isolation, Route, Tenant, TenantId, TenantStatus, tenant_id
+from tenantproxy.mongo.clusters import MongoClusters
+from tenantproxy.mongo.documents import TenantDocuments
 from tenantproxy.notifications import Listener
 from tenantproxy.parts import ClientHolder, Parts
 from tenantproxy.pools.base import Clock, Stats
@@ -102,6 +104,7 @@ class Router:
         self._main_route = main_route(settings)
         self._registry_scope = LaneScope(self, registry_route(settings))
         self._own_registry = registry
+        self._clusters = MongoClusters(settings.mongo, reserved=frozenset({settings.registry.mongodb.database}))
         self._registry = cache(self._new_source(), settings, clock=clock, observer=observer)
         self._routes = Routes(
             settings,
@@ -152,10 +155,13 @@ class Router:
             registry=self._registry,
             new_source=self._new_source,
             main=services,
+            clusters=self._clusters,
         )
 
     def _new_source(self) -> Registry:
-        return self._own_registry if self._own_registry is not None else build(self.settings, self._registry_scope)
+        if self._own_registry is not None:
+            return self._own_registry
+        return build(self.settings, self._registry_scope, clusters=self._clusters)
 
     # --- life --------------------------------------------------------------------------------------------------------
     @property
@@ -544,6 +550,16 @@ class Router:
         self._lender.release(backend, route)
         if not self._life.is_open:
             self._life.returned.set()
+
+    def documents_of(self, tenant: TenantId) -> TenantDocuments:
+        """See `scope.LeaseSource`."""
+        return TenantDocuments(tenant, clusters=self._clusters, served=lambda: self._served(tenant))
+
+    async def _served(self, tenant: TenantId) -> Tenant:
+        found = await self._look_up(tenant)
+        if found.status is not TenantStatus.ACTIVE:
+            raise not_served(found.status)
+        return found
 
     async def _look_up(self, tenant: TenantId) -> Tenant:
         self._life.check_open()

@@ -16,6 +16,7 @@ from tenantproxy.driver.connector import END_TIMEOUT
 from tenantproxy.driver.guard import Guard
 from tenantproxy.driver.state import DriverConnection
 from tenantproxy.model import Route, TenantId
+from tenantproxy.mongo.documents import TenantDocuments
 from tenantproxy.pools.pool import Pool
 
 if TYPE_CHECKING:
@@ -63,6 +64,10 @@ class LeaseSource(Protocol):
 
     def release(self, backend: DriverConnection, route: Route) -> None:
         """Give it back."""
+        ...
+
+    def documents_of(self, tenant: TenantId) -> TenantDocuments:
+        """The tenant's documents in MongoDB."""
         ...
 
 
@@ -271,6 +276,13 @@ class TenantScope(Scope):
             context=self.context,
             profile=profile,
         )
+
+    def mongo(self) -> TenantDocuments:
+        """The tenant's documents: its own database, and its part of the collections that all tenants share.
+
+        Cheap; `[mongo.clusters]` says where, and their clients are the router's. An unknown tenant fails at first use.
+        """
+        return self._source.documents_of(self.id)
 
     async def position(self, *, timeout: float | None = None) -> str:
         """Up to where the server's log is written, for `Router.tenant(id, replica=True, after=...)`; as `16/B374D848`.

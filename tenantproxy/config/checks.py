@@ -10,6 +10,8 @@ from tenantproxy.config.admin_checks import admin_problems
 from tenantproxy.config.auth_sections import Auth, LoginSettings, Resolve
 from tenantproxy.config.fleet_section import FleetSettings
 from tenantproxy.config.issuers import auth_problems, issuer_problems
+from tenantproxy.config.mongo_checks import mongo_problems
+from tenantproxy.config.mongo_section import MongoSettings
 from tenantproxy.config.own import names_a_class
 from tenantproxy.config.pg_users import pg_problems, tls_problems
 from tenantproxy.config.pooler_checks import pooler_problems
@@ -27,6 +29,7 @@ from tenantproxy.model import OWN_SETTINGS
 
 __all__ = ["MAIN_RESERVE", "WellFormedSections", "check"]
 
+SOURCES: Final = ("file", "postgres", "mongodb")
 MAIN_RESERVE: Final = 2
 """Connections of its server's budget that are always the main database's own."""
 
@@ -52,6 +55,7 @@ class WellFormedSections:
     resolve: Resolve | None
     fleet: FleetSettings | None
     sql: SqlSettings | None
+    mongo: MongoSettings | None
     schema_: Schema | None
 
 
@@ -77,6 +81,7 @@ def check(parts: WellFormedSections) -> list[Problem]:
         _pg_users,
         _poolers,
         _sql,
+        _mongo,
     )
     return [problem for one in checks for problem in one(parts)]
 
@@ -239,17 +244,11 @@ def _registry(parts: WellFormedSections) -> Iterator[Problem]:
     registry = parts.registry
     if registry is None:
         return
-    if registry.source == "mongodb":
+    if registry.source not in SOURCES and not names_a_class(registry.source):
+        close = nearest(registry.source, SOURCES)
         yield Problem(
             key="registry.source",
-            problem='"mongodb" is not available in this release',
-            fix='use "file", "postgres" or a class of your own as "pkg.mod:Class"',
-        )
-    elif registry.source not in ("file", "postgres") and not names_a_class(registry.source):
-        close = nearest(registry.source, ("file", "postgres"))
-        yield Problem(
-            key="registry.source",
-            problem='must be "file", "postgres" or "pkg.mod:Class"',
+            problem='must be "file", "postgres", "mongodb" or "pkg.mod:Class"',
             fix=f"did you mean {close}?" if close else "write one of them",
         )
     if registry.source != "postgres":
@@ -275,6 +274,10 @@ def _registry(parts: WellFormedSections) -> Iterator[Problem]:
         yield Problem(
             key="tenants", problem='is only read with registry.source = "file"', fix='set source = "file" in [registry]'
         )
+
+
+def _mongo(parts: WellFormedSections) -> Iterator[Problem]:
+    yield from mongo_problems(parts.mongo, parts.registry)
 
 
 def _queries(registry: RegistrySettings) -> Iterator[Problem]:

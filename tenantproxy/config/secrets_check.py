@@ -31,6 +31,7 @@ def _equal_tokens(parts: WellFormedSections) -> Iterator[Problem]:
 def each_secret(parts: WellFormedSections) -> Iterator[tuple[str, Secret | None, int]]:
     """The key, the secret, and how many bytes it must have at least."""
     yield from _of_servers(parts)
+    yield from _of_clusters(parts)
     if parts.row is not None:
         single = parts.row.key is not None
         for kid, secret in parts.row.keys().items():
@@ -63,6 +64,11 @@ def _of_servers(parts: WellFormedSections) -> Iterator[tuple[str, Secret | None,
         for key, user in (("", server), (".admin", server.admin), (".login", server.login)):
             if user is not None:
                 yield f"servers.{name}{key}.password", user.password, 0
+
+
+def _of_clusters(parts: WellFormedSections) -> Iterator[tuple[str, Secret | None, int]]:
+    for name, cluster in parts.mongo.clusters.items() if parts.mongo is not None else ():
+        yield f"mongo.clusters.{name}.password", cluster.password, 1
 
 
 def _look(key: str, secret: Secret | None, least: int) -> Iterator[Problem]:

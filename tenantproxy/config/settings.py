@@ -15,6 +15,7 @@ from tenantproxy.config.checks import WellFormedSections, check
 from tenantproxy.config.fleet_section import FleetSettings
 from tenantproxy.config.gdpr_section import GdprSettings
 from tenantproxy.config.migration_section import MigrationSettings
+from tenantproxy.config.mongo_section import MongoSettings
 from tenantproxy.config.problems import INCONSISTENT, translate
 from tenantproxy.config.provision_section import ProvisionSettings
 from tenantproxy.config.secrets_check import secret_problems
@@ -46,6 +47,7 @@ class Settings(BaseSettings):
     servers: Mapping[str, Server] = Field(default_factory=dict)
     pools: sections.Pools = sections.Pools()
     registry: tenant_sections.RegistrySettings = tenant_sections.RegistrySettings()
+    mongo: MongoSettings = MongoSettings()
     tenants: Mapping[str, tenant_sections.TenantEntry] = Field(default_factory=dict)
     row: tenant_sections.RowSettings = tenant_sections.RowSettings()
     schema_: tenant_sections.Schema = Field(default=tenant_sections.Schema(), alias="schema")
@@ -123,6 +125,7 @@ _SECTIONS: Final[Mapping[str, type[Section]]] = {
     "pools": sections.Pools,
     "registry": tenant_sections.RegistrySettings,
     "row": tenant_sections.RowSettings,
+    "mongo": MongoSettings,
     "http": sections.Http,
     "admin": sections.Admin,
     "pg": sections.Pg,

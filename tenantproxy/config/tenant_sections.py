@@ -8,6 +8,7 @@ from typing import Annotated, Self
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from tenantproxy.config.mongo_section import MongoRegistrySettings
 from tenantproxy.config.secret import Secret
 from tenantproxy.config.section import Section
 from tenantproxy.config.values import (
@@ -33,6 +34,7 @@ class RegistrySettings(Section):
     """Where tenants are looked up, and for how long an answer is good.
 
     `status_update`: next to a `query`, what gives the tenant $1 the status $2, for `tenants suspend` and `resume`.
+    `mongodb`: with that source.
     """
 
     source: Name = "postgres"
@@ -45,6 +47,7 @@ class RegistrySettings(Section):
     stale_for: NoTimeout = 3600.0
     lookup_timeout: Seconds = 5.0
     listen: Flag = True
+    mongodb: MongoRegistrySettings = MongoRegistrySettings()
 
 
 def _tenant_settings(value: object) -> object:

@@ -5,6 +5,7 @@ from tenantproxy.registry.cached import CachedRegistry, Entry
 from tenantproxy.registry.factory import build, cache, prepare
 from tenantproxy.registry.file import FileRegistry
 from tenantproxy.registry.memory import MemoryRegistry
+from tenantproxy.registry.mongo import MongoRegistry
 from tenantproxy.registry.postgres import SCHEMA_SQL, PostgresRegistry
 from tenantproxy.registry.rows import RowReader
 from tenantproxy.registry.unusable import unusable
@@ -16,6 +17,7 @@ __all__ = [
     "Entry",
     "FileRegistry",
     "MemoryRegistry",
+    "MongoRegistry",
     "PostgresRegistry",
     "Registry",
     "RegistryDatabase",

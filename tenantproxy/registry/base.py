@@ -59,11 +59,11 @@ Ask: TypeAlias = Callable[[Sequence[TenantId]], Awaitable[Mapping[TenantId, Answ
 
 
 class Registry(Protocol):
-    """Looks tenants up. Implementations: memory, file, postgres; `CachedRegistry` goes in front of any of them."""
+    """Looks tenants up. Implementations: memory, file, postgres, mongo; `CachedRegistry` goes in front of any."""
 
     @property
     def source(self) -> str:
-        """A short name for metrics: `memory`, `file`, `postgres`."""
+        """A short name for metrics: `memory`, `file`, `postgres`, `mongodb`."""
         ...
 
     async def get(self, tenant: TenantId) -> Tenant:

@@ -9,17 +9,23 @@ from tenantproxy.config import Settings
 from tenantproxy.config.own import make_own
 from tenantproxy.errors import ConfigurationError, Problem
 from tenantproxy.events import Observer, ignore
+from tenantproxy.mongo.clusters import MongoClusters
 from tenantproxy.registry.base import Registry, RegistryDatabase
 from tenantproxy.registry.cached import CachedRegistry
 from tenantproxy.registry.file import FileRegistry
+from tenantproxy.registry.mongo import MongoRegistry
+from tenantproxy.registry.mongo_document import DocumentReader
 from tenantproxy.registry.postgres import PostgresRegistry
 from tenantproxy.registry.rows import RowReader
 
 __all__ = ["build", "cache", "prepare"]
 
 
-def build(settings: Settings, database: RegistryDatabase) -> Registry:
-    """The registry of `[registry] source`, without a cache. `database` is the main one. Raises ConfigurationError."""
+def build(settings: Settings, database: RegistryDatabase, *, clusters: MongoClusters | None = None) -> Registry:
+    """The registry of `[registry] source`, without a cache. `database` is the main one. Raises ConfigurationError.
+
+    `clusters`: those of the caller, which it closes; None: a registry that needs some makes and closes its own.
+    """
     registry = settings.registry
     match registry.source:
         case "file":
@@ -33,7 +39,7 @@ def build(settings: Settings, database: RegistryDatabase) -> Registry:
                 timeout=registry.lookup_timeout,
             )
         case "mongodb":
-            raise _refused('"mongodb" is not available in this release', 'use "file", "postgres" or "pkg.mod:Class"')
+            return MongoRegistry(settings, clusters=clusters)
         case _:
             return _own(registry.source, settings)
 
@@ -45,6 +51,9 @@ def prepare(inner: Registry, settings: Settings) -> Callable[[], None]:
     if isinstance(inner, PostgresRegistry):
         reader = _reader(settings)
         return lambda: inner.adopt(reader)
+    if isinstance(inner, MongoRegistry):
+        documents = DocumentReader(settings)
+        return lambda: inner.adopt(documents)
     return lambda: None
 
 
@@ -80,7 +89,7 @@ def cache(
 def _own(source: str, settings: Settings) -> Registry:
     """An instance of the class that `source` names as `pkg.mod:Class`, called with the settings."""
     if ":" not in source:
-        raise _refused("is not a registry that is known", 'use "file", "postgres" or "pkg.mod:Class"')
+        raise _refused("is not a registry that is known", 'use "file", "postgres", "mongodb" or "pkg.mod:Class"')
     made: Registry = make_own(
         source,
         settings,

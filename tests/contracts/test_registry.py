@@ -17,6 +17,7 @@ from tenantproxy.registry import (
     CachedRegistry,
     FileRegistry,
     MemoryRegistry,
+    MongoRegistry,
     PostgresRegistry,
     Registry,
     RowReader,
@@ -24,6 +25,7 @@ from tenantproxy.registry import (
 from tenantproxy.registry.by_database import ByDatabase
 from tests.contracts.main_database import MainDatabase
 from tests.support.database import Database, fresh_database
+from tests.support.mongo import MongoPlace, mongo_place
 
 PAGE = 2  # so that five tenants take three pages
 
@@ -126,13 +128,32 @@ async def _foreign_table(database: Database) -> tuple[Registry, Remove]:
     return registry, remove
 
 
+async def _documents(place: MongoPlace) -> tuple[Registry, Remove]:
+    await place.tenants.insert_many([
+        {
+            "tenant_id": one.id, "name": one.id, "status": one.status.value,
+            "database_config": {
+                "type": "dedicated", "connection_string": f"postgresql://db.internal/{one.placement.database}",
+            },
+        }
+        for one in TENANTS
+    ])  # fmt: skip
+
+    async def remove(name: str) -> None:
+        await place.tenants.delete_one({"tenant_id": name})
+
+    servers = {"primary": {"host": "db.internal", "user": "app", "password": "x"}}
+    main = {"server": "primary", "database": "main"}
+    return MongoRegistry(Settings.from_mapping({"main": main, "servers": servers, **place.sections()})), remove
+
+
 @pytest.fixture
 async def stack() -> AsyncIterator[AsyncExitStack]:
     async with AsyncExitStack() as exits:
         yield exits
 
 
-@pytest.fixture(params=["memory", "file", "own table", "foreign table", "cached"])
+@pytest.fixture(params=["memory", "file", "own table", "foreign table", "documents", "cached"])
 async def world(
     request: pytest.FixtureRequest, stack: AsyncExitStack, postgres: EmbeddedPostgres
 ) -> AsyncIterator[tuple[Registry, Remove]]:
@@ -144,6 +165,8 @@ async def world(
         case "cached":
             inner, remove = await _memory()
             registry = CachedRegistry(inner)
+        case "documents":
+            registry, remove = await _documents(await stack.enter_async_context(mongo_place()))
         case kind:
             database = await stack.enter_async_context(fresh_database(postgres))
             registry, remove = await (_own_table if kind == "own table" else _foreign_table)(database)
@@ -228,4 +251,4 @@ async def test_a_database_name_finds_the_tenant_that_has_it_to_itself_and_nobody
 
 
 async def test_its_source_is_a_short_name(registry: Registry) -> None:
-    assert registry.source in ("memory", "file", "postgres")
+    assert registry.source in ("memory", "file", "postgres", "mongodb")

@@ -20,7 +20,7 @@ from tenantproxy.model import Isolation, Limits
 EXAMPLE = Path(__file__).parents[2] / "config" / "tenantproxy.toml"
 CONTRACT_SECTIONS = {"schema", "fleet", "provision", "migrations", "backup", "gdpr",
     "main", "servers", "pools", "registry", "tenants", "row", "tenant_roles", "context", "signed_context", "resolve",
-    "auth", "login", "http", "admin", "audit", "pg", "sql", "metrics", "log", "traces",
+    "auth", "login", "http", "admin", "audit", "pg", "sql", "metrics", "log", "traces", "mongo",
 }  # fmt: skip
 VERIFIER = (
     "SCRAM-SHA-256$4096:EX3KwYAOFoPOorSBSndI7g==$4WOwYQAY0t+Pl2hZ0Mye/Ipuh3uZ5IbN5FfM0IrAkn0="
@@ -28,6 +28,7 @@ VERIFIER = (
 )
 
 PLAIN = {"ssl_required": "never"}
+MONGO: Mapping[str, Any] = {"hosts": ["mongo.internal:27017"]}
 GOOD: Mapping[str, Any] = {
     "main": {"server": "primary", "database": "main"},
     "servers": {"primary": {"user": "app", "password": "sesame-open"}},
@@ -128,7 +129,46 @@ BAD = [
         "servers.primary.target_session_attrs",
         ["main database", "read-write"],
     ),
-    (changed(registry={"source": "mongodb"}), "registry.source", ["mongodb", "not available in this release"]),
+    (changed(registry={"source": "mongodb"}), "registry.mongodb.cluster", ["is missing", "add [mongo.clusters.main]"]),
+    (
+        changed(registry={"source": "mongodb", "mongodb": {"cluster": "mian"}}, mongo={"clusters": {"main": MONGO}}),
+        "registry.mongodb.cluster",
+        ["mian", "did you mean main?"],
+    ),
+    (
+        changed(registry={"mongodb": {"poll": 5.0}}, mongo={"clusters": {"main": MONGO}}),
+        "registry.mongodb",
+        ["only read with source"],
+    ),
+    (
+        changed(mongo={"clusters": {"main": {"hosts": ["mongodb://u:p@host"]}}}),
+        "mongo.clusters.main.hosts",
+        ["entry 0", "write for example"],
+    ),
+    (
+        changed(mongo={"clusters": {"main": {**MONGO, "user": "app"}}}),
+        "mongo.clusters.main",
+        ["user and password belong together"],
+    ),
+    (changed(mongo={"database": "everyone"}), "mongo", ["must have {id} in it once"]),
+    (
+        changed(mongo={"clusters": {"main": MONGO}, "shared": {"admin.system.users": "tenant_id"}}),
+        "mongo.shared",
+        ["must be \"database.collection\""],
+    ),
+    (
+        changed(mongo={"clusters": {"main": MONGO}, "shared": {"a.tasks": "_id"}}),
+        "mongo.shared",
+        ["does not name the field"],
+    ),
+    (
+        changed(
+            registry={"source": "mongodb"},
+            mongo={"clusters": {"main": MONGO}, "shared": {"tenant_registry.tenants": "tenant_id"}},
+        ),
+        "mongo.shared",
+        ["which is the registry"],
+    ),
     (changed(registry={"source": "postgress"}), "registry.source", ["did you mean postgres?"]),
     (changed(registry={"list_query": "select 1"}), "registry.query", ["missing"]),
     (changed(registry={"query": "select 1"}), "registry.list_query", ["missing", "$2"]),

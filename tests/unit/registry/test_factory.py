@@ -11,7 +11,7 @@ import pytest
 from tenantproxy.config import Settings
 from tenantproxy.errors import ConfigurationError, TenantNotFound
 from tenantproxy.model import tenant_id
-from tenantproxy.registry import FileRegistry, MemoryRegistry, PostgresRegistry, build, cache
+from tenantproxy.registry import FileRegistry, MemoryRegistry, MongoRegistry, PostgresRegistry, build, cache
 from tenantproxy.registry.base import AnyConnection
 
 BASE = {
@@ -39,10 +39,13 @@ class OwnRegistry(MemoryRegistry):
 
 
 def settings(**registry: object) -> Settings:
-    return Settings.from_mapping({**BASE, "registry": registry})
+    clusters = {"main": {"hosts": ["mongo.internal"]}}
+    return Settings.from_mapping({**BASE, "registry": registry, "mongo": {"clusters": clusters}})
 
 
-@pytest.mark.parametrize(("source", "kind"), [("file", FileRegistry), ("postgres", PostgresRegistry)])
+@pytest.mark.parametrize(
+    ("source", "kind"), [("file", FileRegistry), ("postgres", PostgresRegistry), ("mongodb", MongoRegistry)]
+)
 def test_a_source_has_its_registry(source: str, kind: type) -> None:
     registry = build(settings(source=source), NoDatabase())
     assert isinstance(registry, kind)
@@ -74,14 +77,6 @@ class HalfARegistry:
 def test_a_class_that_cannot_be_had_is_told(source: str, word: str) -> None:
     with pytest.raises(ConfigurationError, match=word):
         build(settings(source=source), NoDatabase())
-
-
-def test_mongodb_is_refused_by_name() -> None:
-    with pytest.raises(ConfigurationError, match="not available in this release"):
-        build(
-            Settings.model_construct(registry=settings().registry.model_copy(update={"source": "mongodb"})),
-            NoDatabase(),
-        )
 
 
 async def test_a_reloaded_file_announces_what_changed_to_the_cache() -> None:
