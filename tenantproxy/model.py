@@ -31,12 +31,14 @@ __all__ = [
     "check_identifier",
     "check_schema",
     "quote_identifier",
+    "reader_of",
     "tenant_id",
 ]
 
 MAX_IDENTIFIER_BYTES: Final = (
     63  # NAMEDATALEN - 1: PostgreSQL cuts longer names without an error, so two could become one
 )
+_READER: Final = "_reader"
 NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
 
 OWN_SETTINGS: Final = ("app.tenant_proof", "app.context", "app.context_proof")
@@ -109,6 +111,14 @@ def check_identifier(name: str, what: str) -> str:
 def quote_identifier(name: str) -> str:
     """`name` as a quoted SQL identifier: the only function that writes one. Raises ValueError as `check_identifier`."""
     return '"' + check_identifier(name, "an identifier").replace('"', '""') + '"'
+
+
+def reader_of(role: str) -> str:
+    """The role that reads what `role` reads, and writes nothing: its name with `_reader`.
+
+    Raises ValueError when PostgreSQL would cut it.
+    """
+    return check_identifier(f"{role}{_READER}", f"the name of the role that reads for {role!r}")
 
 
 def check_schema(name: str) -> None:
@@ -237,7 +247,8 @@ class PoolKey:
 
     `user` and `schema` are None for the server's own user and for no pinned schema; `profile` keeps apart
     connections with other client-side habits (codecs, statement caches). `shared`: row tenants share the pool.
-    `systems`: further schemas of the same tenant, which its role may reach too.
+    `systems`: further schemas of the same tenant, which its role may reach too. `reader`: its `user` must write
+    nothing, which is looked at when connecting.
     """
 
     server: str
@@ -247,10 +258,12 @@ class PoolKey:
     profile: str = ""
     shared: bool = False
     systems: tuple[str, ...] = ()
+    reader: bool = False
     _hash: int = field(init=False, repr=False, compare=False)  # looked up at each lease: computed once
 
     def __post_init__(self) -> None:
-        fields = (self.server, self.database, self.user, self.schema, self.profile, self.shared, self.systems)
+        whose = (self.server, self.database, self.user, self.reader)
+        fields = (*whose, self.schema, self.profile, self.shared, self.systems)
         object.__setattr__(self, "_hash", hash(fields))
 
     def __hash__(self) -> int:

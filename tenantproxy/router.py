@@ -55,6 +55,7 @@ from tenantproxy.routes import (
     main_route,
     main_size,
     may_choose,
+    no_readers,
     not_served,
     registry_route,
 )
@@ -214,6 +215,7 @@ class Router:
         replica: bool = False,
         after: str | None = None,
         context: Mapping[str, str] | None = None,
+        read_only: bool = False,
     ) -> TenantScope:
         """The scope of one tenant: cheap, holds no connection; an unknown tenant fails at first use.
 
@@ -223,10 +225,13 @@ class Router:
         `context` are settings of the caller's own that each session gets (`{"app.user_id": "7"}`), for audit
         triggers and the like, or `application_name`; they cost a round trip a lease. In the session of a row tenant
         those that `[signed_context]` names are signed: `tenantproxy.context(name)` says what was given here, whatever
-        the session's SQL does. Raises TenantNotFound for what cannot be a tenant identifier, AccessDenied for a setting
-        that is not the caller's to make, InvalidSetting for a value that no session can have, ValueError for what is no
-        position.
+        the session's SQL does. `read_only`: its sessions log in as a role that can write nothing, whatever its SQL says
+        (`[tenant_roles] readers`). Raises TenantNotFound for what cannot be a tenant identifier, AccessDenied for a
+        setting that is not the caller's to make and for `read_only` where there are no such roles, InvalidSetting for a
+        value that no session can have, ValueError for what is no position.
         """
+        if read_only and not self.settings.has_readers:
+            raise no_readers()
         if after is not None and not _POSITION.fullmatch(after):
             raise ValueError(f"{after!r} is no position in the log: write what TenantScope.position() said")
         given = tuple(context.items()) if context else ()
@@ -238,7 +243,9 @@ class Router:
                     hint="choose a name of your own with a dot in it, such as app.user_id",
                 )
         check_values(given)
-        return TenantScope(self, tenant_id(tenant), system=system, replica=replica, after=after, context=given)
+        return TenantScope(
+            self, tenant_id(tenant), system=system, replica=replica, after=after, context=given, read_only=read_only
+        )
 
     def main(self) -> Scope:
         """The scope of the shared main database."""

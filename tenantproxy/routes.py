@@ -29,7 +29,18 @@ from tenantproxy.errors import (
 )
 from tenantproxy.isolation import DatabasePlan, Plan, RowPlan, SchemaPlan
 from tenantproxy.isolation.signed import with_context
-from tenantproxy.model import OWN_SETTINGS, Isolation, Limits, PoolKey, Route, Session, Tenant, TenantId, TenantStatus
+from tenantproxy.model import (
+    OWN_SETTINGS,
+    Isolation,
+    Limits,
+    PoolKey,
+    Route,
+    Session,
+    Tenant,
+    TenantId,
+    TenantStatus,
+    reader_of,
+)
 from tenantproxy.pauses import Pauses
 from tenantproxy.pools.counters import Counters
 from tenantproxy.registry import CachedRegistry, Entry, TenantMisconfigured
@@ -44,6 +55,7 @@ __all__ = [
     "main_route",
     "main_size",
     "may_choose",
+    "no_readers",
     "not_served",
     "registry_route",
 ]
@@ -58,8 +70,8 @@ _ROUTES: Final = 10_000  # plans kept; a plan costs 5 microseconds to make again
 _NOTHING: Final = Limits()
 _ENDED: Final = frozenset({TenantStatus.SUSPENDED, TenantStatus.INACTIVE, TenantStatus.DELETING})
 
-RouteKey = tuple[TenantId, str | None, bool, str]
-"""Tenant, system, replica, profile."""
+RouteKey = tuple[TenantId, str | None, bool, str, bool]
+"""Tenant, system, replica, profile, whether it reads only."""
 
 Fit = Callable[[TenantId, Limits, Callable[[PoolKey], bool]], None]
 """Makes the pools that are the tenant's alone what it may have now, as `PoolManager.fit` does."""
@@ -90,6 +102,7 @@ class Routes:
         most: int = _ROUTES,
     ) -> None:
         self._servers = settings.servers
+        self._has_readers = settings.has_readers
         self._signed = frozenset(name.lower() for name in settings.signed_context)
         self._registry = registry
         self._counters = counters
@@ -113,7 +126,7 @@ class Routes:
 
     def known(self, scope: TenantScope) -> Route | None:
         """The route when the registry need not be asked for it."""
-        route = self.known_by((scope.id, scope.system, scope.replica, scope.profile))
+        route = self.known_by((scope.id, scope.system, scope.replica, scope.profile, scope.read_only))
         return route if route is None or not scope.context else self.with_context(route, scope.context)
 
     def known_by(self, key: RouteKey) -> Route | None:
@@ -133,7 +146,7 @@ class Routes:
 
     async def find(self, scope: TenantScope) -> Route:
         """The route of a tenant that the registry is asked for. Raises TenantError, RegistryUnavailable."""
-        route = await self.find_by((scope.id, scope.system, scope.replica, scope.profile))
+        route = await self.find_by((scope.id, scope.system, scope.replica, scope.profile, scope.read_only))
         return route if not scope.context else self.with_context(route, scope.context)
 
     async def find_by(self, key: RouteKey) -> Route:
@@ -171,11 +184,25 @@ class Routes:
         with suppress(TenantProxyError):  # a caller will hear it
             self._apply(await self.look_up(tenant))
 
-    def plan(self, tenant: Tenant, system: str | None = None, *, replica: bool = False) -> Route:
-        """The route of a tenant, whatever its status. Raises TenantError when it is on no configured server."""
+    def plan(
+        self, tenant: Tenant, system: str | None = None, *, replica: bool = False, read_only: bool = False
+    ) -> Route:
+        """The route of a tenant, whatever its status. Raises TenantError when it is on no configured server.
+
+        AccessDenied for one to read only, where there are no roles for it.
+        """
         server = _server_of(self._servers, tenant)
         name = _preferred(tenant.id, server.replicas)[0] if replica and server.replicas else None
-        return self._plans[tenant.placement.isolation].plan(tenant, system=system, replica=name)
+        return self._plan(tenant, system, name, read_only)
+
+    def _plan(self, tenant: Tenant, system: str | None, replica: str | None, read_only: bool) -> Route:
+        route = self._plans[tenant.placement.isolation].plan(tenant, system=system, replica=replica)
+        if not read_only:
+            return route
+        if not self._has_readers:
+            raise no_readers()
+        # A replica has the roles of its primary.
+        return replace(route, pool=_reading(route.pool, _server_of(self._servers, tenant).user))
 
     def elsewhere(self, tenant: Tenant, scope: TenantScope, tried: PoolKey) -> Iterator[Route]:
         """Where else a tenant may be read when the replica of `tried` cannot serve: other replicas, then the primary.
@@ -187,8 +214,7 @@ class Routes:
         server = self._servers.get(tenant.placement.server)
         replicas = _preferred(tenant.id, server.replicas) if server is not None else ()
         for name in (*(name for name in replicas if name != tried.server), None):
-            plan = self._plans[tenant.placement.isolation]
-            route = plan.plan(tenant, system=scope.system, replica=name)
+            route = self._plan(tenant, scope.system, name, scope.read_only)
             route = replace(route, pool=replace(route.pool, profile=scope.profile))
             yield route if not scope.context else self.with_context(route, scope.context)
 
@@ -197,11 +223,10 @@ class Routes:
         known = self._routes.get(key)
         if known is None or known[0].tenant is None:
             return None
-        tenant, (_, system, _, profile) = known[0].tenant, key
+        tenant, (_, system, _, profile, read_only) = known[0].tenant, key
         server = self._servers.get(tenant.placement.server)
-        plan = self._plans[tenant.placement.isolation].plan
         for name in (*_preferred(tenant.id, server.replicas if server is not None else ()), None):
-            route = plan(tenant, system=system, replica=name)
+            route = self._plan(tenant, system, name, read_only)
             route = replace(route, pool=replace(route.pool, profile=profile))
             if name is None or not avoid(route):
                 return route
@@ -218,12 +243,16 @@ class Routes:
         plan = self._plans[tenant.placement.isolation].plan
         for system, name in product((None, *tenant.systems), (None, *server.replicas) if server is not None else ()):
             with suppress(TenantError):  # a database of its own has no systems
-                keys.add(plan(tenant, system=system, replica=name).pool)
+                key = plan(tenant, system=system, replica=name).pool
+                keys.add(key)
+                if self._has_readers and server is not None:
+                    keys.add(_reading(key, server.user))
         return keys
 
     def adopt(self, settings: Settings) -> None:
         """Plan by the servers of `settings` from now on."""
         self._servers = settings.servers
+        self._has_readers = settings.has_readers
         self.pauses.patience = settings.pools.acquire_timeout
         self._routes.clear()
 
@@ -240,8 +269,8 @@ class Routes:
         self._apply(tenant)
         if tenant.status is not TenantStatus.ACTIVE:
             raise not_served(tenant.status)
-        _, system, replica, profile = key
-        route = self.plan(tenant, system, replica=replica)
+        _, system, replica, profile, read_only = key
+        route = self.plan(tenant, system, replica=replica, read_only=read_only)
         if profile:
             route = replace(route, pool=replace(route.pool, profile=profile))
         # Another entry came while this tenant was asked for: its plan is for callers that asked before, not after.
@@ -287,6 +316,26 @@ class Routes:
 def _is_operators(key: PoolKey) -> bool:
     """Whether its connections are the way in by `Router.admin`, which is there whatever the tenant's status."""
     return key.profile == ADMIN_PROFILE
+
+
+def no_readers() -> AccessDenied:
+    """That nothing can be read only here: the role that writes never stands in for one that reads."""
+    return AccessDenied(
+        "there are no roles that only read in this deployment",
+        detail="[tenant_roles] readers is not on",
+        hint="write readers = true there, and run `tenantproxy install --roles`",
+    )
+
+
+def _reading(key: PoolKey, user: str) -> PoolKey:
+    """The pool of the role that reads what that of `key` does; `user`: of the server."""
+    try:
+        return replace(key, user=reader_of(key.user or user), reader=True)
+    except ValueError as exc:
+        raise TenantError(
+            "the tenant's role has a name that is too long for one that reads for it", detail=str(exc),
+            hint="choose a shorter pattern in [provision] role",
+        ) from None  # fmt: skip
 
 
 def _preferred(tenant: TenantId, replicas: Iterable[str]) -> list[str]:

@@ -239,12 +239,12 @@ class LaneScope(Scope):
 
 
 class TenantScope(Scope):
-    """The scope of one tenant. `system`, `replica`, `after` and `context` as given to `Router.tenant`.
+    """The scope of one tenant. `system`, `replica`, `after`, `context` and `read_only` as given to `Router.tenant`.
 
     `profile`: of the connections, as in `PoolKey`.
     """
 
-    __slots__ = ("after", "context", "id", "profile", "replica", "system")
+    __slots__ = ("after", "context", "id", "profile", "read_only", "replica", "system")
 
     def __init__(
         self,
@@ -256,8 +256,10 @@ class TenantScope(Scope):
         after: str | None = None,
         context: tuple[tuple[str, str], ...] = (),
         profile: str = "",
+        read_only: bool = False,
     ) -> None:
         super().__init__(source)
+        self.read_only = read_only
         self.after = after
         self.id = tenant
         self.system = system
@@ -275,6 +277,7 @@ class TenantScope(Scope):
             after=self.after,
             context=self.context,
             profile=profile,
+            read_only=self.read_only,
         )
 
     def mongo(self) -> TenantDocuments:
@@ -290,7 +293,7 @@ class TenantScope(Scope):
         Asks the primary: a replica that has come so far shows all that was committed before this call, also what was
         with `synchronous_commit = off`, which may not be written yet.
         """
-        primary = TenantScope(self._source, self.id, system=self.system, profile=self.profile)
+        primary = TenantScope(self._source, self.id, system=self.system, profile=self.profile, read_only=self.read_only)
         found: str = await primary.fetchval("SELECT pg_catalog.pg_current_wal_insert_lsn()::text", timeout=timeout)
         return found
 

@@ -444,7 +444,7 @@ def _name(whose: Whose) -> str:
 
 
 def _identity(scope: TenantScope) -> tuple[object, ...]:
-    return scope.source, scope.id, scope.system, scope.replica, scope.context
+    return scope.source, scope.id, scope.system, scope.replica, scope.context, scope.read_only
 
 
 class _Driver(_TheirDriver):

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from types import MappingProxyType
-from typing import Any, Final, NoReturn, TypeVar
+from typing import Any, Final, NoReturn, Protocol, TypeVar
 
 from tenantproxy.errors import AuthError, TokenExpired
 
-__all__ = ["REQUIRED", "claim_at", "expired", "invalid", "no_longer_valid", "parse_object", "times", "why_of"]
+__all__ = [
+    "REQUIRED",
+    "claim_at",
+    "expired",
+    "invalid",
+    "no_longer_valid",
+    "parse_object",
+    "reads_only",
+    "times",
+    "why_of",
+]
 
 REQUIRED: Final = ("iss", "aud", "sub", "exp", "iat")
 _MAX_DEPTH: Final = 16
@@ -72,6 +82,28 @@ def claim_at(claims: Mapping[str, Any], path: str) -> Any:
             return None
         value = value.get(part)
     return value
+
+
+class ReadingRoles(Protocol):
+    """Which roles only read; the section `[auth]` says so."""
+
+    @property
+    def role_claim(self) -> str:
+        """Where a token names the role of its bearer, or a list of them."""
+        ...
+
+    @property
+    def read_only_roles(self) -> Collection[str]:
+        """Those that only read."""
+        ...
+
+
+def reads_only(claims: Mapping[str, Any], roles: ReadingRoles) -> bool:
+    """Whether the bearer has roles, and only such as read. A claim that is no text and no list of texts counts so."""
+    if not roles.read_only_roles or (found := claim_at(claims, roles.role_claim)) is None:
+        return False
+    named = found if isinstance(found, list | tuple) else (found,)
+    return bool(named) and all(not isinstance(name, str) or name in roles.read_only_roles for name in named)
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import asyncpg
 
 from tenantproxy.cli import deploy
 from tenantproxy.cli.exposure import exposure_notes
-from tenantproxy.cli.roles import RoleWork, password_check, role_work
+from tenantproxy.cli.roles import RoleWork, password_check, reader_steps, role_work
 from tenantproxy.config import Settings, fleet_key
 from tenantproxy.errors import ConfigurationError, Problem, RegistryUnavailable, TenantProxyError
 from tenantproxy.isolation.proof import derive_key
@@ -127,6 +127,8 @@ class _Work:
                 plan = await install_tables(conn, wanted)
             _refuse([plan])
             self._add(plan, server, database, wanted.roles)
+        if request.roles:  # they are given what the others have by now
+            await self._done(RoleWork(tuple(await reader_steps(settings, tenants))))
         self.report.notes += await exposure_notes(settings, deploy.targets(settings, request.databases, tenants))
 
     async def show(self) -> None:
@@ -148,6 +150,8 @@ class _Work:
                 await self._show_context(target)
         for ((server, database), wanted), plan in zip(tables, plans, strict=True):
             self._add(plan, server, database, wanted.roles)
+        if request.roles:
+            self._add_roles(RoleWork(tuple(await reader_steps(settings, tenants))))
         if request.mode is Mode.DRY:
             found = deploy.targets(settings, request.databases, tenants)
             self.report.notes += await exposure_notes(settings, found)

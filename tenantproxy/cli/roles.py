@@ -18,9 +18,10 @@ from tenantproxy.lifecycle.change import ChangePlan, apply
 from tenantproxy.lifecycle.home import Home, plan_home
 from tenantproxy.lifecycle.install import alone
 from tenantproxy.lifecycle.login_roles import PasswordCheck, plan_login
-from tenantproxy.model import Isolation, Tenant, TenantStatus
+from tenantproxy.lifecycle.readers import plan_reader
+from tenantproxy.model import Isolation, Tenant, TenantStatus, reader_of
 
-__all__ = ["RoleStep", "RoleWork", "password_check", "role_work"]
+__all__ = ["RoleStep", "RoleWork", "password_check", "reader_steps", "role_work"]
 
 _UNFINISHED: Final = frozenset({TenantStatus.PROVISIONING, TenantStatus.DELETING})
 
@@ -88,6 +89,36 @@ def _role(settings: Settings, tenant: Tenant) -> str:
     return tenant.placement.role or _user(settings, tenant)
 
 
+def _reader(settings: Settings, tenant: Tenant) -> str:
+    """The role that reads what the tenant's does. Raises ConfigurationError where no role can be called so."""
+    try:
+        return reader_of(_role(settings, tenant))
+    except ValueError as exc:
+        raise ConfigurationError(
+            [Problem(key=f"tenant {tenant.id}", problem=str(exc), fix="choose a shorter name for its role")]
+        ) from None
+
+
+async def reader_steps(settings: Settings, tenants: Sequence[Tenant]) -> list[RoleStep]:
+    """What is still to be done until the readers of `tenants` read what their roles read. Those roles are there."""
+    if not settings.has_readers:
+        return []
+    places = dict.fromkeys(
+        (tenant.placement.server, tenant.placement.database, _role(settings, tenant))
+        for tenant in tenants
+        if tenant.status not in _UNFINISHED
+    )
+    steps = []
+    for server, database, role in places:
+        try:
+            async with deploy.admin_connection(settings, server, database, reading=True) as conn:
+                plan = await plan_reader(conn, role)
+        except asyncpg.InvalidCatalogNameError:
+            continue  # told where its home is looked at
+        steps.append(RoleStep(server=server, database=database, role=reader_of(role), plan=plan))
+    return steps
+
+
 def _has_home(tenant: Tenant) -> bool:
     return tenant.placement.isolation is not Isolation.ROW
 
@@ -98,7 +129,10 @@ async def _logins(settings: Settings, tenants: Sequence[Tenant], key: Secret | N
     for tenant in tenants:
         place = tenant.placement
         for role in dict.fromkeys((_user(settings, tenant), _role(settings, tenant))):
-            wanted.setdefault((place.server, role), main.database if place.server == main.server else place.database)
+            database = main.database if place.server == main.server else place.database
+            wanted.setdefault((place.server, role), database)
+        if settings.has_readers:
+            wanted.setdefault((place.server, _reader(settings, tenant)), place.database)
     steps = []
     for (name, role), database in wanted.items():
         server = settings.servers[name]

@@ -83,6 +83,7 @@ class Auth(Section):
     """Access tokens: our own (HS256, EdDSA) or those of another issuer (`public_key_file`, `jwks_url`), and `issuers`.
 
     Our own keys: one, or several by key id. All of them verify; `signing_kid` signs, by default the last one.
+    `read_only_roles`: who has no other role in `role_claim` (a text, or a list of them) gets sessions that only read.
     """
 
     algorithm: Algorithm = "HS256"
@@ -104,6 +105,8 @@ class Auth(Section):
     session_ttl: Lifetime = 7_776_000.0  # 90 days, however often it is used
     required_typ: Texts = ()  # of another issuer's tokens, such as "at+jwt"
     max_lifetime: Seconds = 86_400.0  # of another issuer's tokens, from iat to exp
+    role_claim: Name = "role"
+    read_only_roles: Texts = ()
     issuers: tuple[AuthIssuer, ...] = ()
 
     @model_validator(mode="after")

@@ -71,6 +71,7 @@ def check(parts: WellFormedSections) -> list[Problem]:
         _registry,
         _tenants,
         _roles,
+        _readers,
         _row_key,
         _context,
         _auth,
@@ -317,6 +318,25 @@ def _roles(parts: WellFormedSections) -> Iterator[Problem]:
             fix="write a key with: openssl rand -hex 32, name its file in [tenant_roles] key_file, and make the role:"
             " tenantproxy install --roles",
         )
+
+
+def _readers(parts: WellFormedSections) -> Iterator[Problem]:
+    """Who may only read needs roles that only read: none that writes stands in for them."""
+    roles = parts.tenant_roles
+    if roles is not None and roles.readers:
+        if roles.key is None:
+            problem = "need passwords that follow from a key"
+            fix = "write a key with: openssl rand -hex 32, and name its file in [tenant_roles] key_file"
+            yield Problem(key="tenant_roles.readers", problem=problem, fix=fix)
+        return
+    fix = "write readers = true in [tenant_roles], and make them: tenantproxy install --roles"
+    if parts.auth is not None and parts.auth.read_only_roles:
+        problem = "needs roles that only read, and [tenant_roles] readers is not on"
+        yield Problem(key="auth.read_only_roles", problem=problem, fix=fix)
+    for name, user in parts.pg.users.items() if parts.pg is not None else ():
+        if user.read_only:
+            problem = "needs roles that only read, and [tenant_roles] readers is not on"
+            yield Problem(key=f"pg.users.{name}.read_only", problem=problem, fix=fix)
 
 
 def _row_key(parts: WellFormedSections) -> Iterator[Problem]:

@@ -161,6 +161,8 @@ class PgUser(Section):
     for its tools, which list its tenants as databases. `max_clients`: by default the
     `max_clients_per_user` of `[pg]`, 0 = no limit. `cert`: must show a certificate with one of `cert_names` (by default
     the user's name) as its common name or an alternative name; with a verifier or a password, that in addition.
+    `read_only`: its sessions log in as a role that only reads, of `[tenant_roles] readers`. `system`: of tenants that
+    have several schemas, unless the client names another one.
     """
 
     verifier: Secret | None = None
@@ -170,6 +172,8 @@ class PgUser(Section):
     tenants: Annotated[Literal["*"] | tuple[Text, ...], BeforeValidator(tenant_list)] = ()
     pool_mode: Literal["transaction", "session"] = "transaction"
     replica: Flag = False  # reads from replicas, unless the client says otherwise
+    read_only: Flag = False
+    system: Name | None = None
     context: Mapping[ContextName, Text] = Field(default_factory=dict)  # where settings of its sessions come from
     maintenance: Flag = False
     max_clients: Count | None = None

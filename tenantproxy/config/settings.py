@@ -94,6 +94,11 @@ class Settings(BaseSettings):
         """Arguments only: settings made in code do not change with the environment; `load` is what reads it."""
         return (init_settings,)
 
+    @property
+    def has_readers(self) -> bool:
+        """Whether each role that tenants' SQL runs as has one that only reads."""
+        return self.tenant_roles is not None and self.tenant_roles.readers
+
     @model_validator(mode="after")
     def _check_together(self) -> Self:
         problems = check(_parts(self))

@@ -21,6 +21,7 @@ from tenantproxy.config.values import (
     SettingName,
     Size,
     Text,
+    Texts,
     Window,
     relation_name,
     told,
@@ -146,8 +147,14 @@ def names(relations: Iterable[str]) -> tuple[tuple[str, str | None], ...]:
 
 
 class TenantRoles(Section):
-    """A login role per tenant: its password follows from this key (`role_password`)."""
+    """A login role per tenant: its password follows from this key (`role_password`).
+
+    `readers`: with each role that tenants' SQL runs as goes one of its name and `_reader`, which only reads.
+    `reader_functions`: what such a role may call although it could write by it, as `name(types)`.
+    """
 
     key: Secret | None = None
     key_file: Text | None = None
     key_env: Text | None = None
+    readers: Flag = False
+    reader_functions: Texts = ()

@@ -56,6 +56,7 @@ _ALERTS: Final = {  # what a server says to the certificate that it is shown
     "TLSV1_ALERT_PROTOCOL_VERSION": "it speaks no version of TLS that is allowed here",
 }
 _OURS: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)  # says nothing of the server
+_NO_READER: Final = ("28P01", "28000", "42501")
 _DENIED = {
     "08P01": ("what answers does not take our startup packet, as a connection pooler may not", BEHIND_POOLER),
     "26000": ("the server does not know what was just prepared, as behind a transaction pooler", BEHIND_POOLER),
@@ -118,6 +119,8 @@ def classify(error: BaseException, key: PoolKey) -> tuple[TenantProxyError, Fail
             message, hint = _BUSY[state]
             return ConnectFailed(message, detail=f"{where}, SQLSTATE {state}", hint=hint, retry_after=1.0), "busy"
         message, hint = _DENIED.get(state, ("the PostgreSQL server refused the connection", "see the server's log"))
+        if key.reader and state in _NO_READER:
+            message, hint = "the role that only reads cannot log in", "make it: `tenantproxy install --roles`"
         detail = f"{where}, SQLSTATE {state}"
         return ConnectFailed(message, detail=detail, hint=hint, retry_after=5.0, refusal=state), "denied"
     found = _of_the_system(error, where, key)

@@ -1,4 +1,4 @@
-"""When is the reach of a tenant's role looked at, and what follows? One for all pools of a router's side.
+"""When is it looked at what a tenant's role reaches and writes, and what follows? One for all pools of a router's side.
 
 State: when each pool was last found good, and what was told of it. Changed by connectors that open.
 """
@@ -6,22 +6,36 @@ State: when each pool was last found good, and what was told of it. Changed by c
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from time import monotonic
 from typing import Final
 
 from tenantproxy.config import Settings, names
-from tenantproxy.connect.reach import Reach, argument, parse, refusal
+from tenantproxy.connect import reader
+from tenantproxy.connect.reach import REACH, Reach, argument, parse, refusal
 from tenantproxy.errors import Exposure
 from tenantproxy.events import FunctionsNotVerified, Observer, RightsGiven
 from tenantproxy.isolation.policies import TenantForm
 from tenantproxy.model import PoolKey
 from tenantproxy.pools.base import Clock
 
-__all__ = ["GOOD_SECONDS", "ReachCheck"]
+__all__ = ["GOOD_SECONDS", "ReachCheck", "ReachQuestion"]
 
 GOOD_SECONDS: Final = 60.0  # a new connection of a pool does not look again for so long after one that found no fault
 _TOLD: Final = 20
 _KNOWN: Final = 1000  # pools remembered before those that were looked at long ago are forgotten
+
+
+@dataclass(frozen=True, slots=True)
+class ReachQuestion:
+    """`sql` has the one parameter `argument`, and the path that `reach.PIN_PATH` pins; `judge` takes its answer.
+
+    That raises an IsolationError when the connection must not serve.
+    """
+
+    sql: str
+    argument: str
+    judge: Callable[[str], None]
 
 
 class ReachCheck:
@@ -44,10 +58,24 @@ class ReachCheck:
         self._paths = {name: server.search_path for name, server in settings.servers.items()}
         self._signed_form = TenantForm()
         self._row_form = self._signed_form if settings.row.signed else TenantForm(settings.row.setting)
+        roles = settings.tenant_roles
+        self._reader = reader.reader_argument(roles.reader_functions if roles is not None else ())
         self._good_at: dict[PoolKey, float] = {}
+        self._reads_only_at: dict[PoolKey, float] = {}
+        self._could_write: dict[PoolKey, str] = {}  # of pools that are refused now
         self._told: dict[PoolKey, tuple[Exposure, ...]] = {}  # of pools that are refused now
         self._given: dict[PoolKey, tuple[tuple[str, str], ...]] = {}  # relations that others gave, of pools that serve
         self._named: set[tuple[str, str, str]] = set()
+
+    def due(self, key: PoolKey) -> list[ReachQuestion]:
+        """What a new connection of this pool has to ask."""
+        found = []
+        if self.is_due(key):
+            found.append(ReachQuestion(REACH, self.argument(key), lambda answer: self.judge(key, answer)))
+        good_at = self._reads_only_at.get(key) if key.reader else self._clock()
+        if good_at is None or self._clock() - good_at >= GOOD_SECONDS:
+            found.append(ReachQuestion(reader.READER, self._reader, lambda answer: self._judge_reader(key, answer)))
+        return found
 
     def is_due(self, key: PoolKey) -> bool:
         """Whether a new connection of this pool has to look. One that found a fault is no reason not to."""
@@ -76,7 +104,7 @@ class ReachCheck:
                 self._violated("reach", key, f"{error.message}: {error.detail}")
             raise error
         self._told.pop(key, None)
-        self._remember(key)
+        self._good_at = self._remembered(self._good_at, key)
         self._tell_given(key, reach)
         place = (key.server, key.database, reach.role)
         if reach.definers and place not in self._named:
@@ -101,8 +129,24 @@ class ReachCheck:
                 RightsGiven(server=key.server, database=key.database, role=reach.role, giver=giver, relations=told)
             )
 
-    def _remember(self, key: PoolKey) -> None:
+    def _judge_reader(self, key: PoolKey, answer: str) -> None:
+        """Raises IsolationError when the role of a pool that only reads could write."""
+        error = reader.refusal(answer, key)
+        if error is None:
+            self._could_write.pop(key, None)
+            self._reads_only_at = self._remembered(self._reads_only_at, key)
+            return
+        self._reads_only_at.pop(key, None)
+        if self._could_write.get(key) != error.detail:
+            if len(self._could_write) >= _KNOWN:
+                self._could_write.clear()  # some are told again
+            self._could_write[key] = error.detail or ""
+            self._violated("read_only", key, f"{error.message}: {error.detail}")
+        raise error
+
+    def _remembered(self, good_at: dict[PoolKey, float], key: PoolKey) -> dict[PoolKey, float]:
         now = self._clock()
-        if len(self._good_at) >= _KNOWN:
-            self._good_at = {key: at for key, at in self._good_at.items() if now - at < GOOD_SECONDS}
-        self._good_at[key] = now
+        if len(good_at) >= _KNOWN:
+            good_at = {each: at for each, at in good_at.items() if now - at < GOOD_SECONDS}
+        good_at[key] = now
+        return good_at

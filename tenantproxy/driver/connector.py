@@ -19,7 +19,7 @@ from tenantproxy.connect.checks import CHECK, Answer
 from tenantproxy.connect.lease_policy import END_TIMEOUT
 from tenantproxy.connect.opening import ADMIN_PROFILE, LOGIN_PROFILE, WARM_WINDOW, Opening
 from tenantproxy.connect.place import Place
-from tenantproxy.connect.reach import PIN_PATH, REACH
+from tenantproxy.connect.reach import PIN_PATH
 from tenantproxy.connect.server_tls import ssl_argument
 from tenantproxy.connect.tasks import ConnectorTasks
 from tenantproxy.connect.trust import CHECK as TRUST_CHECK
@@ -217,13 +217,17 @@ class AsyncpgConnector:
         return backend
 
     async def _check_reach(self, key: PoolKey, con: TenantConnection, timeout: float) -> None:
-        """Raises UnprotectedRelations when its role reaches more than the tenant's own."""
-        if key.profile == ADMIN_PROFILE or not self._opening.reach.is_due(key):
+        """Raises UnprotectedRelations when its role reaches more than the tenant's own, IsolationError when it could
+        write and is not to.
+        """
+        questions = [] if key.profile == ADMIN_PROFILE else self._opening.reach.due(key)
+        if not questions:
             return
         async with asyncio.timeout(timeout), con.transaction():
             await con.execute(PIN_PATH)
-            answer = await con.fetchval(REACH, self._opening.reach.argument(key))
-        self._opening.reach.judge(key, answer)
+            answers = [await con.fetchval(each.sql, each.argument) for each in questions]
+        for question, answer in zip(questions, answers, strict=True):
+            question.judge(answer)
 
     async def _warm(self, backend: DriverConnection) -> None:
         """Bind no tenant once, and reset: a backend's first bind and first check are a thousand times slower."""

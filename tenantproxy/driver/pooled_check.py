@@ -10,7 +10,7 @@ from typing import Any
 from tenantproxy.connect.checks import CHECK, Answer
 from tenantproxy.connect.opening import ADMIN_PROFILE, Opening
 from tenantproxy.connect.pooler import entry_of, not_the_tenants
-from tenantproxy.connect.reach import PIN_PATH, REACH
+from tenantproxy.connect.reach import PIN_PATH
 from tenantproxy.driver.pooled import PooledConnection
 from tenantproxy.driver.state import DriverConnection
 from tenantproxy.errors import IsolationError
@@ -36,9 +36,11 @@ async def check_pooled(
         given: dict[str, Any] = dict(row)
         answer = Answer(**given)
         opening.judge(key, answer, pid=answer.pid, now=now, pins=opening.pins(key), is_last=True)
-        if key.profile != ADMIN_PROFILE and opening.reach.is_due(key):
+        questions = [] if key.profile == ADMIN_PROFILE else opening.reach.due(key)
+        if questions:
             await con.simple(PIN_PATH, timeout)
-            opening.reach.judge(key, await con.fetchval(REACH, opening.reach.argument(key), timeout=timeout))
+        for question in questions:
+            question.judge(await con.fetchval(question.sql, question.argument, timeout=timeout))
     con.signer = opening.signer(key)
     backend = DriverConnection(
         con, pool, process=UNKNOWN, offset=answer.server_now - now, version=answer.version, signer=con.signer

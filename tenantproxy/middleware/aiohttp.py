@@ -145,7 +145,8 @@ async def _admit(gate: Gate, request: web.Request, headers: Headers) -> None:
     found = None if entered is None else entered[0]
     if outer is not None and found is not None and outer.id != found.id:
         raise mismatch()
-    found = found if found is not None else outer
+    if found is None or (outer is not None and outer.read_only):
+        found = outer  # an inner one, that verifies no token, gives no rights that the outer one did not
     if entered is not None and (outer is None or entered[1].claims):  # else the outer one knows better who asks
         request[IDENTITY] = entered[1]
     if found is not None:

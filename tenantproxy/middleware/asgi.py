@@ -152,7 +152,8 @@ class TenantMiddleware:
         outer: TenantScope | None = scope.get(_OUTER)
         if outer is not None and found is not None and outer.id != found.id:
             raise mismatch()
-        found = found if found is not None else outer
+        if found is None or (outer is not None and outer.read_only):
+            found = outer  # an inner one, that verifies no token, gives no rights that the outer one did not
         if entered is not None and (outer is None or entered[1].claims):  # else an outer one knows better who asks
             scope["state"]["identity"] = entered[1]
         if found is not None:

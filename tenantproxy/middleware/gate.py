@@ -7,6 +7,7 @@ from typing import Protocol
 
 from tenantproxy.auth.base import Identity, RequestContext, Resolver, TokenVerifier
 from tenantproxy.auth.caller import Headers, TrustedProxies, bearer_token, host_of, session_settings
+from tenantproxy.auth.claims import reads_only
 from tenantproxy.auth.resolvers import authorise, from_settings, mismatch, token_needed
 from tenantproxy.errors import TenantMissing, TenantNotFound, TenantPaused, TenantProxyError
 from tenantproxy.middleware.problems import ProblemAnswer, answer_to
@@ -79,7 +80,8 @@ class Gate:
         settings: dict[str, str] | None = None
         if self._context or self._signed:
             settings = session_settings(self._context, request, identity.tenant, signed=self._signed)
-        return self._router.tenant(identity.tenant, context=settings), identity
+        reads = reads_only(identity.claims, self._router.settings.auth)
+        return self._router.tenant(identity.tenant, context=settings, read_only=reads), identity
 
     def answer(self, headers: Headers, error: BaseException, request: str, *, tenant: str = "") -> ProblemAnswer:
         """The answer to an error of tenantproxy in the request with that id and these headers.

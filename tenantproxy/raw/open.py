@@ -15,7 +15,7 @@ from tenantproxy.connect.checks import CHECK, Answer
 from tenantproxy.connect.failures import Refused, Unconfirmed
 from tenantproxy.connect.opening import ADMIN_PROFILE, WARM_WINDOW, Opening
 from tenantproxy.connect.place import Place
-from tenantproxy.connect.reach import PIN_PATH, REACH
+from tenantproxy.connect.reach import PIN_PATH
 from tenantproxy.connect.trust import CHECK as TRUST_CHECK
 from tenantproxy.errors import IsolationError
 from tenantproxy.isolation.row import enter
@@ -170,16 +170,21 @@ class Opener:
         return Answer(**json.loads(column or b"{}"))
 
     async def _check_reach(self, backend: RawBackend) -> None:
-        """Raises UnprotectedRelations when its role reaches more than the tenant's own."""
+        """Raises UnprotectedRelations when its role reaches more than the tenant's own, IsolationError when it could
+        write and is not to.
+        """
         key, reach = backend.pool.key, self._opening.reach
-        if key.profile == ADMIN_PROFILE or not reach.is_due(key):
+        questions = [] if key.profile == ADMIN_PROFILE else reach.due(key)
+        if not questions:
             return
         rows: list[bytes] = []
-        # Both before one Sync, so in one transaction: the path is pinned for the question alone.
-        messages = statement(PIN_PATH) + statement(REACH, [reach.argument(key).encode()], types=(_TEXT,)) + SYNC_NOW
-        await _ask(backend, messages, answer_of("SELECT 1") * 2 + READY_IDLE, rows=rows)
-        (answer,) = values_of(rows[-1])
-        reach.judge(key, (answer or b"").decode())
+        # All before one Sync, so in one transaction: the path is pinned for the questions alone.
+        asked = b"".join(statement(each.sql, [each.argument.encode()], types=(_TEXT,)) for each in questions)
+        expected = answer_of("SELECT 1") * (1 + len(questions)) + READY_IDLE
+        await _ask(backend, statement(PIN_PATH) + asked + SYNC_NOW, expected, rows=rows)
+        for question, row_of in zip(questions, rows[-len(questions) :], strict=True):
+            (answer,) = values_of(row_of)
+            question.judge((answer or b"").decode())
 
     async def _warm(self, backend: RawBackend) -> None:
         """Bind no real tenant once, and reset: the first bind and check of a backend are a thousand times slower."""

@@ -12,7 +12,7 @@ from tenantproxy.connect.checks import CHECK, Answer
 from tenantproxy.connect.failures import Unconfirmed
 from tenantproxy.connect.opening import Opening
 from tenantproxy.connect.pooler import entry_of, not_the_tenants
-from tenantproxy.connect.reach import PIN_PATH, REACH
+from tenantproxy.connect.reach import PIN_PATH
 from tenantproxy.errors import IsolationError, TenantProxyError
 from tenantproxy.isolation.transaction import TransactionEntry
 from tenantproxy.model import PoolKey, Session
@@ -47,12 +47,15 @@ async def check_pooled(opening: Opening, backend: RawBackend) -> None:
     now = time.time()
     answer = await _answer(backend, key)
     opening.judge(key, answer, pid=answer.pid, now=now, pins=opening.pins(key), is_last=True)
-    if opening.reach.is_due(key):
+    questions = opening.reach.due(key)
+    if questions:
         rows: list[bytes] = []
-        asked = statement(REACH, [opening.reach.argument(key).encode()], types=(_TEXT,))
-        await _ask(backend, statement(PIN_PATH) + asked + SYNC_NOW, answer_of("SELECT 1") * 2 + _READY, rows)
-        (found,) = values_of(rows[-1])
-        opening.reach.judge(key, (found or b"").decode())
+        asked = b"".join(statement(each.sql, [each.argument.encode()], types=(_TEXT,)) for each in questions)
+        expected = answer_of("SELECT 1") * (1 + len(questions)) + _READY
+        await _ask(backend, statement(PIN_PATH) + asked + SYNC_NOW, expected, rows)
+        for question, row in zip(questions, rows[-len(questions) :], strict=True):
+            (found,) = values_of(row)
+            question.judge((found or b"").decode())
     await _ask(backend, query("ROLLBACK"), tag("ROLLBACK") + READY_IDLE, [])
     wire.rest()
     backend.process = UNKNOWN  # what was told at the login is the pooler's

@@ -110,10 +110,13 @@ class FakeRouter:
         replica: bool = False,
         after: str | None = None,
         context: Mapping[str, str] | None = None,
+        read_only: bool = False,
     ) -> FakeScope:
         """See `Router.tenant`."""
         given = tuple(context.items()) if context else ()
-        return FakeScope(self, tenant_id(tenant), system=system, replica=replica, after=after, context=given)
+        return FakeScope(
+            self, tenant_id(tenant), system=system, replica=replica, after=after, context=given, read_only=read_only
+        )
 
     def main(self) -> FakeScope:
         """See `Router.main`."""

@@ -190,9 +190,12 @@ class FakeScope(_Asks, TenantScope):
         replica: bool = False,
         after: str | None = None,
         context: tuple[tuple[str, str], ...] = (),
+        read_only: bool = False,
     ) -> None:
         source = cast("LeaseSource", router)  # its own calls take no lease
-        TenantScope.__init__(self, source, tenant, system=system, replica=replica, after=after, context=context)
+        TenantScope.__init__(
+            self, source, tenant, system=system, replica=replica, after=after, context=context, read_only=read_only
+        )
 
     @property
     def router(self) -> FakeRouter:

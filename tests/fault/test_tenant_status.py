@@ -132,6 +132,27 @@ async def test_a_suspended_tenant_is_refused_by_server_and_registry_until_it_is_
     await drop(house, settings, name)
 
 
+@pytest.mark.parametrize("kind", KINDS[:2])
+async def test_a_reader_is_made_closed_and_dropped_with_its_tenant(
+    house: World, settings: Settings, unchanged: None, kind: Isolation
+) -> None:
+    roles = settings.tenant_roles
+    assert roles is not None
+    settings = settings.model_copy(update={"tenant_roles": roles.model_copy(update={"readers": True})})
+    name = await a_tenant(house, settings, kind)
+    async with Router(settings) as router:
+        db = router.tenant(name, read_only=True)
+        assert await db.fetchval("SELECT name FROM projects") == "the first"
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await db.execute("DELETE FROM projects")
+        async with db.connection() as lent:
+            await suspend(settings, name)
+            with pytest.raises((TenantProxyError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError)):
+                await lent.fetchval("SELECT 1")
+        await unaware_process_is_refused(house, settings, name, reads=True)
+    await drop(house, settings, name)
+
+
 async def test_every_process_refuses_a_suspended_tenant_within_a_second(
     house: World, settings: Settings, unchanged: None, figure: Figure
 ) -> None:
@@ -144,16 +165,16 @@ async def test_every_process_refuses_a_suspended_tenant_within_a_second(
         await drop(house, settings, name)
 
 
-async def unaware_process_is_refused(house: World, settings: Settings, name: str) -> None:
+async def unaware_process_is_refused(house: World, settings: Settings, name: str, *, reads: bool = False) -> None:
     """One that still takes the tenant for an active one reaches nothing of it."""
     async with house.main.connect() as conn:
         row = await conn.fetchrow("SELECT * FROM tenantproxy.tenants WHERE id = $1", name)
     assert row is not None
     entry = {key: row[key] for key in ("isolation", "database", "schema", "role") if row[key] is not None}
-    alone = house.settings(tenants={name: entry})
+    alone = house.settings(tenants={name: entry}, tenant_roles={"readers": reads})
     async with Router(alone) as router:
-        with pytest.raises(Exception, match=r"refused|42501|no valid tenant context|proof|not permitted to log in"):
-            await router.tenant(name).fetchval("SELECT count(*) FROM projects")
+        with pytest.raises(Exception, match=r"refused|42501|no valid tenant context|proof|log in"):
+            await router.tenant(name, read_only=reads).fetchval("SELECT count(*) FROM projects")
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -54,6 +54,18 @@ _SCHEMAS: Final = (
         says="The role {detail} may not read {object}, a sequence of its own tenant.",
         why="pg_dump reads each sequence, so the tenant's own dump fails.",
     ),
+    DoctorRule(
+        code="TPD069", severity=_CRITICAL, title="A role that is to read only could write",
+        says="The role {detail} is to read only, and could write by {object}.",
+        why="A session of it is given to those who may not write. Connections of such a role are refused.",
+        advice="tenantproxy install --roles; or name a function that is meant in [tenant_roles] reader_functions",
+    ),
+    DoctorRule(
+        code="TPD070", severity=_HIGH, title="A role that reads lacks what its writer reads",
+        says="The role {detail} is to read what its tenant's role reads, and does not read all of it.",
+        why="Those who are to read only find tables missing, or are not served at all.",
+        advice="tenantproxy install --roles",
+    ),
 )  # fmt: skip
 
 _ROUTINES: Final = (

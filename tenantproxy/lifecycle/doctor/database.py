@@ -9,6 +9,8 @@ import asyncpg
 
 from tenantproxy.config import Settings, names
 from tenantproxy.connect.reach import REACH, Reach, ReachedRelation, argument, parse
+from tenantproxy.connect.reader import READER, reader_argument
+from tenantproxy.connect.reader import exposures as could_write
 from tenantproxy.isolation.policies import TenantForm
 from tenantproxy.lifecycle.column_type import Comparison
 from tenantproxy.lifecycle.doctor.finding import DoctorFinding
@@ -18,6 +20,7 @@ from tenantproxy.lifecycle.doctor.rules import found
 from tenantproxy.lifecycle.doctor.scope import AuditPlace
 from tenantproxy.lifecycle.doctor.session import FAILURES, as_role, look, may_act, open_as, reading, rows, told
 from tenantproxy.lifecycle.provisioner import functions_closing
+from tenantproxy.lifecycle.readers import grants_of
 from tenantproxy.lifecycle.table_facts import read_table
 from tenantproxy.lifecycle.table_plan import isolation_changes
 from tenantproxy.model import quote_identifier
@@ -52,6 +55,7 @@ async def look_at_database(
     if place.row_roles:
         findings += await _row_tables(conn, settings, place, healthy, closed)
         findings += await look_at_installation(conn, settings, place, given)
+    findings += await _readers(conn, settings, place, healthy)
     if place.homes and not settings.schema_.shared_role:
         findings += [each async for each in _homes(conn, settings, place, healthy, closed)]
     return findings
@@ -192,17 +196,50 @@ async def _homes(
         yield finding
 
 
-async def _reach(
-    conn: asyncpg.Connection, settings: Settings, place: AuditPlace, role: str, given: str, unseen: list[DoctorFinding]
-) -> Reach | None:
-    """What `role` reaches, asked as that role; where that is not possible, None, and what is `unseen` is told."""
+async def _readers(
+    conn: asyncpg.Connection, settings: Settings, place: AuditPlace, healthy: frozenset[str]
+) -> list[DoctorFinding]:
+    """What the roles that only read could write here, and what they do not read that they should."""
+    roles, findings, unseen = settings.tenant_roles, list[DoctorFinding](), list[DoctorFinding]()
+    where = {"server": place.server, "database": place.database}
+    given = reader_argument(roles.reader_functions if roles is not None else ())
+    for writer, reader in place.readers:
+        if reader not in healthy:
+            continue  # told of the role itself
+        answer = await _asked_as(conn, settings, place, reader, (READER, given), unseen)
+        for each in could_write(answer) if answer is not None else ():
+            findings.append(found("TPD069", **where, object=each.what, detail=reader, sql=(each.fix,)))
+        lacking = [change for change in await grants_of(conn, writer) if change.sql.startswith(("GRANT", "ALTER D"))]
+        if lacking:
+            sql = tuple(change.sql for change in lacking)
+            findings.append(found("TPD070", **where, object=reader, detail=reader, sql=sql))
+    return [*findings, *dict.fromkeys(unseen)]
+
+
+async def _asked_as(
+    conn: asyncpg.Connection,
+    settings: Settings,
+    place: AuditPlace,
+    role: str,
+    asked: tuple[str, str],
+    unseen: list[DoctorFinding],
+) -> str | None:
+    """What is answered to `asked`, a statement and its parameter, as `role`; None where that is not possible."""
     if await may_act(conn, role):
         async with as_role(conn, role):
-            return parse(await conn.fetchval(REACH, given))
+            return str(await conn.fetchval(*asked))
     try:
         async with open_as(settings, place.server, place.database, [role]) as own, reading(own):
-            return parse(await own.fetchval(REACH, given))
+            return str(await own.fetchval(*asked))
     except FAILURES as exc:
         detail = f"what the role {role} reaches, which the audit's user cannot act for ({told(exc)})"
         unseen.append(found("TPD003", server=place.server, database=place.database, detail=detail))
         return None
+
+
+async def _reach(
+    conn: asyncpg.Connection, settings: Settings, place: AuditPlace, role: str, given: str, unseen: list[DoctorFinding]
+) -> Reach | None:
+    """What `role` reaches, asked as that role; where that is not possible, None, and what is `unseen` is told."""
+    answer = await _asked_as(conn, settings, place, role, (REACH, given), unseen)
+    return None if answer is None else parse(answer)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
 from tenantproxy.config import Server, Settings
 from tenantproxy.isolation.base import Pins, startup_pins
-from tenantproxy.model import Isolation, PoolKey, Tenant, TenantStatus
+from tenantproxy.model import Isolation, PoolKey, Tenant, TenantStatus, reader_of
 
 __all__ = ["AuditPlace", "AuditServer", "SchemaHome", "audit_servers"]
 
@@ -31,7 +32,10 @@ class SchemaHome:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditPlace:
-    """One database. `whole`: the roles of database tenants that are registered in it; `need`: its largest pool."""
+    """One database. `whole`: the roles of database tenants that are registered in it; `need`: its largest pool.
+
+    `readers`: of `[tenant_roles] readers`, for each role of tenants the one that only reads.
+    """
 
     server: str
     database: str
@@ -41,11 +45,13 @@ class AuditPlace:
     homes: tuple[SchemaHome, ...]
     whole: tuple[str, ...]
     need: int
+    readers: tuple[tuple[str, str], ...] = ()
 
     @property
     def roles(self) -> tuple[str, ...]:
         """All that tenants' SQL runs as here."""
-        return tuple(dict.fromkeys([*self.row_roles, *(home.role for home in self.homes), *self.whole]))
+        readers = (reader for _, reader in self.readers)
+        return tuple(dict.fromkeys([*self.row_roles, *(home.role for home in self.homes), *self.whole, *readers]))
 
     @property
     def is_shared(self) -> bool:
@@ -55,8 +61,13 @@ class AuditPlace:
     def argument(self, *, columns: Sequence[str] = (), healthy: Iterable[str], strangers: Iterable[str] = ()) -> str:
         """The parameter of the SQL files that are about one database. Roles that are not `healthy` reach everything."""
         good = frozenset(healthy)
+        readers = dict(self.readers)
         tenants = [
-            {"schema": schema, "role": home.role} for home in self.homes for schema in home.schemas if home.role in good
+            {"schema": schema, "role": role, "reads": role != home.role}
+            for home in self.homes
+            for schema in home.schemas
+            for role in (home.role, readers.get(home.role))
+            if role in good
         ]
         whole = [role for role in self.whole if role in good]
         return json.dumps(
@@ -145,8 +156,8 @@ def _server(settings: Settings, name: str, tenants: Sequence[Tenant], primary: s
     places = tuple(_place(settings, name, database, living) for database in databases)
     needs: dict[str, int] = {}
     for tenant in living:
-        role = tenant.placement.role or section.user
-        needs[role] = max(needs.get(role, 0), _need(settings, tenant))
+        for role in _roles_of(settings, tenant):
+            needs[role] = max(needs.get(role, 0), _need(settings, tenant))
     if name == settings.main.server:
         needs[section.user] = max(needs.get(section.user, 0), settings.main.max_size)
     elsewhere = _elsewhere(settings, name, tenants)
@@ -174,14 +185,25 @@ def _server(settings: Settings, name: str, tenants: Sequence[Tenant], primary: s
         needs=tuple((role, min(need, section.max_connections)) for role, need in needs.items()),
         pinned=(*pins, "transaction_timeout"),
         database=(places[0].database if places else of_primary or section.probe_database or "postgres"),
-        closed=frozenset(needs) - _roles(served, section.user),
-        left=(frozenset(needs) | databases.keys()) - _roles(kept, section.user) - _databases(settings, name, kept),
+        closed=frozenset(needs) - _roles(settings, served, section.user),
+        left=(frozenset(needs) | databases.keys())
+        - _roles(settings, kept, section.user)
+        - _databases(settings, name, kept),
     )
 
 
-def _roles(tenants: Iterable[Tenant], user: str) -> frozenset[str]:
+def _roles(settings: Settings, tenants: Iterable[Tenant], user: str) -> frozenset[str]:
     """What the SQL of `tenants` runs as, and that of the main database."""
-    return frozenset(tenant.placement.role or user for tenant in tenants) | {user}
+    return frozenset(role for tenant in tenants for role in _roles_of(settings, tenant)) | {user}
+
+
+def _roles_of(settings: Settings, tenant: Tenant) -> tuple[str, ...]:
+    """The tenant's role, and the one that reads for it where there are such."""
+    role = tenant.placement.role or settings.servers[tenant.placement.server].user
+    if settings.has_readers:
+        with suppress(ValueError):  # too long a name, which is told when it is to be used
+            return role, reader_of(role)
+    return (role,)
 
 
 def _databases(settings: Settings, name: str, tenants: Iterable[Tenant]) -> frozenset[str]:
@@ -207,6 +229,7 @@ def _place(settings: Settings, server: str, database: str, tenants: Sequence[Ten
         for tenant in here
         if tenant.placement.isolation is Isolation.SCHEMA
     )
+    pairs = [_roles_of(settings, tenant) for tenant in here]
     needs = [_need(settings, tenant) for tenant in here]
     need = max([*needs, settings.main.max_size] if is_main else needs, default=1)
     return AuditPlace(
@@ -218,6 +241,7 @@ def _place(settings: Settings, server: str, database: str, tenants: Sequence[Ten
         homes=homes,
         whole=roles(Isolation.DATABASE),
         need=min(need, settings.servers[server].max_connections),
+        readers=tuple(dict.fromkeys((role, reader[0]) for role, *reader in pairs if reader)),
     )
 
 

@@ -6,7 +6,6 @@ from contextlib import AsyncExitStack
 
 import asyncpg
 
-from tenantproxy.config import role_password
 from tenantproxy.lifecycle.change_store import TenantChange
 from tenantproxy.lifecycle.move import replicate, rights, structure, tables
 from tenantproxy.lifecycle.move.state import MoveState
@@ -22,6 +21,7 @@ from tenantproxy.lifecycle.provisioner import (
     ensure_schema,
     grant_access,
 )
+from tenantproxy.lifecycle.readers import grant_reading
 from tenantproxy.lifecycle.status.erase import erase_rows
 from tenantproxy.lifecycle.tenant_roles import schemas_of_tenants
 from tenantproxy.model import Isolation, Placement, TenantStatus, quote_identifier
@@ -40,8 +40,7 @@ async def make_place(tools: MoveTools, change: TenantChange) -> TenantChange:
     if new.isolation is Isolation.ROW:
         return change
     async with tools.opened(new.server, MAINTENANCE) as conn:
-        if new.role is not None and roles is not None and roles.key is not None:
-            await places.make_role(conn, new, role_password(roles.key.read_bytes(), new.server, new.role))
+        await places.make_roles(conn, new, roles)
         if new.isolation is Isolation.DATABASE:
             made = await places.make_database(conn, temporary_name(new.mark), None)
             change = await store.move(change, MoveState.REQUESTED, database=made)
@@ -95,6 +94,8 @@ async def finish_place(
         await target.execute(f"GRANT USAGE ON SCHEMA {quote_identifier(schema)} TO {quote_identifier(role)}")
         await grant_access(target, schema, role=role)
     await _close_again(tools, source, target, new, former, role)
+    if tools.settings.has_readers:
+        await grant_reading(target, role)
     if former.isolation is not Isolation.ROW:  # else its own migrations ran at the new place
         await structure.copy_journal(
             source, target, old=former.schema or "public", new=new.schema or "public", is_own=new.schema is None

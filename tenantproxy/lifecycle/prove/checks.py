@@ -20,6 +20,7 @@ __all__ = [
     "BY_TOKEN",
     "CHECKS",
     "FIRST",
+    "READER",
     "Check",
     "HttpCheck",
 ]
@@ -67,7 +68,9 @@ BY_HTTP: Final[tuple[tuple[str, HttpCheck], ...]] = (
     ("headers that lie", http_checks.foreign_headers),
     ("forged tokens", http_checks.forged_tokens),
 )
-CHECKS: Final = tuple(
-    name for checks in (BY_SQL, BY_LIBRARY, BY_PORT, BY_TOKEN[3:], BY_REQUEST[-1:], BY_HTTP) for name, _ in checks
+READER: Final = "writes of a reader"
+CHECKS: Final = (
+    *(name for checks in (BY_SQL, BY_LIBRARY, BY_PORT, BY_TOKEN[3:], BY_REQUEST[-1:], BY_HTTP) for name, _ in checks),
+    READER,
 )
 """Those that can be chosen. That each tenant has a place of its own, and sees its rows, is looked at in any case."""

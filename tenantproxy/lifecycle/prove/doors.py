@@ -50,24 +50,26 @@ class LibraryTalk:
 class LibraryDoor:
     """A router of this process, which lends one connection at a time of each pool: users of it must share it.
 
-    `replica`: it reads from replicas.
+    `replica`: it reads from replicas. `read_only`: by roles that only read.
     """
 
     turns_each_time: Final = False
 
-    def __init__(self, router: Router, *, replica: bool = False) -> None:
+    def __init__(self, router: Router, *, replica: bool = False, read_only: bool = False) -> None:
         self.router = router
         self._replica = replica
+        self._read_only = read_only
 
     @property
     def name(self) -> str:
         """See `base.Door`."""
-        return "library, replica" if self._replica else "library"
+        return "library, reader" if self._read_only else "library, replica" if self._replica else "library"
 
     @asynccontextmanager
     async def session(self, tenant: Tenant) -> AsyncIterator[LibraryTalk]:
         """See `base.Door`."""
-        lease = self.router.tenant(tenant.id, replica=self._replica).connection(timeout=STATEMENT_TIMEOUT)
+        scope = self.router.tenant(tenant.id, replica=self._replica, read_only=self._read_only)
+        lease = scope.connection(timeout=STATEMENT_TIMEOUT)
         try:
             guard = await lease.__aenter__()
         except IsolationError as exc:

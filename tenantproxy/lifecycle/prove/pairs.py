@@ -27,6 +27,7 @@ class Chosen:
 
     pairs: list[Pair] = field(default_factory=list)
     alone: list[tuple[str, str]] = field(default_factory=list)  # kind, why
+    lone: list[Tenant] = field(default_factory=list)  # these tenants
     same_place: list[str] = field(default_factory=list)
     seen: int = 0
 
@@ -62,6 +63,7 @@ async def choose(settings: Settings, tenants: AsyncIterator[Tenant], wanted: Seq
             chosen.pairs.append(_pair(settings, *tenants_of))
         else:
             (one,) = tenants_of
+            chosen.lone.append(one)
             chosen.alone.append((kind_of(settings, one), f"{one.id} is the only one on server {one.placement.server}"))
     return chosen
 

@@ -34,13 +34,15 @@ from tenantproxy.lifecycle.prove.checks import (
     BY_SQL,
     BY_TOKEN,
     FIRST,
+    READER,
     Check,
 )
 from tenantproxy.lifecycle.prove.doors import LibraryDoor, PortDoor, replayed
-from tenantproxy.lifecycle.prove.pairs import choose, reason, told
+from tenantproxy.lifecycle.prove.pairs import choose, kind_of, reason, told
+from tenantproxy.lifecycle.prove.reader_checks import reader_writes
 from tenantproxy.lifecycle.prove.request_door import RequestDoor, request_user
 from tenantproxy.lifecycle.prove.results import IsolationProof, Outcome, Result, TrialState, result_of, untried
-from tenantproxy.model import TenantStatus
+from tenantproxy.model import Tenant, TenantStatus
 from tenantproxy.router import Router
 
 __all__ = ["DOORS", "Options", "prove"]
@@ -138,12 +140,29 @@ class _Run:
         else:
             self.results.append(untried("all", "registry", _EVERY_KIND, "no active tenant is registered"))
         for kind, why in chosen.alone:
-            self.results.append(untried("all", "all", kind, f"two tenants are needed: {why}"))
+            if chosen.seen == 1:  # a deployment of one: no other one could reach it
+                nothing = Outcome(nothing=f"there is no other tenant: {why}")
+                self.results.append(result_of("all", "all", kind, nothing))
+            else:
+                self.results.append(untried("all", "all", kind, f"two tenants are needed: {why}"))
         self.kinds = [pair.kind for pair in chosen.pairs]
         self.tenants = [tenant.id for pair in chosen.pairs for tenant in (pair.first, pair.second)]
+        if self._settings.has_readers and "library" in self._options.doors and self._is_wanted(READER):
+            for tenant in (*(pair.first for pair in chosen.pairs), *chosen.lone):
+                await self._reader(router, tenant)
         async with asyncio.TaskGroup() as group:  # they have no connection and no row in common
             for pair in chosen.pairs:
                 group.create_task(self._pair(router, pair))
+
+    def _is_wanted(self, check: str) -> bool:
+        return not self._options.checks or check in self._options.checks
+
+    async def _reader(self, router: Router, tenant: Tenant) -> None:
+        place, outcome = tenant.placement, Outcome()
+        door = LibraryDoor(router, read_only=True)
+        writer = place.role or self._settings.servers[place.server].user
+        await reader_writes(door, tenant, writer, outcome)
+        self.results.append(result_of(READER, door.name, kind_of(self._settings, tenant), outcome))
 
     def hear(self) -> None:
         """What the library reported by itself, whichever check it was in."""

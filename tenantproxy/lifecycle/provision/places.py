@@ -11,11 +11,12 @@ from typing import Final
 
 import asyncpg
 
+from tenantproxy.config import TenantRoles, role_password
 from tenantproxy.errors import ConfigurationError, Problem
 from tenantproxy.lifecycle.acting import act_for
 from tenantproxy.lifecycle.provision.wanted import Wanted
 from tenantproxy.lifecycle.provisioner import Connect, change_grants, create_closed, ensure_role
-from tenantproxy.model import quote_identifier
+from tenantproxy.model import quote_identifier, reader_of
 
 __all__ = [
     "database_named",
@@ -24,7 +25,7 @@ __all__ = [
     "drop_schemas",
     "is_database",
     "make_database",
-    "make_role",
+    "make_roles",
     "make_schema",
     "name_database",
 ]
@@ -44,35 +45,50 @@ _SCHEMA: Final = (
 )
 
 
-async def make_role(conn: asyncpg.Connection, wanted: Wanted, password: str) -> None:
-    """Its login role, with `password`. Raises ConfigurationError when a role of that name is not this saga's."""
-    assert wanted.role is not None
-    name = quote_identifier(wanted.role)
-    async with conn.transaction():
-        found = await conn.fetch(_ROLE, wanted.role)
-        if found and found[0][0] != wanted.sign:
-            raise _taken("role", wanted.role, "provision.role")
-        await ensure_role(conn, wanted.role, password=password)
-        await conn.execute(f"COMMENT ON ROLE {name} IS '{wanted.sign}'")
+async def make_roles(conn: asyncpg.Connection, wanted: Wanted, roles: TenantRoles | None) -> None:
+    """Its login role, and with `[tenant_roles] readers` the one that reads for it, with passwords of `roles`.
+
+    Raises ConfigurationError when a role of that name is not this saga's.
+    """
+    if wanted.role is None or roles is None or roles.key is None:
+        return
+    for role in (wanted.role, *((reader_of(wanted.role),) if roles.readers else ())):
+        async with conn.transaction():
+            found = await conn.fetch(_ROLE, role)
+            if found and found[0][0] != wanted.sign:
+                raise _taken("role", role, "provision.role")
+            await ensure_role(conn, role, password=role_password(roles.key.read_bytes(), wanted.server, role))
+            await conn.execute(f"COMMENT ON ROLE {quote_identifier(role)} IS '{wanted.sign}'")
 
 
 async def drop_role(conn: asyncpg.Connection, wanted: Wanted, connect: Connect) -> None:
-    """Its role, if it is this saga's, with what others granted it. What it owns elsewhere must be gone before.
+    """Its roles, those that are this saga's, with what others granted them. What they own must be gone before.
 
     `conn`: of a maintenance database; `connect` opens others of that server. Each owner of a table may grant it to any
     role, and would keep that from being dropped.
     """
-    if wanted.role is None or await conn.fetchval(_ROLE, wanted.role) != wanted.sign:
-        return
-    role = quote_identifier(wanted.role)
-    for row in await conn.fetch(_GRANTED, wanted.role):
-        inside = await connect(row[0])
-        try:
-            await act_for(inside, [wanted.role])
-            await inside.execute(f"DROP OWNED BY {role}")  # it owns nothing there: rights, and names in policies
-        finally:
-            await inside.close()
-    await conn.execute(f"DROP ROLE {role}")
+    for name in _roles(wanted):
+        if await conn.fetchval(_ROLE, name) != wanted.sign:
+            continue
+        role = quote_identifier(name)
+        for row in await conn.fetch(_GRANTED, name):
+            inside = await connect(row[0])
+            try:
+                await act_for(inside, [name])
+                await inside.execute(f"DROP OWNED BY {role}")  # it owns nothing there: rights, and names in policies
+            finally:
+                await inside.close()
+        await conn.execute(f"DROP ROLE {role}")
+
+
+def _roles(wanted: Wanted) -> tuple[str, ...]:
+    """All that may have been made for it: whether it has a reader may have been configured otherwise meanwhile."""
+    if wanted.role is None:
+        return ()
+    try:
+        return reader_of(wanted.role), wanted.role
+    except ValueError:  # too long for there to be one
+        return (wanted.role,)
 
 
 async def make_database(conn: asyncpg.Connection, temporary: str, template: str | None) -> int:
@@ -137,15 +153,16 @@ async def drop_schemas(conn: asyncpg.Connection, wanted: Wanted, oid: int | None
     async with conn.transaction():
         await conn.execute(f"SET LOCAL lock_timeout = '{_PATIENCE}'")  # a prepared transaction may hold its tables
         # Who owns a schema may take its sign away.
-        role = wanted.role if wanted.role and await conn.fetchval(_ROLE, wanted.role) == wanted.sign else None
+        made = [role for role in _roles(wanted) if await conn.fetchval(_ROLE, role) == wanted.sign]
+        role = wanted.role if wanted.role in made else None
         for name, known in ((wanted.schema, oid), *((schema, None) for _, schema in wanted.systems)):
             found = await conn.fetchrow(_SCHEMA, known, name)
             if found is not None and (
                 found["oid"] == known or found["sign"] == wanted.sign or found["owner"] == role
             ):  # fmt: skip
                 await conn.execute(f"DROP SCHEMA {quote_identifier(found['name'])} CASCADE")
-        if role is not None:
-            await _release(conn, role, wanted.database)
+        for each in made:
+            await _release(conn, each, wanted.database)
 
 
 async def _release(conn: asyncpg.Connection, role: str, database: str) -> None:

@@ -11,7 +11,7 @@ from typing import Final
 
 import asyncpg
 
-from tenantproxy.config import Settings, role_password
+from tenantproxy.config import Settings
 from tenantproxy.errors import ConfigurationError, Problem, TenantProxyError
 from tenantproxy.lifecycle.migrate import Migrator, SchemaPlace, targets_of
 from tenantproxy.lifecycle.provision import places
@@ -31,6 +31,7 @@ from tenantproxy.lifecycle.provisioner import (
     grant_access,
     run_statements,
 )
+from tenantproxy.lifecycle.readers import grant_reading
 from tenantproxy.model import Isolation, TenantStatus, quote_identifier
 
 __all__ = ["Steps"]
@@ -100,11 +101,9 @@ class Steps:
 
     # --- forward -----------------------------------------------------------------------------------------------------
     async def _make_role(self, held: HeldSaga) -> None:
-        wanted, roles = held.wanted, self._settings.tenant_roles
-        if wanted.role is not None and roles is not None and roles.key is not None:
-            password = role_password(roles.key.read_bytes(), wanted.server, wanted.role)
-            async with self._maintenance(wanted.server) as conn:
-                await places.make_role(conn, wanted, password)
+        if held.wanted.role is not None:
+            async with self._maintenance(held.wanted.server) as conn:
+                await places.make_roles(conn, held.wanted, self._settings.tenant_roles)
 
     async def _make_place(self, held: HeldSaga) -> None:
         wanted = held.wanted
@@ -176,6 +175,10 @@ class Steps:
             await content.fill(wanted)
         elif wanted.isolation is not Isolation.ROW and not held.is_whole:
             await self.fill(wanted, is_copied=held.is_copied)
+        if self._settings.has_readers:
+            role = wanted.role or self._settings.servers[wanted.server].user
+            async with self._opened(wanted.server, wanted.database) as conn:
+                await grant_reading(conn, role)
 
     async def fill(self, wanted: Wanted, *, is_copied: bool = False) -> None:
         """Run the files and migrations in its place, each that did not run there yet. `is_copied`: the files have."""

@@ -21,7 +21,8 @@ from tenantproxy.lifecycle.access import admin_connect
 from tenantproxy.lifecycle.acting import act_for
 from tenantproxy.lifecycle.install import as_keeper
 from tenantproxy.lifecycle.provisioner import ConnectTo
-from tenantproxy.model import Isolation, Tenant, quote_identifier
+from tenantproxy.lifecycle.readers import has_role
+from tenantproxy.model import Isolation, Tenant, quote_identifier, reader_of
 
 __all__ = ["Closed", "PlaceDoor"]
 
@@ -31,11 +32,11 @@ _PAUSE: Final = 0.01
 _CLIENT: Final = "coalesce(backend_type, 'client backend') = 'client backend'"
 _SESSIONS: Final = f"""
 SELECT count(*) FROM pg_stat_activity WHERE {_CLIENT} AND pid <> pg_backend_pid()
-  AND usename = $1 AND ($2::text IS NULL OR datname = $2)
+  AND usename = ANY ($1::text[]) AND ($2::text IS NULL OR datname = $2)
 """
 _END: Final = f"""
 SELECT count(*) FROM (SELECT pg_terminate_backend(pid, 2000) FROM pg_stat_activity
-WHERE {_CLIENT} AND pid <> pg_backend_pid() AND usename = $1
+WHERE {_CLIENT} AND pid <> pg_backend_pid() AND usename = ANY ($1::text[])
   AND ($2::text IS NULL OR datname = $2)) ended
 """
 _IS_SHARED: Final = """
@@ -44,7 +45,7 @@ SELECT EXISTS (SELECT FROM tenantproxy.tenants WHERE role = $1 AND coalesce(serv
 _NOW: Final = "SELECT clock_timestamp()"
 _OLDER: Final = f"""
 SELECT count(*) FROM pg_stat_activity WHERE {_CLIENT} AND pid <> pg_backend_pid()
-  AND usename = $1 AND datname = current_database() AND (xact_start < $2 OR state IS NULL)
+  AND usename = ANY ($1::text[]) AND datname = current_database() AND (xact_start < $2 OR state IS NULL)
 """
 _END_OLDER: Final = _OLDER.replace("count(*)", "count(pg_terminate_backend(pid, 2000))")
 
@@ -78,13 +79,13 @@ class PlaceDoor:
             return await self._fence(tenant, user, reason, patience if drains else None)
         async with self._opened(place.server, _MAINTENANCE) as conn:
             if place.role is not None and not await self._is_shared(main, tenant):
-                await _set_login(conn, place.role, may=False)
+                for role in _with_reader(user):
+                    await _set_login(conn, role, may=False)
                 return Closed(is_closed=True, ended=await _end_sessions(conn, user, None, patience))
             if place.isolation is not Isolation.DATABASE:
                 return Closed(is_closed=False)
-            await conn.execute(
-                f"REVOKE CONNECT ON DATABASE {quote_identifier(place.database)} FROM {quote_identifier(user)}"
-            )
+            roles = ", ".join([quote_identifier(role) for role in _with_reader(user) if await has_role(conn, role)])
+            await conn.execute(f"REVOKE CONNECT ON DATABASE {quote_identifier(place.database)} FROM {roles}")
             return Closed(is_closed=True, ended=await _end_sessions(conn, user, place.database, patience))
 
     async def drained(self, tenant: Tenant, *, patience: float) -> bool:
@@ -95,7 +96,7 @@ class PlaceDoor:
         place = tenant.placement
         user = place.role or self._settings.servers[place.server].user
         async with self._opened(place.server, place.database) as conn:
-            await act_for(conn, [user])
+            await _act_for_both(conn, user)
             return await _ended_by_themselves(conn, user, await conn.fetchval(_NOW), patience)
 
     async def open(self, main: asyncpg.Connection, tenant: Tenant) -> None:
@@ -108,11 +109,15 @@ class PlaceDoor:
                         await conn.execute("DELETE FROM tenantproxy.fenced_tenant WHERE tenant_id = $1", tenant.id)
             return
         async with self._opened(place.server, _MAINTENANCE) as conn:
+            user = place.role or self._settings.servers[place.server].user
             if place.role is not None and not await self._is_shared(main, tenant):
-                await _set_login(conn, place.role, may=True)
+                for role in _with_reader(user):
+                    await _set_login(conn, role, may=True)
             elif place.isolation is Isolation.DATABASE:
-                user = quote_identifier(place.role or self._settings.servers[place.server].user)
-                await conn.execute(f"GRANT CONNECT ON DATABASE {quote_identifier(place.database)} TO {user}")
+                roles = [quote_identifier(role) for role in _with_reader(user) if await has_role(conn, role)]
+                await conn.execute(
+                    f"GRANT CONNECT ON DATABASE {quote_identifier(place.database)} TO {', '.join(roles)}"
+                )
 
     async def _fence(self, tenant: Tenant, user: str, reason: str, patience: float | None) -> Closed:
         async with self._opened(tenant.placement.server, tenant.placement.database) as conn:
@@ -126,7 +131,7 @@ class PlaceDoor:
                 )  # fmt: skip
             if patience is None:
                 return Closed(is_closed=True)
-            await act_for(conn, [user])
+            await _act_for_both(conn, user)
             since = await conn.fetchval(_NOW)
             if await _ended_by_themselves(conn, user, since, patience):
                 return Closed(is_closed=True)
@@ -149,6 +154,18 @@ class PlaceDoor:
             await conn.close()
 
 
+async def _act_for_both(conn: asyncpg.Connection, user: str) -> None:
+    await act_for(conn, [role for role in _with_reader(user) if await has_role(conn, role)])
+
+
+def _with_reader(user: str) -> list[str]:
+    """The roles that its sessions log in as: also the one that only reads, whatever is configured by now."""
+    try:
+        return [user, reader_of(user)]
+    except ValueError:  # too long for there to be one
+        return [user]
+
+
 async def _has_fences(conn: asyncpg.Connection) -> bool:
     return bool(await conn.fetchval("SELECT to_regclass('tenantproxy.fenced_tenant') IS NOT NULL"))
 
@@ -156,7 +173,7 @@ async def _has_fences(conn: asyncpg.Connection) -> bool:
 async def _ended_by_themselves(conn: asyncpg.Connection, user: str, since: datetime, patience: float) -> bool:
     """Whether the transactions of `user` that began before `since` are over within `patience` seconds."""
     until = asyncio.get_running_loop().time() + patience
-    while await conn.fetchval(_OLDER, user, since):
+    while await conn.fetchval(_OLDER, _with_reader(user), since):
         if asyncio.get_running_loop().time() >= until:
             return False
         await asyncio.sleep(_PAUSE)
@@ -170,9 +187,9 @@ async def _set_login(conn: asyncpg.Connection, role: str, *, may: bool) -> None:
 
 async def _end_sessions(conn: asyncpg.Connection, user: str, database: str | None, patience: float) -> int:
     """Wait until there are none; end those that are left behind `patience` seconds, and say how many."""
-    await act_for(conn, [user])
+    await _act_for_both(conn, user)
     until = asyncio.get_running_loop().time() + patience
-    while await conn.fetchval(_SESSIONS, user, database):
+    while await conn.fetchval(_SESSIONS, _with_reader(user), database):
         if asyncio.get_running_loop().time() >= until:
             return await _ended(conn, _END, user, database)
         await asyncio.sleep(_PAUSE)
@@ -182,7 +199,7 @@ async def _end_sessions(conn: asyncpg.Connection, user: str, database: str | Non
 async def _ended(conn: asyncpg.Connection, query: str, user: str, *args: object) -> int:
     """How many sessions `query` ended. Raises ConfigurationError where the admin user may not end those of `user`."""
     try:
-        return int(await conn.fetchval(query, user, *args))
+        return int(await conn.fetchval(query, _with_reader(user), *args))
     except asyncpg.InsufficientPrivilegeError as exc:
         admin = quote_identifier(await conn.fetchval("SELECT current_user::text"))
         problem = f"the admin user {admin} may not end the sessions of {user}, and some are there"

@@ -110,21 +110,27 @@ class RawLending:
                     pool.expire()
 
     # --- Lending -----------------------------------------------------------------------------------------------------
-    def known(self, tenant: TenantId, *, replica: bool = False, system: str | None = None) -> PoolAndRoute | None:
+    def known(
+        self, tenant: TenantId, *, replica: bool = False, system: str | None = None, read_only: bool = False
+    ) -> PoolAndRoute | None:
         """See `listener.Lending`."""
-        key = (tenant, system, replica, PROFILE)
+        key = (tenant, system, replica, PROFILE, read_only)
         route = self._routes.known_by(key)
         if route is None:
             return None
         return self._reading(key, route) if route.session.standby else (self._pools.pool(route), route)
 
-    def fresh_until(self, tenant: TenantId, *, replica: bool = False, system: str | None = None) -> float:
+    def fresh_until(
+        self, tenant: TenantId, *, replica: bool = False, system: str | None = None, read_only: bool = False
+    ) -> float:
         """See `listener.Lending`."""
-        return self._routes.fresh_until((tenant, system, replica, PROFILE))
+        return self._routes.fresh_until((tenant, system, replica, PROFILE, read_only))
 
-    async def find(self, tenant: TenantId, *, replica: bool = False, system: str | None = None) -> PoolAndRoute:
+    async def find(
+        self, tenant: TenantId, *, replica: bool = False, system: str | None = None, read_only: bool = False
+    ) -> PoolAndRoute:
         """See `listener.Lending`."""
-        key = (tenant, system, replica, PROFILE)
+        key = (tenant, system, replica, PROFILE, read_only)
         route = await self._routes.find_by(key)
         return self._reading(key, route) if route.session.standby else (self._pools.pool(route), route)
 

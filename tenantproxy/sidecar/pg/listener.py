@@ -514,10 +514,10 @@ class PgListener:
         after = position(others.pop(AFTER, b""))
         if after and target.pool_mode == "session":
             raise unprepared()
-        system = others.pop(SYSTEM, b"").decode() or None
+        system = others.pop(SYSTEM, b"").decode() or target.system
         source = (
             self.source_of(tenant)
-            .of(context, system)
+            .of(context, system, read_only=target.read_only)
             .reading(replica=target.replica if chosen is None else is_on(chosen), after=after)
         )
         wish = replace(wish, others=tuple(others.items()))
@@ -640,12 +640,12 @@ class PgListener:
 
     # --- Source: what relays ask -------------------------------------------------------------------------------------
     async def find(
-        self, tenant: TenantId, *, replica: bool = False, system: str | None = None
+        self, tenant: TenantId, *, replica: bool = False, system: str | None = None, read_only: bool = False
     ) -> tuple[Pool[RawBackend], Route]:
         """See `relay.Source`."""
         while (paused := self._paused.get(tenant)) is not None:
             await paused.wait()
-        return await self._lending.find(tenant, replica=replica, system=system)
+        return await self._lending.find(tenant, replica=replica, system=system, read_only=read_only)
 
     # --- what an operator does ---------------------------------------------------------------------------------------
     async def pause(self, tenant: TenantId) -> None:

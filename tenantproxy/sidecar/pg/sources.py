@@ -30,17 +30,23 @@ class Lending(Protocol):
         """Lends raw backends."""
         ...
 
-    def known(self, tenant: TenantId, *, replica: bool = False, system: str | None = None) -> PoolAndRoute | None:
+    def known(
+        self, tenant: TenantId, *, replica: bool = False, system: str | None = None, read_only: bool = False
+    ) -> PoolAndRoute | None:
         """The tenant's pool and route without I/O; None: `find` it. `replica`: to read, where it has replicas.
 
-        `system`: of a tenant that has several schemas."""
+        `system`: of a tenant that has several schemas. `read_only`: as the role that only reads."""
         ...
 
-    def fresh_until(self, tenant: TenantId, *, replica: bool = False, system: str | None = None) -> float:
+    def fresh_until(
+        self, tenant: TenantId, *, replica: bool = False, system: str | None = None, read_only: bool = False
+    ) -> float:
         """Until when that holds, unless something happens meanwhile; monotonic."""
         ...
 
-    async def find(self, tenant: TenantId, *, replica: bool = False, system: str | None = None) -> PoolAndRoute:
+    async def find(
+        self, tenant: TenantId, *, replica: bool = False, system: str | None = None, read_only: bool = False
+    ) -> PoolAndRoute:
         """The same from the registry. Raises TenantError, RegistryUnavailable, PoolClosed."""
         ...
 
@@ -60,7 +66,9 @@ class Lending(Protocol):
 class Find(Protocol):
     """Asks the registry for a tenant's pool and route."""
 
-    def __call__(self, tenant: TenantId, *, replica: bool, system: str | None) -> Awaitable[PoolAndRoute]:
+    def __call__(
+        self, tenant: TenantId, *, replica: bool, system: str | None, read_only: bool
+    ) -> Awaitable[PoolAndRoute]:
         """Of its primary, or to read from."""
         ...
 
@@ -77,12 +85,13 @@ class SourceParts(NamedTuple):
 class TenantSource:
     """See `checkout.Source`. All clients of a tenant share it, but those that read `after` a position.
 
-    Those that have the same settings of `[context]`, in the same one of its systems, share one that is made of it.
+    Those that have the same settings of `[context]`, in the same one of its systems, and those that only read, share
+    one that is made of it.
     """
 
     __slots__ = (
         "__weakref__", "_contexts", "_known", "_made", "_origin", "_parts", "_paused", "_primary",
-        "_readers", "_tenant", "after", "context", "replica", "system",
+        "_readers", "_tenant", "after", "context", "read_only", "replica", "system",
     )  # fmt: skip
 
     def __init__(
@@ -95,8 +104,10 @@ class TenantSource:
         after: int = 0,
         context: Pairs = (),
         system: str | None = None,
+        read_only: bool = False,
         origin: TenantSource | None = None,
     ) -> None:
+        self.read_only = read_only
         self.replica = replica
         self.after = after
         self._primary = primary  # of clients that said nothing; None: this one
@@ -104,7 +115,7 @@ class TenantSource:
         self.context = context
         self.system = system
         self._origin = origin  # without a context; it lives as long as this does
-        self._contexts: WeakValueDictionary[tuple[Pairs, str | None], TenantSource] = WeakValueDictionary()
+        self._contexts: WeakValueDictionary[tuple[Pairs, str | None, bool], TenantSource] = WeakValueDictionary()
         self._made: tuple[Route, Route] | None = None  # the last one, and what became of it
         self._tenant = tenant
         self._parts = parts
@@ -125,19 +136,21 @@ class TenantSource:
         """See `checkout.Source`."""
         if self._tenant in self._paused:
             return None
-        if self.system is not None:
-            found = self._known(self._tenant, replica=self.replica, system=self.system)
+        if self.system is not None or self.read_only:
+            found = self._known(self._tenant, replica=self.replica, system=self.system, read_only=self.read_only)
         else:
             found = self._known(self._tenant, replica=True) if self.replica else self._known(self._tenant)
         return found if found is None or not self.context else self._in_context(found)
 
     def fresh_until(self) -> float:
         """See `checkout.Source`."""
-        return self._parts.lending.fresh_until(self._tenant, replica=self.replica, system=self.system)
+        return self._parts.lending.fresh_until(
+            self._tenant, replica=self.replica, system=self.system, read_only=self.read_only
+        )
 
     async def find(self) -> PoolAndRoute:
         """See `checkout.Source`."""
-        found = await self._parts.find(self._tenant, replica=self.replica, system=self.system)
+        found = await self._parts.find(self._tenant, replica=self.replica, system=self.system, read_only=self.read_only)
         return self._in_context(found) if self.context else found
 
     def _in_context(self, found: PoolAndRoute) -> PoolAndRoute:
@@ -146,14 +159,16 @@ class TenantSource:
             self._made = route, self._parts.lending.with_context(route, self.context)
         return pool, self._made[1]
 
-    def of(self, context: Pairs, system: str | None = None) -> TenantSource:
-        """That of clients with these settings, in this one of the tenant's systems."""
-        if (context, system) == (self.context, self.system):
+    def of(self, context: Pairs, system: str | None = None, *, read_only: bool = False) -> TenantSource:
+        """That of clients with these settings, in this one of the tenant's systems, that write or only read."""
+        if (context, system, read_only) == (self.context, self.system, self.read_only):
             return self
-        known = self._contexts.get((context, system))
+        known = self._contexts.get((context, system, read_only))
         if known is None:
-            known = TenantSource(self._tenant, self._parts, context=context, system=system, origin=self)
-            self._contexts[context, system] = known
+            known = TenantSource(
+                self._tenant, self._parts, context=context, system=system, read_only=read_only, origin=self
+            )
+            self._contexts[context, system, read_only] = known
         return known
 
     def reading(self, *, replica: bool, after: int = 0) -> TenantSource:
@@ -178,4 +193,5 @@ class TenantSource:
             after=after,
             context=self.context,
             system=self.system,
+            read_only=self.read_only,
         )

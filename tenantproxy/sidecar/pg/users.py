@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, Protocol, TypeAlias
 
-from tenantproxy.auth.claims import claim_at
+from tenantproxy.auth.claims import claim_at, reads_only
 from tenantproxy.config import Auth, PgUser, Settings, pg_users
 from tenantproxy.config.pg_users import STARTUP
 from tenantproxy.errors import (
@@ -137,7 +137,8 @@ class Target:
     may_change: bool = False
     replica: bool = False  # it reads from replicas, unless it says otherwise
     context: Pairs = ()  # settings of its sessions; `context.ADDRESS` stands for its address
-    system: str | None = None  # of SQL over HTTP: one of the tenant's; the port's clients say it at startup
+    system: str | None = None  # one of the tenant's, unless the client says another one
+    read_only: bool = False
     databases: tuple[str, ...] = ()  # of a client of the database `postgres`: the tenants that it lists as databases
 
 
@@ -206,6 +207,8 @@ class Users:
             tenants=None if user.tenants == "*" else tuple(dict.fromkeys(user.tenants)),
             pool_mode=user.pool_mode,
             replica=user.replica,
+            read_only=user.read_only,
+            system=user.system,
             context=tuple(user.context.items()),
             console=user.console,
             maintenance=user.maintenance,
@@ -392,7 +395,8 @@ class Users:
         if not good:
             return failed(JWT, "the database is not the token's tenant")
         try:
-            return _BEARER.at(tenant, self._context.of_token(claims, tenant.id))
+            bearer = _READER if reads_only(claims, self._tokens.settings) else _BEARER
+            return bearer.at(tenant, self._context.of_token(claims, tenant.id))
         except (InvalidSetting, TenantUnresolved) as exc:
             return exc
 
@@ -407,6 +411,8 @@ class _Grant:
     pool_mode: PoolMode
     console: ConsoleAccess
     replica: bool = False
+    read_only: bool = False
+    system: str | None = None
     context: Pairs = ()  # names and sources
     maintenance: bool = False
     certificate: frozenset[str] | None = None  # one of these names must be in the one that is shown
@@ -427,6 +433,8 @@ class _Grant:
             pool_mode=self.pool_mode,
             replica=self.replica,
             context=context,
+            system=self.system,
+            read_only=self.read_only,
         )
 
     def at_console(self) -> Target | TenantProxyError:
@@ -449,6 +457,7 @@ _BEARER: Final = _Grant(
     pool_mode="transaction",
     console=False,
 )
+_READER: Final = replace(_BEARER, read_only=True)
 
 
 def seed_of(settings: Settings) -> bytes | None:

@@ -189,7 +189,7 @@ class SqlCallers:
         """
         if wish.others and isinstance(found, Target):
             left = self._users.left_of(found, wish.others)
-            return replace(found, system=left.get(SYSTEM, b"").decode() or None)
+            return replace(found, system=left.get(SYSTEM, b"").decode() or found.system)
         return found
 
     async def _is_right(self, mark: bytes, credential: Credential, password: str, trust: Trust) -> bool:

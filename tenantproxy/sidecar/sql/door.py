@@ -162,7 +162,11 @@ class SqlDoor:
         assert target.tenant is not None
         SERVED_TENANT.set(target.tenant)
         context = placed(target.context, client.address)
-        source = listener.source_of(target.tenant).of(context, target.system).reading(replica=target.replica)
+        source = (
+            listener.source_of(target.tenant)
+            .of(context, target.system, read_only=target.read_only)
+            .reading(replica=target.replica)
+        )
         if request.transport is None:
             return web.Response(status=GONE)  # no one reads it
         kept = Kept(source.memory)

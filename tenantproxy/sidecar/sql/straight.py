@@ -97,9 +97,14 @@ class _Framed:
 
     def source_of(self, target: Target, tenant: TenantId, listener: PgListener) -> TenantSource:
         """Where the tenant of its caller is found."""
-        source, wanted = self.source, (tenant, target.context, target.system)
-        if source is None or self.listener is not listener or (source.tenant, source.context, source.system) != wanted:
-            source = self.source = listener.source_of(tenant).of(*wanted[1:]).reading(replica=target.replica)
+        source, wanted = self.source, (tenant, target.context, target.system, target.read_only)
+        if (
+            source is None
+            or self.listener is not listener
+            or (source.tenant, source.context, source.system, source.read_only) != wanted
+        ):
+            here = listener.source_of(tenant).of(target.context, target.system, read_only=target.read_only)
+            source = self.source = here.reading(replica=target.replica)
             self.listener = listener
         return source
 

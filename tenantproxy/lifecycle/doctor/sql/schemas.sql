@@ -1,11 +1,12 @@
 -- Who may look into, or create in, the schemas of this database? $1: JSON; roles that tenants' SQL runs as here, row_roles, tenants (schema, role
--- of each schema tenant), whole (the role whose own database it is, or null), strangers (roles of tenants that have nothing to do here).
+-- of each schema tenant; reads: it is to read only), whole (the role whose own database it is, or null), strangers (roles of tenants that have nothing to do here).
 WITH given AS MATERIALIZED (
   SELECT ARRAY(SELECT json_array_elements_text($1::text::json -> 'roles')) AS roles,
     ARRAY(SELECT json_array_elements_text($1::text::json -> 'strangers')) AS strangers,
     ARRAY(SELECT json_array_elements_text($1::text::json -> 'row_roles')) AS row_roles, $1::text::json ->> 'whole' AS whole
 ), tenant AS MATERIALIZED (
-  SELECT t.value ->> 'schema' AS schema, t.value ->> 'role' AS role FROM json_array_elements($1::text::json -> 'tenants') t
+  SELECT t.value ->> 'schema' AS schema, t.value ->> 'role' AS role, (t.value ->> 'reads')::boolean AS reads
+  FROM json_array_elements($1::text::json -> 'tenants') t
 ), space AS MATERIALIZED (
   SELECT n.oid, n.nspname::text AS name, n.nspowner, n.nspacl, pg_get_userbyid(n.nspowner)::text AS owner
   FROM pg_namespace n WHERE n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'tenantproxy')
@@ -42,7 +43,7 @@ WHERE f.defaclobjtype IN ('r', 'S') AND (x.grantee = 0 OR x.who = ANY (g.strange
 UNION ALL
 -- pg_dump reads each sequence that its user owns or sees
 SELECT 'TPD068', n.nspname, format('%I.%I', n.nspname, c.relname), o.role, ARRAY[format('GRANT USAGE, SELECT, UPDATE ON SEQUENCE %I.%I TO %I', n.nspname, c.relname, o.role)]
-FROM (SELECT t.schema, t.role FROM tenant t UNION SELECT s.name, g.whole FROM space s, given g WHERE g.whole IS NOT NULL) o
+FROM (SELECT t.schema, t.role FROM tenant t WHERE NOT t.reads UNION SELECT s.name, g.whole FROM space s, given g WHERE g.whole IS NOT NULL) o
 JOIN pg_roles r ON r.rolname = o.role JOIN pg_namespace n ON n.nspname = o.schema JOIN pg_class c ON c.relnamespace = n.oid AND c.relkind = 'S'
 WHERE has_schema_privilege(r.oid, n.oid, 'USAGE') AND NOT has_sequence_privilege(r.oid, c.oid, 'SELECT')
   AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
