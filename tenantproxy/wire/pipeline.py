@@ -17,7 +17,10 @@ line is tried on real servers in tests/integration/test_when_ready.py):
   CopyDone or CopyFail, which belong to neither protocol, there is an ErrorResponse *and* a ReadyForQuery, though no
   Sync was sent; the Sync that follows gets another one.
 
-- a Query or FunctionCall behind an Execute without a Sync is answered as any. But PostgreSQL 18 says `T` then, and at
+- a Query or FunctionCall behind messages without a Sync is answered as any, unless they fail: then it is skipped. A
+  Query's error and theirs look alike, so a mark goes out ahead of the Query, a Close of our own: only where that is
+  answered has the Query been read;
+- behind an Execute it is answered too. But PostgreSQL 18 says `T` then, and at
   the Sync that follows `I`, while the transaction is open: its next statement fails ("unexpected state STARTED").
 
 So a message of COPY outside of one that is known is in doubt while extended messages are open, and so is an extended
@@ -134,23 +137,24 @@ CERTAINTY: Final[Table[Certainty, CertaintyEvent]] = {
     (Certainty.UNFINISHED, CertaintyEvent.LEFT_OPEN): Certainty.UNFINISHED,
 } | _DOUBTED
 
-# Outstanding answers, one byte each. The first three are ReadyForQuery.
+# Outstanding answers, one byte each. The first four are ReadyForQuery.
 QUERY: Final = 1
 SYNC: Final = 2
 BEHIND: Final = 3  # for a Query or FunctionCall behind open messages: their error skips it
-PARSED_UNNAMED: Final = 4
-OWN_PARSED_UNNAMED: Final = 5  # "own": asked for by us, the client sees nothing of it
-OWN_PARSED: Final = 6
-CLOSED: Final = 7
-OWN_CLOSED: Final = 8
-PARSED: Final = 9  # of this and the next two `prepared` knows more
-CLOSED_KNOWN: Final = 10
-DESCRIBED: Final = 11
-REFUSED: Final = 12  # by an error, whatever happens
-REFUSED_BY_US: Final = 13  # the same, and `prepared` knows what the client hears
+MARKED: Final = 4  # the same, behind an OWN_CLOSED that tells whether it was skipped
+PARSED_UNNAMED: Final = 5
+OWN_PARSED_UNNAMED: Final = 6  # "own": asked for by us, the client sees nothing of it
+OWN_PARSED: Final = 7
+CLOSED: Final = 8
+OWN_CLOSED: Final = 9
+PARSED: Final = 10  # of this and the next two `prepared` knows more
+CLOSED_KNOWN: Final = 11
+DESCRIBED: Final = 12
+REFUSED: Final = 13  # by an error, whatever happens
+REFUSED_BY_US: Final = 14  # the same, and `prepared` knows what the client hears
 _KINDS: Final = bytes(
     (
-        *(0, 0, 0, 0),
+        *(0, 0, 0, 0, 0),
         *(PARSE_COMPLETE, PARSE_COMPLETE, PARSE_COMPLETE, CLOSE_COMPLETE, CLOSE_COMPLETE),
         *(PARSE_COMPLETE, CLOSE_COMPLETE, PARAMETER_DESCRIPTION, 0, 0),
     )
@@ -167,7 +171,7 @@ class Pipeline:
     """One client's messages under way. Changed by what is sent (`RequestStream`) and answered (`ResponseStream`).
 
     Invariant: `_answers` from `_head` on are outstanding. `_acknowledgements` counts those that are no ReadyForQuery,
-    `_behinds` the BEHIND.
+    `_behinds` the BEHIND and MARKED.
     """
 
     __slots__ = (
@@ -259,7 +263,7 @@ class Pipeline:
     @property
     def owes_a_query(self) -> bool:
         """Whether what is answered now is a Query or FunctionCall."""
-        return self.outstanding > 0 and self._answers[self._head] in (QUERY, BEHIND)
+        return self.outstanding > 0 and self._answers[self._head] in (QUERY, BEHIND, MARKED)
 
     def doubt(self) -> None:
         """What is outstanding can never be known again."""
@@ -272,8 +276,8 @@ class Pipeline:
         self.copy = COPY[self.copy, event]
 
     # --- sent --------------------------------------------------------------------------------------------------------
-    def queried(self) -> None:
-        """A Query or a FunctionCall was sent."""
+    def queried(self, *, is_marked: bool = False) -> None:
+        """A Query or a FunctionCall was sent; `is_marked`: behind an OWN_CLOSED, as messages are open."""
         if self.certainty is _UNSURE:
             self._more_sent()
         self.segment += 1
@@ -282,7 +286,7 @@ class Pipeline:
         if self.is_open:
             self.is_open = False
             self._behinds += 1
-            self._answers.append(BEHIND)
+            self._answers.append(MARKED if is_marked else BEHIND)
         else:
             self._answers.append(QUERY)
 
@@ -376,7 +380,7 @@ class Pipeline:
             if self.certainty is not _DOUBTFUL:
                 raise ProtocolError("the server was ready once more than it was asked")
             return skipped
-        if self._behinds and self._answers[self._head] == BEHIND:
+        if self._behinds and self._answers[self._head] in (BEHIND, MARKED):
             self._behinds -= 1
             if self.certainty is _UNSURE and not (self._behinds or self._unsure):
                 self._certainty(CertaintyEvent.TOLD)
@@ -403,12 +407,23 @@ class Pipeline:
     def _skipped(self) -> bytes:
         """Take out the acknowledgements before the next ReadyForQuery, or all when none is due."""
         answers, at, size = self._answers, self._head, len(self._answers)
-        while at < size and answers[at] > BEHIND:
+        while at < size and answers[at] > MARKED:
             at += 1
         skipped = bytes(answers[self._head : at])
         if skipped:
             self._acknowledgements -= len(skipped)
             self._take(len(skipped))
+        return skipped
+
+    def _skipped_to_sync(self) -> bytes:
+        """Take out all that is not answered up to the next Sync, queries too. Returns the acknowledgements of it."""
+        end = self._answers.find(SYNC, self._head)
+        void = bytes(self._answers[self._head : end if end >= 0 else len(self._answers)])
+        skipped = bytes(answer for answer in void if answer > MARKED)
+        self._acknowledgements -= len(skipped)
+        self._behinds -= void.count(BEHIND) + void.count(MARKED)
+        self._take(len(void))
+        self.is_open = self.is_open or end < 0
         return skipped
 
     def failed(self) -> bytes:
@@ -420,6 +435,8 @@ class Pipeline:
             self._unsure = 0
             self.doubt()
         skipped = self._skipped() if self._acknowledgements else b""
+        if skipped and self.outstanding and self._answers[self._head] == MARKED:
+            skipped += self._skipped_to_sync()
         if not self.outstanding:
             self.is_skipping = self.is_open and self.certainty is _KNOWN
         elif self._answers[self._head] == BEHIND:

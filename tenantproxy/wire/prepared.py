@@ -300,6 +300,14 @@ class Prepared:
         self._pipeline.expect(OWN_CLOSED)
         return _CLOSE_NOTHING
 
+    def mark_query(self) -> bytes:
+        """What goes out ahead of a simple query behind open messages: no answer to it means that they failed.
+
+        `pipeline.queried(is_marked=True)` has to follow.
+        """
+        self._pipeline.expect(OWN_CLOSED)
+        return _CLOSE_NOTHING
+
     def takes_unnamed(self, parse: bytes, data: bytes, bind_at: int) -> bool:
         """`parse` and `bind` at once, for the unnamed statement in the unnamed portal, where both go out as they are.
 

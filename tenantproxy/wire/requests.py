@@ -389,7 +389,11 @@ class RequestStream:
                         kept.asked_for = None
                         self._changes.asked(b"")
                         new = prepared.refuse_query(self._features.refusal)
-                    pipeline.queried()
+                    is_marked = pipeline.is_open and new is None and not is_session
+                    if is_marked:
+                        out += (data[begin:at], prepared.mark_query())
+                        begin = at
+                    pipeline.queried(is_marked=is_marked)
                     self._is_bound = False
                     if prepared.unnamed is not None:
                         prepared.queried()
