@@ -361,6 +361,7 @@ class Prepared:
             except OutOfMemory:
                 self._memory.give(len(body))
                 raise
+            self._gave(name, known)
             before = self._ensure(known, name)
             self._expect(PARSED, _Change(PARSE_COMPLETE, parses=known, name=name, body=body))
             return before + frame(PARSE, known.name + b"\0" + body)

@@ -93,10 +93,6 @@ MUTATIONS: Final[dict[str, Block]] = {
     "so does a COPY that begins behind other answers": instead(
         Pipeline, "copy_began", certain(lambda self: self.outstanding > 1)
     ),
-    "so does an error after a Sync in a COPY": instead(Pipeline, "failed", certain(lambda self: self._unsure > 0)),
-    "so does an error before a Query behind open messages": instead(
-        Pipeline, "failed", certain(lambda self: self._behinds > 0)
-    ),
     "an error leaves what is open to be skipped up to a Sync": instead(pipelines, "SYNC", lambda sync: 77),
     "a server that says T and then I is lent no more": instead(Pipeline, "left_open", nothing),
     "a doubt is remembered": instead(Pipeline, "doubt", nothing),

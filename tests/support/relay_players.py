@@ -233,7 +233,7 @@ class Rude(Player):
         )
         messages = [pg.data(), pg.DONE, pg.fail(), pg.data(b"wrong\n"), SYNC, SYNC]
         more = [
-            pg.query(self.text(rng.choice((b"rows 1", b"copy in", b"fail")))),
+            rng.choice((pg.query(self.text(rng.choice((b"rows 1", b"copy in", b"fail")))), pg.function())),
             copying,
             copying + SYNC,
             pg.parse(b"", self.text(b"rows 1")),
@@ -246,7 +246,7 @@ class Rude(Player):
         if kind == 0:
             return [pg.query(self.text(b"rows 2")) + frame(frames.FLUSH, b"x")]
         if kind == 1:
-            last, wrong = pg.query(self.text(b"rows 3")), pg.data(b"wrong\n")
+            last, wrong = rng.choice((pg.query(self.text(b"rows 3")), pg.function())), pg.data(b"wrong\n")
             copy = pg.query(self.text(b"copy in"))
             return rng.choice(
                 (

@@ -15,6 +15,7 @@ from tenantproxy.wire.pipeline import (
     CERTAINTY,
     CLOSED,
     COPY,
+    OWN_CLOSED,
     PARSED_UNNAMED,
     Certainty,
     CertaintyEvent,
@@ -71,6 +72,36 @@ def test_a_query_that_may_be_skipped_is_in_doubt_once_more_was_sent_behind_it(pi
     other.synced()
     other.failed()
     assert other.is_lost
+
+
+def test_a_query_behind_a_mark_is_skipped_by_an_error_before_the_mark_alone() -> None:
+    for is_marks_own in (False, True):
+        pipeline = Pipeline()
+        pipeline.opened()
+        pipeline.expect(OWN_CLOSED)
+        pipeline.queried(is_marked=True)
+        if is_marks_own:
+            pipeline.acknowledged(CLOSE_COMPLETE)
+        assert pipeline.failed() == (b"" if is_marks_own else bytes((OWN_CLOSED,)))
+        assert pipeline.certainty is Certainty.KNOWN
+        assert pipeline.outstanding == is_marks_own
+        assert pipeline.is_skipping is not is_marks_own
+        pipeline.synced()
+        assert [pipeline.ready() for _ in range(1 + is_marks_own)]
+        assert pipeline.is_at_rest
+
+
+def test_an_error_skips_no_further_than_to_the_next_sync(pipeline: Pipeline) -> None:
+    pipeline.opened()
+    pipeline.expect(OWN_CLOSED)
+    pipeline.queried(is_marked=True)
+    pipeline.expect(CLOSED)
+    pipeline.queried()
+    pipeline.synced()
+    pipeline.queried()
+    assert pipeline.failed() == bytes((OWN_CLOSED, CLOSED))
+    assert pipeline.outstanding == 2
+    assert not pipeline.is_skipping
 
 
 def test_what_an_error_skips_is_not_waited_for(pipeline: Pipeline) -> None:

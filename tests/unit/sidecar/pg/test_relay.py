@@ -47,6 +47,13 @@ async def test_nothing_is_sent_on_a_backend_that_an_answer_of_ours_gave_back() -
     assert answer == pg.tag(b"DEALLOCATE") + READY + rows(1) + rows(2)
 
 
+async def test_a_name_that_is_taken_is_told_by_itself_also_where_another_has_its_text() -> None:
+    client = Client(Lender())
+    for name in (b"x", b"y"):
+        client.ask(pg.parse(name, b"rows 1") + SYNC)
+    assert b'"x" already exists' in client.ask(pg.parse(b"x", b"rows 1") + SYNC)
+
+
 async def test_an_answered_deallocate_leaves_no_backend_held() -> None:
     lender = Lender()
     client = Client(lender)
