@@ -58,69 +58,37 @@ def _client(client: dict[str, object]) -> dict[str, object]:
     return {name: client[name] for name in names}
 
 
-@command(pools_app, "evict")
-def pools_evict(
-    tenant: Tenants,
-    config: ConfigFile = DEFAULT_CONFIG,
-    url: AdminUrl = None,
-    token_file: TokenFile = None,
-    dry_run: DryRun = False,
-    as_json: AsJson = False,
-) -> None:
-    """Close the connections of tenants: idle ones now, the others when they are released. They open again at once."""
-    _all("evict", tenant, (config, url, token_file), dry_run=dry_run, as_json=as_json)
+_STOPS: Final = {
+    "evict": "Close the connections of tenants: idle ones now, the others when they are released. They open again at"
+    " once.",
+    "pause": "Let what runs for tenants at the PostgreSQL port end, and nothing begin: clients wait. `idle`: all has"
+    " ended.",
+    "resume": "Serve the clients of tenants at the PostgreSQL port again, after `pause` or `kill`.",
+    "drain": "Close the connections of tenants, and let their clients of the port go, each when nothing of it is under"
+    " way.",
+    "kill": "End the clients of tenants at the port and what runs for them, now; none comes in before `resume`.",
+}
 
 
-@command(pools_app, "pause")
-def pools_pause(
-    tenant: Tenants,
-    config: ConfigFile = DEFAULT_CONFIG,
-    url: AdminUrl = None,
-    token_file: TokenFile = None,
-    dry_run: DryRun = False,
-    as_json: AsJson = False,
-) -> None:
-    """Let what runs for tenants at the PostgreSQL port end, and nothing begin: clients wait. `idle`: all has ended."""
-    _all("pause", tenant, (config, url, token_file), dry_run=dry_run, as_json=as_json)
+def _stopping(verb: str, says: str) -> None:
+    """The command `pools VERB`: all of them take the same."""
+
+    def stop(
+        tenant: Tenants,
+        config: ConfigFile = DEFAULT_CONFIG,
+        url: AdminUrl = None,
+        token_file: TokenFile = None,
+        dry_run: DryRun = False,
+        as_json: AsJson = False,
+    ) -> None:
+        _all(verb, tenant, (config, url, token_file), dry_run=dry_run, as_json=as_json)
+
+    stop.__doc__ = says
+    command(pools_app, verb)(stop)
 
 
-@command(pools_app, "resume")
-def pools_resume(
-    tenant: Tenants,
-    config: ConfigFile = DEFAULT_CONFIG,
-    url: AdminUrl = None,
-    token_file: TokenFile = None,
-    dry_run: DryRun = False,
-    as_json: AsJson = False,
-) -> None:
-    """Serve the clients of tenants at the PostgreSQL port again, after `pause` or `kill`."""
-    _all("resume", tenant, (config, url, token_file), dry_run=dry_run, as_json=as_json)
-
-
-@command(pools_app, "drain")
-def pools_drain(
-    tenant: Tenants,
-    config: ConfigFile = DEFAULT_CONFIG,
-    url: AdminUrl = None,
-    token_file: TokenFile = None,
-    dry_run: DryRun = False,
-    as_json: AsJson = False,
-) -> None:
-    """Close the connections of tenants, and let their clients of the port go, each when nothing of it is under way."""
-    _all("drain", tenant, (config, url, token_file), dry_run=dry_run, as_json=as_json)
-
-
-@command(pools_app, "kill")
-def pools_kill(
-    tenant: Tenants,
-    config: ConfigFile = DEFAULT_CONFIG,
-    url: AdminUrl = None,
-    token_file: TokenFile = None,
-    dry_run: DryRun = False,
-    as_json: AsJson = False,
-) -> None:
-    """End the clients of tenants at the port and what runs for them, now; none comes in before `resume`."""
-    _all("kill", tenant, (config, url, token_file), dry_run=dry_run, as_json=as_json)
+for _verb, _says in _STOPS.items():
+    _stopping(_verb, _says)
 
 
 def _all(

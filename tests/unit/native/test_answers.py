@@ -9,7 +9,16 @@ from hypothesis import strategies as st
 from tenantproxy._native import why_not
 from tenantproxy.errors import ProtocolError
 from tenantproxy.wire import answers
-from tenantproxy.wire.frames import BIND_COMPLETE, CLOSE_COMPLETE, IN_TRANSACTION, NOTICE, PARSE_COMPLETE, frame
+from tenantproxy.wire.frames import (
+    BIND_COMPLETE,
+    CLOSE_COMPLETE,
+    DATA_ROW,
+    IN_TRANSACTION,
+    NOTICE,
+    PARSE_COMPLETE,
+    ROW_DESCRIPTION,
+    frame,
+)
 from tenantproxy.wire.results import RowsAnswered, SegmentReader
 from tests.support.fuzzing import IS_TRIED
 
@@ -58,6 +67,18 @@ def test_an_answer_that_is_not_well_made_is_left_to_the_reference(at: int, byte:
     whole[at % len(whole)] = byte
     for data in (bytes(whole), bytes(whole[: len(whole) - cut]), bytes(whole[cut:])):
         assert read(data, rows_answered) == read(data, None)
+
+
+@pytest.mark.parametrize("count", [1664, 32_768, 65_535])
+def test_more_columns_than_a_server_has_are_read_or_refused_alike(count: int) -> None:
+    column, value = b"\0" * 19, b"\xff" * 4
+    head = count.to_bytes(2, "big")
+    told = frame(BIND_COMPLETE) + frame(ROW_DESCRIPTION, head + column * count) + frame(DATA_ROW, head + value * count)
+    data = told + answers.command_complete("SELECT 1") + answers.ready_for_query()
+    found, reader = rows_answered(data), SegmentReader(100, 1_000_000_000)
+    assert reader.feed(data)
+    assert found is not None
+    assert list(reader.results[0].rows) == found[2] == [[None] * count]
 
 
 def test_the_commonest_answers_are_read_at_once_and_no_others() -> None:
