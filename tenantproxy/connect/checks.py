@@ -40,6 +40,7 @@ SELECT r.rolname::text AS role, current_user::text AS acts_as, r.rolsuper, r.rol
   ARRAY(SELECT (s.setdatabase <> 0)::int || c FROM pg_catalog.pg_db_role_setting s, pg_catalog.unnest(s.setconfig) c
         WHERE s.setrole = r.oid AND s.setdatabase IN (0, d.oid)) AS role_settings,
   pg_catalog.to_regprocedure('tenantproxy.prepared_check(bigint)') IS NOT NULL AS installed,
+  pg_catalog.to_regprocedure('tenantproxy.sign_context(text,text)') IS NOT NULL AS signs_settings,
   pg_catalog.has_function_privilege('pg_catalog.pg_prepared_statement()', 'EXECUTE') AS sees_prepared,
   COALESCE(pg_catalog.has_function_privilege(
     pg_catalog.to_regprocedure('tenantproxy.enter(text,integer,bigint,text,bigint)'), 'EXECUTE'), false) AS takes_turns,
@@ -80,6 +81,7 @@ class Answer:
     version: int
     role_settings: list[str]
     installed: bool  # in the version that we need: looks for the newest function
+    signs_settings: bool  # of [signed_context]; not in databases of an older version
     sees_prepared: bool
     takes_turns: bool  # a session is reset and entered in one message; not in databases of an older version
     makes_objects: bool  # it, or a role that it can become; temporary ones too: looked for in shared tables alone
@@ -161,7 +163,9 @@ def out_of_role(answer: Answer, key: PoolKey, *, primary: str | None) -> WrongRo
     return None
 
 
-def refusal(answer: Answer, key: PoolKey, *, offset: float, proof: Proof | None) -> IsolationError | None:
+def refusal(
+    answer: Answer, key: PoolKey, *, offset: float, proof: Proof | None, signs_settings: bool = False
+) -> IsolationError | None:
     """Why this connection must not serve a tenant; None: it may. `offset`: its clock minus ours, seconds."""
     where = f"server {key.server!r}, database {key.database!r}"
     if answer.rolsuper or answer.rolbypassrls:
@@ -203,6 +207,12 @@ def refusal(answer: Answer, key: PoolKey, *, offset: float, proof: Proof | None)
             "the signed context is not installed in this database, or an older version of it",
             detail=where,
             hint="run `tenantproxy install --config FILE`",
+        )
+    if signs_settings and not answer.signs_settings:
+        return IsolationError(
+            "[signed_context] is configured, and what signs its settings is not installed in this database",
+            detail=where,
+            hint="run `tenantproxy install --config FILE` again: an older version of it ran here",
         )
     if proof is not Proof.EXACT and abs(offset) > MAX_CLOCK_OFFSET:
         return IsolationError(

@@ -239,7 +239,8 @@ class Opening:
                     hint="name them in role_settings of this server if they are meant",
                 )
             return clean_role_sql(answer, foreign, database=key.database, allowed=allowed)
-        error = refusal(answer, key, offset=answer.server_now - now, proof=self.proof(key))
+        signs = bool(self._settings.signed_context)
+        error = refusal(answer, key, offset=answer.server_now - now, proof=self.proof(key), signs_settings=signs)
         if error is not None:
             self.violated("connect", key, error.message)
             raise error

@@ -195,6 +195,17 @@ async def a_database_with_an_older_signed_context(scene: Scene) -> None:
             pytest.fail("it was let in")
 
 
+@refused(e.IsolationError, "[signed_context]", "not installed", "tenantproxy install --config", "again")
+async def a_database_that_signs_no_settings_yet(scene: Scene) -> None:
+    async with fresh_database(scene.world.server) as old:
+        async with old.connect() as admin:
+            await install(admin, app_role=APP_ROLE, keys={1: row_key(old.name)})
+            await admin.execute("DROP FUNCTION tenantproxy.sign_context(text, text)")
+        placed = _placed(scene, isolation="row", database=old.name)
+        async with scene.router(**placed, signed_context={"app.role": "claim:role"}):
+            pytest.fail("it was let in")
+
+
 @refused(e.IsolationError, "'app'", "pg_prepared_statement", "signed = true")
 async def a_closed_database_without_signatures(scene: Scene) -> None:
     async with scene.router(row={"signed": False}):

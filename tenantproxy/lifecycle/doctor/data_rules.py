@@ -262,7 +262,7 @@ _INSTALLED: Final = (
         code="TPD112", severity=_HIGH, title="A function of tenantproxy's is not the one of this release",
         says="{object} {detail}.",
         why="Isolation rests on these functions. An older release made them, or they were changed.",
-        advice="tenantproxy install --config FILE, which puts them right",
+        advice="tenantproxy install --config FILE, which puts them right; --print-sql shows the SQL that it runs",
     ),
     DoctorRule(
         code="TPD113", severity=_CRITICAL, title="An object of tenantproxy's belongs to another role",

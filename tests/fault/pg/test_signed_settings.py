@@ -7,12 +7,14 @@ from typing import Any
 import asyncpg
 import pytest
 
+from tenantproxy.embedded import EmbeddedPostgres
+from tenantproxy.errors import IsolationError
 from tests.fault.sql.test_sql_callers import AUTH
 from tests.support.port_house import a_port, users
 from tests.support.sql_house import a_sql_house
 from tests.support.waiting import until
 from tests.support.wire_client import PASSWORD, Refused
-from tests.support.world import World
+from tests.support.world import World, a_world
 
 SIGNED = {"app.role": "claim:role", "app.user_id": "claim:sub", "app.ip": "client:ip"}
 ROLE = "SELECT tenantproxy.context('app.role')"
@@ -112,3 +114,24 @@ async def test_a_session_that_its_client_reset_is_signed_again_with_its_tenant(l
                     return (await client.query(ROLE)).value == "viewer"
 
                 await until(signed, "the session is the tenant's again")
+
+
+async def test_where_settings_cannot_be_signed_each_door_says_what_to_run(postgres: EmbeddedPostgres) -> None:
+    async with (
+        a_world(postgres, rows=1, schemas=0, databases=0) as world,
+        a_sql_house(world, signed_context=SIGNED, pg={"users": some()}) as house,
+    ):
+        async with world.shared.connect() as admin:
+            await admin.execute("DROP FUNCTION tenantproxy.sign_context(text, text)")
+        await house.port.router.expire_connections("row1")
+        with pytest.raises(Refused) as refused:
+            await house.port.client("row1")
+        answered = await house.ask("SELECT 1")
+        for message, hint in (
+            (refused.value.fields["M"], refused.value.fields["H"]),
+            (answered.body["message"], answered.body["hint"]),
+        ):
+            assert "[signed_context]" in message
+            assert "`tenantproxy install --config FILE` again" in hint
+        with pytest.raises(IsolationError, match="tenantproxy install --config FILE"):
+            await house.port.router.tenant("row1").fetchval("SELECT 1")

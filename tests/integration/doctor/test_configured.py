@@ -47,6 +47,7 @@ async def installed(world: World) -> None:
         ("TPD112", "CREATE OR REPLACE FUNCTION tenantproxy.prepared_check(expected bigint) RETURNS boolean LANGUAGE"
          " sql STABLE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS 'SELECT true'"),
         ("TPD112", "ALTER FUNCTION tenantproxy.bind(text, text) SECURITY INVOKER"),
+        ("TPD112", "DROP FUNCTION tenantproxy.sign_context(text, text)"),
         ("TPD115", "UPDATE tenantproxy.context_key SET ipad = opad"),
         ("TPD115", "DELETE FROM tenantproxy.context_key"),
     ],

@@ -34,6 +34,7 @@ GOOD = Answer(
     version=180000,
     role_settings=[],
     installed=True,
+    signs_settings=True,
     sees_prepared=True,
     takes_turns=True,
     makes_objects=False,
