@@ -14,16 +14,17 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-import asyncpg
 from aiohttp import web
 
 from tenantproxy import Router, current
 from tenantproxy.auth.passwords import Passwords
 from tenantproxy.auth.tokens import Tokens
 from tenantproxy.lifecycle.access import admin_connection
-from tenantproxy.lifecycle.provision import ProvisioningFailed, SagaState, first_admin
+from tenantproxy.lifecycle.provision import FirstAdmin, ProvisioningFailed, SagaState, first_admin
 from tenantproxy.middleware.aiohttp import setup
 
+_KEYS = uuid.UUID("5b0c1f0e-6a1d-4c0e-9a50-6f4b3f8f2c11")  # the agencies of Idempotency-Keys have ids in it
+_LONGEST_KEY = 200
 _DOMAIN = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,38}[a-z0-9])?")
 _MONITOR = """
 select d.datname as database, pg_database_size(d.oid) as bytes,
@@ -44,33 +45,64 @@ class Agencies:
         self._passwords = Passwords()
 
     async def found(self, request: web.Request) -> web.Response:
-        """`POST /api/agencies`: its record, its database with the whole schema, its first administrator."""
+        """`POST /api/agencies`: its record, its database with the whole schema, its first administrator.
+
+        What a process that died had begun is gone on with: by the same `Idempotency-Key`, or without one by the same
+        name and domain. With a key of before, an agency that is active is answered again (200).
+        """
         self._check(request)
         body = await _body(request, "name", "domain", "adminEmail", "adminPassword")
         if not _DOMAIN.fullmatch(body["domain"]):
             raise _refused(web.HTTPBadRequest, "domain: lower-case letters, digits, dots and hyphens, at most 40")
+        key = request.headers.get("Idempotency-Key", "")
+        if len(key) > _LONGEST_KEY:
+            raise _refused(web.HTTPBadRequest, f"Idempotency-Key: at most {_LONGEST_KEY} characters")
         admin = first_admin(body["adminEmail"], await self._passwords.hash(body["adminPassword"]))
-        agency = uuid.uuid4()
-        name, main = database_name(body["domain"], agency), self._router.main()
-        try:
-            await main.execute(
-                "INSERT INTO agencies (id, name, domain, database_name) VALUES ($1, $2, $3, $4)",
-                agency, body["name"], body["domain"], name,
-            )  # fmt: skip
-        except asyncpg.UniqueViolationError:
-            raise _refused(web.HTTPConflict, "an agency has this domain already") from None
-        lifecycle = self._router.lifecycle
-        try:
-            await lifecycle.create(lifecycle.wanted(name), key=str(agency), admin=admin)
-        except ProvisioningFailed as exc:
-            if exc.saga.state is SagaState.CLEANED:  # else `tenantproxy tenants finish` goes on with it
-                await main.execute("DELETE FROM agencies WHERE id = $1", agency)
-            raise
+        agency, status = await self._begun(uuid.uuid5(_KEYS, key) if key else uuid.uuid4(), body, has_key=bool(key))
+        name = database_name(body["domain"], agency)
+        answer = {"id": str(agency), "agencyDatabase": name}
+        if status != "provisioning":
+            return web.json_response(answer)
+        await self._made(agency, name, admin)
         async with self._router.tenant(name).transaction() as conn:
             await conn.execute("UPDATE profiles SET agency_id = $1", agency)
             await conn.execute("UPDATE agency_settings SET agency_name = $1, domain = $2", body["name"], body["domain"])
-        await main.execute("UPDATE agencies SET status = 'active' WHERE id = $1", agency)
-        return web.json_response({"id": str(agency), "agencyDatabase": name}, status=201)
+        await self._router.main().execute("UPDATE agencies SET status = 'active' WHERE id = $1", agency)
+        return web.json_response(answer, status=201)
+
+    async def _begun(self, new: uuid.UUID, body: dict[str, str], *, has_key: bool) -> tuple[uuid.UUID, str]:
+        """The agency that is to be made, or goes on to be, and its status. Raises HTTPConflict: it is another one."""
+        main = self._router.main()
+        await main.execute(
+            "INSERT INTO agencies (id, name, domain, database_name) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING",
+            new, body["name"], body["domain"], database_name(body["domain"], new),
+        )  # fmt: skip
+        found = await main.fetch(
+            "SELECT id, name, domain, status FROM agencies WHERE id = $1 OR domain = $2", new, body["domain"]
+        )
+        same = [row for row in found if (row["name"], row["domain"]) == (body["name"], body["domain"])]
+        if len(found) != 1 or not same or (has_key and same[0]["id"] != new):
+            raise _refused(web.HTTPConflict, "an agency has this domain already, or this key was another request's")
+        if not has_key and same[0]["status"] != "provisioning":
+            raise _refused(web.HTTPConflict, "an agency has this domain already")
+        return same[0]["id"], same[0]["status"]
+
+    async def _made(self, agency: uuid.UUID, name: str, admin: FirstAdmin) -> None:
+        """Its tenant. The saga has the agency as its key: one that was interrupted is gone on with.
+
+        What fails and is undone takes its record with it, now or, where the process died before, at the next try.
+        """
+        lifecycle, cause = self._router.lifecycle, None
+        try:
+            saga = await lifecycle.create(lifecycle.wanted(name), key=str(agency), admin=admin)
+        except ProvisioningFailed as exc:
+            saga, cause = exc.saga, exc
+        if saga.state is SagaState.CLEANED:
+            await self._router.main().execute("DELETE FROM agencies WHERE id = $1 AND status = 'provisioning'", agency)
+            if cause is None:
+                raise _refused(web.HTTPConflict, "it could not be made, and nothing is left: send it with another key")
+        if cause is not None:
+            raise cause
 
     async def monitor(self, request: web.Request) -> web.Response:
         """`GET /api/agencies`: each with the size of its database and the connections to it."""
