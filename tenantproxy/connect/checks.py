@@ -202,6 +202,13 @@ def refusal(
         )
     if proof is None or proof is Proof.PLAIN:
         return None
+    return _unsigned(answer, where, offset=offset, proof=proof, signs_settings=signs_settings)
+
+
+def _unsigned(
+    answer: Answer, where: str, *, offset: float, proof: Proof, signs_settings: bool
+) -> IsolationError | None:
+    """Why what is signed could not be verified there; None: it can."""
     if not answer.installed:
         return IsolationError(
             "the signed context is not installed in this database, or an older version of it",
