@@ -236,8 +236,24 @@ async def test_what_is_odd_comes_back_as_it_was(house: World, settings: Settings
         await delete(settings, "again", grace_days=0, no_backup=True)
 
 
+async def test_more_large_objects_than_a_transaction_can_lock_come_back(house: World, settings: Settings) -> None:
+    """To change the owner of one is to lock it, and this server has room for some 2,000 locks."""
+    many = "DO $$DECLARE o oid; BEGIN FOR i IN 1..{0} LOOP o := lo_from_bytea(0, 'x'); EXECUTE format('ALTER LARGE"
+    many += ' OBJECT %s OWNER TO "{1}"\', o); END LOOP; END$$'
+    async with an_owner(house, settings, Isolation.DATABASE) as (want, tenant, _):
+        async with house.database(tenant).connect() as admin:
+            for _ in range(6):
+                await admin.execute(many.format(500, want.role))
+        saved = await backup_tenant(settings, tenant)
+        again = (await restore_backup(settings, saved, as_id=f"{want.id}-again")).saga.wanted
+        async with Database(server=house.server, name=again.database).connect() as conn:
+            owners = "SELECT count(*) FROM pg_largeobject_metadata WHERE pg_get_userbyid(lomowner) = $1"
+            assert await conn.fetchval(owners, again.role) == 3_000
+        await delete(settings, again.id, grace_days=0, no_backup=True)
+
+
 # To read the text of the first policy is to run the domain's check, as the role that makes the policy.
-NAMING: Final = """
+NAMING: Final = r"""
 CREATE FUNCTION sly(int) RETURNS bool LANGUAGE plpgsql AS $$BEGIN
   IF (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = session_user) THEN RAISE 'as %', session_user; END IF;
   RETURN true;
@@ -252,6 +268,24 @@ CREATE POLICY mighty ON things FOR INSERT TO "{boss}", pg_monitor WITH CHECK (fa
 CREATE POLICY theirs ON things FOR INSERT TO "{other}" WITH CHECK (true);
 COMMENT ON POLICY theirs ON things IS 'of another';
 CREATE POLICY anyone ON things FOR DELETE USING (true);
+CREATE TABLE "a
+""b%s;--\.'POLICY c ON d" ("e%""f
+" int); INSERT INTO "a
+""b%s;--\.'POLICY c ON d" VALUES (7);
+CREATE POLICY "p
+%(q)s" ON "a
+""b%s;--\.'POLICY c ON d" TO "{role}" USING ("e%""f
+" > 0);
+COMMENT ON POLICY "p
+%(q)s" ON "a
+""b%s;--\.'POLICY c ON d" IS E'\x01\x1b[31m\r\n\u2028\u0085\\connect postgres\n\\.\n%s';
+COMMENT ON TABLE "a
+""b%s;--\.'POLICY c ON d" IS E'\x7f\x08; -- \n\\!id';
+"""
+SAID: Final = """
+SELECT d.description FROM pg_description d LEFT JOIN pg_policy p ON p.oid = d.objoid
+JOIN pg_class c ON c.oid = coalesce(p.polrelid, d.objoid) JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname = $1 AND d.description ~ '[[:cntrl:]]'
 """
 NAMED: Final = "SELECT policyname::text, roles::text[] FROM pg_policies WHERE schemaname = $1"
 
@@ -268,7 +302,9 @@ async def test_policies_of_a_restored_tenant_are_for_its_role_and_no_others_gain
         async with Router(settings) as router:
             assert [row[0] for row in await router.tenant(name).fetch("SELECT n FROM things")] == [1]
         async with Database(server=house.server, name=want.database).connect() as admin:
-            rows = await admin.fetch(NAMED, want.schema or "public")
+            rows = await admin.fetch(NAMED, want.schema)
+            said = {row[0] for row in await admin.fetch(SAID, want.schema)}
+        assert said == {"\x7f\b; -- \n\\!id", "\x01\x1b[31m\r\n\u2028\x85\\connect postgres\n\\.\n%s"}
         return want, {row[0]: set(row[1]) for row in rows}, "; ".join(done.notes)
 
     async with an_owner(house, settings, Isolation.SCHEMA) as (other, _, _):
@@ -277,13 +313,13 @@ async def test_policies_of_a_restored_tenant_are_for_its_role_and_no_others_gain
             saved = await backup_tenant(settings, tenant)
             again, policies, notes = await restored(saved, f"{want.id}-again")
             assert policies["own; TO x (USING)"] == {again.role, other.role}
-            assert policies["less"] == {again.role}
+            assert policies["less"] == policies["p\n%(q)s"] == {again.role}
             assert policies["mighty"] == {boss, "pg_monitor"}
             assert (policies["theirs"], policies["anyone"]) == ({other.role}, {"public"})
             assert "policy" not in notes
     third, policies, notes = await restored(saved, f"{want.id}-third")
-    assert policies["own; TO x (USING)"] == policies["less"] == {third.role}
-    assert policies.keys() == {"own; TO x (USING)", "less", "mighty", "anyone"}
+    assert policies["own; TO x (USING)"] == policies["less"] == policies["p\n%(q)s"] == {third.role}
+    assert policies.keys() == {"own; TO x (USING)", "less", "p\n%(q)s", "mighty", "anyone"}
     assert f"and not for them any more: {other.role}" in notes
     for made in (again, third):
         await delete(settings, made.id, grace_days=0, no_backup=True)

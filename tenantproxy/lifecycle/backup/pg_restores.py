@@ -42,6 +42,7 @@ __all__ = [
 ]
 
 _MAINTENANCE: Final = "postgres"
+_AT_ONCE: Final = 1_000  # statements of one transaction
 _PLAIN: Final = ("--no-owner", "--no-tablespaces")
 _EXTENSION_TABLES: Final = """
 SELECT n.nspname::text, c.relname::text FROM pg_extension e, unnest(e.extconfig) AS config (oid)
@@ -177,30 +178,29 @@ class Dump:
         schemas: Mapping[str, str] = NOTHING,
     ) -> None:  # fmt: skip
         """All in the database of `conn` belongs to whom the dump says, with roles and schemas renamed; it may be done
-        again. `owners`: who owns it then. Raises as `give_access`.
+        again, also when it was done in part. `owners`: who owns it then. Raises as `give_access`.
         """
         text = await self._printed(made_entries(await self._listing()), "--no-privileges", "--no-comments")
         statements = owner_statements(text, roles=roles, schemas=schemas)
         named = set(schemas.values())
-        async with conn.transaction(), acting_for(conn, owners), may_own(conn, owners, named):
-            await conn.execute("SET LOCAL search_path = pg_catalog")
-            for statement in statements:
-                await conn.execute(statement)
+        for some in _in_parts(statements):
+            async with conn.transaction(), acting_for(conn, owners), may_own(conn, owners, named):
+                await conn.execute(some)
 
     async def give_access(
         self, conn: asyncpg.Connection, *, roles: Mapping[str, str], owners: Collection[str],
         schemas: Mapping[str, str] = NOTHING,
     ) -> list[str]:  # fmt: skip
         """Grant and revoke in the database of `conn` as the dump says, with roles and schemas renamed; it may be done
-        again. `owners`: who owns it now. What an operator should hear of. Raises BackupDamaged, ToolFailed, OSError,
-        ConfigurationError where the admin user may not act for an owner, what asyncpg raises.
+        again, also when it was done in part. `owners`: who owns it now. What an operator should hear of. Raises
+        BackupDamaged, ToolFailed, OSError, ConfigurationError where the admin user may not act for an owner, what
+        asyncpg raises.
         """
         text = await self._printed(access_entries(await self._listing()))
         access = access_statements(text, roles=roles, known=await known_roles(conn), schemas=schemas)
-        async with conn.transaction(), acting_for(conn, {*owners, *access.givers}):
-            await conn.execute("SET LOCAL search_path = pg_catalog")
-            for statement in access.statements:
-                await conn.execute(statement)
+        for some in _in_parts(access.statements):
+            async with conn.transaction(), acting_for(conn, {*owners, *access.givers}):
+                await conn.execute(some)
         return [f"the role {name} is not here: what it was granted is left out" for name in access.left_out]
 
     async def _listing(self) -> str:
@@ -226,6 +226,12 @@ class Dump:
 
     def _environment(self, database: str, loader: Loader | None = None) -> dict[str, str]:
         return child_environment(self._settings.servers[self._server], database, loader=loader)
+
+
+def _in_parts(statements: Sequence[str]) -> Iterator[str]:
+    """As many at once as a transaction can have locks: each large object takes one."""
+    for start in range(0, len(statements), _AT_ONCE):
+        yield "; ".join(["SET LOCAL search_path = pg_catalog", *statements[start : start + _AT_ONCE]])
 
 
 def _needs(entries: DumpEntries, extensions: set[str], schemas: Sequence[str]) -> LoaderNeeds:

@@ -146,14 +146,28 @@ async def run_tool(
         )  # fmt: skip
     finally:
         started()
+    assert process.stderr is not None
     try:
-        output, said = await process.communicate()
+        said, output, code = await asyncio.gather(_last_of(process.stderr), _all_of(process.stdout), process.wait())
     except BaseException:
         await _kill(process)
         raise
-    if process.returncode:
-        raise ToolFailed(f"{Path(command[0]).name} failed: {_last_words(said, process.returncode)}")
-    return output or b""
+    if code:
+        raise ToolFailed(f"{Path(command[0]).name} failed: {_last_words(said, code)}")
+    return output
+
+
+async def _last_of(stream: asyncio.StreamReader) -> bytes:
+    """All is read, and no more is kept than an error needs: what is restored can warn without end."""
+    kept = bytearray()
+    while data := await stream.read(_SAID):
+        kept += data
+        del kept[:-_SAID]
+    return bytes(kept)
+
+
+async def _all_of(stream: asyncio.StreamReader | None) -> bytes:
+    return b"" if stream is None else await stream.read()
 
 
 Command = tuple[Sequence[str], Mapping[str, str]]
@@ -188,6 +202,6 @@ async def _kill(process: asyncio.subprocess.Process) -> None:
 
 
 def _last_words(said: bytes, code: int) -> str:
-    lines = [line.strip() for line in said[-_SAID:].decode(errors="replace").splitlines() if line.strip()]
-    told = [line for line in lines if "error:" in line or "detail:" in line] or lines
+    lines = [line.strip() for line in said.decode(errors="replace").splitlines() if line.strip()]
+    told = [line for line in lines if any(word in line.lower() for word in ("error:", "detail:", "hint:"))] or lines
     return "; ".join(told[:4]) or (f"exit status {code}" if code > 0 else f"signal {-code}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import tracemalloc
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -45,7 +46,7 @@ from tenantproxy.lifecycle.backup.store import (
     note_verified,
     scan,
 )
-from tenantproxy.lifecycle.backup.tools import DumpTools, child_environment, find_tools
+from tenantproxy.lifecycle.backup.tools import DumpTools, ToolFailed, child_environment, find_tools, run_tool
 from tenantproxy.lifecycle.migrate.plan import Applied
 
 NOW = datetime(2026, 11, 30, tzinfo=UTC)
@@ -73,6 +74,17 @@ def settings(**backup: object) -> Settings:
     return Settings.from_mapping(
         {"main": {"server": "primary", "database": "d"}, "servers": {"primary": primary}, "backup": backup}
     )
+
+
+async def test_a_tool_that_warns_without_end_fills_no_memory() -> None:
+    warn = "yes warning | head -c 20000000 >&2; printf 'error: the last\\nHINT: do so' >&2; exit 3"
+    tracemalloc.start()
+    try:
+        with pytest.raises(ToolFailed, match=r"sh failed: error: the last; HINT: do so"):
+            await run_tool(["sh", "-c", warn], os.environ)
+        assert tracemalloc.get_traced_memory()[1] < 4_000_000
+    finally:
+        tracemalloc.stop()
 
 
 async def test_a_run_is_gone_on_with_by_its_key_alone(tmp_path: Path) -> None:
