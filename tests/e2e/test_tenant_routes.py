@@ -16,7 +16,9 @@ import pytest_asyncio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tenantproxy.lifecycle.provision import Provisioner, ProvisioningFailed, Saga, wanted
 from tenantproxy.lifecycle.signing import verified_json
+from tenantproxy.model import Isolation
 from tests.fault.conftest import own_world
 from tests.support import described as described_by
 from tests.support.described import Asked
@@ -227,6 +229,46 @@ async def test_what_is_cancelled_in_the_middle_leaves_nothing_and_may_be_asked_f
     again = await done(place, f"/v1/backups/{saved['backup']}/restore", {"as": "calmer"})
     assert again["status"] == "active"
     assert (await ask(place, "POST", f"/v1/operations/{10**9}/cancel"))[0] == 404
+
+
+async def test_the_undo_of_a_restore_leaves_what_another_one_began(place: tuple[Served, World]) -> None:
+    world = place[1]
+    settings = world.settings(registry="postgres", provision={"shared_database": world.shared.name})
+
+    def dies(_: Saga) -> None:
+        raise ConnectionResetError("the process is gone")
+
+    async with Provisioner(settings, done=dies).open() as making:
+        with pytest.raises(ProvisioningFailed):
+            await making.create(wanted(settings, "twin", isolation=Isolation.SCHEMA))
+    (saved,) = (await done(place, "/v1/backups", {"tenants": ["database1"]}, key="of-the-twin"))["backups"]
+    waits = (
+        "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%tenantproxy.tenants%'"
+    )
+    async with world.main.connect() as locking, world.main.connect() as looking:
+        async with locking.transaction():
+            await locking.execute("LOCK TABLE tenantproxy.tenants IN ACCESS EXCLUSIVE MODE")
+            path = f"/v1/backups/{saved['backup']}/restore"
+            code, begun = await ask(place, "POST", path, {"as": "twin"}, key="as-the-twin")
+            assert code == 202
+
+            async def is_waiting() -> bool:
+                return bool(await looking.fetchval(waits))
+
+            await until(is_waiting, "a restore that has begun nothing yet")
+            assert (await ask(place, "POST", f"/v1/operations/{begun['id']}/cancel"))[0] == 202
+
+            async def is_heard() -> bool:
+                return not await looking.fetchval(waits)
+
+            await until(is_heard, "it heard of that")
+
+        async def is_over() -> bool:
+            return bool((await ask(place, "GET", f"/v1/operations/{begun['id']}"))[1]["state"] == "cancelled")
+
+        await until(is_over, "it is cancelled")
+    assert [each["id"] for each in (await ask(place, "GET", "/v1/tenants/unfinished"))[1]["tenants"]] == ["twin"]
+    assert (await ask(place, "POST", "/v1/tenants/twin/abandon"))[0] == 200
 
 
 async def test_a_whole_tenant_is_erased_with_its_backups_and_the_report_is_genuine(place: tuple[Served, World]) -> None:

@@ -19,7 +19,7 @@ from tenantproxy.embedded import EmbeddedPostgres
 from tenantproxy.errors import TenantPaused
 from tenantproxy.lifecycle.change_store import ChangeHeld
 from tenantproxy.lifecycle.install import ensure_keeper
-from tenantproxy.lifecycle.move import Moved, MoveFailed, MoveOptions, Mover, MoveState
+from tenantproxy.lifecycle.move import Moved, MoveFailed, MoveOptions, Mover, MoveState, structure
 from tenantproxy.lifecycle.provision import Provisioner, wanted
 from tenantproxy.lifecycle.provisioner import ensure_role
 from tenantproxy.lifecycle.status import delete
@@ -467,6 +467,21 @@ async def test_rows_that_differ_at_the_new_place_undo_the_move(two: Two, setting
     async with Router(settings) as router:
         assert await router.tenant(name).fetchval("SELECT doc FROM projects WHERE id = 7") == '{"n": 7}'
         await router.tenant(name).execute("UPDATE projects SET name = name")
+    await remove(settings, name)
+
+
+async def test_a_lock_that_is_never_let_go_keeps_no_move(
+    two: Two, settings: Settings, unchanged: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(structure, "_PATIENCE", 1.0)
+    name = await a_tenant(two, settings, DATABASE)
+    async with Database(server=two.world.server, name=f"tenant_{name}").connect() as conn:
+        await conn.execute("BEGIN; LOCK TABLE happy IN ACCESS EXCLUSIVE MODE")
+        with pytest.raises(MoveFailed, match=r"could not be read within 1 s"):
+            await moved(settings, name, server="second")
+        await conn.execute("ROLLBACK")
+    async with Router(settings) as router:
+        assert await router.tenant(name).fetchval("SELECT count(*) FROM happy") == 50
     await remove(settings, name)
 
 

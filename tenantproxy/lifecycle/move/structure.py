@@ -24,6 +24,7 @@ _META: Final = re.compile(r"^\\(?:un)?restrict .*$", re.M)  # for psql alone
 _OF_SCHEMA: Final = re.compile(r"^(?:CREATE SCHEMA|COMMENT ON SCHEMA) .*;$", re.M)
 _OURS: Final = ("tenantproxy", "tenantproxy_migrations")
 _LOCK_WAIT: Final = 30_000  # ms, as a backup waits
+_PATIENCE: Final = 600.0  # seconds: pg_dump waits for locks of views and sequences for as long as they are held
 _EXTENSIONS: Final = "SELECT extname::text FROM pg_extension WHERE extname <> 'plpgsql' ORDER BY 1"
 _NAMED: Final = """
 SELECT p.oid::regprocedure::text FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang
@@ -49,7 +50,10 @@ class StructurePlace:
 
 
 async def dump(settings: Settings, conn: asyncpg.Connection, place: StructurePlace, section: str) -> str:
-    """The SQL of one section (`pre-data`, `post-data`) of a place; `conn` is to its database. Raises ToolFailed."""
+    """The SQL of one section (`pre-data`, `post-data`) of a place; `conn` is to its database.
+
+    Raises ToolFailed, TenantProxyError where it cannot be read in time.
+    """
     tools = find_tools(settings, await conn.fetchval("SELECT current_setting('server_version_num')::int"))
     which = [f"--schema={quote_identifier(place.schema)}"] if place.schema is not None else []
     out = [f"--exclude-schema={name}" for name in _OURS] if place.schema is None else []
@@ -58,9 +62,15 @@ async def dump(settings: Settings, conn: asyncpg.Connection, place: StructurePla
         "--no-subscriptions", "--no-tablespaces", "--no-security-labels", f"--lock-wait-timeout={_LOCK_WAIT}",
         *which, *out,
     ]  # fmt: skip
-    text = await run_tool(
-        command, child_environment(settings.servers[place.server], place.database), stdout=asyncio.subprocess.PIPE
-    )
+    environment = child_environment(settings.servers[place.server], place.database)
+    try:
+        async with asyncio.timeout(_PATIENCE):
+            text = await run_tool(command, environment, stdout=asyncio.subprocess.PIPE)
+    except TimeoutError:
+        raise TenantProxyError(
+            f"what is in {place.database} could not be read within {_PATIENCE:.0f} s",
+            hint="a session may keep a lock on a view or a sequence: pg_locks shows it",
+        ) from None
     return _META.sub("", text.decode())
 
 

@@ -59,7 +59,7 @@ WHERE c.relkind = 'm' AND NOT c.relispopulated AND n.nspname = ANY ($1) ORDER BY
 _SETTINGS: Final = (
     "SET row_security = off; SET datestyle = 'ISO, YMD'; SET intervalstyle = postgres; SET timezone = 'UTC';"
     " SET extra_float_digits = 3; SET bytea_output = hex; SET search_path = pg_catalog; SET statement_timeout = 0;"
-    " SET idle_in_transaction_session_timeout = 0"
+    " SET idle_in_transaction_session_timeout = 0; SET lock_timeout = '30s'"  # it is paused: another's lock may last
 )
 _HASHED: Final = frozenset(
     {"bool", "int2", "int4", "int8", "oid", "uuid", "date", "time", "timestamp", "timestamptz", "bytea"}
