@@ -10,7 +10,7 @@ import asyncpg
 from tenantproxy.cli import deploy
 from tenantproxy.config import Settings, names, role_password
 from tenantproxy.connect.reach import PIN_PATH, REACH, argument, exposures, parse
-from tenantproxy.isolation.policies import TenantForm
+from tenantproxy.isolation.policies import tenant_form
 
 __all__ = ["exposure_notes"]
 
@@ -21,7 +21,7 @@ async def exposure_notes(settings: Settings, targets: Iterable[deploy.DeployTarg
     One look at the catalogue for each database and role, the very one that connections take. A role that cannot log in
     yet is left out.
     """
-    form = TenantForm(None if settings.row.signed else settings.row.setting)
+    form = tenant_form(None if settings.row.signed else settings.row.setting)
     notes = []
     for target in targets:
         where = {"server": target.server, "database": target.database}

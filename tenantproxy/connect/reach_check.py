@@ -15,7 +15,7 @@ from tenantproxy.connect import reader
 from tenantproxy.connect.reach import REACH, Reach, argument, parse, refusal
 from tenantproxy.errors import Exposure
 from tenantproxy.events import FunctionsNotVerified, Observer, RightsGiven
-from tenantproxy.isolation.policies import TenantForm
+from tenantproxy.isolation.policies import tenant_form
 from tenantproxy.model import PoolKey
 from tenantproxy.pools.base import Clock
 
@@ -56,8 +56,8 @@ class ReachCheck:
         self._unprotected = names(settings.row.unprotected)
         self._common = names(settings.schema_.common)
         self._paths = {name: server.search_path for name, server in settings.servers.items()}
-        self._signed_form = TenantForm()
-        self._row_form = self._signed_form if settings.row.signed else TenantForm(settings.row.setting)
+        self._signed_form = tenant_form()
+        self._row_form = self._signed_form if settings.row.signed else tenant_form(settings.row.setting)
         roles = settings.tenant_roles
         self._reader = reader.reader_argument(roles.reader_functions if roles is not None else ())
         self._good_at: dict[PoolKey, float] = {}

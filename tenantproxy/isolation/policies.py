@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, NamedTuple
 
-__all__ = ["COMMANDS", "FAITHFUL", "Policy", "Reference", "TenantForm", "open_commands"]
+__all__ = ["COMMANDS", "FAITHFUL", "Policy", "Reference", "TenantForm", "open_commands", "tenant_form"]
 
 COMMANDS: Final = {"SELECT": "r", "INSERT": "a", "UPDATE": "w", "DELETE": "d"}
 """The commands that policies are about, and the letter of each in pg_policy.polcmd."""
@@ -114,6 +114,12 @@ class TenantForm:
         found = self._form.fullmatch(expression)
         # `name` and "char" cut texts off, and so does a domain over a type with a length.
         return found is not None and all(cast is None or cast in FAITHFUL or cast in keeping for cast in found.groups())
+
+
+@lru_cache(maxsize=64)
+def tenant_form(setting: str | None = None) -> TenantForm:
+    """The one of that setting: what is known of its expressions outlives the configuration that it was made for."""
+    return TenantForm(setting)
 
 
 def open_commands(policies: tuple[Policy, ...], commands: tuple[str, ...], form: TenantForm) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from tenantproxy.config import Settings, names
 from tenantproxy.connect.reach import REACH, Reach, ReachedRelation, argument, parse
 from tenantproxy.connect.reader import READER, reader_argument
 from tenantproxy.connect.reader import exposures as could_write
-from tenantproxy.isolation.policies import TenantForm
+from tenantproxy.isolation.policies import tenant_form
 from tenantproxy.lifecycle.column_type import Comparison
 from tenantproxy.lifecycle.doctor.finding import DoctorFinding
 from tenantproxy.lifecycle.doctor.installed import look_at_installation
@@ -90,7 +90,7 @@ async def _row_tables(
         for row in await rows(conn, "guarded.sql", given)
     }
     owned = {key for key, table in guarded.items() if table.owner in place.row_roles}
-    form = TenantForm(None if settings.row.signed else settings.row.setting)
+    form = tenant_form(None if settings.row.signed else settings.row.setting)
     shared = argument(names(settings.row.unprotected), path=settings.servers[place.server].search_path)
     seen: list[tuple[str, Leak]] = []
     granted: set[tuple[str, str]] = set()
@@ -189,7 +189,7 @@ async def _homes(
             continue
         own = argument([*names(settings.schema_.common), *((schema, None) for schema in home.schemas)])
         reach = await _reach(conn, settings, place, home.role, own, unseen)
-        for leak in leaks(reach, form=TenantForm(), guarded={}) if reach is not None else ():
+        for leak in leaks(reach, form=tenant_form(), guarded={}) if reach is not None else ():
             if leak.relation.schema not in closed:
                 yield of_schema(home.role, leak, **where)
     for finding in dict.fromkeys(unseen):

@@ -117,8 +117,9 @@ class PortClient:
 
     # --- speaking ----------------------------------------------------------------------------------------------------
     def send(self, data: bytes) -> None:
-        """Any bytes."""
-        self.writer.write(data)
+        """Any bytes. Behind the end of the connection they go nowhere, which the next `message` tells."""
+        if not self.writer.is_closing():  # uvloop raises RuntimeError then
+            self.writer.write(data)
 
     async def query(self, sql: str) -> PortAnswer:
         """A simple query and its answer."""

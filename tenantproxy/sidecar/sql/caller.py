@@ -6,13 +6,10 @@ try too often. Dropped at a reload. No password is kept.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
-from contextvars import Context
 from dataclasses import dataclass, field, replace
-from functools import partial
 from time import monotonic
 from typing import Final, Protocol
 from urllib.parse import SplitResult, parse_qsl, unquote_to_bytes, urlsplit
@@ -112,7 +109,6 @@ class SqlCallers:
         self._known: LRUCache[bytes, _Known] = LRUCache(_MOST)
         self._tries = AddressLimits(attempts)
         self._check = check
-        self._checks: dict[bytes, asyncio.Task[bool]] = {}  # under way, by the mark of who is asked about
 
     def forget(self) -> None:
         """Users, passwords or tenants may be others now."""
@@ -169,7 +165,7 @@ class SqlCallers:
             self._tries.check(visitor.address)
         self._tries.count(visitor.address)  # now: while it is checked, more may come
         try:
-            is_right = await self._is_right(mark, credential, password, trust)
+            is_right = await self._is_right(credential, password, trust)
         except TooManyAttempts as exc:
             self._tries.give_back(visitor.address)
             raise exc.again() from None  # several may wait for the same one
@@ -192,21 +188,10 @@ class SqlCallers:
             return replace(found, system=left.get(SYSTEM, b"").decode() or found.system)
         return found
 
-    async def _is_right(self, mark: bytes, credential: Credential, password: str, trust: Trust) -> bool:
-        """Checked once for all who ask the same at once; it goes on where one of them leaves."""
+    async def _is_right(self, credential: Credential, password: str, trust: Trust) -> bool:
         if credential.verifier is None:
             return False
-        check = self._checks.get(mark)
-        if check is None:
-            work = _awaited(self._check(credential.verifier, password, trust))
-            check = self._checks[mark] = asyncio.get_running_loop().create_task(work, context=Context())
-            check.add_done_callback(partial(self._check_ended, mark))
-        return await asyncio.shield(check) and not credential.missing
-
-    def _check_ended(self, mark: bytes, check: asyncio.Task[bool]) -> None:
-        self._checks.pop(mark, None)
-        if not check.cancelled():
-            check.exception()  # those who wait have heard it
+        return await self._check(credential.verifier, password, trust) and not credential.missing
 
     def _remember(self, mark: bytes, found: Target | None, user: bytes) -> None:
         self._known[mark] = _Known(self._clock() + _SECONDS, found, user)
@@ -216,10 +201,6 @@ class SqlCallers:
         return hashlib.blake2b(
             visitor.connection.encode("utf-8", "surrogateescape"), key=self._key, digest_size=32
         ).digest()
-
-
-async def _awaited(work: Awaitable[bool]) -> bool:
-    return await work
 
 
 def read_connection_string(text: str, named: Named) -> tuple[SessionWish, str]:

@@ -18,7 +18,6 @@ from tenantproxy.wire.client_auth import failed
 from tenantproxy.wire.scram import Verifier
 from tenantproxy.wire.startup import SessionWish
 from tests.support.token_desk import Clock
-from tests.support.waiting import until
 
 RIGHT = Verifier.of_password("right", iterations=1)
 
@@ -155,8 +154,10 @@ async def test_the_event_loop_is_not_held_while_a_password_is_checked(checks: Pa
     assert turns > 50
 
 
-async def test_a_flood_of_strangers_is_refused_and_a_known_caller_is_not(checks: PasswordChecks) -> None:
-    callers = SqlCallers(SlowUsers(), named=named, attempts=0, check=checks.is_right, clock=(clock := Clock()))
+async def test_a_flood_of_strangers_is_refused_and_a_known_caller_is_not() -> None:
+    clock = Clock()
+    checks = PasswordChecks(threads=1, max_waiting=4, clock=clock)
+    callers = SqlCallers(SlowUsers(), named=named, attempts=0, check=checks.is_right, clock=clock)
     known = visitor("postgresql://u:right@h/acme")
     await callers.verify(known)
     clock.now += 61
@@ -166,24 +167,7 @@ async def test_a_flood_of_strangers_is_refused_and_a_known_caller_is_not(checks:
     answers = await asyncio.gather(*flood, return_exceptions=True)
     assert [type(each) for each in answers[:3]] == [InvalidCredentials] * 3  # one runs, two wait
     assert {type(each) for each in answers[3:]} == {TooManyAttempts}
-
-
-async def test_the_same_connection_string_at_once_is_checked_once() -> None:
-    asked: list[str] = []
-
-    async def counted(verifier: Verifier, password: str, trust: Trust) -> bool:
-        asked.append(password)
-        await asyncio.sleep(0.01)
-        return verifier.matches(password)
-
-    callers = SqlCallers(FakeUsers(), named=named, attempts=3, check=counted)
-    many = [asyncio.create_task(callers.verify(visitor("postgresql://u:right@h/acme"))) for _ in range(3)]
-    await until(lambda: asked, "it is being checked")
-    many[0].cancel()
-    found = await asyncio.gather(*many, return_exceptions=True)
-    assert isinstance(found[0], asyncio.CancelledError)
-    assert [each.tenant for each in found[1:] if isinstance(each, Target)] == ["acme", "acme"]
-    assert asked == ["right"]
+    checks.close()
 
 
 async def test_many_guesses_at_once_are_as_many_attempts() -> None:
