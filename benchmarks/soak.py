@@ -54,6 +54,7 @@ _EXPECTED: Final = {
     "tenant_paused": "the tenant is paused",
     "08006": "the connection to the server was lost",
     "08001": "no connection to the server",
+    "connect_failed": "no connection to the server",
     "53300": "no connection in time",
     "28000": "the tenant is suspended",
     "tenant_suspended": "the tenant is suspended",
