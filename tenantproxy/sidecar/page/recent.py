@@ -63,4 +63,14 @@ def _shown(value: object) -> object:
     """What JSON takes, and no longer than a line."""
     if isinstance(value, str):
         return value[:_MAX_TEXT]
+    if isinstance(value, tuple):  # of what an operator acted upon
+        return "; ".join(map(_told, value))[:_MAX_TEXT]
     return value if isinstance(value, int | float | bool) or value is None else str(value)[:_MAX_TEXT]
+
+
+def _told(thing: object) -> str:
+    """One of them: the name of its number, and what is known of it."""
+    if not isinstance(thing, Mapping):
+        return str(thing)
+    name = next(iter(thing), "")
+    return " ".join([str(name), *(str(value) for value in thing.values() if value not in ("", 0, None))])

@@ -1,3 +1,5 @@
+import { element } from "./dom.js";
+
 // The lines of waits and holds: p50 and p99 of the last ten seconds, drawn by uPlot and told as a text.
 const KEPT = 600;
 const WINDOW = 10;
@@ -34,8 +36,10 @@ export class Lines {
       this.data[number].push(value);
       if (this.data[number].length > KEPT) this.data[number].shift();
     });
-    const said = middle === null ? "none in the last 10 s" : `p50 ${shown(middle)}, p99 ${shown(high)} in the last 10 s`;
-    if (this.text.textContent !== said) this.text.textContent = said;
+    const said = middle === null ? ["none in the last 10 s"]
+      : [element("span", "p50", "key"), ` ${shown(middle)}, `, element("span", "p99", "key dashed"), ` ${shown(high)} in the last 10 s`];
+    const text = said.map((each) => each.textContent ?? each).join("");
+    if (this.text.textContent !== text) this.text.replaceChildren(...said);
     this.draw();
   }
 

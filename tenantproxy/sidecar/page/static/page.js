@@ -30,7 +30,7 @@ const lines = { wait: new Lines($("wait-line"), $("wait-text")), hold: new Lines
 
 function state(text, isBad = false) {
   if ($("state").textContent !== text) $("state").textContent = text;
-  $("state").className = isBad ? "down" : "";
+  $("state").className = isBad ? "down" : text === "live" ? "live" : "";
 }
 
 // --- who looks -------------------------------------------------------------------------------------------------------
@@ -183,9 +183,9 @@ function counts(found, starved, paused) {
       const line = body.insertRow();
       const head = element("th", name);
       head.scope = "row";
-      line.append(head, element("td", String(value), "number"));
+      line.append(head, element("td", String(value), value === 0 ? "number none" : "number"));
     }
-    card.replaceChildren(element("h3", title), rows.length ? list : element("p", "none"));
+    card.replaceChildren(element("h3", title), rows.length ? list : element("p", "none", "none"));
   });
 }
 
@@ -196,7 +196,7 @@ function events(list, isAll) {
     const line = element("li");
     const when = element("time", new Date(each.at * 1000).toLocaleTimeString());
     when.dateTime = new Date(each.at * 1000).toISOString();
-    const told = Object.entries(each.fields).filter(([, value]) => value !== "" && value !== null).map(([name, value]) => `${name}=${value}`);
+    const told = Object.entries(each.fields).filter(([name, value]) => value !== "" && value !== null && name !== "request_id").map(([name, value]) => `${name}=${value}`);
     line.append(when, element("strong", each.kind.replaceAll("_", " ")), ` ${told.join(" ")}`);
     box.prepend(line);
   }

@@ -11,7 +11,7 @@ export class RowsInSight {
     this.lines = new Map();
     this.free = [];
     this.height = 0;
-    [this.before, this.after] = [space(columns.length), space(columns.length)];
+    [this.before, this.after] = [space(), space()];
     body.append(this.before, this.after);
     scroll.addEventListener("scroll", () => this.draw(), { passive: true });
     this.observer = new ResizeObserver(() => { this.height = scroll.clientHeight; this.draw(); });
@@ -86,10 +86,10 @@ function tall(line, rows) {
   line.firstChild.style.height = `${rows * HEIGHT}px`;
 }
 
-function space(columns) {
+function space() {
   const line = document.createElement("tr");
   line.className = "space";
   line.setAttribute("aria-hidden", "true");
-  line.insertCell().colSpan = columns;
+  line.insertCell();  // one cell: more would be columns also where a narrow screen shows fewer
   return line;
 }
