@@ -43,6 +43,7 @@ command() { return 1; }
 """
 
 
+@pytest.mark.parametrize("options", [[], ["--coverage"]])
 @pytest.mark.parametrize(
     ("ci", "codes", "passes", "runs"),
     [
@@ -56,7 +57,7 @@ command() { return 1; }
     ],
 )
 def test_scripts_test_passes_only_where_every_test_does(
-    ci: str, codes: str, passes: bool, runs: int, tmp_path: Path
+    ci: str, codes: str, passes: bool, runs: int, options: list[str], tmp_path: Path
 ) -> None:
     scripts = tmp_path / "scripts"
     scripts.mkdir()
@@ -66,8 +67,10 @@ def test_scripts_test_passes_only_where_every_test_does(
     (scripts / "check").chmod(0o755)
     (tmp_path / "codes").write_text(codes + "\n")
     done = subprocess.run(
-        ["sh", "scripts/test"], cwd=tmp_path, env=os.environ | {"CI": ci}, capture_output=True, text=True, check=False
-    )
+        ["sh", "scripts/test", *options],
+        cwd=tmp_path, env=os.environ | {"CI": ci}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
     assert (done.returncode == 0) is passes, done
     assert done.stdout.count("python -m") == runs
-    assert ("coverage report --format=total" in done.stdout) is passes
+    assert ("coverage report --format=total" in done.stdout) is (passes and bool(options))
+    assert ("--cov " in done.stdout) is bool(options)
