@@ -27,6 +27,7 @@ __all__ = [
     "connect_as",
     "listed",
     "opened",
+    "pinned_at",
     "registered",
     "registry_of",
     "registry_on",
@@ -37,9 +38,22 @@ PINNED: Final = {
     "role": "none",  # else the session is a tenant's until code of that tenant says SET ROLE NONE
     "local_preload_libraries": "",
     "default_transaction_read_only": "off",
+    "default_transaction_isolation": "read committed",
+    "default_transaction_deferrable": "off",
     "standard_conforming_strings": "on",
+    "statement_timeout": "0",
+    "idle_in_transaction_session_timeout": "0",
+    "idle_session_timeout": "0",
+    "lock_timeout": "30s",  # a tenant that holds a lock does not hold it up for longer
 }
 """What an admin session in a tenant's database has, whatever its owner set for all sessions there."""
+
+_SINCE_17: Final = {"transaction_timeout": "0"}
+# Servers by their addresses. One that does not know it would refuse the session, so it is sent to those that are known.
+_KNOW_TRANSACTION_TIMEOUT: Final[set[tuple[tuple[str, int], ...]]] = set()
+_WHERE: Final = """
+SELECT pg_catalog.pg_backend_pid(), pg_catalog.current_setting('search_path'), current_user::pg_catalog.text
+"""
 
 
 async def registered(settings: Settings) -> list[Tenant]:
@@ -144,26 +158,74 @@ async def connect_as(
     server: Server, database: str, user: str, password: str | None, *, search_path: str | None = None
 ) -> asyncpg.Connection:
     """A plain connection to a configured server, to the host that takes writes; the caller closes it. `search_path`,
-    and then `PINNED` too: whatever database and role set; a pooler would refuse it.
+    and then `PINNED` too: whatever database and role set.
 
-    Raises ConfigurationError where the pooler answers that is between us and the server.
+    Raises ConfigurationError where a pooler answers that is between us and the server, which may drop what is pinned.
     """
-    pinned = None if search_path is None or server.pooler else {"search_path": search_path, **PINNED}
-    conn: asyncpg.Connection = await asyncpg.connect(
-        host=[each.host for each in server.each_host],
-        port=[each.port for each in server.each_host],
-        target_session_attrs=SessionAttribute.primary if len(server.each_host) > 1 else SessionAttribute.any,
-        user=user,
-        password=password,
-        database=database,
-        ssl=ssl_argument(server),
-        timeout=server.connect_timeout,
-        server_settings=pinned,
-    )
-    if server.pooler and await conn.fetchval("SELECT pg_backend_pid()") != conn.get_server_pid():
+    try:
+        conn = await _opened(server, database, user, password, search_path)
+    except asyncpg.ProtocolViolationError:
+        if server.pooler:  # PgBouncer takes no parameter that it does not know
+            raise _in_between() from None
+        raise
+    if search_path is None and not server.pooler:
+        return conn
+    try:
+        ((pid, path, acts_as),) = await conn.fetch(_WHERE)
+        is_pinned = search_path is None or (path, acts_as) == (search_path, user)
+        if pid != conn.get_server_pid() or not is_pinned:
+            raise _in_between()
+    except BaseException:
         await conn.close()
-        fix = "give it the server's own: TENANTPROXY_SERVERS__NAME__HOST and TENANTPROXY_SERVERS__NAME__PORT"
-        raise ConfigurationError(
-            [Problem(key="servers.NAME.pooler", problem="is in between, and this needs a session of its own", fix=fix)]
-        )
+        raise
     return conn
+
+
+async def _opened(
+    server: Server, database: str, user: str, password: str | None, search_path: str | None
+) -> asyncpg.Connection:
+    """Raises what asyncpg raises."""
+
+    async def connected(pinned: dict[str, str] | None) -> asyncpg.Connection:
+        conn: asyncpg.Connection = await asyncpg.connect(
+            host=[each.host for each in server.each_host],
+            port=[each.port for each in server.each_host],
+            target_session_attrs=SessionAttribute.primary if len(server.each_host) > 1 else SessionAttribute.any,
+            user=user,
+            password=password,
+            database=database,
+            ssl=ssl_argument(server),
+            timeout=server.connect_timeout,
+            server_settings=pinned,
+        )
+        return conn
+
+    if search_path is None:
+        return await connected(None)
+    try:
+        conn = await connected({"search_path": search_path, **pinned_at(server)})
+    except asyncpg.UndefinedObjectError:
+        if _hosts(server) not in _KNOW_TRANSACTION_TIMEOUT:
+            raise
+        _KNOW_TRANSACTION_TIMEOUT.discard(_hosts(server))  # an older one has taken its place
+        conn = await connected({"search_path": search_path, **pinned_at(server)})
+    if conn.get_server_version() < (17, 0) or _hosts(server) in _KNOW_TRANSACTION_TIMEOUT:
+        return conn
+    _KNOW_TRANSACTION_TIMEOUT.add(_hosts(server))
+    await conn.close()
+    return await connected({"search_path": search_path, **pinned_at(server)})
+
+
+def pinned_at(server: Server) -> dict[str, str]:
+    """`PINNED`, and what newer servers know in addition, once one of `connect_as` has met such a `server`."""
+    return PINNED | _SINCE_17 if _hosts(server) in _KNOW_TRANSACTION_TIMEOUT else dict(PINNED)
+
+
+def _hosts(server: Server) -> tuple[tuple[str, int], ...]:
+    return tuple((each.host, each.port) for each in server.each_host)
+
+
+def _in_between() -> ConfigurationError:
+    fix = "give it the server's own: TENANTPROXY_SERVERS__NAME__HOST and TENANTPROXY_SERVERS__NAME__PORT"
+    problem = "is in between, and this needs a session of its own"
+    return ConfigurationError([Problem(key="servers.NAME.pooler", problem=problem, fix=fix)])

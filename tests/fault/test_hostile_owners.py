@@ -76,6 +76,39 @@ async def test_a_role_that_is_set_for_a_database_runs_nothing_of_its_owner_as_th
             await main.execute("DELETE FROM tenantproxy.migration_runs")
 
 
+WAYS_TO_END: Final = (
+    "statement_timeout", "transaction_timeout", "lock_timeout", "idle_session_timeout",
+    "idle_in_transaction_session_timeout",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("pooler", ["", "pgbouncer"])
+async def test_no_setting_of_an_owner_ends_the_admin_user_or_becomes_its_own(
+    house: World, tmp_path: Path, pooler: str
+) -> None:
+    """`pooler`: one is named, which the admin user goes past by the server's own address."""
+    settings = settings_of(house, tmp_path)
+    server = settings.servers["primary"].model_copy(update={"pooler": pooler})
+    reached = settings.model_copy(update={"servers": {"primary": server}})
+    async with an_owner(house, settings, Isolation.DATABASE) as (want, tenant, conn):
+        await conn.execute(
+            "CREATE FUNCTION pg_backend_pid() RETURNS int LANGUAGE plpgsql AS 'BEGIN PERFORM canary(); RETURN 1; END'"
+        )
+        for name in WAYS_TO_END:
+            await conn.execute(f'ALTER DATABASE "{want.database}" SET {name} = 1')
+        await conn.execute(f'ALTER DATABASE "{want.database}" SET search_path = public, pg_catalog')
+        await conn.execute(f"ALTER DATABASE \"{want.database}\" SET role = '{want.role}'")
+        await conn.execute(f'ALTER DATABASE "{want.database}" SET default_transaction_isolation = serializable')
+        async with admin_connection(reached, "primary", want.database) as admin:
+            shown = {name: await admin.fetchval(f"SHOW {name}") for name in WAYS_TO_END}
+            assert shown.pop("lock_timeout") == "30s"
+            assert set(shown.values()) == {"0"}
+            assert await admin.fetchval("SHOW transaction_isolation") == "read committed"
+            assert await admin.fetchval("SELECT current_user = session_user")
+        if not pooler:
+            await verify_backup(settings, await backup_tenant(settings, tenant))
+
+
 async def test_an_index_that_is_made_while_a_backup_waits_for_its_table_is_seen(
     house: World, settings: Settings
 ) -> None:

@@ -93,7 +93,8 @@ class Managed:
 
 @asynccontextmanager
 async def a_managed(version: int, folder: Path) -> AsyncIterator[Managed]:
-    async with EmbeddedPostgres(version=version, durable=False, max_connections=60) as server:
+    preparing = {"max_prepared_transactions": "4"}
+    async with EmbeddedPostgres(version=version, durable=False, max_connections=60, settings=preparing) as server:
         async with Database(server=server, name="postgres").connect() as root:
             await root.execute(f"CREATE ROLE {ADMIN} LOGIN CREATEROLE CREATEDB PASSWORD '{ADMIN}'")
         async with Database(server=server, name="postgres").connect(ADMIN, ADMIN) as boss:
@@ -207,6 +208,21 @@ async def test_sessions_of_a_suspended_tenant_end_though_their_owner_is_no_super
         await resume(managed.settings, tenant.id)
 
 
+@pytest.mark.parametrize("kind", [Isolation.DATABASE, Isolation.SCHEMA])
+async def test_what_a_deleted_tenant_has_prepared_is_undone_without_a_superuser(
+    managed: Managed, kind: Isolation
+) -> None:
+    tenant = await managed.made(f"prepares-{kind.value}", kind)
+    password = role_password(f"{SECRET} too".encode(), "primary", tenant.placement.role or "")
+    database = Database(server=managed.server, name=tenant.placement.database)
+    async with database.connect(tenant.placement.role, password) as theirs:
+        await theirs.execute("BEGIN")
+        await theirs.execute(f"LOCK TABLE {tenant.placement.schema or 'public'}.projects IN ROW EXCLUSIVE MODE")
+        await theirs.execute("PREPARE TRANSACTION 'left'")
+    removed = await delete(managed.settings, tenant.id, grace_days=0, no_backup=True)
+    assert (removed.state, removed.left) == ("cleaned", ())
+
+
 async def test_a_session_that_the_admin_user_may_not_end_is_told_and_never_passed_over(managed: Managed) -> None:
     tenant, other = await managed.made("guarded", Isolation.DATABASE), managed.tenants[Isolation.DATABASE]
     roles = {each.id: each.placement.role for each in (tenant, other)}
@@ -266,6 +282,15 @@ async def test_a_right_that_a_backup_lacks_is_named(managed: Managed) -> None:
             await backup_tenant(managed.settings, tenant)
         await root.execute(f"GRANT SELECT ON of_root TO {ADMIN}")
         saved = await backup_tenant(managed.settings, tenant)
+        await root.execute("CREATE ROLE stranger; CREATE TABLE theirs (n int); ALTER TABLE theirs OWNER TO stranger")
+        await root.execute(f"GRANT SELECT ON theirs TO {ADMIN}")
+        if managed.server.version >= 16:  # before, it may become a member of any such role
+            with pytest.raises(BackupFailed, match=r"theirs belongs to stranger.*GRANT (MAINTAIN|UPDATE) ON"):
+                await backup_tenant(managed.settings, tenant)
+            right = "MAINTAIN" if managed.server.version >= 17 else "UPDATE"
+            await root.execute(f"GRANT {right} ON theirs TO {ADMIN}")
+        await backup_tenant(managed.settings, tenant)
+        await root.execute("DROP TABLE theirs; DROP ROLE stranger")
         with pytest.raises(ConfigurationError, match=r'may not act for "postgres".*GRANT "postgres" TO "boss"'):
             await restore_backup(managed.settings, saved, as_id="again")
         await root.execute("DROP TABLE of_root; ALTER TABLE owned ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")

@@ -402,6 +402,8 @@ async def test_installing_goes_past_the_pooler(lasting: World, pooler: PgBouncer
     admin, secret = lasting.server.superuser, lasting.server.password
     with pytest.raises(ConfigurationError, match="TENANTPROXY_SERVERS__NAME__HOST"):
         await connect_as(server, lasting.shared.name, admin, secret)
+    with pytest.raises(ConfigurationError, match="TENANTPROXY_SERVERS__NAME__HOST"):
+        await connect_as(server, lasting.shared.name, admin, secret, search_path="pg_catalog")
     past = server.model_copy(update={"port": lasting.server.port})
     conn = await connect_as(past, lasting.shared.name, admin, secret)
     await conn.close()

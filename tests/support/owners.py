@@ -38,7 +38,8 @@ CREATE FUNCTION {schema}.apart(int, int) RETURNS float8 LANGUAGE plpgsql IMMUTAB
 
 @asynccontextmanager
 async def own_world() -> AsyncIterator[World]:
-    few = {"max_locks_per_transaction": "10"}  # a thing too many for one transaction is soon made
+    # A thing too many for one transaction is soon made.
+    few = {"max_locks_per_transaction": "10", "max_prepared_transactions": "4"}
     async with EmbeddedPostgres(version=18, durable=False, max_connections=60, settings=few) as server:
         async with a_world(server, rows=1, schemas=1, databases=0) as world:
             yield world

@@ -13,9 +13,10 @@ from typing import Final
 
 import asyncpg
 
+from tenantproxy.lifecycle.acting import KEEPER
 from tenantproxy.lifecycle.backup.errors import BackupDamaged, BackupFailed
 from tenantproxy.lifecycle.backup.manifest import Content, SavedTable
-from tenantproxy.model import NOTHING
+from tenantproxy.model import NOTHING, quote_identifier
 
 __all__ = ["KEY_TABLE", "checksum_of", "compare", "owners_in", "read_content", "settle", "snapshot_schemas"]
 
@@ -50,8 +51,9 @@ _OF_EXTENSION: Final = (
 _TABLES: Final = f"""
 SELECT n.nspname::text AS schema, c.relname::text AS name, c.relkind = 'p' AS is_partitioned,
   format('%I.%I', n.nspname, c.relname) AS sql_name,
-  has_table_privilege(c.oid, 'UPDATE, DELETE, TRUNCATE') AS may_lock
-FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+  has_table_privilege(c.oid, 'UPDATE, DELETE, TRUNCATE{{maintain}}') AS may_lock,
+  NOT r.rolsuper AND r.rolname NOT IN (current_user, '{KEEPER}') AS is_theirs, r.rolname::text AS owner
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_roles r ON r.oid = c.relowner
 WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.relpersistence <> 't' AND n.nspname = ANY ($1)
   AND NOT {_OF_EXTENSION.format(catalogue="pg_class", oid="c.oid")}
 ORDER BY 1, 2
@@ -80,6 +82,7 @@ SELECT DISTINCT pg_get_userbyid(owner)::text FROM (
   UNION SELECT lomowner FROM pg_largeobject_metadata WHERE $2
 ) AS all_of_them (owner) WHERE pg_get_userbyid(owner) <> 'pg_database_owner' ORDER BY 1
 """
+_17: Final = 170000
 _LARGE_OBJECTS: Final = "SELECT count(*) AS rows, sum(oid::bigint)::text AS checksum FROM pg_largeobject_metadata"
 _FOLDED: Final = """
 WITH RECURSIVE looked (oid) AS (
@@ -117,6 +120,8 @@ class _Table:
     is_partitioned: bool
     sql_name: str  # as PostgreSQL writes it: a tenant may have a line feed in a name
     may_lock: bool
+    is_theirs: bool  # its owner may index it, and is neither the admin user nor one of more rights
+    owner: str
 
 
 async def settle(conn: asyncpg.Connection) -> None:
@@ -157,7 +162,8 @@ async def read_content(
     await conn.fetch(_SET, ["restrict_nonsystem_relation_kind"], ["view, foreign-table"])
     await conn.execute("SET LOCAL row_security = off")  # a policy is an error, and not fewer rows
     sequences = await conn.fetch(_SEQUENCES, schemas)
-    tables = [_Table(**row) for row in await conn.fetch(_TABLES, schemas)]
+    maintain = ", MAINTAIN" if await _number(conn) >= _17 else ""
+    tables = [_Table(**row) for row in await conn.fetch(_TABLES.format(maintain=maintain), schemas)]
     counted = [each for each in tables if (each.schema, each.name) != KEY_TABLE]
     if fresh is not None and await fresh.fetchval("SELECT rolsuper FROM pg_roles WHERE rolname = current_user"):
         await fresh.fetch("SELECT FROM pg_namespace WHERE nspname = ANY ($1) FOR SHARE", schemas)  # none is renamed
@@ -184,7 +190,19 @@ async def _unchanged(conn: asyncpg.Connection, tables: Sequence[_Table]) -> Asyn
     """None of `tables` gets an index, statistics or a partition within the block, which ends in a savepoint's end.
 
     The planner sees what is committed now, and not the snapshot: an index made behind the look at them would be used.
+
+    Raises BackupFailed for one that may only be read, whose owner could make one meanwhile.
     """
+    for table in tables:
+        if table.is_theirs and not table.may_lock:
+            user = quote_identifier(await conn.fetchval("SELECT current_user::text"))
+            right = "MAINTAIN" if await _number(conn) >= _17 else "UPDATE"
+            raise BackupFailed(
+                f"{table.sql_name} belongs to {table.owner}, and the admin user {user} may only read it: its owner"
+                " could make an index while its rows are counted, whose function would run as that user",
+                hint=f"GRANT {right} ON {table.sql_name} TO {user}, so that it can be locked; or GRANT"
+                f" {quote_identifier(table.owner)} TO {user}",
+            )
     locked = [f"{'ONLY ' * (not each.is_partitioned)}{each.sql_name}" for each in tables if each.may_lock]
     if not locked:
         yield
@@ -194,6 +212,10 @@ async def _unchanged(conn: asyncpg.Connection, tables: Sequence[_Table]) -> Asyn
     await conn.execute(f"LOCK TABLE {', '.join(locked)} IN SHARE UPDATE EXCLUSIVE MODE")
     yield
     await within.rollback()
+
+
+async def _number(conn: asyncpg.Connection) -> int:
+    return int(await conn.fetchval("SELECT current_setting('server_version_num')"))
 
 
 async def _check_folded(conn: asyncpg.Connection, schemas: Sequence[str]) -> None:

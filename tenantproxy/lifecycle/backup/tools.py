@@ -17,7 +17,7 @@ from typing import Final
 from tenantproxy.config import Server, Settings
 from tenantproxy.embedded.binaries import bin_folders
 from tenantproxy.errors import ConfigurationError, Problem, TenantProxyError
-from tenantproxy.lifecycle.access import PINNED
+from tenantproxy.lifecycle.access import pinned_at
 from tenantproxy.lifecycle.backup.loading import Loader
 
 __all__ = ["DumpTools", "ToolFailed", "child_environment", "find_tools", "run_piped", "run_tool"]
@@ -106,8 +106,8 @@ def child_environment(server: Server, database: str, *, loader: Loader | None = 
         "PGAPPNAME": "tenantproxy backup",
         "PGPASSFILE": os.devnull,
     }
-    if not server.pooler:
-        own["PGOPTIONS"] = " ".join(f"-c {name}={value}" for name, value in PINNED.items())
+    pinned = {name: value.replace(" ", "\\ ") for name, value in pinned_at(server).items()}
+    own["PGOPTIONS"] = " ".join(f"-c {name}={value}" for name, value in pinned.items())
     if len(hosts) > 1:
         own["PGTARGETSESSIONATTRS"] = "read-write"
     if loader is not None:

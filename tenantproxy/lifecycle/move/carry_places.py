@@ -97,7 +97,7 @@ class PlaceCarrier:
                     yield scratch
             finally:
                 if not conn.is_closed():
-                    await places.drop_database(conn, name, None)
+                    await places.drop_database(conn, name, None, connect=self._tools.connecting(server))
 
     async def catch_up(self) -> None:
         """See `carriers.Carrier`."""

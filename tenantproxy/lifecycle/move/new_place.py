@@ -128,7 +128,8 @@ async def remove_place(tools: MoveTools, change: TenantChange, old: Placement) -
             await replicate.end_following(source, target, slot_of(new))
     place = OwnedPlace(wanted=new, database=change.database, schema=change.schema, is_proven=True)
     async with tools.opened(new.server, MAINTENANCE) as conn:
-        await places.drop_database(conn, temporary_name(new.mark), None)  # one in which structure was renamed
+        connect = tools.connecting(new.server)
+        await places.drop_database(conn, temporary_name(new.mark), None, connect=connect)  # structure was renamed there
     await drop_owned(tools, place)
 
 
@@ -144,9 +145,11 @@ async def drop_owned(tools: MoveTools, owned: OwnedPlace) -> None:
         async with tools.opened(place.server, place.database) as conn:
             await places.drop_schemas(conn, place, owned.schema)
     async with tools.opened(place.server, MAINTENANCE) as conn:
+        connect = tools.connecting(place.server)
         if place.isolation is Isolation.DATABASE:
-            await places.drop_database(conn, temporary_name(place.mark), owned.database, final=place.database)
-        await places.drop_role(conn, place, lambda database: tools.connect(place.server, database))
+            temporary = temporary_name(place.mark)
+            await places.drop_database(conn, temporary, owned.database, connect=connect, final=place.database)
+        await places.drop_role(conn, place, connect)
 
 
 async def erase_shared(tools: MoveTools, place: Wanted) -> None:

@@ -20,6 +20,10 @@ from tenantproxy.model import Isolation, Placement, Tenant, TenantStatus
 
 __all__ = ["MoveStep"]
 
+_PREPARED: Final = """
+SELECT gid, owner::text AS owner FROM pg_prepared_xacts WHERE database = current_database() AND NOT owner = ANY ($1)
+ORDER BY prepared LIMIT 5
+"""
 _SWITCH: Final = """
 UPDATE tenantproxy.tenants SET isolation = $2, server = $3, database = $4, schema = $5, role = $6, status = $7,
   epoch = epoch + 1 WHERE id = $1 AND status = 'paused'
@@ -104,9 +108,14 @@ class MoveStep:
 
     async def _bring(self, carrier: Carrier, source: asyncpg.Connection, target: asyncpg.Connection) -> int:
         """How many rows both places have now, the same ones."""
-        if await source.fetchval("SELECT count(*) FROM pg_prepared_xacts WHERE database = current_database()"):
-            # One that any session of the role can commit later; of shared tables too.
-            raise MoveFailed("its database has prepared transactions", hint="COMMIT PREPARED or ROLLBACK PREPARED them")
+        roles = await self._tools.roles_of_tenants(source, self._old.server)
+        others = [] if self._old.isolation is Isolation.DATABASE else [role for role in roles if role != self._old.role]
+        # Any session of their role can commit them later, in shared tables too. Those of other tenants' roles reach
+        # nothing that is moved.
+        if left := await source.fetch(_PREPARED, others):
+            named = ", ".join(f"{row['gid']!r} of {row['owner']}" for row in left)
+            hint = f"in the database {self._old.database}: COMMIT PREPARED or ROLLBACK PREPARED them"
+            raise MoveFailed(f"its database has prepared transactions: {named}", hint=hint)
         await carrier.bring()
         await self._moved(MoveEvent.ROWS_COPIED)
         rows = await carrier.compare()

@@ -13,7 +13,7 @@ from tenantproxy.config import Settings
 from tenantproxy.errors import TenantProxyError
 from tenantproxy.lifecycle.change_store import ChangeStore
 from tenantproxy.lifecycle.move.state import MoveState
-from tenantproxy.lifecycle.provisioner import ConnectTo
+from tenantproxy.lifecycle.provisioner import Connect, ConnectTo
 from tenantproxy.lifecycle.status.closing import PlaceDoor
 from tenantproxy.lifecycle.tenant_roles import roles_of_tenants
 from tenantproxy.model import Isolation, Placement
@@ -76,6 +76,10 @@ class MoveTools:
         """Those of all tenants on `server`, to which `conn` is."""
         async with self.store.turn:
             return await roles_of_tenants(self.main, conn, default=self.settings.main.server, server=server)
+
+    def connecting(self, server: str) -> Connect:
+        """What opens connections to databases of `server`, with admin credentials."""
+        return lambda database: self.connect(server, database)
 
     @asynccontextmanager
     async def opened(self, server: str, database: str) -> AsyncIterator[asyncpg.Connection]:

@@ -7,16 +7,18 @@ Every function looks first and may be run again after a crash at any point.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import asyncpg
 
 from tenantproxy.config import TenantRoles, role_password
-from tenantproxy.errors import ConfigurationError, Problem
+from tenantproxy.errors import ConfigurationError, Problem, TenantProxyError
 from tenantproxy.lifecycle.acting import act_for
+from tenantproxy.lifecycle.prepared import undo_prepared, undo_prepared_everywhere
 from tenantproxy.lifecycle.provision.wanted import Wanted
 from tenantproxy.lifecycle.provisioner import Connect, change_grants, create_closed, ensure_role
-from tenantproxy.model import quote_identifier, reader_of
+from tenantproxy.model import Isolation, quote_identifier, reader_of
 
 __all__ = [
     "database_named",
@@ -28,6 +30,7 @@ __all__ = [
     "make_roles",
     "make_schema",
     "name_database",
+    "undo_prepared_of",
 ]
 
 _PATIENCE: Final = "30s"
@@ -37,6 +40,18 @@ SELECT coalesce(d.datname::text, current_database()) FROM pg_shdepend s LEFT JOI
 WHERE s.refclassid = 'pg_authid'::regclass AND s.refobjid = (SELECT oid FROM pg_roles WHERE rolname = $1)
   AND (s.dbid = 0 OR d.datallowconn)
 GROUP BY 1 HAVING bool_and(s.deptype <> 'o')
+"""
+_HOLDING: Final = """
+SELECT DISTINCT CASE WHEN p.gid IS NOT NULL THEN format('the prepared transaction %L of %s', p.gid, p.owner)
+  ELSE format('the session %s of %s', l.pid, a.usename) END AS who
+FROM pg_locks l JOIN pg_class c ON c.oid = l.relation AND l.database = (
+  SELECT oid FROM pg_database WHERE datname = current_database())
+LEFT JOIN pg_locks x ON l.pid IS NULL AND x.pid IS NULL AND x.virtualtransaction = l.virtualtransaction
+  AND x.locktype = 'transactionid'
+LEFT JOIN pg_prepared_xacts p ON p.transaction = x.transactionid
+LEFT JOIN pg_stat_activity a ON a.pid = l.pid
+WHERE l.granted AND l.pid IS DISTINCT FROM pg_backend_pid()
+  AND c.relnamespace IN (SELECT oid FROM pg_namespace WHERE nspname = ANY ($1)) ORDER BY 1 LIMIT 5
 """
 _SCHEMA: Final = (
     "SELECT oid, nspname::text AS name, obj_description(oid, 'pg_namespace') AS sign,"
@@ -70,6 +85,7 @@ async def drop_role(conn: asyncpg.Connection, wanted: Wanted, connect: Connect) 
     for name in _roles(wanted):
         if await conn.fetchval(_ROLE, name) != wanted.sign:
             continue
+        await undo_prepared_everywhere(conn, name, connect)
         role = quote_identifier(name)
         for row in await conn.fetch(_GRANTED, name):
             inside = await connect(row[0])
@@ -89,6 +105,32 @@ def _roles(wanted: Wanted) -> tuple[str, ...]:
         return reader_of(wanted.role), wanted.role
     except ValueError:  # too long for there to be one
         return (wanted.role,)
+
+
+async def _made(conn: asyncpg.Connection, wanted: Wanted) -> list[str]:
+    """Those of `_roles` that are there and this saga's. Who owns a schema may take the sign of that away."""
+    return [role for role in _roles(wanted) if await conn.fetchval(_ROLE, role) == wanted.sign]
+
+
+async def undo_prepared_of(conn: asyncpg.Connection, wanted: Wanted, oid: int | None, connect: Connect) -> None:
+    """Roll back what its role has prepared, if that is this saga's, and all that was prepared in its database `oid`.
+
+    `conn`: of a maintenance database; `connect` opens others of that server. Raises as `undo_prepared`.
+    """
+    for role in await _made(conn, wanted):
+        await undo_prepared_everywhere(conn, role, connect)
+    if wanted.isolation is Isolation.DATABASE and oid is not None and (name := await _database(conn, oid)):
+        await _undo_prepared_in(conn, name, connect)
+
+
+async def _undo_prepared_in(conn: asyncpg.Connection, database: str, connect: Connect) -> None:
+    """PostgreSQL drops no database that has some."""
+    if await conn.fetchval("SELECT count(*) FROM pg_prepared_xacts WHERE database = $1", database):
+        inside = await connect(database)
+        try:
+            await undo_prepared(inside, None)
+        finally:
+            await inside.close()
 
 
 async def make_database(conn: asyncpg.Connection, temporary: str, template: str | None) -> int:
@@ -123,12 +165,18 @@ async def name_database(conn: asyncpg.Connection, wanted: Wanted, oid: int) -> N
         raise _taken("database", wanted.database, "provision.database") from None
 
 
-async def drop_database(conn: asyncpg.Connection, temporary: str, oid: int | None, *, final: str | None = None) -> None:
-    """The database `oid`, when it has one of its two names; without an `oid` the one called `temporary`."""
+async def drop_database(
+    conn: asyncpg.Connection, temporary: str, oid: int | None, *, connect: Connect, final: str | None = None
+) -> None:
+    """The database `oid`, when it has one of its two names; without an `oid` the one called `temporary`.
+
+    `connect` opens another one of the server of `conn`.
+    """
     name = temporary if oid is None else await _database(conn, oid)
     if name is not None and name in (temporary, final):
         if await conn.fetchval("SELECT datistemplate FROM pg_database WHERE datname = $1", name):  # by its owner
             await conn.execute(f"ALTER DATABASE {quote_identifier(name)} IS_TEMPLATE false")
+        await _undo_prepared_in(conn, name, connect)
         await conn.execute(f"DROP DATABASE IF EXISTS {quote_identifier(name)} WITH (FORCE)")
 
 
@@ -149,12 +197,28 @@ async def make_schema(conn: asyncpg.Connection, wanted: Wanted, schema: str, oid
 
 
 async def drop_schemas(conn: asyncpg.Connection, wanted: Wanted, oid: int | None) -> None:
-    """Its schemas with all that is in them, and what its role was granted on the shared database."""
+    """Its schemas with all that is in them, and what its role was granted on the shared database.
+
+    Raises TenantProxyError that names who holds something in them for too long.
+    """
+    made = await _made(conn, wanted)
+    for role in made:
+        await undo_prepared(conn, role)
+    try:
+        await _drop_schemas(conn, wanted, oid, made)
+    except asyncpg.LockNotAvailableError as exc:
+        names = [wanted.schema, *(schema for _, schema in wanted.systems)]
+        holding = [row["who"] for row in await conn.fetch(_HOLDING, names)]
+        raise TenantProxyError(
+            f"something in the schema {wanted.schema} is held: {', '.join(holding) or 'no longer'}",
+            hint="end them (pg_terminate_backend, ROLLBACK PREPARED), and call it again",
+        ) from exc
+
+
+async def _drop_schemas(conn: asyncpg.Connection, wanted: Wanted, oid: int | None, made: Sequence[str]) -> None:
+    role = wanted.role if wanted.role in made else None
     async with conn.transaction():
-        await conn.execute(f"SET LOCAL lock_timeout = '{_PATIENCE}'")  # a prepared transaction may hold its tables
-        # Who owns a schema may take its sign away.
-        made = [role for role in _roles(wanted) if await conn.fetchval(_ROLE, role) == wanted.sign]
-        role = wanted.role if wanted.role in made else None
+        await conn.execute(f"SET LOCAL lock_timeout = '{_PATIENCE}'")
         for name, known in ((wanted.schema, oid), *((schema, None) for _, schema in wanted.systems)):
             found = await conn.fetchrow(_SCHEMA, known, name)
             if found is not None and (

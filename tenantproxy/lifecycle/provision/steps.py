@@ -22,6 +22,7 @@ from tenantproxy.lifecycle.provision.state import SagaEvent, SagaState
 from tenantproxy.lifecycle.provision.template import ensure_template, template_name
 from tenantproxy.lifecycle.provision.wanted import Wanted, temporary_name
 from tenantproxy.lifecycle.provisioner import (
+    Connect,
     ConnectTo,
     change_grants,
     close_database,
@@ -228,10 +229,12 @@ class Steps:
             async with self._opened(wanted.server, wanted.database) as conn:
                 await places.drop_schemas(conn, wanted, saga.schema)
         if wanted.isolation is not Isolation.ROW:
+            connect = _connecting(self._connect, wanted.server)
             async with self._maintenance(wanted.server) as conn:
                 if wanted.isolation is Isolation.DATABASE:
-                    await places.drop_database(conn, saga.temporary, saga.database, final=wanted.database)
-                await places.drop_role(conn, wanted, lambda database: self._connect(wanted.server, database))
+                    final = wanted.database
+                    await places.drop_database(conn, saga.temporary, saga.database, connect=connect, final=final)
+                await places.drop_role(conn, wanted, connect)
 
     # --- for the stock -----------------------------------------------------------------------------------------------
     async def make_stocked(self, server: str, mark: str) -> int:
@@ -250,7 +253,7 @@ class Steps:
     async def remove_stocked(self, server: str, mark: str, oid: int | None) -> None:
         """Remove it, if it has its temporary name still."""
         async with self._maintenance(server) as conn:
-            await places.drop_database(conn, temporary_name(mark), oid)
+            await places.drop_database(conn, temporary_name(mark), oid, connect=_connecting(self._connect, server))
 
     # --- connections -------------------------------------------------------------------------------------------------
     @asynccontextmanager
@@ -276,6 +279,11 @@ class Steps:
             yield conn
         finally:
             await conn.close()
+
+
+def _connecting(connect: ConnectTo, server: str) -> Connect:
+    """What opens connections to databases of `server`."""
+    return lambda database: connect(server, database)
 
 
 def _as_place(settings: Settings, server: str, database: str) -> SchemaPlace:

@@ -20,7 +20,7 @@ from tenantproxy.lifecycle.change_store import ChangeStore, TenantChange
 from tenantproxy.lifecycle.failures import said
 from tenantproxy.lifecycle.provision import places
 from tenantproxy.lifecycle.provision.wanted import temporary_name
-from tenantproxy.lifecycle.provisioner import ConnectTo
+from tenantproxy.lifecycle.provisioner import Connect, ConnectTo
 from tenantproxy.lifecycle.status.backups import LastBackups
 from tenantproxy.lifecycle.status.closing import PlaceDoor
 from tenantproxy.lifecycle.status.entry import change_status, look_up
@@ -77,7 +77,11 @@ class Removal:
 
     async def _settled(self, change: TenantChange) -> TenantChange:
         """What is saved from now on holds all that was written, also by who did not see the fence of a row tenant."""
-        await until_none_is_older(self._settings, self._connect, change.wanted, patience=PATIENCE)
+        wanted = change.wanted
+        await until_none_is_older(self._settings, self._connect, wanted, patience=PATIENCE)
+        if wanted.isolation is not Isolation.ROW:  # they would hold what is saved, and nothing can commit them
+            async with self._opened(wanted.server, _MAINTENANCE) as conn:
+                await places.undo_prepared_of(conn, wanted, change.database, self._connecting(wanted.server))
         if "closed_at" in change.notes or change.wanted.isolation is not Isolation.ROW:
             return change
         notes = {"closed_at": await moment_of(self._connect, change.wanted)}
@@ -122,12 +126,14 @@ class Removal:
                 await places.drop_schemas(conn, wanted, change.schema)
                 if await conn.fetchval(_IS_THERE[Isolation.SCHEMA], wanted.schema):
                     left.append(f"schema {wanted.database}.{wanted.schema}")
+        connect = self._connecting(wanted.server)
         async with self._opened(wanted.server, _MAINTENANCE) as conn:
             if wanted.isolation is Isolation.DATABASE:
-                await places.drop_database(conn, temporary_name(wanted.mark), change.database, final=wanted.database)
+                temporary, final = temporary_name(wanted.mark), wanted.database
+                await places.drop_database(conn, temporary, change.database, connect=connect, final=final)
                 if await conn.fetchval(_IS_THERE[Isolation.DATABASE], wanted.database):
                     left.append(f"database {wanted.database}")
-            await places.drop_role(conn, wanted, lambda database: self._connect(wanted.server, database))
+            await places.drop_role(conn, wanted, connect)
             if await conn.fetchval("SELECT true FROM pg_roles WHERE rolname = $1", wanted.role):
                 left.append(f"role {wanted.role}")
         return left
@@ -158,6 +164,10 @@ class Removal:
 
         within = entry_gone if change.kind == "delete" else entry_kept
         return await self._moved(change, RemovalEvent.ENTRY_CHANGED, within=within, is_ended=True)
+
+    def _connecting(self, server: str) -> Connect:
+        """What opens connections to databases of `server`."""
+        return lambda database: self._connect(server, database)
 
     @asynccontextmanager
     async def _opened(self, server: str, database: str) -> AsyncIterator[asyncpg.Connection]:
