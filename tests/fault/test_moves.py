@@ -510,6 +510,7 @@ async def test_requests_wait_for_a_pause_and_are_told_when_it_lasts(two: Two, se
         set_to = "UPDATE tenantproxy.tenants SET status = $2 WHERE id = $1"
         await conn.execute(set_to, name, "paused")
         await until(lambda: patient.routes.is_paused(tenant_id(name)), "it was heard")
+        await until(lambda: hasty.routes.is_paused(tenant_id(name)), "it was heard")
         waiting = asyncio.ensure_future(patient.tenant(name).fetchval("SELECT 1"))
         with pytest.raises(TenantPaused):
             await hasty.tenant(name).fetchval("SELECT 1")
