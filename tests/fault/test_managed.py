@@ -220,7 +220,7 @@ async def test_what_a_deleted_tenant_has_prepared_is_undone_without_a_superuser(
         await theirs.execute(f"LOCK TABLE {tenant.placement.schema or 'public'}.projects IN ROW EXCLUSIVE MODE")
         await theirs.execute("PREPARE TRANSACTION 'left'")
     removed = await delete(managed.settings, tenant.id, grace_days=0, no_backup=True)
-    assert (removed.state, removed.left) == ("cleaned", ())
+    assert (removed.state, removed.left) == ("deleted", ())
 
 
 async def test_a_session_that_the_admin_user_may_not_end_is_told_and_never_passed_over(managed: Managed) -> None:
