@@ -6,19 +6,19 @@ import asyncio
 import signal
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import aiohttp
-from aiohttp import web
 from rich.console import Console
 
-from tenantproxy.demo import buildflow
+from tenantproxy.demo import buildflow, nexus
 from tenantproxy.demo.show import show_lines
 from tenantproxy.demo.stage import Seen
+from tenantproxy.demo.system_serve import Service, served
 from tenantproxy.demo.system_stage import SystemStage
 from tenantproxy.demo.system_world import SystemWorld, build_system
 from tenantproxy.demo.tour import SystemStep, walk
@@ -31,19 +31,27 @@ __all__ = ["SYSTEMS", "System", "run_system", "staged"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class System:
-    """A platform: its service from its own files, its day, and what a user may try while it serves."""
+    """A platform: its service from its own files, its day, and what a user may try while it serves.
+
+    `prepare`: what else its operator does before it is first served.
+    """
 
     title: str
     size: int
-    service: Callable[[SystemWorld, Router], web.Application]
+    service: Callable[[SystemWorld, Router], Service]
     steps: Sequence[SystemStep[SystemStage]]
     invite: Callable[[SystemStage], Sequence[str]]
+    prepare: Callable[[SystemWorld], Awaitable[None]] | None = None
 
 
 SYSTEMS: Final = {
     "buildflow": System(
         title="BuildFlow, a database for each agency", size=25, service=buildflow.service, steps=buildflow.STEPS,
         invite=buildflow.invite,
+    ),
+    "nexus": System(
+        title="NEXUS, one database for all", size=1, service=nexus.service, steps=nexus.STEPS, invite=nexus.invite,
+        prepare=nexus.prepare,
     ),
 }  # fmt: skip
 
@@ -73,22 +81,19 @@ async def staged(name: str, *, port: int = 0, size: int | None = None) -> AsyncI
     with tempfile.TemporaryDirectory(prefix="tenantproxy-demo-") as folder:
         async with EmbeddedPostgres(durable=False, max_connections=200) as server:
             world = await build_system(server, Path(folder), name)
+            if (prepare := SYSTEMS[name].prepare) is not None:
+                await prepare(world)
             router = Router(world.settings, observer=LogObserver())
-            runner = web.AppRunner(SYSTEMS[name].service(world, router), access_log=None)
-            await runner.setup()
-            watch = await world.connect()
-            try:
-                site = web.TCPSite(runner, "127.0.0.1", port)
-                await site.start()
-                host, bound = runner.addresses[0][:2]
-                async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=120)) as http:
-                    yield SystemStage(
-                        world=world, router=router, url=f"http://{host}:{bound}", http=http, watch=watch,
-                        size=size or SYSTEMS[name].size,
-                    )  # fmt: skip
-            finally:
-                await watch.close()
-                await runner.cleanup()
+            async with served(SYSTEMS[name].service(world, router), port) as url:
+                watch = await world.connect()
+                try:
+                    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=120)) as http:
+                        yield SystemStage(
+                            world=world, router=router, url=url, http=http, watch=watch,
+                            size=size or SYSTEMS[name].size,
+                        )  # fmt: skip
+                finally:
+                    await watch.close()
 
 
 @asynccontextmanager

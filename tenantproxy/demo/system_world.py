@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import shutil
+import sys
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -59,7 +60,7 @@ class SystemWorld:
         spec = spec_from_file_location(f"tenantproxy_system_{name}", self.config.with_name(f"{name}.py"))
         assert spec is not None
         assert spec.loader is not None
-        module = module_from_spec(spec)
+        module = sys.modules[spec.name] = module_from_spec(spec)  # where its own annotations are looked up
         spec.loader.exec_module(module)
         return module
 

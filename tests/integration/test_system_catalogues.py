@@ -71,6 +71,8 @@ async def test_the_migrations_make_all_that_a_description_names(made: Made) -> N
     for what, query in (
         ("functions", "select proname from pg_proc where pronamespace = 'public'::regnamespace"),
         ("extensions", "select extname from pg_extension"),
+        ("indexes", "select relname from pg_class where relkind = 'i' and relnamespace = 'public'::regnamespace"),
+        ("triggers", "select tgname from pg_trigger where not tgisinternal"),
     ):
         there = {row[0] for row in await made.conn.fetch(query)}
         missing += [each for each in made.named.get(what, ()) if each not in there]
@@ -90,6 +92,9 @@ async def test_the_modules_of_a_schema_come_in_the_order_of_the_description(made
 async def test_default_rows_are_there(made: Made) -> None:
     empty = [t for t in made.named.get("filled", ()) if not await made.conn.fetchval(f"select count(*) from {t}")]
     assert not empty
+    for place, values in made.named.get("rows", {}).items():
+        table, _, column = place.partition(".")
+        assert {row[0] for row in await made.conn.fetch(f"select {column} from {table}")} >= set(values)
 
 
 @pytest.mark.parametrize("query", [WITHOUT_KEY, WITHOUT_INDEX, WITHOUT_TRIGGER], ids=["key", "index", "trigger"])

@@ -26,6 +26,7 @@ class SystemName(StrEnum):
     """Those of `demo.system_show`, imported as late."""
 
     BUILDFLOW = "buildflow"
+    NEXUS = "nexus"
 
 
 @command(app, "demo")
@@ -36,7 +37,9 @@ def demo(
     ] = TourName.ISOLATION,
     system: Annotated[
         SystemName | None,
-        typer.Option(help="A whole platform instead, with its own service: buildflow, a database for each agency."),
+        typer.Option(
+            help="A whole platform with its own service: buildflow, a database for each agency; nexus, one for all."
+        ),
     ] = None,
 ) -> None:
     """Start a PostgreSQL of its own with tenants of each kind, and show what tenantproxy does."""
