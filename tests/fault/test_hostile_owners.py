@@ -29,7 +29,7 @@ from tenantproxy.lifecycle.migrate import Migrator, targets_of
 from tenantproxy.lifecycle.move import MoveOptions, Mover
 from tenantproxy.lifecycle.provision import Provisioner, ProvisioningFailed, Wanted, wanted
 from tenantproxy.lifecycle.status import delete
-from tenantproxy.model import Isolation, Tenant
+from tenantproxy.model import Isolation, Placement, Tenant, tenant_id
 from tests.support.database import Database
 from tests.support.lasting import lasting as kept
 from tests.support.owners import an_owner, own_world, settings_of
@@ -469,3 +469,27 @@ async def test_nothing_of_a_deleted_owner_is_left_in_the_shared_database(house: 
         left = await admin.fetchval("SELECT count(*) FROM pg_default_acl WHERE defaclnamespace = 0")
         assert left == 0
         assert await admin.fetchval("SELECT to_regnamespace($1)", want.schema) is None
+
+
+async def test_names_in_another_encoding_than_that_of_the_admin_come_back(house: World, settings: Settings) -> None:
+    async with house.main.connect() as admin:
+        await admin.execute("CREATE DATABASE latin TEMPLATE template0 ENCODING 'LATIN1' LOCALE 'C'")
+        await admin.execute("CREATE ROLE examiner")
+    latin = Database(server=house.server, name="latin")
+    async with latin.connect() as conn:
+        await conn.execute(
+            "CREATE TABLE straße (größe text); INSERT INTO straße VALUES ('ä');"
+            " GRANT SELECT ON straße TO examiner; ALTER TABLE straße OWNER TO examiner;"
+            " CREATE POLICY für ON straße TO examiner USING (größe = 'ä')"
+        )
+    place = Placement(isolation=Isolation.DATABASE, server="primary", database="latin")
+    saved = await backup_tenant(settings, Tenant(id=tenant_id("latin"), placement=place))
+    assert (await verify_backup(settings, saved)).verified_at is not None
+    again = (await restore_backup(settings, saved, as_id="latin-again")).saga.wanted
+    async with Database(server=house.server, name=again.database).connect() as conn:
+        assert await conn.fetchval("SELECT roles::text[] FROM pg_policies") == ["examiner"]
+        assert await conn.fetchval("SELECT größe FROM straße") == "ä"
+    await delete(settings, "latin-again", grace_days=0, no_backup=True)
+    async with house.main.connect() as admin:
+        await admin.execute("DROP DATABASE latin WITH (FORCE)")
+        await admin.execute("DROP ROLE examiner")

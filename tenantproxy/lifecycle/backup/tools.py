@@ -104,6 +104,7 @@ def child_environment(server: Server, database: str, *, loader: Loader | None = 
         "PGSSLMODE": server.ssl,
         "PGCONNECT_TIMEOUT": str(max(2, round(server.connect_timeout))),
         "PGAPPNAME": "tenantproxy backup",
+        "PGCLIENTENCODING": "UTF8",  # what is written is read here too, whatever the database has
         "PGPASSFILE": os.devnull,
     }
     pinned = {name: value.replace(" ", "\\ ") for name, value in pinned_at(server).items()}
