@@ -20,6 +20,7 @@ from tenantproxy.lifecycle.column_type import Comparison
 from tenantproxy.lifecycle.table_facts import find_table, read_table
 from tenantproxy.lifecycle.table_plan import isolation_changes
 from tenantproxy.lifecycle.trusted import is_trusted, may_trust
+from tenantproxy.lifecycle.turn_lock import take_turn
 from tenantproxy.model import RowForm, quote_identifier
 from tenantproxy.registry.postgres import SCHEMA_SQL
 
@@ -239,7 +240,7 @@ async def alone(conn: asyncpg.Connection, lock_timeout: float) -> AsyncIterator[
             " AND (SELECT rolsuper FROM pg_roles WHERE rolname = current_user)"
         )
         # Two installers of one database at once would fail on each other's rows of the catalog.
-        await conn.execute("SELECT pg_advisory_xact_lock(hashtextextended('tenantproxy install', 0))")
+        await take_turn(conn, "tenantproxy install", patience=lock_timeout)
         yield
 
 

@@ -25,10 +25,13 @@ from tenantproxy.lifecycle.backup import (
     run_all,
     verify_backup,
 )
+from tenantproxy.lifecycle.install import alone
 from tenantproxy.lifecycle.migrate import Migrator, targets_of
+from tenantproxy.lifecycle.migrate.journal import ensure_journal
 from tenantproxy.lifecycle.move import MoveOptions, Mover
 from tenantproxy.lifecycle.provision import Provisioner, ProvisioningFailed, Wanted, wanted
 from tenantproxy.lifecycle.status import delete
+from tenantproxy.lifecycle.turn_lock import leave_turn, take_turn
 from tenantproxy.model import Isolation, Placement, Tenant, tenant_id
 from tests.support.database import Database
 from tests.support.lasting import lasting as kept
@@ -210,6 +213,33 @@ async def test_locks_that_a_tenant_holds_stop_no_other_from_being_made(house: Wo
             await conn.execute(f"SELECT pg_advisory_lock(hashtextextended('{lock}', 0))")
         async with asyncio.timeout(10), an_owner(house, settings, Isolation.SCHEMA):
             pass
+
+
+async def test_locks_that_a_tenant_holds_stop_no_operator_and_those_of_operators_do(
+    house: World, settings: Settings
+) -> None:
+    names = ["tenantproxy install", "tenantproxy migrations", "tenantproxy migrates schema1"]
+    take = "SELECT {}(hashtextextended($1, 0))"
+    async with an_owner(house, settings, Isolation.SCHEMA) as (_, _, conn):
+        for number, name in enumerate(names):
+            lock = "pg_advisory_lock_shared" if number else "pg_advisory_lock"
+            await conn.execute(take.format(lock), name)
+        await conn.execute("BEGIN")
+        await conn.execute(take.format("pg_advisory_xact_lock"), "prepared")
+        await conn.execute("PREPARE TRANSACTION 'holds'")
+        async with house.shared.connect() as first, house.shared.connect() as second, asyncio.timeout(10):
+            async with alone(first, 5.0):
+                await ensure_journal(first, is_own=False)
+            for name in [*names, "prepared"]:
+                assert not await take_turn(first, name, patience=5.0, in_session=True)
+            assert await take_turn(first, "free", patience=5.0, in_session=True)
+            with pytest.raises(
+                asyncpg.LockNotAvailableError, match="another session does the same at this moment: free"
+            ):
+                await take_turn(second, "free", patience=0.1)
+            waiting = asyncio.create_task(take_turn(second, "free", patience=60.0, in_session=True))
+            await leave_turn(first, "free")
+            assert await waiting
 
 
 ODD: Final = r"""

@@ -13,6 +13,7 @@ import asyncpg
 from tenantproxy.errors import TenantProxyError
 from tenantproxy.lifecycle.migrate.files import Migration
 from tenantproxy.lifecycle.migrate.plan import Applied
+from tenantproxy.lifecycle.turn_lock import take_turn
 from tenantproxy.model import quote_identifier
 
 __all__ = ["Behind", "apply_one", "ensure_journal", "read_journal", "undo_one", "write_journal"]
@@ -20,6 +21,7 @@ __all__ = ["Behind", "apply_one", "ensure_journal", "read_journal", "undo_one", 
 Behind = Callable[[asyncpg.Connection], Awaitable[None]]
 """What is looked at, or done, behind a file in its transaction."""
 
+_PATIENCE: Final = 30.0  # seconds for another process to make it
 _JOURNAL: Final = """
 CREATE SCHEMA IF NOT EXISTS tenantproxy_migrations;
 CREATE TABLE IF NOT EXISTS tenantproxy_migrations.applied (
@@ -49,7 +51,7 @@ async def ensure_journal(conn: asyncpg.Connection, *, is_own: bool) -> None:
     """The journal of the database of `conn`. `is_own`: all in it is one tenant's, which may read it, for pg_dump."""
     if await conn.fetchval("SELECT to_regclass('tenantproxy_migrations.applied') IS NULL"):
         async with conn.transaction():
-            await conn.execute("SELECT pg_advisory_xact_lock(hashtextextended('tenantproxy migrations', 0))")
+            await take_turn(conn, "tenantproxy migrations", patience=_PATIENCE)
             await conn.execute(_JOURNAL)
             if is_own:
                 await conn.execute(_OPEN)

@@ -7,6 +7,7 @@ are where they should be, and what the tool does there is not done twice at once
 from __future__ import annotations
 
 import hashlib
+import secrets
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
@@ -22,11 +23,12 @@ from tenantproxy.lifecycle.migrate.retries import again
 from tenantproxy.lifecycle.migrate.rows import guard_rows
 from tenantproxy.lifecycle.migrate.tool_graph import ToolGraph
 from tenantproxy.lifecycle.migrate.tool_worker import ToolProject, ToolWorkers
+from tenantproxy.lifecycle.turn_lock import leave_turn, take_turn
 from tenantproxy.model import Isolation, quote_identifier
 
 __all__ = ["ToolSource"]
 
-_LOCK: Final = 1_414_418_768  # the first half of the lock's key; the second one is a hash of the place
+_LOCK: Final = 1_414_418_768  # the first half of the lock's key; the second one is a random number
 _JOURNALS: Final = {"alembic": "alembic_version", "django": "django_migrations"}
 _APPLIED: Final = {
     "alembic": "SELECT version_num AS id FROM {} ORDER BY 1",
@@ -140,15 +142,20 @@ class ToolSource:
         wait = f"{round(self._rules.lock_timeout * 1000)}ms"
         await conn.execute("SELECT pg_catalog.set_config('lock_timeout', $1, false)", wait)
 
+        name, taken, known = f"tenantproxy migrates {place.schema}", list[bool](), secrets.randbelow(2**31)
+
         async def lock() -> None:
-            await conn.execute("SELECT pg_advisory_lock($1, hashtext($2))", _LOCK, place.schema)
+            taken.append(await take_turn(conn, name, patience=self._rules.lock_timeout, in_session=True))
 
         await again(self._rules.retries, lock)
+        await conn.execute("SELECT pg_advisory_lock($1, $2)", _LOCK, known)  # by which the tool knows where it is
         try:
             yield
         finally:
             if not conn.is_closed():
-                await conn.execute("SELECT pg_advisory_unlock($1, hashtext($2))", _LOCK, place.schema)
+                await conn.execute("SELECT pg_advisory_unlock($1, $2)", _LOCK, known)
+                if taken[-1]:
+                    await leave_turn(conn, name)
 
     async def _run(self, conn: asyncpg.Connection, place: SchemaPlace, *, to: str, is_undo: bool) -> None:
         answer = await self._workers.ask(self._order(conn, place) | {"to": to, "is_undo": is_undo})

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import Final, Self
+
+import asyncpg
 
 from tenantproxy.auth.directory import normalised
 from tenantproxy.config import Settings
 from tenantproxy.errors import ConfigurationError, Problem, TenantProxyError
+from tenantproxy.lifecycle.turn_lock import take_turn
 from tenantproxy.scope import TenantScope
 
 __all__ = ["LOCKED", "FirstAdmin", "check_admin", "ensure_admin", "first_admin"]
@@ -16,7 +20,7 @@ __all__ = ["LOCKED", "FirstAdmin", "check_admin", "ensure_admin", "first_admin"]
 LOCKED: Final = "!"
 """Stored where no password was given: none matches, and the application sets one by its own way to a new password."""
 
-_ALONE: Final = "SELECT pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended('tenantproxy first account', 0))"
+_PATIENCE: Final = 5.0  # seconds for another process that makes it: one alone holds the saga, so that is rare
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +79,8 @@ async def ensure_admin(scope: TenantScope, settings: Settings, admin: FirstAdmin
     Raises what PostgreSQL says, and TenantProxyError where the statement returns no user_id: nothing is made then.
     """
     async with scope.transaction() as conn:
-        await conn.execute(_ALONE)
+        with suppress(asyncpg.LockNotAvailableError):  # who runs as its role may be a neighbour that holds it for good
+            await take_turn(conn, f"tenantproxy first account of {scope.id}", patience=_PATIENCE)
         found = await conn.fetch(settings.login.account_query or "", admin.address)
         if found:
             return str(found[0]["user_id"])

@@ -17,6 +17,7 @@ from typing import Final
 import asyncpg
 
 from tenantproxy.errors import TenantProxyError
+from tenantproxy.lifecycle.turn_lock import take_turn
 
 __all__ = ["Stock", "Stocked", "stocked"]
 
@@ -26,7 +27,7 @@ Remove = Callable[[str, str, int | None], Awaitable[None]]
 """Removes what is there, of a server, a mark and an identifier if it is known."""
 
 _SILENT: Final = 30.0  # seconds after which a process that makes or removes one is thought to be gone
-_ALONE: Final = "SELECT pg_advisory_xact_lock(hashtextextended('tenantproxy stock', 0))"
+_ALONE: Final = "tenantproxy stock"
 _NEW: Final = """
 INSERT INTO tenantproxy.stock (mark, server, content, state, holder)
 SELECT $1, $2, $3, 'making', $4
@@ -121,7 +122,7 @@ class Stock:
     async def _claimed(self, server: str, most: int) -> str | None:
         mark = secrets.token_hex(16)
         async with self._turn, self._conn.transaction():
-            await self._conn.execute(_ALONE)
+            await take_turn(self._conn, _ALONE, patience=_SILENT)
             is_new = await self._conn.fetchval(_NEW, mark, server, self._content, self._holder, most)
         return mark if is_new else None
 

@@ -10,12 +10,13 @@ import asyncpg
 
 from tenantproxy.errors import ConfigurationError, Problem
 from tenantproxy.lifecycle.provisioner import Connect, close_functions, create_closed, run_statements
+from tenantproxy.lifecycle.turn_lock import leave_turn, take_turn
 from tenantproxy.model import quote_identifier
 
 __all__ = ["ensure_template", "template_name"]
 
-_LOCK: Final = "SELECT pg_advisory_lock(hashtextextended('tenantproxy template', 0))"
-_UNLOCK: Final = "SELECT pg_advisory_unlock(hashtextextended('tenantproxy template', 0))"
+_LOCK: Final = "tenantproxy template"
+_PATIENCE: Final = 3600.0  # seconds for another process to make it: your files run in it
 _PREFIX: Final = "tenantproxy_template_"
 _BUILDING: Final = "tenantproxy_template_being_made"
 _FOUND: Final = """
@@ -41,7 +42,7 @@ async def ensure_template(connect: Connect, conn: asyncpg.Connection, files: Seq
     name = template_name(files)
     if await _is_ours(conn, name, files):
         return name
-    await conn.execute(_LOCK)
+    is_held = await take_turn(conn, _LOCK, patience=_PATIENCE, in_session=True)
     try:
         if not await _is_ours(conn, name, files):
             await _drop(conn, name)
@@ -58,7 +59,8 @@ async def ensure_template(connect: Connect, conn: asyncpg.Connection, files: Seq
             await conn.execute(f"ALTER DATABASE {_BUILDING} RENAME TO {quote_identifier(name)}")
             await _drop_former(conn, name)
     finally:
-        await conn.execute(_UNLOCK)
+        if is_held:
+            await leave_turn(conn, _LOCK)
     return name
 
 
