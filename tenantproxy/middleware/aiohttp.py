@@ -19,7 +19,7 @@ from tenantproxy.auth.resolvers import mismatch
 from tenantproxy.context import REQUEST_ID as CURRENT_REQUEST
 from tenantproxy.context import begin
 from tenantproxy.errors import TenantUnresolved
-from tenantproxy.middleware.gate import Gate, RequestCounter
+from tenantproxy.middleware.gate import Gate, RequestCounter, SystemOf
 from tenantproxy.middleware.life import life_of
 from tenantproxy.middleware.problems import GONE, OURS, ProblemAnswer, request_id
 from tenantproxy.router import Router
@@ -45,6 +45,7 @@ def setup(
     resolver: Resolver | None = None,
     tokens: TokenVerifier | None = None,
     requests: RequestCounter | None = None,
+    system: SystemOf | None = None,
 ) -> None:
     """Make `app` multi-tenant; call it before the application starts.
 
@@ -53,7 +54,7 @@ def setup(
     `request[IDENTITY]`, and `current()` raises TenantUnresolved there. Errors of tenantproxy and lost
     connections become problem+json.
     """
-    gate = Gate(router, resolver=resolver, tokens=tokens)
+    gate = Gate(router, resolver=resolver, tokens=tokens, system=system)
     life = life_of(router)
     life.keep_up(tokens)
 

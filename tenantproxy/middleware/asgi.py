@@ -21,7 +21,7 @@ from tenantproxy.auth.resolvers import mismatch
 from tenantproxy.context import REQUEST_ID as CURRENT_REQUEST
 from tenantproxy.context import begin, current, end
 from tenantproxy.errors import TenantProxyError
-from tenantproxy.middleware.gate import Gate, RequestCounter
+from tenantproxy.middleware.gate import Gate, RequestCounter, SystemOf
 from tenantproxy.middleware.life import life_of
 from tenantproxy.middleware.problems import GONE, OURS, ProblemAnswer, request_id
 from tenantproxy.router import Router
@@ -66,7 +66,8 @@ class TenantMiddleware:
 
     `resolver` says which tenant a request names, by default as `[resolve]` does; `tokens` verifies access tokens, and
     hears of what is revoked as long as the router is open, unless it was given a `revoked` of its own;
-    `requests` counts (`metrics.listeners.HttpRequests`). A router that is not open is opened and closed with the
+    `requests` counts (`metrics.listeners.HttpRequests`); `system` says which of a tenant's several schemas a request is
+    for, by a header of that name or a function of the request. A router that is not open is opened and closed with the
     application, or opened at the first request where the server has no lifespan. The scope's `state` gets `request_id`,
     and where there is a tenant `tenant`, its scope, and `identity`, who asks (`auth.base.Identity`). Errors
     of tenantproxy and lost connections become problem+json while nothing was sent.
@@ -80,9 +81,10 @@ class TenantMiddleware:
         resolver: Resolver | None = None,
         tokens: TokenVerifier | None = None,
         requests: RequestCounter | None = None,
+        system: SystemOf | None = None,
     ) -> None:
         self.app = app
-        self._gate = Gate(router, resolver=resolver, tokens=tokens)
+        self._gate = Gate(router, resolver=resolver, tokens=tokens, system=system)
         self._life = life_of(router)
         self._life.keep_up(tokens)
         self._requests = requests

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from typing import Protocol, TypeAlias
 
 from tenantproxy.auth.base import Identity, RequestContext, Resolver, TokenVerifier
 from tenantproxy.auth.caller import Headers, TrustedProxies, bearer_token, host_of, session_settings
 from tenantproxy.auth.claims import reads_only
 from tenantproxy.auth.resolvers import authorise, from_settings, mismatch, token_needed
-from tenantproxy.errors import TenantMissing, TenantNotFound, TenantPaused, TenantProxyError
+from tenantproxy.errors import TenantMissing, TenantNotFound, TenantPaused, TenantProxyError, TenantUnresolved
 from tenantproxy.middleware.problems import ProblemAnswer, answer_to
 from tenantproxy.model import TenantStatus
 from tenantproxy.router import Router, not_served
 from tenantproxy.scope import TenantScope
 from tenantproxy.wire.traceparent import traceparent_of
 
-__all__ = ["Gate", "RequestCounter"]
+__all__ = ["Gate", "RequestCounter", "SystemOf"]
+
+SystemOf: TypeAlias = str | Callable[[RequestContext], str | None]
+"""Which of a tenant's systems a request is for: a header that names it, or what says it; None: the tenant's own."""
 
 
 class RequestCounter(Protocol):
@@ -31,16 +34,22 @@ class Gate:
     """Turns a request into the scope of its tenant.
 
     `resolver`: by default that of the router's `[resolve]`. `tokens` verifies access tokens; without it no token is
-    looked at, and what only a stranger says is refused.
+    looked at, and what only a stranger says is refused. `system`: of tenants that have several schemas.
     """
 
     def __init__(
-        self, router: Router, *, resolver: Resolver | None = None, tokens: TokenVerifier | None = None
+        self,
+        router: Router,
+        *,
+        resolver: Resolver | None = None,
+        tokens: TokenVerifier | None = None,
+        system: SystemOf | None = None,
     ) -> None:
         settings = router.settings
         self._router = router
         self._resolver = resolver if resolver is not None else from_settings(settings.resolve)
         self._tokens = tokens
+        self._system = system
         self._context, self._signed = dict(settings.context), dict(settings.signed_context)
         self._mismatch_text = settings.resolve.mismatch_text
         self._proxies = TrustedProxies.configured(settings.http, observer=router.observer)
@@ -80,8 +89,18 @@ class Gate:
         settings: dict[str, str] | None = None
         if self._context or self._signed:
             settings = session_settings(self._context, request, identity.tenant, signed=self._signed)
-        reads = reads_only(identity.claims, self._router.settings.auth)
-        return self._router.tenant(identity.tenant, context=settings, read_only=reads), identity
+        reads, system = reads_only(identity.claims, self._router.settings.auth), self._system_of(request)
+        scope = self._router.tenant(identity.tenant, system=system, context=settings, read_only=reads)
+        return scope, identity
+
+    def _system_of(self, request: RequestContext) -> str | None:
+        """Raises TenantUnresolved where a header names two."""
+        if not isinstance(self._system, str):
+            return None if self._system is None else self._system(request)
+        named = request.header_values(self._system)
+        if len(named) > 1:
+            raise TenantUnresolved("the header that names the system was given twice", detail=self._system)
+        return named[0].strip() or None if named else None
 
     def answer(self, headers: Headers, error: BaseException, request: str, *, tenant: str = "") -> ProblemAnswer:
         """The answer to an error of tenantproxy in the request with that id and these headers.
