@@ -18,6 +18,7 @@ from tenantproxy._native.core import Conn, Pump
 __all__ = ["NativeLoop", "PumpSelector", "pump_of"]
 
 _IN, _OUT = 1, 4  # EPOLLIN, EPOLLOUT
+_ACCEPTED_AT_ONCE = 16  # one too many is closed two steps later, and has a descriptor until then
 
 
 class _Keys(Mapping[Any, selectors.SelectorKey]):
@@ -115,7 +116,7 @@ class NativeLoop(asyncio.SelectorEventLoop):
         **options: Any,
     ) -> None:
         """What asyncio's servers accept by, without a task for each: there is nothing to wait for without its TLS."""
-        for _ in range(backlog if sslcontext is None else 0):
+        for _ in range(min(backlog, _ACCEPTED_AT_ONCE) if sslcontext is None else 0):
             try:
                 accepted, peer = sock.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):

@@ -30,7 +30,7 @@ from tests.support.database import Database
 from tests.support.lasting import lasting as kept
 from tests.support.made_tenants import everything
 from tests.support.mortal import Mortality
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 from tests.support.world import APP_PASSWORD, APP_ROLE, OWN_PROJECTS, ROLE_SECRET, World, a_world
 
 DATABASE, SCHEMA, ROW = Isolation.DATABASE, Isolation.SCHEMA, Isolation.ROW
@@ -502,11 +502,14 @@ async def test_the_old_place_is_closed_to_a_process_that_hears_of_nothing(
 
 async def test_requests_wait_for_a_pause_and_are_told_when_it_lasts(two: Two, settings: Settings) -> None:
     name = await a_tenant(two, settings, SCHEMA)
-    short = settings.model_copy(update={"pools": settings.pools.model_copy(update={"acquire_timeout": 1.0})})
-    async with Router(settings) as patient, Router(short) as hasty, two.world.main.connect() as conn:
+    long, short = (
+        settings.model_copy(update={"pools": settings.pools.model_copy(update={"acquire_timeout": seconds})})
+        for seconds in (PATIENCE, 1.0)
+    )
+    async with Router(long) as patient, Router(short) as hasty, two.world.main.connect() as conn:
         for router in (patient, hasty):
             await router.listener.listening.wait()
-            await router.tenant(name).fetchval("SELECT 1")
+            await router.tenant(name).fetchval("SELECT 1", timeout=PATIENCE)
         set_to = "UPDATE tenantproxy.tenants SET status = $2 WHERE id = $1"
         await conn.execute(set_to, name, "paused")
         await until(lambda: patient.routes.is_paused(tenant_id(name)), "it was heard")

@@ -19,7 +19,7 @@ from tenantproxy.cli.fleet import fleet as fleet_rows
 from tenantproxy.config import fleet_key
 from tenantproxy.connect.failures import LOST
 from tenantproxy.embedded import EmbeddedPostgres
-from tenantproxy.errors import ConnectFailed, IsolationError, ServerMoved
+from tenantproxy.errors import ConnectFailed, IsolationError, PoolTimeout, ServerMoved
 from tenantproxy.events import Event, FleetAlone, HostRefused
 from tenantproxy.fleet.client import SIZE_VARIABLE
 from tenantproxy.fleet.link import FleetLink
@@ -192,7 +192,7 @@ async def test_a_former_primary_that_still_takes_writes_gets_none_after_a_promot
         assert await conn.fetchval(PORT) == world.server.port
         await asyncio.to_thread(standby.promote)
         await until(lambda: refused(house), "the former primary is refused")
-        assert refused(house) == [(address_of(world.server), "former_primary")]
+        assert set(refused(house)) == {(address_of(world.server), "former_primary")}
         (error,) = (await client.rest()).errors
         assert error["C"] == "57P01"
         with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, OSError)) as caught:
@@ -203,8 +203,13 @@ async def test_a_former_primary_that_still_takes_writes_gets_none_after_a_promot
         assert await house.router.tenant(tenant.id).fetchval(PORT) == standby.port
         before = await rows_of(world.server, world)
         await asyncio.to_thread(standby.stop, "fast")
-        with pytest.raises(ConnectFailed, match="refused"):
-            await house.router.tenant(tenant.id).execute(WRITES[Isolation.DATABASE], timeout=2.0)
+
+        async def is_refused() -> bool:
+            with pytest.raises((ConnectFailed, PoolTimeout)) as failed:  # late where the machine has much to do
+                await house.router.tenant(tenant.id).execute(WRITES[Isolation.DATABASE], timeout=2.0)
+            return "refused" in str(failed.value)
+
+        await until(is_refused, "neither host takes it")
         assert await rows_of(world.server, world) == before
         await asyncio.to_thread(standby.start)
         await write(house, world)

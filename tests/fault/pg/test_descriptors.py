@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -117,7 +118,9 @@ async def test_strangers_who_take_all_descriptors_neither_stop_nor_busy_the_side
     async with short_of_descriptors(lasting, tmp_path) as process:
         first, second = await process.client("row1"), await process.client("row1")
         before = process.descriptors
+        process.popen.send_signal(signal.SIGSTOP)  # all of them are to be accepted at once, as when it has much to do
         strangers = [await raw(process.ports[listener]) for _ in range(DESCRIPTORS + 150)]
+        process.popen.send_signal(signal.SIGCONT)
         ends = [asyncio.ensure_future(reader.read()) for reader, _ in strangers]
         await until(lambda: sum(end.done() for end in ends) >= 150, "those that are too many are closed")
         figure("descriptors", process.descriptors)

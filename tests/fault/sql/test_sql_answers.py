@@ -268,7 +268,7 @@ async def test_an_exhausted_tenant_hears_53300_and_when_to_come_again(lasting: W
 
 
 async def test_what_an_operator_does_to_a_tenant_holds_for_its_requests(lasting: World) -> None:
-    async with a_sql_house(lasting, pools={"acquire_timeout": 0.3}) as house:
+    async with a_sql_house(lasting) as house:
         tenant = next(each.id for each in lasting.tenants if each.id == "database1")
         running = asyncio.create_task(house.ask("SELECT pg_sleep(60)", tenant=tenant))
         await until(lambda: any(guest.holds_backend for guest in house.port.listener.guests), "it runs")
