@@ -39,7 +39,7 @@ class TableRequest:
     `own_schemas`, which are schema tenants'. `through`: for tables without `parent_column`, columns of theirs and the
     table with `parent_column` that they refer to. `roles`: what row tenants' SQL runs as; `creating`: of those, the
     ones that are about to be created. `tenants`: the ids of the row tenants that are registered here. `path`: where a
-    name without a schema is looked for.
+    name without a schema is looked for. `only`: of those with a column, these; None: all.
     """
 
     tables: tuple[tuple[str, str], ...] = ()
@@ -52,6 +52,7 @@ class TableRequest:
     path: tuple[str, ...] = ("public",)
     own_schemas: tuple[str, ...] = ()
     creating: Collection[str] = ()
+    only: frozenset[str] | None = None
 
 
 async def plan_tables(conn: asyncpg.Connection, request: TableRequest) -> ChangePlan:
@@ -94,7 +95,7 @@ async def plan_within(conn: asyncpg.Connection, request: TableRequest) -> Change
         found = await tables_with(conn, column, outside=request.own_schemas)
         if not found:
             notes.append(f"no table of this database has a column {column}")
-        tables += [(table, column) for table in found]
+        tables += [(table, column) for table in found if request.only is None or table in request.only]
     plans = [await _plan_one(conn, table, column, request) for table, column in dict.fromkeys(tables)]
     plans += [await plan_through(conn, request, *each, done={table for table, _ in tables}) for each in request.through]
     return merged([*plans, ChangePlan(notes=tuple(notes))])
@@ -106,7 +107,8 @@ async def plan_through(
     """The plan of each table that has `column`, and says by it alone whose its rows are. `done`: those that say it."""
     others = [
         each for each in await tables_with(conn, column, outside=request.own_schemas)
-        if each not in done and not await conn.fetchval(_HAS_COLUMN, each, request.parent_column)
+        if each not in done and (request.only is None or each in request.only)
+        and not await conn.fetchval(_HAS_COLUMN, each, request.parent_column)
     ]  # fmt: skip
     found = await find_table(conn, parent, request.parent_column, search_path(request.path)) if others else ""
     if isinstance(found, str) or not found["has_column"]:

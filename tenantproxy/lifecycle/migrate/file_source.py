@@ -48,8 +48,10 @@ class FileSource:
         """See `MigrationSource`."""
         await ensure_journal(conn, is_own=place.isolation is Isolation.DATABASE)
         done = await read_journal(conn, place.schema)
-        for migration in pending(self._files, done, to=None if to is None else _number(to)):
-            is_new = await again(self._rules.retries, partial(self._apply_one, conn, place, migration))
+        left = pending(self._files, done, to=None if to is None else _number(to))
+        for migration in left:
+            apply = partial(self._apply_one, conn, place, migration, is_last=migration is left[-1])
+            is_new = await again(self._rules.retries, apply)
             applied += [migration.version] * is_new
 
     async def undo(self, conn: asyncpg.Connection, place: SchemaPlace, *, to: str, applied: list[Version]) -> None:
@@ -62,10 +64,15 @@ class FileSource:
     async def close(self) -> None:
         """See `MigrationSource`."""
 
-    async def _apply_one(self, conn: asyncpg.Connection, place: SchemaPlace, migration: Migration) -> bool:
+    async def _apply_one(
+        self, conn: asyncpg.Connection, place: SchemaPlace, migration: Migration, *, is_last: bool
+    ) -> bool:
         behind: Behind | None = None
         if place.isolation is Isolation.ROW:
-            behind = partial(guard_rows, settings=self._settings, role=place.role, own_schemas=place.others)
+            behind = partial(
+                guard_rows, settings=self._settings, role=place.role, own_schemas=place.others,
+                changed_alone=not is_last,
+            )  # fmt: skip
         return await apply_one(
             conn, place.schema, migration, lock_timeout=self._rules.lock_timeout,
             statement_timeout=self._rules.statement_timeout, behind=behind,

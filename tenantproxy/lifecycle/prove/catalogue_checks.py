@@ -26,17 +26,43 @@ _RELATIONS: Final = 300  # of a database, read with one limit of time each
 _FUNCTIONS: Final = 100
 _READ_TIMEOUT: Final = "1s"
 
+# The columns of a table that its policy compares with the tenant, and those of such a name in all others, but for a
+# name that is by itself the key of its table: it says something else elsewhere. Or, where the policy looks into another
+# table, the reference to that one.
 _COLUMNS: Final = r"""
-SELECT pg_catalog.format('%I.%I', n.nspname, c.relname), pg_catalog.quote_ident(a.attname)
+WITH asking AS (
+  SELECT p.polrelid, d.refobjid, d.refobjsubid,
+    pg_catalog.count(*) FILTER (WHERE d.refobjid <> p.polrelid) OVER (PARTITION BY p.oid) > 0 AS is_through
+  FROM pg_catalog.pg_policy p JOIN pg_catalog.pg_depend d
+    ON d.classid = 'pg_catalog.pg_policy'::pg_catalog.regclass AND d.objid = p.oid AND d.refobjsubid > 0
+  WHERE pg_catalog.pg_get_expr(p.polqual, p.polrelid) ~ 'tenantproxy\.(bound|current)_tenant|current_setting'
+)
+SELECT pg_catalog.format('%I.%I', n.nspname, c.relname), pg_catalog.quote_ident(a.attname), NULL, NULL
 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
 WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema',
     'tenantproxy') AND pg_catalog.has_schema_privilege(n.oid, 'USAGE')
-  AND pg_catalog.has_column_privilege(c.oid, a.attnum, 'SELECT') AND (a.attname = 'tenant_id' OR a.attname IN (
-    SELECT pa.attname FROM pg_catalog.pg_policy p JOIN pg_catalog.pg_depend d
-      ON d.classid = 'pg_catalog.pg_policy'::pg_catalog.regclass AND d.objid = p.oid AND d.refobjsubid > 0
-    JOIN pg_catalog.pg_attribute pa ON pa.attrelid = d.refobjid AND pa.attnum = d.refobjsubid
-    WHERE pg_catalog.pg_get_expr(p.polqual, p.polrelid) ~ 'tenantproxy\.|current_setting'))
+  AND pg_catalog.has_column_privilege(c.oid, a.attnum, 'SELECT')
+  AND (a.attname = 'tenant_id'
+    OR EXISTS (SELECT FROM asking k WHERE k.polrelid = c.oid AND NOT k.is_through AND k.refobjsubid = a.attnum)
+    OR a.attname IN (
+      SELECT pa.attname FROM asking k JOIN pg_catalog.pg_attribute pa ON pa.attrelid = k.refobjid
+        AND pa.attnum = k.refobjsubid
+      WHERE NOT k.is_through AND NOT EXISTS (SELECT FROM pg_catalog.pg_index i WHERE i.indrelid = k.refobjid
+        AND i.indisprimary AND i.indnkeyatts = 1 AND i.indkey[0] = k.refobjsubid)))
+UNION
+SELECT pg_catalog.format('%I.%I', n.nspname, c.relname), pg_catalog.quote_ident(a.attname),
+  pg_catalog.format('%I.%I', m.nspname, t.relname), pg_catalog.quote_ident(b.attname)
+FROM asking k JOIN pg_catalog.pg_class c ON c.oid = k.polrelid AND NOT c.relispartition
+JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+JOIN pg_catalog.pg_constraint f ON f.conrelid = c.oid AND f.contype = 'f' AND f.confrelid = k.refobjid
+  AND pg_catalog.cardinality(f.conkey) = 1
+JOIN pg_catalog.pg_class t ON t.oid = f.confrelid JOIN pg_catalog.pg_namespace m ON m.oid = t.relnamespace
+JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum = f.conkey[1]
+JOIN pg_catalog.pg_attribute b ON b.attrelid = t.oid AND b.attnum = f.confkey[1]
+WHERE k.is_through AND k.refobjid <> k.polrelid AND pg_catalog.has_schema_privilege(n.oid, 'USAGE')
+  AND EXISTS (SELECT FROM asking o WHERE o.polrelid = c.oid AND o.refobjid = c.oid AND o.refobjsubid = f.conkey[1])
+  AND pg_catalog.has_table_privilege(c.oid, 'SELECT') AND pg_catalog.has_table_privilege(t.oid, 'SELECT')
 ORDER BY 1, 2
 """
 _DEFINERS: Final = r"""
@@ -58,11 +84,13 @@ async def own_tables(at: Trial, outcome: Outcome) -> None:
         outcome.nothing = "each tenant has tables of its own"
         return
     async with at.door.session(first) as talk:
-        found = [(str(row[0]), str(row[1])) for row in await talk.ask(_COLUMNS)]
-        for relation, column in found[:_RELATIONS]:
+        found = [(str(row[0]), str(row[1]), row[2], row[3]) for row in await talk.ask(_COLUMNS)]
+        for relation, column, parent, key in found[:_RELATIONS]:
             if PREFIX in relation or at.is_unprotected(relation):
                 continue
             other = f"SELECT 1 FROM {relation} WHERE {column}::text <> {quoted(first.id)} LIMIT 1"
+            if parent is not None:  # whose rows this one refers to is read there
+                other = f"SELECT 1 FROM {relation} WHERE {column} NOT IN (SELECT {key} FROM {parent}) LIMIT 1"
             try:
                 rows = await _read_only(talk, other)
             except SqlRefused as exc:
