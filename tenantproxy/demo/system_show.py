@@ -7,15 +7,16 @@ import signal
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import aiohttp
 from rich.console import Console
 
-from tenantproxy.demo import buildflow, nexus
+from tenantproxy.demo import buildflow, nexus, productions
+from tenantproxy.demo.productions_stage import productions_stage
 from tenantproxy.demo.show import show_lines
 from tenantproxy.demo.stage import Seen
 from tenantproxy.demo.system_serve import Service, served
@@ -29,16 +30,25 @@ from tenantproxy.router import Router
 __all__ = ["SYSTEMS", "System", "run_system", "staged"]
 
 
+class Staging(Protocol):
+    """Makes the stage of a platform that has more than a server and an aiohttp service."""
+
+    def __call__(self, *, port: int = 0, size: int) -> AbstractAsyncContextManager[SystemStage]:
+        """See `staged`."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class System:
     """A platform: its service from its own files, its day, and what a user may try while it serves.
 
-    `prepare`: what else its operator does before it is first served.
+    `prepare`: what else its operator does before it is first served. `stage`: makes all, in the place of `service`.
     """
 
     title: str
     size: int
-    service: Callable[[SystemWorld, Router], Service]
+    service: Callable[[SystemWorld, Router], Service] | None = None
+    stage: Staging | None = None
     steps: Sequence[SystemStep[SystemStage]]
     invite: Callable[[SystemStage], Sequence[str]]
     prepare: Callable[[SystemWorld], Awaitable[None]] | None = None
@@ -52,6 +62,10 @@ SYSTEMS: Final = {
     "nexus": System(
         title="NEXUS, one database for all", size=1, service=nexus.service, steps=nexus.STEPS, invite=nexus.invite,
         prepare=nexus.prepare,
+    ),
+    "productions": System(
+        title="Productions, organizations and workspaces in shared tables", size=6, stage=productions_stage,
+        steps=productions.STEPS, invite=productions.invite,
     ),
 }  # fmt: skip
 
@@ -78,19 +92,25 @@ async def staged(name: str, *, port: int = 0, size: int | None = None) -> AsyncI
 
     `size`: how many tenants its day has; None: as many as the platform.
     """
+    system = SYSTEMS[name]
+    if system.stage is not None:
+        async with system.stage(port=port, size=size or system.size) as stage:
+            yield stage
+        return
+    assert system.service is not None
     with tempfile.TemporaryDirectory(prefix="tenantproxy-demo-") as folder:
         async with EmbeddedPostgres(durable=False, max_connections=200) as server:
             world = await build_system(server, Path(folder), name)
             if (prepare := SYSTEMS[name].prepare) is not None:
                 await prepare(world)
             router = Router(world.settings, observer=LogObserver())
-            async with served(SYSTEMS[name].service(world, router), port) as url:
+            async with served(system.service(world, router), port) as url:
                 watch = await world.connect()
                 try:
                     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=120)) as http:
                         yield SystemStage(
                             world=world, router=router, url=url, http=http, watch=watch,
-                            size=size or SYSTEMS[name].size,
+                            size=size or system.size,
                         )  # fmt: skip
                 finally:
                     await watch.close()

@@ -19,7 +19,7 @@ from tenantproxy.embedded import EmbeddedPostgres
 from tenantproxy.lifecycle import install_auth, install_registry
 from tenantproxy.lifecycle.provisioner import close_database, close_maintenance, ensure_database, ensure_role
 
-__all__ = ["SystemWorld", "build_system", "system_folder"]
+__all__ = ["SystemWorld", "build_system", "system_folder", "unpack"]
 
 _PACKAGE: Final = Path(__file__).parents[1]
 _MORE_SECRETS: Final = ("platform_key", "people_password")
@@ -73,15 +73,21 @@ def system_folder(name: str) -> Path:
 
 async def build_system(server: EmbeddedPostgres, folder: Path, name: str) -> SystemWorld:
     """Copy the platform's files into `folder`, make its secrets, roles and main database on the running `server`."""
-    shutil.copytree(system_folder(name), folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+    raw = unpack(name, folder, server)
     config = folder / "tenantproxy.toml"
-    raw = tomllib.loads(config.read_text())
-    _write_secrets(folder, raw, server)
     places = {"host": server.host, "port": server.port, "admin.user": server.superuser}
     overrides = {f"servers.{each}.{key}": value for each in raw["servers"] for key, value in places.items()}
     world = SystemWorld(server=server, config=config, overrides=overrides)
     await _install(world)
     return world
+
+
+def unpack(name: str, folder: Path, server: EmbeddedPostgres) -> Mapping[str, Any]:
+    """The platform's files in `folder`, with secrets of this run; what its configuration says."""
+    shutil.copytree(system_folder(name), folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+    raw = tomllib.loads((folder / "tenantproxy.toml").read_text())
+    _write_secrets(folder, raw, server)
+    return raw
 
 
 def _write_secrets(folder: Path, raw: Mapping[str, Any], server: EmbeddedPostgres) -> None:

@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import subprocess
-import tempfile
-import weakref
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import asyncpg
 
 from tenantproxy.embedded import EmbeddedPostgres
-from tenantproxy.embedded.binaries import as_user
-from tenantproxy.embedded.server import _environment, _in_memory, _remove
+from tenantproxy.embedded.standby import EmbeddedStandby
 from tests.support.database import Database
 from tests.support.waiting import until
 from tests.support.world import APP_PASSWORD, APP_ROLE, SERVER, World, a_world
@@ -26,37 +20,12 @@ REPLICA: Final = "replica"
 """The name under which `Replicated.servers` configures the standby."""
 
 
-class Standby(EmbeddedPostgres):
-    """A copy of a running `primary` (pg_basebackup) that follows it until it is promoted."""
+class Standby(EmbeddedStandby):
+    """A copy of a running primary that follows it until it is promoted."""
 
     def __init__(self, primary: EmbeddedPostgres) -> None:
-        connections = int(primary._settings["max_connections"])  # a standby must have as many
-        super().__init__(version=primary.version, durable=False, max_connections=connections)
-        self.password = primary.password
+        super().__init__(primary)
         self._primary = primary
-
-    def _create(self) -> None:
-        folder = Path(tempfile.mkdtemp(prefix="tenantproxy-standby-", dir=_in_memory()))
-        self._directory = folder
-        self._finalizer = weakref.finalize(self, _remove, folder, os.getpid())
-        if self._account is not None:
-            os.chown(folder, self._account.uid, self._account.gid)
-        self._run(
-            "pg_basebackup", "-D", str(self.data_dir), "-h", self._primary.host, "-p", str(self._primary.port),
-            "-U", self._primary.superuser, "-R", "-X", "stream", "-c", "fast", "--no-sync",
-        )  # fmt: skip
-
-    def promote(self) -> None:
-        """Make it a primary; returns when it takes writes."""
-        self._run("pg_ctl", "promote", "-D", str(self.data_dir), "-w", "-t", "60")
-
-    def _run(self, program: str, *arguments: str) -> None:
-        done = subprocess.run(
-            [str(self.bin_dir / program), *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True,
-            env=_environment() | {"PGPASSWORD": self._primary.password}, cwd=self._folder, check=False, timeout=120,
-            **as_user(self._account),
-        )  # fmt: skip
-        assert done.returncode == 0, f"{program}: {done.stderr[-2000:]}"
 
     async def catch_up(self) -> None:
         """Wait until it has replayed all that its primary has written so far."""

@@ -27,6 +27,7 @@ class SystemName(StrEnum):
 
     BUILDFLOW = "buildflow"
     NEXUS = "nexus"
+    PRODUCTIONS = "productions"
 
 
 @command(app, "demo")
@@ -38,7 +39,8 @@ def demo(
     system: Annotated[
         SystemName | None,
         typer.Option(
-            help="A whole platform with its own service: buildflow, a database for each agency; nexus, one for all."
+            help="A whole platform with its own service: buildflow, a database for each agency; nexus, one for all;"
+            " productions, organizations and workspaces in shared tables, behind a PgBouncer."
         ),
     ] = None,
 ) -> None:
