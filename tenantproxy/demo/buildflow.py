@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import shlex
-from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Iterable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from typing import Any, Final
 
 from aiohttp import web
 
 from tenantproxy.demo.stage import Seen, eventually
-from tenantproxy.demo.system_stage import SystemStage, seen
+from tenantproxy.demo.system_stage import SystemStage, counted, seen, state, together
 from tenantproxy.demo.system_world import SystemWorld
 from tenantproxy.demo.tour import SystemStep
 from tenantproxy.errors import PoolTimeout
@@ -20,7 +18,6 @@ from tenantproxy.router import Router
 
 __all__ = ["STEPS", "invite", "service"]
 
-_AT_ONCE: Final = 4
 _TABLES: Final = "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'"
 _OURS: Final = "SELECT count(*) FROM pg_database WHERE datname ~ '^agency_'"
 _LATER: Final = "CREATE TABLE site_diary (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), entry text NOT NULL);\n"
@@ -55,17 +52,17 @@ async def founding(stage: SystemStage) -> AsyncIterator[Seen]:
     status, _ = await stage.ask("POST", "/api/agencies", _order(stage, 0))
     yield seen("POST /api/agencies without the platform's key", "401", status)
     key = stage.world.secret("platform_key")
-    answers = await _together(
+    answers = await together(
         stage.ask("POST", "/api/agencies", _order(stage, number), **{"X-Platform-Key": key})
         for number in range(stage.size)
     )
     yield seen(
-        f"POST /api/agencies, {stage.size} times", f"201: {stage.size}", _counted(status for status, _ in answers)
+        f"POST /api/agencies, {stage.size} times", f"201: {stage.size}", counted(status for status, _ in answers)
     )
     names = stage.kept["agencies"] = [body["agencyDatabase"] for _, body in answers]
     yield seen("databases agency_<domain>_<uuid8>", str(stage.size), await stage.count(_OURS))
-    tables = await _together(stage.count(_TABLES, database=name) for name in names)
-    yield seen("tables in each of them", f"68: {stage.size}", _counted(tables))
+    tables = await together(stage.count(_TABLES, database=name) for name in names)
+    yield seen("tables in each of them", f"68: {stage.size}", counted(tables))
     seed = (stage.world.config.parent / "seed.sql").read_text()
     for name in names:  # each with a row that names it
         await stage.router.tenant(name).execute(seed)
@@ -77,7 +74,7 @@ async def founding(stage: SystemStage) -> AsyncIterator[Seen]:
 async def logging_in(stage: SystemStage) -> AsyncIterator[Seen]:
     """An address and a password are enough: which agency it is, is found."""
     names = stage.kept["agencies"]
-    answers = await _together(stage.ask("POST", "/api/auth/login", _login(stage, n)) for n in range(stage.size))
+    answers = await together(stage.ask("POST", "/api/auth/login", _login(stage, n)) for n in range(stage.size))
     right = sum(body.get("agencyDatabase") == name for name, (_, body) in zip(names, answers, strict=True))
     yield seen("POST /api/auth/login of each administrator: its own agencyDatabase", str(stage.size), right)
     stage.kept["tokens"] = {name: body["token"] for name, (_, body) in zip(names, answers, strict=True)}
@@ -88,12 +85,12 @@ async def logging_in(stage: SystemStage) -> AsyncIterator[Seen]:
 async def requests(stage: SystemStage) -> AsyncIterator[Seen]:
     """Header and token name the same agency, or nothing is served."""
     names: list[str] = stage.kept["agencies"]
-    answers = await _together(_projects(stage, name, name) for name in names)
+    answers = await together(_projects(stage, name, name) for name in names)
     own = sum([each["name"] for each in body] == [name] for name, (_, body) in zip(names, answers, strict=True))
     yield seen("GET /api/projects: its own row and no other", str(stage.size), own)
     pairs = [(one, other) for one, other in zip(names, names[1:] + names[:1], strict=True)]
-    answers = await _together(_projects(stage, one, other) for one, other in pairs)
-    told = _counted(f"{status} {body.get('error')}" for status, body in answers)
+    answers = await together(_projects(stage, one, other) for one, other in pairs)
+    told = counted(f"{status} {body.get('error')}" for status, body in answers)
     yield seen("with the X-Agency-Database of another", f"403 Agency mismatch: {stage.size}", told)
     status, _ = await stage.ask("GET", "/api/projects", **{"X-Agency-Database": names[0]})
     yield seen("without a token", "401", status)
@@ -102,10 +99,10 @@ async def requests(stage: SystemStage) -> AsyncIterator[Seen]:
         **{"X-Agency-Database": names[0], "Authorization": f"Bearer {stage.kept['tokens'][names[0]]}"},
     )  # fmt: skip
     yield seen("POST /api/projects", "201", status)
-    counts = await _together(
+    counts = await together(
         stage.count("SELECT count(*) FROM projects WHERE name = 'Bridge'", database=name) for name in names
     )
-    yield seen("the new row in the agencies' databases", f"1: 1, 0: {stage.size - 1}", _counted(counts))
+    yield seen("the new row in the agencies' databases", f"1: 1, 0: {stage.size - 1}", counted(counts))
 
 
 async def pools(stage: SystemStage) -> AsyncIterator[Seen]:
@@ -149,18 +146,18 @@ async def monitoring(stage: SystemStage) -> AsyncIterator[Seen]:
 async def migration(stage: SystemStage) -> AsyncIterator[Seen]:
     """The next version of the schema, in every agency."""
     (stage.world.config.parent / "migrations" / "0024_site_diary.sql").write_text(_LATER)
-    yield await stage.command("migrate run", f"24: {stage.size}", lambda rows: _counted(row["version"] for row in rows))
-    tables = await _together(stage.count(_TABLES, database=name) for name in stage.kept["agencies"])
-    yield seen("tables in each of them", f"69: {stage.size}", _counted(tables))
+    yield await stage.command("migrate run", f"24: {stage.size}", lambda rows: counted(row["version"] for row in rows))
+    tables = await together(stage.count(_TABLES, database=name) for name in stage.kept["agencies"])
+    yield seen("tables in each of them", f"69: {stage.size}", counted(tables))
 
 
 async def saving(stage: SystemStage) -> AsyncIterator[Seen]:
     """All are saved and restored into a scratch place; one comes back under another name."""
     yield await stage.command(
-        "backup create --all", f"saved: {stage.size + 1}", lambda rows: _counted(row["state"] for row in rows)
+        "backup create --all", f"saved: {stage.size + 1}", lambda rows: counted(row["state"] for row in rows)
     )
     yield await stage.command(
-        "backup verify", f"True: {stage.size + 1}", lambda rows: _counted(bool(row["verified_at"]) for row in rows)
+        "backup verify", f"True: {stage.size + 1}", lambda rows: counted(bool(row["verified_at"]) for row in rows)
     )
     first = stage.kept["agencies"][0]
     again = stage.kept["again"] = f"{first[:-9]}_restored"
@@ -174,7 +171,7 @@ async def saving(stage: SystemStage) -> AsyncIterator[Seen]:
 async def letting_go(stage: SystemStage) -> AsyncIterator[Seen]:
     """An agency that is not active any more is saved and refused; its neighbours are served."""
     last, neighbour = stage.kept["agencies"][-1], stage.kept["agencies"][0]
-    yield await stage.command(f"tenants archive {last}", "archived", _state)
+    yield await stage.command(f"tenants archive {last}", "archived", state)
     await stage.router.main().execute("UPDATE agencies SET status = 'archived' WHERE database_name = $1", last)
     heard = ""
 
@@ -223,23 +220,3 @@ async def _projects(stage: SystemStage, whose: str, header: str) -> tuple[int, A
     token = stage.kept["tokens"][whose]
     headers = {"Authorization": f"Bearer {token}", "X-Agency-Database": header}
     return await stage.ask("GET", "/api/projects", **headers)
-
-
-async def _together(calls: Iterable[Awaitable[Any]]) -> list[Any]:
-    """All of them, a few at once, in their order."""
-    turns = asyncio.Semaphore(_AT_ONCE)
-
-    async def one(call: Awaitable[Any]) -> Any:
-        async with turns:
-            return await call
-
-    return await asyncio.gather(*map(one, calls))
-
-
-def _counted(values: Iterable[object]) -> str:
-    """`201: 25`: each value, and how often it came; the latter ones last."""
-    return ", ".join(f"{value}: {count}" for value, count in Counter(map(str, values)).items())
-
-
-def _state(row: Any) -> object:
-    return (row[0] if isinstance(row, list) else row)["state"]

@@ -30,11 +30,14 @@ def ourselves() -> tuple[str, ...]:
     return (str(script),) if script.exists() else (sys.executable, "-m", "tenantproxy")
 
 
-async def run_command(command: Sequence[str], environment: Mapping[str, str] | None = None) -> Typed:
-    """Run it. Raises TimeoutError behind two minutes, OSError where there is no such program; it is ended then."""
+async def run_command(
+    command: Sequence[str], environment: Mapping[str, str] | None = None, *, folder: Path | None = None
+) -> Typed:
+    """Run it, in `folder`. Raises OSError where there is no such program, TimeoutError behind two minutes; it ends."""
     process = await asyncio.create_subprocess_exec(
         *command,
         env={**os.environ, **(environment or {}), "LC_ALL": "C", "COLUMNS": "200"},
+        cwd=folder,
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,

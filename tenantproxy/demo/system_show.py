@@ -8,14 +8,14 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Protocol
 
 import aiohttp
 from rich.console import Console
 
-from tenantproxy.demo import buildflow, nexus, productions
+from tenantproxy.demo import bitnexus, buildflow, nexus, productions
 from tenantproxy.demo.productions_stage import productions_stage
 from tenantproxy.demo.show import show_lines
 from tenantproxy.demo.stage import Seen
@@ -26,8 +26,11 @@ from tenantproxy.demo.tour import SystemStep, walk
 from tenantproxy.embedded import EmbeddedPostgres
 from tenantproxy.metrics.logging import LogObserver
 from tenantproxy.router import Router
+from tenantproxy.sidecar.app import Sidecar
 
 __all__ = ["SYSTEMS", "System", "run_system", "staged"]
+
+_DRAIN_SECONDS: Final = 5.0
 
 
 class Staging(Protocol):
@@ -43,6 +46,8 @@ class System:
     """A platform: its service from its own files, its day, and what a user may try while it serves.
 
     `prepare`: what else its operator does before it is first served. `stage`: makes all, in the place of `service`.
+
+    Without both it is the sidecar of its configuration, with `/sql` and the PostgreSQL port.
     """
 
     title: str
@@ -66,6 +71,10 @@ SYSTEMS: Final = {
     "productions": System(
         title="Productions, organizations and workspaces in shared tables", size=6, stage=productions_stage,
         steps=productions.STEPS, invite=productions.invite,
+    ),
+    "bitnexus": System(
+        title="BitNexus, shared tables for Elixir and JavaScript", size=4, steps=bitnexus.STEPS,
+        invite=bitnexus.invite,
     ),
 }  # fmt: skip
 
@@ -97,23 +106,36 @@ async def staged(name: str, *, port: int = 0, size: int | None = None) -> AsyncI
         async with system.stage(port=port, size=size or system.size) as stage:
             yield stage
         return
-    assert system.service is not None
     with tempfile.TemporaryDirectory(prefix="tenantproxy-demo-") as folder:
         async with EmbeddedPostgres(durable=False, max_connections=200) as server:
             world = await build_system(server, Path(folder), name)
             if (prepare := SYSTEMS[name].prepare) is not None:
                 await prepare(world)
+            if system.service is None:
+                places = {"http.listen": f"127.0.0.1:{port}", "pg.listen": "127.0.0.1:0"}
+                world = replace(world, overrides={**world.overrides, **places})
             router = Router(world.settings, observer=LogObserver())
-            async with served(system.service(world, router), port) as url:
+            async with _served(name, world, router, port) as (url, pg):
                 watch = await world.connect()
                 try:
                     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=120)) as http:
                         yield SystemStage(
-                            world=world, router=router, url=url, http=http, watch=watch,
+                            world=world, router=router, url=url, pg=pg, http=http, watch=watch,
                             size=size or system.size,
                         )  # fmt: skip
                 finally:
                     await watch.close()
+
+
+@asynccontextmanager
+async def _served(name: str, world: SystemWorld, router: Router, port: int) -> AsyncIterator[tuple[str, str]]:
+    """Its URL, and where its PostgreSQL port listens."""
+    if (service := SYSTEMS[name].service) is not None:
+        async with served(service(world, router), port) as url:
+            yield url, ""
+        return
+    async with Sidecar(router, drain_timeout=_DRAIN_SECONDS) as sidecar:
+        yield str(sidecar.public_url), str(sidecar.pg_address)
 
 
 @asynccontextmanager

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shlex
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import aiohttp
 import asyncpg
@@ -16,7 +18,9 @@ from tenantproxy.demo.stage import Seen
 from tenantproxy.demo.system_world import SystemWorld
 from tenantproxy.router import Router
 
-__all__ = ["SystemStage", "seen"]
+__all__ = ["SystemStage", "counted", "seen", "state", "together"]
+
+_AT_ONCE: Final = 4
 
 
 def seen(what: str, expected: str, saw: object) -> Seen:
@@ -24,9 +28,33 @@ def seen(what: str, expected: str, saw: object) -> Seen:
     return Seen(what=what, expected=expected, saw=str(saw), ok=str(saw) == expected)
 
 
+async def together(calls: Iterable[Awaitable[Any]]) -> list[Any]:
+    """All of them, a few at once, in their order."""
+    turns = asyncio.Semaphore(_AT_ONCE)
+
+    async def one(call: Awaitable[Any]) -> Any:
+        async with turns:
+            return await call
+
+    return await asyncio.gather(*map(one, calls))
+
+
+def counted(values: Iterable[object]) -> str:
+    """`201: 25`: each value, and how often it came; the latter ones last."""
+    return ", ".join(f"{value}: {count}" for value, count in Counter(map(str, values)).items())
+
+
+def state(row: Any) -> object:
+    """That of a tenant, as a command says it in JSON: of one, or of the first of a list."""
+    return (row[0] if isinstance(row, list) else row)["state"]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SystemStage:
-    """`watch` is a superuser's connection. `size`: how many tenants the day has. `kept`: for the steps behind one."""
+    """`watch` is a superuser's connection. `size`: how many tenants the day has. `kept`: for the steps behind one.
+
+    `pg`: host and port of the PostgreSQL port, where the platform has one.
+    """
 
     world: SystemWorld
     router: Router
@@ -34,6 +62,7 @@ class SystemStage:
     http: aiohttp.ClientSession
     watch: asyncpg.Connection
     size: int
+    pg: str = ""
     kept: dict[str, Any] = field(default_factory=dict, repr=False)
 
     async def ask(self, method: str, path: str, body: object = None, **headers: str) -> tuple[int, Any]:

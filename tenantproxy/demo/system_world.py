@@ -16,8 +16,15 @@ import asyncpg
 
 from tenantproxy.config import Settings, load
 from tenantproxy.embedded import EmbeddedPostgres
+from tenantproxy.isolation.proof import derive_key
 from tenantproxy.lifecycle import install_auth, install_registry
-from tenantproxy.lifecycle.provisioner import close_database, close_maintenance, ensure_database, ensure_role
+from tenantproxy.lifecycle.provisioner import (
+    close_database,
+    close_maintenance,
+    ensure_database,
+    ensure_role,
+    provision_shared,
+)
 
 __all__ = ["SystemWorld", "build_system", "system_folder", "unpack"]
 
@@ -84,7 +91,9 @@ async def build_system(server: EmbeddedPostgres, folder: Path, name: str) -> Sys
 
 def unpack(name: str, folder: Path, server: EmbeddedPostgres) -> Mapping[str, Any]:
     """The platform's files in `folder`, with secrets of this run; what its configuration says."""
-    shutil.copytree(system_folder(name), folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(
+        system_folder(name), folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__", "node_modules")
+    )
     raw = tomllib.loads((folder / "tenantproxy.toml").read_text())
     _write_secrets(folder, raw, server)
     return raw
@@ -119,6 +128,9 @@ async def _install(world: SystemWorld) -> None:
         await close_maintenance(conn)
     finally:
         await conn.close()
+    if shared := settings.provision.shared_database:  # empty, closed, with what isolates row tenants
+        key = derive_key(world.secret("row_key").encode(), server=settings.main.server, database=shared, kid=1)
+        await provision_shared(world.connect, database=shared, role=server.user, keys={1: key}, tables=[])
     conn = await world.connect(main)
     try:
         for file in sorted((world.config.parent / "main").glob("*.sql")):

@@ -98,6 +98,7 @@ async def test_the_migrations_make_all_that_a_description_names(made: Made) -> N
         ("extensions", "select extname from pg_extension"),
         ("indexes", "select relname from pg_class where relkind = 'i' and relnamespace = 'public'::regnamespace"),
         ("triggers", "select tgname from pg_trigger where not tgisinternal"),
+        ("constraints", "select conname from pg_constraint"),
     ):
         there = {row[0] for row in await made.conn.fetch(query)}
         missing += [each for each in made.named.get(what, ()) if each not in there]

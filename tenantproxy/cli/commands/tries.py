@@ -28,6 +28,7 @@ class SystemName(StrEnum):
     BUILDFLOW = "buildflow"
     NEXUS = "nexus"
     PRODUCTIONS = "productions"
+    BITNEXUS = "bitnexus"
 
 
 @command(app, "demo")
@@ -40,7 +41,8 @@ def demo(
         SystemName | None,
         typer.Option(
             help="A whole platform with its own service: buildflow, a database for each agency; nexus, one for all;"
-            " productions, organizations and workspaces in shared tables, behind a PgBouncer."
+            " productions, organizations and workspaces in shared tables, behind a PgBouncer; bitnexus,"
+            " shared tables for Elixir and JavaScript."
         ),
     ] = None,
 ) -> None:

@@ -1,0 +1,3 @@
+import Config
+
+config :accounts_service, ecto_repos: [AccountsService.Repo]
