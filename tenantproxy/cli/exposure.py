@@ -33,7 +33,8 @@ async def exposure_notes(settings: Settings, targets: Iterable[deploy.DeployTarg
             async with conn.transaction(readonly=True):
                 await conn.execute(PIN_PATH)
                 path = settings.servers[target.server].search_path
-                found = parse(await conn.fetchval(REACH, argument(names(settings.row.unprotected), path=path)))
+                given = argument(names(settings.row.unprotected), path=path, common=names(settings.schema_.common))
+                found = parse(await conn.fetchval(REACH, given))
         finally:
             await conn.close()
         notes += [

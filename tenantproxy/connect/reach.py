@@ -27,13 +27,17 @@ PIN_PATH: Final = (
 # caller's rights; no USAGE of its schema is asked for then. A relation is open when the catalogue alone says so; of
 # these at most 100 are told. The others are tables whose policies have to be read.
 # Given: what is in a schema that the role of another tenant owns, who alone lets others look into it (decision 108).
-# Behind: what views and rules there use with the rights of `as`, who owns them, or 0 for the caller. They are not given
-# where one of these relations is no tenant's own either, nor where their owner is no tenant: what they read of
-# PostgreSQL's own tables is not in the catalogue.
+# Ruled: views and tables with rules there, and those behind them; each once, as many may stand behind one another.
+# Behind: what these use with the rights of `as`, who owns them, or 0 for the caller. They are not given where one of
+# these relations is no tenant's own either, nor where their owner is no tenant: what they read of PostgreSQL's own
+# tables is not in the catalogue. No function here may lock a relation (as pg_get_ruledef does): who gives one may keep
+# its lock for as long as it likes.
 REACH: Final = """
 WITH RECURSIVE given AS MATERIALIZED (
   SELECT ARRAY(SELECT json_array_elements_text($1::text::json -> 'schemas')) AS schemas,
          ARRAY(SELECT json_array_elements_text($1::text::json -> 'relations')) AS relations,
+         ARRAY(SELECT json_array_elements_text($1::text::json -> 'common_schemas')) AS common_schemas,
+         ARRAY(SELECT json_array_elements_text($1::text::json -> 'common_relations')) AS common_relations,
          ARRAY(SELECT json_array_elements_text($1::text::json -> 'faithful')) AS faithful,
          ARRAY(SELECT json_array_elements_text($1::text::json -> 'path')) AS path,
          EXISTS (SELECT FROM pg_collation l WHERE NOT l.collisdeterministic) AS has_loose
@@ -78,17 +82,21 @@ WITH RECURSIVE given AS MATERIALIZED (
   WHERE n.nspname <> ALL (g.path) AND NOT pg_has_role(t.oid, 'MEMBER')
     AND NOT EXISTS (SELECT FROM pg_foreign_table f JOIN pg_class c ON c.oid = f.ftrelid
       WHERE c.relowner = t.oid OR c.relnamespace = n.oid)
-), behind (oid, by, "as") AS (
-  SELECT c.oid, 0::oid, 0::oid FROM within n JOIN givers v ON v.space = n.space
-    JOIN pg_class c ON c.oid = n.oid AND c.relhasrules
-  UNION SELECT u.oid, c.oid, x."as" FROM behind b JOIN pg_class c ON c.oid = b.oid AND c.relhasrules
-    JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname NOT IN ('pg_catalog', 'information_schema')
-    JOIN pg_rewrite w ON w.ev_class = c.oid
+), ruled (oid) AS (
+  SELECT c.oid FROM within n JOIN givers v ON v.space = n.space JOIN pg_class c ON c.oid = n.oid AND c.relhasrules
+  UNION SELECT u.oid FROM ruled b JOIN pg_rewrite w ON w.ev_class = b.oid
     JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = w.oid AND d.refclassid = 'pg_class'::regclass
-    JOIN pg_class u ON u.oid = d.refobjid AND u.oid <> c.oid AND u.relkind IN ('r', 'p', 'v', 'm', 'f')
-    CROSS JOIN LATERAL (SELECT CASE WHEN w.ev_type = '1' AND c.relkind = 'v' AND EXISTS (
+    JOIN pg_class u ON u.oid = d.refobjid AND u.relhasrules
+    JOIN pg_namespace n ON n.oid = u.relnamespace AND n.nspname NOT IN ('pg_catalog', 'information_schema')
+), behind AS MATERIALIZED (
+  SELECT u.oid, c.oid AS by, x."as" FROM ruled b JOIN pg_class c ON c.oid = b.oid
+    CROSS JOIN LATERAL (SELECT DISTINCT CASE WHEN w.ev_type = '1' AND c.relkind = 'v' AND EXISTS (
         SELECT FROM pg_options_to_table(c.reloptions) o WHERE o.option_name = 'security_invoker'
-          AND o.option_value::boolean) THEN 0 ELSE c.relowner END AS "as" OFFSET 0) x
+          AND o.option_value::boolean) THEN 0 ELSE c.relowner END AS "as", d.refobjid AS reads
+      FROM pg_rewrite w JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = w.oid
+        AND d.refclassid = 'pg_class'::regclass AND d.refobjid <> c.oid
+      WHERE w.ev_class = c.oid) x
+    JOIN pg_class u ON u.oid = x.reads AND u.relkind IN ('r', 'p', 'v', 'm', 'f')
   WHERE CASE x."as" WHEN 0 THEN EXISTS (SELECT FROM roles r WHERE has_table_privilege(r.oid, u.oid, 'DELETE')
       OR has_any_column_privilege(r.oid, u.oid, 'SELECT, INSERT, UPDATE'))
     ELSE has_table_privilege(x."as", u.oid, 'DELETE')
@@ -96,15 +104,15 @@ WITH RECURSIVE given AS MATERIALIZED (
 ), not_given (oid) AS (
   SELECT b.by FROM behind b JOIN pg_class c ON c.oid = b.oid JOIN pg_namespace n ON n.oid = c.relnamespace
     LEFT JOIN tenants t ON t.oid = b."as" CROSS JOIN given g
-  WHERE b.by <> 0 AND n.nspname <> ALL (g.schemas) AND (t.oid IS NULL OR c.relowner <> t.oid)
-    AND format('"%s"."%s"', replace(n.nspname, '"', '""'), replace(c.relname::text, '"', '""')) <> ALL (g.relations)
+  WHERE n.nspname <> ALL (g.schemas || g.common_schemas) AND (t.oid IS NULL OR c.relowner <> t.oid)
+    AND format('"%s"."%s"', replace(n.nspname, '"', '""'), replace(c.relname::text, '"', '""'))
+      <> ALL (g.relations || g.common_relations)
     AND NOT (b."as" = 0 AND n.oid IN (SELECT o.oid FROM schemas o))
     AND n.nspname <> 'information_schema' AND NOT EXISTS (SELECT FROM tenants o WHERE o.oid = n.nspowner)
     AND (t.sign IS NULL OR obj_description(n.oid, 'pg_namespace') IS DISTINCT FROM t.sign)
-  UNION SELECT b.oid FROM behind b JOIN pg_class c ON c.oid = b.oid AND c.relhasrules
-    JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname NOT IN ('pg_catalog', 'information_schema')
+  UNION SELECT b.oid FROM ruled b JOIN pg_class c ON c.oid = b.oid
   WHERE c.relowner NOT IN (SELECT t.oid FROM tenants t)
-  UNION SELECT b.by FROM not_given o JOIN behind b ON b.oid = o.oid AND b.by <> 0
+  UNION SELECT b.by FROM not_given o JOIN behind b ON b.oid = o.oid
 ), relations AS MATERIALIZED (
   SELECT c.oid, n.name AS schema,
     CASE WHEN c.oid NOT IN (SELECT o.oid FROM not_given o) THEN v.name END AS giver,
@@ -115,7 +123,7 @@ WITH RECURSIVE given AS MATERIALIZED (
       WHERE o.option_name = 'security_invoker' AND o.option_value::boolean) ELSE false END AS is_invoker,
     CASE WHEN c.relhasrules THEN ARRAY(SELECT w.rulename::text FROM pg_rewrite w
       WHERE w.ev_class = c.oid AND w.ev_type <> '1' AND w.ev_enabled <> 'D'
-        AND NOT (w.is_instead AND pg_get_ruledef(w.oid) ~ ' DO INSTEAD NOTHING;$')) ELSE '{}' END AS rules
+        AND NOT (w.is_instead AND w.ev_action::text = '<>')) ELSE '{}' END AS rules
   FROM within n JOIN pg_class c ON c.oid = n.oid LEFT JOIN givers v ON v.space = n.space CROSS JOIN given g
   CROSS JOIN LATERAL (SELECT ARRAY(
     SELECT p FROM unnest('{SELECT,INSERT,UPDATE,REFERENCES}'::text[]) p
@@ -181,8 +189,9 @@ SELECT json_build_object(
     ORDER BY 1 LIMIT 100)
 )::text
 """
-"""$1: JSON, `schemas` and `relations` (quoted, `"s"."t"`) that are not looked at, `faithful` types, `path`: schemas in
-which the session finds names by itself, of which none is given.
+"""$1: JSON, `schemas` and `relations` (quoted, `"s"."t"`) that are not looked at, `common_schemas` and
+`common_relations` that schema tenants may share and so show others, `faithful` types, `path`: schemas in which the
+session finds names by itself, of which none is given.
 
 One row with one text, JSON.
 """
@@ -244,23 +253,40 @@ class Reach:
     definers: tuple[str, ...]
 
 
-def argument(names: Iterable[tuple[str, str | None]], *, path: Iterable[str] = ()) -> str:
+def argument(
+    names: Iterable[tuple[str, str | None]],
+    *,
+    path: Iterable[str] = (),
+    common: Iterable[tuple[str, str | None]] = (),
+) -> str:
     """The parameter of REACH: (schema, relation) that are not looked at; without a relation, all of a schema.
 
-    `path`: in which schemas the session finds names that say none.
+    `path`: in which schemas the session finds names that say none. `common`: what schema tenants may share, as `names`.
     """
-    names = list(names)
+    schemas, relations = _apart(names)
+    common_schemas, common_relations = _apart(common)
     return json.dumps(
         {
-            "schemas": [schema for schema, relation in names if relation is None],
-            "relations": [
-                f"{quote_identifier(schema)}.{quote_identifier(relation)}"
-                for schema, relation in names
-                if relation is not None
-            ],
+            "schemas": schemas,
+            "relations": relations,
+            "common_schemas": common_schemas,
+            "common_relations": common_relations,
             "faithful": sorted(FAITHFUL),
             "path": list(path),
         }
+    )
+
+
+def _apart(names: Iterable[tuple[str, str | None]]) -> tuple[list[str], list[str]]:
+    """Whole schemas, and relations, quoted."""
+    names = list(names)
+    return (
+        [schema for schema, relation in names if relation is None],
+        [
+            f"{quote_identifier(schema)}.{quote_identifier(relation)}"
+            for schema, relation in names
+            if relation is not None
+        ],
     )
 
 

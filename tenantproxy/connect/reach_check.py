@@ -87,7 +87,7 @@ class ReachCheck:
     def argument(self, key: PoolKey) -> str:
         """The parameter of REACH for this pool."""
         if key.shared:
-            return argument(self._unprotected, path=self._paths[key.server])
+            return argument(self._unprotected, path=self._paths[key.server], common=self._common)
         own = (key.schema or "", *key.systems)
         return argument([*self._common, *((schema, None) for schema in own)])
 

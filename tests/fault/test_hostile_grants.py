@@ -167,6 +167,7 @@ async def reached(house: World, given: str) -> list[str]:
     """What row tenants' role reaches that is not theirs."""
     async with house.app(house.shared) as own, own.transaction(readonly=True):
         await own.execute(PIN_PATH)
+        await own.execute("SET LOCAL lock_timeout = '5s'")
         return [each.what for each in exposures(parse(await own.fetchval(REACH, given)), form=TenantForm())]
 
 
@@ -212,6 +213,38 @@ async def test_many_gifts_hide_no_leak_and_are_looked_at_soon(house: World, sett
             assert await reached(house, argument([], path=["public"])) == ["table public.zz"]
         finally:
             await admin.execute("DROP TABLE zz")
+
+
+async def test_a_lock_on_a_gift_keeps_no_neighbour_from_looking(house: World, settings: Settings) -> None:
+    async with an_owner(house, settings, Isolation.SCHEMA) as (want, _, conn):
+        await conn.execute(
+            "CREATE TABLE v (n int); CREATE RULE r AS ON INSERT TO v DO INSTEAD NOTHING;"
+            " CREATE RULE s AS ON UPDATE TO v DO INSTEAD SELECT 1; ALTER TABLE v ENABLE ROW LEVEL SECURITY;"
+            " CREATE POLICY p ON v USING (n > 0); CREATE VIEW w AS TABLE v;"
+            f" GRANT ALL ON v, w TO PUBLIC; GRANT USAGE ON SCHEMA {want.schema} TO PUBLIC;"
+            " BEGIN; LOCK TABLE v, w IN ACCESS EXCLUSIVE MODE"
+        )
+        assert await reached(house, argument([], path=["public"])) == []
+        await conn.execute("ROLLBACK")
+
+
+async def test_a_view_of_what_schema_tenants_share_stops_no_row_tenant(house: World, tmp_path: Path) -> None:
+    settings = settings_of(house, tmp_path, schema={"common": ["common.*"]})
+    async with an_owner(house, settings, Isolation.SCHEMA) as (want, _, conn), house.shared.connect() as admin:
+        await admin.execute(
+            "CREATE SCHEMA common; CREATE TABLE common.countries (n int);"
+            f' GRANT USAGE ON SCHEMA common TO "{want.role}"; GRANT SELECT ON common.countries TO "{want.role}"'
+        )
+        try:
+            await conn.execute(
+                f"CREATE VIEW v AS TABLE common.countries; GRANT USAGE ON SCHEMA {want.schema} TO PUBLIC"
+            )
+            await conn.execute("GRANT SELECT ON v TO PUBLIC")
+            async with served("library", settings, []) as answers:
+                assert answers == {"row1": 3, "schema1": 3}
+            assert await reached(house, argument([], path=["public"])) == [f"view {want.schema}.v"]
+        finally:
+            await admin.execute("DROP SCHEMA common CASCADE")
 
 
 async def test_a_gift_that_others_may_give_on_is_taken_back_by_the_sql_of_doctor(

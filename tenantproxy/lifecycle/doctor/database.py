@@ -91,7 +91,8 @@ async def _row_tables(
     }
     owned = {key for key, table in guarded.items() if table.owner in place.row_roles}
     form = tenant_form(None if settings.row.signed else settings.row.setting)
-    shared = argument(names(settings.row.unprotected), path=settings.servers[place.server].search_path)
+    path, common = settings.servers[place.server].search_path, names(settings.schema_.common)
+    shared = argument(names(settings.row.unprotected), path=path, common=common)
     seen: list[tuple[str, Leak]] = []
     granted: set[tuple[str, str]] = set()
     for role in place.row_roles:
