@@ -32,6 +32,8 @@ PIN_PATH: Final = (
 # these relations is no tenant's own either, nor where their owner is no tenant: what they read of PostgreSQL's own
 # tables is not in the catalogue. No function here may lock a relation (as pg_get_ruledef does): who gives one may keep
 # its lock for as long as it likes.
+# References: no policy is asked about what a foreign key writes itself (a default, the key that another one cascades),
+# and tables that inherit from theirs are not held to it.
 REACH: Final = """
 WITH RECURSIVE given AS MATERIALIZED (
   SELECT ARRAY(SELECT json_array_elements_text($1::text::json -> 'schemas')) AS schemas,
@@ -153,7 +155,14 @@ SELECT json_build_object(
       JOIN pg_class t ON t.oid = k.confrelid JOIN pg_namespace n ON n.oid = t.relnamespace
       WHERE k.contype = 'f' AND k.conrelid = r.oid AND k.confrelid <> r.oid AND cardinality(k.conkey) = 1
         AND k.convalidated AND coalesce((to_jsonb(k) ->> 'conenforced')::boolean, true)
-        AND NOT EXISTS (SELECT FROM pg_trigger g WHERE g.tgconstraint = k.oid AND g.tgenabled IN ('D', 'R'))
+        AND NOT r.has_children AND NOT EXISTS (
+          WITH RECURSIVE parts (oid) AS (
+            SELECT k.oid UNION SELECT o.oid FROM parts s JOIN pg_constraint o ON o.conparentid = s.oid)
+          SELECT FROM parts s JOIN pg_trigger g ON g.tgconstraint = s.oid WHERE g.tgenabled IN ('D', 'R')
+          UNION ALL SELECT FROM pg_constraint o
+          WHERE o.contype = 'f' AND o.conrelid = r.oid AND k.conkey[1] = ANY (o.conkey)
+            AND ('d' IN (o.confupdtype, o.confdeltype)
+              OR o.confupdtype = 'c' AND o.oid NOT IN (SELECT s.oid FROM parts s)))
       ORDER BY k.conname) ELSE '{}' END,
     'extension', (SELECT m.extension FROM members m WHERE m.oid = r.oid),
     'policies', CASE WHEN r.secured AND r.giver IS NULL THEN (SELECT json_agg(json_build_object(
