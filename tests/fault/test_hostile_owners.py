@@ -25,6 +25,10 @@ from tenantproxy.lifecycle.backup import (
     run_all,
     verify_backup,
 )
+from tenantproxy.lifecycle.init.dsn import parse_dsn
+from tenantproxy.lifecycle.init.folder import secret_files
+from tenantproxy.lifecycle.init.plan import InitRequest
+from tenantproxy.lifecycle.init.run import prepare
 from tenantproxy.lifecycle.install import alone
 from tenantproxy.lifecycle.migrate import Migrator, targets_of
 from tenantproxy.lifecycle.migrate.journal import ensure_journal
@@ -35,7 +39,7 @@ from tenantproxy.lifecycle.turn_lock import leave_turn, take_turn
 from tenantproxy.model import Isolation, Placement, Tenant, tenant_id
 from tests.support.database import Database
 from tests.support.lasting import lasting as kept
-from tests.support.owners import an_owner, own_world, settings_of
+from tests.support.owners import CANARY, an_owner, own_world, settings_of
 from tests.support.waiting import until
 from tests.support.world import World
 
@@ -523,3 +527,57 @@ async def test_names_in_another_encoding_than_that_of_the_admin_come_back(house:
     async with house.main.connect() as admin:
         await admin.execute("DROP DATABASE latin WITH (FORCE)")
         await admin.execute("DROP ROLE examiner")
+
+
+# Each is called by who reads the table, casts to the type of its column, or is no superuser and under its policy.
+TO_READ: Final = """
+CREATE TABLE indexed (name text); INSERT INTO indexed VALUES ('x');
+CREATE INDEX ON indexed ((name || soft(1)));
+CREATE TABLE counted (name text, n int); INSERT INTO counted VALUES ('x', 1);
+CREATE STATISTICS counts ON (n + soft(1)), name FROM counted;
+CREATE TABLE parts (name text, n int) PARTITION BY RANGE ((n + soft(1)));
+CREATE DOMAIN whose AS text CHECK (holds(VALUE)); CREATE DOMAIN whose_else AS whose;
+CREATE TABLE typed (tenant_id whose_else);
+CREATE TYPE odd AS (a int);
+CREATE FUNCTION text(odd) RETURNS text LANGUAGE plpgsql AS 'BEGIN PERFORM mine.canary(); END';
+CREATE CAST (odd AS text) WITH FUNCTION text(odd);
+CREATE TABLE made (tenant_id odd); INSERT INTO made VALUES (ROW(1));
+CREATE TABLE secured (name text); INSERT INTO secured VALUES ('x');
+ALTER TABLE secured ENABLE ROW LEVEL SECURITY; ALTER TABLE secured FORCE ROW LEVEL SECURITY;
+CREATE POLICY p ON secured USING (holds(name)); GRANT SELECT ON secured TO PUBLIC; GRANT USAGE ON SCHEMA mine TO PUBLIC;
+CREATE TABLE held (name text);
+"""
+
+
+@pytest.mark.parametrize("is_super", [True, False], ids=["superuser", "managed"])
+async def test_init_runs_nothing_of_a_role_that_owns_a_schema(house: World, tmp_path: Path, is_super: bool) -> None:
+    server, name = house.server, f"fresh_{is_super}".lower()
+    boss, password = (server.superuser, server.password) if is_super else ("boss", "boss")
+    fresh = Database(server=server, name=name)
+    async with house.main.connect() as admin:
+        await admin.execute(
+            "CREATE ROLE evil LOGIN PASSWORD 'evil'; CREATE ROLE boss LOGIN CREATEROLE CREATEDB PASSWORD 'boss'"
+        )
+        try:
+            await admin.execute(f"CREATE DATABASE {name}")
+            async with fresh.connect() as owner:
+                await owner.execute(
+                    "CREATE SCHEMA mine AUTHORIZATION evil; CREATE TABLE tenants (id text PRIMARY KEY);"
+                    " INSERT INTO tenants VALUES ('a'); CREATE TABLE things (tenant_id text REFERENCES tenants);"
+                    " GRANT SELECT ON ALL TABLES IN SCHEMA public TO boss"
+                )
+            async with fresh.connect("evil", "evil") as evil:
+                is_boss = "rolsuper OR rolname = 'boss'"
+                await evil.execute("SET search_path = mine, public")
+                await evil.execute(CANARY.format(schema="mine").replace("SELECT rolsuper", f"SELECT {is_boss}"))
+                await evil.execute(TO_READ)
+                await evil.execute("BEGIN; LOCK TABLE held IN ACCESS EXCLUSIVE MODE")
+                given = parse_dsn(f"postgresql://{boss}:{password}@{server.host}:{server.port}/{name}", {})
+                plan = await prepare(given, InitRequest(), secret_files(tmp_path, given))
+                assert plan.shape.layout.column == "tenant_id"
+                async with fresh.connect() as owner:  # no table lists them: those that rows name are looked for
+                    await owner.execute("DROP TABLE tenants CASCADE")
+                await prepare(given, InitRequest(), secret_files(tmp_path, given))
+        finally:
+            await admin.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+            await admin.execute("DROP ROLE evil; DROP ROLE boss")

@@ -40,6 +40,19 @@ _ROWS: Final = 5000  # of a table that may be a registry
 _WORDS: Final = 50
 _IDS: Final = 10_000
 _STATEMENT: Final = "20s"
+# A policy is an error then, and calls nothing; nor are checks looked at.
+_PINS: Final = """
+SELECT pg_catalog.set_config(s.name, given.value, true)
+FROM unnest($1::text[], $2::text[]) AS given (name, value) JOIN pg_catalog.pg_settings s USING (name)
+"""
+_PINNED: Final = {
+    "statement_timeout": _STATEMENT,
+    "lock_timeout": "2s",  # the rows of a table that is held so long are not read
+    "jit": "off",
+    "row_security": "off",
+    "constraint_exclusion": "off",
+    "restrict_nonsystem_relation_kind": "view, foreign-table",
+}
 
 
 @asynccontextmanager
@@ -71,14 +84,13 @@ def _said(error: BaseException) -> str:
 
 @asynccontextmanager
 async def reading(conn: asyncpg.Connection) -> AsyncIterator[None]:
-    """A read-only transaction with built-in names first, so that names are printed in full."""
-    async with conn.transaction(isolation="repeatable_read", readonly=True):
-        await conn.execute(
-            "SELECT pg_catalog.set_config('search_path', $1, true),"
-            " pg_catalog.set_config('statement_timeout', $2, true), pg_catalog.set_config('jit', 'off', true)",
-            SEARCH_PATH,
-            _STATEMENT,
-        )
+    """A read-only transaction with built-in names first, so that names are printed in full.
+
+    Each statement sees what is committed by then, as what the planner calls is of that moment too.
+    """
+    async with conn.transaction(isolation="read_committed", readonly=True):
+        await conn.execute("SELECT pg_catalog.set_config('search_path', $1, true)", SEARCH_PATH)
+        await conn.fetch(_PINS, list(_PINNED), list(_PINNED.values()))
         yield
 
 
@@ -141,6 +153,7 @@ async def _values(conn: asyncpg.Connection, found: InitFound) -> AsyncIterator[R
                 continue
             row = await _attempt(
                 conn,
+                table,
                 "SELECT count(*) AS values, count(*) FILTER (WHERE v = ANY ($1)) AS schemas,"
                 " count(*) FILTER (WHERE v = ANY ($2)) AS databases"
                 f" FROM (SELECT {quote_identifier(column.name)}::text AS v FROM {table.sql} LIMIT {_ROWS}) t",
@@ -151,14 +164,42 @@ async def _values(conn: asyncpg.Connection, found: InitFound) -> AsyncIterator[R
                 yield RegistryValues(table=table.label, column=column.name, **row[0])
 
 
-async def _attempt(conn: asyncpg.Connection, sql: str, *args: object) -> Sequence[asyncpg.Record]:
-    """Its rows; none where the table may not be read."""
+async def _attempt(conn: asyncpg.Connection, table: RelationFound, sql: str, *args: object) -> Sequence[asyncpg.Record]:
+    """Its rows; none where the table may not be read, or to read it would be to run what its owner made."""
+    rows: Sequence[asyncpg.Record] = ()
     try:
-        async with conn.transaction():
-            rows: Sequence[asyncpg.Record] = await conn.fetch(sql, *args)
-            return rows
+        async with _unchanged(conn, table) as is_safe:
+            if is_safe:
+                rows = await conn.fetch(sql, *args)
     except (asyncpg.InsufficientPrivilegeError, asyncpg.QueryCanceledError):
         return ()
+    return rows
+
+
+@asynccontextmanager
+async def _unchanged(conn: asyncpg.Connection, table: RelationFound) -> AsyncIterator[bool]:
+    """Whether reading `table`, and casting to the types of its columns, calls no function of a role that is neither the
+    user of `conn` nor a superuser. It gets no index within the block, where that user may lock it.
+
+    False too where another session holds the table.
+    """
+    within = conn.transaction()
+    await within.start()
+    try:
+        yield await _is_locked(conn, table) and not await conn.fetchval(_text("calls.sql"), table.sql)
+    finally:
+        await within.rollback()
+
+
+async def _is_locked(conn: asyncpg.Connection, table: RelationFound) -> bool:
+    try:
+        async with conn.transaction():
+            await conn.execute(f"LOCK TABLE {table.sql} IN SHARE UPDATE EXCLUSIVE MODE")
+    except asyncpg.InsufficientPrivilegeError:
+        return True  # it may be read alone
+    except (asyncpg.LockNotAvailableError, asyncpg.UndefinedTableError):
+        return False
+    return True
 
 
 # --- what only rows tell ---------------------------------------------------------------------------------------------
@@ -166,13 +207,12 @@ async def read_words(conn: asyncpg.Connection, table: RelationFound, column: str
     """The different values of a column, when they are few."""
     name = quote_identifier(column)
     sql = f"SELECT DISTINCT {name}::text AS v FROM {table.sql} WHERE {name} IS NOT NULL ORDER BY 1 LIMIT {_WORDS}"
-    return tuple(row["v"] for row in await _attempt(conn, sql))
+    return tuple(row["v"] for row in await _attempt(conn, table, sql))
 
 
-async def read_ids(conn: asyncpg.Connection, list_query: str) -> tuple[str, ...]:
+async def read_ids(conn: asyncpg.Connection, registry: RelationFound, list_query: str) -> tuple[str, ...]:
     """The tenants that a registry lists; its names are found as the application's are."""
-    async with conn.transaction():
-        return tuple(str(row["id"]) for row in await _attempt(conn, list_query, "", _IDS))
+    return tuple(str(row["id"]) for row in await _attempt(conn, registry, list_query, "", _IDS))
 
 
 async def look_at_rows(
@@ -186,7 +226,10 @@ async def look_at_rows(
             continue  # dropped since the catalogue was read
         facts = await read_table(conn, row["oid"], column, (role,))
         nulls = f"SELECT EXISTS (SELECT FROM {table.sql} WHERE {quote_identifier(column)} IS NULL) AS v"
-        has_nulls = any(row["v"] for row in await _attempt(conn, nulls)) if facts.relations[0].nullable else False
-        unusable = await unusable_ids(conn, facts.kind, tenants)
+        has_nulls = (
+            any(row["v"] for row in await _attempt(conn, table, nulls)) if facts.relations[0].nullable else False
+        )
+        async with _unchanged(conn, table) as is_safe:
+            unusable = await unusable_ids(conn, facts.kind, tenants) if is_safe else []
         looked.append(RowTable(facts=facts, unusable=tuple(unusable), has_nulls=has_nulls))
     return tuple(looked)

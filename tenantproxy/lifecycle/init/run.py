@@ -50,7 +50,10 @@ async def prepare(given: GivenServer, request: InitRequest, known: SecretFiles) 
         is_rows = layout.isolation is Isolation.ROW
         ids: tuple[str, ...] = ()
         if is_rows:
-            ids = await (read_ids(conn, registry.list_query) if registry else _named_in_rows(conn, found, layout))
+            if registry is not None and layout.registry is not None:
+                ids = await read_ids(conn, layout.registry, registry.list_query)
+            else:
+                ids = await _named_in_rows(conn, found, layout)
         tables = [table for table in found.tables if layout.column and table.column(layout.column)]
         rows = await look_at_rows(conn, tables, layout.column or "", role=names.tenants, tenants=ids)
         closing = await functions_closing(conn)
