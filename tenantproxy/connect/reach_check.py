@@ -72,8 +72,8 @@ class ReachCheck:
         found = []
         if self.is_due(key):
             found.append(ReachQuestion(REACH, self.argument(key), lambda answer: self.judge(key, answer)))
-        good_at = self._reads_only_at.get(key) if key.reader else self._clock()
-        if good_at is None or self._clock() - good_at >= GOOD_SECONDS:
+        good_at = self._reads_only_at.get(key)
+        if key.reader and (good_at is None or self._clock() - good_at >= GOOD_SECONDS):
             found.append(ReachQuestion(reader.READER, self._reader, lambda answer: self._judge_reader(key, answer)))
         return found
 
