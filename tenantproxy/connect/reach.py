@@ -31,7 +31,7 @@ PIN_PATH: Final = (
 # Behind: what these use with the rights of `as`, who owns them, or 0 for the caller. They are not given where one of
 # these relations is no tenant's own either, nor where their owner is no tenant: what they read of PostgreSQL's own
 # tables is not in the catalogue. No function here may lock a relation (as pg_get_ruledef does): who gives one may keep
-# its lock for as long as it likes.
+# its lock for as long as it likes. An action of type 7 (CMD_NOTHING since PostgreSQL 15) is that of DO INSTEAD NOTHING.
 # References: no policy is asked about what a foreign key writes itself (a default, the key that another one cascades),
 # and tables that inherit from theirs are not held to it.
 REACH: Final = """
@@ -125,7 +125,7 @@ WITH RECURSIVE given AS MATERIALIZED (
       WHERE o.option_name = 'security_invoker' AND o.option_value::boolean) ELSE false END AS is_invoker,
     CASE WHEN c.relhasrules THEN ARRAY(SELECT w.rulename::text FROM pg_rewrite w
       WHERE w.ev_class = c.oid AND w.ev_type <> '1' AND w.ev_enabled <> 'D'
-        AND NOT (w.is_instead AND w.ev_action::text = '<>')) ELSE '{}' END AS rules
+        AND NOT (w.is_instead AND w.ev_action::text ~ '^[(][{]QUERY :commandType 7 ')) ELSE '{}' END AS rules
   FROM within n JOIN pg_class c ON c.oid = n.oid LEFT JOIN givers v ON v.space = n.space CROSS JOIN given g
   CROSS JOIN LATERAL (SELECT ARRAY(
     SELECT p FROM unnest('{SELECT,INSERT,UPDATE,REFERENCES}'::text[]) p
