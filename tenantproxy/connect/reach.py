@@ -33,7 +33,8 @@ PIN_PATH: Final = (
 # tables is not in the catalogue. No function here may lock a relation (as pg_get_ruledef does): who gives one may keep
 # its lock for as long as it likes. An action of type 7 (CMD_NOTHING since PostgreSQL 15) is that of DO INSTEAD NOTHING.
 # References: no policy is asked about what a foreign key writes itself (a default, the key that another one cascades),
-# and tables that inherit from theirs are not held to it.
+# and tables that inherit from theirs are not held to it. So a column that is compared with the tenant is moved where it
+# follows one that the role writes and that no policy of its table is about.
 REACH: Final = """
 WITH RECURSIVE given AS MATERIALIZED (
   SELECT ARRAY(SELECT json_array_elements_text($1::text::json -> 'schemas')) AS schemas,
@@ -179,6 +180,14 @@ SELECT json_build_object(
         JOIN pg_collation l ON l.oid = a.attcollation
         WHERE d.classid = 'pg_policy'::regclass AND d.objid = p.oid AND d.refclassid = 'pg_class'::regclass
           AND NOT l.collisdeterministic) ELSE false END,
+      'is_moved', EXISTS (SELECT FROM pg_constraint k CROSS JOIN LATERAL unnest(k.conkey, k.confkey) AS u (own, other)
+        JOIN pg_depend d ON d.classid = 'pg_policy'::regclass AND d.objid = p.oid
+          AND d.refclassid = 'pg_class'::regclass AND d.refobjid = k.conrelid AND d.refobjsubid = u.own
+        WHERE k.contype = 'f' AND k.conrelid = r.oid AND k.confupdtype = 'c'
+          AND EXISTS (SELECT FROM roles o WHERE has_column_privilege(o.oid, k.confrelid, u.other, 'UPDATE'))
+          AND NOT EXISTS (SELECT FROM pg_depend e WHERE e.classid = 'pg_policy'::regclass
+            AND e.refclassid = 'pg_class'::regclass AND e.refobjid = k.confrelid AND e.refobjsubid = u.other
+            AND EXISTS (SELECT FROM pg_policy q WHERE q.oid = e.objid AND q.polrelid = k.confrelid))),
       'keeping', ARRAY(WITH RECURSIVE named AS (
         SELECT y.oid AS top, y.oid FROM pg_depend d JOIN pg_type y ON y.oid = d.refobjid
         WHERE d.classid = 'pg_policy'::regclass AND d.objid = p.oid AND d.refclassid = 'pg_type'::regclass

@@ -48,7 +48,8 @@ class Policy:
 
     `for_all_roles`: it has no TO clause. `using` and `check`: its expressions, None where it has none.
     `calls_others`: it depends on a function that is neither PostgreSQL's nor ours. `is_loose`: it compares a column
-    whose collation calls different texts equal. `keeping`: the types of the operator's own in it, with their schema,
+    whose collation calls different texts equal. `is_moved`: a foreign key gives such a column what the role writes
+    elsewhere, past all policies. `keeping`: the types of the operator's own in it, with their schema,
     that leave the texts of two tenants different: enums, and domains over FAITHFUL types without a length.
     `through`: the references of its table to tables whose rows are known to be each one tenant's.
     """
@@ -61,6 +62,7 @@ class Policy:
     check: str | None
     calls_others: bool = False
     is_loose: bool = False
+    is_moved: bool = False
     keeping: tuple[str, ...] = ()
     through: tuple[Reference, ...] = ()
 
@@ -93,10 +95,15 @@ class TenantForm:
         """Whether rows for which the expression is true are the session's tenant's. Most tables say the same."""
 
     def _holds(
-        self, expression: str | None, keeping: tuple[str, ...] = (), through: tuple[Reference, ...] = ()
+        self,
+        expression: str | None,
+        keeping: tuple[str, ...] = (),
+        through: tuple[Reference, ...] = (),
+        is_moved: bool = False,
     ) -> bool:
         return expression is not None and any(
-            self._is_one(each, keeping) or (bool(through) and self._is_through(each, keeping, through))
+            (not is_moved and self._is_one(each, keeping))
+            or (bool(through) and self._is_through(each, keeping, through))
             for each in _conjuncts(expression)
         )
 
@@ -161,7 +168,8 @@ def _holds(policy: Policy, clause: str, form: TenantForm) -> bool:
     if clause == "check" and policy.check is not None:
         expression = policy.check  # without one, rows that are written are held against USING
     # A function that casts to a type of the operator's own may do anything.
-    return not policy.is_loose and form.holds(expression, () if policy.calls_others else policy.keeping, policy.through)
+    keeping = () if policy.calls_others else policy.keeping
+    return not policy.is_loose and form.holds(expression, keeping, policy.through, policy.is_moved)
 
 
 def _conjuncts(expression: str) -> list[str]:

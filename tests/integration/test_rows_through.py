@@ -49,6 +49,16 @@ REVOKE ALL ON part FROM app;
 GRANT SELECT, INSERT, UPDATE, DELETE ON parted TO app;
 REVOKE TRUNCATE, REFERENCES, TRIGGER ON parted FROM app
 """
+ACCOUNTS: Final = """
+CREATE TABLE accounts (firm text PRIMARY KEY, code text UNIQUE);
+CREATE TABLE notes (firm text REFERENCES accounts ({key}) ON UPDATE CASCADE);
+ALTER TABLE accounts ENABLE ROW LEVEL SECURITY;
+ALTER TABLE notes ENABLE ROW LEVEL SECURITY;
+CREATE POLICY own ON accounts USING (firm = (SELECT tenantproxy.bound_tenant()));
+CREATE POLICY own ON notes USING (firm = (SELECT tenantproxy.bound_tenant()));
+GRANT SELECT, INSERT, UPDATE, DELETE ON accounts, notes TO app;
+REVOKE TRUNCATE, REFERENCES, TRIGGER ON accounts, notes FROM app
+"""
 THEIRS: Final = "SELECT md5('row21')::uuid"
 DENIED: Final = asyncpg.InsufficientPrivilegeError
 
@@ -82,7 +92,7 @@ async def opened(world: World, change: str = "SELECT") -> list[str]:
 
 
 async def test_a_migration_isolates_them_and_the_doctor_finds_nothing(house: World) -> None:
-    assert await opened(house) == await opened(house, PARTED) == []
+    assert await opened(house) == await opened(house, PARTED) == await opened(house, ACCOUNTS.format(key="firm")) == []
     found = {(each.code, each.object) for each in (await examine(settings_of(house))).findings}
     assert not {each for each in found if "members" in each[1] or "teams" in each[1]} - {
         ("TPD099", "public.teams_pkey"),
@@ -106,6 +116,7 @@ async def test_a_migration_isolates_them_and_the_doctor_finds_nothing(house: Wor
          " ADD FOREIGN KEY (team) REFERENCES teams ON UPDATE SET DEFAULT", "members"),
         ("CREATE TABLE copies AS TABLE teams; ALTER TABLE copies ADD PRIMARY KEY (id);"
          " ALTER TABLE members ADD FOREIGN KEY (team) REFERENCES copies ON UPDATE CASCADE", "members"),
+        (ACCOUNTS.format(key="code"), "notes"),
         (f"{PARTED}; ALTER TABLE part DISABLE TRIGGER ALL", "parted"),
         ("ALTER POLICY tenantproxy ON members USING (team = ANY (ARRAY(SELECT t.id FROM teams t)))", "members"),
         ("ALTER POLICY tenantproxy ON members USING (team = ANY (ARRAY(SELECT t.id FROM teams t"
