@@ -58,6 +58,7 @@ _EXPECTED: Final = {
     "53300": "no connection in time",
     "28000": "the tenant is suspended",
     "tenant_suspended": "the tenant is suspended",
+    "tenant_ended": "the tenant is removed",
     "token_expired": "its token is of before it was suspended",
     "3D000": "there is no such tenant, or not any more",
     "28P01": "the same, for who may not know it",
