@@ -118,6 +118,18 @@ async def test_nothing_is_left_of_an_export_that_is_ended_in_the_middle(house: W
     assert await asyncio.to_thread(lambda: list(tmp_path.iterdir())) == []
 
 
+async def test_a_tenant_that_never_answers_is_told_and_the_others_are_exported(house: World, tmp_path: Path) -> None:
+    schema1 = next(each for each in house.tenants if each.id == "schema1")
+    gdpr_settings = {"person": list(PARTS), "timeout": 2.0}
+    settings = login_settings(house, lookup=False, gdpr=gdpr_settings, auth=AUTH)
+    async with house.database(schema1).connect() as holding, holding.transaction():
+        await holding.execute("LOCK TABLE schema1.projects")
+        rows = await gdpr.export(settings, ("schema1", "database1"), Person(email=ANNA), tmp_path / "held")
+    assert [(row["tenant"], row["error"] is not None) for row in rows] == [
+        ("database1", False), ("database1", False), ("schema1", True),
+    ]  # fmt: skip
+
+
 async def test_an_erasure_counts_first_and_then_takes_one_person_with_logins_and_directory(house: World) -> None:
     settings, person = settings_of(house), Person(email=BEN)
     async with Router(settings) as router:

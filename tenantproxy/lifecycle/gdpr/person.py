@@ -6,6 +6,7 @@ directory goes: who dies in between finds the account still there, and runs agai
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -62,7 +63,8 @@ async def export_person(router: Router, tenant: Tenant, person: Person, into: Ex
             query = _ROWS.format(part.export.strip().removesuffix(";"))
             counts[part.name] = 0
             for key in keys[part.by]:
-                counts[part.name] += await into.fill(tenant.id, part.name, conn.cursor(query, key, prefetch=BATCH))
+                async with asyncio.timeout(settings.gdpr.timeout):  # no tenant keeps an export of all from its end
+                    counts[part.name] += await into.fill(tenant.id, part.name, conn.cursor(query, key, prefetch=BATCH))
     return counts
 
 
@@ -110,7 +112,7 @@ async def _keys(scope: TenantScope, settings: Settings, person: Person) -> dict[
     address, query = person.address or "", settings.login.account_query
     if query is None:
         return {"email": (address,), "user": ()}
-    rows: list[asyncpg.Record] = await scope.fetch(query, address)
+    rows: list[asyncpg.Record] = await scope.fetch(query, address, timeout=settings.gdpr.timeout)
     return {"email": (address,), "user": tuple(str(row["user_id"]) for row in rows)}
 
 

@@ -31,6 +31,7 @@ async def export_tenant(router: Router, tenant: Tenant, into: ExportFolder) -> d
         for row in await conn.fetch(_TABLES, is_shared, place.schema if not is_shared else None, own):
             name = f"{row['schema']}.{row['name']}"
             table = f"{quote_identifier(row['schema'])}.{quote_identifier(row['name'])}"
-            found = conn.cursor(f"SELECT to_jsonb(t)::text FROM {table} t", prefetch=BATCH)
+            query, seconds = f"SELECT to_jsonb(t)::text FROM {table} t", router.settings.gdpr.timeout
+            found = conn.cursor(query, prefetch=BATCH, timeout=seconds)  # of each batch: a table may be large
             counts[name] = await into.fill(tenant.id, name, found)
     return counts
