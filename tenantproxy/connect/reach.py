@@ -34,7 +34,7 @@ PIN_PATH: Final = (
 # its lock for as long as it likes. An action of type 7 (CMD_NOTHING since PostgreSQL 15) is that of DO INSTEAD NOTHING.
 # References: no policy is asked about what a foreign key writes itself (a default, the key that another one cascades),
 # and tables that inherit from theirs are not held to it. So a column that is compared with the tenant is moved where it
-# follows one that the role writes and that no policy of its table is about.
+# follows one that the role writes and that no policy of its table is about, or is set to a default that is not ours.
 REACH: Final = """
 WITH RECURSIVE given AS MATERIALIZED (
   SELECT ARRAY(SELECT json_array_elements_text($1::text::json -> 'schemas')) AS schemas,
@@ -183,11 +183,16 @@ SELECT json_build_object(
       'is_moved', EXISTS (SELECT FROM pg_constraint k CROSS JOIN LATERAL unnest(k.conkey, k.confkey) AS u (own, other)
         JOIN pg_depend d ON d.classid = 'pg_policy'::regclass AND d.objid = p.oid
           AND d.refclassid = 'pg_class'::regclass AND d.refobjid = k.conrelid AND d.refobjsubid = u.own
-        WHERE k.contype = 'f' AND k.conrelid = r.oid AND k.confupdtype = 'c'
+        WHERE k.contype = 'f' AND k.conrelid = r.oid AND (k.confupdtype = 'c'
           AND EXISTS (SELECT FROM roles o WHERE has_column_privilege(o.oid, k.confrelid, u.other, 'UPDATE'))
           AND NOT EXISTS (SELECT FROM pg_depend e WHERE e.classid = 'pg_policy'::regclass
             AND e.refclassid = 'pg_class'::regclass AND e.refobjid = k.confrelid AND e.refobjsubid = u.other
-            AND EXISTS (SELECT FROM pg_policy q WHERE q.oid = e.objid AND q.polrelid = k.confrelid))),
+            AND EXISTS (SELECT FROM pg_policy q WHERE q.oid = e.objid AND q.polrelid = k.confrelid))
+          OR 'd' IN (k.confupdtype, k.confdeltype) AND EXISTS (SELECT FROM pg_attrdef f
+            WHERE f.adrelid = r.oid AND f.adnum = u.own AND NOT EXISTS (SELECT FROM pg_depend e
+              JOIN pg_proc c ON c.oid = e.refobjid JOIN pg_namespace m ON m.oid = c.pronamespace
+              WHERE e.classid = 'pg_attrdef'::regclass AND e.objid = f.oid AND e.refclassid = 'pg_proc'::regclass
+                AND m.nspname = 'tenantproxy')))),
       'keeping', ARRAY(WITH RECURSIVE named AS (
         SELECT y.oid AS top, y.oid FROM pg_depend d JOIN pg_type y ON y.oid = d.refobjid
         WHERE d.classid = 'pg_policy'::regclass AND d.objid = p.oid AND d.refclassid = 'pg_type'::regclass

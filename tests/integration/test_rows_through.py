@@ -93,6 +93,9 @@ async def opened(world: World, change: str = "SELECT") -> list[str]:
 
 async def test_a_migration_isolates_them_and_the_doctor_finds_nothing(house: World) -> None:
     assert await opened(house) == await opened(house, PARTED) == await opened(house, ACCOUNTS.format(key="firm")) == []
+    ours = "; ALTER TABLE notes ALTER firm SET DEFAULT tenantproxy.bound_tenant(),"
+    ours += " ADD FOREIGN KEY (firm) REFERENCES accounts ON DELETE SET DEFAULT"
+    assert await opened(house, ACCOUNTS.format(key="firm") + ours) == []
     found = {(each.code, each.object) for each in (await examine(settings_of(house))).findings}
     assert not {each for each in found if "members" in each[1] or "teams" in each[1]} - {
         ("TPD099", "public.teams_pkey"),
@@ -117,6 +120,8 @@ async def test_a_migration_isolates_them_and_the_doctor_finds_nothing(house: Wor
         ("CREATE TABLE copies AS TABLE teams; ALTER TABLE copies ADD PRIMARY KEY (id);"
          " ALTER TABLE members ADD FOREIGN KEY (team) REFERENCES copies ON UPDATE CASCADE", "members"),
         (ACCOUNTS.format(key="code"), "notes"),
+        (ACCOUNTS.format(key="firm") + "; ALTER TABLE notes ALTER firm SET DEFAULT 'row2',"
+         " ADD FOREIGN KEY (firm) REFERENCES accounts ON DELETE SET DEFAULT", "notes"),
         (f"{PARTED}; ALTER TABLE part DISABLE TRIGGER ALL", "parted"),
         ("ALTER POLICY tenantproxy ON members USING (team = ANY (ARRAY(SELECT t.id FROM teams t)))", "members"),
         ("ALTER POLICY tenantproxy ON members USING (team = ANY (ARRAY(SELECT t.id FROM teams t"
