@@ -69,6 +69,7 @@ async def role_work(settings: Settings, tenants: Sequence[Tenant]) -> RoleWork:
         problem = f"is missing: the role of the tenant {with_role[0].id!r} needs a password that follows from it"
         fix = "write a key with: openssl rand -hex 32, and name its file"
         raise ConfigurationError([Problem(key="tenant_roles.key_file", problem=problem, fix=fix)])
+    _check_readers(settings, tenants)
     steps = await _logins(settings, tenants, key)
     creating = frozenset(step.role for step in steps if any(c.sql.startswith("CREATE ROLE") for c in step.plan.changes))
     homes = [await _home(settings, tenant, tenants) for tenant in tenants if _has_home(tenant)]
@@ -97,6 +98,18 @@ def _reader(settings: Settings, tenant: Tenant) -> str:
         raise ConfigurationError(
             [Problem(key=f"tenant {tenant.id}", problem=str(exc), fix="choose a shorter name for its role")]
         ) from None
+
+
+def _check_readers(settings: Settings, tenants: Sequence[Tenant]) -> None:
+    """ConfigurationError when the role that reads for one tenant would be the one that another's SQL runs as."""
+    if not settings.has_readers:
+        return
+    roles = {(tenant.placement.server, _role(settings, tenant)): tenant.id for tenant in tenants}
+    for tenant in tenants:
+        other = roles.get((tenant.placement.server, reader := _reader(settings, tenant)))
+        if other is not None:
+            problem = f"has the role {reader!r}, which would read all that the tenant {tenant.id} reads"
+            raise ConfigurationError([Problem(key=f"tenant {other}", problem=problem, fix="give it another role")])
 
 
 async def reader_steps(settings: Settings, tenants: Sequence[Tenant]) -> list[RoleStep]:

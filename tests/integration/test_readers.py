@@ -209,6 +209,13 @@ async def test_without_a_reader_nothing_else_serves(server: EmbeddedPostgres) ->
             settings(server, readers=False, **more)
 
 
+async def test_no_tenants_role_is_made_the_reader_of_another(server: EmbeddedPostgres) -> None:
+    places = {"a": {"database": "ones", "role": "t_a"}, "b": {"database": "plain", "role": "t_a_reader"}}
+    tenants = {name: {"isolation": "database", **place} for name, place in places.items()}
+    with pytest.raises(ConfigurationError, match="would read all that the tenant a reads"):
+        await run_install(settings(server, tenants=tenants), Request(roles=True))
+
+
 async def test_a_reader_logs_in_with_its_own_password(server: EmbeddedPostgres, placed: Settings) -> None:
     secret = role_password(KEY.encode(), "primary", "t_ones_reader")
     async with Database(server=server, name="ones").connect("t_ones_reader", secret) as conn:
