@@ -6,16 +6,16 @@ import asyncio
 import signal
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import aiohttp
 from rich.console import Console
 
-from tenantproxy.demo import bitnexus, buildflow, nexus, productions
+from tenantproxy.demo import bitnexus, buildflow, nexus, prismicx, productions
 from tenantproxy.demo.productions_stage import productions_stage
 from tenantproxy.demo.show import show_lines
 from tenantproxy.demo.stage import Seen
@@ -41,6 +41,11 @@ class Staging(Protocol):
         ...
 
 
+@asynccontextmanager
+async def _nothing_else() -> AsyncIterator[Mapping[str, Any]]:
+    yield {}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class System:
     """A platform: its service from its own files, its day, and what a user may try while it serves.
@@ -57,6 +62,8 @@ class System:
     steps: Sequence[SystemStep[SystemStage]]
     invite: Callable[[SystemStage], Sequence[str]]
     prepare: Callable[[SystemWorld], Awaitable[None]] | None = None
+    around: Callable[[], AbstractAsyncContextManager[Mapping[str, Any]]] = _nothing_else
+    """What it needs besides a PostgreSQL, for as long as it serves; gives what its files cannot know of it."""
 
 
 SYSTEMS: Final = {
@@ -75,6 +82,10 @@ SYSTEMS: Final = {
     "bitnexus": System(
         title="BitNexus, shared tables for Elixir and JavaScript", size=4, steps=bitnexus.STEPS,
         invite=bitnexus.invite,
+    ),
+    "prismicx": System(
+        title="PrismicX, tenants of MongoDB's registry with systems in schemas", size=20, service=prismicx.service,
+        steps=prismicx.STEPS, invite=prismicx.invite, around=prismicx.around,
     ),
 }  # fmt: skip
 
@@ -107,8 +118,11 @@ async def staged(name: str, *, port: int = 0, size: int | None = None) -> AsyncI
             yield stage
         return
     with tempfile.TemporaryDirectory(prefix="tenantproxy-demo-") as folder:
-        async with EmbeddedPostgres(durable=False, max_connections=200) as server:
-            world = await build_system(server, Path(folder), name)
+        async with (
+            SYSTEMS[name].around() as also,
+            EmbeddedPostgres(durable=False, max_connections=200) as server,
+        ):
+            world = await build_system(server, Path(folder), name, also=also)
             if (prepare := SYSTEMS[name].prepare) is not None:
                 await prepare(world)
             if system.service is None:

@@ -74,18 +74,25 @@ class SystemStage:
             except ValueError:
                 return response.status, text
 
-    async def command(self, line: str, expected: str, say: Callable[[Any], object] | None = None) -> Seen:
-        """Type `tenantproxy LINE`: its exit code, or what `say` makes of its JSON, compared with `expected`."""
+    async def command(
+        self, line: str, expected: str, say: Callable[[Any], object] | None = None, *, config: str | None = None
+    ) -> Seen:
+        """Type `tenantproxy LINE`: its exit code, or what `say` makes of its JSON, compared with `expected`.
+
+        `config`: another of the platform's files.
+        """
         arguments = (*shlex.split(line), *(["--json"] if say is not None else []))
         typed = await run_command(
-            (*ourselves(), *arguments, "--config", str(self.world.config)), self.world.environment
+            (*ourselves(), *arguments, "--config", str(self.world.config.with_name(config or self.world.config.name))),
+            self.world.environment,
         )
         saw: object = f"exit {typed.code}"
         if typed.code == 0 and say is not None:
             saw = say(json.loads(typed.out))
         elif typed.code != 0:
             saw = f"exit {typed.code}: {(typed.out + typed.err).strip()[-900:]}"
-        return seen(f"$ tenantproxy {line}", expected, saw)
+        named = f" --config {config}" if config else ""
+        return seen(f"$ tenantproxy {line}{named}", expected, saw)
 
     async def count(self, query: str, *args: object, database: str | None = None) -> int:
         """A number that a superuser sees."""

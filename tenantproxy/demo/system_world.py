@@ -6,7 +6,7 @@ import secrets
 import shutil
 import sys
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -25,11 +25,12 @@ from tenantproxy.lifecycle.provisioner import (
     ensure_role,
     provision_shared,
 )
+from tenantproxy.model import Isolation
 
 __all__ = ["SystemWorld", "build_system", "system_folder", "unpack"]
 
 _PACKAGE: Final = Path(__file__).parents[1]
-_MORE_SECRETS: Final = ("platform_key", "people_password")
+_MORE_SECRETS: Final = ("platform_key", "people_password", "column_key")
 """Of the platform's own service, and of everyone whom the tour logs in."""
 
 
@@ -47,12 +48,19 @@ class SystemWorld:
     @property
     def settings(self) -> Settings:
         """Those of the platform's own file."""
-        return load(self.config, overrides=self.overrides)
+        return self.settings_of(self.config.name)
+
+    def settings_of(self, name: str) -> Settings:
+        """Those of one of its files: a platform may have a file for each service."""
+        return load(self.config.with_name(name), overrides=self.overrides)
 
     @property
     def environment(self) -> dict[str, str]:
         """The same for a process."""
-        return {f"TENANTPROXY_{key.upper().replace('.', '__')}": str(value) for key, value in self.overrides.items()}
+        texts = {key: value if isinstance(value, list) else [value] for key, value in self.overrides.items()}
+        return {
+            f"TENANTPROXY_{key.upper().replace('.', '__')}": ",".join(map(str, each)) for key, each in texts.items()
+        }
 
     def secret(self, name: str) -> str:
         """The text of one of its secrets."""
@@ -63,12 +71,21 @@ class SystemWorld:
         return await asyncpg.connect(**self.server.connect_args(database), timeout=60)
 
     def module(self, name: str) -> Any:
-        """The Python file `name` of the platform, as a module."""
+        """The Python file `name` of the platform, as a module that finds those next to it."""
+        before = {*sys.modules}
         spec = spec_from_file_location(f"tenantproxy_system_{name}", self.config.with_name(f"{name}.py"))
         assert spec is not None
         assert spec.loader is not None
         module = sys.modules[spec.name] = module_from_spec(spec)  # where its own annotations are looked up
-        spec.loader.exec_module(module)
+        folder = str(self.config.parent)
+        sys.path.insert(0, folder)
+        try:
+            spec.loader.exec_module(module)
+        finally:
+            sys.path.remove(folder)
+            for other in {*sys.modules} - before - {spec.name}:  # another platform has files of the same names
+                if str(getattr(sys.modules[other], "__file__", None) or "").startswith(folder):
+                    del sys.modules[other]
         return module
 
 
@@ -78,14 +95,21 @@ def system_folder(name: str) -> Path:
     return inside if inside.is_dir() else _PACKAGE.parent / "config" / "systems" / name
 
 
-async def build_system(server: EmbeddedPostgres, folder: Path, name: str) -> SystemWorld:
-    """Copy the platform's files into `folder`, make its secrets, roles and main database on the running `server`."""
+async def build_system(
+    server: EmbeddedPostgres, folder: Path, name: str, *, also: Mapping[str, Any] | None = None
+) -> SystemWorld:
+    """Copy the platform's files into `folder`, make its secrets, roles and main databases on the running `server`.
+
+    `also`: what else its files cannot know, as `SystemWorld.overrides`.
+    """
     raw = unpack(name, folder, server)
     config = folder / "tenantproxy.toml"
+    configs = _configs(folder)
     places = {"host": server.host, "port": server.port, "admin.user": server.superuser}
     overrides = {f"servers.{each}.{key}": value for each in raw["servers"] for key, value in places.items()}
-    world = SystemWorld(server=server, config=config, overrides=overrides)
-    await _install(world)
+    world = SystemWorld(server=server, config=config, overrides={**overrides, **(also or {})})
+    for each in configs:
+        await _install(world, each)
     return world
 
 
@@ -94,14 +118,19 @@ def unpack(name: str, folder: Path, server: EmbeddedPostgres) -> Mapping[str, An
     shutil.copytree(
         system_folder(name), folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__", "node_modules")
     )
-    raw = tomllib.loads((folder / "tenantproxy.toml").read_text())
-    _write_secrets(folder, raw, server)
-    return raw
+    configs = _configs(folder)
+    _write_secrets(folder, configs.values(), server)
+    return configs[folder / "tenantproxy.toml"]
 
 
-def _write_secrets(folder: Path, raw: Mapping[str, Any], server: EmbeddedPostgres) -> None:
+def _configs(folder: Path) -> dict[Path, dict[str, Any]]:
+    """Its configurations: a platform may have one for each service."""
+    return {each: tomllib.loads(each.read_text()) for each in sorted(folder.glob("*.toml"))}
+
+
+def _write_secrets(folder: Path, configs: Iterable[Mapping[str, Any]], server: EmbeddedPostgres) -> None:
     (folder / "secrets").mkdir(mode=0o700)
-    for name in {*_secrets_in(raw), *_MORE_SECRETS}:
+    for name in {*_MORE_SECRETS, *(name for raw in configs for name in _secrets_in(raw))}:
         path = folder / "secrets" / name
         path.touch(mode=0o600)
         path.write_text(server.password if name == "admin_password" else secrets.token_hex(32))
@@ -116,27 +145,32 @@ def _secrets_in(table: Mapping[str, Any]) -> Iterator[str]:
             yield value.removeprefix("secrets/")
 
 
-async def _install(world: SystemWorld) -> None:
-    """What `tenantproxy install` makes, and the platform's own tables of the main database."""
-    settings = world.settings
+async def _install(world: SystemWorld, config: Path) -> None:
+    """What `tenantproxy install` makes, and the platform's own tables of the main database of one configuration."""
+    settings = world.settings_of(config.name)
     main, server = settings.main.database, settings.servers[settings.main.server]
+    assert server.password is not None
     conn = await world.connect()
     try:
-        await ensure_role(conn, server.user, password=world.secret("app_password"))
-        await ensure_database(conn, main)
-        await close_database(conn, main, roles=[server.user])
+        await ensure_role(conn, server.user, password=server.password.read())
+        for database in dict.fromkeys([main, settings.provision.shared_database or main]):
+            await ensure_database(conn, database)
+            await close_database(conn, database, roles=[server.user])
         await close_maintenance(conn)
     finally:
         await conn.close()
-    if shared := settings.provision.shared_database:  # empty, closed, with what isolates row tenants
+    shared = settings.provision.shared_database
+    if shared and settings.provision.isolation is Isolation.ROW:  # empty, closed, with what isolates row tenants
         key = derive_key(world.secret("row_key").encode(), server=settings.main.server, database=shared, kid=1)
         await provision_shared(world.connect, database=shared, role=server.user, keys={1: key}, tables=[])
     conn = await world.connect(main)
     try:
-        for file in sorted((world.config.parent / "main").glob("*.sql")):
+        files = sorted((config.parent / "main").glob("*.sql")) if config == world.config else []
+        for file in files:
             await conn.execute(file.read_text())
-        user = await conn.fetchval("SELECT pg_catalog.quote_ident($1)", server.user)
-        await conn.execute(f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {user}")
+        if not any(file.stem.endswith("grants") for file in files):  # a platform that grants by itself
+            user = await conn.fetchval("SELECT pg_catalog.quote_ident($1)", server.user)
+            await conn.execute(f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {user}")
         await install_registry(conn, app_role=server.user)
         await install_auth(conn, app_role=server.user)
     finally:

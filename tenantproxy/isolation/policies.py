@@ -115,7 +115,10 @@ class TenantForm:
         if found["alias"] != (found["named"] or found["table"]) or _end_of_group(condition) != len(condition) - 1:
             return False
         condition = _bare(condition)
-        return condition.startswith(alias) and self._is_one(condition.removeprefix(alias), keeping)
+        opening = "(" if condition.startswith(f"({alias}") else ""  # a column that is cast: `(parent.tenant)::text`
+        return condition.startswith(opening + alias) and self._is_one(
+            opening + condition.removeprefix(opening + alias), keeping
+        )
 
     def _is_one(self, expression: str, keeping: tuple[str, ...]) -> bool:
         found = self._form.fullmatch(expression)

@@ -62,7 +62,7 @@ class DocumentReader:
             "server": place.server,
             "database": self._database(config, place, isolation, settings),
             "schema": config.get("schema"),
-            "role": config.get("role"),
+            "role": config.get("role") if isolation is not Isolation.ROW else None,  # shared tables are the service's
             "status": document["status"],
             "tier": document.get("tier"),
             "region": document.get("region"),

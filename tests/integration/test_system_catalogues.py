@@ -26,20 +26,22 @@ KINDS: Final = [(name, database) for name in sorted(LISTS) for database in LISTS
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-COLUMNS: Final = """
+NAMES: Final = "any (current_schemas(false))"  # those of the description, or public
+SHOWN: Final = "any (current_schemas(false)::text[]::regnamespace[])"
+COLUMNS: Final = f"""
 select c.relname as table, a.attname as column, format_type(a.atttypid, a.atttypmod) as type
 from pg_class c join pg_attribute a on a.attrelid = c.oid
-where c.relnamespace = 'public'::regnamespace and c.relkind in ('r', 'p') and a.attnum > 0 and not a.attisdropped"""
-WITHOUT_KEY: Final = """
-select relname from pg_class c where relnamespace = 'public'::regnamespace and relkind in ('r', 'p')
+where c.relnamespace = {SHOWN} and c.relkind in ('r', 'p') and a.attnum > 0 and not a.attisdropped"""
+WITHOUT_KEY: Final = f"""
+select relname from pg_class c where relnamespace = {SHOWN} and relkind in ('r', 'p')
 and not exists (select from pg_constraint where conrelid = c.oid and contype = 'p')"""
-WITHOUT_INDEX: Final = """
+WITHOUT_INDEX: Final = f"""
 select conname from pg_constraint f join pg_class c on c.oid = f.conrelid
-where f.contype = 'f' and c.relnamespace = 'public'::regnamespace and not exists (
+where f.contype = 'f' and c.relnamespace = {SHOWN} and not exists (
     select from pg_index i where i.indrelid = f.conrelid and (i.indkey::int2[])[0] = f.conkey[1])"""
-WITHOUT_TRIGGER: Final = """
+WITHOUT_TRIGGER: Final = f"""
 select c.relname from pg_class c join pg_attribute a on a.attrelid = c.oid and a.attname = 'updated_at'
-where c.relnamespace = 'public'::regnamespace and c.relkind in ('r', 'p')
+where c.relnamespace = {SHOWN} and c.relkind in ('r', 'p')
 and not exists (select from pg_trigger t where t.tgrelid = c.oid and not t.tgisinternal and t.tgname ~ 'updated_at')"""
 
 
@@ -65,6 +67,8 @@ async def made(request: pytest.FixtureRequest, postgres: EmbeddedPostgres) -> As
             settings = load(SYSTEMS / name / "tenantproxy.toml", secrets=False)
             async with conn.transaction():
                 await guard_rows(conn, settings, role=f"{name}_app", own_schemas=())
+        if "schemas" in named:
+            await conn.execute(f"set search_path to {', '.join(named['schemas'])}")
         yield Made(conn, named, files)
 
 
@@ -94,9 +98,15 @@ async def test_the_migrations_make_all_that_a_description_names(made: Made) -> N
         if columns.get((table, column), "missing") != (kind or columns.get((table, column)))
     ]
     for what, query in (
-        ("functions", "select proname from pg_proc where pronamespace = 'public'::regnamespace"),
+        (
+            "functions",
+            f"select proname from pg_proc where pronamespace = {SHOWN}",
+        ),
         ("extensions", "select extname from pg_extension"),
-        ("indexes", "select relname from pg_class where relkind = 'i' and relnamespace = 'public'::regnamespace"),
+        (
+            "indexes",
+            f"select relname from pg_class where relkind = 'i' and relnamespace = {SHOWN}",
+        ),
         ("triggers", "select tgname from pg_trigger where not tgisinternal"),
         ("constraints", "select conname from pg_constraint"),
     ):
@@ -130,7 +140,7 @@ async def test_default_rows_are_there(made: Made) -> None:
 
 async def test_what_else_a_description_says_of_a_schema_is_so(made: Made) -> None:
     named, conn = made.named, made.conn
-    indexes = {row[0] for row in await conn.fetch("select indexname from pg_indexes where schemaname = 'public'")}
+    indexes = {row[0] for row in await conn.fetch(f"select indexname from pg_indexes where schemaname = {NAMES}")}
     assert {*named.get("indexes", ())} <= indexes
     assert len(indexes) >= named.get("indexes_at_least", 0)
     for kind, key in (("p", "partitioned"), ("m", "materialized")):
@@ -138,7 +148,7 @@ async def test_what_else_a_description_says_of_a_schema_is_so(made: Made) -> Non
         found = {row[0] for row in await conn.fetch(query, kind.encode())}
         assert found == {*named.get(key, ())}
     if named.get("invokers"):
-        query = "select proname from pg_proc where pronamespace = 'public'::regnamespace and prosecdef"
+        query = f"select proname from pg_proc where pronamespace = {SHOWN} and prosecdef"
         assert {row[0] for row in await conn.fetch(query)}.isdisjoint(named["functions"])
     columns: dict[str, dict[str, str]] = {}
     for row in await conn.fetch(f"{COLUMNS} and not c.relispartition"):
@@ -148,7 +158,7 @@ async def test_what_else_a_description_says_of_a_schema_is_so(made: Made) -> Non
     assert off == {*named.get("without_standard", ())}
     wanted = {*named.get("policies", ())}
     policies: dict[str, set[str]] = {}
-    for row in await conn.fetch("select tablename, policyname from pg_policies where schemaname = 'public'"):
+    for row in await conn.fetch(f"select tablename, policyname from pg_policies where schemaname = {NAMES}"):
         policies.setdefault(row[0], set()).add(row[1])
     assert not [t for t in columns if standard and t not in off and not wanted <= policies.get(t, set())]
 

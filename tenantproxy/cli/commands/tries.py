@@ -27,6 +27,7 @@ class SystemName(StrEnum):
 
     BUILDFLOW = "buildflow"
     NEXUS = "nexus"
+    PRISMICX = "prismicx"
     PRODUCTIONS = "productions"
     BITNEXUS = "bitnexus"
 
@@ -42,7 +43,8 @@ def demo(
         typer.Option(
             help="A whole platform with its own service: buildflow, a database for each agency; nexus, one for all;"
             " productions, organizations and workspaces in shared tables, behind a PgBouncer; bitnexus,"
-            " shared tables for Elixir and JavaScript."
+            " shared tables for Elixir and JavaScript;"
+            " prismicx, systems in schemas, and MongoDB."
         ),
     ] = None,
 ) -> None:

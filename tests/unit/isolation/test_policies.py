@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tenantproxy.isolation.policies import COMMANDS, Policy, TenantForm, open_commands
+from tenantproxy.isolation.policies import COMMANDS, Policy, Reference, TenantForm, open_commands
 
 SELECTED = "( SELECT tenantproxy.bound_tenant() AS bound_tenant)"
 OURS = f"(tenant_id = {SELECTED})"
@@ -91,3 +91,40 @@ def test_rows_that_are_written_are_held_by_check_or_else_by_using() -> None:
 
 def test_a_column_that_calls_different_texts_equal_holds_nothing() -> None:
     assert open_commands((policy(OURS, is_loose=True),), ("SELECT",), TenantForm())
+
+
+PARENT = (Reference("user_id", "id", "public.users"),)
+
+
+def through(condition: str) -> str:
+    return f"(user_id = ANY (ARRAY( SELECT users.id\n   FROM public.users\n  WHERE {condition})))"
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        f"(users.tenant_id = {SELECTED})", f"((users.tenant_id)::text = {SELECTED})",
+        f"((users.tenant_id)::bigint = ({SELECTED})::bigint)", f"((users.tenant_id)::public.kind = {SELECTED})",
+        "((users.tenant_id)::text = tenantproxy.current_tenant())",
+    ],
+)  # fmt: skip
+def test_rows_behind_a_parents_tenant_hold_also_where_it_is_cast(condition: str) -> None:
+    assert TenantForm().holds(through(condition), ("public.kind",), PARENT)
+    assert not TenantForm().holds(through(condition), ("public.kind",), (Reference("user_id", "id", "other.users"),))
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        f'((users.tenant_id)::"char" = {SELECTED})', f"((users.tenant_id)::name = {SELECTED})",
+        f"((users.tenant_id)::character varying(3) = {SELECTED})", f"((users.tenant_id)::public.other = {SELECTED})",
+        f"((users.tenant_id)::text = ({SELECTED})::name)", f"(((users.tenant_id)::name)::text = {SELECTED})",
+        f"((mine.tenant_id)::text = {SELECTED})", f"((tenant_id)::text = {SELECTED})",
+        f"((users.tenant_id)::text <> {SELECTED})", f"(((users.tenant_id)::text = {SELECTED}) OR true)",
+        f"((users.a || users.b) = {SELECTED})", f"(lower((users.tenant_id)::text) = {SELECTED})",
+        "((users.tenant_id)::text = (users.name)::text)", "((users.tenant_id)::text = 'a'::text)",
+        f"((users.tenant_id)::text = {SELECTED}) OR (true)", f"(users.tenant_id)::text = {SELECTED}",
+    ],
+)  # fmt: skip
+def test_rows_behind_a_parents_column_of_another_form_are_open(condition: str) -> None:
+    assert not TenantForm().holds(through(condition), ("public.kind",), PARENT)
