@@ -34,7 +34,8 @@ PIN_PATH: Final = (
 # its lock for as long as it likes. An action of type 7 (CMD_NOTHING since PostgreSQL 15) is that of DO INSTEAD NOTHING.
 # References: no policy is asked about what a foreign key writes itself (a default, the key that another one cascades),
 # and tables that inherit from theirs are not held to it. So a column that is compared with the tenant is moved where it
-# follows one that the role writes and that no policy of its table is about, or is set to a default that is not ours.
+# follows one that the role writes and that no policy of its table compares so, or is set to a default that is not ours.
+# Held: a reference is looked at once more behind its key (decision 127); of parts, in each.
 REACH: Final = """
 WITH RECURSIVE given AS MATERIALIZED (
   SELECT ARRAY(SELECT json_array_elements_text($1::text::json -> 'schemas')) AS schemas,
@@ -150,12 +151,25 @@ SELECT json_build_object(
     'partition', r.is_partition, 'invoker', r.is_invoker, 'rules', r.rules, 'giver', r.giver,
     'parental', r.secured AND NOT r.has_children AND r.giver IS NULL, 'written', format('%I.%I', r.schema, r.name),
     'references', CASE WHEN r.secured THEN ARRAY(
-      SELECT json_build_array(quote_ident(a.attname), quote_ident(b.attname), format('%I.%I', n.nspname, t.relname))
+      SELECT json_build_array(quote_ident(a.attname), quote_ident(b.attname), format('%I.%I', n.nspname, t.relname),
+        NOT r.rights && '{INSERT,UPDATE}' OR EXISTS (SELECT FROM pg_trigger g JOIN pg_proc f ON f.oid = g.tgfoid
+          JOIN pg_namespace m ON m.oid = f.pronamespace
+          WHERE g.tgrelid = r.oid AND g.tgname > 'RI_ConstraintTrigger_d' AND g.tgtype = 21 AND g.tgenabled = 'A'
+            AND NOT g.tgdeferrable AND g.tgqual IS NULL AND cardinality(g.tgattr::int2[]) = 0
+            AND m.nspname = 'tenantproxy' AND f.proname = 'check_reference' AND f.provolatile = 'v' AND NOT f.prosecdef
+            AND g.tgargs = convert_to(a.attname, getdatabaseencoding()) || '\\x00'
+              || convert_to(format('%I.%I', n.nspname, t.relname), getdatabaseencoding()) || '\\x00'
+              || convert_to(quote_ident(b.attname), getdatabaseencoding()) || '\\x00'
+            AND NOT EXISTS (
+              WITH RECURSIVE clones AS (
+                SELECT o.oid, o.tgenabled FROM pg_trigger o WHERE o.tgparentid = g.oid
+                UNION ALL SELECT o.oid, o.tgenabled FROM clones c JOIN pg_trigger o ON o.tgparentid = c.oid)
+              SELECT FROM clones c WHERE c.tgenabled <> 'A')))
       FROM pg_constraint k JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = k.conkey[1]
       JOIN pg_attribute b ON b.attrelid = k.confrelid AND b.attnum = k.confkey[1]
       JOIN pg_class t ON t.oid = k.confrelid JOIN pg_namespace n ON n.oid = t.relnamespace
       WHERE k.contype = 'f' AND k.conrelid = r.oid AND k.confrelid <> r.oid AND cardinality(k.conkey) = 1
-        AND k.convalidated AND coalesce((to_jsonb(k) ->> 'conenforced')::boolean, true)
+        AND k.convalidated AND NOT k.condeferrable AND coalesce((to_jsonb(k) ->> 'conenforced')::boolean, true)
         AND NOT r.has_children AND NOT EXISTS (
           WITH RECURSIVE parts (oid) AS (
             SELECT k.oid UNION SELECT o.oid FROM parts s JOIN pg_constraint o ON o.conparentid = s.oid)
@@ -180,19 +194,28 @@ SELECT json_build_object(
         JOIN pg_collation l ON l.oid = a.attcollation
         WHERE d.classid = 'pg_policy'::regclass AND d.objid = p.oid AND d.refclassid = 'pg_class'::regclass
           AND NOT l.collisdeterministic) ELSE false END,
-      'is_moved', EXISTS (SELECT FROM pg_constraint k CROSS JOIN LATERAL unnest(k.conkey, k.confkey) AS u (own, other)
+      'follows', ARRAY(WITH RECURSIVE followed AS (
+        SELECT k.confrelid AS rel, u.other AS num FROM pg_constraint k
+          CROSS JOIN LATERAL unnest(k.conkey, k.confkey) AS u (own, other)
+          JOIN pg_depend d ON d.classid = 'pg_policy'::regclass AND d.objid = p.oid
+            AND d.refclassid = 'pg_class'::regclass AND d.refobjid = k.conrelid AND d.refobjsubid = u.own
+        WHERE k.contype = 'f' AND k.conrelid = r.oid AND k.confupdtype = 'c'
+        UNION SELECT k.confrelid, u.other FROM followed f JOIN pg_constraint k ON k.conrelid = f.rel
+          AND k.contype = 'f' AND k.confupdtype = 'c'
+          CROSS JOIN LATERAL unnest(k.conkey, k.confkey) AS u (own, other) WHERE u.own = f.num)
+        SELECT json_build_array(format('%I.%I', n.nspname, t.relname), quote_ident(a.attname)) FROM followed f
+          JOIN pg_class t ON t.oid = f.rel JOIN pg_namespace n ON n.oid = t.relnamespace
+          JOIN pg_attribute a ON a.attrelid = f.rel AND a.attnum = f.num
+        WHERE EXISTS (SELECT FROM roles o WHERE has_column_privilege(o.oid, f.rel, f.num, 'UPDATE'))),
+      'is_moved', EXISTS (SELECT FROM pg_constraint k CROSS JOIN LATERAL unnest(k.conkey) AS u (own)
         JOIN pg_depend d ON d.classid = 'pg_policy'::regclass AND d.objid = p.oid
           AND d.refclassid = 'pg_class'::regclass AND d.refobjid = k.conrelid AND d.refobjsubid = u.own
-        WHERE k.contype = 'f' AND k.conrelid = r.oid AND (k.confupdtype = 'c'
-          AND EXISTS (SELECT FROM roles o WHERE has_column_privilege(o.oid, k.confrelid, u.other, 'UPDATE'))
-          AND NOT EXISTS (SELECT FROM pg_depend e WHERE e.classid = 'pg_policy'::regclass
-            AND e.refclassid = 'pg_class'::regclass AND e.refobjid = k.confrelid AND e.refobjsubid = u.other
-            AND EXISTS (SELECT FROM pg_policy q WHERE q.oid = e.objid AND q.polrelid = k.confrelid))
-          OR 'd' IN (k.confupdtype, k.confdeltype) AND EXISTS (SELECT FROM pg_attrdef f
+        WHERE k.contype = 'f' AND k.conrelid = r.oid AND 'd' IN (k.confupdtype, k.confdeltype)
+          AND EXISTS (SELECT FROM pg_attrdef f
             WHERE f.adrelid = r.oid AND f.adnum = u.own AND NOT EXISTS (SELECT FROM pg_depend e
               JOIN pg_proc c ON c.oid = e.refobjid JOIN pg_namespace m ON m.oid = c.pronamespace
               WHERE e.classid = 'pg_attrdef'::regclass AND e.objid = f.oid AND e.refclassid = 'pg_proc'::regclass
-                AND m.nspname = 'tenantproxy')))),
+                AND m.nspname = 'tenantproxy'))),
       'keeping', ARRAY(WITH RECURSIVE named AS (
         SELECT y.oid AS top, y.oid FROM pg_depend d JOIN pg_type y ON y.oid = d.refobjid
         WHERE d.classid = 'pg_policy'::regclass AND d.objid = p.oid AND d.refclassid = 'pg_type'::regclass
@@ -237,7 +260,8 @@ class ReachedRelation:
 
     `giver`: the role of another tenant, whose own it is and who let others look at it; its policies are not read.
     `parental`: its policies hold for all rows whose keys it has, so that others may refer to it for whose they are.
-    `written`: its name as PostgreSQL writes it. `references`: its foreign keys of one column that hold for all rows.
+    `written`: its name as PostgreSQL writes it. `references`: its foreign keys of one column that hold for all rows and
+    are looked at once more behind each write; `unseen`: those that are not.
     """
 
     schema: str
@@ -254,6 +278,7 @@ class ReachedRelation:
     parental: bool = False
     written: str = ""
     references: tuple[Reference, ...] = ()
+    unseen: tuple[Reference, ...] = ()
 
     @property
     def label(self) -> str:
@@ -328,20 +353,27 @@ def parse(text: str) -> Reach:
 def _relation(given: Mapping[str, Any]) -> ReachedRelation:
     values = dict(given)
     policies = tuple(
-        Policy(**{**policy, "keeping": tuple(policy["keeping"])}) for policy in values.pop("policies") or ()
+        Policy(**{**policy, "keeping": tuple(policy["keeping"]), "follows": tuple(map(tuple, policy["follows"]))})
+        for policy in values.pop("policies") or ()
     )
     rights, rules = tuple(values.pop("rights")), tuple(values.pop("rules"))
-    references = tuple(Reference(*each) for each in values.pop("references", ()))
-    return ReachedRelation(**values, rights=rights, rules=rules, policies=policies, references=references)
+    keys: list[tuple[str, str, str, bool]] = values.pop("references", [])
+    references, unseen = (tuple(Reference(*each[:3]) for each in keys if each[3] is held) for held in (True, False))
+    return ReachedRelation(
+        **values, rights=rights, rules=rules, policies=policies, references=references, unseen=unseen
+    )
 
 
 def judged(reach: Reach, form: TenantForm) -> Reach:
     """The same; its policies know through which references a row is surely one tenant's.
 
     Those to a table in sight of the role whose own rows are: by a column, for everything that the role may do there.
+    And whether what they follow may be written to be another tenant's.
     """
+    by_name = {each.written: each for each in reach.relations}
+    reach = replace(reach, relations=tuple(_following(each, by_name, form) for each in reach.relations))
     parents = {each.written for each in reach.relations if each.parental and _is_kept(each, form)}
-    return replace(reach, relations=tuple(_referring(each, parents) for each in reach.relations))
+    return replace(reach, relations=tuple(_referring(each, parents, form) for each in reach.relations))
 
 
 def _is_kept(relation: ReachedRelation, form: TenantForm) -> bool:
@@ -349,8 +381,34 @@ def _is_kept(relation: ReachedRelation, form: TenantForm) -> bool:
     return not relation.rules and not open_commands(relation.policies, commands, form)
 
 
-def _referring(relation: ReachedRelation, parents: set[str]) -> ReachedRelation:
-    through = tuple(each for each in relation.references if each.table in parents)
+def _following(relation: ReachedRelation, by_name: Mapping[str, ReachedRelation], form: TenantForm) -> ReachedRelation:
+    if not any(each.follows for each in relation.policies):
+        return relation
+    return replace(
+        relation,
+        policies=tuple(
+            replace(each, is_moved=True)
+            if not all(_is_followed(by_name.get(t), c, form) for t, c in each.follows)
+            else each
+            for each in relation.policies
+        ),
+    )
+
+
+def _is_followed(relation: ReachedRelation | None, column: str, form: TenantForm) -> bool:
+    """Whether all that the role may write into `column` there is its tenant."""
+    return (
+        relation is not None
+        and relation.secured
+        and not relation.rules
+        and not open_commands(relation.policies, ("UPDATE",), form, column)
+    )
+
+
+def _referring(relation: ReachedRelation, parents: set[str], form: TenantForm) -> ReachedRelation:
+    # Who is not signed may say in the middle of a statement that it is another one.
+    references = relation.references if form.is_signed else (*relation.references, *relation.unseen)
+    through = tuple(each for each in references if each.table in parents)
     if not through:
         return relation
     return replace(relation, policies=tuple(replace(each, through=through) for each in relation.policies))

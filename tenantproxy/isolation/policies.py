@@ -48,8 +48,9 @@ class Policy:
 
     `for_all_roles`: it has no TO clause. `using` and `check`: its expressions, None where it has none.
     `calls_others`: it depends on a function that is neither PostgreSQL's nor ours. `is_loose`: it compares a column
-    whose collation calls different texts equal. `is_moved`: a foreign key gives such a column what the role writes
-    elsewhere, past all policies. `keeping`: the types of the operator's own in it, with their schema,
+    whose collation calls different texts equal. `is_moved`: a foreign key gives such a column what may be another
+    tenant's, past all policies. `follows`: tables and columns, written by the role, whose values one gives to such a
+    column. `keeping`: the types of the operator's own in it, with their schema,
     that leave the texts of two tenants different: enums, and domains over FAITHFUL types without a length.
     `through`: the references of its table to tables whose rows are known to be each one tenant's.
     """
@@ -63,6 +64,7 @@ class Policy:
     calls_others: bool = False
     is_loose: bool = False
     is_moved: bool = False
+    follows: tuple[tuple[str, str], ...] = ()
     keeping: tuple[str, ...] = ()
     through: tuple[Reference, ...] = ()
 
@@ -80,6 +82,7 @@ class TenantForm:
     """
 
     def __init__(self, setting: str | None = None) -> None:
+        self.is_signed: Final = setting is None
         tenant = _SIGNED
         if setting is not None:
             plain = rf"current_setting\('{re.escape(setting)}'::text(?:, (?:true|false))?\)"
@@ -100,10 +103,11 @@ class TenantForm:
         keeping: tuple[str, ...] = (),
         through: tuple[Reference, ...] = (),
         is_moved: bool = False,
+        about: str | None = None,
     ) -> bool:
         return expression is not None and any(
-            (not is_moved and self._is_one(each, keeping))
-            or (bool(through) and self._is_through(each, keeping, through))
+            (not is_moved and self._is_one(each, keeping) and (about is None or _is_about(each, about)))
+            or (about is None and bool(through) and self._is_through(each, keeping, through))
             for each in _conjuncts(expression)
         )
 
@@ -132,26 +136,30 @@ def tenant_form(setting: str | None = None) -> TenantForm:
     return TenantForm(setting)
 
 
-def open_commands(policies: tuple[Policy, ...], commands: tuple[str, ...], form: TenantForm) -> tuple[str, ...]:
-    """Why `commands` (keys of COMMANDS) are open, one reason for each that is.
+def open_commands(
+    policies: tuple[Policy, ...], commands: tuple[str, ...], form: TenantForm, about: str | None = None
+) -> tuple[str, ...]:
+    """Why `commands` (keys of COMMANDS) are open, one reason for each that is. `about`: by this column (quoted) alone.
 
     A row is let through when one permissive policy and every restrictive one says so: closed is a command without a
     permissive policy, one with a restrictive policy of our form, or one whose permissive policies all are of our form.
     """
-    reasons = [_open(policies, command, form) for command in commands]
+    reasons = [_open(policies, command, form, about) for command in commands]
     return tuple(reason for reason in reasons if reason is not None)
 
 
 @lru_cache(maxsize=4096)
-def _open(policies: tuple[Policy, ...], command: str, form: TenantForm) -> str | None:
+def _open(policies: tuple[Policy, ...], command: str, form: TenantForm, about: str | None) -> str | None:
     applying = [policy for policy in policies if policy.applies_to(command)]
     for clause in ("using", "check"):
         if clause == ("check" if command in ("SELECT", "DELETE") else "using" if command == "INSERT" else ""):
             continue  # a command reads rows, writes rows, or (UPDATE) both
-        if any(_holds(policy, clause, form) and policy.for_all_roles for policy in applying if not policy.permissive):
+        if any(
+            _holds(policy, clause, form, about) and policy.for_all_roles for policy in applying if not policy.permissive
+        ):
             continue
         for policy in applying:
-            if policy.permissive and not _holds(policy, clause, form):
+            if policy.permissive and not _holds(policy, clause, form, about):
                 done = _DONE[command, clause]
                 return f"its policy {policy.name!r}, as far as can be told, lets others' rows be {done}"
     return None
@@ -166,13 +174,23 @@ _DONE: Final = {
 }
 
 
-def _holds(policy: Policy, clause: str, form: TenantForm) -> bool:
+def _holds(policy: Policy, clause: str, form: TenantForm, about: str | None) -> bool:
     expression = policy.using
     if clause == "check" and policy.check is not None:
         expression = policy.check  # without one, rows that are written are held against USING
     # A function that casts to a type of the operator's own may do anything.
     keeping = () if policy.calls_others else policy.keeping
-    return not policy.is_loose and form.holds(expression, keeping, policy.through, policy.is_moved)
+    return not policy.is_loose and form.holds(expression, keeping, policy.through, policy.is_moved, about)
+
+
+def _is_about(comparison: str, column: str) -> bool:
+    """Whether it is this column, quoted, that a comparison of the tenant's form compares."""
+    left, right = f"{column} = ", f" = {column}"
+    return (
+        comparison.startswith((left, f"({column})::"))
+        or comparison.endswith(right)
+        or f"{right[:3]}({column})::" in comparison
+    )
 
 
 def _conjuncts(expression: str) -> list[str]:

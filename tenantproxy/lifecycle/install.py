@@ -54,6 +54,7 @@ CONTEXT_FILES: Final = (
     "bound_lease.sql",
     "turns.sql",
     "signed_settings.sql",
+    "references.sql",
 )
 
 

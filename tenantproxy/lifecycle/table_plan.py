@@ -40,11 +40,17 @@ def no_table(kind: str, table: str) -> Problem:
 
 
 def plan_table(
-    facts: TableFacts, comparison: Comparison, *, unusable: Sequence[str] = (), creating: Collection[str] = ()
+    facts: TableFacts,
+    comparison: Comparison,
+    *,
+    unusable: Sequence[str] = (),
+    creating: Collection[str] = (),
+    also: Sequence[Change] = (),
 ) -> ChangePlan:
     """The plan of one table and its partitions.
 
     `unusable`: registered tenants that its column cannot name; `creating`: roles that are about to be created.
+    `also`: what else its owner has to do, behind the policies.
     """
     root = facts.relations[0]
     problems = [*_problems(facts, unusable, creating, names_tenant=comparison.parent is None)]
@@ -56,6 +62,7 @@ def plan_table(
         if relation.kind != "f":
             changes += isolation_changes(relation, quote_identifier(facts.column), cast, comparison)
             changes += _default(relation, quote_identifier(facts.column), cast, comparison)
+    changes += also
     changes += _indexes(facts)
     for access in facts.access:
         changes += _grants(facts, access)

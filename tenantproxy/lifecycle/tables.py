@@ -10,9 +10,10 @@ import asyncpg
 
 from tenantproxy.errors import Problem
 from tenantproxy.isolation.base import search_path
-from tenantproxy.lifecycle.change import SEARCH_PATH, ChangePlan, apply, merged
+from tenantproxy.lifecycle.change import SEARCH_PATH, Change, ChangePlan, apply, merged
 from tenantproxy.lifecycle.column_type import Comparison, ParentTable, describe_type, unusable_ids
 from tenantproxy.lifecycle.install import alone
+from tenantproxy.lifecycle.reference_check import reference_changes
 from tenantproxy.lifecycle.table_facts import find_table, read_table, tables_with
 from tenantproxy.lifecycle.table_plan import no_table, plan_table
 from tenantproxy.model import quote_identifier
@@ -26,7 +27,7 @@ _REFERS: Final = """
 SELECT quote_ident(b.attname) FROM pg_constraint k
 JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = k.conkey[1] AND cardinality(k.conkey) = 1
 JOIN pg_attribute b ON b.attrelid = k.confrelid AND b.attnum = k.confkey[1]
-WHERE k.contype = 'f' AND k.convalidated AND k.conrelid = to_regclass($1) AND a.attname = $2
+WHERE k.contype = 'f' AND k.convalidated AND NOT k.condeferrable AND k.conrelid = to_regclass($1) AND a.attname = $2
   AND k.confrelid = $3::int8::oid LIMIT 1
 """
 
@@ -120,7 +121,9 @@ async def plan_through(
     for table in others:
         key = await conn.fetchval(_REFERS, table, column, found["oid"])
         if key is None:
-            problem = f"its column {column} does not refer to {parent}, which says whose a row is"
+            problem = (
+                f"its column {column} does not refer to {parent}, which says whose a row is, at once and for all rows"
+            )
             fix = f"ALTER TABLE {table} ADD FOREIGN KEY ({quote_identifier(column)}) REFERENCES {found['name']}"
             plans.append(ChangePlan(problems=(Problem(key=f"--table {table}", problem=problem, fix=fix),)))
             continue
@@ -128,11 +131,16 @@ async def plan_through(
             table=found["name"], key=key, column=quote_identifier(request.parent_column), cast=kind.cast or ""
         )
         one = replace(request, comparison=replace(request.comparison, parent=where), tenants=())
-        plans.append(await _plan_one(conn, table, column, one))
+        looking: tuple[Change, ...] = ()
+        if request.comparison.signed:  # else any tenant may say that it is another one
+            looking = await reference_changes(conn, table, column, where.table, where.key)
+        plans.append(await _plan_one(conn, table, column, one, also=looking))
     return merged(plans)
 
 
-async def _plan_one(conn: asyncpg.Connection, table: str, column: str, request: TableRequest) -> ChangePlan:
+async def _plan_one(
+    conn: asyncpg.Connection, table: str, column: str, request: TableRequest, *, also: tuple[Change, ...] = ()
+) -> ChangePlan:
     found = await find_table(conn, table, column, search_path(request.path))
     if isinstance(found, str):
         fix = "create it first, or write its schema too: --table SCHEMA.TABLE"
@@ -147,4 +155,4 @@ async def _plan_one(conn: asyncpg.Connection, table: str, column: str, request: 
         )
     facts = await read_table(conn, found["oid"], column, request.roles)
     unusable = await unusable_ids(conn, facts.kind, request.tenants)
-    return plan_table(facts, request.comparison, unusable=unusable, creating=request.creating)
+    return plan_table(facts, request.comparison, unusable=unusable, creating=request.creating, also=also)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +21,7 @@ from tenantproxy.lifecycle.backup import backup_tenant, restore_backup, verify_b
 from tenantproxy.lifecycle.doctor import examine
 from tenantproxy.lifecycle.migrate.rows import guard_rows
 from tenantproxy.lifecycle.status.erase import erase_rows
+from tests.support.waiting import until
 from tests.support.world import APP_ROLE, World, a_world
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -39,6 +41,21 @@ INSERT INTO teams SELECT md5(t || n)::uuid, t FROM unnest('{row1,row2}'::text[])
 INSERT INTO members SELECT id, n FROM teams, generate_series(1, 3) n;
 """
 SHAPE: Final = {"column": "firm", "through": {"team": "teams"}}
+TRIGGER: Final = """
+CREATE TRIGGER {name} {when} ON {table} FOR EACH ROW {condition} EXECUTE FUNCTION {call};
+ALTER TABLE {table} ENABLE ALWAYS TRIGGER {name};
+"""
+
+
+def looking(
+    name: str = "tenantproxy_reference", *, table: str = "members", when: str = "AFTER INSERT OR UPDATE",
+    condition: str = "", call: str = "tenantproxy.check_reference('team', 'public.teams', 'id')",
+) -> str:  # fmt: skip
+    """SQL: the trigger behind the foreign key, as it should be but for what is given."""
+    drop = f"DROP TRIGGER IF EXISTS tenantproxy_reference ON {table};"
+    return drop + TRIGGER.format(name=name, table=table, when=when, condition=condition, call=call)
+
+
 PARTED: Final = """
 CREATE TABLE parted (LIKE members) PARTITION BY LIST (number);
 CREATE TABLE part PARTITION OF parted DEFAULT;
@@ -47,8 +64,8 @@ CREATE POLICY own ON parted USING (team = ANY (ARRAY(
   SELECT t.id FROM teams t WHERE t.firm = (SELECT tenantproxy.bound_tenant()))));
 REVOKE ALL ON part FROM app;
 GRANT SELECT, INSERT, UPDATE, DELETE ON parted TO app;
-REVOKE TRUNCATE, REFERENCES, TRIGGER ON parted FROM app
-"""
+REVOKE TRUNCATE, REFERENCES, TRIGGER ON parted FROM app;
+""" + looking(table="parted")
 ACCOUNTS: Final = """
 CREATE TABLE accounts (firm text PRIMARY KEY, code text UNIQUE);
 CREATE TABLE notes (firm text REFERENCES accounts ({key}) ON UPDATE CASCADE);
@@ -60,6 +77,22 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON accounts, notes TO app;
 REVOKE TRUNCATE, REFERENCES, TRIGGER ON accounts, notes FROM app
 """
 THEIRS: Final = "SELECT md5('row21')::uuid"
+OTHER: Final = """
+CREATE FUNCTION public.check_reference() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+"""
+CHAIN: Final = (
+    ACCOUNTS.format(key="code")
+    + """;
+CREATE TABLE regions (firm text PRIMARY KEY, code text UNIQUE);
+ALTER TABLE regions ENABLE ROW LEVEL SECURITY;
+CREATE POLICY own ON regions USING (firm = (SELECT tenantproxy.bound_tenant()));
+GRANT SELECT, INSERT, UPDATE, DELETE ON regions TO app;
+REVOKE TRUNCATE, REFERENCES, TRIGGER ON regions FROM app;
+REVOKE UPDATE ON accounts FROM app;
+ALTER TABLE accounts ADD FOREIGN KEY (code) REFERENCES regions (code) ON UPDATE CASCADE
+"""
+)
+NEXT: Final = "md5('the next of row2')::uuid"
 DENIED: Final = asyncpg.InsufficientPrivilegeError
 
 
@@ -123,6 +156,22 @@ async def test_a_migration_isolates_them_and_the_doctor_finds_nothing(house: Wor
         (ACCOUNTS.format(key="firm") + "; ALTER TABLE notes ALTER firm SET DEFAULT 'row2',"
          " ADD FOREIGN KEY (firm) REFERENCES accounts ON DELETE SET DEFAULT", "notes"),
         (f"{PARTED}; ALTER TABLE part DISABLE TRIGGER ALL", "parted"),
+        (f"{PARTED}; ALTER TABLE part ENABLE TRIGGER tenantproxy_reference", "parted"),
+        ("DROP TRIGGER tenantproxy_reference ON members", "members"),
+        ("ALTER TABLE members DISABLE TRIGGER tenantproxy_reference", "members"),
+        ("ALTER TABLE members ENABLE TRIGGER tenantproxy_reference", "members"),
+        ("ALTER TABLE members ENABLE REPLICA TRIGGER tenantproxy_reference", "members"),
+        (looking(condition="WHEN (false)"), "members"),
+        (looking(when="BEFORE INSERT OR UPDATE"), "members"),
+        (looking(when="AFTER INSERT"), "members"),
+        (looking(when="AFTER INSERT OR UPDATE OF number"), "members"),
+        (looking('"A"'), "members"),
+        (looking(call="tenantproxy.check_reference('team', 'public.firms', 'id')"), "members"),
+        (OTHER + looking(call="public.check_reference('team', 'public.teams', 'id')"), "members"),
+        ("ALTER TABLE members ALTER CONSTRAINT members_team_fkey DEFERRABLE", "members"),
+        (ACCOUNTS.format(key="code") + "; ALTER POLICY own ON accounts"
+         " USING (firm = (SELECT tenantproxy.bound_tenant()) AND code <> '')", "notes"),
+        (CHAIN, "notes"),
         ("ALTER POLICY tenantproxy ON members USING (team = ANY (ARRAY(SELECT t.id FROM teams t)))", "members"),
         ("ALTER POLICY tenantproxy ON members USING (team = ANY (ARRAY(SELECT t.id FROM teams t"
          " WHERE t.firm = (SELECT tenantproxy.bound_tenant()) OR true)))", "members"),
@@ -154,6 +203,45 @@ async def test_a_tenant_reads_and_writes_its_own_rows_alone(house: World) -> Non
                 await scope.execute(hostile)
         with pytest.raises(asyncpg.UniqueViolationError):
             await scope.execute(f"INSERT INTO teams SELECT ({THEIRS}), 'row1'")
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        "INSERT INTO members SELECT {next}, 666 FROM ({wait}) x",
+        "UPDATE members SET team = {next} FROM ({wait}) x WHERE team = md5('row11')::uuid",
+    ],
+)
+async def test_no_row_is_left_to_the_next_owner_of_a_key(house: World, write: str) -> None:
+    wait = "SELECT pg_advisory_xact_lock(127)"
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'advisory' AND query LIKE '%127%'"
+    async with Router(settings_of(house)) as router, house.shared.connect() as admin:
+        one, two = router.tenant("row1"), router.tenant("row2")
+        await one.execute(f"INSERT INTO teams VALUES ({NEXT}, 'row1')")
+        await admin.execute("SELECT pg_advisory_lock(127)")
+        slow = asyncio.create_task(one.execute(write.format(next=NEXT, wait=wait)))
+        await until(lambda: admin.fetchval(waiting), "the statement waits")
+        await one.execute(f"DELETE FROM teams WHERE id = {NEXT}")
+        await two.execute(f"INSERT INTO teams VALUES ({NEXT}, 'row2')")
+        await admin.execute("SELECT pg_advisory_unlock(127)")
+        with pytest.raises(DENIED, match="no longer this tenant's"):
+            await slow
+        assert await two.fetchval(f"SELECT count(*) FROM members WHERE team = {NEXT}") == 0
+        await two.execute(f"DELETE FROM teams WHERE id = {NEXT}")
+
+
+@pytest.mark.parametrize("change", ["DELETE FROM teams", "UPDATE teams SET id = gen_random_uuid()"])
+async def test_what_is_referred_to_keeps_its_key_until_the_commit(house: World, change: str) -> None:
+    async with Router(settings_of(house)) as router, house.shared.connect() as admin:
+        one = router.tenant("row1")
+        await one.execute(f"INSERT INTO teams VALUES ({NEXT}, 'row1')")
+        async with one.transaction() as conn:
+            await conn.execute(f"INSERT INTO members VALUES ({NEXT}, 1)")
+            await admin.execute("SET lock_timeout = '50ms'")
+            with pytest.raises(asyncpg.LockNotAvailableError):
+                await admin.execute(f"{change} WHERE id = {NEXT}")
+            await conn.execute("DELETE FROM members WHERE number = 1 AND team = " + NEXT)
+        await one.execute(f"DELETE FROM teams WHERE id = {NEXT}")
 
 
 async def test_their_policy_is_served_by_the_index_of_the_reference(house: World) -> None:

@@ -36,6 +36,7 @@ WITH RECURSIVE changed (oid) AS (
       OR NOT EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = c.oid AND p.polname = ANY ($1))
       OR EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = c.oid AND age(p.xmin) <= 0)
       OR EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND age(a.xmin) <= 0)
+      OR EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = c.oid AND age(g.xmin) <= 0)
       OR EXISTS (SELECT FROM pg_attrdef f WHERE f.adrelid = c.oid AND age(f.xmin) <= 0)
       OR EXISTS (SELECT FROM pg_constraint k WHERE k.conrelid = c.oid AND age(k.xmin) <= 0))
   UNION SELECT i.inhparent FROM changed c JOIN pg_inherits i ON i.inhrelid = c.oid
@@ -69,7 +70,12 @@ async def guard_rows(
     plan = await plan_within(conn, request)
     if problems := [*plan.problems, *plan.missing]:
         raise TenantProxyError("a table cannot be isolated: " + "; ".join(map(str, problems)))
-    await apply(conn, (change for change in plan.changes if not change.concurrently))
+    try:
+        await apply(conn, (change for change in plan.changes if not change.concurrently))
+    except asyncpg.UndefinedFunctionError as exc:
+        raise TenantProxyError(
+            f"what was installed in this database is older than this release: {exc}", hint="run: tenantproxy install"
+        ) from exc
     shared = names(settings.row.unprotected)
     bare = [
         f"{row['schema']}.{row['name']}"

@@ -13,7 +13,7 @@ WITH given AS MATERIALIZED (
   SELECT 'function', p.oid, 'FUNCTION', p.oid::regprocedure::text, p.proowner, coalesce(p.proacl, acldefault('f', p.proowner)),
     CASE WHEN p.proname IN ('proof_until', 'mark') THEN '{}'::text[] ELSE '{EXECUTE}' END
   FROM pg_proc p WHERE p.pronamespace = to_regnamespace('tenantproxy') AND p.proname IN ('proof_until', 'mark', 'current_tenant', 'bound_tenant', 'proved_tenant',
-    'bind', 'enter', 'hello', 'prepared_check', 'trust', 'trust_again', 'challenge')
+    'bind', 'enter', 'hello', 'prepared_check', 'trust', 'trust_again', 'challenge', 'check_reference')
 )
 SELECT 'TPD113' AS code, 'tenantproxy' AS schema, t.name AS object, pg_get_userbyid(t.owner)::text AS detail,
   ARRAY[format('ALTER %s %s OWNER TO tenantproxy_keeper', t.word, t.name)] AS sql
