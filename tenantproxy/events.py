@@ -52,6 +52,9 @@ __all__ = [
     "PortHandshakeFailed",
     "PortLoginRefused",
     "RefreshTokenReused",
+    "RegistryCacheDown",
+    "RegistryCacheRefused",
+    "RegistryCacheUp",
     "RegistryDegraded",
     "RegistryRecovered",
     "ResetFailed",
@@ -359,6 +362,32 @@ class RegistryRecovered(Event):
 
     source: str
     seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegistryCacheDown(Event):
+    """The Redis of `[registry.redis]` does not answer in time; the source is asked alone meanwhile."""
+
+    error: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegistryCacheUp(Event):
+    """It answers again after `seconds`."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegistryCacheRefused(Event):
+    """Redis has an entry that no process with this key wrote for `tenant`: another client writes there. It is not used.
+
+    Told once a minute at most; `count` of them since it was told last.
+    """
+
+    tenant: str
+    reason: str
+    count: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -47,7 +47,7 @@ from tenantproxy.pools.base import Clock, Stats
 from tenantproxy.pools.budget import ServerBudget
 from tenantproxy.pools.counters import Counters
 from tenantproxy.pools.manager import LivePoolSettings, PoolManager
-from tenantproxy.registry import CachedRegistry, Registry, build, cache, prepare
+from tenantproxy.registry import CachedRegistry, Registry, build, cache, prepare, prepare_shared
 from tenantproxy.routes import (
     Routes,
     admin_route,
@@ -414,6 +414,7 @@ class Router:
         """
         self._check_servers(new)
         registry = prepare(self._registry.inner, new)
+        shared = prepare_shared(self._registry, new)
 
         def commit() -> None:
             self.settings = new
@@ -423,6 +424,7 @@ class Router:
             if self._accounts is not None:
                 self._accounts.adopt(new)
             registry()
+            shared()
             self._registry.invalidate(None)
 
         return commit

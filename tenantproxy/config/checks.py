@@ -252,6 +252,9 @@ def _registry(parts: WellFormedSections) -> Iterator[Problem]:
             problem='must be "file", "postgres", "mongodb" or "pkg.mod:Class"',
             fix=f"did you mean {close}?" if close else "write one of them",
         )
+    if registry.source == "file" and registry.redis.address:
+        problem = 'is of no use with source = "file", which is in the memory of each process'
+        yield Problem(key="registry.redis", problem=problem, fix="remove it")
     if registry.source != "postgres":
         for key in ("query", "list_query", "status_update"):
             if getattr(registry, key) is not None:

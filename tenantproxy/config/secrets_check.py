@@ -32,6 +32,7 @@ def each_secret(parts: WellFormedSections) -> Iterator[tuple[str, Secret | None,
     """The key, the secret, and how many bytes it must have at least."""
     yield from _of_servers(parts)
     yield from _of_clusters(parts)
+    yield from _of_redis(parts)
     if parts.row is not None:
         single = parts.row.key is not None
         for kid, secret in parts.row.keys().items():
@@ -69,6 +70,12 @@ def _of_servers(parts: WellFormedSections) -> Iterator[tuple[str, Secret | None,
 def _of_clusters(parts: WellFormedSections) -> Iterator[tuple[str, Secret | None, int]]:
     for name, cluster in parts.mongo.clusters.items() if parts.mongo is not None else ():
         yield f"mongo.clusters.{name}.password", cluster.password, 1
+
+
+def _of_redis(parts: WellFormedSections) -> Iterator[tuple[str, Secret | None, int]]:
+    if parts.registry is not None:
+        yield "registry.redis.password", parts.registry.redis.password, 1
+        yield "registry.redis.key", parts.registry.redis.key, MIN_KEY_BYTES
 
 
 def _look(key: str, secret: Secret | None, least: int) -> Iterator[Problem]:

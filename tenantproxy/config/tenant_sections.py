@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from tenantproxy.config.mongo_section import MongoRegistrySettings
+from tenantproxy.config.redis_section import RedisCacheSettings
 from tenantproxy.config.secret import Secret
 from tenantproxy.config.section import Section
 from tenantproxy.config.values import (
@@ -35,7 +36,7 @@ class RegistrySettings(Section):
     """Where tenants are looked up, and for how long an answer is good.
 
     `status_update`: next to a `query`, what gives the tenant $1 the status $2, for `tenants suspend` and `resume`.
-    `mongodb`: with that source.
+    `mongodb`: with that source. `redis`: a cache that processes share.
     """
 
     source: Name = "postgres"
@@ -49,6 +50,7 @@ class RegistrySettings(Section):
     lookup_timeout: Seconds = 5.0
     listen: Flag = True
     mongodb: MongoRegistrySettings = MongoRegistrySettings()
+    redis: RedisCacheSettings = RedisCacheSettings()
 
 
 def _tenant_settings(value: object) -> object:

@@ -2,7 +2,7 @@
 
 from tenantproxy.registry.base import Announces, Registry, RegistryDatabase, TenantMisconfigured
 from tenantproxy.registry.cached import CachedRegistry, Entry
-from tenantproxy.registry.factory import build, cache, prepare
+from tenantproxy.registry.factory import build, cache, prepare, prepare_shared
 from tenantproxy.registry.file import FileRegistry
 from tenantproxy.registry.memory import MemoryRegistry
 from tenantproxy.registry.mongo import MongoRegistry
@@ -26,5 +26,6 @@ __all__ = [
     "build",
     "cache",
     "prepare",
+    "prepare_shared",
     "unusable",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import asyncpg
@@ -19,10 +20,13 @@ __all__ = [
     "Ask",
     "AsksMany",
     "ConnectionLost",
+    "Given",
+    "GivenAsk",
     "ListsFrom",
     "Registry",
     "RegistryBusy",
     "RegistryDatabase",
+    "SharedTenant",
     "TenantMisconfigured",
 ]
 
@@ -56,6 +60,21 @@ Answer: TypeAlias = Tenant | TenantProxyError
 
 Ask: TypeAlias = Callable[[Sequence[TenantId]], Awaitable[Mapping[TenantId, Answer]]]
 """Looks many tenants up in one question. Raises RegistryUnavailable when that fails for all of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class SharedTenant:
+    """A tenant as another process looked it up, good for `seconds` more."""
+
+    tenant: Tenant
+    seconds: float
+
+
+Given: TypeAlias = Answer | SharedTenant
+"""What a lookup is answered with: by the source, or by what processes share."""
+
+GivenAsk: TypeAlias = Callable[[Sequence[TenantId]], Awaitable[Mapping[TenantId, Given]]]
+"""As `Ask`."""
 
 
 class Registry(Protocol):

@@ -16,6 +16,7 @@ from typing import Any, Final, TypeVar
 
 from cachetools import TTLCache
 
+from tenantproxy.config.redis_section import RedisCacheSettings
 from tenantproxy.errors import RegistryUnavailable, TenantNotFound, TenantProxyError
 from tenantproxy.events import Event, Histogram, Observer, RegistryDegraded, RegistryRecovered, TenantUnusable, ignore
 from tenantproxy.model import InvalidTenant, Isolation, Tenant, TenantId, TenantStatus
@@ -23,14 +24,19 @@ from tenantproxy.registry.base import (
     Announces,
     Answer,
     AsksMany,
+    Given,
     ListsFrom,
     Registry,
     RegistryBusy,
+    SharedTenant,
     TenantMisconfigured,
 )
 from tenantproxy.registry.file import FileRegistry
-from tenantproxy.registry.lookups import Lookup, LookupQueue, closed
+from tenantproxy.registry.lookups import Lookup, LookupQueue, LookupSource, closed
 from tenantproxy.registry.memory import MemoryRegistry
+from tenantproxy.registry.redis import RedisEntries
+from tenantproxy.registry.sealed import Seal
+from tenantproxy.registry.shared import SharedLookups
 from tenantproxy.registry.unusable import TellsUnusable
 
 __all__ = ["CachedRegistry", "Entry"]
@@ -77,6 +83,7 @@ class CachedRegistry:
     ) -> None:
         self.inner = inner
         self._ttl = ttl
+        self._max_entries = max_entries
         self._negative_ttl = negative_ttl
         self._stale_for = stale_for
         self._lookup_timeout = lookup_timeout
@@ -104,6 +111,20 @@ class CachedRegistry:
         self._hear_of_unusable()
         self.on_invalidate: Callable[[str | None], None] | None = None
         """Called, when it is set, with what `invalidate` was, after it."""
+        self.shared: SharedLookups | None = None
+        """What is asked ahead of the source, where `share` was called."""
+
+    def share(self, redis: RedisCacheSettings, seal: Seal) -> None:
+        """Share what is looked up with other processes, from now on. Raises ConfigurationError without redis-py."""
+        self.shared = SharedLookups(
+            RedisEntries(redis, ttl=self._ttl, clock=self._clock, tell=self._tell),
+            seal,
+            max_entries=self._max_entries,
+            clock=self._clock,
+            wall=self._wall,
+            tell=self._tell,
+            count=lambda result: self._count("redis", result),
+        )
 
     def _hear_of_unusable(self) -> None:
         if isinstance(self.inner, TellsUnusable):
@@ -128,9 +149,9 @@ class CachedRegistry:
         """That of the registry behind."""
         return self.inner.source
 
-    def _many(self) -> AsksMany:
+    def _many(self) -> LookupSource:
         assert isinstance(self.inner, AsksMany)
-        return self.inner
+        return self.inner if self.shared is None else self.shared.ahead_of(self.inner)
 
     @property
     def lookups(self) -> Mapping[tuple[str, str], int]:
@@ -215,7 +236,8 @@ class CachedRegistry:
     async def _look_up(self, lookup: Lookup) -> None:
         """Ask a source that looks up one tenant at a time."""
         try:
-            answer = await self._ask(lookup.tenant)
+            ask, one = self._ask, lookup.tenant
+            answer: Given = await (ask(one) if self.shared is None else self.shared.look_up(one, ask))
         except asyncio.CancelledError:
             answer = (
                 closed()
@@ -236,10 +258,15 @@ class CachedRegistry:
             error = f"{self.source}: {type(exc).__name__}"
         return RegistryUnavailable("the tenant could not be looked up", detail=error, retry_after=1.0)
 
-    def _settle(self, lookup: Lookup, answer: Answer) -> None:
+    def _settle(self, lookup: Lookup, given: Given) -> None:
         """Remember an answer and tell those who wait for it."""
-        tenant, answer = lookup.tenant, _checked(lookup.tenant, answer)
-        self.lookup_seconds[self.source].observe(lookup.answer.get_loop().time() - lookup.began)
+        shared = given if isinstance(given, SharedTenant) else None
+        tenant, answer = (
+            lookup.tenant,
+            _checked(lookup.tenant, given.tenant if isinstance(given, SharedTenant) else given),
+        )
+        if shared is None:
+            self.lookup_seconds[self.source].observe(lookup.answer.get_loop().time() - lookup.began)
         # Once invalidated, the answer is good for those who asked before; later callers ask again.
         current = self._flights.get(tenant) is lookup
         if current:
@@ -248,7 +275,11 @@ class CachedRegistry:
         if is_across or (current and (isinstance(answer, Tenant | TenantNotFound | TenantMisconfigured))):
             self._across.pop(tenant, None)
         if not lookup.answer.done():
-            lookup.answer.set_result(self._judge(tenant, answer, current=current))
+            if shared is None:
+                answer = self._judge(tenant, answer, current=current)
+            elif current and isinstance(answer, Tenant):
+                self._keep(answer, shared.seconds)
+            lookup.answer.set_result(answer)
             if is_across and isinstance(answer, Tenant) and tenant not in self._entries:
                 # Asked before a gap in what is announced: not given out unasked, but the last known good.
                 self._entries[tenant] = Entry(answer, float("-inf"), self._round)
@@ -264,14 +295,17 @@ class CachedRegistry:
         if isinstance(answer, Tenant):
             self._count(self.source, "found")
             if current:
-                self._entries[tenant] = Entry(answer, self._clock() + self._ttl, self._round)
-                _drop(self._refused, tenant)
+                self._keep(answer, self._ttl)
             return answer
         self._count(self.source, "not_found" if isinstance(answer, TenantNotFound) else "invalid")
         if current:
             _drop(self._entries, tenant)
             self._refused[tenant] = _again(answer)  # a copy: this one will carry the tracebacks of its waiters
         return answer
+
+    def _keep(self, tenant: Tenant, seconds: float) -> None:
+        self._entries[tenant.id] = Entry(tenant, self._clock() + seconds, self._round)
+        _drop(self._refused, tenant.id)
 
     def _source_answered(self) -> None:
         self.last_success = self._wall()
@@ -300,6 +334,8 @@ class CachedRegistry:
         A tenant that is named has changed, and is not served as last known either. After None everything is asked
         again, and stays the last known good in case the source is down.
         """
+        if self.shared is not None:
+            self.shared.heard(tenant)
         if tenant is not None:
             self._invalidate_one(tenant)
         else:
@@ -373,6 +409,8 @@ class CachedRegistry:
             self._unsubscribe()
             self._unsubscribe = None
         self._queue = LookupQueue(self._many, timeout=self._lookup_timeout, settle=self._settle)
+        if self.shared is not None:
+            self.shared.forget_loop()
         self._tasks.clear()
         self._flights.clear()
         self._across.clear()
@@ -389,6 +427,8 @@ class CachedRegistry:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks, timeout=_CLOSE_TIMEOUT)
+        if self.shared is not None:
+            await self.shared.close()
 
     async def close(self) -> None:
         """`stop`, and close the registry behind. One that hangs is left alone after some seconds; errors are logged."""

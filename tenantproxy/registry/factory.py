@@ -17,8 +17,9 @@ from tenantproxy.registry.mongo import MongoRegistry
 from tenantproxy.registry.mongo_document import DocumentReader
 from tenantproxy.registry.postgres import PostgresRegistry
 from tenantproxy.registry.rows import RowReader
+from tenantproxy.registry.sealed import Seal
 
-__all__ = ["build", "cache", "prepare"]
+__all__ = ["build", "cache", "prepare", "prepare_shared"]
 
 
 def build(settings: Settings, database: RegistryDatabase, *, clusters: MongoClusters | None = None) -> Registry:
@@ -70,11 +71,12 @@ def cache(
     settings: Settings,
     *,
     clock: Callable[[], float] = time.monotonic,
+    wall: Callable[[], float] = time.time,
     observer: Observer = ignore,
 ) -> CachedRegistry:
-    """`inner` behind the cache that `[registry]` describes."""
+    """`inner` behind the cache that `[registry]` describes. Raises ConfigurationError."""
     registry = settings.registry
-    return CachedRegistry(
+    cached = CachedRegistry(
         inner,
         ttl=registry.cache_ttl,
         negative_ttl=registry.negative_ttl,
@@ -82,8 +84,26 @@ def cache(
         stale_for=registry.stale_for,
         lookup_timeout=registry.lookup_timeout,
         clock=clock,
+        wall=wall,
         observer=observer,
     )
+    if registry.redis.address:
+        cached.share(registry.redis, _seal(settings))
+    return cached
+
+
+def prepare_shared(cached: CachedRegistry, settings: Settings) -> Callable[[], None]:
+    """Get ready to share entries of `settings`; what this returns does it. Raises ConfigurationError."""
+    if cached.shared is None:
+        return lambda: None
+    shared, seal = cached.shared, _seal(settings)
+    return lambda: shared.adopt(seal)
+
+
+def _seal(settings: Settings) -> Seal:
+    key = settings.registry.redis.key
+    assert key is not None, "the section has one, or no address"
+    return Seal(key.read_bytes(), settings)
 
 
 def _own(source: str, settings: Settings) -> Registry:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager
 from typing import Final, Protocol
 
 from tenantproxy.errors import RegistryUnavailable
 from tenantproxy.model import TenantId
-from tenantproxy.registry.base import Answer, Ask, AsksMany, ConnectionLost, RegistryBusy
+from tenantproxy.registry.base import Answer, ConnectionLost, Given, GivenAsk, RegistryBusy
 
-__all__ = ["Lookup", "LookupQueue", "closed", "unavailable"]
+__all__ = ["Lookup", "LookupQueue", "LookupSource", "closed", "unavailable"]
 
 BATCH: Final = 100  # ids in one question: more would hold the event loop for too long when the answer comes
 WORKERS: Final = 2  # questions at once, each on a connection
@@ -44,8 +45,16 @@ class Lookup:
 class Settle(Protocol):
     """What is called with the answer to a lookup, once for each."""
 
-    def __call__(self, lookup: Lookup, answer: Answer, /) -> None:
+    def __call__(self, lookup: Lookup, answer: Given, /) -> None:
         """Remember the answer and tell those who wait."""
+        ...
+
+
+class LookupSource(Protocol):
+    """An `AsksMany`, or what stands ahead of one."""
+
+    def asking(self, timeout: float | None, /) -> AbstractAsyncContextManager[GivenAsk]:
+        """See `base.AsksMany`."""
         ...
 
 
@@ -56,7 +65,7 @@ class LookupQueue:
     says nothing about the source.
     """
 
-    def __init__(self, source: Callable[[], AsksMany], *, timeout: float, settle: Settle) -> None:
+    def __init__(self, source: Callable[[], LookupSource], *, timeout: float, settle: Settle) -> None:
         self._source = source
         self._timeout = timeout
         self._settle = settle
@@ -111,7 +120,7 @@ class LookupQueue:
         oldest = next(iter(self._waiting))
         return max(0.001, oldest.deadline - asyncio.get_running_loop().time())
 
-    async def _ask(self, ask: Ask) -> bool:
+    async def _ask(self, ask: GivenAsk) -> bool:
         """Send the next batch; False: it failed, so the next one should go out on another connection."""
         batch = [lookup for lookup, _ in zip(self._waiting, range(BATCH), strict=False)]
         for lookup in batch:
@@ -144,7 +153,7 @@ class LookupQueue:
         self._waiting = {**dict.fromkeys(again), **self._waiting}
         await self._answer([each for each in batch if each not in self._waiting], error)
 
-    async def _hand_out(self, batch: list[Lookup], answers: Mapping[TenantId, Answer]) -> None:
+    async def _hand_out(self, batch: list[Lookup], answers: Mapping[TenantId, Given]) -> None:
         for number, lookup in enumerate(batch, start=1):
             answer = answers.get(lookup.tenant)
             self._settle_one(lookup, answer if answer is not None else unavailable("it gave no answer for a tenant"))
@@ -159,7 +168,7 @@ class LookupQueue:
             if number % _STEP == 0:
                 await asyncio.sleep(0)
 
-    def _settle_one(self, lookup: Lookup, answer: Answer) -> None:
+    def _settle_one(self, lookup: Lookup, answer: Given) -> None:
         self._waiting.pop(lookup, None)
         if lookup.timer is not None:
             lookup.timer.cancel()

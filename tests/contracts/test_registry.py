@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 
 import pytest
 
 from tenantproxy.config import Settings
+from tenantproxy.config.redis_section import RedisCacheSettings
+from tenantproxy.config.secret import Secret
 from tenantproxy.embedded import EmbeddedPostgres
 from tenantproxy.errors import TenantNotFound
 from tenantproxy.model import Isolation, Placement, Tenant, TenantStatus, tenant_id
@@ -23,9 +25,11 @@ from tenantproxy.registry import (
     RowReader,
 )
 from tenantproxy.registry.by_database import ByDatabase
+from tenantproxy.registry.sealed import Seal
 from tests.contracts.main_database import MainDatabase
 from tests.support.database import Database, fresh_database
 from tests.support.mongo import MongoPlace, mongo_place
+from tests.support.redis_server import PASSWORD, RedisServer
 
 PAGE = 2  # so that five tenants take three pages
 
@@ -147,13 +151,21 @@ async def _documents(place: MongoPlace) -> tuple[Registry, Remove]:
     return MongoRegistry(Settings.from_mapping({"main": main, "servers": servers, **place.sections()})), remove
 
 
+@pytest.fixture(scope="module")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    server.start()
+    yield server
+    server.kill()
+
+
 @pytest.fixture
 async def stack() -> AsyncIterator[AsyncExitStack]:
     async with AsyncExitStack() as exits:
         yield exits
 
 
-@pytest.fixture(params=["memory", "file", "own table", "foreign table", "documents", "cached"])
+@pytest.fixture(params=["memory", "file", "own table", "foreign table", "documents", "cached", "shared"])
 async def world(
     request: pytest.FixtureRequest, stack: AsyncExitStack, postgres: EmbeddedPostgres
 ) -> AsyncIterator[tuple[Registry, Remove]]:
@@ -165,6 +177,14 @@ async def world(
         case "cached":
             inner, remove = await _memory()
             registry = CachedRegistry(inner)
+        case "shared":
+            database = await stack.enter_async_context(fresh_database(postgres))
+            inner, remove = await _own_table(database)
+            registry = CachedRegistry(inner, ttl=0.001, negative_ttl=0.001)
+            server = request.getfixturevalue("redis_server")
+            settings = _settings([])
+            redis = RedisCacheSettings(address=server.address, password=Secret.inline(PASSWORD), key=Secret.inline("k"))
+            registry.share(redis, Seal(b"k" * 32, settings))
         case "documents":
             registry, remove = await _documents(await stack.enter_async_context(mongo_place()))
         case kind:

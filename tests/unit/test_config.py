@@ -169,6 +169,27 @@ BAD = [
         "mongo.shared",
         ["which is the registry"],
     ),
+    (
+        changed(registry={"source": "postgres", "redis": {"address": "redis://u:p@host"}}),
+        "registry.redis.address",
+        ["is a URL", "write for example"],
+    ),
+    (
+        changed(registry={"source": "postgres", "redis": {"address": "redis.internal"}}),
+        "registry.redis",
+        ["has no key_file", "openssl rand"],
+    ),
+    (changed(registry={"source": "postgres", "redis": {"key": "k" * 32}}), "registry.redis", ["has no address"]),
+    (
+        changed(registry={"source": "postgres", "redis": {"address": "redis.internal", "key": "short"}}),
+        "registry.redis.key",
+        ["5 bytes", "at least 32"],
+    ),
+    (
+        changed(registry={"source": "file", "redis": {"address": "redis.internal", "key": "k" * 32}}),
+        "registry.redis",
+        ["is of no use"],
+    ),
     (changed(registry={"source": "postgress"}), "registry.source", ["did you mean postgres?"]),
     (changed(registry={"list_query": "select 1"}), "registry.query", ["missing"]),
     (changed(registry={"query": "select 1"}), "registry.list_query", ["missing", "$2"]),
