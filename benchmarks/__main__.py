@@ -23,7 +23,7 @@ PROGRAMS: Final = {
     "sql": "SQL over HTTP: one select a request, a constant answer and asyncpg.Pool by hand",
     "sqlalchemy": "with SQLAlchemy: sessions of the current tenant and SQLAlchemy's own pool on one database",
     "statemachine": "a million random steps of the pools, their invariants checked after each",
-    "systems": "the reference platforms: what a policy through another table costs",
+    "systems": "the reference platforms: a policy through another table, and mixed operations while all goes wrong",
     "turns": "more tenants than connections, far from the server: fixed turns and those that grow with a connect",
     "workers": "two workers and one; clients during a rolling restart and an upgrade in place",
 }
