@@ -6,6 +6,7 @@ A mark is `TENANT/NUMBER`, and each row carries the one of whom it belongs to.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -67,6 +68,7 @@ class Ledger:
     is_due: asyncio.Event = field(default_factory=asyncio.Event)
     operations: int = 0
     seconds: float = 0.0
+    longest_pause: float = 0.0  # seconds without an answer to any one
     kinds: Counter[str] = field(default_factory=Counter)
     doors: Counter[str] = field(default_factory=Counter)
     faults: Counter[str] = field(default_factory=Counter)
@@ -83,6 +85,7 @@ class Ledger:
     rows: int = 0  # that were seen by all doors
     examples: list[str] = field(default_factory=list)
     _last: int = 0
+    _answered: float = 0.0
 
     def mark(self, tenant: str) -> str:
         """A new one."""
@@ -92,6 +95,9 @@ class Ledger:
     # --- what is heard while it runs ----------------------------------------------------------------------------------
     def done(self, door: str, kind: str) -> None:
         """An operation was answered."""
+        now = time.monotonic()
+        self.longest_pause = max(self.longest_pause, now - (self._answered or now))
+        self._answered = now
         self.operations += 1
         self.doors[door] += 1
         self.kinds[kind] += 1

@@ -27,7 +27,7 @@ EACH: Final = 2  # callers of a tenant at once
 _PLANT_AT: Final = 0.2  # of the answers
 _HEAD: Final = (
     "platform", "tenants", "operations", "rows seen", "foreign", "missing or lost", "doubled, or undone and there",
-    "explained errors", "unexplained", "seconds",
+    "explained errors", "unexplained", "seconds", "longest pause",
 )  # fmt: skip
 
 
@@ -130,7 +130,7 @@ def _row(name: str, tenants: int, each: Ledger) -> tuple[str, ...]:
     return (
         name, str(tenants), f"{each.operations:,}", f"{each.rows:,}", f"{each.foreign:,}",
         f"{each.missing + each.lost:,}", f"{each.doubled + each.revived:,}", f"{each.explained.total():,}",
-        f"{each.unexplained.total():,}", figure(each.seconds),
+        f"{each.unexplained.total():,}", figure(each.seconds), figure(each.longest_pause),
     )  # fmt: skip
 
 
@@ -148,12 +148,15 @@ def _examples(each: Ledger) -> list[str]:
 
 
 def _summary(each: Ledger) -> str:
-    return f"{each.operations:,} operations in {each.seconds:.0f} s, {each.foreign:,} foreign rows"
+    """For the eye, as soon as a platform is through: the tables come when all are."""
+    told = f"{each.operations:,} operations in {each.seconds:.0f} s, the longest pause {each.longest_pause:.1f} s"
+    wrong = each.missing + each.lost + each.doubled + each.revived
+    return f"{told}; {each.foreign:,} foreign rows, {wrong:,} lost, doubled or revived; {_counts(each.explained)}"
 
 
 def _data(each: Ledger) -> dict[str, object]:
     counters = ("kinds", "doors", "faults", "explained", "unexplained")
-    numbers = ("operations", "seconds", "rows", "foreign", "missing", "lost", "doubled", "revived")
+    numbers = ("operations", "seconds", "longest_pause", "rows", "foreign", "missing", "lost", "doubled", "revived")
     return {
         **{name: getattr(each, name) for name in numbers}, **{name: dict(getattr(each, name)) for name in counters},
         "acknowledged": sum(map(len, each.acknowledged.values())), "codes": dict(EXPLAINED),
