@@ -38,6 +38,7 @@ EXPLAINED: Final = {
 """By SQLSTATE or status: what the faults explain."""
 
 _POOLER: Final = "08P01"  # PgBouncer says it of a server that it cannot reach, where PostgreSQL says it of a client
+_ENDING: Final = "another operation (2) is in progress"  # asyncpg, of a backend that said its end and is not gone yet
 _KEPT: Final = 20  # examples of what is wrong
 
 
@@ -157,6 +158,8 @@ def _code_of(exc: BaseException) -> str:
         return str(exc.sqlstate)
     if isinstance(exc, TimeoutError):  # an OSError too, and no fault explains that a call hangs
         return "no answer"
+    if isinstance(exc, asyncpg.InternalClientError) and _ENDING in str(exc):
+        return "closed"
     if isinstance(exc, (asyncpg.InterfaceError, OSError, aiohttp.ClientError, asyncio.IncompleteReadError)):
         return "closed"
     return type(exc).__name__

@@ -57,8 +57,10 @@ def test_an_error_is_explained_by_what_the_faults_do_and_by_nothing_else() -> No
     assert missed(ledger) == []
     for other in (asyncpg.InsufficientPrivilegeError("no"), Refused("08P01"), Refused("http 403"), TimeoutError()):
         ledger.failed("library", other)
-    assert ledger.unexplained.total() == 4
-    assert ledger.explained.total() == 4
+    ledger.failed("library", asyncpg.InternalClientError("another operation (2) is in progress"))
+    ledger.failed("library", asyncpg.InternalClientError("another operation (12) is in progress"))
+    assert ledger.unexplained.total() == 5
+    assert ledger.explained.total() == 5
 
 
 def test_each_platform_of_the_demo_is_in_the_bench() -> None:
