@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import asyncpg
 import pytest
 
@@ -63,5 +65,9 @@ def test_an_error_is_explained_by_what_the_faults_do_and_by_nothing_else() -> No
     assert ledger.explained.total() == 5
 
 
-def test_each_platform_of_the_demo_is_in_the_bench() -> None:
-    assert PLATFORMS.keys() == SYSTEMS.keys()
+def test_each_platform_of_the_demo_is_in_the_bench_or_its_page_says_that_it_is_not() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "benchmarks" / "systems.md").read_text()
+    untried = page.partition("## What was not tried")[2]
+    assert PLATFORMS.keys() <= SYSTEMS.keys()
+    for name in SYSTEMS.keys() - PLATFORMS.keys():
+        assert SYSTEMS[name].title.partition(",")[0] in untried
