@@ -278,6 +278,9 @@ async def byte_by_byte(house: PortHouse, authority: Authority) -> list[list[str 
         def write(self, data: bytes) -> None:
             session.write(data)
 
+        def is_closing(self) -> bool:
+            return writer.is_closing()
+
     client = WireClient(plain, Writer())  # type: ignore[arg-type]
 
     async def hear() -> None:
