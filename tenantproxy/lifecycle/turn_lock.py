@@ -26,6 +26,8 @@ WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1 AND d.datname = p
   AND (l.classid::bigint << 32) | l.objid::bigint = $1 AND l.pid IS DISTINCT FROM pg_catalog.pg_backend_pid()
 """
 """Whether one of them is an operator's; NULL: none holds it now."""
+_MAY_LOOK: Final = "SELECT pg_catalog.has_function_privilege('pg_catalog.pg_stat_get_activity(int4)', 'EXECUTE')"
+"""Tenants may not, where it is closed to all but operators: to be refused would end the transaction."""
 
 
 class TurnSession(Protocol):
@@ -40,12 +42,13 @@ async def take_turn(conn: TurnSession, name: str, *, patience: float, in_session
     """Be the only one at `name` in the database of `conn`, to the end of its transaction, or `in_session` until
     `leave_turn`; False: a tenant holds the lock, and it is gone on without.
 
-    Raises asyncpg.LockNotAvailableError behind `patience` seconds in which other operators were at it.
+    Raises asyncpg.LockNotAvailableError behind `patience` seconds in which other operators were at it, or one of whom
+    the session may not see who it is.
     """
     key = await conn.fetchval(_KEY, name)
     until = asyncio.get_running_loop().time() + patience
     while not await conn.fetchval(_TRY_IN_SESSION if in_session else _TRY, key):
-        if await conn.fetchval(_HOLDERS, key) is False:
+        if await conn.fetchval(_MAY_LOOK) and await conn.fetchval(_HOLDERS, key) is False:
             return False
         if asyncio.get_running_loop().time() >= until:
             raise asyncpg.LockNotAvailableError(f"another session does the same at this moment: {name}")
