@@ -1,7 +1,7 @@
 """What may an operation on documents say, and what is added to it? Pure: takes what a caller wrote, gives what is sent.
 
 Nothing a caller passes is sent as it stands: it goes through BSON and back first. So what is looked at is what the
-server gets, whatever class it was of and whoever changes it meanwhile.
+server gets, whatever class it was of, and whatever changes it meanwhile.
 """
 
 from __future__ import annotations
