@@ -261,6 +261,9 @@ def _check_filter(found: object, depth: int = 0) -> None:
         _check_filter(value, depth + 1)
 
 
+_SYSTEM_VARIABLE: Final = re.compile(r"\$\$(?!(?:ROOT|CURRENT|NOW|REMOVE)(?:\.|\Z))[A-Z]")
+
+
 def _check_expressions(found: object, depth: int, also: frozenset[str] = frozenset()) -> None:
     """Each operator of an expression at any depth is one that is known."""
     if depth > _DEEPEST:
@@ -270,6 +273,8 @@ def _check_expressions(found: object, depth: int, also: frozenset[str] = frozens
             _check_expressions(one, depth + 1, also)
     if not isinstance(found, dict):
         _check_scalar(found)
+        if isinstance(found, str) and _SYSTEM_VARIABLE.match(found):  # $$USER_ROLES tells what our own user may do
+            raise _refused("an expression has a variable of the server's", "use the documents' own fields")
         return
     for key, value in found.items():
         if key.startswith("$") and key not in EXPRESSIONS and key not in also:

@@ -71,6 +71,7 @@ CODE = [
     {"a": {"$elemMatch": {"$where": "1"}}},
     {"$expr": {"$function": {"body": "function() { return true }", "args": [], "lang": "js"}}},
     {"$expr": {"$eq": [{"$function": {"body": "", "args": [], "lang": "js"}}, 1]}},
+    {"$expr": {"$in": ["root", "$$USER_ROLES.role"]}},
     {"$expr": {"$accumulator": {}}},
     {"$jsonSchema": {"required": ["a"]}},
     {"$near": [0, 0]},
